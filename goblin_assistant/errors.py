@@ -1,0 +1,257 @@
+"""The errors a client can meet, their status, and the two dialects that they are written in.
+
+    AppError                       status  code
+    ├── BadRequest                 400     invalid_request
+    │   └── ValidationFailed       400     validation_failed     names the fields at fault
+    ├── Unauthorized               401     unauthorized          (reason is the metric's label)
+    ├── BudgetExceeded             402     budget_exceeded
+    ├── Forbidden                  403     forbidden
+    ├── NotFound                   404     not_found
+    │   └── UnknownModel           404     model_not_found
+    ├── MethodNotAllowed           405     method_not_allowed
+    ├── Conflict                   409     conflict
+    ├── PayloadTooLarge            413     payload_too_large
+    ├── IdempotencyMismatch        422     idempotency_key_reused
+    ├── RateLimitExceeded          429     rate_limit_exceeded
+    ├── InternalError              500     internal_error
+    ├── OverloadedHere             503     overloaded            no chat slot, or shutting down
+    └── Unavailable                503     unavailable           database away, all circuits open
+
+Provider errors have their own tree (`providers/base.py`) and pass through the same table.
+Blame: `source` is client, limit, gateway or provider.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+from goblin_assistant.providers.base import ProviderError
+
+Source = Literal["client", "limit", "gateway", "provider"]
+
+
+class AppError(Exception):
+    """An error that is told to the client. `message` must be safe to show; `retry_after` is in seconds."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    source: ClassVar[Source] = "gateway"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        param: str | None = None,
+        reason: str | None = None,
+        headers: dict[str, str] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+        self.param = param
+        self.reason = reason
+        self.headers = headers or {}
+        self.extra = extra or {}
+
+
+class BadRequest(AppError):
+    """The request cannot be understood."""
+
+    status, code, source = 400, "invalid_request", "client"
+
+
+class ValidationFailed(BadRequest):
+    """Fields are missing, of the wrong type or out of range."""
+
+    code = "validation_failed"
+
+
+class Unauthorized(AppError):
+    """No credential, or one that is not (or no longer) good. `reason` becomes the metric's label."""
+
+    status, code, source = 401, "unauthorized", "client"
+
+
+class BudgetExceeded(AppError):
+    """The key's monthly budget does not cover this request."""
+
+    status, code, source = 402, "budget_exceeded", "limit"
+
+
+class Forbidden(AppError):
+    """A good credential that may not do this."""
+
+    status, code, source = 403, "forbidden", "client"
+
+
+class NotFound(AppError):
+    """No such route or thing."""
+
+    status, code, source = 404, "not_found", "client"
+
+
+class UnknownModel(NotFound):
+    """No configured provider serves this model."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(AppError):
+    """The route exists, the method does not."""
+
+    status, code, source = 405, "method_not_allowed", "client"
+
+
+class Conflict(AppError):
+    """The request collides with the state: an e-mail that is taken, an Idempotency-Key in flight."""
+
+    status, code, source = 409, "conflict", "client"
+
+
+class PayloadTooLarge(AppError):
+    """The body exceeds GOBLIN_MAX_BODY_BYTES."""
+
+    status, code, source = 413, "payload_too_large", "client"
+
+
+class IdempotencyMismatch(AppError):
+    """The Idempotency-Key was used with another body."""
+
+    status, code, source = 422, "idempotency_key_reused", "client"
+
+
+class RateLimitExceeded(AppError):
+    """A limit of ours."""
+
+    status, code, source = 429, "rate_limit_exceeded", "limit"
+
+
+class InternalError(AppError):
+    """A bug of ours; the log has the stack trace under the correlation id."""
+
+
+class OverloadedHere(AppError):
+    """No chat slot became free in time, or the instance is shutting down."""
+
+    status, code = 503, "overloaded"
+
+
+class Unavailable(AppError):
+    """Something that we cannot serve without is away."""
+
+    status, code = 503, "unavailable"
+
+
+APP_ERRORS: tuple[type[AppError], ...] = (
+    BadRequest, ValidationFailed, Unauthorized, BudgetExceeded, Forbidden, NotFound, UnknownModel, MethodNotAllowed,
+    Conflict, PayloadTooLarge, IdempotencyMismatch, RateLimitExceeded, InternalError, OverloadedHere, Unavailable,
+)  # fmt: skip
+
+# What OpenAI's API calls the kind of an error; the SDK picks its exception class by status, people read the type.
+OPENAI_TYPES: dict[int, str] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    502: "server_error",
+    503: "server_error",
+    504: "server_error",
+}
+
+# https://docs.anthropic.com/en/api/errors
+ANTHROPIC_TYPES: dict[int, str] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def status_of(error: AppError | ProviderError) -> int:
+    """The HTTP status that a client gets for `error`."""
+    return error.status
+
+
+def source_of(error: AppError | ProviderError) -> Source:
+    """Who is to blame: client, limit, gateway or provider."""
+    return "provider" if isinstance(error, ProviderError) else error.source
+
+
+def retry_after_of(error: AppError | ProviderError) -> int | None:
+    """Whole seconds for Retry-After: always there on 429 and 503, at least 1; else None."""
+    if error.status not in (429, 503):
+        return None
+    return max(1, math.ceil(error.retry_after if error.retry_after is not None else 1))
+
+
+def native_body(error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
+    """`{"error": code, "message", "correlation_id"}`, with `retry_after` on 429 and 503, `source` and `provider`."""
+    body: dict[str, Any] = {"error": error.code, "message": str(error), "correlation_id": correlation_id}
+    if (seconds := retry_after_of(error)) is not None:
+        body["retry_after"] = seconds
+    body["source"] = source_of(error)
+    if isinstance(error, ProviderError):
+        body["provider"] = error.provider
+    elif error.extra:
+        body.update(error.extra)
+    if error.param:
+        body["param"] = error.param
+    return body
+
+
+def openai_body(error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
+    """`{"error": {"message", "type", "code", "param", ...}}`: what an OpenAI SDK parses."""
+    inner: dict[str, Any] = {
+        "message": str(error),
+        "type": OPENAI_TYPES.get(error.status, "server_error"),
+        "code": error.code,
+        "param": error.param,
+        "source": source_of(error),
+        "correlation_id": correlation_id,
+    }
+    if isinstance(error, ProviderError):
+        inner["provider"] = error.provider
+    elif error.extra:
+        inner.update(error.extra)
+    if (seconds := retry_after_of(error)) is not None:
+        inner["retry_after"] = seconds
+    return {"error": inner}
+
+
+def anthropic_body(error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
+    """`{"type": "error", "error": {"type", "message"}, "request_id"}`, under /v1/messages."""
+    inner: dict[str, Any] = {
+        "type": ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error"),
+        "message": str(error),
+        "code": error.code,
+        "source": source_of(error),
+    }
+    if isinstance(error, ProviderError):
+        inner["provider"] = error.provider
+    return {"type": "error", "error": inner, "request_id": correlation_id}
+
+
+def body_for(path: str, error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
+    """The error in the dialect that `path` speaks."""
+    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+        return anthropic_body(error, correlation_id)
+    if path == "/v1" or path.startswith("/v1/"):
+        return openai_body(error, correlation_id)
+    return native_body(error, correlation_id)

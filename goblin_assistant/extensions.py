@@ -1,0 +1,58 @@
+"""The Flask extensions, and the one object that holds what an application is made of.
+
+Extensions are created here and bound in `create_app`. Everything that has state beyond a request (providers, router, slots, monitor)
+is a field of `Runtime`, made once per application; nothing of it is global, so that tests can run several applications side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from flask import current_app
+from flask_cors import CORS
+from flask_migrate import Migrate
+from flask_sqlalchemy import SQLAlchemy
+from prometheus_flask_exporter import PrometheusMetrics
+
+from goblin_assistant.metrics import REGISTRY
+from goblin_assistant.models import Base
+
+if TYPE_CHECKING:
+    from flask_limiter import Limiter
+
+    from goblin_assistant.accounts import Accounts
+    from goblin_assistant.chat import ChatService
+    from goblin_assistant.config import Config
+    from goblin_assistant.health import HealthMonitor
+    from goblin_assistant.idempotency import IdempotencyStore
+    from goblin_assistant.providers import Registry
+    from goblin_assistant.rate_limits import RateLimits
+    from goblin_assistant.routing import Router
+    from goblin_assistant.usage import UsageStore
+
+db = SQLAlchemy(model_class=Base)
+migrate = Migrate()
+cors = CORS()
+exporter = PrometheusMetrics.for_app_factory(path=None, export_defaults=False, registry=REGISTRY)
+
+
+@dataclass(slots=True)
+class Runtime:
+    """What an application is made of, in the order in which it is put together."""
+
+    config: Config
+    accounts: Accounts
+    limiter: Limiter
+    rate_limits: RateLimits
+    registry: Registry
+    router: Router
+    usage: UsageStore
+    idempotency: IdempotencyStore
+    chat: ChatService
+    monitor: HealthMonitor
+
+
+def runtime() -> Runtime:
+    """The current application's parts."""
+    return cast(Runtime, current_app.extensions["goblin"])

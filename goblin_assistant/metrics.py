@@ -1,0 +1,168 @@
+"""Every instrument of the product: name, help, labels, buckets; nothing else.
+
+The first nine are the production guide's, with exactly its names and labels. All live on
+one registry, so that several applications in one process (tests) share them, as Prometheus expects of a process.
+
+    from goblin_assistant.metrics import chat_completions_total
+    chat_completions_total.labels(provider="openai", model="gpt-4").inc()
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+disable_created_metrics()  # `_created` series double the size of a scrape and nobody reads them
+
+REGISTRY = CollectorRegistry(auto_describe=True)
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+
+# 0.1, 0.5 and 2 s are the guide's targets: a quantile is only right next to a bucket edge. 300 s is the longest chat.
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+OVERHEAD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0)
+
+OTHER_MODEL = "other"
+"""Label value for a model outside every catalogue: whatever a client makes up, the number of series stays bounded."""
+
+UNMATCHED = "<unmatched>"
+"""Value of `endpoint` for a path that no route matches."""
+
+# -- HTTP -----------------------------------------------------------------------------------------
+http_requests_total = Counter(
+    "http_requests_total", "HTTP requests answered.", ["method", "endpoint", "status_code"], registry=REGISTRY
+)
+http_request_duration_seconds = Histogram(
+    "http_request_duration_seconds",
+    "Time from the request's arrival to its last byte, streams included.",
+    ["method", "endpoint"],
+    buckets=DURATION_BUCKETS,
+    registry=REGISTRY,
+)
+http_requests_in_progress = Gauge(
+    "http_requests_in_progress", "HTTP requests being answered now.", ["method", "endpoint"], registry=REGISTRY
+)
+http_errors_total = Counter(
+    "http_errors_total",
+    "HTTP requests that failed on this side: answered with a 5xx, or cut by a failure after the first byte.",
+    ["method", "endpoint", "error_type"],
+    registry=REGISTRY,
+)
+
+# -- chat -----------------------------------------------------------------------------------------
+chat_completions_total = Counter(
+    "chat_completions_total", "Chat completions that succeeded.", ["provider", "model"], registry=REGISTRY
+)
+chat_completion_tokens_total = Counter(
+    "chat_completion_tokens_total",
+    "Tokens of chat completions; token_type is prompt or completion.",
+    ["provider", "model", "token_type"],
+    registry=REGISTRY,
+)
+chat_completion_errors_total = Counter(
+    "chat_completion_errors_total",
+    "Attempts at a chat completion that failed at the provider.",
+    ["provider", "error_type"],
+    registry=REGISTRY,
+)
+provider_latency_seconds = Histogram(
+    "provider_latency_seconds",
+    "Time that a provider took, to the end of its answer.",
+    ["provider", "operation"],
+    buckets=DURATION_BUCKETS,
+    registry=REGISTRY,
+)
+chat_time_to_first_token_seconds = Histogram(
+    "chat_time_to_first_token_seconds",
+    "Time from a request's arrival to the first byte of its streamed answer.",
+    ["provider", "model"],
+    buckets=DURATION_BUCKETS,
+    registry=REGISTRY,
+)
+chat_gateway_overhead_seconds = Histogram(
+    "chat_gateway_overhead_seconds",
+    "Time of a chat spent in this product: everything but the provider and the wait for a slot.",
+    buckets=OVERHEAD_BUCKETS,
+    registry=REGISTRY,
+)
+chat_cost_usd_total = Counter(
+    "chat_cost_usd_total", "Cost of chat completions in US dollars.", ["provider", "model"], registry=REGISTRY
+)
+chat_price_unknown_total = Counter(
+    "chat_price_unknown_total", "Chat completions whose price is not known.", ["provider", "model"], registry=REGISTRY
+)
+chat_slots_in_use = Gauge("chat_slots_in_use", "Chat slots taken now.", registry=REGISTRY)
+chat_slots_max = Gauge("chat_slots_max", "Chat slots there are.", registry=REGISTRY)
+stream_incomplete_total = Counter(
+    "stream_incomplete_total",
+    "Streams that did not reach their end; reason is client, provider, timeout or shutdown.",
+    ["reason"],
+    registry=REGISTRY,
+)
+client_disconnects_total = Counter(
+    "client_disconnects_total",
+    "Clients that left before their answer; phase is waiting, before_first_token or streaming.",
+    ["phase"],
+    registry=REGISTRY,
+)
+usage_records_unsaved_total = Counter(
+    "usage_records_unsaved_total",
+    "Usage records that could not be written to the database and were logged whole instead.",
+    registry=REGISTRY,
+)
+idempotent_replays_total = Counter(
+    "idempotent_replays_total", "Answers replayed for a repeated Idempotency-Key.", registry=REGISTRY
+)
+
+# -- routing --------------------------------------------------------------------------------------
+provider_retries_total = Counter(
+    "provider_retries_total", "Attempts repeated at the same provider.", ["provider", "reason"], registry=REGISTRY
+)
+chat_fallbacks_total = Counter(
+    "chat_fallbacks_total",
+    "Chats that moved to the next provider of their chain.",
+    ["from_provider", "to_provider"],
+    registry=REGISTRY,
+)
+provider_circuit_state = Gauge(
+    "provider_circuit_state", "Circuit breaker: 0 closed, 1 half open, 2 open.", ["provider"], registry=REGISTRY
+)
+
+# -- limits and accounts --------------------------------------------------------------------------
+rate_limit_rejections_total = Counter(
+    "rate_limit_rejections_total",
+    "Requests refused with 429; scope is ip, user, key or account.",
+    ["group", "scope"],
+    registry=REGISTRY,
+)
+rate_limiter_degraded = Gauge(
+    "rate_limiter_degraded",
+    "1 while the shared limit storage is lost and limits are counted in this process.",
+    registry=REGISTRY,
+)
+auth_failures_total = Counter(
+    "auth_failures_total", "Credentials refused.", ["reason"], registry=REGISTRY
+)
+budget_rejections_total = Counter(
+    "budget_rejections_total", "Chats refused with 402: the key's budget is spent.", registry=REGISTRY
+)
+
+# -- the process ----------------------------------------------------------------------------------
+service_health_status = Gauge(
+    "service_health_status", "1 when the last check of a service passed, else 0.", ["service_name"], registry=REGISTRY
+)
+service_health_last_check_timestamp_seconds = Gauge(
+    "service_health_last_check_timestamp_seconds",
+    "When a service was last checked, in seconds since 1970.",
+    ["service_name"],
+    registry=REGISTRY,
+)
+server_threads_busy = Gauge("server_threads_busy", "Server threads at work now.", registry=REGISTRY)
+server_threads_max = Gauge("server_threads_max", "Server threads there are.", registry=REGISTRY)
+log_records_dropped_total = Counter(
+    "log_records_dropped_total", "Log lines dropped because nobody read standard output.", registry=REGISTRY
+)
+app_build_info = Gauge("app_build_info", "1, labelled with the version that runs.", ["version"], registry=REGISTRY)
