@@ -286,6 +286,12 @@ class Config(BaseSettings):
         assert self.secret_key is not None
         return self.secret_key.get_secret_value()
 
+    def secret_values(self) -> list[str]:
+        """Every secret in clear, for the log's redaction."""
+        values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        values += [row.api_key.get_secret_value() for row in self.file.providers.values() if row.api_key]
+        return [value for value in values if value]
+
     @model_validator(mode="after")
     def _together(self) -> Self:
         problems = []

@@ -13,9 +13,11 @@
     ├── PayloadTooLarge            413     payload_too_large
     ├── IdempotencyMismatch        422     idempotency_key_reused
     ├── RateLimitExceeded          429     rate_limit_exceeded
+    ├── ClientGone                 499     client_closed_request nobody reads it; for log, metrics and usage
     ├── InternalError              500     internal_error
     ├── OverloadedHere             503     overloaded            no chat slot, or shutting down
-    └── Unavailable                503     unavailable           database away, all circuits open
+    └── Unavailable                503     unavailable           the database is away
+        └── CircuitOpen            503     provider_unavailable  every provider of the model is given a pause
 
 Provider errors have their own tree (`providers/base.py`) and pass through the same table.
 Blame: `source` is client, limit, gateway or provider.
@@ -129,6 +131,12 @@ class RateLimitExceeded(AppError):
     status, code, source = 429, "rate_limit_exceeded", "limit"
 
 
+class ClientGone(AppError):
+    """The client left before its answer. 499 is nginx's number for it; no client ever sees it."""
+
+    status, code, source = 499, "client_closed_request", "client"
+
+
 class InternalError(AppError):
     """A bug of ours; the log has the stack trace under the correlation id."""
 
@@ -145,9 +153,16 @@ class Unavailable(AppError):
     status, code = 503, "unavailable"
 
 
+class CircuitOpen(Unavailable):
+    """The circuit breakers of all providers of the model are open."""
+
+    code, source = "provider_unavailable", "provider"
+
+
 APP_ERRORS: tuple[type[AppError], ...] = (
     BadRequest, ValidationFailed, Unauthorized, BudgetExceeded, Forbidden, NotFound, UnknownModel, MethodNotAllowed,
-    Conflict, PayloadTooLarge, IdempotencyMismatch, RateLimitExceeded, InternalError, OverloadedHere, Unavailable,
+    Conflict, PayloadTooLarge, IdempotencyMismatch, RateLimitExceeded, ClientGone, InternalError, OverloadedHere, Unavailable,
+    CircuitOpen,
 )  # fmt: skip
 
 # What OpenAI's API calls the kind of an error; the SDK picks its exception class by status, people read the type.

@@ -1,6 +1,7 @@
 """The Flask extensions, and the one object that holds what an application is made of.
 
-Extensions are created here and bound in `create_app`. Everything that has state beyond a request (providers, router, slots, monitor)
+Extensions are created here and bound in `create_app` (but for flask-limiter and flask-cors, whose state or settings belong to
+one application: they are made in rate_limits.py and security_headers.py). Everything that has state beyond a request (providers, router, slots, monitor)
 is a field of `Runtime`, made once per application; nothing of it is global, so that tests can run several applications side by side.
 """
 
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from flask import current_app
-from flask_cors import CORS
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from prometheus_flask_exporter import PrometheusMetrics
@@ -19,8 +19,6 @@ from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.models import Base
 
 if TYPE_CHECKING:
-    from flask_limiter import Limiter
-
     from goblin_assistant.accounts import Accounts
     from goblin_assistant.chat import ChatService
     from goblin_assistant.config import Config
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 
 db = SQLAlchemy(model_class=Base)
 migrate = Migrate()
-cors = CORS()
 exporter = PrometheusMetrics.for_app_factory(path=None, export_defaults=False, registry=REGISTRY)
 
 
@@ -43,7 +40,6 @@ class Runtime:
 
     config: Config
     accounts: Accounts
-    limiter: Limiter
     rate_limits: RateLimits
     registry: Registry
     router: Router

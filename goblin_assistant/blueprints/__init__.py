@@ -1,0 +1,13 @@
+"""The routes, one module a subject: parse, call, serialise."""
+
+from __future__ import annotations
+
+from apiflask import APIFlask
+
+
+def register_blueprints(app: APIFlask) -> None:
+    """Put every route on the application."""
+    from goblin_assistant.blueprints import admin, auth, chat, health, messages, settings, usage
+
+    for module in (auth, chat, messages, settings, usage, health, admin):
+        app.register_blueprint(module.bp)

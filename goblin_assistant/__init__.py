@@ -1,0 +1,49 @@
+"""Goblin Assistant: a chat backend that an operator can trust in production."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apiflask import APIFlask
+
+from goblin_assistant import (
+    error_handlers,
+    json_logging,
+    lifecycle,
+    observability,
+    openapi,
+    rate_limits,
+    security_headers,
+)
+from goblin_assistant.assembly import assemble, make_app
+from goblin_assistant.blueprints import register_blueprints
+from goblin_assistant.config import Config
+from goblin_assistant.extensions import db, exporter, migrate
+from goblin_assistant.version import __version__
+
+__all__ = ["__version__", "create_app"]
+
+
+def create_app(config: Config | dict[str, Any] | None = None) -> APIFlask:
+    """Make an application.
+
+    `config` is a Config, or a dict of settings that override environment and `.env` (by attribute or variable name).
+    Raises ConfigError with everything that is wrong.
+    """
+    settings = config if isinstance(config, Config) else Config.load(config)
+    json_logging.configure(settings.log_level, settings.secret_values())
+    app = make_app(settings)
+
+    db.init_app(app)
+    migrate.init_app(app, db)
+    exporter.init_app(app)
+    security_headers.init_app(app, settings)
+    limits = rate_limits.init_app(app, settings)
+    error_handlers.init_app(app)
+    openapi.init_app(app)
+
+    assemble(app, settings, limits)
+    register_blueprints(app)
+    lifecycle.init_app(app)
+    observability.init_app(app, settings)
+    return app

@@ -1,0 +1,80 @@
+"""Puts the parts together: the Flask object with its settings, and the Runtime that the routes reach through `runtime()`."""
+
+from __future__ import annotations
+
+from apiflask import APIFlask
+
+from goblin_assistant import database
+from goblin_assistant.accounts import Accounts
+from goblin_assistant.chat import ChatService
+from goblin_assistant.config import Config
+from goblin_assistant.extensions import Runtime, db
+from goblin_assistant.health import PeriodicJob, build_monitor
+from goblin_assistant.idempotency import build_store
+from goblin_assistant.metrics import app_build_info
+from goblin_assistant.prices import Prices
+from goblin_assistant.providers import build_registry
+from goblin_assistant.rate_limits import RateLimits
+from goblin_assistant.routing import Router
+from goblin_assistant.usage import UsageStore
+from goblin_assistant.version import __version__
+
+
+def make_app(config: Config) -> APIFlask:
+    """The bare Flask application, with what the extensions read from `app.config`."""
+    app = APIFlask(
+        "goblin_assistant",
+        title="Goblin Assistant",
+        version=__version__,
+        docs_path=None,
+        instance_path=str(config.instance_dir.resolve()),
+        static_folder=None,
+    )
+    app.config.update(
+        SECRET_KEY=config.secret,
+        SQLALCHEMY_DATABASE_URI=config.sqlalchemy_url,
+        SQLALCHEMY_ENGINE_OPTIONS=database.engine_options(config.sqlalchemy_url, config.threads),
+        MAX_CONTENT_LENGTH=config.max_body_bytes,
+        MAX_FORM_MEMORY_SIZE=config.max_body_bytes,
+    )
+    return app
+
+
+def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
+    """Make every part in the order in which they need each other and bind them to the application."""
+    if config.sqlalchemy_url.startswith("sqlite"):
+        config.instance_dir.mkdir(parents=True, exist_ok=True)
+    with app.app_context():
+        engine = db.engine
+    accounts = Accounts(engine, config)
+    registry = build_registry(config)
+    router = Router(config, registry)
+    usage = UsageStore(engine, Prices(config.file.prices), config.instance_dir)
+    jobs = [
+        PeriodicJob("retry_unsaved_usage", 30.0, usage.retry_unsaved),
+        PeriodicJob("release_stale_reservations", 60.0, usage.release_stale_reservations),
+        PeriodicJob("flush_last_used", 60.0, accounts.keys.flush_last_used),
+        PeriodicJob("delete_expired_refresh_tokens", 3600.0, accounts.delete_expired_tokens),
+    ]
+    if config.usage_retention_days:
+        jobs.append(PeriodicJob("prune_usage", 3600.0, lambda: usage.prune(config.usage_retention_days)))
+    monitor = build_monitor(config, engine, registry, circuits=router.circuits, jobs=jobs)
+    runtime = Runtime(
+        config=config,
+        accounts=accounts,
+        rate_limits=limits,
+        registry=registry,
+        router=router,
+        usage=usage,
+        idempotency=build_store(
+            redis_url=config.redis_url,
+            seconds=config.idempotency_seconds,
+            in_flight_seconds=config.timeout_total + 30,
+            max_bytes=config.idempotency_max_bytes,
+        ),
+        chat=ChatService(config, registry, router, usage, limits, is_draining=lambda: monitor.draining),
+        monitor=monitor,
+    )
+    app.extensions["goblin"] = runtime
+    app_build_info.labels(__version__).set(1)
+    return runtime

@@ -1,0 +1,196 @@
+"""Chat completions, embeddings and the list of models, each under its native path and under /v1 for OpenAI SDKs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import Response, after_this_request, request
+
+from goblin_assistant.auth import current_principal, require_auth
+from goblin_assistant.chat import Chat, ChatStream
+from goblin_assistant.errors import ClientGone, UnknownModel
+from goblin_assistant.extensions import runtime
+from goblin_assistant.idempotency import Answer, Claim
+from goblin_assistant.observability import RequestInfo, request_info
+from goblin_assistant.providers.base import Dialect
+from goblin_assistant.schemas import (
+    ChatCompletionOut,
+    ChatCompletionRequest,
+    EmbeddingsOut,
+    EmbeddingsRequest,
+    ModelList,
+    ModelOut,
+    parse_json,
+)
+
+bp = APIBlueprint("chat", __name__, tag="Chat")
+
+_STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    # nginx and others hold a stream back unless they are told (https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering).
+    "X-Accel-Buffering": "no",
+}
+
+
+@bp.post("/chat/completions")
+@bp.post("/v1/chat/completions", endpoint="v1_completions")
+@bp.input(ChatCompletionRequest, location="json", validation=False, arg_name="_body")
+@bp.output(ChatCompletionOut, status_code=200)
+@bp.doc(
+    summary="Create a chat completion",
+    description="OpenAI's request and answer. With `stream: true` the answer is text/event-stream and ends with `data: [DONE]`, "
+    "or with an error event when the provider broke off. Unknown fields go to an OpenAI-compatible provider as they are.",
+)
+@require_auth(scope="chat")
+def completions(**_: Any) -> Response:
+    """Answer a chat."""
+    raw = request.get_data(cache=False)
+    body = parse_json(ChatCompletionRequest, raw)
+    return respond(body, raw, dialect="openai", operation="chat_completion")
+
+
+@bp.post("/v1/embeddings")
+@bp.input(EmbeddingsRequest, location="json", validation=False, arg_name="_body")
+@bp.output(EmbeddingsOut, status_code=200)
+@bp.doc(summary="Create embeddings", description="OpenAI's request and answer, for providers that offer embeddings.")
+@require_auth(scope="embeddings")
+def embeddings(**_: Any) -> Response:
+    """Answer with embeddings."""
+    raw = request.get_data(cache=False)
+    body = parse_json(EmbeddingsRequest, raw)
+    return respond(body, raw, dialect="openai", operation="embeddings")
+
+
+@bp.get("/chat/models")
+@bp.get("/v1/models", endpoint="v1_models")
+@bp.output(ModelList)
+@bp.doc(summary="List the models", description="Providers' models as `provider/model`, then aliases and chains.")
+@require_auth()
+def models() -> dict[str, Any]:
+    """Every model that the caller may name."""
+    parts = runtime()
+    rows = [_model(f"{provider}/{model.id}", provider) for provider, model in parts.registry.models()]
+    rows += [_model(name, "goblin-assistant") for name in parts.router.names()]
+    allowed = current_principal().allowed_models
+    if allowed is not None:
+        rows = [row for row in rows if _allowed(row["id"], allowed)]
+    return {"object": "list", "data": rows}
+
+
+@bp.get("/v1/models/<path:model_id>")
+@bp.output(ModelOut)
+@bp.doc(summary="Describe one model")
+@require_auth()
+def model(model_id: str) -> dict[str, Any]:
+    """One model by its name; the names that /v1/models lists, and bare ids."""
+    parts = runtime()
+    if model_id in parts.router.names():
+        return _model(model_id, "goblin-assistant")
+    found = parts.registry.find(model_id)
+    # An explicit provider/model may name one that no catalogue holds: only what is known is described.
+    for provider, name in found:
+        if any(known.id == name for known in provider.models()):
+            return _model(model_id, provider.name)
+    raise UnknownModel("there is no such model; GET /v1/models lists what there is", param="model")
+
+
+def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: str) -> Response:
+    """Run a chat and make its HTTP response, streamed or not; shared by every route that ends in ChatService."""
+    parts = runtime()
+    info = request_info()
+    principal = current_principal()
+    streamed = body.get("stream") is True and operation == "chat_completion"
+    after: list[Callable[[], None]] = []
+
+    claim: Claim | None = None
+    key = request.headers.get("Idempotency-Key")
+    if key is not None:
+        held = parts.idempotency.begin(principal.label, key, request.path, raw)
+        if isinstance(held, Answer):
+            return Response(
+                held.body, content_type=held.content_type, headers={**held.headers, "Idempotent-Replayed": "true"}
+            )
+        claim = held
+
+    chat = Chat(
+        principal=principal,
+        body=body,
+        raw=raw,
+        correlation_id=info.correlation_id,
+        stream=streamed,
+        dialect=dialect,
+        operation=operation,
+        headers=request.headers,  # type: ignore[arg-type]
+        client_gone=request.environ.get("waitress.client_disconnected"),
+        started=info.started,
+        defer=after.append,
+    )
+    try:
+        if streamed:
+            stream = parts.chat.stream(chat)
+            response = _streamed(stream, info, claim)
+        else:
+            result = parts.chat.complete(chat)
+            response = Response(result.body, content_type="application/json", headers=result.headers)
+            if claim is not None:
+                claim.finish(Answer("application/json", result.body, result.headers))
+    except BaseException as error:
+        if claim is not None:
+            claim.abandon()
+        if isinstance(error, ClientGone):
+            info.incomplete = True
+        raise
+    finally:
+        _after_response(after)
+    return response
+
+
+def _after_response(settles: list[Callable[[], None]]) -> None:
+    # Behind the last byte of whatever is sent: the answer, or the error that the handlers make of an exception.
+    if not settles:
+        return
+
+    @after_this_request
+    def attach(response: Response) -> Response:
+        for settle in settles:
+            response.call_on_close(settle)
+        return response
+
+
+def _streamed(stream: ChatStream, info: RequestInfo, claim: Claim | None) -> Response:
+    def note(error_type: str) -> None:
+        info.error_type = error_type
+        info.incomplete = True
+
+    stream.on_incomplete = note
+    headers = {**_STREAM_HEADERS, **stream.headers}
+    if claim is None:
+        response = Response(iter(stream), headers=headers)
+    else:
+        response = Response(_recorded(stream, claim, headers, info), headers=headers)
+        response.call_on_close(claim.abandon)  # does nothing after finish()
+    response.call_on_close(stream.close)
+    return response
+
+
+def _recorded(stream: ChatStream, claim: Claim, headers: dict[str, str], info: RequestInfo) -> Iterator[bytes]:
+    pieces: list[bytes] = []
+    for piece in stream:
+        pieces.append(piece)
+        yield piece
+    if not info.incomplete:
+        claim.finish(Answer(headers["Content-Type"], b"".join(pieces), headers))
+
+
+def _model(name: str, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner}
+
+
+def _allowed(name: str, allowed: frozenset[str]) -> bool:
+    import fnmatch
+
+    bare = name.split("/", 1)[-1]
+    return any(fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(bare, pattern) for pattern in allowed)

@@ -1,0 +1,231 @@
+"""The books of one chat: what it holds while it runs, and what is written of it when it has ended.
+
+However a chat ends (answered, failed, cut), its run is settled once: one usage record, one `chat_completed` line, the metrics, and every
+hold given back in the reverse order of its taking. Settling waits until the last byte has gone; only the journal line is written before.
+
+Who pays for a chat that was cut: the tokens that the provider reported, else an estimate of the prompt and one token for each
+streamed event that carried content (docs/usage.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from goblin_assistant import metrics
+from goblin_assistant.errors import AppError, source_of
+from goblin_assistant.providers import Registry
+from goblin_assistant.providers.base import ProviderError, Usage
+from goblin_assistant.rate_limits import RateLimits, TokenHold
+from goblin_assistant.routing import Outcome, Trace
+from goblin_assistant.usage import Reservation, UsageEntry, UsageStore, estimate_prompt_tokens
+
+logger = logging.getLogger("goblin_assistant.chat")
+
+
+class Run:
+    """One chat from its slot to its record. Not shared between threads."""
+
+    def __init__(
+        self,
+        entry: UsageEntry,
+        trace: Trace,
+        body: Mapping[str, Any],
+        *,
+        usage: UsageStore,
+        registry: Registry,
+        limits: RateLimits,
+        labels: ModelLabels,
+    ) -> None:
+        self.entry = entry
+        self.trace = trace
+        self.usage: Usage | None = None
+        self.content_events = 0
+        self.reservation: Reservation | None = None
+        self.token_hold: TokenHold | None = None
+        self.error: BaseException | None = None
+        self.answered_at: float | None = None
+        self._body = body
+        self._store = usage
+        self._registry = registry
+        self._limits = limits
+        self._labels = labels
+        self._holds: list[Callable[[], None]] = []
+        self._settled = False
+        self._outcome: Outcome[Any] | None = None
+
+    def hold(self, release: Callable[[], None]) -> None:
+        """Remember to give something back."""
+        self._holds.append(release)
+
+    def reached(self, outcome: Outcome[Any]) -> None:
+        """A provider has answered, or begun to."""
+        self._outcome = outcome
+        self.entry.provider = outcome.target.provider.name
+        self.entry.model = outcome.target.model
+        self._holds.append(outcome.release)
+
+    def succeeded(self, usage: Usage | None) -> None:
+        """The answer is whole. Writes the journal line, so that nothing is lost should the process be killed from here on."""
+        self.usage = usage if usage is not None else self._estimate()
+        self.answered_at = time.perf_counter()
+        self._close_entry(completed=True)
+        self._store.journal(self.entry)
+
+    def failed(self, error: ProviderError | AppError) -> None:
+        """The provider failed, before or after the first byte."""
+        self.error = error
+        self.answered_at = time.perf_counter()
+        entry = self.entry
+        entry.status_code = error.status if self._outcome is None or not entry.stream else 200
+        entry.error_type = error.code
+        entry.error_source = source_of(error)
+        if isinstance(error, ProviderError) and not entry.provider:
+            entry.provider = error.provider
+        if self._outcome is not None and self.usage is None and entry.stream:
+            self.usage = self._estimate()
+        self._close_entry(completed=False)
+
+    def cut(self, reason: str, phase: str) -> None:
+        """The client has gone, or the server is going. `reason` is client or shutdown; `phase` as in client_disconnects_total."""
+        self.answered_at = time.perf_counter()
+        entry = self.entry
+        if reason == "client":
+            metrics.client_disconnects_total.labels(phase).inc()
+        entry.status_code = 499
+        entry.error_type = "client_closed_request" if reason == "client" else "shutdown"
+        entry.error_source = "client" if reason == "client" else "gateway"
+        self.trace.add("disconnected" if reason == "client" else "shutdown", phase=phase)
+        if self.usage is None and self.trace.attempts:
+            # The provider was at work on it: the prompt was read, and what was streamed was paid for.
+            self.usage = self._estimate()
+        self._close_entry(completed=False)
+
+    def settle(self) -> None:
+        """Write the record, the log line and the metrics, and give everything back. Later calls do nothing."""
+        if self._settled:
+            return
+        self._settled = True
+        entry = self.entry
+        try:
+            label = self._registry.label(entry.provider, entry.model) if entry.provider else metrics.OTHER_MODEL
+            self._store.finish(entry, self.reservation, model_label=label)
+            if self.token_hold is not None:
+                self._limits.settle_tokens(self.token_hold, entry.prompt_tokens + entry.completion_tokens)
+            self._count(label)
+            self._log()
+        finally:
+            for release in reversed(self._holds):
+                release()
+
+    def _estimate(self) -> Usage:
+        return Usage(
+            prompt_tokens=estimate_prompt_tokens(self._body),
+            completion_tokens=self.content_events,
+            source="estimated",
+        )
+
+    def _close_entry(self, *, completed: bool) -> None:
+        entry, trace = self.entry, self.trace
+        entry.completed = completed
+        entry.attempts = trace.attempts
+        entry.fallback = trace.fallback
+        entry.duration_ms = round((time.perf_counter() - trace.started) * 1000)
+        if trace.events:
+            entry.timeline = orjson.dumps(trace.events).decode()
+        usage = self.usage
+        if usage is None:
+            entry.token_source = "none"
+            entry.cost_microusd = 0
+            return
+        entry.prompt_tokens = usage.prompt_tokens
+        entry.completion_tokens = usage.completion_tokens
+        entry.cached_tokens = usage.cached_tokens
+        entry.cache_write_tokens = usage.cache_write_tokens
+        entry.reasoning_tokens = usage.reasoning_tokens
+        entry.token_source = usage.source
+        entry.cost_microusd = self._store.prices.cost_microusd(entry.provider, entry.model, usage)
+
+    def _count(self, label: str) -> None:
+        entry, trace = self.entry, self.trace
+        if not entry.provider:
+            return
+        children = self._labels.of(entry.provider, label)
+        if self._outcome is not None:
+            if entry.operation == "chat_completion":
+                if entry.completed:
+                    children.completions.inc()
+                if entry.prompt_tokens:
+                    children.prompt.inc(entry.prompt_tokens)
+                if entry.completion_tokens:
+                    children.completion.inc(entry.completion_tokens)
+                children.chat_latency.observe(trace.provider_seconds)
+                if entry.stream and entry.first_token_ms is not None:
+                    children.first_token.observe(entry.first_token_ms / 1000)
+            else:
+                metrics.provider_latency_seconds.labels(entry.provider, entry.operation).observe(trace.provider_seconds)
+        if entry.completed and self.answered_at is not None:
+            total = self.answered_at - trace.started
+            metrics.chat_gateway_overhead_seconds.observe(
+                max(0.0, total - trace.provider_seconds - entry.queue_ms / 1000)
+            )
+
+    def _log(self) -> None:
+        entry = self.entry
+        extra: dict[str, Any] = {
+            "provider": entry.provider,
+            "model": entry.model,
+            "model_requested": entry.model_requested,
+            "attempts": entry.attempts,
+            "prompt_tokens": entry.prompt_tokens,
+            "completion_tokens": entry.completion_tokens,
+            "token_source": entry.token_source,
+            "cost_usd": None if entry.cost_microusd is None else entry.cost_microusd / 1_000_000,
+            "duration_ms": entry.duration_ms,
+            "queue_ms": entry.queue_ms,
+            "stream": entry.stream,
+        }
+        if entry.first_token_ms is not None:
+            extra["first_token_ms"] = entry.first_token_ms
+        if entry.fallback:
+            extra["fallback"] = True
+        if entry.completed:
+            logger.info("chat_completed", extra=extra)
+            return
+        extra["completed"] = False
+        extra["error_type"] = entry.error_type
+        extra["source"] = entry.error_source
+        level = logging.WARNING if entry.error_source in ("provider", "gateway") else logging.INFO
+        logger.log(level, "chat_failed", extra=extra)
+
+
+class _Children:
+    """Bound metric children of one provider and model: looking them up by label costs more than counting."""
+
+    __slots__ = ("chat_latency", "completion", "completions", "first_token", "prompt")
+
+    def __init__(self, provider: str, model: str) -> None:
+        self.completions = metrics.chat_completions_total.labels(provider, model)
+        self.prompt = metrics.chat_completion_tokens_total.labels(provider, model, "prompt")
+        self.completion = metrics.chat_completion_tokens_total.labels(provider, model, "completion")
+        self.first_token = metrics.chat_time_to_first_token_seconds.labels(provider, model)
+        self.chat_latency = metrics.provider_latency_seconds.labels(provider, "chat_completion")
+
+
+class ModelLabels:
+    """The bound children, made once per provider and model."""
+
+    def __init__(self) -> None:
+        self._children: dict[tuple[str, str], _Children] = {}
+
+    def of(self, provider: str, model: str) -> _Children:
+        """The children for one provider and (bounded) model label."""
+        key = (provider, model)
+        children = self._children.get(key)
+        if children is None:
+            children = self._children[key] = _Children(provider, model)
+        return children

@@ -1,0 +1,79 @@
+"""What happens once between `create_app` and the first answer: migrate (development), take in what a killed process left, watch the services.
+
+`goblin-assistant serve` calls `start` before it listens; under another WSGI server the first request does.
+Making an application stays free of I/O, so that a command or a test can make one without touching the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask
+
+from goblin_assistant import database
+from goblin_assistant.extensions import Runtime, db
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+logger = logging.getLogger("goblin_assistant")
+
+
+class _StartOnce:
+    def __init__(self, app: Flask, inner: WSGIApplication) -> None:
+        self._app = app
+        self._inner = inner
+        self._lock = threading.Lock()
+        self._started = False
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not self._started:
+            self.start()
+        return self._inner(environ, start_response)
+
+    def start(self) -> None:
+        with self._lock:
+            if not self._started:
+                self._started = True
+                _start(self._app)
+
+
+def init_app(app: Flask) -> None:
+    """Start on the first request, whichever server brings it."""
+    starter = _StartOnce(app, app.wsgi_app)
+    app.extensions["goblin_start"] = starter
+    app.wsgi_app = starter  # type: ignore[method-assign]
+
+
+def start(app: Flask) -> None:
+    """Start now, once."""
+    starter: Any = app.extensions["goblin_start"]
+    starter.start()
+
+
+def _start(app: Flask) -> None:
+    runtime: Runtime = app.extensions["goblin"]
+    with app.app_context():
+        engine = db.engine
+    if not runtime.config.production:
+        database.upgrade(engine)
+    try:
+        runtime.usage.import_orphaned_journals()
+    except Exception:
+        # A database that is away must not keep the instance from starting; the journals stay, and the monitor tries again.
+        logger.exception("journal_import_failed")
+    runtime.monitor.start()
+
+
+def stop(app: Flask) -> None:
+    """Stop the monitor and close what is open. For the end of a process, and of a test."""
+    runtime: Runtime = app.extensions["goblin"]
+    runtime.monitor.stop()
+    runtime.accounts.keys.flush_last_used()
+    runtime.usage.close()
+    runtime.registry.close()
+    with app.app_context():
+        db.engine.dispose()

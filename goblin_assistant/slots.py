@@ -1,0 +1,103 @@
+"""How many chats may be at work at once: over all, per provider and per API key.
+
+A chat holds a server thread for as long as its provider talks. The pool of slots is smaller than the pool of threads, so that health,
+metrics and login always find a thread. All counts are of this process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from goblin_assistant.errors import OverloadedHere, RateLimitExceeded
+from goblin_assistant.metrics import chat_slots_in_use, chat_slots_max, rate_limit_rejections_total
+from goblin_assistant.providers.base import CallCancelled
+
+_POLL_SECONDS = 0.25
+
+
+class ChatSlots:
+    """A pool of `limit` slots; `acquire` waits at most `wait` seconds for one."""
+
+    def __init__(self, limit: int, wait: float) -> None:
+        self.limit = limit
+        self._wait = wait
+        self._semaphore = threading.Semaphore(limit)
+        chat_slots_max.set(limit)
+        chat_slots_in_use.set(0)
+
+    def acquire(self, client_gone: Callable[[], bool] | None = None) -> float:
+        """Take a slot and return the seconds waited.
+
+        Raises OverloadedHere when none became free in time, CallCancelled when the client left meanwhile.
+        """
+        if self._semaphore.acquire(blocking=False):
+            chat_slots_in_use.inc()
+            return 0.0
+        began = time.monotonic()
+        while True:
+            left = began + self._wait - time.monotonic()
+            if left <= 0:
+                raise OverloadedHere(
+                    f"all {self.limit} chat slots are busy; try again shortly", retry_after=max(1.0, self._wait)
+                )
+            if self._semaphore.acquire(timeout=min(left, _POLL_SECONDS)):
+                chat_slots_in_use.inc()
+                return time.monotonic() - began
+            if client_gone is not None and client_gone():
+                raise CallCancelled
+
+    def release(self) -> None:
+        """Give a slot back."""
+        self._semaphore.release()
+        chat_slots_in_use.dec()
+
+
+class Caps:
+    """Counts holders by name; a name may be held at most its cap times."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[str, int] = {}
+
+    def acquire(self, name: str, cap: int) -> bool:
+        """Take one of `cap` places of `name`, or say that there is none."""
+        with self._lock:
+            held = self._held.get(name, 0)
+            if held >= cap:
+                return False
+            self._held[name] = held + 1
+            return True
+
+    def release(self, name: str) -> None:
+        """Give a place back. Names nobody holds take no memory."""
+        with self._lock:
+            held = self._held[name] - 1
+            if held:
+                self._held[name] = held
+            else:
+                del self._held[name]
+
+    def held(self, name: str) -> int:
+        """Places of `name` taken now."""
+        return self._held.get(name, 0)
+
+
+class KeyConcurrency:
+    """An API key's own cap on chats at once, on this instance."""
+
+    def __init__(self) -> None:
+        self._caps = Caps()
+
+    def acquire(self, label: str, cap: int) -> None:
+        """Take a place for `label`, or raise RateLimitExceeded."""
+        if not self._caps.acquire(label, cap):
+            rate_limit_rejections_total.labels("concurrency", "key").inc()
+            raise RateLimitExceeded(
+                f"Concurrency limit exceeded: {cap} at once for this API key", retry_after=1, param=None
+            )
+
+    def release(self, label: str) -> None:
+        """Give the place back."""
+        self._caps.release(label)
