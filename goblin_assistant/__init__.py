@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from apiflask import APIFlask
-
-from goblin_assistant import (
-    error_handlers,
-    json_logging,
-    lifecycle,
-    observability,
-    openapi,
-    rate_limits,
-    security_headers,
-)
-from goblin_assistant.assembly import assemble, make_app
-from goblin_assistant.blueprints import register_blueprints
-from goblin_assistant.config import Config
-from goblin_assistant.extensions import db, exporter, migrate
 from goblin_assistant.version import __version__
+
+if TYPE_CHECKING:
+    from apiflask import APIFlask
+
+    from goblin_assistant.config import Config as _Config
 
 __all__ = ["__version__", "create_app"]
 
 
-def create_app(config: Config | dict[str, Any] | None = None) -> APIFlask:
+def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     """Make an application.
 
     `config` is a Config, or a dict of settings that override environment and `.env` (by attribute or variable name).
     Raises ConfigError with everything that is wrong.
     """
+    # Imported here, so that `from goblin_assistant.metrics import ...` in a tool of yours does not load the whole application.
+    from goblin_assistant import error_handlers, json_logging, lifecycle, observability, openapi, rate_limits
+    from goblin_assistant import security_headers
+    from goblin_assistant.assembly import assemble, make_app
+    from goblin_assistant.blueprints import register_blueprints
+    from goblin_assistant.config import Config
+    from goblin_assistant.extensions import db, exporter, migrate
+
     settings = config if isinstance(config, Config) else Config.load(config)
     json_logging.configure(settings.log_level, settings.secret_values())
     app = make_app(settings)
