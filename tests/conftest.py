@@ -1,0 +1,252 @@
+"""Fixtures for the whole suite: an application per test, a real server, and the wait that replaces sleeping."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import requests
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.services import nginx, own_postgres, postgres, postgres_url, redis_server  # noqa: F401 -- fixtures
+
+ROOT = Path(__file__).resolve().parent.parent
+PASSWORD = "correct horse battery staple"
+
+
+def wait_until(predicate: Callable[[], Any], timeout: float = 5.0, what: str = "") -> Any:
+    """The first truthy value of `predicate()`, asked every few milliseconds; AssertionError after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while True:
+        if value := predicate():
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not true within {timeout} s: {what or predicate}")
+        time.sleep(0.005)
+
+
+def free_port() -> int:
+    """A port that nobody listens on, below the range that outgoing connections take theirs from."""
+    while True:
+        port = random.randint(12000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+class MakeApp(Protocol):
+    """`make_app(ratelimit_enabled=True, ...)`: overrides are attribute names of Config."""
+
+    def __call__(self, **overrides: Any) -> Flask: ...
+
+
+@pytest.fixture
+def make_app(tmp_path: Path) -> Iterator[MakeApp]:
+    """A factory of applications in development mode on a SQLite file of their own, limits off, no checks in the background."""
+    from goblin_assistant import create_app
+    from goblin_assistant.config import Config
+
+    made: list[Flask] = []
+
+    def make(**overrides: Any) -> Flask:
+        values: dict[str, Any] = {
+            "env": "development",
+            "instance_dir": tmp_path / f"instance{len(made)}",
+            "ratelimit_enabled": False,
+            "health_interval": 3600,
+            "log_level": "DEBUG",
+            **overrides,
+        }
+        app = create_app(Config.load(values, environ={}, dotenv=tmp_path / "absent.env"))
+        # Under TESTING Flask re-raises what the 500 handler should answer.
+        app.config.update(TESTING=True, PROPAGATE_EXCEPTIONS=False)
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        close_app(app)
+
+
+def close_app(app: Flask) -> None:
+    """Stop an application's threads and close its connections."""
+    from goblin_assistant.extensions import db
+
+    parts = app.extensions["goblin"]
+    parts.monitor.stop()
+    parts.registry.close()
+    with app.app_context():
+        db.engine.dispose()
+
+
+@pytest.fixture
+def app(make_app: MakeApp) -> Flask:
+    """An application with the defaults of `make_app`."""
+    return make_app()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A test client of `app`."""
+    return app.test_client()
+
+
+def register(client: FlaskClient, email: str = "ada@example.com", password: str = PASSWORD) -> dict[str, Any]:
+    """Create an account; the answer holds access_token and refresh_token, as a login's does."""
+    answer = client.post("/auth/register", json={"email": email, "password": password})
+    assert answer.status_code in (200, 201), answer.get_data(as_text=True)
+    body: dict[str, Any] = answer.get_json()
+    if "access_token" not in body:
+        answer = client.post("/auth/login", json={"email": email, "password": password})
+        assert answer.status_code == 200, answer.get_data(as_text=True)
+        body = answer.get_json()
+    return body
+
+
+@pytest.fixture
+def auth_headers(client: FlaskClient) -> dict[str, str]:
+    """Headers of a logged-in user of `app`."""
+    return {"Authorization": f"Bearer {register(client)['access_token']}"}
+
+
+class Server:
+    """A running `goblin-assistant serve`. Its standard output is read all the time, so that it never fills a pipe."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.output: list[bytes] = []
+        self.errors: list[bytes] = []
+        self._readers = [
+            threading.Thread(target=self._read, args=(pipe, into), daemon=True)
+            for pipe, into in ((process.stdout, self.output), (process.stderr, self.errors))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @staticmethod
+    def _read(pipe: Any, into: list[bytes]) -> None:
+        for line in pipe:
+            into.append(line)
+
+    def log_lines(self, message: str | None = None) -> list[dict[str, Any]]:
+        """Every line so far, parsed (a line that is no JSON object fails the test); only those with `message` if given."""
+        lines = [json.loads(line) for line in list(self.output)]
+        return [line for line in lines if message is None or line["message"] == message]
+
+    def wait_for_line(self, message: str, timeout: float = 5.0, **fields: Any) -> dict[str, Any]:
+        """The first log line with this message and these fields."""
+
+        def find() -> dict[str, Any] | None:
+            lines = self.log_lines(message)
+            return next((line for line in lines if all(line.get(k) == v for k, v in fields.items())), None)
+
+        line: dict[str, Any] = wait_until(find, timeout, f"log line {message} {fields}")
+        return line
+
+    def metrics(self) -> dict[str, float]:
+        """A scrape: sample name with labels, as written, to value."""
+        return parse_metrics(requests.get(self.url + "/metrics", timeout=10).text)
+
+    def register(self, email: str = "ada@example.com", password: str = PASSWORD) -> dict[str, str]:
+        """Create an account; the headers of its user."""
+        answer = requests.post(self.url + "/auth/register", json={"email": email, "password": password}, timeout=30)
+        assert answer.status_code in (200, 201), answer.text
+        body = answer.json()
+        if "access_token" not in body:
+            body = requests.post(
+                self.url + "/auth/login", json={"email": email, "password": password}, timeout=30
+            ).json()
+        return {"Authorization": f"Bearer {body['access_token']}"}
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM, timeout: float = 40.0) -> int:
+        """Send a signal, wait for the end, return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        code = self.process.wait(timeout)
+        for reader in self._readers:
+            reader.join(5)
+        return code
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """`{'name{label="x"}': value}` of a scrape in Prometheus' text format."""
+    samples = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            samples[name] = float(value)
+    return samples
+
+
+class Serve(Protocol):
+    """`serve(GOBLIN_THREADS="8", ...)`: environment variables of the server."""
+
+    def __call__(self, *, wait: bool = True, **env: str) -> Server: ...
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """A factory of real servers, each a process of its own on a free port, killed at the end of the test."""
+    servers: list[Server] = []
+
+    def start(*, wait: bool = True, **env: str) -> Server:
+        port = int(env.pop("GOBLIN_PORT", free_port()))
+        folder = tmp_path / f"server{len(servers)}"
+        folder.mkdir(exist_ok=True)
+        variables = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "PYTHONPATH": str(ROOT),
+            "GOBLIN_ENV": "development",
+            "GOBLIN_INSTANCE_DIR": str(folder / "instance"),
+            "GOBLIN_PORT": str(port),
+            "RATELIMIT_ENABLED": "false",
+            **env,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from goblin_assistant.cli import main; main()", "serve"],
+            cwd=folder,
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        server = Server(process, port)
+        servers.append(server)
+        if wait:
+            wait_until(lambda: _up(server), 20, "the server to answer")
+        return server
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.wait()
+        for pipe in (server.process.stdout, server.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def _up(server: Server) -> bool:
+    if server.process.poll() is not None:
+        raise AssertionError(f"the server ended: {b''.join(server.output + server.errors).decode()}")
+    try:
+        return requests.get(server.url + "/health/live", timeout=2).status_code == 200
+    except requests.RequestException:
+        return False
