@@ -1,0 +1,120 @@
+"""From an upstream's HTTP status and structured error code to the ProviderError tree.
+
+Status first, then `code`, `type` and `param` of a structured body; never the message's text, which changes without notice
+and may quote the prompt or a key. Nothing of an upstream's body is ever part of our message.
+
+    400 413 422   InvalidRequest, or ContextLengthExceeded / ContentFiltered by code
+    401 403       AuthenticationFailed (our key)
+    404 410       ModelNotFound
+    408           Timeout
+    429           RateLimited
+    503 529       Overloaded
+    other         BadResponse
+
+Sources: https://platform.openai.com/docs/guides/error-codes, https://docs.anthropic.com/en/api/errors, RFC 9110 section 15.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from goblin_assistant.providers.base import (
+    AuthenticationFailed,
+    BadResponse,
+    ContentFiltered,
+    ContextLengthExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    ProviderError,
+    RateLimited,
+    Timeout,
+)
+
+CONTEXT_CODES = frozenset({"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"})
+"""OpenAI's two codes, and llama.cpp's (`type`, https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md)."""
+
+FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked", "ResponsibleAIPolicyViolation"})
+"""OpenAI's, and Azure's inner code (https://learn.microsoft.com/azure/ai-services/openai/concepts/content-filter)."""
+
+MODEL_CODES = frozenset({"model_not_found", "unknown_model", "invalid_model", "DeploymentNotFound"})
+
+QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"})
+
+QUOTA_RETRY_AFTER = 3600.0
+"""Seconds to tell where a provider refuses for lack of money: above every cap, so no attempt is repeated at the same target."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFailure:
+    """An answer that is no success: `headers` by lower-case name, `body` as received (at most 64 KiB of it)."""
+
+    provider: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from `retry-after-ms` or Retry-After (seconds or an HTTP date, RFC 9110 section 10.2.3); None when absent or senseless."""
+    try:
+        if (milliseconds := headers.get("retry-after-ms")) is not None:
+            return _plausible(float(milliseconds) / 1000)
+        value = headers.get("retry-after")
+        if value is None:
+            return None
+        try:
+            return _plausible(float(value))
+        except ValueError:
+            return _plausible(max(0.0, parsedate_to_datetime(value).timestamp() - time.time()))
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _plausible(seconds: float) -> float | None:
+    # float() reads nan and inf too; a day is more than any client waits.
+    return min(seconds, 86400.0) if seconds >= 0 else None
+
+
+def error_for(
+    failure: UpstreamFailure, *, code: str | None = None, kind: str | None = None, param: str | None = None
+) -> ProviderError:
+    """The error that a failed answer means. `code` and `kind` are the structured body's code and type, where it has them.
+
+    `param` is checked by the client against the request's own fields before anybody sees it.
+    """
+    provider, status = failure.provider, failure.status
+    names = {code, kind}
+    error: type[ProviderError]
+    retry_after = parse_retry_after(failure.headers)
+    if status in (400, 413, 422):
+        if names & CONTEXT_CODES:
+            error, message = ContextLengthExceeded, "says that the prompt is too long for the model"
+        elif names & FILTER_CODES:
+            error, message = ContentFiltered, "refused the content by its policy"
+        elif names & MODEL_CODES:
+            error, message = ModelNotFound, "does not serve this model"
+        elif status == 413:
+            error, message = InvalidRequest, "says that the request is too large"
+        else:
+            error, message = InvalidRequest, "refused the request as invalid"
+    elif status in (401, 403):
+        error, message = AuthenticationFailed, "refused the credentials that this server is configured with"
+    elif status in (404, 410):
+        error, message = ModelNotFound, "does not serve this model"
+    elif status == 402 or (status == 429 and names & QUOTA_CODES):
+        error, message, retry_after = RateLimited, "says that this server's account has no credit left", QUOTA_RETRY_AFTER
+    elif status == 429:
+        error, message = RateLimited, "limits the rate of this server's requests"
+    elif status == 408:
+        error, message = Timeout, "gave up waiting"
+    elif status in (503, 529):
+        error, message = Overloaded, "is overloaded"
+    elif 300 <= status < 400:
+        error, message = BadResponse, "answered with a redirect; check its base URL"
+    else:
+        error, message = BadResponse, f"answered with status {status}"
+    return error(f"{provider} {message}", provider=provider, retry_after=retry_after, upstream_status=status, param=param)

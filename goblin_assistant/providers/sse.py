@@ -1,0 +1,81 @@
+"""Server-sent events as blocks of bytes: whole events pass as they came, only an incomplete one is held back.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream. An event ends with an empty line;
+lines end with LF or CRLF (a lone CR is allowed there too, and no provider has ever sent one).
+"""
+
+from __future__ import annotations
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+
+class EventTooLarge(Exception):
+    """One event is larger than MAX_EVENT_BYTES."""
+
+
+def _boundary(data: bytes) -> int:
+    """Where the last whole event in `data` ends; 0 if none does. CRLF CRLF is found by its last three bytes."""
+    lf = data.rfind(b"\n\n")
+    crlf = data.rfind(b"\n\r\n")
+    if lf < 0 and crlf < 0:
+        return 0
+    return lf + 2 if lf > crlf else crlf + 3
+
+
+class Blocks:
+    """Cuts a byte stream, however it was split on its way, after its last whole event."""
+
+    __slots__ = ("_held", "_size", "_tail")
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []  # parts of the incomplete event; joined once, or a huge event costs the square of its size
+        self._size = 0
+        self._tail = b""  # the last bytes held: a boundary may lie across two reads
+
+    def feed(self, data: bytes) -> bytes:
+        """The whole events that `data` completes, b"" if none. Raises EventTooLarge."""
+        if not self._held:
+            if data.endswith(b"\n\n"):  # what almost every read looks like
+                return data
+            end = _boundary(data)
+            if end == len(data):
+                return data
+            self._hold(data[end:])
+            return data[:end]
+        end = _boundary(self._tail + data) - len(self._tail)
+        if end <= 0:
+            # A boundary inside the tail alone would have been found when the tail was new.
+            self._hold(data)
+            return b""
+        self._held.append(data[:end])
+        block = b"".join(self._held)
+        self._held.clear()
+        self._size, self._tail = 0, b""
+        if end < len(data):
+            self._hold(data[end:])
+        return block
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > MAX_EVENT_BYTES:
+            raise EventTooLarge
+        self._tail = data[-2:] if len(data) > 1 else (self._tail + data)[-2:]
+
+    def rest(self) -> bytes:
+        """What is left when the stream has ended: an event that lacks only its empty line, completed; else b"".
+
+        The standard drops such an event, some servers end with one. Half a line is never passed on.
+        """
+        data = b"".join(self._held)
+        self._held.clear()
+        if not data.strip():
+            return b""
+        if data.strip() in (b"data: [DONE]", b"data:[DONE]"):
+            return b"data: [DONE]\n\n"
+        return data + b"\n" if data.endswith(b"\n") else b""
+
+
+def is_comment(block: bytes) -> bool:
+    """Whether a block has nothing but comments: signs of life that some servers send before the first token."""
+    return block.lstrip(b"\r\n")[:1] in (b":", b"") and b"\ndata" not in block and b"\nevent" not in block

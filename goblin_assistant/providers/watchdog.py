@@ -1,0 +1,185 @@
+"""Upstream calls that can be cut from outside: by a client that has gone, or by a limit in time.
+
+A thread that waits for a provider sits in recv() and cannot look up. One thread per process looks for all of them: every quarter
+of a second it asks each call whether its client has gone or its time is up, and if so shuts the call's socket down. recv() then
+returns at once, also while the provider has not sent a single byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from typing import Any, Literal
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from goblin_assistant.providers.base import Call
+
+logger = logging.getLogger("goblin_assistant.providers")
+
+INTERVAL = 0.25
+"""Seconds between looks; a cut call is over within this and a little more."""
+
+Cut = Literal["", "client_gone", "deadline", "first_token"]
+
+_current = threading.local()
+_ownership = threading.Lock()  # who owns a connection's socket; held for nanoseconds
+
+
+class Exchange:
+    """One request on its way: which connection carries it, and whether it was cut."""
+
+    __slots__ = ("call", "connection", "cut", "fresh", "limit", "reused", "waits_for_first_token")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.limit = call.deadline  # on time.monotonic()'s clock
+        self.waits_for_first_token = False
+        self.cut: Cut = ""
+        self.connection: _Tracked | None = None
+        self.reused = False  # the connection has carried a request before
+        self.fresh = False  # demand one that has not
+
+    def look(self, now: float) -> None:
+        """Cut the call when it is due. Called by the watchdog's thread, again and again until the call is over."""
+        if not self.cut:
+            if now >= self.limit:
+                self.cut = "first_token" if self.waits_for_first_token and now < self.call.deadline else "deadline"
+            elif self.call.client_gone is not None and self.call.client_gone():
+                self.cut = "client_gone"
+            else:
+                return
+        connection = self.connection
+        if connection is not None:
+            with _ownership:
+                # It may serve another call by now: then this one is over and there is nothing to cut.
+                if connection.exchange is self:
+                    connection.shut_down()
+
+
+class _Tracked:
+    """Mixed into urllib3's connections: knows the exchange that it carries."""
+
+    exchange: Exchange | None = None
+    live: socket.socket | None = None  # http.client forgets `sock` when the server announces `Connection: close`
+    carried = 0
+    sock: Any
+
+    def _adopt(self) -> None:
+        exchange: Exchange | None = getattr(_current, "exchange", None)
+        with _ownership:
+            self.exchange = exchange
+            if exchange is not None:
+                exchange.connection = self
+
+    def shut_down(self) -> None:
+        sock = self.sock or self.live
+        if sock is not None:
+            # Past SSLSocket.shutdown, which would take the TLS object away from under the thread that reads.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def connect(self) -> None:
+        self._adopt()  # now, so that a TLS handshake can be cut too
+        self.carried = 0
+        super().connect()  # type: ignore[misc]
+        self.live = self.sock
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        self._adopt()
+        exchange = self.exchange
+        if exchange is not None:
+            if exchange.fresh and self.carried:
+                self.close()  # type: ignore[attr-defined]
+                self.carried = 0
+            exchange.reused = self.carried > 0
+        self.carried += 1
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+
+class TrackedConnection(_Tracked, HTTPConnection):  # type: ignore[misc]
+    """A plain connection that the watchdog can shut down."""
+
+
+class TrackedTLSConnection(_Tracked, HTTPSConnection):  # type: ignore[misc]
+    """A TLS connection that the watchdog can shut down."""
+
+
+class TrackedPool(HTTPConnectionPool):
+    """urllib3's pool with our connections."""
+
+    ConnectionCls = TrackedConnection
+
+
+class TrackedTLSPool(HTTPSConnectionPool):
+    """urllib3's TLS pool with our connections."""
+
+    ConnectionCls = TrackedTLSConnection
+
+
+def carry(exchange: Exchange | None) -> None:
+    """The requests that this thread sends from now on belong to `exchange`."""
+    _current.exchange = exchange
+
+
+class Watchdog:
+    """The thread. Starts with the first call and sleeps while there are none."""
+
+    def __init__(self) -> None:
+        self._active: dict[int, Exchange] = {}
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def watch(self, call: Call) -> Exchange:
+        """Begin an exchange; end it with `release`."""
+        exchange = Exchange(call)
+        self._active[id(exchange)] = exchange
+        if not self._wake.is_set():
+            self._start()
+        return exchange
+
+    def release(self, exchange: Exchange) -> None:
+        """The exchange is over. Harmless when repeated."""
+        self._active.pop(id(exchange), None)
+        connection = exchange.connection
+        if connection is not None:
+            exchange.connection = None
+            with _ownership:
+                # An idle connection must not keep the request that it carried last in memory.
+                if connection.exchange is exchange:
+                    connection.exchange = None
+
+    def active(self) -> int:
+        """Exchanges on their way now."""
+        return len(self._active)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="goblin-upstream-watchdog", daemon=True)
+                self._thread.start()
+            self._wake.set()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            while self._active:
+                time.sleep(INTERVAL)
+                now = time.monotonic()
+                for exchange in list(self._active.values()):
+                    try:
+                        exchange.look(now)
+                    except Exception:  # one odd client_gone() must not leave every other call unwatched
+                        logger.exception("watchdog_failed")
+            self._wake.clear()
+            if self._active:  # came between the last look and the clear
+                self._wake.set()
+
+
+watchdog = Watchdog()
+"""The one of this process."""
