@@ -1,0 +1,286 @@
+"""Order of targets, retries, fallback and breakers, with providers scripted in the test."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from goblin_assistant import routing
+from goblin_assistant.config import Config, ConfigError, GoblinFile
+from goblin_assistant.errors import CircuitOpen, OverloadedHere, UnknownModel
+from goblin_assistant.metrics import REGISTRY
+from goblin_assistant.providers import Registry
+from goblin_assistant.providers.base import (
+    AuthenticationFailed,
+    BadResponse,
+    Call,
+    CallCancelled,
+    ChatRequest,
+    ChatResponse,
+    Completed,
+    ContextLengthExceeded,
+    InvalidRequest,
+    Model,
+    Provider,
+    ProviderError,
+    RateLimited,
+    StreamEvent,
+)
+from goblin_assistant.routing import Outcome, Router, Target, Trace
+
+
+class Scripted(Provider):
+    """Raises or answers in the order of its script; the last entry repeats."""
+
+    def __init__(self, name: str, *script: ProviderError | str, models: Sequence[str] = ("m",)) -> None:
+        self.name = name
+        self.script = list(script) or ["ok"]
+        self.calls = 0
+        self._models = [Model(model) for model in models]
+
+    def models(self) -> Sequence[Model]:
+        return self._models
+
+    def complete(self, request: ChatRequest) -> ChatResponse:
+        entry = self.script[min(self.calls, len(self.script) - 1)]
+        self.calls += 1
+        if isinstance(entry, ProviderError):
+            raise entry
+        return ChatResponse(entry.encode(), model=request.model)
+
+    def stream(self, request: ChatRequest) -> Iterator[StreamEvent]:
+        yield self.complete(request).body
+        yield Completed()
+
+    def check(self, timeout: float = 3.0) -> None:
+        return
+
+
+@pytest.fixture(autouse=True)
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routing, "_BACKOFF_BASE", 0.0)
+
+
+RouterFactory = Callable[..., Router]
+
+
+@pytest.fixture
+def make_router() -> RouterFactory:
+    def make(*providers: Provider, file: dict[str, Any] | None = None, **settings: Any) -> Router:
+        config = Config.load(
+            {"secret_key": "x" * 32, "file": GoblinFile.model_validate(file or {}), **settings}, environ={}
+        )
+        return Router(config, Registry({provider.name: provider for provider in providers}))
+
+    return make
+
+
+def run(router: Router, model: str, call: Call | None = None) -> tuple[Outcome[ChatResponse], Trace]:
+    trace = Trace(time.perf_counter())
+    call = call or Call()
+    outcome = router.run(
+        router.resolve(model),
+        lambda target: target.provider.complete(ChatRequest(target.model, {}, call=call)),
+        call,
+        trace,
+    )
+    outcome.release()
+    return outcome, trace
+
+
+def names(targets: list[Target]) -> list[str]:
+    return [target.name for target in targets]
+
+
+# -- names ------------------------------------------------------------------------------------
+def test_a_bare_model_goes_to_the_first_provider_that_serves_it(make_router: RouterFactory) -> None:
+    router = make_router(Scripted("a", models=["x"]), Scripted("b", models=["x", "y"]))
+    assert names(router.resolve("x")) == ["a/x"]
+    assert names(router.resolve("y")) == ["b/y"]
+    assert names(router.resolve("b/x")) == ["b/x"]
+
+
+def test_an_unknown_model_is_refused_with_its_name(make_router: RouterFactory) -> None:
+    with pytest.raises(UnknownModel, match="'nope'"):
+        make_router(Scripted("a")).resolve("nope")
+
+
+def test_aliases_and_chains_may_name_each_other_and_targets_appear_once(make_router: RouterFactory) -> None:
+    router = make_router(
+        Scripted("a"),
+        Scripted("b"),
+        file={"aliases": {"smart": "chain"}, "chains": {"chain": ["a/m", "b/m", "also"], "also": ["a/m"]}},
+    )
+    assert names(router.resolve("smart")) == ["a/m", "b/m"]
+
+
+def test_weights_decide_the_first_target_and_the_rest_follow(make_router: RouterFactory) -> None:
+    router = make_router(
+        Scripted("a"),
+        Scripted("b"),
+        file={"weighted": {"w": [{"model": "a/m", "weight": 9}, {"model": "b/m", "weight": 1}]}},
+    )
+    drawn = [names(router.resolve("w")) for _ in range(2000)]
+    assert all(sorted(order) == ["a/m", "b/m"] for order in drawn)
+    share = sum(order[0] == "a/m" for order in drawn) / len(drawn)
+    assert 0.85 < share < 0.95
+
+
+@pytest.mark.parametrize(
+    ("file", "complaint"),
+    [
+        ({"aliases": {"a": "b", "b": "a"}}, "circle"),
+        ({"aliases": {"fast": "nobody-has-this"}}, "no provider serves"),
+        ({"chains": {"c": ["p/m", "ghost/m"]}}, "no provider 'ghost'"),
+        ({"aliases": {"c": "p/m"}, "chains": {"c": ["p/m"]}}, "used twice"),
+    ],
+)
+def test_a_route_that_leads_nowhere_is_refused_at_start(
+    make_router: RouterFactory, file: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        make_router(Scripted("p"), file=file)
+
+
+# -- retry and fallback -----------------------------------------------------------------------
+def test_a_failed_call_is_repeated_at_the_only_target(make_router: RouterFactory) -> None:
+    provider = Scripted("solo", BadResponse("1"), BadResponse("2"), "fine")
+    outcome, trace = run(make_router(provider), "m")
+    assert outcome.value.body == b"fine"
+    assert trace.attempts == 3
+    assert not trace.fallback
+    assert [event["event"] for event in trace.events] == ["failed", "retry", "failed", "retry"]
+
+
+def test_the_last_error_is_raised_when_the_retries_are_used_up(make_router: RouterFactory) -> None:
+    provider = Scripted("solo", BadResponse("broken"))
+    with pytest.raises(BadResponse, match="broken"):
+        run(make_router(provider, retries=2), "m")
+    assert provider.calls == 3
+
+
+def test_with_a_fallback_the_first_target_is_not_repeated(make_router: RouterFactory) -> None:
+    a, b = Scripted("a", BadResponse("down")), Scripted("b", "from b")
+    outcome, trace = run(make_router(a, b, file={"chains": {"c": ["a/m", "b/m"]}}), "c")
+    assert outcome.value.body == b"from b"
+    assert (a.calls, b.calls) == (1, 1)
+    assert trace.fallback
+    assert outcome.target.name == "b/m"
+
+
+def test_a_refused_request_is_neither_repeated_nor_passed_on(make_router: RouterFactory) -> None:
+    a, b = Scripted("a", InvalidRequest("no")), Scripted("b")
+    with pytest.raises(InvalidRequest):
+        run(make_router(a, b, file={"chains": {"c": ["a/m", "b/m"]}}), "c")
+    assert (a.calls, b.calls) == (1, 0)
+
+
+def test_a_prompt_too_long_for_one_window_may_fit_the_next(make_router: RouterFactory) -> None:
+    a, b = Scripted("a", ContextLengthExceeded("long")), Scripted("b", "fits")
+    outcome, _ = run(make_router(a, b, file={"chains": {"c": ["a/m", "b/m"]}}), "c")
+    assert outcome.value.body == b"fits"
+
+
+def test_our_bad_key_is_not_repeated_but_the_fallback_is_tried(make_router: RouterFactory) -> None:
+    a, b = Scripted("a", AuthenticationFailed("key")), Scripted("b")
+    run(make_router(a, b, file={"chains": {"c": ["a/m", "b/m"]}}), "c")
+    assert a.calls == 1
+    lonely = Scripted("lonely", AuthenticationFailed("key"))
+    with pytest.raises(AuthenticationFailed):
+        run(make_router(lonely), "m")
+    assert lonely.calls == 1
+
+
+def test_a_retry_after_beyond_the_cap_is_passed_on_and_not_waited_for(make_router: RouterFactory) -> None:
+    provider = Scripted("a", RateLimited("slow down", retry_after=60))
+    with pytest.raises(RateLimited) as raised:
+        run(make_router(provider, retry_after_cap=10), "m")
+    assert raised.value.retry_after == 60
+    assert provider.calls == 1
+
+
+def test_a_retry_that_would_pass_the_deadline_is_not_made(make_router: RouterFactory) -> None:
+    provider = Scripted("a", RateLimited("soon", retry_after=5))
+    with pytest.raises(RateLimited):
+        run(make_router(provider), "m", Call(deadline=time.monotonic() + 1))
+    assert provider.calls == 1
+
+
+def test_the_retry_budget_ends_a_storm(make_router: RouterFactory) -> None:
+    provider = Scripted("a", BadResponse("down"))
+    router = make_router(provider, breaker_min_calls=10_000, retries=2, retry_budget_ratio=0.1)
+    for _ in range(100):
+        with pytest.raises(BadResponse):
+            run(router, "m")
+    # 100 calls and, in place of 200 retries, the initial 5 plus a tenth of the calls (and a trickle).
+    assert provider.calls < 125
+
+
+def test_a_client_that_leaves_during_the_pause_ends_the_call(make_router: RouterFactory) -> None:
+    provider = Scripted("a", RateLimited("wait", retry_after=5))
+    with pytest.raises(CallCancelled):
+        run(make_router(provider), "m", Call(client_gone=lambda: True))
+    assert provider.calls == 1
+
+
+# -- breaker ----------------------------------------------------------------------------------
+def test_an_open_breaker_is_passed_over_and_the_chain_answers(make_router: RouterFactory) -> None:
+    a, b = Scripted("a", BadResponse("down")), Scripted("b", "b")
+    router = make_router(a, b, file={"chains": {"c": ["a/m", "b/m"]}}, breaker_min_calls=5)
+    for _ in range(20):
+        run(router, "c")
+    assert a.calls == 5
+    assert b.calls == 20
+    assert router.circuits() == {"a": "open", "b": "closed"}
+
+
+def test_with_every_breaker_open_the_answer_says_when_to_come_back(make_router: RouterFactory) -> None:
+    router = make_router(
+        Scripted("a", BadResponse("down")), breaker_min_calls=2, retries=0, breaker_open_seconds=15
+    )
+    for _ in range(2):
+        with pytest.raises(BadResponse):
+            run(router, "m")
+    with pytest.raises(CircuitOpen) as refused:
+        run(router, "m")
+    assert refused.value.status == 503
+    assert 14 < (refused.value.retry_after or 0) <= 15
+
+
+def test_refused_requests_do_not_open_the_breaker(make_router: RouterFactory) -> None:
+    provider = Scripted("a", InvalidRequest("no"))
+    router = make_router(provider, breaker_min_calls=2)
+    for _ in range(10):
+        with pytest.raises(InvalidRequest):
+            run(router, "m")
+    assert router.circuits() == {"a": "closed"}
+
+
+def test_a_provider_at_its_cap_is_passed_over_and_alone_is_503(make_router: RouterFactory) -> None:
+    busy = Scripted("busy")
+    busy.max_concurrency = 1
+    router = make_router(busy, Scripted("free"), file={"chains": {"c": ["busy/m", "free/m"]}})
+    trace, call = Trace(time.perf_counter()), Call()
+    held = router.run(router.resolve("busy/m"), lambda target: target.name, call, trace)
+    assert run(router, "c")[0].target.name == "free/m"
+    with pytest.raises(OverloadedHere):
+        run(router, "busy/m")
+    held.release()
+    assert run(router, "busy/m")[0].target.name == "busy/m"
+
+
+def test_failed_attempts_are_counted_by_provider_and_error(make_router: RouterFactory) -> None:
+    router = make_router(Scripted("counted", BadResponse("1"), "ok"))
+    labels = {"provider": "counted", "error_type": "provider_bad_response"}
+    assert REGISTRY.get_sample_value("chat_completion_errors_total", labels) == 0
+    run(router, "m")
+    assert REGISTRY.get_sample_value("chat_completion_errors_total", labels) == 1
+    assert (
+        REGISTRY.get_sample_value(
+            "provider_retries_total", {"provider": "counted", "reason": "provider_bad_response"}
+        )
+        == 1
+    )

@@ -1,0 +1,79 @@
+"""Slots, caps and a key's own concurrency."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from goblin_assistant.errors import OverloadedHere, RateLimitExceeded
+from goblin_assistant.metrics import REGISTRY
+from goblin_assistant.providers.base import CallCancelled
+from goblin_assistant.slots import Caps, ChatSlots, KeyConcurrency
+
+
+def test_a_chat_beyond_the_slots_is_refused_with_retry_after() -> None:
+    slots = ChatSlots(2, wait=0.01)
+    slots.acquire()
+    slots.acquire()
+    with pytest.raises(OverloadedHere) as refused:
+        slots.acquire()
+    assert refused.value.retry_after == 1
+    assert REGISTRY.get_sample_value("chat_slots_in_use") == 2
+    slots.release()
+    slots.acquire()
+    slots.release()
+    slots.release()
+    assert REGISTRY.get_sample_value("chat_slots_in_use") == 0
+
+
+def test_a_waiting_chat_gets_the_slot_that_becomes_free() -> None:
+    slots = ChatSlots(1, wait=10)
+    slots.acquire()
+    got = threading.Event()
+    waiter = threading.Thread(target=lambda: (slots.acquire(), got.set()))
+    waiter.start()
+    assert not got.is_set()
+    slots.release()
+    assert got.wait(5)
+    waiter.join()
+
+
+def test_a_waiting_chat_whose_client_has_gone_takes_no_slot() -> None:
+    slots = ChatSlots(1, wait=10)
+    slots.acquire()
+    with pytest.raises(CallCancelled):
+        slots.acquire(client_gone=lambda: True)
+    slots.release()
+    assert slots.acquire() == 0.0
+
+
+def test_a_cap_holds_under_threads_and_forgets_free_names() -> None:
+    caps = Caps()
+    start = threading.Barrier(16)
+    taken: list[bool] = []
+
+    def take() -> None:
+        start.wait()
+        taken.append(caps.acquire("a", 5))
+
+    threads = [threading.Thread(target=take) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(taken) == 5
+    for _ in range(5):
+        caps.release("a")
+    assert caps.held("a") == 0
+    assert caps._held == {}
+
+
+def test_a_key_beyond_its_own_concurrency_gets_429() -> None:
+    keys = KeyConcurrency()
+    keys.acquire("key:1", 1)
+    with pytest.raises(RateLimitExceeded, match="1 at once"):
+        keys.acquire("key:1", 1)
+    keys.acquire("key:2", 1)
+    keys.release("key:1")
+    keys.acquire("key:1", 1)
