@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -383,11 +383,10 @@ class ChatService:
         if allowed is None:
             return
 
-        def matches(name: str) -> bool:
-            return any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed)
-
         # An alias may be allowed by its own name, or because everything behind it is.
-        if not matches(requested) and not all(matches(t.name) or matches(t.model) for t in targets):
+        if not may_use(allowed, requested) and not all(
+            may_use(allowed, target.name) or may_use(allowed, target.model) for target in targets
+        ):
             raise Forbidden(
                 f"this API key may not use model {requested!r}; it may use: {', '.join(sorted(allowed))}", param="model"
             )
@@ -430,6 +429,11 @@ class _Requests:
         if body.get("model") != target.model:
             body, raw = {**body, "model": target.model}, None
         return ChatRequest(target.model, body, raw, chat.stream, dialect, self._call)
+
+
+def may_use(allowed: Iterable[str], name: str) -> bool:
+    """Whether an API key's list of models (`openai/gpt-4o`, `openai/*`) covers a name."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed)
 
 
 def _release(taken: list[Callable[[], None]]) -> None:

@@ -9,20 +9,22 @@ from apiflask import APIBlueprint
 from flask import Response, after_this_request, request
 
 from goblin_assistant.auth import current_principal, require_auth
-from goblin_assistant.chat import Chat, ChatStream
+from goblin_assistant.blueprints.documented import takes_body
+from goblin_assistant.chat import Chat, ChatStream, may_use
 from goblin_assistant.errors import ClientGone, UnknownModel
 from goblin_assistant.extensions import runtime
 from goblin_assistant.idempotency import Answer, Claim
+from goblin_assistant.json_requests import require_json
 from goblin_assistant.observability import RequestInfo, request_info
 from goblin_assistant.providers.base import Dialect
+from goblin_assistant.request_body import parse_json
 from goblin_assistant.schemas import (
-    ChatCompletionOut,
+    ChatCompletion,
     ChatCompletionRequest,
-    EmbeddingsOut,
+    Embeddings,
     EmbeddingsRequest,
+    ModelItem,
     ModelList,
-    ModelOut,
-    parse_json,
 )
 
 bp = APIBlueprint("chat", __name__, tag="Chat")
@@ -37,28 +39,30 @@ _STREAM_HEADERS = {
 
 @bp.post("/chat/completions")
 @bp.post("/v1/chat/completions", endpoint="v1_completions")
-@bp.input(ChatCompletionRequest, location="json", validation=False, arg_name="_body")
-@bp.output(ChatCompletionOut, status_code=200)
+@takes_body(ChatCompletionRequest)
+@bp.output(ChatCompletion)
 @bp.doc(
     summary="Create a chat completion",
     description="OpenAI's request and answer. With `stream: true` the answer is text/event-stream and ends with `data: [DONE]`, "
     "or with an error event when the provider broke off. Unknown fields go to an OpenAI-compatible provider as they are.",
 )
 @require_auth(scope="chat")
-def completions(**_: Any) -> Response:
+def completions() -> Response:
     """Answer a chat."""
+    require_json(request)
     raw = request.get_data(cache=False)
     body = parse_json(ChatCompletionRequest, raw)
     return respond(body, raw, dialect="openai", operation="chat_completion")
 
 
 @bp.post("/v1/embeddings")
-@bp.input(EmbeddingsRequest, location="json", validation=False, arg_name="_body")
-@bp.output(EmbeddingsOut, status_code=200)
+@takes_body(EmbeddingsRequest)
+@bp.output(Embeddings)
 @bp.doc(summary="Create embeddings", description="OpenAI's request and answer, for providers that offer embeddings.")
 @require_auth(scope="embeddings")
-def embeddings(**_: Any) -> Response:
+def embeddings() -> Response:
     """Answer with embeddings."""
+    require_json(request)
     raw = request.get_data(cache=False)
     body = parse_json(EmbeddingsRequest, raw)
     return respond(body, raw, dialect="openai", operation="embeddings")
@@ -81,7 +85,7 @@ def models() -> dict[str, Any]:
 
 
 @bp.get("/v1/models/<path:model_id>")
-@bp.output(ModelOut)
+@bp.output(ModelItem)
 @bp.doc(summary="Describe one model")
 @require_auth()
 def model(model_id: str) -> dict[str, Any]:
@@ -190,7 +194,4 @@ def _model(name: str, owner: str) -> dict[str, Any]:
 
 
 def _allowed(name: str, allowed: frozenset[str]) -> bool:
-    import fnmatch
-
-    bare = name.split("/", 1)[-1]
-    return any(fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(bare, pattern) for pattern in allowed)
+    return may_use(allowed, name) or may_use(allowed, name.split("/", 1)[-1])
