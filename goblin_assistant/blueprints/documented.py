@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from apiflask.helpers import _annotate
+from apiflask.scaffold import _annotate
 from apiflask.schema_adapters import registry
 from pydantic import BaseModel
 
