@@ -9,13 +9,14 @@ from goblin_assistant.accounts import Accounts
 from goblin_assistant.chat import ChatService
 from goblin_assistant.config import Config
 from goblin_assistant.extensions import Runtime, db
-from goblin_assistant.health import PeriodicJob, build_monitor
+from goblin_assistant.health import PeriodicJob
 from goblin_assistant.idempotency import build_store
 from goblin_assistant.metrics import app_build_info
 from goblin_assistant.prices import Prices
 from goblin_assistant.providers import build_registry
 from goblin_assistant.rate_limits import RateLimits
 from goblin_assistant.routing import Router
+from goblin_assistant.service_checks import build_monitor
 from goblin_assistant.usage import UsageStore
 from goblin_assistant.version import __version__
 
@@ -26,6 +27,7 @@ def make_app(config: Config) -> APIFlask:
         "goblin_assistant",
         title="Goblin Assistant",
         version=__version__,
+        spec_path=None,
         docs_path=None,
         instance_path=str(config.instance_dir.resolve()),
         static_folder=None,

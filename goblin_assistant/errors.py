@@ -11,6 +11,7 @@
     ├── MethodNotAllowed           405     method_not_allowed
     ├── Conflict                   409     conflict
     ├── PayloadTooLarge            413     payload_too_large
+    ├── UnsupportedMediaType       415     unsupported_media_type
     ├── IdempotencyMismatch        422     idempotency_key_reused
     ├── RateLimitExceeded          429     rate_limit_exceeded
     ├── ClientGone                 499     client_closed_request nobody reads it; for log, metrics and usage
@@ -119,6 +120,12 @@ class PayloadTooLarge(AppError):
     status, code, source = 413, "payload_too_large", "client"
 
 
+class UnsupportedMediaType(AppError):
+    """The body says that it is something other than JSON."""
+
+    status, code, source = 415, "unsupported_media_type", "client"
+
+
 class IdempotencyMismatch(AppError):
     """The Idempotency-Key was used with another body."""
 
@@ -161,7 +168,7 @@ class CircuitOpen(Unavailable):
 
 APP_ERRORS: tuple[type[AppError], ...] = (
     BadRequest, ValidationFailed, Unauthorized, BudgetExceeded, Forbidden, NotFound, UnknownModel, MethodNotAllowed,
-    Conflict, PayloadTooLarge, IdempotencyMismatch, RateLimitExceeded, ClientGone, InternalError, OverloadedHere, Unavailable,
+    Conflict, PayloadTooLarge, UnsupportedMediaType, IdempotencyMismatch, RateLimitExceeded, ClientGone, InternalError, OverloadedHere, Unavailable,
     CircuitOpen,
 )  # fmt: skip
 

@@ -1,0 +1,88 @@
+"""Health routes. All answer from the monitor's last result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from apiflask import APIBlueprint
+from flask import Response
+
+from goblin_assistant.errors import NotFound, Unavailable
+from goblin_assistant.extensions import runtime
+from goblin_assistant.openapi import describe
+from goblin_assistant.schemas import (
+    HealthAnswer,
+    HealthReport,
+    LiveAnswer,
+    NamedServiceReport,
+    ReadyAnswer,
+    ServiceStatusAnswer,
+)
+from goblin_assistant.version import __version__
+
+bp = APIBlueprint("health", __name__, url_prefix="/health", tag="Health")
+
+_OK = orjson.dumps({"status": "ok", "version": __version__})
+_ALIVE = orjson.dumps({"status": "alive"})
+_READY = orjson.dumps({"status": "ready"})
+
+
+@bp.get("")
+@describe("The process answers", answer=HealthAnswer)
+def health() -> Response:
+    """Cheap and constant: for load balancers that only ask whether anybody is there."""
+    return _json(_OK)
+
+
+@bp.get("/live")
+@describe("Liveness probe", answer=LiveAnswer)
+def live() -> Response:
+    """Always 200 while the process can answer at all. Never limited."""
+    return _json(_ALIVE)
+
+
+@bp.get("/ready")
+@describe("Readiness probe", answer=ReadyAnswer, errors=(503,))
+def ready() -> Response:
+    """200 when the instance can serve: database reachable and migrated, not shutting down. Else 503 with `reasons`. Never limited."""
+    able, reasons = runtime().monitor.ready()
+    if not able:
+        raise Unavailable("not ready: " + "; ".join(reasons), extra={"status": "not_ready", "reasons": reasons})
+    return _json(_READY)
+
+
+@bp.get("/all")
+@describe("Every service", answer=HealthReport, errors=(503,))
+def all_services() -> Response:
+    """The last result of every service. 200 also when some are unhealthy (`degraded`); 503 only when the database is."""
+    status, services = runtime().monitor.snapshot()
+    if status == "unhealthy":
+        raise Unavailable("the database is unhealthy", extra={"status": status, "services": services})
+    return _json(orjson.dumps({"status": status, "services": services}))
+
+
+@bp.get("/<service>")
+@describe("One service", answer=NamedServiceReport, errors=(404,))
+def service(service: str) -> Response:
+    """The last result of one service. 200 whatever the result: the question was answered. `disabled` means not configured."""
+    return _json(orjson.dumps({"service": service, **_report(service)}))
+
+
+@bp.get("/<service>/status")
+@describe("One service, in short", answer=ServiceStatusAnswer, errors=(404,))
+def service_status(service: str) -> Response:
+    """Only the status of one service."""
+    return _json(orjson.dumps({"service": service, "status": _report(service)["status"]}))
+
+
+def _report(service: str) -> dict[str, Any]:
+    monitor = runtime().monitor
+    report = monitor.report(service)
+    if report is None:
+        raise NotFound(f"there is no such service; there are: {', '.join(monitor.names())}")
+    return report
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, content_type="application/json")

@@ -1,0 +1,166 @@
+"""Every failure of a request becomes a response here, in the dialect of its path, with its headers.
+
+There is a handler for HTTPException and one for 500, none for Exception: Flask would then neither log the failure nor send
+`got_request_exception`, which the metrics listen to.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from apiflask import APIFlask
+from apiflask.exceptions import HTTPError
+from flask import Response, request
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException, InternalServerError
+
+from goblin_assistant import json_requests
+from goblin_assistant.errors import (
+    APP_ERRORS,
+    AppError,
+    BadRequest,
+    InternalError,
+    PayloadTooLarge,
+    RateLimitExceeded,
+    body_for,
+    retry_after_of,
+)
+from goblin_assistant.json_logging import correlation_id
+from goblin_assistant.observability import request_info
+from goblin_assistant.providers.base import ProviderError
+from goblin_assistant.request_body import from_problems, validation_failed
+
+logger = logging.getLogger("goblin_assistant")
+
+# Ours, not Werkzeug's: its descriptions are sentences of HTML pages ("If you entered the URL manually ...").
+MESSAGES: dict[int, str] = {
+    400: "the request cannot be understood",
+    401: "credentials are required",
+    403: "this is not allowed",
+    404: "there is no such route",
+    405: "this route does not take this method; see the Allow header",
+    413: "the body is too large",
+    415: "send the body as JSON, with Content-Type: application/json",
+    429: "Rate limit exceeded",
+    500: "an error of ours; its stack trace is in the log under this correlation_id",
+}
+
+
+def init_app(app: APIFlask) -> None:
+    """Install the handlers. Before any route is added, because the URL map is told to answer 404 where it would redirect."""
+    json_requests.init_app(app)
+    app.config["PROPAGATE_EXCEPTIONS"] = False  # under TESTING a 500 would skip its handler
+    app.url_map.strict_slashes = False  # /settings is /settings/, and not a redirect that an API client loses its body on
+    app.url_map.merge_slashes = False  # //metrics is not /metrics: a proxy's rules would not have seen it
+    app.register_error_handler(AppError, _known)
+    app.register_error_handler(ProviderError, _known)
+    app.register_error_handler(ValidationError, lambda error: respond(validation_failed(error)))
+    app.register_error_handler(HTTPException, _http_exception)
+    app.register_error_handler(500, _unhandled)
+    app.register_error_handler(HTTPError, _apiflask_error)
+    app.log_exception = _log_exception  # type: ignore[method-assign]
+
+
+def respond(error: AppError | ProviderError, headers: dict[str, str] | None = None) -> Response:
+    """The response for an error of the request at hand. An error of ours or of a provider (5xx) is noted for the metrics."""
+    status = error.status
+    if status >= 500:
+        _note(type(error).__name__)
+    body = orjson.dumps(body_for(request.path, error, correlation_id.get()), default=str)
+    response = Response(body, status, content_type="application/json")
+    if headers:
+        response.headers.extend(headers)
+    if isinstance(error, AppError) and error.headers:
+        response.headers.extend(error.headers)
+    if (seconds := retry_after_of(error)) is not None:
+        response.headers["Retry-After"] = str(seconds)
+    if status == 401:
+        # https://www.rfc-editor.org/rfc/rfc6750#section-3
+        response.headers["WWW-Authenticate"] = 'Bearer realm="goblin-assistant"'
+    return response
+
+
+def _known(error: AppError | ProviderError) -> Response:
+    return respond(error)
+
+
+def _http_exception(error: HTTPException) -> Response:
+    status = error.code or 500
+    return respond(from_status(status, _limit_of(error)), _kept(dict(error.get_headers())))
+
+
+def _unhandled(error: InternalServerError) -> Response:
+    original = error.original_exception
+    response = respond(InternalError(MESSAGES[500]))
+    if original is not None:
+        _note(type(original).__name__)
+    return response
+
+
+def _apiflask_error(error: HTTPError) -> Response:
+    # A failed @input: APIFlask has formatted pydantic's findings, the exception itself is its cause.
+    cause = error.__cause__
+    if isinstance(cause, ValidationError):
+        return respond(validation_failed(cause))
+    if isinstance(error.detail, dict) and error.detail:
+        return respond(from_problems(_flatten(error.detail)))
+    return respond(from_status(error.status_code), _kept(dict(error.headers)))
+
+
+def from_status(status: int, message: str | None = None) -> AppError:
+    """Our error for a bare HTTP status."""
+    text = message or MESSAGES.get(status) or HTTPStatus(status).phrase.lower()
+    return _class_for(status)(text)
+
+
+@lru_cache
+def _class_for(status: int) -> type[AppError]:
+    if status == 400:
+        return BadRequest
+    if status == 413:
+        return PayloadTooLarge
+    if status == 429:
+        return RateLimitExceeded
+    for kind in APP_ERRORS:
+        if kind.status == status:
+            return kind
+    # 406, 408, 417, 431 ...: statuses that only the framework gives.
+    phrase = HTTPStatus(status)
+    source = "client" if status < 500 else "gateway"
+    return type(phrase.name.title().replace("_", ""), (AppError,), {"status": status, "code": phrase.name.lower(), "source": source})
+
+
+def _limit_of(error: HTTPException) -> str | None:
+    # flask-limiter's exception carries the limit that was hit; its text is the guide's: "10 per 1 minute".
+    limit = getattr(getattr(error, "limit", None), "limit", None)
+    return None if limit is None else f"Rate limit exceeded: {limit}"
+
+
+def _kept(headers: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name.lower() not in ("content-type", "content-length")}
+
+
+def _flatten(detail: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (str(field), str(messages[0] if isinstance(messages, list) and messages else messages))
+        for problems in detail.values()
+        if isinstance(problems, dict)
+        for field, messages in problems.items()
+    ]
+
+
+def _note(error_type: str) -> None:
+    info = request_info()
+    if info is not None:
+        info.error_type = error_type
+
+
+def _log_exception(exc_info: Any) -> None:
+    # In place of Flask's "Exception on /path [GET]": one event name for every unhandled failure, the path in a field of its own.
+    logger.error("unhandled_exception", exc_info=exc_info, extra={"method": request.method, "path": request.path})
+
+

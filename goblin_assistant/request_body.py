@@ -1,0 +1,156 @@
+"""Reading a JSON body: bytes in, a checked object out, or a 400 that names what is wrong without repeating it.
+
+orjson refuses invalid UTF-8, NaN and Infinity, lone surrogates, nesting beyond 1024 and anything behind the value, each as an error and at
+the speed of C. What it accepts and we do not is added here: a key given twice, nesting that could not be written again, NUL in stored text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from goblin_assistant.errors import BadRequest, ValidationFailed
+
+MAX_PROBLEMS = 10
+"""How many wrong fields an answer names: a list of a million bad messages is one mistake, not a million."""
+
+GUARDED_KEYS = ("model", "messages", "stream", "input", "max_tokens", "max_completion_tokens", "n", "system")
+"""Keys of a chat that we decide by (allow-list, price, budget). Given twice, we and the provider could each read another one."""
+
+_QUOTED = tuple(f'"{key}"'.encode() for key in GUARDED_KEYS)
+_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # a guarded key can be spelt "mod\u0065l"
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
+_BRACKETS = 200  # orjson writes 254 levels; fewer brackets cannot be deeper, translation may add some levels
+_HEADROOM = 32
+
+
+def parse_json(model: type[BaseModel], raw: bytes) -> dict[str, Any]:
+    """The body of a chat route as it came, once `model` has found nothing wrong with it. Raises BadRequest or ValidationFailed.
+
+    The dict is the client's own, not the model's: nothing is coerced, dropped or filled in.
+    """
+    body = load(raw)
+    if type(body) is not dict:
+        raise BadRequest("the body must be a JSON object")
+    try:
+        model.__pydantic_validator__.validate_python(body)
+    except ValidationError as error:
+        raise validation_failed(error) from None
+    for key, quoted in zip(GUARDED_KEYS, _QUOTED, strict=True):
+        if key in body and raw.count(quoted) != 1:
+            _refuse_repeated_keys(raw)
+            break
+    else:
+        if _ESCAPED_LETTER.search(raw) is not None:
+            _refuse_repeated_keys(raw)
+    return body
+
+
+def load_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object in `raw`, for routes whose bodies are small and stored: no key twice, no NUL in any text."""
+    body = load(raw)
+    if not isinstance(body, dict):
+        raise BadRequest("the body must be a JSON object")
+    _refuse_repeated_keys(raw)
+    if b"\\u0000" in raw and any("\0" in text for text in _texts(body)):
+        raise BadRequest("the body contains a NUL character")
+    return body
+
+
+def load(raw: bytes) -> Any:
+    """The JSON value in `raw`, or BadRequest."""
+    if not raw:
+        raise BadRequest("the body is empty; send a JSON object")
+    try:
+        body = orjson.loads(raw)
+        if raw.count(b"{") + raw.count(b"[") > _BRACKETS:
+            wrapped = body
+            for _ in range(_HEADROOM):
+                wrapped = [wrapped]
+            orjson.dumps(wrapped)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not valid JSON: line {error.lineno} column {error.colno}") from None
+    except TypeError:
+        raise BadRequest("the body is nested too deeply") from None
+    return body
+
+
+def validation_failed(error: ValidationError) -> ValidationFailed:
+    """Pydantic's findings as our error: `fields` is a list of {"field", "message"}. Values are never repeated: they may be secrets."""
+    return from_problems(
+        (field_name(item["loc"]), str(item["msg"]))
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    )
+
+
+def from_problems(found: Iterable[tuple[str, str]]) -> ValidationFailed:
+    """The error for (field, message) pairs."""
+    merged: dict[str, str] = {}
+    more = 0
+    for field, message in found:
+        # A union reports each of its members: the first says enough.
+        if field in merged:
+            continue
+        if len(merged) == MAX_PROBLEMS:
+            more += 1
+            continue
+        merged[field] = message.removeprefix("Value error, ")
+    problems = [{"field": field, "message": message} for field, message in merged.items()]
+    text = "; ".join(f"{field}: {message}" if field else message for field, message in merged.items())
+    if more:
+        text += f"; and {more} more"
+    param = next((field for field in merged if field), None)
+    return ValidationFailed(text or "the request is not valid", param=param, extra={"fields": problems})
+
+
+def field_name(location: Iterable[str | int]) -> str:
+    """`messages[0].content` for ("messages", 0, "content").
+
+    Pydantic puts the names of union members into the path (`str`, `list[ContentPart]`): left out, they are ours and not the client's.
+    A key that the client made up is shown only when it looks like a name.
+    """
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part in _UNION_TAGS or "[" in part:
+            continue
+        else:
+            path += ("." if path else "") + (part if _FIELD.fullmatch(part) else "?")
+    return path
+
+
+_UNION_TAGS = frozenset({"str", "int", "float", "bool", "none", "constrained-str", "constrained-int", "ContentPart"})
+
+
+def _refuse_repeated_keys(raw: bytes) -> None:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise BadRequest("the body has the same key twice in one object")
+        return found
+
+    try:
+        json.loads(raw, object_pairs_hook=once, parse_int=str)  # parse_int: Python refuses to read ints of 4,300 digits
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+    except ValueError:
+        raise BadRequest("the body is not valid JSON") from None
+
+
+def _texts(value: Any) -> Iterable[str]:
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Mapping):
+            pending.extend(item.keys())
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)

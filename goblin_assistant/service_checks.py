@@ -1,0 +1,135 @@
+"""What it means for each service to be well, and the monitor of an instance put together from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import requests
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from goblin_assistant.database import is_current
+from goblin_assistant.health import CheckFailed, HealthMonitor, PeriodicJob, ServiceCheck
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from goblin_assistant.config import Config
+    from goblin_assistant.providers import Registry
+    from goblin_assistant.providers.base import Provider
+
+Check = Callable[[float], None]
+
+RESERVED = frozenset({"database", "redis", "chroma", "sandbox", "all", "live", "ready"})
+"""Names with a meaning under /health; a provider of such a name is watched as `provider-<name>`."""
+
+CHROMA_HEARTBEAT = "/api/v2/heartbeat"  # https://docs.trychroma.com/reference/server-api ; v1 answers 410
+SANDBOX_HEALTH = "/health"
+
+
+def build_monitor(
+    config: Config,
+    engine: Engine,
+    registry: Registry,
+    jobs: Iterable[PeriodicJob] = (),
+    *,
+    circuits: Callable[[], dict[str, str]] | None = None,
+) -> HealthMonitor:
+    """The monitor of this configuration. `circuits` maps provider names to closed, half_open or open."""
+    names = {name: service_name(name) for name in registry.providers}
+
+    def renamed() -> dict[str, str]:
+        assert circuits is not None
+        return {names.get(name, name): state for name, state in circuits().items()}
+
+    redis_url = config.redis_url or (config.limits_uri if "redis" in config.limits_uri.partition(":")[0] else None)
+    checks = [
+        ServiceCheck("database", "dependency", database_check(engine)),
+        ServiceCheck("redis", "dependency", redis_check(redis_url) if redis_url else None),
+        ServiceCheck("chroma", "dependency", http_check(config.chroma_url + CHROMA_HEARTBEAT) if config.chroma_url else None),
+        ServiceCheck("sandbox", "dependency", http_check(config.sandbox_url + SANDBOX_HEALTH) if config.sandbox_url else None),
+        *(ServiceCheck(names[name], "provider", _provider_check(p)) for name, p in registry.providers.items()),
+    ]
+    return HealthMonitor(
+        checks,
+        config.health_interval,
+        config.health_timeout,
+        jobs,
+        circuits=renamed if circuits is not None else None,
+        migrated=lambda: is_current(engine),
+    )
+
+
+def service_name(provider: str) -> str:
+    """The name under which a provider is watched: its own, unless that is taken."""
+    return f"provider-{provider}" if provider in RESERVED else provider
+
+
+def database_check(engine: Engine) -> Check:
+    """`SELECT 1`."""
+
+    def check(timeout: float) -> None:
+        try:
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+        except OperationalError:
+            raise CheckFailed("connection failed") from None
+        except SQLAlchemyError as error:
+            raise CheckFailed(f"database error: {type(error).__name__}") from None
+
+    return check
+
+
+def redis_check(url: str) -> Check:
+    """PING."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    client: redis.Redis | None = None
+
+    def check(timeout: float) -> None:
+        nonlocal client
+        if client is None:
+            address = url.replace("redis+unix://", "unix://", 1)
+            client = redis.Redis.from_url(
+                address, socket_connect_timeout=timeout, socket_timeout=timeout, max_connections=1, retry=Retry(NoBackoff(), 0)
+            )
+        try:
+            client.ping()
+        except redis.AuthenticationError:
+            raise CheckFailed("credentials refused") from None
+        except redis.TimeoutError:
+            raise CheckFailed(f"no answer within {timeout:g} s") from None
+        except redis.RedisError:
+            raise CheckFailed("connection failed") from None
+
+    return check
+
+
+def http_check(url: str) -> Check:
+    """GET must answer 2xx. The connection is kept; no proxy from the environment, no redirect is followed."""
+    session = requests.Session()
+    session.trust_env = False
+
+    def check(timeout: float) -> None:
+        try:
+            # stream: the status is the answer, a body of whatever size is not read.
+            with session.get(url, timeout=timeout, allow_redirects=False, stream=True) as response:
+                status = response.status_code
+        except requests.Timeout:
+            raise CheckFailed(f"no answer within {timeout:g} s") from None
+        except requests.RequestException:
+            raise CheckFailed("connection failed") from None
+        if not 200 <= status < 300:
+            raise CheckFailed(f"answered {status}")
+
+    return check
+
+
+def _provider_check(provider: Provider) -> Check:
+    def check(timeout: float) -> None:
+        provider.check(timeout)
+
+    return check
