@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +22,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     field_validator,
@@ -239,6 +241,9 @@ class Config(BaseSettings):
 
     file: GoblinFile = Field(default_factory=GoblinFile, description="contents of goblin.toml", exclude=True)
 
+    # Environment and .env as they were read: rows name variables of their own. Private, so that no printout shows it.
+    _environ: dict[str, str] = PrivateAttr(default_factory=dict)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -252,6 +257,11 @@ class Config(BaseSettings):
         return (init_settings,)
 
     # -- derived
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """Every variable of the environment and `.env`, for those that a provider's row names. Holds secrets: never print it."""
+        return self._environ
+
     @property
     def production(self) -> bool:
         """Whether the strict rules hold."""
@@ -360,6 +370,7 @@ class Config(BaseSettings):
             problems += error.problems
         else:
             if not problems:
+                config._environ = values
                 return config
         raise ConfigError(problems)
 
