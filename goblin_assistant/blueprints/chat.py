@@ -9,13 +9,13 @@ from apiflask import APIBlueprint
 from flask import Response, after_this_request, request
 
 from goblin_assistant.auth import current_principal, require_auth
-from goblin_assistant.blueprints.documented import takes_body
 from goblin_assistant.chat import Chat, ChatStream, may_use
 from goblin_assistant.errors import ClientGone, UnknownModel
 from goblin_assistant.extensions import runtime
 from goblin_assistant.idempotency import Answer, Claim
 from goblin_assistant.json_requests import require_json
 from goblin_assistant.observability import RequestInfo, request_info
+from goblin_assistant.openapi import CHAT_ERRORS, describe
 from goblin_assistant.providers.base import Dialect
 from goblin_assistant.request_body import parse_json
 from goblin_assistant.schemas import (
@@ -39,16 +39,13 @@ _STREAM_HEADERS = {
 
 @bp.post("/chat/completions")
 @bp.post("/v1/chat/completions", endpoint="v1_completions")
-@takes_body(ChatCompletionRequest)
-@bp.output(ChatCompletion)
-@bp.doc(
-    summary="Create a chat completion",
-    description="OpenAI's request and answer. With `stream: true` the answer is text/event-stream and ends with `data: [DONE]`, "
-    "or with an error event when the provider broke off. Unknown fields go to an OpenAI-compatible provider as they are.",
+@describe(
+    "Create a chat completion", body=ChatCompletionRequest, answer=ChatCompletion, errors=CHAT_ERRORS, stream=True
 )
 @require_auth(scope="chat")
 def completions() -> Response:
-    """Answer a chat."""
+    """OpenAI's request and answer. With `stream: true` the answer is text/event-stream and ends with `data: [DONE]`, or with
+    an error event when the provider broke off. Unknown fields go to an OpenAI-compatible provider as they are."""
     require_json(request)
     raw = request.get_data(cache=False)
     body = parse_json(ChatCompletionRequest, raw)
@@ -56,12 +53,10 @@ def completions() -> Response:
 
 
 @bp.post("/v1/embeddings")
-@takes_body(EmbeddingsRequest)
-@bp.output(Embeddings)
-@bp.doc(summary="Create embeddings", description="OpenAI's request and answer, for providers that offer embeddings.")
+@describe("Create embeddings", body=EmbeddingsRequest, answer=Embeddings, errors=CHAT_ERRORS)
 @require_auth(scope="embeddings")
 def embeddings() -> Response:
-    """Answer with embeddings."""
+    """OpenAI's request and answer, for providers that offer embeddings."""
     require_json(request)
     raw = request.get_data(cache=False)
     body = parse_json(EmbeddingsRequest, raw)
@@ -70,11 +65,10 @@ def embeddings() -> Response:
 
 @bp.get("/chat/models")
 @bp.get("/v1/models", endpoint="v1_models")
-@bp.output(ModelList)
-@bp.doc(summary="List the models", description="Providers' models as `provider/model`, then aliases and chains.")
+@describe("List the models", answer=ModelList)
 @require_auth()
 def models() -> dict[str, Any]:
-    """Every model that the caller may name."""
+    """Every model that the caller may name: providers' models as `provider/model`, then aliases, chains and weighted groups."""
     parts = runtime()
     rows = [_model(f"{provider}/{model.id}", provider) for provider, model in parts.registry.models()]
     rows += [_model(name, "goblin-assistant") for name in parts.router.names()]
@@ -85,8 +79,7 @@ def models() -> dict[str, Any]:
 
 
 @bp.get("/v1/models/<path:model_id>")
-@bp.output(ModelItem)
-@bp.doc(summary="Describe one model")
+@describe("Describe one model", answer=ModelItem, errors=(404,))
 @require_auth()
 def model(model_id: str) -> dict[str, Any]:
     """One model by its name; the names that /v1/models lists, and bare ids."""
