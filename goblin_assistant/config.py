@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -200,6 +201,8 @@ class Config(BaseSettings):
     chat_slots: int | None = setting(None, "GOBLIN_CHAT_SLOTS", "chats at once; must be below GOBLIN_THREADS; empty: threads less an eighth, at least 3", ge=1)
     chat_slot_wait_seconds: float = setting(0.5, "GOBLIN_CHAT_SLOT_WAIT_SECONDS", "how long a chat waits for a slot before 503", ge=0, le=60)
     grace_seconds: float = setting(30.0, "GOBLIN_GRACE_SECONDS", "how long running requests may finish after SIGTERM", ge=0, le=3600)
+    drain_delay_seconds: float = setting(0.0, "GOBLIN_DRAIN_DELAY_SECONDS", "how long to go on accepting after SIGTERM, with readiness at 503, so that a load balancer can turn away first", ge=0, le=600)
+    send_timeout_seconds: float = setting(60.0, "GOBLIN_SEND_TIMEOUT_SECONDS", "a client that takes no byte of its answer for this long is cut off", gt=0, le=3600)
     trusted_proxy: Annotated[str | None, BeforeValidator(_blank)] = setting(None, "GOBLIN_TRUSTED_PROXY", "address of the proxy whose X-Forwarded-* headers count, or * behind a closed network")
     trusted_proxy_count: int = setting(1, "GOBLIN_TRUSTED_PROXY_COUNT", "proxies in front", ge=1, le=10)
     max_body_bytes: int = setting(20 * 1024 * 1024, "GOBLIN_MAX_BODY_BYTES", "largest request body; images travel in it", ge=1024)
@@ -297,9 +300,18 @@ class Config(BaseSettings):
         return self.secret_key.get_secret_value()
 
     def secret_values(self) -> list[str]:
-        """Every secret in clear, for the log's redaction."""
+        """Every secret in clear, for the log's redaction: settings, passwords in URLs, keys of provider rows."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
-        values += [row.api_key.get_secret_value() for row in self.file.providers.values() if row.api_key]
+        urls = [value for _, value in self if isinstance(value, str) and "://" in value]
+        for row in self.file.providers.values():
+            values += [row.api_key.get_secret_value()] if row.api_key else []
+            values += [os.environ.get(row.api_key_env, "")] if row.api_key_env else []
+            urls += [row.base_url] if row.base_url else []
+            # A key may travel in a header or the query, as an API version does: told apart by length.
+            values += [value for value in (*row.headers.values(), *row.query.values()) if len(value) >= 16]
+        for url in urls:
+            if match := re.search(r"://[^/@\s:]*:([^/@\s]+)@", url):
+                values += [match.group(1), unquote(match.group(1))]
         return [value for value in values if value]
 
     @model_validator(mode="after")

@@ -7,16 +7,8 @@ stays the JSON that it was: no pattern ever matches a quote or a backslash.
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
-
-from pydantic import SecretStr
-
-if TYPE_CHECKING:
-    from goblin_assistant.config import Config
+from collections.abc import Iterable
 
 REDACTED = "[redacted]"
 
@@ -95,34 +87,3 @@ class Redactor:
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
         return text
-
-
-def secret_values(config: Config) -> Iterator[str]:
-    """Every secret that a configuration holds: secret settings, passwords in URLs, keys and headers of provider rows."""
-    for name in type(config).model_fields:
-        value = getattr(config, name)
-        if isinstance(value, SecretStr):
-            yield value.get_secret_value()
-        elif isinstance(value, str) and "://" in value:
-            yield from _password(value)
-    for row in config.file.providers.values():
-        if row.api_key is not None:
-            yield row.api_key.get_secret_value()
-        if row.api_key_env and (value := os.environ.get(row.api_key_env)):
-            yield value
-        if row.base_url:
-            yield from _password(row.base_url)
-        # A key that travels in a header or the query is a secret, an API version is not: told apart by length.
-        for value in (*row.headers.values(), *row.query.values()):
-            if len(value) >= 16:
-                yield value
-
-
-def _password(url: str) -> Iterator[str]:
-    try:
-        password = urlsplit(url).password
-    except ValueError:
-        return
-    if password:
-        yield password
-        yield unquote(password)

@@ -1,0 +1,92 @@
+"""GET /metrics: the registry in Prometheus' text format or OpenMetrics, whichever the scraper asks for.
+
+Free to read by default, behind a bearer token with GOBLIN_METRICS_TOKEN, and on a port of its own with GOBLIN_METRICS_PORT.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import socketserver
+import threading
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from flask import Flask, Response, request
+
+from goblin_assistant.config import Config
+from goblin_assistant.errors import Unauthorized
+from goblin_assistant.extensions import exporter
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+logger = logging.getLogger("goblin_assistant")
+
+
+def init_app(app: Flask, config: Config) -> None:
+    """Add the route, unless metrics have a port of their own."""
+    if config.metrics_port is not None:
+        return
+    token = _token_of(config)
+
+    def metrics() -> Response:
+        if token is not None and not _authorized(request.headers.get("Authorization"), token):
+            raise Unauthorized("this instance's metrics need the bearer token of GOBLIN_METRICS_TOKEN", reason="metrics_token")
+        text, content_type = exporter.generate_metrics(request.headers.get("Accept"), request.args.getlist("name[]"))
+        return Response(text, content_type=content_type)
+
+    app.add_url_rule("/metrics", "metrics", metrics)
+
+
+def _token_of(config: Config) -> bytes | None:
+    return config.metrics_token.get_secret_value().encode() if config.metrics_token is not None else None
+
+
+def _authorized(header: str | None, token: bytes) -> bool:
+    scheme, _, given = (header or "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "replace"), token)
+
+
+def standalone(config: Config) -> WSGIApplication:
+    """The endpoint as an application of its own, for GOBLIN_METRICS_PORT."""
+    token = _token_of(config)
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        def answer(status: str, content_type: str, text: str, *headers: tuple[str, str]) -> list[bytes]:
+            body = text.encode()
+            start_response(status, [("Content-Type", content_type), ("Content-Length", str(len(body))), *headers])
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+        if environ.get("PATH_INFO") != "/metrics":
+            return answer("404 Not Found", "text/plain; charset=utf-8", "only /metrics is served here\n")
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return answer("405 Method Not Allowed", "text/plain; charset=utf-8", "GET only\n", ("Allow", "GET, HEAD"))
+        if token is not None and not _authorized(environ.get("HTTP_AUTHORIZATION"), token):
+            challenge = ("WWW-Authenticate", 'Bearer realm="goblin-assistant"')
+            return answer("401 Unauthorized", "text/plain; charset=utf-8", "a bearer token is needed\n", challenge)
+        text, content_type = exporter.generate_metrics(environ.get("HTTP_ACCEPT"), None)
+        return answer("200 OK", content_type, text)
+
+    return application
+
+
+class _ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a scrape every few seconds is no news."""
+
+
+def serve_standalone(config: Config) -> WSGIServer | None:
+    """Listen on GOBLIN_METRICS_PORT in a thread; None when it is not set. `shutdown()` ends it."""
+    if config.metrics_port is None:
+        return None
+    server = make_server(config.host, config.metrics_port, standalone(config), _ThreadingServer, _Handler)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    logger.info("metrics_listening", extra={"host": config.host, "port": server.server_port})
+    return server

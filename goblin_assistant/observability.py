@@ -1,0 +1,289 @@
+"""What every request leaves behind: a correlation id, the four HTTP metrics, and one `request_completed` line.
+
+A WSGI wrapper, because only there is the whole request seen: 404, 405, OPTIONS and refused requests, and a stream until its last byte.
+`request_started` tells the route before any hook can end the request, `got_request_exception` the type of what failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, cast
+
+from flask import Flask, got_request_exception, request, request_started
+
+from goblin_assistant import json_logging, metrics_endpoint
+from goblin_assistant.config import Config
+from goblin_assistant.json_logging import correlation_id
+from goblin_assistant.metrics import (
+    UNMATCHED,
+    http_errors_total,
+    http_request_duration_seconds,
+    http_requests_in_progress,
+    http_requests_total,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+
+logger = logging.getLogger("goblin_assistant")
+
+ENVIRON_KEY = "goblin.request"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+OTHER_METHOD = "OTHER"
+"""Label of a method that no RFC knows: a client can make up as many as it likes."""
+
+MAX_LOGGED_PATH = 1024  # characters; a request line may have 256 KiB
+CHAT_ROUTES = frozenset({"/chat/completions", "/v1/chat/completions", "/v1/messages", "/v1/embeddings"})
+"""Routes that end in a provider."""
+
+_GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
+
+# Failures that a route of its kind can answer with, so that their counters exist before the first one: rate() over a counter
+# that appears with its first failure sees none.
+_ANY_ROUTE_ERRORS = {"InternalError": "500", "Unavailable": "503"}
+_CHAT_ERRORS = {
+    **_ANY_ROUTE_ERRORS,
+    "OverloadedHere": "503",
+    "AuthenticationFailed": "502",
+    "ConnectionFailed": "502",
+    "BadResponse": "502",
+    "RateLimited": "503",
+    "Overloaded": "503",
+    "Timeout": "504",
+}
+
+
+class RequestInfo:
+    """One request, for whoever answers it. `principal`, `error_type` and `incomplete` may be set until the last byte has gone.
+
+    `started` is on time.perf_counter()'s clock. `error_type` is a class name: it becomes a metric's label.
+    """
+
+    __slots__ = (
+        "_children", "bytes", "client", "content_length", "correlation_id", "endpoint", "error_type", "incomplete",
+        "label", "method", "path", "principal", "started", "status",
+    )  # fmt: skip
+
+    def __init__(self, correlation_id: str = "-", method: str = "", path: str = "", client: str = "") -> None:
+        self.correlation_id = correlation_id
+        self.method = method
+        self.path = path
+        self.client = client
+        self.label = method if method in METHODS else OTHER_METHOD
+        self.endpoint = UNMATCHED
+        self.principal: str | None = None
+        self.error_type: str | None = None
+        self.incomplete = False
+        self.started = perf_counter()
+        self.status = 0
+        self.bytes = 0
+        self.content_length = -1
+        self._children: _Children | None = None
+
+    def route_found(self, endpoint: str) -> None:
+        """The request belongs to this route template from now on."""
+        if self._children is None:
+            self.endpoint = endpoint
+            self._children = _children_of(self.label, endpoint)
+            self._children.in_progress.inc()
+
+    def finish(self, complete: bool) -> None:
+        """Count and log the request."""
+        seconds = perf_counter() - self.started
+        if self._children is None:  # it failed before the router
+            self.route_found(UNMATCHED)
+        children = cast(_Children, self._children)
+        children.in_progress.dec()
+        children.observe(seconds)
+        children.count(self.status)
+        failed = self.status >= 500
+        if failed or (self.error_type is not None and self.incomplete):
+            http_errors_total.labels(self.label, self.endpoint, self.error_type or f"HTTP{self.status}").inc()
+        fields: dict[str, Any] = {
+            "correlation_id": self.correlation_id,
+            "method": self.method,
+            "path": self.path,
+            "status_code": self.status,
+            "duration_ms": round(seconds * 1000, 2),
+            "bytes": self.bytes,
+            "client": self.client,
+            "principal": self.principal,
+        }
+        if self.incomplete or not complete:
+            fields["completed"] = False
+        if self.error_type is not None:
+            fields["error_type"] = self.error_type
+        json_logging.event(logger, logging.WARNING if failed else logging.INFO, "request_completed", fields)
+
+
+class _Children:
+    """The bound metrics of one (method, endpoint): `labels()` costs more than the counting."""
+
+    __slots__ = ("_endpoint", "_method", "_statuses", "in_progress", "observe")
+
+    def __init__(self, method: str, endpoint: str) -> None:
+        self._method = method
+        self._endpoint = endpoint
+        self._statuses: dict[int, Any] = {}
+        self.in_progress = http_requests_in_progress.labels(method, endpoint)
+        self.observe = http_request_duration_seconds.labels(method, endpoint).observe
+
+    def count(self, status: int) -> None:
+        child = self._statuses.get(status)
+        if child is None:
+            child = self._statuses[status] = http_requests_total.labels(self._method, self._endpoint, str(status))
+        child.inc()
+
+
+_known_children: dict[tuple[str, str], _Children] = {}
+
+
+def _children_of(method: str, endpoint: str) -> _Children:
+    children = _known_children.get((method, endpoint))
+    if children is None:
+        # Two threads may both make one; their children are the same objects of the registry.
+        children = _known_children[(method, endpoint)] = _Children(method, endpoint)
+    return children
+
+
+class _Body:
+    """The response's body, watched until its last byte."""
+
+    __slots__ = ("_exhausted", "_finished", "_gone", "_info", "_iterable", "_next")
+
+    def __init__(self, iterable: Iterable[bytes], info: RequestInfo, gone: Any) -> None:
+        self._iterable = iterable
+        self._next = iter(iterable).__next__
+        self._info = info
+        self._gone = gone
+        self._exhausted = False
+        self._finished = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        info = self._info
+        try:
+            chunk = self._next()
+        except StopIteration:
+            self._exhausted = True
+            raise
+        except Exception as error:
+            info.error_type = type(error).__name__
+            info.incomplete = True
+            logger.exception("response_failed", extra={"correlation_id": info.correlation_id})
+            raise
+        info.bytes += len(chunk)
+        if info.bytes == info.content_length:
+            # The client has everything once this chunk is out, and may ask for /metrics before close() is called.
+            self._exhausted = True
+            self._finish()
+        return chunk
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._iterable, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._finished:
+            self._finished = True
+            self._info.finish(self._exhausted and not (self._gone is not None and self._gone()))
+
+
+class _Observed:
+    """The wrapper around the application."""
+
+    def __init__(self, inner: WSGIApplication) -> None:
+        self._inner = inner
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        given = environ.get("HTTP_X_CORRELATION_ID")
+        identity = given if given is not None and _GOOD_ID(given) else str(uuid.uuid4())
+        correlation_id.set(identity)
+        info = RequestInfo(
+            identity,
+            _shown(environ["REQUEST_METHOD"], 32),
+            _shown(environ.get("PATH_INFO", ""), MAX_LOGGED_PATH),
+            environ.get("REMOTE_ADDR", ""),
+        )
+        environ[ENVIRON_KEY] = info
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Any:
+            info.status = int(status[:3])
+            for name, value in headers:
+                if name == "Content-Length":
+                    info.content_length = int(value)
+            headers.append(("X-Correlation-ID", identity))
+            headers.append(("x-request-id", identity))  # what the OpenAI SDK shows as request_id
+            return start_response(status, headers) if exc_info is None else start_response(status, headers, exc_info)
+
+        try:
+            iterable = self._inner(environ, start)
+        except BaseException as error:
+            info.status = info.status or 500
+            info.error_type = info.error_type or type(error).__name__
+            info.finish(complete=False)
+            raise
+        return _Body(iterable, info, environ.get("waitress.client_disconnected"))
+
+
+def _shown(text: str, limit: int) -> str:
+    # WSGI hands bytes over as Latin-1 (PEP 3333); a path is UTF-8 more often than not.
+    if not text.isascii():
+        text = text.encode("latin-1", "replace").decode("utf-8", "replace")
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def _on_started(_: Flask, **__: Any) -> None:
+    rule = request.url_rule
+    info = request.environ.get(ENVIRON_KEY)
+    if info is not None:
+        info.route_found(UNMATCHED if rule is None else rule.rule)
+
+
+def _on_exception(_: Flask, exception: BaseException, **__: Any) -> None:
+    info = request.environ.get(ENVIRON_KEY)
+    if info is not None:
+        info.error_type = type(exception).__name__
+
+
+def init_app(app: Flask, config: Config) -> None:
+    """Wrap the application: call it last, so that no other wrapper is outside. Adds /metrics."""
+    metrics_endpoint.init_app(app, config)
+    request_started.connect(_on_started, app)
+    got_request_exception.connect(_on_exception, app)
+    app.wsgi_app = _Observed(app.wsgi_app)  # type: ignore[method-assign]
+    initialise_series(app)
+
+
+def request_info() -> RequestInfo:
+    """The request at hand. Without the wrapper (a bare test_request_context) an object that nobody reads."""
+    info = request.environ.get(ENVIRON_KEY)
+    return info if info is not None else RequestInfo()
+
+
+def initialise_series(app: Flask) -> None:
+    """Start the HTTP series of every known route at 0, so that a first request or failure is an increase."""
+    for rule in app.url_map.iter_rules():
+        methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        errors = _CHAT_ERRORS if rule.rule in CHAT_ROUTES else _ANY_ROUTE_ERRORS
+        for method in methods & METHODS:
+            _children_of(method, rule.rule)
+            for status in {"200", *errors.values()}:
+                http_requests_total.labels(method, rule.rule, status)
+            for error_type in errors:
+                http_errors_total.labels(method, rule.rule, error_type)
+
