@@ -85,13 +85,9 @@ def make_app(tmp_path: Path) -> Iterator[MakeApp]:
 
 def close_app(app: Flask) -> None:
     """Stop an application's threads and close its connections."""
-    from goblin_assistant.extensions import db
+    from goblin_assistant import lifecycle
 
-    parts = app.extensions["goblin"]
-    parts.monitor.stop()
-    parts.registry.close()
-    with app.app_context():
-        db.engine.dispose()
+    lifecycle.stop(app)
 
 
 @pytest.fixture
