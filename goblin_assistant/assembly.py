@@ -14,7 +14,7 @@ from goblin_assistant.idempotency import build_store
 from goblin_assistant.metrics import app_build_info
 from goblin_assistant.prices import Prices
 from goblin_assistant.providers import build_registry
-from goblin_assistant.rate_limits import RateLimits
+from goblin_assistant.limit_policy import RateLimits
 from goblin_assistant.routing import Router
 from goblin_assistant.service_checks import build_monitor
 from goblin_assistant.usage import UsageStore

@@ -33,7 +33,7 @@ from goblin_assistant.providers.base import (
     ProviderError,
     StreamEvent,
 )
-from goblin_assistant.rate_limits import RateLimits
+from goblin_assistant.limit_policy import RateLimits
 from goblin_assistant.routing import Outcome, Router, Target, Trace
 from goblin_assistant.slots import ChatSlots, KeyConcurrency
 from goblin_assistant.usage import UsageEntry, UsageStore, estimate_prompt_tokens, new_record_id

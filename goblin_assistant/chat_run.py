@@ -20,7 +20,7 @@ from goblin_assistant import metrics
 from goblin_assistant.errors import AppError, source_of
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.base import ProviderError, Usage
-from goblin_assistant.rate_limits import RateLimits, TokenHold
+from goblin_assistant.limit_policy import RateLimits, TokenHold
 from goblin_assistant.routing import Outcome, Trace
 from goblin_assistant.usage import Reservation, UsageEntry, UsageStore, estimate_prompt_tokens
 

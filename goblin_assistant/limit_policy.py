@@ -1,0 +1,203 @@
+"""How much a caller may do: chats a minute, tokens a minute, failed logins. No Flask in here; rate_limits.py asks it for each request.
+
+Requests of the auth, health and general groups go through flask-limiter instead, on the same storage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING
+
+from limits import RateLimitItem, RateLimitItemPerMinute, parse_many
+
+from goblin_assistant.errors import RateLimitExceeded
+from goblin_assistant.limit_storage import ADDRESS_MARK, Counts, Hit
+from goblin_assistant.metrics import rate_limit_rejections_total
+
+if TYPE_CHECKING:
+    from goblin_assistant.accounts import Principal
+    from goblin_assistant.config import Config
+
+logger = logging.getLogger("goblin_assistant.limits")
+
+MINUTE = 60
+
+SCOPES: dict[str, tuple[str, ...]] = {
+    "auth": ("ip",),
+    "health": ("ip",),
+    "general": ("ip", "user", "key"),
+    "chat": ("ip", "user", "key"),
+    "tokens": ("key",),
+    "login": ("account",),
+    "concurrency": ("key",),  # counted by slots.py
+}
+"""The groups of limits, and by what each can be counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenHold:
+    """Tokens taken from a key's minute, to be settled with what was really used."""
+
+    key: str
+    id: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a caller stands after a counted request: the X-RateLimit-* headers. `reset_at` is in seconds since 1970."""
+
+    limit: int
+    remaining: int
+    reset_at: int
+
+
+class RateLimits:
+    """The policy on one storage, shared by all threads."""
+
+    def __init__(self, config: Config, storage: Counts) -> None:
+        self.storage = storage
+        self.enabled = config.ratelimit_enabled
+        self._chat = tuple(_Rule(item, "chat") for item in parse_many(config.ratelimit_chat))
+        self._login = tuple(_Rule(item, "login") for item in parse_many(config.ratelimit_login_account))
+        for group, scopes in SCOPES.items():
+            for scope in scopes:
+                rate_limit_rejections_total.labels(group, scope)
+
+    def check_chat(self, principal: Principal | None, ip: str | None) -> Standing | None:
+        """Count one chat by API key, user or address. Raises RateLimitExceeded. None when limits are off."""
+        if not self.enabled:
+            return None
+        if principal is None:
+            return self._count(self._chat, address_key(ip), "ip")
+        own = principal.requests_per_minute
+        rules = self._chat if own is None else _own_rules(own)
+        return self._count(rules, principal.label, "user" if principal.key_id is None else "key")
+
+    def _count(self, rules: tuple[_Rule, ...], caller: str, scope: str) -> Standing:
+        standing: Standing | None = None
+        for rule in rules:
+            hit = self.storage.hit(rule.prefix + caller, rule.amount, rule.window)
+            if not hit.allowed:
+                raise self.refused(rule.group, scope, rule.text, hit.retry_after, standing_of(rule.amount, hit))
+            if standing is None or hit.remaining < standing.remaining:
+                standing = standing_of(rule.amount, hit)
+        assert standing is not None
+        return standing
+
+    def refused(
+        self, group: str, scope: str, text: str, retry_after: float, standing: Standing | None = None
+    ) -> RateLimitExceeded:
+        """The guide's 429, counted. `text` is "10 per 1 minute"."""
+        rate_limit_rejections_total.labels(group, scope).inc()
+        headers = {} if standing is None else headers_of(standing)
+        return RateLimitExceeded(
+            f"Rate limit exceeded: {text}", retry_after=retry_after, reason=f"{group}_{scope}", headers=headers
+        )
+
+    def take_tokens(self, principal: Principal, amount: int) -> TokenHold | None:
+        """Reserve the tokens that a chat may use from its key's minute; None when the key has no such limit.
+
+        Never admits more than the limit, in estimates, over any 60 seconds and all instances that share a Redis. Raises RateLimitExceeded.
+        """
+        limit = principal.tokens_per_minute
+        if limit is None:
+            return None
+        key = "tokens/" + principal.label
+        if amount > limit:
+            raise self.refused("tokens", "key", f"{limit} tokens per 1 minute; this request may need {amount}", MINUTE)
+        hold = os.urandom(8).hex()
+        wait = self.storage.reserve(key, limit, MINUTE, amount, hold)
+        if wait > 0:
+            raise self.refused("tokens", "key", f"{limit} tokens per 1 minute", wait)
+        return TokenHold(key, hold, amount)
+
+    def settle_tokens(self, hold: TokenHold | None, actual: int) -> None:
+        """Give back what was reserved and not used, or take what was used beyond."""
+        if hold is not None and actual != hold.amount:
+            self.storage.settle(hold.key, hold.id, max(0, actual))
+
+    def login_attempt(self, email: str, ip: str | None = None) -> None:
+        """Count a login before its password is looked at; `login_succeeded` clears. Raises RateLimitExceeded.
+
+        Counting first is what makes it exact: of 32 attempts at once none can pass because the others have not failed yet.
+        """
+        if not self.enabled:
+            return
+        account = account_key(email)
+        try:
+            self._count(self._login, account, "account")
+        except RateLimitExceeded as refusal:
+            logger.warning(
+                "login_locked",
+                extra={"account": account, "client": ip, "retry_after": round(refusal.retry_after or 0.0, 1)},
+            )
+            raise
+
+    def login_succeeded(self, email: str) -> None:
+        """The right password was given: earlier failures are forgotten."""
+        if self.enabled:
+            for rule in self._login:
+                self.storage.forget(rule.prefix + account_key(email))
+
+
+class _Rule:
+    """A limit with everything about it worked out once."""
+
+    __slots__ = ("amount", "group", "prefix", "text", "window")
+
+    def __init__(self, item: RateLimitItem, group: str) -> None:
+        self.group = group
+        self.amount = item.amount
+        self.window = item.get_expiry()
+        self.text = str(item)
+        self.prefix = f"{group}/{self.amount}/{self.window}/"
+
+
+@lru_cache(maxsize=1024)
+def _own_rules(per_minute: int) -> tuple[_Rule, ...]:
+    return (_Rule(RateLimitItemPerMinute(per_minute), "chat"),)
+
+
+def standing_of(limit: int, hit: Hit) -> Standing:
+    """The headers' figures."""
+    return Standing(limit, hit.remaining, int(time.time() + hit.reset_after) + 1)
+
+
+def headers_of(standing: Standing) -> dict[str, str]:
+    """X-RateLimit-Limit, -Remaining and -Reset (seconds since 1970), as flask-limiter names them."""
+    return {
+        "X-RateLimit-Limit": str(standing.limit),
+        "X-RateLimit-Remaining": str(standing.remaining),
+        "X-RateLimit-Reset": str(standing.reset_at),
+    }
+
+
+def address_key(ip: str | None) -> str:
+    """`ip:1.2.3.4`; IPv6 by its /64, which is what one customer gets and can change addresses within."""
+    if ip is None:
+        return ADDRESS_MARK + "unknown"
+    return ADDRESS_MARK + ip if ":" not in ip else _ipv6_key(ip)
+
+
+@lru_cache(maxsize=4096)
+def _ipv6_key(ip: str) -> str:
+    try:
+        address = IPv6Address(ip.partition("%")[0])
+    except ValueError:
+        return ADDRESS_MARK + ip[:64]
+    if address.ipv4_mapped is not None:
+        return ADDRESS_MARK + str(address.ipv4_mapped)
+    network = IPv6Address(int(address) >> 64 << 64)
+    return f"{ADDRESS_MARK}{network}/64"
+
+
+def account_key(email: str) -> str:
+    """An account without its address: these keys are seen in Redis and in the log."""
+    return "account:" + hashlib.sha256(email.strip().lower().encode("utf-8", "replace")).hexdigest()[:16]
