@@ -154,9 +154,7 @@ def _flatten(detail: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _note(error_type: str) -> None:
-    info = request_info()
-    if info is not None:
-        info.error_type = error_type
+    request_info().error_type = error_type
 
 
 def _log_exception(exc_info: Any) -> None:

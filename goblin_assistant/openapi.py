@@ -6,17 +6,18 @@ its errors and its security, is added here for all of them, so that no route can
 
 from __future__ import annotations
 
+import gzip
+import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import orjson
 from apiflask import APIBlueprint, APIFlask
 from flask import Response, current_app, request
 from pydantic import BaseModel
 
-from goblin_assistant.errors import NotFound
 from goblin_assistant.schemas import AnthropicErrorBody, ErrorBody, OpenAIErrorBody
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -73,7 +74,45 @@ MEANINGS: dict[int, str] = {
 # What a chat can meet beyond other routes: budgets, idempotency keys, providers.
 CHAT_ERRORS = (400, 402, 404, 409, 413, 415, 422, 502, 503, 504)
 
-_page = APIBlueprint("docs", __name__, enable_openapi=False)
+UNLIMITED = frozenset({"/health/live", "/health/ready", "/metrics"})
+
+HEADERS: dict[str, Any] = {
+    "CorrelationID": {"description": "Names this request in logs and usage records", "schema": {"type": "string"}},
+    "RetryAfter": {
+        "description": "Seconds to wait before trying again",
+        "schema": {"type": "integer", "minimum": 1},
+        "required": True,
+    },
+}
+
+NEEDS_AUTH = "needs_auth"
+"""Attribute of a view that `auth.require_auth` guards: True when API keys are accepted, False when only access tokens are."""
+
+RAPIDOC_VERSION = "9.3.8"
+
+PAGE = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Goblin Assistant API</title>
+<script type="module" src="docs/rapidoc.js?{RAPIDOC_VERSION}"></script>
+</head>
+<body>
+<rapi-doc spec-url="openapi.json" load-fonts="false" render-style="read" theme="light" primary-color="#2e7d32"
+  regular-font="system-ui, sans-serif" mono-font="ui-monospace, monospace" show-header="false" allow-spec-file-download="true"
+  persist-auth="false"></rapi-doc>
+<noscript>This page needs JavaScript; the document itself is <a href="openapi.json">openapi.json</a>.</noscript>
+</body>
+</html>
+"""
+# RapiDoc sets style attributes; everything else comes from this server.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+bp = APIBlueprint("docs", __name__, enable_openapi=False)
 
 
 def describe(
@@ -122,41 +161,92 @@ def init_app(app: APIFlask) -> None:
     """Set the document's frame and add the routes that serve it."""
     app.config.update(
         INFO={
+            "summary": "A chat backend in front of many language-model providers",
             "description": DESCRIPTION,
             "license": {"name": "MIT", "identifier": "MIT"},
-            "summary": "A chat backend in front of many language-model providers",
         },
         TAGS=[{"name": name, "description": text} for name, text in TAGS],
         SECURITY_SCHEMES=SECURITY_SCHEMES,
         AUTO_SERVERS=False,
-        AUTO_OPERATION_ID=True,
-        # Added for all routes below, in the product's own shapes and statuses.
+        AUTO_OPERATION_ID=False,
+        # Added for all routes by `complete`, in the product's own shapes and statuses.
         AUTO_VALIDATION_ERROR_RESPONSE=False,
         AUTO_AUTH_ERROR_RESPONSE=False,
         AUTO_404_RESPONSE=False,
     )
     app.spec_processor(lambda spec: complete(app, spec))
-    app.register_blueprint(_page)
+    app.register_blueprint(bp)
 
 
 def complete(app: APIFlask, spec: dict[str, Any]) -> dict[str, Any]:
-    """Add errors, security, common headers and streams to what APIFlask has gathered."""
-    schemas = spec.setdefault("components", {}).setdefault("schemas", {})
+    """Add to what APIFlask has gathered: errors, security, common headers, streams, operation ids."""
+    components = spec.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
     for _, model in DIALECTS:
-        _add_schema(schemas, model)
-    spec["components"]["headers"] = _headers()
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        for name, nested in schema.pop("$defs", {}).items():
+            schemas.setdefault(name, nested)
+        schemas[model.__name__] = schema
+    components["headers"] = HEADERS
+    for rule in app.url_map.iter_rules():
+        path = re.sub(r"<(?:[^<:>]+:)?([^<>]+)>", r"{\1}", rule.rule)
+        operations = spec["paths"].get(path, {})
+        for method in (rule.methods or set()) & {name.upper() for name in operations}:
+            _complete_operation(operations[method.lower()], path, method, rule.endpoint, app.view_functions[rule.endpoint])
     return spec
 
 
-def _headers() -> dict[str, Any]:
-    return {
-        "CorrelationID": {"description": "Names this request in logs and usage records", "schema": {"type": "string"}},
-        "RetryAfter": {"description": "Seconds to wait before trying again", "schema": {"type": "integer", "minimum": 1}},
-    }
+def _complete_operation(operation: dict[str, Any], path: str, method: str, endpoint: str, view: Callable[..., Any]) -> None:
+    notes = getattr(view, "_spec", {})
+    # The path is part of the id: some endpoints have two.
+    operation["operationId"] = f"{method.lower()}{re.sub(r'[^A-Za-z0-9]+', '_', path).rstrip('_')}"
+    responses = operation["responses"]
+    codes = {500, *notes.get("goblin_errors", ())}
+    if (needs := getattr(view, NEEDS_AUTH, None)) is not None:
+        operation["security"] = [{name: []} for name in (SECURITY_SCHEMES if needs else ("bearer",))]
+        codes |= {401, 403, 503}
+    if "requestBody" in operation:
+        operation["requestBody"]["required"] = True
+        codes |= {400, 413, 415}
+    if operation.get("parameters"):
+        codes |= {400, 404} if "{" in path else {400}
+    if path not in UNLIMITED:
+        codes.add(429)
+    schema = next(model.__name__ for prefix, model in DIALECTS if path == prefix or path.startswith(prefix + "/"))
+    for code in sorted(codes):
+        response = responses.setdefault(str(code), {})
+        response.setdefault("description", MEANINGS[code])
+        response["content"] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+        if code in (429, 503):
+            response.setdefault("headers", {})["Retry-After"] = {"$ref": "#/components/headers/RetryAfter"}
+    if notes.get("goblin_stream"):
+        responses["200"].setdefault("content", {})["text/event-stream"] = {"schema": {"type": "string"}}
+    for response in responses.values():
+        response.setdefault("headers", {})["X-Correlation-ID"] = {"$ref": "#/components/headers/CorrelationID"}
 
 
-def _add_schema(schemas: dict[str, Any], model: type[BaseModel]) -> None:
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    for name, nested in schema.pop("$defs", {}).items():
-        schemas.setdefault(name, nested)
-    schemas.setdefault(model.__name__, schema)
+# -- routes ---------------------------------------------------------------------------------------
+@bp.get("/openapi.json")
+def document() -> Response:
+    """The document, made once: it says nothing that changes while the process runs."""
+    app = cast(APIFlask, current_app._get_current_object())  # type: ignore[attr-defined]
+    made = app.extensions.get("goblin_openapi")
+    if made is None:
+        made = app.extensions["goblin_openapi"] = orjson.dumps(app.spec, option=orjson.OPT_INDENT_2)
+    return Response(made, content_type="application/json", headers={"Cache-Control": "no-cache"})
+
+
+@bp.get("/docs")
+def page() -> Response:
+    """The document, for people."""
+    return Response(PAGE, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": PAGE_POLICY})
+
+
+@bp.get("/docs/rapidoc.js")
+def script() -> Response:
+    """RapiDoc, from this package and not from a CDN: the page works where there is no internet."""
+    packed = resources.files("goblin_assistant").joinpath("static/rapidoc/rapidoc-min.js.gz").read_bytes()
+    headers = {"Cache-Control": "public, max-age=86400", "Vary": "Accept-Encoding"}
+    if "gzip" in request.headers.get("Accept-Encoding", ""):
+        return Response(packed, content_type="text/javascript", headers={**headers, "Content-Encoding": "gzip"})
+    return Response(gzip.decompress(packed), content_type="text/javascript", headers=headers)

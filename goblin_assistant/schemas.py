@@ -92,7 +92,7 @@ class EmbeddingsRequest(Open):
         Annotated[str, StringConstraints(min_length=1)]
         | Annotated[list[str], Field(min_length=1)]
         | Annotated[list[int], Field(min_length=1)]
-        | Annotated[list[list[int]], Field(min_length=1)]
+        | Annotated[list[Annotated[list[int], Field(min_length=1)]], Field(min_length=1)]
     )
     model: ModelName | None = None
     encoding_format: Literal["float", "base64"] | None = None

@@ -1,0 +1,178 @@
+"""Bodies that are not what they should be: refused in words, without repeating what was sent."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from goblin_assistant.errors import BadRequest, ValidationFailed
+from goblin_assistant.request_body import MAX_PROBLEMS, load, load_object, parse_json
+from goblin_assistant.schemas import ChatCompletionRequest, EmbeddingsRequest
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def chat(**fields: object) -> bytes:
+    return json.dumps({"messages": HELLO, **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"not json",
+        b"\xff\xfe",
+        b'{"a": "\xed\xa0\x80"}',
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": -Infinity}',
+        b'{"a": 1e999}',
+        b'{"a": "\\ud800"}',
+        b'{"a": 1} {}',
+        b'{"a": 1,}',
+        b"{'a': 1}",
+        b"[" * 100_000,
+        b"[" * 500 + b"]" * 500,
+        b'{"a":' * 300 + b"1" + b"}" * 300,
+        b'{"a": "\x00"}',
+    ],
+    ids=lambda raw: repr(raw[:24]),
+)
+def test_what_is_not_json_is_a_bad_request(raw: bytes) -> None:
+    with pytest.raises(BadRequest):
+        load(raw)
+
+
+@pytest.mark.parametrize("raw", [b"null", b"[]", b"3", b'"text"', b"true"])
+def test_json_that_is_no_object_is_a_bad_request(raw: bytes) -> None:
+    with pytest.raises(BadRequest, match="must be a JSON object"):
+        load_object(raw)
+    with pytest.raises(BadRequest, match="must be a JSON object"):
+        parse_json(ChatCompletionRequest, raw)
+
+
+def test_a_key_given_twice_is_refused_wherever_we_decide_by_it() -> None:
+    with pytest.raises(BadRequest, match="same key twice"):
+        load_object(b'{"a": {"b": 1, "b": 2}}')
+    for extra in (b'"model": "a", "model": "b"', b'"model": "a", "mod\\u0065l": "b"', b'"stream": false, "stream": true'):
+        with pytest.raises(BadRequest, match="same key twice"):
+            parse_json(ChatCompletionRequest, b'{"messages": [{"role": "user", "content": "x"}], ' + extra + b"}")
+
+
+def test_a_guarded_name_inside_the_content_is_no_repetition() -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": '{"model": "x", "stream": 1}'}], "tools": [{"model": 1}]}
+    assert parse_json(ChatCompletionRequest, json.dumps(body).encode()) == body
+
+
+def test_nul_in_stored_text_is_refused() -> None:
+    with pytest.raises(BadRequest, match="NUL"):
+        load_object(b'{"name": "a\\u0000b"}')
+    with pytest.raises(BadRequest, match="NUL"):
+        load_object(b'{"deep": [{"na\\u0000me": 1}]}')
+    assert load_object(b'{"name": "a\\\\u0000b"}') == {"name": "a\\u0000b"}
+
+
+def test_numbers_of_any_length_are_read_or_refused_but_never_break() -> None:
+    assert load_object(b'{"a": 123456789012345678901234567890}') == {"a": 1.2345678901234568e29}
+    with pytest.raises(BadRequest):
+        load_object(b'{"a": 1' + b"0" * 5000 + b"}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content"),
+        ({"messages": ["x"]}, "messages[0]"),
+        ({"model": ""}, "model"),
+        ({"model": "a\nb"}, "model"),
+        ({"model": "x" * 256}, "model"),
+        ({"model": 3}, "model"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream": 1}, "stream"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "0.5"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"n": 0}, "n"),
+        ({"stop": 3}, "stop"),
+        ({"tools": {}}, "tools"),
+    ],
+)
+def test_a_wrong_field_is_named(fields: dict[str, object], param: str) -> None:
+    with pytest.raises(ValidationFailed) as caught:
+        parse_json(ChatCompletionRequest, chat(**fields))
+    assert caught.value.param == param
+    assert param in str(caught.value)
+
+
+def test_values_are_never_repeated_and_made_up_names_only_when_they_look_like_names() -> None:
+    from goblin_assistant.schemas import Strict
+
+    class Login(Strict):
+        password: str
+
+    with pytest.raises(ValidationFailed) as caught:
+        parse_json(Login, b'{"password": ["CANARY"], "sk-CANARY CANARY": 1, "pasword": "CANARY"}')
+    shown = str(caught.value) + str(caught.value.extra) + str(caught.value.param)
+    assert "CANARY" not in shown
+    assert "pasword" in shown
+
+
+def test_only_the_first_problems_are_listed() -> None:
+    with pytest.raises(ValidationFailed) as caught:
+        parse_json(ChatCompletionRequest, chat(messages=[{"role": "x"}] * 500))
+    assert len(caught.value.extra["fields"]) == MAX_PROBLEMS
+    assert "and 490 more" in str(caught.value)
+
+
+def test_what_sdks_send_is_accepted_and_comes_back_untouched() -> None:
+    body = {
+        "model": "openai/gpt-4o",
+        "messages": [
+            {"role": "developer", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "assistant", "refusal": None, "audio": None, "tool_calls": []},
+            {"role": "tool", "tool_call_id": "1", "content": "42"},
+            {"role": "function", "name": "f", "content": "42"},
+        ],
+        "temperature": 1,
+        "top_p": None,
+        "max_tokens": None,
+        "max_completion_tokens": 100,
+        "stop": ["a", "b"],
+        "seed": -1,
+        "n": 1,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
+        "logit_bias": {"50256": -100},
+        "reasoning_effort": "low",
+        "a_field_of_tomorrow": {"deep": [1, 2.5, None]},
+    }
+    assert parse_json(ChatCompletionRequest, json.dumps(body).encode()) == body
+
+
+@pytest.mark.parametrize("value", ["text", ["a", "b"], [1, 2], [[1, 2], [3]]])
+def test_embeddings_take_text_texts_tokens_and_lists_of_tokens(value: object) -> None:
+    body = {"input": value, "model": "m", "encoding_format": "base64"}
+    assert parse_json(EmbeddingsRequest, json.dumps(body).encode()) == body
+
+
+@pytest.mark.parametrize("value", ["", [], [[]], None, 3, [1, "a"], {"a": 1}])
+def test_embeddings_refuse_anything_else(value: object) -> None:
+    with pytest.raises(ValidationFailed) as caught:
+        parse_json(EmbeddingsRequest, json.dumps({"input": value, "model": "m"}).encode())
+    assert caught.value.param is not None
+    assert caught.value.param.startswith("input")
