@@ -1,0 +1,111 @@
+"""The providers of one instance: built in, configured rows, installed plug-ins.
+
+`echo` is always first, so that no other provider's catalogue can take its name; then rows in goblin.toml's order, then those that a
+key in the environment switches on. A model that several providers have belongs to the first; `provider/model` is unambiguous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from goblin_assistant.config import Config, ConfigError, ProviderRow
+from goblin_assistant.json_logging import register_secrets
+from goblin_assistant.metrics import OTHER_MODEL
+from goblin_assistant.providers.base import Model, Provider
+from goblin_assistant.providers.rows import rows_of, secrets_of
+
+ENTRY_POINTS = "goblin_assistant.providers"
+"""Group of entry points: the name is a row's `kind`, the object a class with `from_row(name, row, config) -> Provider`."""
+
+_BUILT_IN = {
+    "openai_compatible": "goblin_assistant.providers.openai_compatible:OpenAICompatibleProvider",
+    "anthropic": "goblin_assistant.providers.anthropic:AnthropicProvider",
+    "echo": "goblin_assistant.providers.echo:EchoProvider",
+}
+
+Factory = Callable[[str, ProviderRow, Config], Provider]
+
+
+class Registry:
+    """The providers by name, and what they serve. Shared by all threads."""
+
+    def __init__(self, providers: dict[str, Provider]) -> None:
+        self.providers = providers
+        self._ids: dict[str, tuple[object, frozenset[str]]] = {}
+
+    def get(self, name: str) -> Provider:
+        """The provider of that name. Raises KeyError."""
+        return self.providers[name]
+
+    def models(self) -> list[tuple[str, Model]]:
+        """Every known model with its provider's name."""
+        return [(name, model) for name, provider in self.providers.items() for model in provider.models()]
+
+    def find(self, model: str) -> list[tuple[Provider, str]]:
+        """Who serves `model`: the provider that `provider/model` names, else all that have the bare id; [] if nobody does."""
+        name, slash, rest = model.partition("/")
+        if slash and rest and (provider := self.providers.get(name)) is not None and provider.serves(rest):
+            return [(provider, rest)]
+        return [
+            (provider, model) for name, provider in self.providers.items() if model in self._catalogue(name, provider)
+        ]
+
+    def label(self, provider: str, model: str) -> str:
+        """The model as a metric's label: its id if it is in the provider's catalogue, else "other"."""
+        known = self.providers.get(provider)
+        return model if known is not None and model in self._catalogue(provider, known) else OTHER_MODEL
+
+    def close(self) -> None:
+        """Release all connections."""
+        for provider in self.providers.values():
+            provider.close()
+
+    def _catalogue(self, name: str, provider: Provider) -> frozenset[str]:
+        models = provider.models()
+        cached = self._ids.get(name)
+        if cached is None or cached[0] is not models:
+            cached = self._ids[name] = (models, frozenset(model.id for model in models))
+        return cached[1]
+
+
+def build_registry(config: Config) -> Registry:
+    """Make every provider that is switched on. No I/O. Raises ConfigError with all problems."""
+    providers: dict[str, Provider] = {}
+    problems: list[str] = []
+    rows: list[tuple[str, ProviderRow | ConfigError]] = list(rows_of(config))
+    if config.echo_enabled and "echo" not in config.file.providers:
+        rows.insert(0, ("echo", ProviderRow(kind="echo")))
+    for name, row in rows:
+        try:
+            if isinstance(row, ConfigError):
+                raise row
+            register_secrets(secrets_of(row, config))
+            provider = _factory(name, row.kind or "openai_compatible")(name, row, config)
+            if not isinstance(provider, Provider):
+                raise ConfigError([f"[providers.{name}] kind = {row.kind!r}: its from_row() did not return a Provider"])
+            providers[name] = provider
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        for provider in providers.values():
+            provider.close()
+        raise ConfigError(problems)
+    return Registry(providers)
+
+
+def _factory(name: str, kind: str) -> Factory:
+    if kind in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[kind].partition(":")
+        return getattr(import_module(module), attribute).from_row  # type: ignore[no-any-return]
+    installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if kind not in installed:
+        accepted = ", ".join(sorted([*_BUILT_IN, *installed]))
+        raise ConfigError([f"[providers.{name}] kind = {kind!r}: there is none of that name; accepted: {accepted}"])
+    try:
+        return installed[kind].load().from_row  # type: ignore[no-any-return]
+    except Exception as error:  # a plug-in that cannot be imported is the operator's to know, in one line
+        raise ConfigError(
+            [f"[providers.{name}] kind = {kind!r}: its package cannot be loaded ({type(error).__name__}: {error})"]
+        ) from error

@@ -37,7 +37,9 @@ from goblin_assistant.providers.base import (
 CONTEXT_CODES = frozenset({"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"})
 """OpenAI's two codes, and llama.cpp's (`type`, https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md)."""
 
-FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked", "ResponsibleAIPolicyViolation"})
+FILTER_CODES = frozenset(
+    {"content_filter", "content_policy_violation", "moderation_blocked", "ResponsibleAIPolicyViolation"}
+)
 """OpenAI's, and Azure's inner code (https://learn.microsoft.com/azure/ai-services/openai/concepts/content-filter)."""
 
 MODEL_CODES = frozenset({"model_not_found", "unknown_model", "invalid_model", "DeploymentNotFound"})
@@ -106,7 +108,11 @@ def error_for(
     elif status in (404, 410):
         error, message = ModelNotFound, "does not serve this model"
     elif status == 402 or (status == 429 and names & QUOTA_CODES):
-        error, message, retry_after = RateLimited, "says that this server's account has no credit left", QUOTA_RETRY_AFTER
+        error, message, retry_after = (
+            RateLimited,
+            "says that this server's account has no credit left",
+            QUOTA_RETRY_AFTER,
+        )
     elif status == 429:
         error, message = RateLimited, "limits the rate of this server's requests"
     elif status == 408:
@@ -117,4 +123,6 @@ def error_for(
         error, message = BadResponse, "answered with a redirect; check its base URL"
     else:
         error, message = BadResponse, f"answered with status {status}"
-    return error(f"{provider} {message}", provider=provider, retry_after=retry_after, upstream_status=status, param=param)
+    return error(
+        f"{provider} {message}", provider=provider, retry_after=retry_after, upstream_status=status, param=param
+    )

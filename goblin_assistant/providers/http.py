@@ -165,7 +165,9 @@ class UpstreamClient:
             kind = response.headers.get("content-type", "")
             if kind and not kind.lower().startswith("text/event-stream"):
                 _discard(response)
-                raise BadResponse(f"{self.provider_name} did not answer with an event stream", provider=self.provider_name)
+                raise BadResponse(
+                    f"{self.provider_name} did not answer with an event stream", provider=self.provider_name
+                )
             return EventStream(self, response, exchange)
         except BaseException:
             watchdog.release(exchange)
@@ -182,7 +184,9 @@ class UpstreamClient:
             try:
                 return orjson.loads(self._read_whole(response, exchange))
             except orjson.JSONDecodeError:
-                raise BadResponse(f"{self.provider_name} did not answer with JSON", provider=self.provider_name) from None
+                raise BadResponse(
+                    f"{self.provider_name} did not answer with JSON", provider=self.provider_name
+                ) from None
         finally:
             watchdog.release(exchange)
 
@@ -307,7 +311,9 @@ class UpstreamClient:
             self._raise_cut(exchange)
         if answering:
             raise BadResponse(f"{name}'s answer ended before its end", provider=name) from error
-        if isinstance(error, ProtocolError) and not isinstance(_cause(error), (OSError, http.client.RemoteDisconnected)):
+        if isinstance(error, ProtocolError) and not isinstance(
+            _cause(error), (OSError, http.client.RemoteDisconnected)
+        ):
             raise BadResponse(f"{name} did not answer in HTTP", provider=name) from error
         if isinstance(error, ValueError) and not isinstance(error, HTTPError):
             raise BadResponse(f"{name}'s answer could not be read", provider=name) from error

@@ -28,7 +28,9 @@ class Blocks:
     __slots__ = ("_held", "_size", "_tail")
 
     def __init__(self) -> None:
-        self._held: list[bytes] = []  # parts of the incomplete event; joined once, or a huge event costs the square of its size
+        self._held: list[
+            bytes
+        ] = []  # parts of the incomplete event; joined once, or a huge event costs the square of its size
         self._size = 0
         self._tail = b""  # the last bytes held: a boundary may lie across two reads
 

@@ -1,0 +1,218 @@
+"""What `echo` answers: a pure function of the request, so that tests and load tests can know it beforehand.
+
+Tokens: one for each word, a word being a run of characters without white space. Images and other parts that are no text count nothing.
+
+* By default the answer says what it is and repeats the last user (or tool) message.
+* Tools: with `tool_choice` "required" the first tool is called, with a named function that one; with "auto" (the default when there are tools) every
+  tool whose name is a word of the last user message. Arguments are made from the tool's JSON schema. After a tool's result the answer is text again.
+* `response_format`: json_object gives `{"echo": "<the text>"}`, json_schema an instance of the schema.
+* `max_tokens` / `max_completion_tokens` cut after that many words (finish_reason "length"), `stop` before its first occurrence.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from goblin_assistant.providers.base import InvalidRequest
+
+INTRODUCTION = "I am echo, the offline provider of Goblin Assistant, not a language model. You said:"
+FILLER = "goblin"
+EMBEDDING_DIMENSIONS = 256
+MAX_EMBEDDING_DIMENSIONS = 4096
+MAX_CHOICES = 16
+_SCHEMA_DEPTH = 8
+_WORDS = re.compile(r"\s*\S+")
+_NAMES = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`words` joined are the text; each keeps the white space before it."""
+
+    words: Sequence[str]
+    tool_calls: Sequence[tuple[str, str]] = ()  # name, arguments as JSON
+    finish_reason: str = "stop"
+    completion_tokens: int = 0
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.words)
+
+
+def count_tokens(text: str) -> int:
+    """Tokens of a text by the rule above."""
+    return len(text.split())
+
+
+def prompt_tokens(body: Mapping[str, Any]) -> int:
+    """Tokens of all messages."""
+    return sum(count_tokens(_text(message)) for message in _messages(body))
+
+
+def answer(body: Mapping[str, Any], length: int | None = None) -> Answer:
+    """The answer to a chat; `length` in tokens replaces the text by filler of that length. Raises InvalidRequest."""
+    messages = _messages(body)
+    if length is None and (calls := _tool_calls(body, messages)):
+        tokens = sum(count_tokens(arguments) + 1 for _, arguments in calls)
+        return Answer((), calls, "tool_calls", tokens)
+    if length is not None:
+        words: Sequence[str] = [FILLER, *[" " + FILLER] * (length - 1)] if length > 0 else []
+        text = ""
+    else:
+        said = next((_text(m) for m in reversed(messages) if m.get("role") in ("user", "tool")), "")
+        text = _formatted(body.get("response_format"), said) or f"{INTRODUCTION} {said}".rstrip()
+        for stop in _stops(body):
+            text = text.partition(stop)[0]
+        words = _WORDS.findall(text)
+    limit = body.get("max_completion_tokens", body.get("max_tokens"))
+    if isinstance(limit, int) and not isinstance(limit, bool) and 0 <= limit < len(words):
+        return Answer(words[:limit], (), "length", limit)
+    return Answer(words, (), "stop", len(words))
+
+
+def embeddings(body: Mapping[str, Any]) -> tuple[list[list[float] | str], int]:
+    """Vectors for `input` (base64 of little-endian float32 where asked for) and the tokens. Raises InvalidRequest.
+
+    A vector is the normalised sum of a direction for each word, so texts that share words are near each other.
+    """
+    given = body.get("input")
+    items: list[Any]
+    if isinstance(given, str) or (isinstance(given, list) and given and all(isinstance(i, int) for i in given)):
+        items = [given]
+    elif isinstance(given, list) and given:
+        items = given
+    else:
+        raise InvalidRequest("input: a text, a list of texts or a list of token lists", provider="echo", param="input")
+    dimensions = body.get("dimensions", EMBEDDING_DIMENSIONS)
+    if not isinstance(dimensions, int) or isinstance(dimensions, bool) or not 1 <= dimensions <= MAX_EMBEDDING_DIMENSIONS:
+        raise InvalidRequest(f"dimensions: 1 to {MAX_EMBEDDING_DIMENSIONS}", provider="echo", param="dimensions")
+    encode = body.get("encoding_format") == "base64"
+    vectors: list[list[float] | str] = []
+    tokens = 0
+    for item in items:
+        if isinstance(item, str):
+            words = item.lower().split()
+        elif isinstance(item, list) and all(isinstance(i, int) for i in item):
+            words = [str(i) for i in item]
+        else:
+            raise InvalidRequest("input: texts or token lists, not both or others", provider="echo", param="input")
+        tokens += len(words)
+        vector = _vector(words, dimensions)
+        vectors.append(base64.b64encode(struct.pack(f"<{dimensions}f", *vector)).decode() if encode else vector)
+    return vectors, tokens
+
+
+def _vector(words: Iterable[str], dimensions: int) -> list[float]:
+    sums = [0.0] * dimensions
+    for word in words:
+        digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=16).digest()
+        for position in range(0, 16, 4):
+            number = int.from_bytes(digest[position : position + 4], "big")
+            sums[(number >> 1) % dimensions] += 1.0 if number & 1 else -1.0
+    length = math.sqrt(sum(x * x for x in sums))
+    return [x / length for x in sums] if length else [1.0, *sums[1:]]
+
+
+def _messages(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise InvalidRequest("messages: a list of objects", provider="echo", param="messages")
+    return messages
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return " ".join(p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str))
+    return ""
+
+
+def _stops(body: Mapping[str, Any]) -> list[str]:
+    stop = body.get("stop")
+    return [s for s in (stop if isinstance(stop, list) else [stop]) if isinstance(s, str) and s]
+
+
+def _formatted(wanted: Any, said: str) -> str:
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind == "json_object":
+        return orjson.dumps({"echo": said}).decode()
+    if kind == "json_schema" and isinstance(wanted.get("json_schema"), dict):
+        schema = wanted["json_schema"].get("schema")
+        return orjson.dumps(instance_of(schema, schema)).decode()
+    return ""
+
+
+def _tool_calls(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    functions: dict[str, Any] = {}
+    tools = body.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if isinstance(function, dict) and isinstance(function.get("name"), str):
+            functions[function["name"]] = function.get("parameters")
+    choice = body.get("tool_choice", "auto")
+    if not functions or choice == "none":
+        return []
+    if isinstance(choice, dict):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        if name not in functions:
+            raise InvalidRequest("tool_choice names no tool of the request", provider="echo", param="tool_choice")
+        names = [name]
+    elif choice == "required":
+        names = [next(iter(functions))]
+    else:
+        last = messages[-1] if messages else {}
+        said = set(_NAMES.findall(_text(last))) if last.get("role") == "user" else set()
+        names = [name for name in functions if name in said]
+        if body.get("parallel_tool_calls") is False:
+            names = names[:1]
+    return [(name, orjson.dumps(instance_of(functions[name], functions[name])).decode()) for name in names]
+
+
+def instance_of(schema: Any, root: Any, depth: int = 0) -> Any:
+    """A value that fits a JSON schema: the first of an enum, required properties only below the second level. Unknown parts give a text."""
+    if not isinstance(schema, dict) or depth > _SCHEMA_DEPTH:
+        return {} if depth == 0 else FILLER
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#/") and isinstance(root, dict):
+        target: Any = root
+        for part in reference[2:].split("/"):
+            target = target.get(part) if isinstance(target, dict) else None
+        return instance_of(target, root, depth + 1)
+    for key in ("const", "default"):
+        if key in schema:
+            return schema[key]
+    if isinstance(schema.get("enum"), list) and schema["enum"]:
+        return schema["enum"][0]
+    for key in ("anyOf", "oneOf", "allOf"):
+        if isinstance(schema.get(key), list) and schema[key]:
+            return instance_of(schema[key][0], root, depth + 1)
+    kind = schema.get("type")
+    if isinstance(kind, list) and kind:
+        kind = kind[0]
+    if kind == "object" or (kind is None and (depth == 0 or "properties" in schema)):
+        properties = schema.get("properties")
+        if not isinstance(properties, dict):
+            return {}
+        required = schema.get("required")
+        wanted = list(properties) if depth < 2 or not isinstance(required, list) else required
+        return {name: instance_of(properties.get(name), root, depth + 1) for name in wanted if isinstance(name, str)}
+    if kind == "array":
+        least = schema.get("minItems")
+        count = min(least, 8) if isinstance(least, int) and least > 0 else 1
+        return [instance_of(schema.get("items"), root, depth + 1) for _ in range(count)]
+    minimum = schema.get("minimum")
+    number = minimum if isinstance(minimum, (int, float)) else 1
+    return {"integer": math.ceil(number), "number": number, "boolean": True, "null": None}.get(str(kind), FILLER)

@@ -1,0 +1,150 @@
+"""OpenAI's chat format, read as little as possible: usage, the end of a stream, errors. Pure functions, no I/O.
+
+Sources: https://platform.openai.com/docs/api-reference/chat/object, .../chat/streaming, .../guides/error-codes. The variants of other servers
+are named where they are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from goblin_assistant.providers.base import AuthenticationFailed, BadResponse, ProviderError, Timeout, Usage
+from goblin_assistant.providers.faults import UpstreamFailure, error_for
+
+AUTHENTICATION_CODES = frozenset({"invalid_api_key", "API_KEY_INVALID", "authentication_error", "permission_error"})
+"""OpenAI's and Gemini's (which says so with status 400), and what servers write into an event stream."""
+
+STREAM_STATUSES = {
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "insufficient_quota": 429,
+    "overloaded_error": 529,
+    "overloaded": 529,
+    "service_unavailable": 503,
+    "invalid_request_error": 400,
+    "invalid_request": 400,
+    "context_length_exceeded": 400,
+    "content_filter": 400,
+    "content_policy_violation": 400,
+    "model_not_found": 404,
+    "not_found_error": 404,
+    "provider_rate_limited": 429,
+    "provider_overloaded": 503,
+}
+"""Statuses for the codes and types of an error inside a stream, where no HTTP status can be sent any more. The last two are this product's own."""
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """The body as JSON. orjson knows no integers beyond 64 bits; json does."""
+    try:
+        return orjson.dumps(body)
+    except TypeError:
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def parse_usage(value: Any) -> Usage | None:
+    """A `usage` object; None when there is none or it makes no sense."""
+    if not isinstance(value, dict):
+        return None
+    prompt = _count(value.get("prompt_tokens"))
+    completion = _count(value.get("completion_tokens"))
+    if prompt is None and completion is None:
+        return None
+    prompt_details = value.get("prompt_tokens_details")
+    completion_details = value.get("completion_tokens_details")
+    cached = _count(prompt_details.get("cached_tokens")) if isinstance(prompt_details, dict) else None
+    if cached is None:
+        cached = _count(value.get("prompt_cache_hit_tokens"))  # DeepSeek: https://api-docs.deepseek.com/guides/kv_cache
+    written = (
+        _count(prompt_details.get("cache_write_tokens")) if isinstance(prompt_details, dict) else None
+    )  # OpenRouter
+    reasoning = _count(completion_details.get("reasoning_tokens")) if isinstance(completion_details, dict) else None
+    return Usage(
+        prompt_tokens=prompt or 0,
+        completion_tokens=completion or 0,
+        cached_tokens=min(cached or 0, prompt or 0),
+        cache_write_tokens=written or 0,
+        reasoning_tokens=reasoning or 0,
+    )
+
+
+def _count(value: Any) -> int | None:
+    # A huge or negative count would spoil sums and budgets that rest on them.
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40 else None
+
+
+def error_object(parsed: Any) -> Mapping[str, Any] | None:
+    """The error in a body: `{"error": {...}}`, Gemini's list of one, or the flat form of Mistral and older vLLM."""
+    if isinstance(parsed, list) and parsed:
+        parsed = parsed[0]
+    if not isinstance(parsed, dict):
+        return None
+    inner = parsed.get("error")
+    if isinstance(inner, dict):
+        return inner
+    if inner is not None:
+        return {
+            "code": inner
+        }  # llama.cpp's proxies and Ollama's native routes: a bare text, useful only if it is a code
+    return parsed if parsed.get("object") == "error" else None
+
+
+def _names(error: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
+    """code, type and the top-level field of `param`."""
+    code, kind, param = error.get("code"), error.get("type"), error.get("param")
+    inner = error.get("innererror")
+    if isinstance(inner, dict) and isinstance(inner.get("code"), str):
+        code = inner["code"]  # Azure says why a prompt was filtered there
+    details = error.get("details")
+    if isinstance(details, list):
+        for detail in details:
+            if isinstance(detail, dict) and detail.get("reason") == "API_KEY_INVALID":
+                code = "API_KEY_INVALID"
+    return (
+        code if isinstance(code, str) else None,
+        kind if isinstance(kind, str) else None,
+        param.split(".")[0].split("[")[0] if isinstance(param, str) else None,
+    )
+
+
+def classify(failure: UpstreamFailure) -> ProviderError:
+    """The error that a failed answer of an OpenAI-compatible server means."""
+    try:
+        error = error_object(orjson.loads(failure.body))
+    except orjson.JSONDecodeError:
+        error = None
+    if error is None:
+        return error_for(failure)
+    code, kind, param = _names(error)
+    if failure.status == 400 and code in AUTHENTICATION_CODES:
+        failure = UpstreamFailure(failure.provider, 401, failure.headers, b"")
+    return error_for(failure, code=code, kind=kind, param=param)
+
+
+def stream_error(provider: str, error: Mapping[str, Any], fields: Mapping[str, Any]) -> ProviderError:
+    """The error that `data: {"error": {...}}` in a stream means; a numeric code is an HTTP status (OpenRouter, vLLM)."""
+    code, kind, param = _names(error)
+    status = error.get("code")
+    if not isinstance(status, int) or not 400 <= status < 600:
+        status = STREAM_STATUSES.get(code or "") or STREAM_STATUSES.get(kind or "")
+        if status is None and {code, kind} & AUTHENTICATION_CODES:
+            status = 401
+    result: ProviderError
+    if status in (401, 403):
+        result = AuthenticationFailed(
+            f"{provider} refused the credentials that this server is configured with", provider=provider
+        )
+    elif status == 504 or {code, kind} & {"timeout", "provider_timeout"}:
+        result = Timeout(f"{provider} gave up waiting", provider=provider)
+    elif status is None or status == 500:
+        result = BadResponse(f"{provider} reported an error in its stream", provider=provider)
+    else:
+        result = error_for(UpstreamFailure(provider, status, {}, b""), code=code, kind=kind, param=param)
+        result.upstream_status = None  # the answer's own was a success
+    if result.param is not None and result.param not in fields:
+        result.param = None
+    return result
