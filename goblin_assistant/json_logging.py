@@ -1,10 +1,11 @@
 """One JSON object a line on standard output, as the production guide wants it; a full pipe never blocks a worker.
 
-`{"timestamp": "2025-12-02T10:30:45.123Z", "level", "logger", "message", "correlation_id", ...extras, "exc_info", "stack_info"}`
+`{"timestamp": "2025-12-02T10:30:45.123Z", "level", "logger", "message", "correlation_id", ...extras, "exc_info",
+"stack_info"}`
 
-A record is formatted and redacted in the thread that logs, where the correlation id is known and the arguments have not changed yet.
-The line goes into a bounded queue, and one thread writes whatever has gathered. When nobody reads, the queue fills, and further lines are
-dropped and counted (`log_records_dropped_total`).
+A record is formatted and redacted in the thread that logs, where the correlation id is known and the arguments have not
+changed yet. The line goes into a bounded queue, and one thread writes whatever has gathered. When nobody reads, the
+queue fills, and further lines are dropped and counted (`log_records_dropped_total`).
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ _handler: QueueingHandler | None = None
 class JsonFormatter(OrjsonFormatter):
     """The guide's keys in the guide's order. Never raises: what cannot be written as JSON is written as text.
 
-    python-json-logger's own `format` costs four times as much; its table of reserved attributes and its encoding of odd types are used.
+    python-json-logger's own `format` costs four times as much; its table of reserved attributes and its encoding of odd
+    types are used.
     """
 
     def __init__(self) -> None:
@@ -165,7 +167,7 @@ class QueueingHandler(logging.Handler):
         self._writer = threading.Thread(target=self._write_forever, name="log-writer", daemon=True)
         self._writer.start()
 
-    def handle(self, record: logging.LogRecord) -> bool:  # type: ignore[override]
+    def handle(self, record: logging.LogRecord) -> bool:
         """Without logging.Handler's lock: appending to a deque is atomic, and 64 threads would queue up for it."""
         if self.filters and not self.filter(record):
             return False
@@ -255,7 +257,8 @@ def _not_an_access_line(record: logging.LogRecord) -> bool:
 
 
 def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
-    """Send every logger of the process through one JSON handler. May be called again; the last call wins, secrets add up.
+    """Send every logger of the process through one JSON handler. May be called again; the last call wins, secrets add
+    up.
 
     `secrets` are values that must never appear in a line.
     """
@@ -302,7 +305,8 @@ def _log_thread_exception(args: threading.ExceptHookArgs) -> None:
 
 
 def event(logger: logging.Logger, level: int, message: str, fields: dict[str, Any]) -> None:
-    """`logger.log(level, message, extra=fields)` at two thirds of its price: no search for the caller, whom no line shows."""
+    """`logger.log(level, message, extra=fields)` at two thirds of its price: no search for the caller, whom no line
+    shows."""
     if logger.isEnabledFor(level):
         record = logging.LogRecord(logger.name, level, "", 0, message, None, None)
         record.__dict__.update(fields)

@@ -1,4 +1,5 @@
-"""How much a caller may do: chats a minute, tokens a minute, failed logins. No Flask in here; rate_limits.py asks it for each request.
+"""How much a caller may do: chats a minute, tokens a minute, failed logins. No Flask in here; rate_limits.py asks it
+for each request.
 
 Requests of the auth, health and general groups go through flask-limiter instead, on the same storage.
 """
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("goblin_assistant.limits")
 
 MINUTE = 60
+
+CHAT_ROUTES = frozenset({"/chat/completions", "/v1/chat/completions", "/v1/messages", "/v1/embeddings"})
+"""The routes of the chat group: those that end in a provider."""
 
 SCOPES: dict[str, tuple[str, ...]] = {
     "auth": ("ip",),
@@ -104,7 +108,8 @@ class RateLimits:
     def take_tokens(self, principal: Principal, amount: int) -> TokenHold | None:
         """Reserve the tokens that a chat may use from its key's minute; None when the key has no such limit.
 
-        Never admits more than the limit, in estimates, over any 60 seconds and all instances that share a Redis. Raises RateLimitExceeded.
+        Never admits more than the limit, in estimates, over any 60 seconds and all instances that share a Redis. Raises
+        RateLimitExceeded.
         """
         limit = principal.tokens_per_minute
         if limit is None:
@@ -126,7 +131,8 @@ class RateLimits:
     def login_attempt(self, email: str, ip: str | None = None) -> None:
         """Count a login before its password is looked at; `login_succeeded` clears. Raises RateLimitExceeded.
 
-        Counting first is what makes it exact: of 32 attempts at once none can pass because the others have not failed yet.
+        Counting first is what makes it exact: of 32 attempts at once none can pass because the others have not failed
+        yet.
         """
         if not self.enabled:
             return

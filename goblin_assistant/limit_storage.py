@@ -22,11 +22,13 @@ MAX_KEYS = 50_000
 """Keys held at once per kind (addresses; accounts and API keys) and window: about 300 bytes each."""
 
 ADDRESS_MARK = "ip:"
-"""Keys that hold this are addresses. They are kept apart: a flood of addresses pushes out addresses, never an account or a key."""
+"""Keys that hold this are addresses. They are kept apart: a flood of addresses pushes out addresses, never an account
+or a key."""
 
 
 class Hit(NamedTuple):
-    """The outcome of one count. `retry_after` is in seconds, 0 when allowed; `reset_after` is when the oldest hit leaves the window."""
+    """The outcome of one count. `retry_after` is in seconds, 0 when allowed; `reset_after` is when the oldest hit
+    leaves the window."""
 
     allowed: bool
     remaining: int
@@ -69,7 +71,8 @@ E = TypeVar("E", bound=_Entry)
 
 
 class _Window(_Entry):
-    """The times of one key's hits, oldest first, as plain doubles; `start` skips those that left without moving the rest each time."""
+    """The times of one key's hits, oldest first, as plain doubles; `start` skips those that left without moving the
+    rest each time."""
 
     __slots__ = ("start", "times")
 
@@ -129,7 +132,8 @@ class _Table(Generic[E]):
         return self._entries.get(key)
 
     def use(self, key: str, now: float, window: int) -> E:
-        """The entry of `key`, made if need be, with what left the window taken out. Two keys that have expired go on the way."""
+        """The entry of `key`, made if need be, with what left the window taken out. Two keys that have expired go on
+        the way."""
         entries = self._entries
         entry = entries.get(key)
         if entry is None:

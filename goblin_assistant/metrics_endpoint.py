@@ -1,6 +1,7 @@
 """GET /metrics: the registry in Prometheus' text format or OpenMetrics, whichever the scraper asks for.
 
-Free to read by default, behind a bearer token with GOBLIN_METRICS_TOKEN, and on a port of its own with GOBLIN_METRICS_PORT.
+Free to read by default, behind a bearer token with GOBLIN_METRICS_TOKEN, and on a port of its own with
+GOBLIN_METRICS_PORT.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def init_app(app: Flask, config: Config) -> None:
 
     def metrics() -> Response:
         if token is not None and not _authorized(request.headers.get("Authorization"), token):
-            raise Unauthorized("this instance's metrics need the bearer token of GOBLIN_METRICS_TOKEN", reason="metrics_token")
+            raise Unauthorized(
+                "this instance's metrics need the bearer token of GOBLIN_METRICS_TOKEN", reason="metrics_token"
+            )
         text, content_type = exporter.generate_metrics(request.headers.get("Accept"), request.args.getlist("name[]"))
         return Response(text, content_type=content_type)
 

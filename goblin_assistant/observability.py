@@ -1,7 +1,8 @@
 """What every request leaves behind: a correlation id, the four HTTP metrics, and one `request_completed` line.
 
-A WSGI wrapper, because only there is the whole request seen: 404, 405, OPTIONS and refused requests, and a stream until its last byte.
-`request_started` tells the route before any hook can end the request, `got_request_exception` the type of what failed.
+A WSGI wrapper, because only there is the whole request seen: 404, 405, OPTIONS and refused requests, and a stream until
+its last byte. `request_started` tells the route before any hook can end the request, `got_request_exception` the type
+of what failed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from flask import Flask, got_request_exception, request, request_started
 from goblin_assistant import json_logging, metrics_endpoint
 from goblin_assistant.config import Config
 from goblin_assistant.json_logging import correlation_id
+from goblin_assistant.limit_policy import CHAT_ROUTES
 from goblin_assistant.metrics import (
     UNMATCHED,
     http_errors_total,
@@ -41,13 +43,10 @@ OTHER_METHOD = "OTHER"
 """Label of a method that no RFC knows: a client can make up as many as it likes."""
 
 MAX_LOGGED_PATH = 1024  # characters; a request line may have 256 KiB
-CHAT_ROUTES = frozenset({"/chat/completions", "/v1/chat/completions", "/v1/messages", "/v1/embeddings"})
-"""Routes that end in a provider."""
+GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
 
-_GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
-
-# Failures that a route of its kind can answer with, so that their counters exist before the first one: rate() over a counter
-# that appears with its first failure sees none.
+# Failures that a route of its kind can answer with, so that their counters exist before the first one: rate() over a
+# counter that appears with its first failure sees none.
 _ANY_ROUTE_ERRORS = {"InternalError": "500", "Unavailable": "503"}
 _CHAT_ERRORS = {
     **_ANY_ROUTE_ERRORS,
@@ -62,7 +61,8 @@ _CHAT_ERRORS = {
 
 
 class RequestInfo:
-    """One request, for whoever answers it. `principal`, `error_type` and `incomplete` may be set until the last byte has gone.
+    """One request, for whoever answers it. `principal`, `error_type` and `incomplete` may be set until the last byte
+    has gone.
 
     `started` is on time.perf_counter()'s clock. `error_type` is a class name: it becomes a metric's label.
     """
@@ -115,8 +115,9 @@ class RequestInfo:
             "duration_ms": round(seconds * 1000, 2),
             "bytes": self.bytes,
             "client": self.client,
-            "principal": self.principal,
         }
+        if self.principal is not None:
+            fields["principal"] = self.principal
         if self.incomplete or not complete:
             fields["completed"] = False
         if self.error_type is not None:
@@ -211,7 +212,7 @@ class _Observed:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         given = environ.get("HTTP_X_CORRELATION_ID")
-        identity = given if given is not None and _GOOD_ID(given) else str(uuid.uuid4())
+        identity = given if given is not None and GOOD_ID(given) else str(uuid.uuid4())
         correlation_id.set(identity)
         info = RequestInfo(
             identity,
@@ -286,4 +287,3 @@ def initialise_series(app: Flask) -> None:
                 http_requests_total.labels(method, rule.rule, status)
             for error_type in errors:
                 http_errors_total.labels(method, rule.rule, error_type)
-

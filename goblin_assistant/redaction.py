@@ -1,7 +1,7 @@
 r"""Keeping secrets out of text: the values that this process holds, and whatever looks like a credential.
 
-Works on a finished JSON line, so that messages, extras however nested, tracebacks and URLs are all covered by one pass, and a line
-stays the JSON that it was: no pattern ever matches a quote or a backslash.
+Works on a finished JSON line, so that messages, extras however nested, tracebacks and URLs are all covered by one pass,
+and a line stays the JSON that it was: no pattern ever matches a quote or a backslash.
 """
 
 from __future__ import annotations

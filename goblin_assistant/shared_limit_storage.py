@@ -1,7 +1,8 @@
 """Limits counted in Redis, shared by all instances, with this process's memory to fall back on.
 
-The scripts run inside Redis, so each count is atomic, and on Redis' clock, so instances with different clocks agree. Keys say what they
-hold (`goblin:mw1:` is a moving window, version 1), so that a release that counts otherwise never meets them.
+The scripts run inside Redis, so each count is atomic, and on Redis' clock, so instances with different clocks agree.
+Keys say what they hold (`goblin:mw1:` is a moving window, version 1), so that a release that counts otherwise never
+meets them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ T = TypeVar("T")
 
 # A list of microseconds, oldest first, on Redis' own clock. KEYS: list. ARGV: limit, window (us), amount.
 # Answers allowed, remaining, reset_after (us), retry_after (us).
-_HIT = """
+_HIT =
+"""
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local limit, window, amount = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -54,7 +56,8 @@ return {1, limit - used - amount, (oldest or now) + window - now, 0}
 """
 
 # KEYS: list. ARGV: window (us). Answers age of the oldest hit (us), number of hits.
-_PEEK = """
+_PEEK =
+"""
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local oldest = tonumber(redis.call('LINDEX', KEYS[1], 0))
@@ -67,7 +70,8 @@ return {oldest and (now - oldest) or 0, redis.call('LLEN', KEYS[1])}
 
 # KEYS: sorted set hold -> time, hash hold -> amount with the total under ''. ARGV: limit, window (us), amount, hold.
 # Answers 0, or the wait in us.
-_RESERVE = """
+_RESERVE =
+"""
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local limit, window, amount = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -95,7 +99,8 @@ return 0
 """
 
 # KEYS: as above. ARGV: hold, amount.
-_SETTLE = """
+_SETTLE =
+"""
 local held = redis.call('HGET', KEYS[2], ARGV[1])
 if held then
   redis.call('HINCRBY', KEYS[2], '', tonumber(ARGV[2]) - tonumber(held))
@@ -118,7 +123,8 @@ class SharedStorage(Storage, MovingWindowSupport):
             uri.removeprefix("goblin+").replace("redis+unix://", "unix://"),
             socket_connect_timeout=TIMEOUT_SECONDS,
             socket_timeout=TIMEOUT_SECONDS,
-            # Once more for a connection that the server closed while it idled; never for a timeout, which would double the wait.
+            # Once more for a connection that the server closed while it idled; never for a timeout, which would double
+            # the wait.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
         self._hit = self._redis.register_script(_HIT)

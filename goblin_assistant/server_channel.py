@@ -1,0 +1,164 @@
+"""waitress' connection, taught three things: to say goodbye while draining, to refuse in our shape, and to let a
+refusal arrive.
+
+waitress answers a request that it cannot parse, or whose body is too large, itself: as plain text, without correlation
+id, log line or metric. And it closes the connection at once, whereupon the unread rest of the body makes the kernel
+send a reset, and the client never sees the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import uuid
+from typing import Any
+
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.task import ErrorTask, WSGITask
+
+from goblin_assistant.errors import AppError, BadRequest, InternalError, PayloadTooLarge, body_for
+from goblin_assistant.observability import GOOD_ID, RequestInfo
+
+LINGER_SECONDS = 5.0
+LINGER_BYTES = 256 * 1024 * 1024
+
+
+class HeadersTooLarge(BadRequest):
+    """Request line and headers exceed what the server reads."""
+
+    status, code = 431, "request_header_fields_too_large"
+
+
+class NotImplementedHere(AppError):
+    """A transfer encoding that the server does not know."""
+
+    status, code, source = 501, "not_implemented", "client"
+
+
+_MESSAGES: dict[int, AppError] = {
+    400: BadRequest("the request is not valid HTTP"),
+    413: PayloadTooLarge("the body is too large"),
+    431: HeadersTooLarge("the request headers are too large"),
+    501: NotImplementedHere("this transfer encoding is not supported"),
+}
+
+
+class TimedParser(HTTPRequestParser):  # type: ignore[misc]
+    """A request on its way in, and since when."""
+
+    def __init__(self, adj: Any) -> None:
+        super().__init__(adj)
+        self.began = time.monotonic()
+
+
+class RefusedTask(ErrorTask):  # type: ignore[misc]
+    """The answer to what never became a request of the application."""
+
+    def execute(self) -> None:
+        """Write it, count it, log it."""
+        request = self.request
+        error = _MESSAGES.get(request.error.code) or InternalError("an error of ours; see the log")
+        given = request.headers.get("X_CORRELATION_ID", "")
+        identity = given if GOOD_ID(given) else str(uuid.uuid4())
+        path = getattr(request, "path", "")
+        info = RequestInfo(identity, getattr(request, "command", ""), path[:1024], self.channel.addr[0])
+        body = json.dumps(body_for(path, error, identity)).encode()
+        self.status = f"{error.status} {request.error.reason}"
+        self.response_headers.extend(
+            [
+                ("Content-Type", "application/json"),
+                ("X-Content-Type-Options", "nosniff"),
+                ("X-Correlation-ID", identity),
+                ("x-request-id", identity),
+            ]
+        )
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.channel.linger = True
+        info.status, info.bytes = error.status, len(body)
+        info.finish(complete=True)
+        self.write(body)
+
+
+class ApplicationTask(WSGITask):  # type: ignore[misc]
+    """A request of the application. While the server drains, its answer closes the connection."""
+
+    def build_response_header(self) -> bytes:
+        """The header block."""
+        if self.channel.server.draining:
+            self.set_close_on_finish()
+        return bytes(super().build_response_header())
+
+
+class Channel(HTTPChannel):  # type: ignore[misc]
+    """One connection."""
+
+    task_class = ApplicationTask
+    error_task_class = RefusedTask
+    parser_class = TimedParser
+
+    close_when_flushed: bool
+    linger = False
+    discarding_until = 0.0
+    discarded = 0
+    seen_activity = 0.0
+    stuck_since = 0.0
+
+    def busy(self) -> bool:
+        """Whether a request runs, or waits, or its answer has not gone out, or one is arriving right now."""
+        arriving = self.request is not None and time.monotonic() - self.request.began < LINGER_SECONDS
+        return bool(self.requests or self.total_outbufs_len or arriving)
+
+    def watch(self, now: float, send_timeout: float, receive_timeout: float) -> bool:
+        """Close when the client takes nothing, or never finishes its request. Called every second; `now` is
+        monotonic."""
+        if self.total_outbufs_len:
+            if self.seen_activity != self.last_activity or not self.stuck_since:
+                self.seen_activity, self.stuck_since = self.last_activity, now
+            elif now - self.stuck_since > send_timeout:
+                self.handle_close()
+                return True
+        else:
+            self.stuck_since = 0.0
+        if self.discarding_until and now > self.discarding_until:
+            self.handle_close()
+        elif self.request is not None and not self.requests and now - self.request.began > receive_timeout:
+            self.handle_close()
+            return True
+        return False
+
+    # -- lingering close: close our half, read theirs away, then close
+    # https://www.rfc-editor.org/rfc/rfc9112#section-9.6
+    def handle_write(self) -> None:
+        """As waitress, but a refusal lingers."""
+        if self.linger and self.close_when_flushed and not self.will_close:
+            self._flush_exception(self._flush_some)
+            if not self.total_outbufs_len and not self.will_close:
+                self.close_when_flushed = False
+                self.linger = False
+                self.discarding_until = time.monotonic() + LINGER_SECONDS
+                try:
+                    self.socket.shutdown(socket.SHUT_WR)
+                except OSError:
+                    self.handle_close()
+            return
+        super().handle_write()
+
+    def readable(self) -> bool:
+        """As waitress, and while reading away."""
+        return (not self.will_close) if self.discarding_until else bool(super().readable())
+
+    def handle_read(self) -> None:
+        """As waitress, or read away."""
+        if not self.discarding_until:
+            super().handle_read()
+            return
+        try:
+            self.discarded += len(self.recv(65536))  # recv closes at the end of the stream
+        except OSError:
+            self.handle_close()
+            return
+        if self.discarded > LINGER_BYTES:
+            self.handle_close()
