@@ -45,7 +45,6 @@ MESSAGES: dict[int, str] = {
     405: "this route does not take this method; see the Allow header",
     413: "the body is too large",
     415: "send the body as JSON, with Content-Type: application/json",
-    429: "Rate limit exceeded",
     500: "an error of ours; its stack trace is in the log under this correlation_id",
 }
 
@@ -90,7 +89,7 @@ def _known(error: AppError | ProviderError) -> Response:
 
 def _http_exception(error: HTTPException) -> Response:
     status = error.code or 500
-    return respond(from_status(status, _limit_of(error)), _kept(dict(error.get_headers())))
+    return respond(from_status(status), _kept(dict(error.get_headers())))
 
 
 def _unhandled(error: InternalServerError) -> Response:
@@ -111,10 +110,9 @@ def _apiflask_error(error: HTTPError) -> Response:
     return respond(from_status(error.status_code), _kept(dict(error.headers)))
 
 
-def from_status(status: int, message: str | None = None) -> AppError:
+def from_status(status: int) -> AppError:
     """Our error for a bare HTTP status."""
-    text = message or MESSAGES.get(status) or HTTPStatus(status).phrase.lower()
-    return _class_for(status)(text)
+    return _class_for(status)(MESSAGES.get(status) or HTTPStatus(status).phrase.lower())
 
 
 @lru_cache
@@ -132,12 +130,6 @@ def _class_for(status: int) -> type[AppError]:
     phrase = HTTPStatus(status)
     source = "client" if status < 500 else "gateway"
     return type(phrase.name.title().replace("_", ""), (AppError,), {"status": status, "code": phrase.name.lower(), "source": source})
-
-
-def _limit_of(error: HTTPException) -> str | None:
-    # flask-limiter's exception carries the limit that was hit; its text is the guide's: "10 per 1 minute".
-    limit = getattr(getattr(error, "limit", None), "limit", None)
-    return None if limit is None else f"Rate limit exceeded: {limit}"
 
 
 def _kept(headers: dict[str, str]) -> dict[str, str]:

@@ -117,7 +117,7 @@ class ChatChoice(Open):
     finish_reason: str | None = None
 
 
-class ChatCompletionOut(Open):
+class ChatCompletion(Open):
     """OpenAI's chat completion object. `usage` is absent when the provider gave none."""
 
     id: str
@@ -136,7 +136,7 @@ class EmbeddingItem(Open):
     embedding: list[float] | str
 
 
-class EmbeddingsOut(Open):
+class Embeddings(Open):
     """OpenAI's list of embeddings."""
 
     object: Literal["list"]
@@ -145,7 +145,7 @@ class EmbeddingsOut(Open):
     usage: TokenUsage | None = None
 
 
-class ModelOut(Open):
+class ModelItem(Open):
     """A model in OpenAI's shape; `owned_by` is the provider."""
 
     id: str
@@ -158,7 +158,7 @@ class ModelList(Open):
     """Models that the caller may ask for."""
 
     object: Literal["list"]
-    data: list[ModelOut]
+    data: list[ModelItem]
 
 
 # -- health ---------------------------------------------------------------------------------------

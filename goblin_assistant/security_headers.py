@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import cast
 
 from flask import Flask, Response, request
+from flask_cors import CORS
 
 from goblin_assistant.config import Config
-from goblin_assistant.extensions import cors
 
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
 HEADERS: tuple[tuple[str, str], ...] = (
@@ -37,13 +39,34 @@ EXPOSED = [
 
 
 def init_app(app: Flask, config: Config) -> None:
-    """Bind flask-cors to the configured origins, and add the constant headers to every response."""
-    any_origin = "*" in config.cors_origins
-    cors.init_app(
+    """Add the constant headers to every response, and the CORS headers to those that a configured origin asked for."""
+    evaluate_cors = _cors(app, config.cors_origins)
+
+    @app.after_request
+    def add(response: Response) -> Response:
+        environ = request.environ
+        # flask-cors looks at every response for about 30 us; only one to a request with an Origin can need it.
+        if "HTTP_ORIGIN" in environ:
+            response = evaluate_cors(response)
+        headers = response.headers
+        headers.extend(HEADERS)
+        for name, value in UNLESS_SET:
+            if name not in headers:
+                headers[name] = value
+        if environ["wsgi.url_scheme"] == "https":
+            headers[HSTS[0]] = HSTS[1]
+        return response
+
+
+def _cors(app: Flask, origins: list[str]) -> Callable[[Response], Response]:
+    if not origins:
+        return lambda response: response
+    any_origin = "*" in origins
+    CORS(
         app,
         # Patterns, because flask-cors takes a literal with brackets ([::1]) for a pattern of its own; anchored, because it
-        # matches from the start only and https://example.com.evil.net begins with https://example.com.
-        origins="*" if any_origin else [re.compile(re.escape(origin) + r"\Z", re.IGNORECASE) for origin in config.cors_origins],
+        # matches from the start only, and https://example.com.evil.net begins with https://example.com.
+        origins="*" if any_origin else [re.compile(re.escape(origin) + r"\Z", re.IGNORECASE) for origin in origins],
         expose_headers=EXPOSED,
         max_age=600,
         send_wildcard=any_origin,
@@ -53,20 +76,4 @@ def init_app(app: Flask, config: Config) -> None:
         # after_request sees the answers of error handlers too; this would evaluate them twice.
         intercept_exceptions=False,
     )
-    # flask-cors looks at every response for about 30 us. Only one to a request with an Origin can need it.
-    functions = app.after_request_funcs[None]
-    evaluate_cors = functions.pop()
-
-    @app.after_request
-    def add(response: Response) -> Response:
-        environ = request.environ
-        headers = response.headers
-        if "HTTP_ORIGIN" in environ:
-            response = evaluate_cors(response)  # type: ignore[assignment]
-        headers.extend(HEADERS)
-        for name, value in UNLESS_SET:
-            if name not in headers:
-                headers[name] = value
-        if environ["wsgi.url_scheme"] == "https":
-            headers[HSTS[0]] = HSTS[1]
-        return response
+    return cast(Callable[[Response], Response], app.after_request_funcs[None].pop())

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -249,5 +250,45 @@ def nginx(tmp_path: Path) -> Iterator[Nginx]:
     folder = tmp_path / "nginx"
     folder.mkdir()
     server = Nginx(folder)
+    yield server
+    server.stop()
+
+
+class Chroma:
+    """A Chroma server with a data folder of its own; `.url`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.binary = find_binary("chroma", str(Path(sys.executable).parent))
+        self.folder = folder
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start (again) on the same port, with the data of before."""
+        self.process = subprocess.Popen(
+            [self.binary, "run", "--path", str(self.folder), "--host", "127.0.0.1", "--port", str(self.port)],
+            cwd=self.folder,
+            env={**os.environ, "ANONYMIZED_TELEMETRY": "False"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        _wait(lambda: _listens(self.port), "chroma")
+
+    def stop(self) -> None:
+        """Kill it; clients see a refused connection."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def chroma(tmp_path: Path) -> Iterator[Chroma]:
+    """A running Chroma that the test may stop and start."""
+    folder = tmp_path / "chroma"
+    folder.mkdir()
+    server = Chroma(folder)
+    server.start()
     yield server
     server.stop()
