@@ -34,8 +34,7 @@ T = TypeVar("T")
 
 # A list of microseconds, oldest first, on Redis' own clock. KEYS: list. ARGV: limit, window (us), amount.
 # Answers allowed, remaining, reset_after (us), retry_after (us).
-_HIT =
-"""
+_HIT = """
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local limit, window, amount = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -56,8 +55,7 @@ return {1, limit - used - amount, (oldest or now) + window - now, 0}
 """
 
 # KEYS: list. ARGV: window (us). Answers age of the oldest hit (us), number of hits.
-_PEEK =
-"""
+_PEEK = """
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local oldest = tonumber(redis.call('LINDEX', KEYS[1], 0))
@@ -70,8 +68,7 @@ return {oldest and (now - oldest) or 0, redis.call('LLEN', KEYS[1])}
 
 # KEYS: sorted set hold -> time, hash hold -> amount with the total under ''. ARGV: limit, window (us), amount, hold.
 # Answers 0, or the wait in us.
-_RESERVE =
-"""
+_RESERVE = """
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local limit, window, amount = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -99,8 +96,7 @@ return 0
 """
 
 # KEYS: as above. ARGV: hold, amount.
-_SETTLE =
-"""
+_SETTLE = """
 local held = redis.call('HGET', KEYS[2], ARGV[1])
 if held then
   redis.call('HINCRBY', KEYS[2], '', tonumber(ARGV[2]) - tonumber(held))
