@@ -74,6 +74,10 @@ class RateLimits:
             for scope in scopes:
                 rate_limit_rejections_total.labels(group, scope)
 
+    def close(self) -> None:
+        """End the storage's connections."""
+        self.storage.close()
+
     def check_chat(self, principal: Principal | None, ip: str | None) -> Standing | None:
         """Count one chat by API key, user or address. Raises RateLimitExceeded. None when limits are off."""
         if not self.enabled:

@@ -51,6 +51,9 @@ class Counts(Protocol):
     def forget(self, key: str) -> None:
         """Drop everything counted under `key`."""
 
+    def close(self) -> None:
+        """End connections."""
+
 
 class _Entry:
     """What is counted under one key. `used` is when it was last touched, on time.monotonic()'s clock."""
@@ -241,6 +244,9 @@ class MemoryStorage(Storage, MovingWindowSupport):
                 windows.drop(key)
             for holds in self._holds.values():
                 holds.drop(key)
+
+    def close(self) -> None:
+        """Nothing to end."""
 
     # -- limits' interface, for flask-limiter
     @property

@@ -128,8 +128,14 @@ class SharedStorage(Storage, MovingWindowSupport):
         self._reserve = self._redis.register_script(_RESERVE)
         self._settle = self._redis.register_script(_SETTLE)
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self.degraded = False
         rate_limiter_degraded.set(0)
+
+    def close(self) -> None:
+        """End the connections, and the thread that waits for Redis."""
+        self._closed.set()
+        self._redis.close()
 
     def hit(self, key: str, limit: int, window: int, amount: int = 1) -> Hit:
         """See limit_storage.Counts."""
@@ -181,8 +187,7 @@ class SharedStorage(Storage, MovingWindowSupport):
         threading.Thread(target=self._return, name="limits-redis", daemon=True).start()
 
     def _return(self) -> None:
-        while True:
-            time.sleep(RETRY_SECONDS)
+        while not self._closed.wait(RETRY_SECONDS):
             try:
                 # A write: a replica or a full Redis answers PING and still cannot count.
                 self._redis.set(PREFIX + "probe", 1, px=1000)

@@ -1,0 +1,216 @@
+"""Counting in memory: exact, bounded, and not to be reset by others."""
+
+from __future__ import annotations
+
+import threading
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+
+from goblin_assistant import limit_storage
+from goblin_assistant.limit_storage import MemoryStorage
+
+
+class Clock:
+    """time, as the storage sees it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now + 1.7e9
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    monkeypatch.setattr(limit_storage, "time", clock)
+    return clock
+
+
+def admitted(storage: MemoryStorage, key: str, times: int, limit: int = 10, window: int = 60) -> int:
+    return sum(storage.hit(key, limit, window).allowed for _ in range(times))
+
+
+def test_ten_of_fifteen_hits_are_admitted(clock: Clock) -> None:
+    storage = MemoryStorage()
+    assert [storage.hit("a", 10, 60).allowed for _ in range(15)] == [True] * 10 + [False] * 5
+
+
+def test_a_burst_around_the_edge_of_a_minute_does_not_double_the_limit(clock: Clock) -> None:
+    storage = MemoryStorage()
+    clock.now = 1019.9
+    assert admitted(storage, "a", 10) == 10
+    clock.now = 1020.1
+    assert admitted(storage, "a", 10) == 0
+
+
+def test_no_minute_ever_holds_more_than_the_limit(clock: Clock) -> None:
+    storage = MemoryStorage()
+    passed = []
+    for _ in range(2000):
+        clock.now += 0.37
+        if storage.hit("a", 10, 60).allowed:
+            passed.append(clock.now)
+    assert all(later - earlier >= 60 for earlier, later in zip(passed, passed[10:], strict=False))
+    assert len(passed) > 100
+
+
+def test_refused_hits_are_not_held_against_the_caller(clock: Clock) -> None:
+    storage = MemoryStorage()
+    admitted(storage, "a", 10)
+    for _ in range(59):
+        clock.now += 1
+        assert not storage.hit("a", 10, 60).allowed
+    clock.now += 1.1
+    assert storage.hit("a", 10, 60).allowed
+
+
+def test_the_wait_that_is_told_is_the_wait_that_helps(clock: Clock) -> None:
+    storage = MemoryStorage()
+    storage.hit("a", 2, 60)
+    clock.now += 20
+    storage.hit("a", 2, 60)
+    clock.now += 5
+    refused = storage.hit("a", 2, 60)
+    assert not refused.allowed
+    assert refused.retry_after == pytest.approx(35)
+    clock.now += 34.9
+    assert not storage.hit("a", 2, 60).allowed
+    clock.now += 0.2
+    assert storage.hit("a", 2, 60).allowed
+
+
+def test_remaining_counts_down_and_reset_points_at_the_oldest_hit(clock: Clock) -> None:
+    storage = MemoryStorage()
+    assert storage.hit("a", 3, 60)[1:3] == (2, 60)
+    clock.now += 10
+    assert storage.hit("a", 3, 60)[1:3] == (1, 50)
+
+
+def test_flask_limiter_sees_the_same_window(clock: Clock) -> None:
+    storage = MemoryStorage()
+    assert storage.get_moving_window("a", 3, 60) == (clock.time(), 0)
+    assert storage.acquire_entry("a", 3, 60)
+    begun = clock.time()
+    clock.now += 7
+    assert storage.get_moving_window("a", 3, 60) == (pytest.approx(begun), 1)
+    clock.now += 60
+    assert storage.get_moving_window("a", 3, 60)[1] == 0
+
+
+def test_threads_together_are_admitted_exactly_the_limit() -> None:
+    storage = MemoryStorage()
+    results: list[int] = []
+    start = threading.Barrier(16)
+
+    def work() -> None:
+        start.wait()
+        results.append(admitted(storage, "a", 100, limit=500))
+
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(results) == 500
+
+
+def test_a_million_addresses_leave_a_bounded_number_of_keys_and_bytes() -> None:
+    storage = MemoryStorage(max_keys=2000)
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            storage.hit(f"general/100/60/ip:{number}", 100, 60)
+        first, _ = tracemalloc.get_traced_memory()
+        for number in range(20_000, 60_000):
+            storage.hit(f"general/100/60/ip:{number}", 100, 60)
+        second, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(storage) == 2000
+    assert second < first * 1.2
+    assert second < 2000 * 1000
+
+
+def test_idle_keys_are_dropped_as_new_ones_come(clock: Clock) -> None:
+    storage = MemoryStorage()
+    for number in range(1000):
+        storage.hit(f"ip:{number}", 10, 60)
+    clock.now += 61
+    for number in range(600):
+        storage.hit(f"ip:new{number}", 10, 60)
+    assert len(storage) == 600
+
+
+def test_an_exhausted_key_stays_exhausted_while_a_flood_of_others_passes(clock: Clock) -> None:
+    storage = MemoryStorage(max_keys=100)
+    admitted(storage, "ip:attacker", 10)
+    for number in range(5000):
+        storage.hit(f"ip:{number}", 10, 60)
+    assert not storage.hit("ip:attacker", 10, 60).allowed
+    assert len(storage) <= 100
+
+
+def test_a_flood_of_addresses_pushes_out_no_account(clock: Clock) -> None:
+    storage = MemoryStorage(max_keys=100)
+    storage.hit("login/account:victim", 1, 60)
+    for number in range(5000):
+        storage.hit(f"general/ip:{number}", 10, 60)
+    assert not storage.hit("login/account:victim", 1, 60).allowed
+
+
+def test_a_forgotten_key_begins_anew(clock: Clock) -> None:
+    storage = MemoryStorage()
+    admitted(storage, "a", 10)
+    storage.forget("a")
+    assert admitted(storage, "a", 15) == 10
+
+
+def test_tokens_are_admitted_up_to_the_limit_and_no_further(clock: Clock) -> None:
+    storage = MemoryStorage()
+    assert storage.reserve("key:1", 1000, 60, 600, "h1") == 0
+    clock.now += 10
+    assert storage.reserve("key:1", 1000, 60, 400, "h2") == 0
+    assert storage.reserve("key:1", 1000, 60, 1, "h3") == pytest.approx(50)
+
+
+def test_what_was_reserved_and_not_used_is_given_back(clock: Clock) -> None:
+    storage = MemoryStorage()
+    storage.reserve("key:1", 1000, 60, 1000, "h1")
+    storage.settle("key:1", "h1", 100)
+    assert storage.reserve("key:1", 1000, 60, 900, "h2") == 0
+    assert storage.reserve("key:1", 1000, 60, 1, "h3") > 0
+
+
+def test_what_was_used_beyond_the_reservation_counts(clock: Clock) -> None:
+    storage = MemoryStorage()
+    storage.reserve("key:1", 1000, 60, 100, "h1")
+    storage.settle("key:1", "h1", 1500)
+    assert storage.reserve("key:1", 1000, 60, 1, "h2") > 0
+    clock.now += 60.1
+    assert storage.reserve("key:1", 1000, 60, 1000, "h3") == 0
+
+
+def test_settling_after_the_window_changes_nothing(clock: Clock) -> None:
+    storage = MemoryStorage()
+    storage.reserve("key:1", 1000, 60, 500, "h1")
+    clock.now += 61
+    assert storage.reserve("key:1", 1000, 60, 1000, "h2") == 0
+    storage.settle("key:1", "h1", 5000)
+    storage.settle("key:2", "h1", 5000)
+    clock.now += 61
+    assert storage.reserve("key:1", 1000, 60, 1000, "h3") == 0
+
+
+def test_the_wait_for_tokens_is_as_long_as_it_takes_for_enough_to_leave(clock: Clock) -> None:
+    storage = MemoryStorage()
+    storage.reserve("key:1", 100, 60, 30, "h1")
+    clock.now += 10
+    storage.reserve("key:1", 100, 60, 70, "h2")
+    assert storage.reserve("key:1", 100, 60, 30, "h3") == pytest.approx(50)
+    assert storage.reserve("key:1", 100, 60, 31, "h3") == pytest.approx(60)
