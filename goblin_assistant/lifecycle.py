@@ -75,5 +75,6 @@ def stop(app: Flask) -> None:
     runtime.accounts.keys.flush_last_used()
     runtime.usage.close()
     runtime.registry.close()
+    runtime.rate_limits.close()
     with app.app_context():
         db.engine.dispose()
