@@ -53,7 +53,9 @@ def init_app(app: APIFlask) -> None:
     """Install the handlers. Before any route is added, because the URL map is told to answer 404 where it would redirect."""
     json_requests.init_app(app)
     app.config["PROPAGATE_EXCEPTIONS"] = False  # under TESTING a 500 would skip its handler
-    app.url_map.strict_slashes = False  # /settings is /settings/, and not a redirect that an API client loses its body on
+    app.url_map.strict_slashes = (
+        False  # /settings is /settings/, and not a redirect that an API client loses its body on
+    )
     app.url_map.merge_slashes = False  # //metrics is not /metrics: a proxy's rules would not have seen it
     app.register_error_handler(AppError, _known)
     app.register_error_handler(ProviderError, _known)
@@ -129,7 +131,11 @@ def _class_for(status: int) -> type[AppError]:
     # 406, 408, 417, 431 ...: statuses that only the framework gives.
     phrase = HTTPStatus(status)
     source = "client" if status < 500 else "gateway"
-    return type(phrase.name.title().replace("_", ""), (AppError,), {"status": status, "code": phrase.name.lower(), "source": source})
+    return type(
+        phrase.name.title().replace("_", ""),
+        (AppError,),
+        {"status": status, "code": phrase.name.lower(), "source": source},
+    )
 
 
 def _kept(headers: dict[str, str]) -> dict[str, str]:
@@ -152,5 +158,3 @@ def _note(error_type: str) -> None:
 def _log_exception(exc_info: Any) -> None:
     # In place of Flask's "Exception on /path [GET]": one event name for every unhandled failure, the path in a field of its own.
     logger.error("unhandled_exception", exc_info=exc_info, extra={"method": request.method, "path": request.path})
-
-

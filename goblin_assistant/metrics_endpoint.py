@@ -18,6 +18,7 @@ from flask import Flask, Response, request
 from goblin_assistant.config import Config
 from goblin_assistant.errors import Unauthorized
 from goblin_assistant.extensions import exporter
+from goblin_assistant.openapi import describe
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -31,7 +32,14 @@ def init_app(app: Flask, config: Config) -> None:
         return
     token = _token_of(config)
 
+    @describe(
+        "Metrics",
+        text=("text/plain", "application/openmetrics-text"),
+        errors=(401,),
+        tag="Operations",
+    )
     def metrics() -> Response:
+        """For Prometheus. With GOBLIN_METRICS_TOKEN it takes that bearer token and no user's."""
         if token is not None and not _authorized(request.headers.get("Authorization"), token):
             raise Unauthorized(
                 "this instance's metrics need the bearer token of GOBLIN_METRICS_TOKEN", reason="metrics_token"

@@ -46,7 +46,12 @@ SECURITY_SCHEMES: dict[str, Any] = {
         "scheme": "bearer",
         "description": "An access token from POST /auth/login, or an API key (`gob_...`).",
     },
-    "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "An API key, as Anthropic's SDK sends it."},
+    "apiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "x-api-key",
+        "description": "An API key, as Anthropic's SDK sends it.",
+    },
 }
 
 DIALECTS: tuple[tuple[str, type[BaseModel]], ...] = (
@@ -123,12 +128,14 @@ def describe(
     status: int = 200,
     errors: Iterable[int] = (),
     stream: bool = False,
+    text: Iterable[str] = (),
     tag: str | None = None,
     description: str | None = None,
 ) -> Callable[[View], View]:
     """Document a view without wrapping it; costs nothing per request. APIFlask's `input` and `output` would parse, validate and serialise.
 
-    `stream` adds text/event-stream to the answer. The view's docstring is the description unless one is given.
+    `stream` adds text/event-stream to the answer, `text` lists media types of an answer that is no JSON. The view's docstring is the
+    description unless one is given, its blueprint's tag is the tag.
     """
 
     def decorate(view: View) -> View:
@@ -151,7 +158,7 @@ def describe(
             "headers": None,
         }
         spec["goblin_errors"] = tuple(errors)
-        spec["goblin_stream"] = stream
+        spec["goblin_text"] = ("text/event-stream",) if stream else tuple(text)
         return view
 
     return decorate
@@ -192,11 +199,15 @@ def complete(app: APIFlask, spec: dict[str, Any]) -> dict[str, Any]:
         path = re.sub(r"<(?:[^<:>]+:)?([^<>]+)>", r"{\1}", rule.rule)
         operations = spec["paths"].get(path, {})
         for method in (rule.methods or set()) & {name.upper() for name in operations}:
-            _complete_operation(operations[method.lower()], path, method, rule.endpoint, app.view_functions[rule.endpoint])
+            operation = operations[method.lower()]
+            blueprint = app.blueprints.get(rule.endpoint.rpartition(".")[0])
+            if not operation.get("tags") and (tag := getattr(blueprint, "tag", None)) is not None:
+                operation["tags"] = [tag]
+            _complete_operation(operation, path, method, app.view_functions[rule.endpoint])
     return spec
 
 
-def _complete_operation(operation: dict[str, Any], path: str, method: str, endpoint: str, view: Callable[..., Any]) -> None:
+def _complete_operation(operation: dict[str, Any], path: str, method: str, view: Callable[..., Any]) -> None:
     notes = getattr(view, "_spec", {})
     # The path is part of the id: some endpoints have two.
     operation["operationId"] = f"{method.lower()}{re.sub(r'[^A-Za-z0-9]+', '_', path).rstrip('_')}"
@@ -219,8 +230,11 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str, endpo
         response["content"] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
         if code in (429, 503):
             response.setdefault("headers", {})["Retry-After"] = {"$ref": "#/components/headers/RetryAfter"}
-    if notes.get("goblin_stream"):
-        responses["200"].setdefault("content", {})["text/event-stream"] = {"schema": {"type": "string"}}
+    if media := notes.get("goblin_text"):
+        content = responses["200"].setdefault("content", {})
+        if notes["response"]["schema"] == {}:
+            content.clear()
+        content.update({kind: {"schema": {"type": "string"}} for kind in media})
     for response in responses.values():
         response.setdefault("headers", {})["X-Correlation-ID"] = {"$ref": "#/components/headers/CorrelationID"}
 

@@ -47,8 +47,12 @@ def build_monitor(
     checks = [
         ServiceCheck("database", "dependency", database_check(engine)),
         ServiceCheck("redis", "dependency", redis_check(redis_url) if redis_url else None),
-        ServiceCheck("chroma", "dependency", http_check(config.chroma_url + CHROMA_HEARTBEAT) if config.chroma_url else None),
-        ServiceCheck("sandbox", "dependency", http_check(config.sandbox_url + SANDBOX_HEALTH) if config.sandbox_url else None),
+        ServiceCheck(
+            "chroma", "dependency", http_check(config.chroma_url + CHROMA_HEARTBEAT) if config.chroma_url else None
+        ),
+        ServiceCheck(
+            "sandbox", "dependency", http_check(config.sandbox_url + SANDBOX_HEALTH) if config.sandbox_url else None
+        ),
         *(ServiceCheck(names[name], "provider", _provider_check(p)) for name, p in registry.providers.items()),
     ]
     return HealthMonitor(
@@ -94,7 +98,11 @@ def redis_check(url: str) -> Check:
         if client is None:
             address = url.replace("redis+unix://", "unix://", 1)
             client = redis.Redis.from_url(
-                address, socket_connect_timeout=timeout, socket_timeout=timeout, max_connections=1, retry=Retry(NoBackoff(), 0)
+                address,
+                socket_connect_timeout=timeout,
+                socket_timeout=timeout,
+                max_connections=1,
+                retry=Retry(NoBackoff(), 0),
             )
         try:
             client.ping()

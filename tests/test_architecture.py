@@ -104,7 +104,9 @@ def test_imports_form_no_circle() -> None:
 def test_what_works_without_a_request_imports_no_flask(module: str) -> None:
     if not any(fnmatchcase(module, name) for name in WITHOUT_FLASK):
         pytest.skip("may import Flask")
-    flask = {name for name in imports(MODULES[module], lazy=True) if name.split(".")[0].startswith(("flask", "apiflask"))}
+    flask = {
+        name for name in imports(MODULES[module], lazy=True) if name.split(".")[0].startswith(("flask", "apiflask"))
+    }
     assert not flask
 
 
@@ -115,7 +117,9 @@ def test_only_the_provider_client_and_the_service_checks_talk_http() -> None:
         if any(other.startswith(("requests", "urllib3", "http.client", "httpx")) for other in imports(path, lazy=True))
     }
     above = ("commands*", "cli")  # doctor and explain may ask over HTTP
-    assert all(any(fnmatchcase(name, p) for p in ("providers.*", "service_checks", *above)) for name in talkers), talkers
+    assert all(any(fnmatchcase(name, p) for p in ("providers.*", "service_checks", *above)) for name in talkers), (
+        talkers
+    )
 
 
 def test_nothing_is_called_utils_helpers_common_or_managers() -> None:

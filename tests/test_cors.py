@@ -71,7 +71,9 @@ def test_a_preflight_is_answered_without_credentials_and_cached(client: FlaskCli
     headers = preflight(client, ORIGIN)
     assert headers["Access-Control-Allow-Origin"] == ORIGIN
     assert "POST" in headers["Access-Control-Allow-Methods"]
-    assert {"authorization", "content-type", "idempotency-key"} <= set(headers["Access-Control-Allow-Headers"].split(", "))
+    assert {"authorization", "content-type", "idempotency-key"} <= set(
+        headers["Access-Control-Allow-Headers"].split(", ")
+    )
     assert headers["Access-Control-Max-Age"] == "600"
 
 

@@ -194,7 +194,9 @@ def test_a_wrong_query_parameter_is_a_400(client: FlaskClient) -> None:
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_a_body_is_one_json_object_or_a_clear_4xx(client: FlaskClient, body: bytes, content_type: str, status: int) -> None:
+def test_a_body_is_one_json_object_or_a_clear_4xx(
+    client: FlaskClient, body: bytes, content_type: str, status: int
+) -> None:
     answer = client.post("/things", data=body, headers={"Content-Type": content_type} if content_type else {})
     assert answer.status_code == status, answer.get_data(as_text=True)
     if status != 200:
@@ -202,7 +204,12 @@ def test_a_body_is_one_json_object_or_a_clear_4xx(client: FlaskClient, body: byt
 
 
 def test_every_response_carries_the_security_headers(client: FlaskClient) -> None:
-    for answer in (client.get("/pages"), client.get("/nothing"), client.options("/things"), fail_with(client, RuntimeError())):
+    for answer in (
+        client.get("/pages"),
+        client.get("/nothing"),
+        client.options("/things"),
+        fail_with(client, RuntimeError()),
+    ):
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["X-Frame-Options"] == "DENY"
         assert answer.headers["Referrer-Policy"] == "no-referrer"

@@ -206,7 +206,9 @@ def test_a_failing_job_is_logged_and_runs_again(
     with caplog.at_level(logging.ERROR, "goblin_assistant.health"):
         make_monitor([dependency("t_beside", switch)], interval=0.02, jobs=[PeriodicJob("t_job", 0.02, fail)])
         wait_until(lambda: len(runs) >= 3 and switch.runs >= 3)
-    assert {record.message for record in caplog.records if getattr(record, "job", "") == "t_job"} == {"periodic_job_failed"}
+    assert {record.message for record in caplog.records if getattr(record, "job", "") == "t_job"} == {
+        "periodic_job_failed"
+    }
 
 
 def test_a_job_that_still_runs_is_not_started_twice(make_monitor: Make) -> None:

@@ -56,13 +56,21 @@ def test_json_that_is_no_object_is_a_bad_request(raw: bytes) -> None:
 def test_a_key_given_twice_is_refused_wherever_we_decide_by_it() -> None:
     with pytest.raises(BadRequest, match="same key twice"):
         load_object(b'{"a": {"b": 1, "b": 2}}')
-    for extra in (b'"model": "a", "model": "b"', b'"model": "a", "mod\\u0065l": "b"', b'"stream": false, "stream": true'):
+    for extra in (
+        b'"model": "a", "model": "b"',
+        b'"model": "a", "mod\\u0065l": "b"',
+        b'"stream": false, "stream": true',
+    ):
         with pytest.raises(BadRequest, match="same key twice"):
             parse_json(ChatCompletionRequest, b'{"messages": [{"role": "user", "content": "x"}], ' + extra + b"}")
 
 
 def test_a_guarded_name_inside_the_content_is_no_repetition() -> None:
-    body = {"model": "m", "messages": [{"role": "user", "content": '{"model": "x", "stream": 1}'}], "tools": [{"model": 1}]}
+    body = {
+        "model": "m",
+        "messages": [{"role": "user", "content": '{"model": "x", "stream": 1}'}],
+        "tools": [{"model": 1}],
+    }
     assert parse_json(ChatCompletionRequest, json.dumps(body).encode()) == body
 
 
@@ -139,8 +147,18 @@ def test_what_sdks_send_is_accepted_and_comes_back_untouched() -> None:
         "model": "openai/gpt-4o",
         "messages": [
             {"role": "developer", "content": "be brief"},
-            {"role": "user", "content": [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]},
-            {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "what is it?"},
+                    {"type": "image_url", "image_url": {"url": "data:,"}},
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+            },
             {"role": "assistant", "refusal": None, "audio": None, "tool_calls": []},
             {"role": "tool", "tool_call_id": "1", "content": "42"},
             {"role": "function", "name": "f", "content": "42"},

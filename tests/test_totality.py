@@ -40,21 +40,27 @@ def test_the_lists_hold_every_error_there_is() -> None:
     load_every_module()
     own = {kind for kind in subclasses(AppError) if kind.__module__ == "goblin_assistant.errors"}
     assert own == set(APP_ERRORS)
-    assert {kind for kind in subclasses(ProviderError) if kind.__module__.startswith("goblin_assistant.")} == set(PROVIDER_ERRORS)
+    assert {kind for kind in subclasses(ProviderError) if kind.__module__.startswith("goblin_assistant.")} == set(
+        PROVIDER_ERRORS
+    )
 
 
 def test_errors_that_are_defined_elsewhere_are_kinds_of_listed_ones() -> None:
     load_every_module()
     for kind in subclasses(AppError):
         if kind.__module__.startswith("goblin_assistant.") and kind not in APP_ERRORS:
-            assert kind.code in {listed.code for listed in APP_ERRORS}, f"{kind} has a code of its own: document it in errors.py"
+            assert kind.code in {listed.code for listed in APP_ERRORS}, (
+                f"{kind} has a code of its own: document it in errors.py"
+            )
 
 
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
 def test_every_error_has_a_status_a_code_and_a_row_in_the_docs(kind: type[AppError] | type[ProviderError]) -> None:
     assert 400 <= kind.status <= 599
     assert re.fullmatch(r"[a-z][a-z0-9_]*", kind.code)
-    assert re.search(rf"^\| {kind.status} \| `{kind.code}` \|", DOCUMENTED, re.MULTILINE), f"docs/errors.md: {kind.code}"
+    assert re.search(rf"^\| {kind.status} \| `{kind.code}` \|", DOCUMENTED, re.MULTILINE), (
+        f"docs/errors.md: {kind.code}"
+    )
 
 
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
