@@ -20,6 +20,7 @@ import requests
 from flask import Flask
 from flask.testing import FlaskClient
 
+from tests.fake_upstream import fake_upstream  # noqa: F401 -- fixture
 from tests.services import nginx, own_postgres, postgres, postgres_url, redis_server  # noqa: F401 -- fixtures
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -76,7 +76,8 @@ def build_registry(config: Config) -> Registry:
     problems: list[str] = []
     rows: list[tuple[str, ProviderRow | ConfigError]] = list(rows_of(config))
     if config.echo_enabled and "echo" not in config.file.providers:
-        rows.insert(0, ("echo", ProviderRow(kind="echo")))
+        rows.append(("echo", ProviderRow(kind="echo")))
+    rows.sort(key=lambda item: item[0] != "echo")
     for name, row in rows:
         try:
             if isinstance(row, ConfigError):

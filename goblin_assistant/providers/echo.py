@@ -49,7 +49,10 @@ class EchoProvider(Provider):
     def from_row(cls, name: str, row: ProviderRow, config: Config) -> EchoProvider:
         """From a row of kind echo; its options are SimulationOptions. Raises ConfigError."""
         return cls(
-            name, options_of(name, row, SimulationOptions), models=declared_models(row), max_concurrency=row.max_concurrency
+            name,
+            options_of(name, row, SimulationOptions),
+            models=declared_models(row),
+            max_concurrency=row.max_concurrency,
         )
 
     def models(self) -> Sequence[Model]:
@@ -95,7 +98,12 @@ class EchoProvider(Provider):
         choices = _choices(request.body)
         usage = Usage(prompt_tokens(request.body), made.completion_tokens * choices)
         cut = int(len(made.words) * plan.cut_at) if plan.cut_at is not None else -1
-        head = {"id": _id(request), "object": "chat.completion.chunk", "created": int(time.time()), "model": request.model}
+        head = {
+            "id": _id(request),
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": request.model,
+        }
         # The part of a chunk that never changes is encoded once: a load test's server spends its time on what is measured.
         prefix = b"data: " + orjson.dumps(head)[:-1] + b',"choices":[{"index":'
         due = time.monotonic()
@@ -108,12 +116,18 @@ class EchoProvider(Provider):
                 if plan.pace:
                     due += plan.pace
                     wait_until(due, request.call, self.name)
-                yield b'%b"delta":{"content":%b},"logprobs":null,"finish_reason":null}]}\n\n' % (opening, orjson.dumps(word))
+                yield b'%b"delta":{"content":%b},"logprobs":null,"finish_reason":null}]}\n\n' % (
+                    opening,
+                    orjson.dumps(word),
+                )
             for event in _tool_call_deltas(made):
                 yield b'%b"delta":%b,"logprobs":null,"finish_reason":null}]}\n\n' % (opening, event)
             if plan.error is not None:
                 raise plan.error
-            yield b'%b"delta":{},"logprobs":null,"finish_reason":%b}]}\n\n' % (opening, orjson.dumps(made.finish_reason))
+            yield b'%b"delta":{},"logprobs":null,"finish_reason":%b}]}\n\n' % (
+                opening,
+                orjson.dumps(made.finish_reason),
+            )
         options = request.body.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage") is True:
             yield b"data: " + orjson.dumps({**head, "choices": [], "usage": _usage(usage)}) + b"\n\n"
@@ -150,7 +164,11 @@ def _choices(body: Mapping[str, Any]) -> int:
 
 
 def _message(made: Answer) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": made.text if not made.tool_calls else None, "refusal": None}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": made.text if not made.tool_calls else None,
+        "refusal": None,
+    }
     if made.tool_calls:
         message["tool_calls"] = [
             {"id": _call_id(position), "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -163,7 +181,9 @@ def _tool_call_deltas(made: Answer) -> Iterator[bytes]:
     """Name first, arguments in two pieces: what a client has to put together, as with the real ones."""
     for position, (name, arguments) in enumerate(made.tool_calls):
         function = {"name": name, "arguments": ""}
-        yield orjson.dumps({"tool_calls": [{"index": position, "id": _call_id(position), "type": "function", "function": function}]})
+        yield orjson.dumps(
+            {"tool_calls": [{"index": position, "id": _call_id(position), "type": "function", "function": function}]}
+        )
         half = len(arguments) // 2
         for piece in (arguments[:half], arguments[half:]):
             yield orjson.dumps({"tool_calls": [{"index": position, "function": {"arguments": piece}}]})

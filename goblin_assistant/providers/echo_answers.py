@@ -20,9 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from goblin_assistant.providers.base import InvalidRequest
+from goblin_assistant.providers.openai_dialect import encode
 
 INTRODUCTION = "I am echo, the offline provider of Goblin Assistant, not a language model. You said:"
 FILLER = "goblin"
@@ -30,6 +29,7 @@ EMBEDDING_DIMENSIONS = 256
 MAX_EMBEDDING_DIMENSIONS = 4096
 MAX_CHOICES = 16
 _SCHEMA_DEPTH = 8
+_SCHEMA_NODES = 500
 _WORDS = re.compile(r"\s*\S+")
 _NAMES = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -74,7 +74,9 @@ def answer(body: Mapping[str, Any], length: int | None = None) -> Answer:
         for stop in _stops(body):
             text = text.partition(stop)[0]
         words = _WORDS.findall(text)
-    limit = body.get("max_completion_tokens", body.get("max_tokens"))
+    limit = body.get("max_completion_tokens")
+    if limit is None:
+        limit = body.get("max_tokens")
     if isinstance(limit, int) and not isinstance(limit, bool) and 0 <= limit < len(words):
         return Answer(words[:limit], (), "length", limit)
     return Answer(words, (), "stop", len(words))
@@ -94,7 +96,11 @@ def embeddings(body: Mapping[str, Any]) -> tuple[list[list[float] | str], int]:
     else:
         raise InvalidRequest("input: a text, a list of texts or a list of token lists", provider="echo", param="input")
     dimensions = body.get("dimensions", EMBEDDING_DIMENSIONS)
-    if not isinstance(dimensions, int) or isinstance(dimensions, bool) or not 1 <= dimensions <= MAX_EMBEDDING_DIMENSIONS:
+    if (
+        not isinstance(dimensions, int)
+        or isinstance(dimensions, bool)
+        or not 1 <= dimensions <= MAX_EMBEDDING_DIMENSIONS
+    ):
         raise InvalidRequest(f"dimensions: 1 to {MAX_EMBEDDING_DIMENSIONS}", provider="echo", param="dimensions")
     encode = body.get("encoding_format") == "base64"
     vectors: list[list[float] | str] = []
@@ -147,10 +153,9 @@ def _stops(body: Mapping[str, Any]) -> list[str]:
 def _formatted(wanted: Any, said: str) -> str:
     kind = wanted.get("type") if isinstance(wanted, dict) else None
     if kind == "json_object":
-        return orjson.dumps({"echo": said}).decode()
+        return encode({"echo": said}).decode()
     if kind == "json_schema" and isinstance(wanted.get("json_schema"), dict):
-        schema = wanted["json_schema"].get("schema")
-        return orjson.dumps(instance_of(schema, schema)).decode()
+        return encode(instance_of(wanted["json_schema"].get("schema"))).decode()
     return ""
 
 
@@ -178,41 +183,56 @@ def _tool_calls(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) 
         names = [name for name in functions if name in said]
         if body.get("parallel_tool_calls") is False:
             names = names[:1]
-    return [(name, orjson.dumps(instance_of(functions[name], functions[name])).decode()) for name in names]
+    return [(name, encode(instance_of(functions[name])).decode()) for name in names]
 
 
-def instance_of(schema: Any, root: Any, depth: int = 0) -> Any:
-    """A value that fits a JSON schema: the first of an enum, required properties only below the second level. Unknown parts give a text."""
-    if not isinstance(schema, dict) or depth > _SCHEMA_DEPTH:
-        return {} if depth == 0 else FILLER
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#/") and isinstance(root, dict):
-        target: Any = root
-        for part in reference[2:].split("/"):
-            target = target.get(part) if isinstance(target, dict) else None
-        return instance_of(target, root, depth + 1)
-    for key in ("const", "default"):
-        if key in schema:
-            return schema[key]
-    if isinstance(schema.get("enum"), list) and schema["enum"]:
-        return schema["enum"][0]
-    for key in ("anyOf", "oneOf", "allOf"):
-        if isinstance(schema.get(key), list) and schema[key]:
-            return instance_of(schema[key][0], root, depth + 1)
-    kind = schema.get("type")
-    if isinstance(kind, list) and kind:
-        kind = kind[0]
-    if kind == "object" or (kind is None and (depth == 0 or "properties" in schema)):
+def instance_of(schema: Any) -> Any:
+    """A value that fits a JSON schema: the first of an enum, the first of alternatives; deep down only required properties.
+
+    Patterns, formats and conditions are not looked at. Bounded in depth and size, whatever the schema refers to.
+    """
+    return _Maker(schema).make(schema, 0)
+
+
+class _Maker:
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._left = _SCHEMA_NODES
+
+    def make(self, schema: Any, depth: int) -> Any:
+        self._left -= 1
+        if not isinstance(schema, dict) or depth > _SCHEMA_DEPTH or self._left < 0:
+            return FILLER if depth else {}
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#/"):
+            target: Any = self._root
+            for part in reference[2:].split("/"):
+                target = target.get(part) if isinstance(target, dict) else None
+            return self.make(target, depth + 1)
+        for key in ("const", "default"):
+            if key in schema:
+                return schema[key]
+        for key in ("enum", "anyOf", "oneOf", "allOf"):
+            choices = schema.get(key)
+            if isinstance(choices, list) and choices:
+                return choices[0] if key == "enum" else self.make(choices[0], depth + 1)
+        kind = schema.get("type")
+        if isinstance(kind, list) and kind:
+            kind = kind[0]
+        if kind == "object" or (kind is None and (depth == 0 or "properties" in schema)):
+            return self._object(schema, depth)
+        if kind == "array":
+            least = schema.get("minItems")
+            count = min(least, 8) if isinstance(least, int) and least > 0 else 1
+            return [self.make(schema.get("items"), depth + 1) for _ in range(count)]
+        minimum = schema.get("minimum")
+        number = minimum if isinstance(minimum, (int, float)) else 1
+        return {"integer": math.ceil(number), "number": number, "boolean": True, "null": None}.get(str(kind), FILLER)
+
+    def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
         properties = schema.get("properties")
         if not isinstance(properties, dict):
             return {}
         required = schema.get("required")
-        wanted = list(properties) if depth < 2 or not isinstance(required, list) else required
-        return {name: instance_of(properties.get(name), root, depth + 1) for name in wanted if isinstance(name, str)}
-    if kind == "array":
-        least = schema.get("minItems")
-        count = min(least, 8) if isinstance(least, int) and least > 0 else 1
-        return [instance_of(schema.get("items"), root, depth + 1) for _ in range(count)]
-    minimum = schema.get("minimum")
-    number = minimum if isinstance(minimum, (int, float)) else 1
-    return {"integer": math.ceil(number), "number": number, "boolean": True, "null": None}.get(str(kind), FILLER)
+        names = list(properties) if depth < 2 or not isinstance(required, list) else required
+        return {name: self.make(properties.get(name), depth + 1) for name in names if isinstance(name, str)}

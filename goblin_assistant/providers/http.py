@@ -14,62 +14,42 @@ but for a server that crashed in that very second, a connection that was closed 
 
 from __future__ import annotations
 
-import http.client
-import socket
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Callable, Container, Mapping
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import orjson
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    NameResolutionError,
-    NewConnectionError,
-    ProtocolError,
-    ReadTimeoutError,
-    SSLError,
-)
+from urllib3.exceptions import ProtocolError
 from urllib3.response import HTTPResponse
 from urllib3.util.retry import Retry
 
-from goblin_assistant.providers.base import (
-    BadResponse,
-    Call,
-    CallCancelled,
-    ConnectionFailed,
-    ProviderError,
-    Timeout,
-)
+from goblin_assistant.providers.base import BadResponse, Call, ProviderError
+from goblin_assistant.providers.event_stream import READ_SIZE, EventStream
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
-from goblin_assistant.providers.sse import Blocks, EventTooLarge, is_comment
+from goblin_assistant.providers.transport import (
+    TRANSPORT_ERRORS,
+    Timeouts,
+    closed_silently,
+    cut_error,
+    discard,
+    fault_error,
+)
 from goblin_assistant.providers.watchdog import Exchange, TrackedPool, TrackedTLSPool, carry, watchdog
+
+__all__ = ["EventStream", "Timeouts", "UpstreamClient"]
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
-READ_SIZE = 65536
 STALE_SECONDS = 1.0
 """A reused connection that dies later than this after sending was not stale: the server may have been at work."""
-END_SECONDS = 0.05
-"""How long the last, empty chunk of a finished stream may take; with it the connection can be used again."""
 
 Classifier = Callable[[UpstreamFailure], ProviderError]
 
 _NO_RETRIES = Retry(False, redirect=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds: to connect, to a stream's first event, of silence within a stream."""
-
-    connect: float = 5.0
-    first_token: float = 60.0
-    idle: float = 60.0
 
 
 class _Adapter(HTTPAdapter):
@@ -164,11 +144,11 @@ class UpstreamClient:
                 raise self._failure(response, exchange, fields)
             kind = response.headers.get("content-type", "")
             if kind and not kind.lower().startswith("text/event-stream"):
-                _discard(response)
+                discard(response)
                 raise BadResponse(
                     f"{self.provider_name} did not answer with an event stream", provider=self.provider_name
                 )
-            return EventStream(self, response, exchange)
+            return EventStream(self.provider_name, self.timeouts, response, exchange)
         except BaseException:
             watchdog.release(exchange)
             raise
@@ -212,7 +192,7 @@ class UpstreamClient:
         remaining = exchange.call.remaining()
         if remaining <= 0:
             exchange.cut = "deadline"
-            self._raise_cut(exchange)
+            raise cut_error(self.provider_name, exchange, self.timeouts)
         read = remaining if read_timeout is None else min(read_timeout, remaining)
         timeout = urllib3.Timeout(connect=min(self.timeouts.connect, remaining), read=read)
         target = self._prefix + path + self._query
@@ -237,13 +217,13 @@ class UpstreamClient:
                         exchange.cut
                         or exchange.fresh
                         or not exchange.reused
-                        or not _closed_silently(error)
+                        or not closed_silently(error)
                         or time.monotonic() - sent > STALE_SECONDS
                     ):
-                        self._raise_fault(error, exchange)
+                        raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
                     exchange.fresh = True
-                except (HTTPError, OSError, http.client.HTTPException, ValueError) as error:
-                    self._raise_fault(error, exchange)
+                except (*TRANSPORT_ERRORS, ValueError) as error:
+                    raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
         finally:
             carry(None)
 
@@ -254,161 +234,31 @@ class UpstreamClient:
                 data = response.read(decode_content=False)
             else:
                 data = _read_up_to(response, MAX_ANSWER_BYTES + 1)
-        except (HTTPError, OSError, http.client.HTTPException) as error:
-            _discard(response)
-            self._raise_fault(error, exchange, answering=True)
+        except TRANSPORT_ERRORS as error:
+            discard(response)
+            raise fault_error(self.provider_name, error, exchange, self.timeouts, answering=True) from error
         if exchange.cut:
-            _discard(response)
-            self._raise_cut(exchange)
+            discard(response)
+            raise cut_error(self.provider_name, exchange, self.timeouts)
         if len(data) > MAX_ANSWER_BYTES:
-            _discard(response)
+            discard(response)
             raise BadResponse(f"{self.provider_name} sent an answer that is too large", provider=self.provider_name)
         return data
 
     def _failure(self, response: HTTPResponse, exchange: Exchange, fields: Container[str]) -> ProviderError:
         try:
             body = _read_up_to(response, MAX_ERROR_BYTES)
-        except (HTTPError, OSError, http.client.HTTPException):
+        except TRANSPORT_ERRORS:
             body = b""
         if not response.closed:
-            _discard(response)
+            discard(response)
         if exchange.cut:
-            self._raise_cut(exchange)
+            raise cut_error(self.provider_name, exchange, self.timeouts)
         headers = {name.lower(): value for name, value in response.headers.items()}
         error = self._classify(UpstreamFailure(self.provider_name, response.status, headers, body))
         if error.param is not None and error.param not in fields:
             error.param = None
         return error
-
-    def _raise_cut(self, exchange: Exchange) -> NoReturn:
-        name = self.provider_name
-        if exchange.cut == "client_gone":
-            raise CallCancelled
-        if exchange.cut == "first_token":
-            raise Timeout(f"{name} sent nothing within {self.timeouts.first_token:g} s", provider=name)
-        raise Timeout(f"{name} did not finish before the request's deadline", provider=name)
-
-    def _raise_fault(self, error: Exception, exchange: Exchange, *, answering: bool = False) -> NoReturn:
-        """Turn a fault of the transport into ours. `answering`: the headers of a success have arrived."""
-        if exchange.cut:
-            self._raise_cut(exchange)
-        name = self.provider_name
-        if isinstance(error, (NameResolutionError, socket.gaierror)):
-            raise ConnectionFailed(f"{name} cannot be found: its host name does not resolve", provider=name) from error
-        if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
-            raise Timeout(f"{name} could not be reached in time", provider=name) from error
-        if isinstance(error, NewConnectionError):
-            raise ConnectionFailed(f"{name} cannot be reached: no connection", provider=name) from error
-        if isinstance(error, SSLError):
-            raise ConnectionFailed(f"{name} cannot be reached: TLS failed", provider=name) from error
-        if isinstance(error, (ReadTimeoutError, TimeoutError)):
-            if exchange.call.remaining() < 0.1:
-                exchange.cut = "deadline"
-            elif exchange.waits_for_first_token:
-                exchange.cut = "first_token"
-            else:
-                raise Timeout(f"{name} was silent for {self.timeouts.idle:g} s", provider=name) from error
-            self._raise_cut(exchange)
-        if answering:
-            raise BadResponse(f"{name}'s answer ended before its end", provider=name) from error
-        if isinstance(error, ProtocolError) and not isinstance(
-            _cause(error), (OSError, http.client.RemoteDisconnected)
-        ):
-            raise BadResponse(f"{name} did not answer in HTTP", provider=name) from error
-        if isinstance(error, ValueError) and not isinstance(error, HTTPError):
-            raise BadResponse(f"{name}'s answer could not be read", provider=name) from error
-        raise ConnectionFailed(f"{name} closed the connection without an answer", provider=name) from error
-
-
-class EventStream(Iterator[bytes]):
-    """The blocks of one streamed answer, each of one or more whole events. Close it, or read it to its end.
-
-    After the protocol's own end marker call `finish()`: it takes the connection back for the next call where that can be done at once.
-    """
-
-    __slots__ = ("_blocks", "_client", "_decode", "_exchange", "_over", "_response", "_started")
-
-    def __init__(self, client: UpstreamClient, response: HTTPResponse, exchange: Exchange) -> None:
-        self._client = client
-        self._response = response
-        self._exchange = exchange
-        self._blocks = Blocks()
-        self._decode = bool(response.headers.get("content-encoding"))
-        self._started = False
-        self._over = False
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The answer's headers."""
-        return self._response.headers
-
-    def __next__(self) -> bytes:
-        if self._over:
-            raise StopIteration
-        name = self._client.provider_name
-        while True:
-            try:
-                data = self._response.read1(READ_SIZE, self._decode)
-                block = self._blocks.feed(data)
-            except EventTooLarge:
-                self.close()
-                raise BadResponse(f"{name} sent an event that is too large", provider=name) from None
-            except (HTTPError, OSError, http.client.HTTPException) as error:
-                self.close()
-                self._client._raise_fault(error, self._exchange, answering=True)
-            if self._exchange.cut:
-                self.close()
-                self._client._raise_cut(self._exchange)
-            if not data:
-                self._end()
-                block = self._blocks.rest()
-                if not block:
-                    raise StopIteration
-                return block
-            if block:
-                if self._started:
-                    return block
-                if not is_comment(block):
-                    self._start()
-                    return block
-
-    def finish(self) -> None:
-        """The protocol's end has been read: keep the connection if nothing else comes, and at once; else close it."""
-        if self._over:
-            return
-        try:
-            self._settimeout(END_SECONDS)
-            if self._response.read1(READ_SIZE, False) == b"" and not self._exchange.cut:
-                self._end()
-                return
-        except (HTTPError, OSError, http.client.HTTPException, RuntimeError):
-            pass
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection unless the answer has been read to its end."""
-        if not self._over:
-            _discard(self._response)
-            self._end()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def _start(self) -> None:
-        self._started = True
-        self._exchange.waits_for_first_token = False
-        self._exchange.limit = self._exchange.call.deadline
-        self._settimeout(self._client.timeouts.idle)
-
-    def _settimeout(self, seconds: float) -> None:
-        connection = self._exchange.connection
-        if connection is not None and connection.live is not None:
-            connection.live.settimeout(seconds)
-
-    def _end(self) -> None:
-        self._over = True
-        self._response.release_conn()
-        watchdog.release(self._exchange)
 
 
 def _read_up_to(response: HTTPResponse, limit: int) -> bytes:
@@ -421,18 +271,3 @@ def _read_up_to(response: HTTPResponse, limit: int) -> bytes:
         parts.append(data)
         size += len(data)
     return b"".join(parts)
-
-
-def _discard(response: HTTPResponse) -> None:
-    """Close the connection and give its place in the pool back."""
-    response.close()
-    response.release_conn()
-
-
-def _cause(error: ProtocolError) -> object:
-    return error.args[1] if len(error.args) > 1 else None
-
-
-def _closed_silently(error: ProtocolError) -> bool:
-    """Whether the connection was closed before any byte of an answer."""
-    return isinstance(_cause(error), (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError))

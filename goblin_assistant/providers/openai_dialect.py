@@ -38,8 +38,8 @@ STREAM_STATUSES = {
 """Statuses for the codes and types of an error inside a stream, where no HTTP status can be sent any more. The last two are this product's own."""
 
 
-def encode(body: Mapping[str, Any]) -> bytes:
-    """The body as JSON. orjson knows no integers beyond 64 bits; json does."""
+def encode(body: Any) -> bytes:
+    """A body as JSON. orjson knows no integers beyond 64 bits; json does."""
     try:
         return orjson.dumps(body)
     except TypeError:

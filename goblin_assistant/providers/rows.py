@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from goblin_assistant.config import Config, ConfigError, ModelRow, ProviderRow
 from goblin_assistant.providers.base import Model
-from goblin_assistant.providers.http import Timeouts
+from goblin_assistant.providers.transport import Timeouts
 from goblin_assistant.providers.presets import PRESETS, Preset
 
 Options = TypeVar("Options", bound=BaseModel)

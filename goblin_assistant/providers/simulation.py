@@ -118,7 +118,9 @@ class SimulationOptions(BaseModel):
     latency: Distribution = Field("0", description="seconds until an answer begins")
     ttft: Distribution | None = Field(None, description="the same for streams only; latency where left out")
     tokens_per_second: float = Field(0, ge=0, le=1e6, description="0: all at once")
-    tokens: Distribution | None = Field(None, description="length of the answer in tokens; left out: the text is echoed")
+    tokens: Distribution | None = Field(
+        None, description="length of the answer in tokens; left out: the text is echoed"
+    )
     error_rate: float = Field(0, ge=0, le=1, description="share of calls that fail")
     error_kinds: tuple[FaultKind, ...] = Field(("bad_response",), min_length=1, description="drawn from evenly")
     retry_after: float | None = Field(None, ge=0, description="seconds, said with rate_limited and overloaded")
@@ -130,7 +132,9 @@ class Plan:
 
     __slots__ = ("cut_at", "error", "length", "pace", "wait")
 
-    def __init__(self, wait: float, pace: float, length: int | None, error: ProviderError | None, cut_at: float | None) -> None:
+    def __init__(
+        self, wait: float, pace: float, length: int | None, error: ProviderError | None, cut_at: float | None
+    ) -> None:
         self.wait = wait  # seconds until the answer begins
         self.pace = pace  # seconds per token
         self.length = length  # of the answer, in tokens; None: echo

@@ -95,10 +95,9 @@ class _Tracked:
         if exchange is not None:
             if exchange.fresh and self.carried:
                 self.close()  # type: ignore[attr-defined]
-                self.carried = 0
-            exchange.reused = self.carried > 0
+            exchange.reused = self.sock is not None and self.carried > 0
+        super().request(*args, **kwargs)  # type: ignore[misc]  # connects first where there is no socket
         self.carried += 1
-        super().request(*args, **kwargs)  # type: ignore[misc]
 
 
 class TrackedConnection(_Tracked, HTTPConnection):  # type: ignore[misc]

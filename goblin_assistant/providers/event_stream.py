@@ -1,0 +1,109 @@
+"""One streamed answer on its way from the socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from urllib3.response import HTTPResponse
+
+from goblin_assistant.providers.base import BadResponse
+from goblin_assistant.providers.sse import Blocks, EventTooLarge, is_comment
+from goblin_assistant.providers.transport import TRANSPORT_ERRORS, Timeouts, cut_error, discard, fault_error
+from goblin_assistant.providers.watchdog import Exchange, watchdog
+
+READ_SIZE = 65536
+END_SECONDS = 0.05
+"""How long the last, empty chunk of a finished stream may take; with it the connection can be used again."""
+
+
+class EventStream(Iterator[bytes]):
+    """The blocks of one streamed answer, each of one or more whole events. Close it, or read it to its end.
+
+    Reading raises ProviderError or CallCancelled. After the protocol's own end marker call `finish()`: it takes the
+    connection back for the next call where that can be done at once.
+    """
+
+    __slots__ = ("_blocks", "_decode", "_exchange", "_name", "_over", "_response", "_started", "_timeouts")
+
+    def __init__(self, name: str, timeouts: Timeouts, response: HTTPResponse, exchange: Exchange) -> None:
+        self._name = name
+        self._timeouts = timeouts
+        self._response = response
+        self._exchange = exchange
+        self._blocks = Blocks()
+        self._decode = bool(response.headers.get("content-encoding"))
+        self._started = False
+        self._over = False
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The answer's headers."""
+        return self._response.headers
+
+    def __next__(self) -> bytes:
+        if self._over:
+            raise StopIteration
+        while True:
+            try:
+                data = self._response.read1(READ_SIZE, self._decode)
+                block = self._blocks.feed(data)
+            except EventTooLarge:
+                self.close()
+                raise BadResponse(f"{self._name} sent an event that is too large", provider=self._name) from None
+            except TRANSPORT_ERRORS as error:
+                self.close()
+                raise fault_error(self._name, error, self._exchange, self._timeouts, answering=True) from error
+            if self._exchange.cut:  # a socket that was shut down reads as an end, or as nonsense where there is TLS
+                self.close()
+                raise cut_error(self._name, self._exchange, self._timeouts)
+            if not data:
+                self._end()
+                block = self._blocks.rest()
+                if not block:
+                    raise StopIteration
+                return block
+            if block:
+                if self._started:
+                    return block
+                # Comments are no token: after them another provider can still be tried.
+                if not is_comment(block):
+                    self._start()
+                    return block
+
+    def finish(self) -> None:
+        """The protocol's end has been read: keep the connection if the answer ends here and now, else close it."""
+        if self._over:
+            return
+        try:
+            self._settimeout(END_SECONDS)
+            if self._response.read1(READ_SIZE, self._decode) == b"" and not self._exchange.cut:
+                self._end()
+                return
+        except TRANSPORT_ERRORS:
+            pass
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection unless the answer has been read to its end."""
+        if not self._over:
+            discard(self._response)
+            self._end()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        self._started = True
+        self._exchange.waits_for_first_token = False
+        self._exchange.limit = self._exchange.call.deadline
+        self._settimeout(self._timeouts.idle)
+
+    def _settimeout(self, seconds: float) -> None:
+        connection = self._exchange.connection
+        if connection is not None and connection.live is not None:
+            connection.live.settimeout(seconds)
+
+    def _end(self) -> None:
+        self._over = True
+        self._response.release_conn()
+        watchdog.release(self._exchange)

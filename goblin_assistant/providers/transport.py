@@ -1,0 +1,89 @@
+"""What can go wrong between us and a provider's HTTP server, as ProviderErrors. Messages name the provider and the fault, nothing else."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from dataclasses import dataclass
+
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    DecodeError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+    SSLError,
+)
+from urllib3.response import HTTPResponse
+
+from goblin_assistant.providers.base import BadResponse, CallCancelled, ConnectionFailed, ProviderError, Timeout
+from goblin_assistant.providers.watchdog import Exchange
+
+TRANSPORT_ERRORS = (HTTPError, OSError, http.client.HTTPException)
+"""What urllib3 and the layers below it raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds: to connect, to a stream's first event, of silence within a stream."""
+
+    connect: float = 5.0
+    first_token: float = 60.0
+    idle: float = 60.0
+
+
+def cut_error(name: str, exchange: Exchange, timeouts: Timeouts) -> ProviderError | CallCancelled:
+    """The error of a call that the watchdog has cut."""
+    if exchange.cut == "client_gone":
+        return CallCancelled()
+    if exchange.cut == "first_token":
+        return Timeout(f"{name} sent nothing within {timeouts.first_token:g} s", provider=name)
+    return Timeout(f"{name} did not finish before the request's deadline", provider=name)
+
+
+def fault_error(
+    name: str, error: Exception, exchange: Exchange, timeouts: Timeouts, *, answering: bool = False
+) -> ProviderError | CallCancelled:
+    """The error that a fault of the transport means. `answering`: the headers of an answer have arrived."""
+    if not exchange.cut and isinstance(error, (ReadTimeoutError, TimeoutError)):
+        # The socket's own timeout; the watchdog would have come to the same within a quarter of a second.
+        if exchange.call.remaining() < 0.1:
+            exchange.cut = "deadline"
+        elif exchange.waits_for_first_token:
+            exchange.cut = "first_token"
+        else:
+            return Timeout(f"{name} was silent for {timeouts.idle:g} s", provider=name)
+    if exchange.cut:
+        return cut_error(name, exchange, timeouts)
+    if isinstance(error, (NameResolutionError, socket.gaierror)):
+        return ConnectionFailed(f"{name} cannot be found: its host name does not resolve", provider=name)
+    if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
+        return Timeout(f"{name} could not be reached in time", provider=name)
+    if isinstance(error, NewConnectionError):
+        return ConnectionFailed(f"{name} cannot be reached: no connection", provider=name)
+    if isinstance(error, SSLError):
+        return ConnectionFailed(f"{name} cannot be reached: TLS failed", provider=name)
+    if isinstance(error, DecodeError):
+        return BadResponse(f"{name}'s answer could not be decompressed", provider=name)
+    if answering:
+        return BadResponse(f"{name}'s answer ended before its end", provider=name)
+    if isinstance(error, ProtocolError) and not isinstance(_cause(error), OSError):
+        return BadResponse(f"{name} did not answer in HTTP", provider=name)
+    return ConnectionFailed(f"{name} closed the connection without an answer", provider=name)
+
+
+def closed_silently(error: ProtocolError) -> bool:
+    """Whether the connection was closed before any byte of an answer."""
+    return isinstance(_cause(error), (ConnectionResetError, BrokenPipeError))  # RemoteDisconnected is one of the first
+
+
+def _cause(error: ProtocolError) -> object:
+    return error.args[1] if len(error.args) > 1 else None
+
+
+def discard(response: HTTPResponse) -> None:
+    """Close the connection and give its place in the pool back."""
+    response.close()
+    response.release_conn()
