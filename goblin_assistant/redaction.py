@@ -35,13 +35,15 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"\b(bearer|basic)(\s+){_VALUE}", re.I), rf"\1\2{REDACTED}"),
     # "password": "x" as a field of the line
     (re.compile(rf"(\"{_NAMES}\"\s*:\s*\")(?:[^\"\\]|\\.)+", re.I), rf"\1{REDACTED}"),
-    # the same in a JSON text inside a string (\"password\": \"x\"), and in Python's repr of a dict
+    # the same in a JSON text inside a string (\"password\": \"x\"): it ends with the same number of backslashes
     (
-        re.compile(rf"((?:\\+\"|'){_NAMES}(?:\\+\"|')\s*[:=]\s*b?(?:\\+\"|'))[^\"'\\]+", re.I),
+        re.compile(rf"((\\+)\"{_NAMES}\2\"\s*:\s*\2\")(?:(?!(?<!\\)\2\").){{1,4000}}", re.I),
         rf"\1{REDACTED}",
     ),
+    # the same in Python's repr of a dict
+    (re.compile(rf"('{_NAMES}'\s*[:=]\s*b?')[^\"'\\]+", re.I), rf"\1{REDACTED}"),
     # password=x, api_key: x, ?token=x
-    (re.compile(rf"(?<![a-z0-9\"'])({_NAMES}\s?[=:]\s?)(?!\\*[\"']){_VALUE}", re.I), rf"\1{REDACTED}"),
+    (re.compile(rf"(?<![a-z0-9])({_NAMES}\s?[=:]\s?)(?!\\*[\"']){_VALUE}", re.I), rf"\1{REDACTED}"),
     # https://user:password@host, redis://:password@host
     (re.compile(r"(://[^\s/\"'\\:@]*:)[^\s/\"'\\@]+(?=@)"), rf"\1{REDACTED}"),
     # JSON Web Tokens, ours, and the shapes of well-known keys
@@ -64,12 +66,7 @@ class Redactor:
         known = set(self._secrets)
         for secret in secrets:
             if len(secret) >= MIN_SECRET_LENGTH:
-                known |= {
-                    secret,
-                    json.dumps(secret)[1:-1],
-                    json.dumps(secret, ensure_ascii=False)[1:-1],
-                    repr(secret)[1:-1],
-                }
+                known |= _forms(_forms({secret}))
         # The longest first: a secret that begins with another must not leave its rest behind.
         self._secrets = tuple(sorted(known, key=len, reverse=True))
 
@@ -87,3 +84,11 @@ class Redactor:
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
         return text
+
+
+def _forms(texts: set[str]) -> set[str]:
+    """The texts, and how they read inside JSON and Python literals. Twice, for a JSON text inside the line's JSON."""
+    escaped = {json.dumps(text)[1:-1] for text in texts} | {
+        json.dumps(text, ensure_ascii=False)[1:-1] for text in texts
+    }
+    return texts | escaped | {repr(text)[1:-1] for text in texts}
