@@ -1,7 +1,7 @@
 """Every failure of a request becomes a response here, in the dialect of its path, with its headers.
 
-There is a handler for HTTPException and one for 500, none for Exception: Flask would then neither log the failure nor send
-`got_request_exception`, which the metrics listen to.
+There is a handler for HTTPException and one for 500, none for Exception: Flask would then neither log the failure nor
+send `got_request_exception`, which the metrics listen to.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ MESSAGES: dict[int, str] = {
 
 
 def init_app(app: APIFlask) -> None:
-    """Install the handlers. Before any route is added, because the URL map is told to answer 404 where it would redirect."""
+    """Install the handlers. Before any route is added, because the URL map is told to answer 404 where it would
+    redirect."""
     json_requests.init_app(app)
     app.config["PROPAGATE_EXCEPTIONS"] = False  # under TESTING a 500 would skip its handler
     app.url_map.strict_slashes = (
@@ -67,7 +68,8 @@ def init_app(app: APIFlask) -> None:
 
 
 def respond(error: AppError | ProviderError, headers: dict[str, str] | None = None) -> Response:
-    """The response for an error of the request at hand. An error of ours or of a provider (5xx) is noted for the metrics."""
+    """The response for an error of the request at hand. An error of ours or of a provider (5xx) is noted for the
+    metrics."""
     status = error.status
     if status >= 500:
         _note(type(error).__name__)
@@ -91,7 +93,7 @@ def _known(error: AppError | ProviderError) -> Response:
 
 def _http_exception(error: HTTPException) -> Response:
     status = error.code or 500
-    return respond(from_status(status), _kept(dict(error.get_headers())))
+    return respond(from_status(status), _kept(error.get_headers()))
 
 
 def _unhandled(error: InternalServerError) -> Response:
@@ -109,7 +111,7 @@ def _apiflask_error(error: HTTPError) -> Response:
         return respond(validation_failed(cause))
     if isinstance(error.detail, dict) and error.detail:
         return respond(from_problems(_flatten(error.detail)))
-    return respond(from_status(error.status_code), _kept(dict(error.headers)))
+    return respond(from_status(error.status_code), _kept(error.headers))
 
 
 def from_status(status: int) -> AppError:
@@ -138,8 +140,8 @@ def _class_for(status: int) -> type[AppError]:
     )
 
 
-def _kept(headers: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() not in ("content-type", "content-length")}
+def _kept(headers: Any) -> dict[str, str]:
+    return {k: v for k, v in dict(headers).items() if k.lower() not in ("content-type", "content-length")}
 
 
 def _flatten(detail: dict[str, Any]) -> list[tuple[str, str]]:
@@ -156,5 +158,6 @@ def _note(error_type: str) -> None:
 
 
 def _log_exception(exc_info: Any) -> None:
-    # In place of Flask's "Exception on /path [GET]": one event name for every unhandled failure, the path in a field of its own.
+    # In place of Flask's "Exception on /path [GET]": one event name for every unhandled failure, the path in a field
+    # of its own.
     logger.error("unhandled_exception", exc_info=exc_info, extra={"method": request.method, "path": request.path})

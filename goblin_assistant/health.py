@@ -1,7 +1,8 @@
 """Named service checks, and the monitor that runs them and a few periodic chores.
 
-Routes answer from the last result, so they are fast and cannot be used to hammer a dependency. Each check runs in a thread of its own,
-so that one that hangs delays no other; a check that is still hanging is not started again. No Flask in here.
+Routes answer from the last result, so they are fast and cannot be used to hammer a dependency. Each check runs in a
+thread of its own, so that one that hangs delays no other; a check that is still hanging is not started again. No
+Flask in here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Status = Literal["healthy", "unhealthy", "unknown", "disabled"]
 Overall = Literal["healthy", "degraded", "unhealthy", "unknown"]
 
 REQUIRED = "database"
-"""The one service that nothing can be served without. Providers, Redis and Chroma are not: chats fall back, limits count in memory."""
+"""The one service that nothing can be served without. Providers, Redis and Chroma are not: chats fall back, limits
+count in memory."""
 
 
 class CheckFailed(Exception):
@@ -34,7 +36,8 @@ class CheckFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServiceCheck:
-    """A service by name. `check(timeout in seconds)` raises when it is not well; None: the service is not configured."""
+    """A service by name. `check(timeout in seconds)` raises when it is not well; None: the service is not
+    configured."""
 
     name: str
     kind: Kind
@@ -78,9 +81,9 @@ class _Schedule:
 class HealthMonitor:
     """Runs the checks every `interval` seconds, each for at most `timeout` seconds, and remembers what they found.
 
-    `circuits` gives the state of each provider's circuit breaker. `migrated` says whether the database has this version's tables;
-    it is asked after the database's check, until it has said yes once: in a rolling upgrade the next version's migration must not
-    take the instances of this one out of service.
+    `circuits` gives the state of each provider's circuit breaker. `migrated` says whether the database has this
+    version's tables; it is asked after the database's check, until it has said yes once: in a rolling upgrade the
+    next version's migration must not take the instances of this one out of service.
     """
 
     def __init__(
@@ -225,7 +228,8 @@ class HealthMonitor:
                     self._spawn(self._chores, name, now, self._run_job)
 
     def _spawn(self, schedule: _Schedule, name: str, now: float, target: Callable[[str, _Run], None]) -> None:
-        # A thread per run, 0.1 ms every 15 s, and not a pool: a pool's threads are waited for at exit, also those that hang.
+        # A thread per run, 0.1 ms every 15 s, and not a pool: a pool's threads are waited for at exit, also those
+        # that hang.
         run = _Run(deadline=now + self._timeout, started=now)
         schedule.running[name] = run
         try:
@@ -286,7 +290,8 @@ class HealthMonitor:
 
 
 def describe(error: BaseException) -> str:
-    """A failure in words that hold no address, credential or statement: our own texts, or else the exception's class."""
+    """A failure in words that hold no address, credential or statement: our own texts, or else the exception's
+    class."""
     if isinstance(error, CheckFailed | ProviderError):
         return str(error)
     return type(error).__name__

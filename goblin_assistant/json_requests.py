@@ -29,13 +29,15 @@ class Request(FlaskRequest):
     """A request whose body, where a route asks for JSON, is one JSON object or an error in our words."""
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> dict[str, Any]:  # type: ignore[override]
-        """The body as an object; raises BadRequest or UnsupportedMediaType. The flags are Flask's and change nothing here."""
+        """The body as an object; raises BadRequest or UnsupportedMediaType. The flags are Flask's and change nothing
+        here."""
         require_json(self)
         return load_object(self.get_data(cache=cache))
 
 
 def require_json(request: FlaskRequest) -> None:
-    """Refuse a body that says it is something else. One that says nothing is taken for JSON, which it then has to be."""
+    """Refuse a body that says it is something else. One that says nothing is taken for JSON, which it then has to
+    be."""
     kind = request.mimetype
     if kind and kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType("send the body as JSON, with Content-Type: application/json")

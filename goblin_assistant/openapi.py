@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document at /openapi.json and a page at /docs that shows it without the network.
 
-Routes say what they take and answer with `describe` (or APIFlask's own decorators); what follows from a route's other properties, such as
-its errors and its security, is added here for all of them, so that no route can forget it.
+Routes say what they take and answer with `describe` (or APIFlask's own decorators); what follows from a route's other
+properties, such as its errors and its security, is added here for all of them, so that no route can forget it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ DESCRIPTION = """\
 One chat API in front of many language-model providers, with accounts, API keys, limits, budgets and usage records.
 
 Every response carries `X-Correlation-ID`: quote it when you report a problem. Errors of native routes are
-`{"error": "<code>", "message", "correlation_id", "source"}`; under `/v1` they have OpenAI's shape and under `/v1/messages` Anthropic's.
+`{"error": "<code>", "message", "correlation_id", "source"}`; under `/v1` they have OpenAI's shape and under
+`/v1/messages` Anthropic's.
 """
 
 TAGS: tuple[tuple[str, str], ...] = (
@@ -91,7 +92,8 @@ HEADERS: dict[str, Any] = {
 }
 
 NEEDS_AUTH = "needs_auth"
-"""Attribute of a view that `auth.require_auth` guards: True when API keys are accepted, False when only access tokens are."""
+"""Attribute of a view that `auth.require_auth` guards: True when API keys are accepted, False when only access tokens
+are."""
 
 RAPIDOC_VERSION = "9.3.8"
 
@@ -105,8 +107,8 @@ PAGE = f"""<!doctype html>
 </head>
 <body>
 <rapi-doc spec-url="openapi.json" load-fonts="false" render-style="read" theme="light" primary-color="#2e7d32"
-  regular-font="system-ui, sans-serif" mono-font="ui-monospace, monospace" show-header="false" allow-spec-file-download="true"
-  persist-auth="false"></rapi-doc>
+  regular-font="system-ui, sans-serif" mono-font="ui-monospace, monospace" show-header="false"
+  allow-spec-file-download="true" persist-auth="false"></rapi-doc>
 <noscript>This page needs JavaScript; the document itself is <a href="openapi.json">openapi.json</a>.</noscript>
 </body>
 </html>
@@ -132,10 +134,11 @@ def describe(
     tag: str | None = None,
     description: str | None = None,
 ) -> Callable[[View], View]:
-    """Document a view without wrapping it; costs nothing per request. APIFlask's `input` and `output` would parse, validate and serialise.
+    """Document a view without wrapping it; costs nothing per request. APIFlask's `input` and `output` would parse,
+    validate and serialise.
 
-    `stream` adds text/event-stream to the answer, `text` lists media types of an answer that is no JSON. The view's docstring is the
-    description unless one is given, its blueprint's tag is the tag.
+    `stream` adds text/event-stream to the answer, `text` lists media types of an answer that is no JSON. The view's
+    docstring is the description unless one is given, its blueprint's tag is the tag.
     """
 
     def decorate(view: View) -> View:
@@ -181,7 +184,7 @@ def init_app(app: APIFlask) -> None:
         AUTO_AUTH_ERROR_RESPONSE=False,
         AUTO_404_RESPONSE=False,
     )
-    app.spec_processor(lambda spec: complete(app, spec))
+    app.spec_processor(lambda spec: complete(app, cast(dict[str, Any], spec)))
     app.register_blueprint(bp)
 
 

@@ -1,7 +1,8 @@
 """Reading a JSON body: bytes in, a checked object out, or a 400 that names what is wrong without repeating it.
 
-orjson refuses invalid UTF-8, NaN and Infinity, lone surrogates, nesting beyond 1024 and anything behind the value, each as an error and at
-the speed of C. What it accepts and we do not is added here: a key given twice, nesting that could not be written again, NUL in stored text.
+orjson refuses invalid UTF-8, NaN and Infinity, lone surrogates, nesting beyond 1024 and anything behind the value,
+each as an error and at the speed of C. What it accepts and we do not is added here: a key given twice, nesting that
+could not be written again, NUL in stored text.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ MAX_PROBLEMS = 10
 """How many wrong fields an answer names: a list of a million bad messages is one mistake, not a million."""
 
 GUARDED_KEYS = ("model", "messages", "stream", "input", "max_tokens", "max_completion_tokens", "n", "system")
-"""Keys of a chat that we decide by (allow-list, price, budget). Given twice, we and the provider could each read another one."""
+"""Keys of a chat that we decide by (allow-list, price, budget). Given twice, we and the provider could each read
+another one."""
 
 _QUOTED = tuple(f'"{key}"'.encode() for key in GUARDED_KEYS)
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # a guarded key can be spelt "mod\u0065l"
@@ -30,7 +32,8 @@ _HEADROOM = 32
 
 
 def parse_json(model: type[BaseModel], raw: bytes) -> dict[str, Any]:
-    """The body of a chat route as it came, once `model` has found nothing wrong with it. Raises BadRequest or ValidationFailed.
+    """The body of a chat route as it came, once `model` has found nothing wrong with it. Raises BadRequest or
+    ValidationFailed.
 
     The dict is the client's own, not the model's: nothing is coerced, dropped or filled in.
     """
@@ -81,7 +84,8 @@ def load(raw: bytes) -> Any:
 
 
 def validation_failed(error: ValidationError) -> ValidationFailed:
-    """Pydantic's findings as our error: `fields` is a list of {"field", "message"}. Values are never repeated: they may be secrets."""
+    """Pydantic's findings as our error: `fields` is a list of {"field", "message"}. Values are never repeated: they
+    may be secrets."""
     return from_problems(
         (field_name(item["loc"]), str(item["msg"]))
         for item in error.errors(include_url=False, include_context=False, include_input=False)
@@ -111,8 +115,8 @@ def from_problems(found: Iterable[tuple[str, str]]) -> ValidationFailed:
 def field_name(location: Iterable[str | int]) -> str:
     """`messages[0].content` for ("messages", 0, "content").
 
-    Pydantic puts the names of union members into the path (`str`, `list[ContentPart]`): left out, they are ours and not the client's.
-    A key that the client made up is shown only when it looks like a name.
+    Pydantic puts the names of union members into the path (`str`, `list[ContentPart]`): left out, they are ours and
+    not the client's. A key that the client made up is shown only when it looks like a name.
     """
     path = ""
     for part in location:

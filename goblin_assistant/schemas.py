@@ -1,7 +1,7 @@
 """Request and response shapes that several routes share: chat, embeddings, models, health, errors.
 
-Shapes that are ours are strict and closed. The chat and embeddings requests are OpenAI's and open: fields that we do not know pass through
-to the provider, fields that we know are checked, and `null` means "left out", as it does there
+Shapes that are ours are strict and closed. The chat and embeddings requests are OpenAI's and open: fields that we do
+not know pass through to the provider, fields that we know are checked, and `null` means "left out", as it does there
 (https://platform.openai.com/docs/api-reference/chat/create).
 """
 

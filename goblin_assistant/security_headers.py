@@ -1,4 +1,5 @@
-"""Headers that tell browsers what they may do with our answers: who may read them (CORS), and that they are data and not pages."""
+"""Headers that tell browsers what they may do with our answers: who may read them (CORS), and that they are data and
+not pages."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ UNLESS_SET: tuple[tuple[str, str], ...] = (
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
     ("Cache-Control", "no-store"),
 )
-# Only over TLS, which we learn from a trusted proxy's X-Forwarded-Proto: over plain HTTP browsers ignore it (RFC 6797, 7.2).
+# Only over TLS, which we learn from a trusted proxy's X-Forwarded-Proto: over plain HTTP browsers ignore it (RFC
+# 6797, 7.2).
 HSTS = ("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
 
 EXPOSED = [
@@ -64,8 +66,8 @@ def _cors(app: Flask, origins: list[str]) -> Callable[[Response], Response]:
     any_origin = "*" in origins
     CORS(
         app,
-        # Patterns, because flask-cors takes a literal with brackets ([::1]) for a pattern of its own; anchored, because it
-        # matches from the start only, and https://example.com.evil.net begins with https://example.com.
+        # Patterns, because flask-cors takes a literal with brackets ([::1]) for a pattern of its own; anchored,
+        # because it matches from the start only, and https://example.com.evil.net begins with https://example.com.
         origins="*" if any_origin else [re.compile(re.escape(origin) + r"\Z", re.IGNORECASE) for origin in origins],
         expose_headers=EXPOSED,
         max_age=600,

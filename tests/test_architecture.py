@@ -26,8 +26,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("auth", "rate_limits"),
     ("chat", "chat_*", "health", "service_checks", "explain", "anthropic_*"),
     (
-        "routing", "circuit_breaker", "slots", "idempotency", "usage", "usage_*", "budgets", "prices", "accounts", "api_keys",
-        "passwords", "tokens", "refresh_*", "database", "migrations", "migrations.*", "limit_*", "shared_limit_storage",
+        "routing", "circuit_breaker", "slots", "idempotency", "usage", "usage_*", "budgets", "prices", "accounts",
+        "api_keys", "passwords", "tokens", "refresh_*", "database", "migrations", "migrations.*", "limit_*", "shared_limit_storage",
     ),
     ("extensions", "schemas", "schemas_*", "models", "errors", "request_body"),
     ("providers", "providers.*"),
@@ -53,7 +53,8 @@ MODULES = modules()
 
 
 def imports(path: Path, *, lazy: bool) -> Iterator[str]:
-    """Modules of ours that `path` imports; those only for type checkers are left out, those inside functions unless `lazy`."""
+    """Modules of ours that `path` imports; those only for type checkers are left out, those inside functions unless
+    `lazy`."""
     pending: list[ast.AST] = [ast.parse(path.read_text())]
     while pending:
         node = pending.pop()

@@ -1,4 +1,5 @@
-"""What has to be complete is complete: a new error, status or module cannot be forgotten in the tables that list them."""
+"""What has to be complete is complete: a new error, status or module cannot be forgotten in the tables that list
+them."""
 
 from __future__ import annotations
 

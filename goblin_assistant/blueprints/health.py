@@ -45,7 +45,8 @@ def live() -> Response:
 @bp.get("/ready")
 @describe("Readiness probe", answer=ReadyAnswer, errors=(503,))
 def ready() -> Response:
-    """200 when the instance can serve: database reachable and migrated, not shutting down. Else 503 with `reasons`. Never limited."""
+    """200 when the instance can serve: database reachable and migrated, not shutting down. Else 503 with `reasons`.
+    Never limited."""
     able, reasons = runtime().monitor.ready()
     if not able:
         raise Unavailable("not ready: " + "; ".join(reasons), extra={"status": "not_ready", "reasons": reasons})
@@ -55,7 +56,8 @@ def ready() -> Response:
 @bp.get("/all")
 @describe("Every service", answer=HealthReport, errors=(503,))
 def all_services() -> Response:
-    """The last result of every service. 200 also when some are unhealthy (`degraded`); 503 only when the database is."""
+    """The last result of every service. 200 also when some are unhealthy (`degraded`); 503 only when the database
+    is."""
     status, services = runtime().monitor.snapshot()
     if status == "unhealthy":
         raise Unavailable("the database is unhealthy", extra={"status": status, "services": services})
@@ -65,7 +67,8 @@ def all_services() -> Response:
 @bp.get("/<service>")
 @describe("One service", answer=NamedServiceReport, errors=(404,))
 def service(service: str) -> Response:
-    """The last result of one service. 200 whatever the result: the question was answered. `disabled` means not configured."""
+    """The last result of one service. 200 whatever the result: the question was answered. `disabled` means not
+    configured."""
     return _json(orjson.dumps({"service": service, **_report(service)}))
 
 
