@@ -1,0 +1,92 @@
+"""OpenAI's answers in Anthropic's dialect, for POST /v1/messages on providers that speak OpenAI's. Pure functions.
+
+finish_reason -> stop_reason, `reasoning_content` -> a thinking block without signature, usage split into fresh, cached and written.
+Sources: https://platform.claude.com/docs/en/api/messages, `anthropic.types.Message` of the SDK, 2.12.0.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from goblin_assistant.providers.base import ChatResponse, Usage
+
+STOP_REASONS: Mapping[str, str] = {
+    "stop": "end_turn",  # OpenAI does not tell a stop sequence from an end
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "function_call": "tool_use",
+    "content_filter": "refusal",
+}
+"""OpenAI's finish_reason -> Anthropic's stop_reason; anything else is end_turn."""
+
+
+def anthropic_usage(usage: Usage | None) -> dict[str, Any]:
+    """Tokens as Anthropic writes them: the prompt in three parts. Zeros when nobody counted: the format has no "unknown"."""
+    usage = usage or Usage()
+    cached = usage.cached_tokens + usage.cache_write_tokens
+    return {
+        "input_tokens": max(0, usage.prompt_tokens - cached),
+        "cache_creation_input_tokens": usage.cache_write_tokens,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
+    }
+
+
+def message_id(upstream: Any) -> str:
+    """`msg_...`, with the upstream's own id in it where there is one."""
+    name = upstream.removeprefix("chatcmpl-") if isinstance(upstream, str) else ""
+    return f"msg_{name or uuid.uuid4().hex}"
+
+
+def response_from_openai(response: ChatResponse) -> bytes:
+    """A chat completion as a Message. Takes what it finds: the provider has made sure that it is a completion."""
+    completion = orjson.loads(response.body)
+    choices = completion.get("choices") or [{}]
+    message = choices[0].get("message") or {}
+    content: list[dict[str, Any]] = []
+    reasoning = message.get("reasoning_content") or message.get("reasoning")  # DeepSeek, vLLM; OpenRouter
+    if isinstance(reasoning, str) and reasoning:
+        content.append({"type": "thinking", "thinking": reasoning, "signature": ""})
+    for text in (message.get("content"), message.get("refusal")):
+        if isinstance(text, str) and text:
+            content.append({"type": "text", "text": text})
+    calls = message.get("tool_calls") or ()
+    for call in calls:
+        function = call.get("function") or {}
+        content.append(
+            {
+                "type": "tool_use",
+                "id": call.get("id") or f"toolu_{uuid.uuid4().hex}",
+                "name": function.get("name", ""),
+                "input": _arguments(function.get("arguments")),
+            }
+        )
+    reason = STOP_REASONS.get(choices[0].get("finish_reason") or "", "end_turn")
+    return orjson.dumps(
+        {
+            "id": message_id(completion.get("id")),
+            "type": "message",
+            "role": "assistant",
+            "model": completion.get("model") or response.model,
+            "content": content,
+            "stop_reason": "tool_use"
+            if calls and reason == "end_turn"
+            else reason,  # some servers say stop all the same
+            "stop_sequence": None,
+            "usage": anthropic_usage(response.usage),
+        }
+    )
+
+
+def _arguments(text: Any) -> dict[str, Any]:
+    try:
+        value = orjson.loads(text or "{}")
+    except (orjson.JSONDecodeError, TypeError):
+        value = None
+    # A model may write anything; Anthropic's format has room for objects only, and a client should see what was written.
+    return value if isinstance(value, dict) else {"arguments": text}

@@ -1,0 +1,36 @@
+"""Anthropic's Messages API, so that its SDK can be pointed here; base_url without /v1."""
+
+from __future__ import annotations
+
+from apiflask import APIBlueprint
+from flask import Response, request
+
+from goblin_assistant.auth import require_auth
+from goblin_assistant.blueprints.chat import respond
+from goblin_assistant.json_requests import require_json
+from goblin_assistant.observability import request_info
+from goblin_assistant.openapi import CHAT_ERRORS, describe
+from goblin_assistant.request_body import parse_json
+from goblin_assistant.schemas_messages import Message, MessagesRequest
+
+bp = APIBlueprint("messages", __name__, tag="Chat")
+
+
+@bp.post("/v1/messages")
+@describe("Create a message", body=MessagesRequest, answer=Message, errors=CHAT_ERRORS, stream=True)
+@require_auth(scope="chat")
+def create_message() -> Response:
+    """Anthropic's request and answer, for every model: on Anthropic's own by passing them on as they are, on others by translation.
+    With `stream: true` the answer is Anthropic's event stream and ends with `message_stop`, or with an `error` event when the provider
+    broke off."""
+    require_json(request)
+    raw = request.get_data(cache=False)
+    body = parse_json(MessagesRequest, raw)
+    return respond(body, raw, dialect="anthropic", operation="chat_completion")
+
+
+@bp.after_request
+def name_request(response: Response) -> Response:
+    """`request-id` is where Anthropic's SDK looks for what we call the correlation id."""
+    response.headers["request-id"] = request_info().correlation_id
+    return response

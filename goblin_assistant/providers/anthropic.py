@@ -1,0 +1,232 @@
+"""Anthropic's Messages API, for OpenAI's dialect by translation and for its own by passing the bytes through.
+
+The API's version: a client that speaks Anthropic's dialect sends its own `anthropic-version` and `anthropic-beta`, and both are passed on, because
+they say what its body means. What we translate is sent as 2023-06-01: 2026-10-21 refuses temperature and top_p for every model, which
+OpenAI clients send and older models take (https://platform.claude.com/docs/en/api/migration-2026-10-21).
+Sources: https://platform.claude.com/docs/en/api/overview, .../api/versioning, .../api/models-list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from goblin_assistant.config import Config, ConfigError, ProviderRow
+from goblin_assistant.providers.anthropic_models import CATALOGUE, Traits, learned, traits_of
+from goblin_assistant.providers.anthropic_request import build_request
+from goblin_assistant.providers.anthropic_response import classify, finish_reason, parse_message, parse_usage, to_openai
+from goblin_assistant.providers.anthropic_stream import Follower, Translator
+from goblin_assistant.providers.base import (
+    BadResponse,
+    ChatRequest,
+    ChatResponse,
+    InvalidRequest,
+    Model,
+    ModelNotFound,
+    Provider,
+    StreamEvent,
+)
+from goblin_assistant.providers.http import Timeouts, UpstreamClient
+from goblin_assistant.providers.openai_dialect import encode
+from goblin_assistant.providers.rows import api_key_of, declared_models, options_of, timeouts_of
+
+BASE_URL = "https://api.anthropic.com"
+API_VERSION = "2023-06-01"
+MESSAGES = "/v1/messages"
+
+FORWARDED_HEADERS: Mapping[str, re.Pattern[str]] = {
+    "anthropic-version": re.compile(r"\d{4}-\d{2}-\d{2}"),
+    "anthropic-beta": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,; -]{0,1023}"),
+}
+"""The client's headers that change what the API does, and how they look. Those that name an account or workspace stay here: it is the operator's."""
+
+
+class Options(BaseModel):
+    """`options` of a row of this kind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    max_tokens: Annotated[
+        int | None, Field(ge=1, description="longest answer where a client sets none; default: the model's")
+    ] = None
+    drop_sampling: Annotated[
+        bool, Field(description="true: leave out sampling that a model refuses, instead of refusing the request")
+    ] = False
+    bearer: Annotated[
+        bool, Field(description="true: send the key as Authorization: Bearer, as some gateways want it")
+    ] = False
+
+
+class AnthropicProvider(Provider):
+    """Anthropic, or a server that speaks its dialect. Shared by all threads."""
+
+    dialects = frozenset({"openai", "anthropic"})
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str = BASE_URL,
+        *,
+        api_key: str | None = None,
+        options: Options | None = None,
+        models: Sequence[Model] | None = None,
+        fallback_models: Sequence[Model] = (),
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+        pool_size: int = 64,
+        max_concurrency: int | None = None,
+    ) -> None:
+        """`models` is the whole catalogue, declared; without it `check()` learns one, and `fallback_models` serve until then."""
+        self.name = name
+        self.max_concurrency = max_concurrency
+        self._options = options or Options()
+        self._declared = models is not None
+        self._models = tuple(models if models is not None else fallback_models)
+        self._traits: dict[str, Traits] = {}
+        own = {"anthropic-version": API_VERSION}
+        if api_key:
+            own.update({"authorization": f"Bearer {api_key}"} if self._options.bearer else {"x-api-key": api_key})
+        for header, value in (headers or {}).items():
+            own[header.lower() if header.lower() in own else header] = value
+        # Without a query of the row's own: the list has 20 items unless told, 1,000 at most.
+        self._list = "/v1/models" if query else "/v1/models?limit=1000"
+        self._client = UpstreamClient(
+            name,
+            base_url.rstrip("/").removesuffix("/v1"),
+            own,
+            timeouts or Timeouts(),
+            pool_size,
+            query,
+            classify=classify,
+        )
+
+    @classmethod
+    def from_row(cls, name: str, row: ProviderRow, config: Config) -> AnthropicProvider:
+        """From a row that has been completed by its preset. Raises ConfigError."""
+        base_url = row.base_url or BASE_URL
+        key = api_key_of(row, config)
+        if key is None and base_url == BASE_URL:
+            raise ConfigError(
+                [f"[providers.{name}]: has no key; set api_key_env and that variable, or enabled = false"]
+            )
+        return cls(
+            name,
+            base_url,
+            api_key=key,
+            options=options_of(name, row, Options),
+            models=declared_models(row),
+            fallback_models=CATALOGUE if name == "anthropic" or base_url == BASE_URL else (),
+            headers=row.headers,
+            query=row.query,
+            timeouts=timeouts_of(row, config),
+            pool_size=config.threads,
+            max_concurrency=row.max_concurrency,
+        )
+
+    # -- catalogue ----------------------------------------------------------------------------
+    def models(self) -> Sequence[Model]:
+        """Declared, learned by the last check, or the built-in list."""
+        return self._models
+
+    def serves(self, model: str) -> bool:
+        """Any model unless the row declares which: names like claude-opus-4-5 or -latest are not all listed."""
+        return bool(model) and (not self._declared or any(known.id == model for known in self._models))
+
+    def check(self, timeout: float = 3.0) -> None:
+        """GET the list of models, which is free, and learn it."""
+        try:
+            listed = self._client.get_json(self._list, timeout)
+        except ModelNotFound:
+            return  # a server of the same dialect that has no list: it is there, and it took the key
+        rows = listed.get("data") if isinstance(listed, dict) else None
+        if not isinstance(rows, list):
+            raise BadResponse(f"{self.name} did not answer with a list of models", provider=self.name)
+        found = [item for row in rows if isinstance(row, dict) and (item := learned(row)) is not None]
+        self._traits = {model.id: traits for model, traits in found}
+        models = tuple(model for model, _ in found)
+        if models and not self._declared and models != self._models:
+            self._models = models
+
+    # -- calls --------------------------------------------------------------------------------
+    def complete(self, request: ChatRequest) -> ChatResponse:
+        """POST the message. In Anthropic's dialect the answer's bytes go to the client as they came."""
+        body, headers = self._prepare(request, stream=False)
+        data = self._client.post(MESSAGES, body, request.call, headers=headers)
+        message = parse_message(self.name, data)
+        usage = parse_usage(message.get("usage"))
+        model = message.get("model")
+        if not isinstance(model, str) or not model:
+            model = request.model
+        if request.dialect == "openai":
+            data = orjson.dumps(to_openai(message, usage, model))
+        return ChatResponse(data, model, usage, finish_reason(message.get("stop_reason")))
+
+    def stream(self, request: ChatRequest) -> Iterator[StreamEvent]:
+        """POST the message; the answer's events go on as they come, or as OpenAI's chunks."""
+        body, headers = self._prepare(request, stream=True)
+        follower = Follower(self.name)
+        if request.dialect == "openai":
+            options = request.body.get("stream_options")
+            asked = isinstance(options, dict) and options.get("include_usage") is True
+            follower = Translator(self.name, include_usage=asked)
+        feed = follower.feed
+        events = self._client.post_sse(MESSAGES, body, request.call, headers=headers)
+        try:
+            for block in events:
+                if passed := feed(block):
+                    yield passed
+                if follower.done:
+                    events.finish()
+                    break
+            completed = follower.completed()
+        finally:
+            events.close()
+        if not completed.model:
+            completed.model = request.model
+        yield completed
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._client.close()
+
+    # -- translation --------------------------------------------------------------------------
+    def _prepare(self, request: ChatRequest, *, stream: bool) -> tuple[bytes, dict[str, str] | None]:
+        if request.dialect == "openai":
+            translated = build_request(
+                request.body,
+                request.model,
+                self._traits_of(request.model),
+                max_tokens=self._options.max_tokens,
+                drop_sampling=self._options.drop_sampling,
+            )
+            if stream:
+                translated["stream"] = True
+            return encode(translated), None
+        source = request.body
+        changes: dict[str, Any] = {}
+        if source.get("model") != request.model:
+            changes["model"] = request.model
+        if bool(source.get("stream")) is not stream:
+            changes["stream"] = stream
+        headers = self._forwarded(request.headers)
+        if changes or request.raw is None:
+            return encode({**source, **changes}), headers
+        return request.raw, headers
+
+    def _forwarded(self, headers: Mapping[str, str]) -> dict[str, str]:
+        forwarded: dict[str, str] = {}
+        for name, pattern in FORWARDED_HEADERS.items():
+            value = headers.get(name)
+            if value is None:
+                continue
+            if pattern.fullmatch(value) is None:
+                raise InvalidRequest(f"the header {name} is not valid", provider=self.name)
+            forwarded[name] = value
+        return forwarded
+
+    def _traits_of(self, model: str) -> Traits:
+        return self._traits.get(model) or traits_of(model)

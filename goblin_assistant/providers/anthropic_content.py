@@ -1,0 +1,208 @@
+"""OpenAI's messages as Anthropic's: system prompt, turns, content blocks, tool calls and their results. Pure functions.
+
+    system, developer          anywhere: blocks of the top-level `system`, in their order
+    user                       text, image_url (URL or data URL), file (PDF or text as data URL) -> text, image, document
+    assistant                  content, refusal -> text; tool_calls -> tool_use; thinking_blocks, where a client sends them back
+    tool                       tool_result in a user turn; adjacent ones (parallel calls) share one turn
+    adjacent turns of a role   merged, because the results of parallel calls must be in one message
+
+Left out, because nothing depends on it: a message's `name`, an image's `detail`, empty text (which Anthropic refuses).
+`cache_control` on a part or message is kept: it is how clients of several gateways place Anthropic's cache marks.
+Sources: https://platform.claude.com/docs/en/api/messages and `anthropic.types.*_block_param` of the SDK, 2.12.0;
+https://platform.openai.com/docs/api-reference/chat/create.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from goblin_assistant.providers.base import InvalidRequest
+
+IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+
+_NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
+Block = dict[str, Any]
+
+
+def translate_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[Block], list[dict[str, Any]]]:
+    """System blocks and turns. Raises InvalidRequest for what has no counterpart."""
+    system: list[Block] = []
+    turns: list[dict[str, Any]] = []
+    for position, message in enumerate(messages):
+        where = f"messages[{position}]"
+        role = message.get("role")
+        if role in ("system", "developer"):
+            system += _text_only(message, where)
+            continue
+        if role == "user":
+            side, blocks = "user", _parts(message, where)
+            if not blocks:
+                raise invalid(f"{where} is empty", "messages")
+        elif role == "assistant":
+            side, blocks = "assistant", _assistant(message, where)
+        elif role == "tool":
+            side, blocks = "user", [_tool_result(message, where)]
+        else:
+            raise invalid(
+                f"{where} has a role that Anthropic's Messages API does not know: use tool in place of function",
+                "messages",
+            )
+        if not blocks:
+            continue  # an assistant that said nothing
+        if turns and turns[-1]["role"] == side:
+            turns[-1]["content"] += blocks
+        else:
+            turns.append({"role": side, "content": blocks})
+    if not turns:
+        raise invalid("messages must hold at least one message of the user", "messages")
+    return system, turns
+
+
+def invalid(message: str, param: str) -> InvalidRequest:
+    """The error for a request that cannot be translated; `param` is the field at fault."""
+    return InvalidRequest(message, param=param)
+
+
+def safe_id(value: Any, where: str) -> str:
+    """A tool call's id in the letters that Anthropic accepts: other providers' ids come along in a conversation that changed sides."""
+    if not isinstance(value, str) or not value:
+        raise invalid(f"{where} has no tool call id", "messages")
+    return _NOT_IN_IDS.sub("_", value)
+
+
+def _parts(message: Mapping[str, Any], where: str) -> list[Block]:
+    content = message.get("content")
+    if isinstance(content, str):
+        return _marked([{"type": "text", "text": content}], message) if content else []
+    blocks: list[Block] = []
+    for position, part in enumerate(content or ()):
+        block = _part(part, f"{where}.content[{position}]")
+        if block is not None:
+            blocks += _marked([block], part)
+    return _marked(blocks, message)
+
+
+def _marked(blocks: list[Block], source: Mapping[str, Any]) -> list[Block]:
+    mark = source.get("cache_control")
+    if mark is not None and blocks:
+        blocks[-1]["cache_control"] = mark
+    return blocks
+
+
+def _part(part: Mapping[str, Any], where: str) -> Block | None:
+    kind = part.get("type")
+    if kind == "text":
+        return _text(part.get("text"), where)
+    if kind == "refusal":
+        return _text(part.get("refusal"), where)
+    if kind == "image_url":
+        return {"type": "image", "source": _image_source(part.get("image_url"), where)}
+    if kind == "file":
+        return _document(part.get("file"), where)
+    raise invalid(
+        f"{where}: Anthropic's Messages API takes text, image_url and file, not this type of part", "messages"
+    )
+
+
+def _text(value: Any, where: str) -> Block | None:
+    if not isinstance(value, str):
+        raise invalid(f"{where} has no text", "messages")
+    return {"type": "text", "text": value} if value else None
+
+
+def _text_only(message: Mapping[str, Any], where: str) -> list[Block]:
+    blocks = _parts(message, where)
+    if any(block["type"] != "text" for block in blocks):
+        raise invalid(f"{where}: a system message may hold text only", "messages")
+    return blocks
+
+
+def _image_source(image: Any, where: str) -> Block:
+    url = image.get("url") if isinstance(image, dict) else image
+    if not isinstance(url, str):
+        raise invalid(f"{where}.image_url has no url", "messages")
+    if url.startswith(("https://", "http://")):
+        return {"type": "url", "url": url}
+    media_type, data = _data_url(url, where)
+    if media_type not in IMAGE_TYPES:
+        raise invalid(f"{where}: an image must be JPEG, PNG, GIF or WebP", "messages")
+    return {"type": "base64", "media_type": media_type, "data": data}
+
+
+def _document(file: Any, where: str) -> Block:
+    if not isinstance(file, dict) or not isinstance(file.get("file_data"), str):
+        raise invalid(
+            f"{where}: give the file itself in file_data, as a data URL; a file_id is known only to OpenAI", "messages"
+        )
+    media_type, data = _data_url(file["file_data"], where)
+    source: Block
+    if media_type == "application/pdf":
+        source = {"type": "base64", "media_type": media_type, "data": data}
+    elif media_type == "text/plain":
+        try:
+            source = {"type": "text", "media_type": media_type, "data": base64.b64decode(data, validate=True).decode()}
+        except (binascii.Error, UnicodeDecodeError):
+            raise invalid(f"{where}: the file is not UTF-8 text in base64", "messages") from None
+    else:
+        raise invalid(f"{where}: a file must be application/pdf or text/plain", "messages")
+    block: Block = {"type": "document", "source": source}
+    name = file.get("filename")
+    if isinstance(name, str) and name:
+        block["title"] = name
+    return block
+
+
+def _data_url(url: str, where: str) -> tuple[str, str]:
+    """Media type and base64 data of a data URL (RFC 2397)."""
+    head, comma, data = url.partition(",")
+    if not head.startswith("data:") or not head.endswith(";base64") or not comma or not data:
+        raise invalid(f"{where}: accepted: an http(s) URL or data:<type>;base64,<data>", "messages")
+    return head[5:-7].split(";")[0].strip().lower(), data
+
+
+def _assistant(message: Mapping[str, Any], where: str) -> list[Block]:
+    blocks: list[Block] = []
+    thoughts = message.get("thinking_blocks")
+    for block in thoughts if isinstance(thoughts, list) else ():
+        # With their signatures, as they were given out: thinking models want them back in front of a tool call.
+        if isinstance(block, dict) and block.get("type") in ("thinking", "redacted_thinking"):
+            blocks.append(dict(block))
+    blocks += _parts(message, where)
+    refusal = message.get("refusal")
+    if isinstance(refusal, str) and refusal:
+        blocks.append({"type": "text", "text": refusal})
+    if message.get("audio") or message.get("function_call"):
+        raise invalid(f"{where}: audio and function_call have no counterpart in Anthropic's Messages API", "messages")
+    for position, call in enumerate(message.get("tool_calls") or ()):
+        blocks.append(_tool_use(call, f"{where}.tool_calls[{position}]"))
+    return blocks
+
+
+def _tool_use(call: Mapping[str, Any], where: str) -> Block:
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise invalid(f"{where} is not a function call", "messages")
+    arguments = function.get("arguments") or "{}"
+    try:
+        value = orjson.loads(arguments)
+    except (orjson.JSONDecodeError, TypeError):
+        raise invalid(f"{where}.function.arguments is not JSON", "messages") from None
+    if not isinstance(value, dict):
+        raise invalid(f"{where}.function.arguments is not a JSON object", "messages")
+    return {"type": "tool_use", "id": safe_id(call.get("id"), where), "name": function["name"], "input": value}
+
+
+def _tool_result(message: Mapping[str, Any], where: str) -> Block:
+    block: Block = {"type": "tool_result", "tool_use_id": safe_id(message.get("tool_call_id"), where)}
+    content = message.get("content")
+    if isinstance(content, list):
+        block["content"] = _parts({"content": content}, where)
+    elif content:
+        block["content"] = content
+    return _marked([block], message)[0]

@@ -1,0 +1,227 @@
+"""Anthropic's answers and errors, read for the books and as OpenAI's. Pure functions; streams are in anthropic_stream.py.
+
+    end_turn, stop_sequence, pause_turn         finish_reason stop
+    max_tokens, model_context_window_exceeded   length
+    tool_use                                    tool_calls
+    refusal                                     content_filter
+
+    usage: prompt_tokens       input_tokens + cache_creation_input_tokens + cache_read_input_tokens (Anthropic counts them apart)
+           completion_tokens   output_tokens, thinking included
+           details             cache_read -> cached_tokens, cache_creation -> cache_write_tokens, thinking_tokens -> reasoning_tokens
+
+    400 invalid_request_error  InvalidRequest. A prompt that is too long is one too: Anthropic has no code for it, and texts change
+    401 403                    AuthenticationFailed; so are 400s whose error_code is about the operator's account
+    402 billing_error          RateLimited for long; so is a 429 whose error_code is about money
+    404 not_found_error        ModelNotFound
+    413 request_too_large      InvalidRequest
+    429 rate_limit_error       RateLimited, with Retry-After
+    500 api_error              BadResponse
+    504 timeout_error          Timeout
+    529 overloaded_error       Overloaded
+
+Sources: https://platform.claude.com/docs/en/api/errors, https://platform.claude.com/docs/en/api/messages, `anthropic._error_classes`,
+`anthropic.types.StopReason` and `Usage` of the SDK, 2.12.0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from goblin_assistant.providers.base import AuthenticationFailed, BadResponse, ProviderError, Timeout, Usage
+from goblin_assistant.providers.faults import UpstreamFailure, error_for
+
+FINISH_REASONS: Mapping[str, str] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+
+ERROR_STATUSES: Mapping[str, int] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""The HTTP status that each error type has, for errors inside a stream, where none can be sent any more."""
+
+ACCOUNT_CODES = frozenset(
+    {
+        "organization_on_hold",
+        "organization_type_not_supported",
+        "organization_not_enrolled_in_beta",
+        "parent_organization_required",
+        "cmek_key_disabled",
+        "cmek_key_network_blocked",
+        "cmek_feature_unsupported",
+    }
+)
+"""`error.details.error_code` of 400s that the operator has to settle with Anthropic; no client can."""
+
+MONEY_CODES = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
+"""`error_code` of 429s that no waiting of seconds cures."""
+
+
+def finish_reason(stop_reason: Any) -> str | None:
+    """OpenAI's word; None while there is none. A reason that is new to us is the end of the answer all the same."""
+    return FINISH_REASONS.get(stop_reason, "stop") if isinstance(stop_reason, str) else None
+
+
+def parse_usage(value: Any) -> Usage | None:
+    """A `usage` object; None when there is none."""
+    if not isinstance(value, dict):
+        return None
+    fresh, written = _count(value.get("input_tokens")), _count(value.get("cache_creation_input_tokens"))
+    read = _count(value.get("cache_read_input_tokens"))
+    details = value.get("output_tokens_details")
+    return Usage(
+        prompt_tokens=fresh + written + read,
+        completion_tokens=_count(value.get("output_tokens")),
+        cached_tokens=read,
+        cache_write_tokens=written,
+        reasoning_tokens=_count(details.get("thinking_tokens")) if isinstance(details, dict) else 0,
+    )
+
+
+def _count(value: Any) -> int:
+    # A huge or negative count would spoil sums and budgets that rest on them.
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40 else 0
+
+
+def openai_usage(usage: Usage) -> dict[str, Any]:
+    """`usage` as OpenAI writes it."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": usage.cache_write_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def parse_message(provider: str, data: bytes) -> dict[str, Any]:
+    """The body of a successful answer. Raises BadResponse for anything that is no message."""
+    try:
+        message = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise BadResponse(f"{provider} did not answer with JSON", provider=provider) from None
+    if isinstance(message, dict):
+        if isinstance(message.get("content"), list):
+            return message
+        if message.get("type") == "error":
+            raise stream_error(provider, message)
+    raise BadResponse(f"{provider}'s answer is not what was asked for", provider=provider)
+
+
+def to_openai(message: Mapping[str, Any], usage: Usage | None, model: str) -> dict[str, Any]:
+    """A message as a chat completion. Thinking goes into `reasoning_content`, and whole, with its signature, into `thinking_blocks`."""
+    text: list[str] = []
+    reasoning: list[str] = []
+    thinking: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    for block in message["content"]:
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind == "text":
+            text.append(str(block.get("text", "")))
+        elif kind == "tool_use":
+            arguments = orjson.dumps(block.get("input") or {}).decode()
+            calls.append(
+                {
+                    "id": block.get("id"),
+                    "type": "function",
+                    "function": {"name": block.get("name"), "arguments": arguments},
+                }
+            )
+        elif kind in ("thinking", "redacted_thinking"):
+            thinking.append(block)
+            reasoning.append(str(block.get("thinking", "")))
+    answer: dict[str, Any] = {
+        "role": "assistant",
+        "content": "".join(text) if text or not calls else None,
+        "refusal": None,
+    }
+    if any(reasoning):
+        answer["reasoning_content"] = "".join(reasoning)
+    if thinking:
+        answer["thinking_blocks"] = thinking
+    if calls:
+        answer["tool_calls"] = calls
+    completion: dict[str, Any] = {
+        "id": message.get("id", ""),
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [
+            {
+                "index": 0,
+                "message": answer,
+                "logprobs": None,
+                "finish_reason": finish_reason(message.get("stop_reason")) or "stop",
+            }
+        ],
+    }
+    if usage is not None:
+        completion["usage"] = openai_usage(usage)
+    return completion
+
+
+# -- errors ---------------------------------------------------------------------------------------
+def classify(failure: UpstreamFailure) -> ProviderError:
+    """The error that a failed answer means: by status, then `error.type` and `error.details.error_code`, never by text."""
+    try:
+        parsed = orjson.loads(failure.body)
+    except orjson.JSONDecodeError:
+        parsed = None
+    return _classify(failure, *_names(parsed))
+
+
+def stream_error(provider: str, event: Any) -> ProviderError:
+    """The error that `event: error` in a stream means."""
+    kind, code = _names(event)
+    error = _classify(UpstreamFailure(provider, ERROR_STATUSES.get(kind or "", 500), {}, b""), kind, code)
+    error.upstream_status = None  # the answer's own was a success
+    if type(error) is BadResponse:
+        return BadResponse(f"{provider} reported an error in its stream", provider=provider)
+    return error
+
+
+def _names(body: Any) -> tuple[str | None, str | None]:
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return None, None
+    kind, details = error.get("type"), error.get("details")
+    code = details.get("error_code") if isinstance(details, dict) else None
+    return (kind if isinstance(kind, str) else None), (code if isinstance(code, str) else None)
+
+
+def _classify(failure: UpstreamFailure, kind: str | None, code: str | None) -> ProviderError:
+    provider, status = failure.provider, failure.status
+    if status == 504:
+        return Timeout(f"{provider} gave up waiting", provider=provider, upstream_status=status)
+    if status == 400 and code in ACCOUNT_CODES:
+        return AuthenticationFailed(
+            f"{provider} has put this server's account on hold or restricts it",
+            provider=provider,
+            upstream_status=status,
+        )
+    if status == 429 and code in MONEY_CODES:
+        code = "insufficient_quota"
+    if status not in ERROR_STATUSES.values() and 400 <= status < 500 and kind == "invalid_request_error":
+        # "This error type may also be used for other 4XX status codes" (the errors page).
+        failure = UpstreamFailure(provider, 400, failure.headers, b"")
+    error = error_for(failure, code=code, kind=kind)
+    error.upstream_status = status
+    return error

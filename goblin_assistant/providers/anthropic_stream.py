@@ -1,0 +1,210 @@
+"""Anthropic's event stream, followed as it passes or turned into OpenAI's chunks.
+
+    message_start         the role chunk; usage of the prompt
+    content_block_start   tool_use: a tool call's index, id and name
+    content_block_delta   text_delta -> content, thinking_delta -> reasoning_content, input_json_delta -> a tool call's arguments
+    content_block_stop    of thinking: the block with its signature, as `thinking_blocks`
+    message_delta         finish_reason; usage so far, cumulative
+    message_stop          the end; a stream without it was cut
+    ping, unknown events  passed on or left out; Anthropic may add events and deltas at any time
+    error                 a ProviderError
+
+The first piece is held back until a second event has come: an overloaded service says so right after message_start, and as long as
+nothing has gone to the client another attempt can be made.
+Sources: https://platform.claude.com/docs/en/build-with-claude/streaming, `anthropic.types.RawMessageStreamEvent` of the SDK, 2.12.0.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import orjson
+
+from goblin_assistant.providers.anthropic_response import finish_reason, openai_usage, parse_usage, stream_error
+from goblin_assistant.providers.base import BadResponse, Completed, Usage
+
+
+class Follower:
+    """The state of one stream that passes untouched."""
+
+    __slots__ = ("_held", "_provider", "_usage", "done", "finish_reason", "message_id", "model")
+
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
+        self._held: bytes | None = b""  # None once something has been let through
+        self._usage: dict[str, Any] = {}
+        self.done = False
+        self.model = ""
+        self.message_id = ""
+        self.finish_reason: str | None = None
+
+    def feed(self, block: bytes) -> bytes:
+        """What of a block goes to the client. Raises ProviderError for an error or nonsense in it."""
+        # Deltas and pings are almost everything there is. A quotation mark inside a text is escaped, so these names are never part of one
+        # without making a mere false alarm.
+        if self._held is None and b'"message_' not in block and b'"error"' not in block and block.endswith(b"}\n\n"):
+            return block
+        alone = True
+        for event in events_of(self._provider, block):
+            kind = event.get("type")
+            self._note(kind, event)
+            alone = alone and kind == "message_start"
+        if self._held is None:
+            return block
+        held, self._held = self._held + block, (self._held + block if alone else None)
+        return b"" if alone else held
+
+    def usage(self) -> Usage | None:
+        """What has been counted so far; None before message_start."""
+        return parse_usage(self._usage) if self._usage else None
+
+    def completed(self) -> Completed:
+        """The stream is over. Raises BadResponse if it did not say so itself."""
+        if not self.done:
+            raise BadResponse(f"{self._provider}'s stream ended before its end", provider=self._provider)
+        return Completed(self.model, self.usage(), self.finish_reason)
+
+    def _note(self, kind: Any, event: dict[str, Any]) -> None:
+        if kind == "message_start":
+            message = event.get("message")
+            if isinstance(message, dict):
+                self._count(message.get("usage"))
+                self.model, self.message_id = str(message.get("model") or ""), str(message.get("id") or "")
+        elif kind == "message_delta":
+            self._count(event.get("usage"))
+            delta = event.get("delta")
+            if isinstance(delta, dict):
+                self.finish_reason = finish_reason(delta.get("stop_reason")) or self.finish_reason
+        elif kind == "message_stop":
+            self.done = True
+        elif kind == "error":
+            raise stream_error(self._provider, event)
+
+    def _count(self, usage: Any) -> None:
+        # Totals, not differences; what does not apply is left out or null and must not wipe what message_start said.
+        if isinstance(usage, dict):
+            self._usage.update({name: value for name, value in usage.items() if value is not None})
+
+
+class Translator(Follower):
+    """The state of one stream that becomes OpenAI's. `include_usage`: the client asked for the last chunk with the counts."""
+
+    __slots__ = ("_calls", "_created", "_include_usage", "_out", "_thinking")
+
+    def __init__(self, provider: str, *, include_usage: bool) -> None:
+        super().__init__(provider)
+        self._include_usage = include_usage
+        self._created = int(time.time())
+        self._calls: dict[Any, int] = {}  # index of the content block -> index of the tool call
+        self._thinking: dict[Any, dict[str, Any]] = {}
+        self._out: list[bytes] = []
+
+    def feed(self, block: bytes) -> bytes:
+        """The chunks for a block, b"" if it makes none."""
+        out = self._out = []
+        alone = True
+        for event in events_of(self._provider, block):
+            kind = event.get("type")
+            self._note(kind, event)
+            alone = alone and kind == "message_start"
+            if kind == "content_block_delta":
+                self._delta(event)
+            elif kind == "content_block_start":
+                self._started(event)
+            elif kind == "content_block_stop":
+                self._stopped(event)
+            elif kind == "message_start":
+                self._chunk({"role": "assistant", "content": ""})
+            elif kind == "message_stop":
+                self._ended()
+        pieces = b"".join(out)
+        if self._held is None:
+            return pieces
+        held, self._held = self._held + pieces, (self._held + pieces if alone else None)
+        return b"" if alone else held
+
+    def _started(self, event: dict[str, Any]) -> None:
+        block, index = _object(event.get("content_block")), event.get("index")
+        kind = block.get("type")
+        if kind == "tool_use":
+            number = self._calls[index] = len(self._calls)
+            function = {"name": block.get("name"), "arguments": ""}
+            self._chunk(
+                {"tool_calls": [{"index": number, "id": block.get("id"), "type": "function", "function": function}]}
+            )
+            if block.get("input"):  # whole at once: not what Anthropic does, but what its format allows
+                self._arguments(number, orjson.dumps(block["input"]).decode())
+        elif kind in ("thinking", "redacted_thinking"):
+            self._thinking[index] = dict(block)
+            if block.get("thinking"):
+                self._chunk({"reasoning_content": block["thinking"]})
+        elif kind == "text" and block.get("text"):
+            self._chunk({"content": block["text"]})
+
+    def _delta(self, event: dict[str, Any]) -> None:
+        delta, index = _object(event.get("delta")), event.get("index")
+        kind = delta.get("type")
+        if kind == "text_delta":
+            self._chunk({"content": delta.get("text", "")})
+        elif kind == "input_json_delta":
+            if index in self._calls and delta.get("partial_json"):
+                self._arguments(self._calls[index], delta["partial_json"])
+        elif kind == "thinking_delta":
+            if index in self._thinking:
+                self._thinking[index]["thinking"] = self._thinking[index].get("thinking", "") + delta.get(
+                    "thinking", ""
+                )
+            if delta.get("thinking"):
+                self._chunk({"reasoning_content": delta["thinking"]})
+        elif kind == "signature_delta" and index in self._thinking:
+            self._thinking[index]["signature"] = delta.get("signature", "")
+
+    def _stopped(self, event: dict[str, Any]) -> None:
+        if (block := self._thinking.pop(event.get("index"), None)) is not None:
+            self._chunk({"thinking_blocks": [block]})
+
+    def _ended(self) -> None:
+        self._chunk({}, self.finish_reason or "stop")
+        usage = self.usage()
+        if self._include_usage and usage is not None:
+            self._write({"choices": [], "usage": openai_usage(usage)})
+
+    def _arguments(self, number: int, text: str) -> None:
+        self._chunk({"tool_calls": [{"index": number, "function": {"arguments": text}}]})
+
+    def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> None:
+        self._write({"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]})
+
+    def _write(self, rest: dict[str, Any]) -> None:
+        head = {
+            "id": self.message_id,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self.model,
+        }
+        self._out.append(b"data: " + orjson.dumps({**head, **rest}) + b"\n\n")
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def events_of(provider: str, block: bytes) -> list[dict[str, Any]]:
+    """The data of every event in a block of whole events. Raises BadResponse for what is no JSON object.
+
+    The name in `event:` is repeated as `type` in the data, so that only the data is read.
+    """
+    found: list[dict[str, Any]] = []
+    for event in block.replace(b"\r\n", b"\n").split(b"\n\n"):
+        lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
+        if not lines:
+            continue
+        try:
+            parsed = orjson.loads(b"\n".join(lines))
+        except orjson.JSONDecodeError:
+            raise BadResponse(f"{provider} sent an event that is not JSON", provider=provider) from None
+        if not isinstance(parsed, dict):
+            raise BadResponse(f"{provider} sent an event that is no object", provider=provider)
+        found.append(parsed)
+    return found

@@ -1,0 +1,79 @@
+"""Request and answer of POST /v1/messages, as Anthropic has them.
+
+Known fields are checked, unknown ones kept: they go to Anthropic untouched, and are refused by name where another provider is asked.
+Source: https://platform.claude.com/docs/en/api/messages, `anthropic.types` of the SDK, 2.12.0.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from goblin_assistant.schemas import ModelName, Open
+
+
+class InputBlock(Open):
+    """A block of content: `text`, `image`, `document`, `tool_use`, `tool_result`, `thinking` ..., each with fields of its own."""
+
+    type: str
+
+
+class InputMessage(Open):
+    """A turn of the conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | list[InputBlock]
+
+
+class Metadata(Open):
+    """`user_id` is an opaque name of the end user."""
+
+    user_id: str | None = None
+
+
+class MessagesRequest(Open):
+    """Anthropic's request. `model` may be left out: the user's default is taken, then the instance's."""
+
+    messages: Annotated[list[InputMessage], Field(min_length=1, max_length=100_000)]
+    max_tokens: Annotated[int, Field(ge=0, le=2**31)]
+    model: ModelName | None = None
+    system: str | list[InputBlock] | None = None
+    stream: bool | None = None
+    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    stop_sequences: list[str] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+    metadata: Metadata | None = None
+
+
+class OutputBlock(Open):
+    """A block of the answer: `text`, `thinking`, `tool_use`."""
+
+    type: str
+
+
+class MessageUsage(Open):
+    """Tokens of one call; the prompt's in three parts, of which cached ones are apart."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+
+
+class Message(Open):
+    """Anthropic's message object."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[OutputBlock]
+    stop_reason: str | None
+    stop_sequence: str | None
+    usage: MessageUsage
