@@ -40,6 +40,9 @@ from goblin_assistant.usage import UsageEntry, UsageStore, estimate_prompt_token
 
 logger = logging.getLogger("goblin_assistant.chat")
 
+DIALECT_HEADERS = ("anthropic-version", "anthropic-beta")
+"""The client's headers that say what its body means; the only ones that a provider is shown."""
+
 
 def _at_once(settle: Callable[[], None]) -> None:
     settle()
@@ -295,7 +298,7 @@ class ChatService:
                 entry.queue_ms = round(waited * 1000)
                 trace.add("slot", waited_ms=entry.queue_ms)
             if principal.tokens_per_minute is not None:
-                estimate = estimate_prompt_tokens(chat.body) + (_max_tokens(chat.body) or 0)
+                estimate = estimate_prompt_tokens(chat.body) + (_max_tokens(chat) or 0)
                 run.token_hold = self._limits.take_tokens(principal, estimate)
         except CallCancelled:
             _release(taken)
@@ -313,7 +316,7 @@ class ChatService:
                     principal,
                     [(target.provider.name, target.model) for target in targets],
                     estimate_prompt_tokens(chat.body),
-                    _max_tokens(chat.body),
+                    _max_tokens(chat),
                 )
             except AppError as error:
                 run.failed(error)
@@ -356,7 +359,12 @@ class ChatService:
             chat.raw = b""
         if not settings or chat.operation != "chat_completion":
             return str(model)
-        if settings.get("temperature") is not None and body.get("temperature") is None:
+        # Not in Anthropic's dialect: since its API version 2026-10-21 a temperature makes a request invalid, and a setting must not.
+        if (
+            settings.get("temperature") is not None
+            and body.get("temperature") is None
+            and chat.dialect != "anthropic"
+        ):
             body["temperature"] = settings["temperature"]
             chat.raw = b""
         if (
@@ -428,7 +436,10 @@ class _Requests:
             body, raw, dialect = self._translated, None, "openai"
         if body.get("model") != target.model:
             body, raw = {**body, "model": target.model}, None
-        return ChatRequest(target.model, body, raw, chat.stream, dialect, self._call)
+        headers: dict[str, str] = {}
+        if dialect == "anthropic":
+            headers = {name: value for name in DIALECT_HEADERS if (value := chat.headers.get(name)) is not None}
+        return ChatRequest(target.model, body, raw, chat.stream, dialect, self._call, headers)
 
 
 def may_use(allowed: Iterable[str], name: str) -> bool:
@@ -441,7 +452,10 @@ def _release(taken: list[Callable[[], None]]) -> None:
         release()
 
 
-def _max_tokens(body: Mapping[str, Any]) -> int | None:
+def _max_tokens(chat: Chat) -> int | None:
+    body = chat.body
+    if chat.dialect == "anthropic":
+        return int(body["max_tokens"])
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     if limit is None:
         return None

@@ -190,7 +190,8 @@ class Call:
 @dataclass(slots=True)
 class ChatRequest:
     """One chat for one target. `body` is the request parsed, in `dialect`, and is never mutated by a
-    provider; `raw` is the same as bytes where the client's own bytes can be sent as they are, else None."""
+    provider; `raw` is the same as bytes where the client's own bytes can be sent as they are, else None.
+    `headers` are those of the client's that belong to its dialect, by lower-case name; never a credential."""
 
     model: str  # the upstream's name for the model
     body: Mapping[str, Any]
@@ -198,6 +199,7 @@ class ChatRequest:
     stream: bool = False
     dialect: Dialect = "openai"
     call: Call = field(default_factory=Call)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
