@@ -1,0 +1,31 @@
+"""Alembic's entry. The connection comes from database.py, or from Flask-Migrate under `flask db`.
+
+Alembic's own template calls logging.config.fileConfig here, which switches off every logger that exists: left out.
+"""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import Connection
+
+from goblin_assistant.models import Base
+
+config = context.config
+
+
+def _migrate(connection: Connection) -> None:
+    # Batch mode: SQLite alters a table by copying it.
+    context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True, compare_type=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given: Connection | None = config.attributes.get("connection")
+if given is not None:
+    _migrate(given)
+else:
+    from flask import current_app
+
+    with current_app.extensions["migrate"].db.engine.connect() as own:
+        _migrate(own)
+        own.commit()
