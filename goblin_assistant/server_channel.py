@@ -18,31 +18,12 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask, WSGITask
 
-from goblin_assistant.errors import AppError, BadRequest, InternalError, PayloadTooLarge, body_for
+from goblin_assistant.error_handlers import from_status
+from goblin_assistant.errors import body_for
 from goblin_assistant.observability import GOOD_ID, RequestInfo
 
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 256 * 1024 * 1024
-
-
-class HeadersTooLarge(BadRequest):
-    """Request line and headers exceed what the server reads."""
-
-    status, code = 431, "request_header_fields_too_large"
-
-
-class NotImplementedHere(AppError):
-    """A transfer encoding that the server does not know."""
-
-    status, code, source = 501, "not_implemented", "client"
-
-
-_MESSAGES: dict[int, AppError] = {
-    400: BadRequest("the request is not valid HTTP"),
-    413: PayloadTooLarge("the body is too large"),
-    431: HeadersTooLarge("the request headers are too large"),
-    501: NotImplementedHere("this transfer encoding is not supported"),
-}
 
 
 class TimedParser(HTTPRequestParser):  # type: ignore[misc]
@@ -59,7 +40,7 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
     def execute(self) -> None:
         """Write it, count it, log it."""
         request = self.request
-        error = _MESSAGES.get(request.error.code) or InternalError("an error of ours; see the log")
+        error = from_status(request.error.code)
         given = request.headers.get("X_CORRELATION_ID", "")
         identity = given if GOOD_ID(given) else str(uuid.uuid4())
         path = getattr(request, "path", "")

@@ -1,0 +1,219 @@
+"""Who is counted, by what, and how much is too much: the policy without HTTP."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from goblin_assistant.config import Config
+from goblin_assistant.errors import RateLimitExceeded, native_body
+from goblin_assistant.limit_policy import SCOPES, RateLimits, account_key, address_key
+from goblin_assistant.limit_storage import MemoryStorage
+from goblin_assistant.metrics import REGISTRY, rate_limit_rejections_total
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What the policy reads of a Principal."""
+
+    label: str = "key:7"
+    key_id: int | None = 7
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+def policy(**overrides: Any) -> RateLimits:
+    return RateLimits(Config(env="development", secret_key="x" * 40, **overrides), MemoryStorage())
+
+
+def as_principal(caller: Caller) -> Any:
+    return cast(Any, caller)
+
+
+def chats(limits: RateLimits, caller: Caller | None, times: int, ip: str = "10.0.0.1") -> int:
+    passed = 0
+    for _ in range(times):
+        try:
+            limits.check_chat(None if caller is None else as_principal(caller), ip)
+            passed += 1
+        except RateLimitExceeded:
+            pass
+    return passed
+
+
+def rejections(group: str, scope: str) -> float:
+    return REGISTRY.get_sample_value("rate_limit_rejections_total", {"group": group, "scope": scope}) or 0.0
+
+
+def test_a_caller_gets_thirty_chats_a_minute() -> None:
+    limits = policy()
+    assert chats(limits, Caller(), 40) == 30
+    assert chats(limits, Caller(label="key:8"), 1) == 1
+
+
+def test_two_keys_behind_one_address_are_two_callers_and_two_anonymous_ones_are_one() -> None:
+    limits = policy(ratelimit_chat="2 per minute")
+    assert chats(limits, Caller("key:1"), 2) == chats(limits, Caller("user:1", None), 2) == 2
+    assert chats(limits, None, 3) == 2
+
+
+def test_a_keys_own_limit_replaces_the_instances() -> None:
+    limits = policy()
+    assert chats(limits, Caller(requests_per_minute=3), 10) == 3
+    assert chats(limits, Caller("key:9", 9, requests_per_minute=50), 100) == 50
+
+
+def test_several_limits_hold_together() -> None:
+    limits = policy(ratelimit_chat="2 per second; 5 per minute")
+    with pytest.raises(RateLimitExceeded, match="Rate limit exceeded: 2 per 1 second"):
+        for _ in range(3):
+            limits.check_chat(None, "10.0.0.1")
+
+
+def test_the_refusal_is_the_guides() -> None:
+    limits = policy(ratelimit_chat="10 per minute")
+    before = rejections("chat", "ip")
+    chats(limits, None, 10)
+    with pytest.raises(RateLimitExceeded) as caught:
+        limits.check_chat(None, "10.0.0.1")
+    body = native_body(caught.value, "id")
+    assert body["error"] == "rate_limit_exceeded"
+    assert body["message"] == "Rate limit exceeded: 10 per 1 minute"
+    assert body["retry_after"] == 60
+    assert caught.value.headers["X-RateLimit-Remaining"] == "0"
+    assert rejections("chat", "ip") == before + 1
+
+
+def test_limits_switched_off_count_nothing() -> None:
+    limits = policy(ratelimit_enabled=False)
+    assert chats(limits, None, 100) == 100
+    for _ in range(100):
+        limits.login_attempt("ada@example.com", "10.0.0.1")
+
+
+def test_tokens_a_minute_stay_on_when_request_limits_are_off() -> None:
+    limits = policy(ratelimit_enabled=False)
+    caller = as_principal(Caller(tokens_per_minute=100))
+    limits.take_tokens(caller, 100)
+    with pytest.raises(RateLimitExceeded, match="Rate limit exceeded: 100 tokens per 1 minute"):
+        limits.take_tokens(caller, 1)
+
+
+def test_a_key_without_a_token_limit_takes_none() -> None:
+    limits = policy()
+    assert limits.take_tokens(as_principal(Caller()), 10**9) is None
+    limits.settle_tokens(None, 5)
+
+
+def test_unused_tokens_are_given_back() -> None:
+    limits = policy()
+    caller = as_principal(Caller(tokens_per_minute=100))
+    hold = limits.take_tokens(caller, 100)
+    limits.settle_tokens(hold, 10)
+    assert limits.take_tokens(caller, 90) is not None
+
+
+def test_a_request_beyond_the_whole_limit_is_told_so() -> None:
+    with pytest.raises(RateLimitExceeded, match="this request may need 101"):
+        policy().take_tokens(as_principal(Caller(tokens_per_minute=100)), 101)
+
+
+def test_threads_never_take_more_tokens_than_there_are() -> None:
+    limits = policy()
+    caller = as_principal(Caller(tokens_per_minute=1000))
+    taken: list[int] = []
+
+    def work() -> None:
+        for _ in range(50):
+            try:
+                limits.take_tokens(caller, 7)
+                taken.append(7)
+            except RateLimitExceeded:
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(taken) == 994
+
+
+def test_an_account_is_locked_after_ten_attempts_from_anywhere() -> None:
+    limits = policy()
+    for number in range(10):
+        limits.login_attempt("ada@example.com", f"10.0.0.{number}")
+    before = rejections("login", "account")
+    with pytest.raises(RateLimitExceeded) as caught:
+        limits.login_attempt(" ADA@example.com", "10.9.9.9")
+    assert 0 < (caught.value.retry_after or 0) <= 900
+    assert rejections("login", "account") == before + 1
+    limits.login_attempt("eve@example.com", "10.0.0.1")
+
+
+def test_the_right_password_clears_the_account() -> None:
+    limits = policy()
+    for _ in range(5):
+        for _ in range(9):
+            limits.login_attempt("ada@example.com")
+        limits.login_succeeded("Ada@example.com")
+
+
+def test_of_attempts_at_once_no_more_than_the_limit_pass() -> None:
+    limits = policy(ratelimit_login_account="5 per minute")
+    passed: list[int] = []
+    barrier = threading.Barrier(32)
+
+    def work() -> None:
+        barrier.wait()
+        try:
+            limits.login_attempt("ada@example.com")
+            passed.append(1)
+        except RateLimitExceeded:
+            pass
+
+    threads = [threading.Thread(target=work) for _ in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(passed) == 5
+
+
+def test_the_lock_is_logged_without_the_address_of_the_account(caplog: pytest.LogCaptureFixture) -> None:
+    limits = policy(ratelimit_login_account="1 per minute")
+    limits.login_attempt("ada@example.com", "10.0.0.1")
+    with caplog.at_level("WARNING"), pytest.raises(RateLimitExceeded):
+        limits.login_attempt("ada@example.com", "10.0.0.1")
+    (record,) = [record for record in caplog.records if record.message == "login_locked"]
+    assert record.__dict__["account"] == account_key("ada@example.com")
+    assert "ada" not in str(record.__dict__["account"])
+
+
+@pytest.mark.parametrize(
+    ("ip", "key"),
+    [
+        ("10.0.0.1", "ip:10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "ip:2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "ip:2001:db8:1:2::/64"),
+        ("::ffff:10.0.0.1", "ip:10.0.0.1"),
+        ("fe80::1%eth0", "ip:fe80::/64"),
+        (None, "ip:unknown"),
+        ("x:y" * 100, "ip:" + ("x:y" * 100)[:64]),
+    ],
+)
+def test_an_address_is_counted_by_what_one_caller_can_have(ip: str | None, key: str) -> None:
+    assert address_key(ip) == key
+
+
+def test_every_rejection_series_starts_at_zero() -> None:
+    policy()
+    samples = {
+        (s.labels["group"], s.labels["scope"])
+        for metric in rate_limit_rejections_total.collect()
+        for s in metric.samples
+    }
+    assert {(group, scope) for group, scopes in SCOPES.items() for scope in scopes} <= samples
