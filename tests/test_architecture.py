@@ -17,7 +17,7 @@ PACKAGE = ROOT / "goblin_assistant"
 # From the top. A module may import from its own layer and from those below it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli", "commands", "commands.*"),
-    ("server", "server_*", "process_setup"),
+    ("server", "server_*", "process_setup", "simulator"),
     ("", "assembly", "lifecycle"),
     (
         "blueprints", "blueprints.*", "observability", "metrics_endpoint", "error_handlers", "json_requests", "openapi",
@@ -26,8 +26,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("auth", "rate_limits"),
     ("chat", "chat_*", "health", "service_checks", "explain", "anthropic_*"),
     (
-        "routing", "circuit_breaker", "slots", "idempotency", "usage", "usage_*", "budgets", "prices", "accounts",
-        "api_keys", "passwords", "tokens", "refresh_*", "database", "migrations", "migrations.*", "limit_*", "shared_limit_storage",
+        "routing", "circuit_breaker", "slots", "idempotency", "usage", "usage_*", "budgets", "prices",
+        "accounts", "api_keys", "passwords", "tokens", "refresh_*", "database", "migrations", "migrations.*",
+        "limit_*", "shared_limit_storage",
     ),
     ("extensions", "schemas", "schemas_*", "models", "errors", "request_body"),
     ("providers", "providers.*"),
