@@ -38,6 +38,8 @@ class Request(FlaskRequest):
 def require_json(request: FlaskRequest) -> None:
     """Refuse a body that says it is something else. One that says nothing is taken for JSON, which it then has to
     be."""
+    if request.environ.get("CONTENT_TYPE") == "application/json":  # nearly always; the parse below takes microseconds
+        return
     kind = request.mimetype
     if kind and kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType("send the body as JSON, with Content-Type: application/json")

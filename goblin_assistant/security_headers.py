@@ -13,13 +13,11 @@ from flask_cors import CORS
 from goblin_assistant.config import Config
 
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
+# A view that is a page, a file or a stream sets its own policy or Cache-Control.
 HEADERS: tuple[tuple[str, str], ...] = (
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"),
-)
-# A view that is a page, a file or a stream sets these two itself.
-UNLESS_SET: tuple[tuple[str, str], ...] = (
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
     ("Cache-Control", "no-store"),
 )
@@ -51,10 +49,10 @@ def init_app(app: Flask, config: Config) -> None:
         if "HTTP_ORIGIN" in environ:
             response = evaluate_cors(response)
         headers = response.headers
-        headers.extend(HEADERS)
-        for name, value in UNLESS_SET:
-            if name not in headers:
-                headers[name] = value
+        present = {name for name, _ in headers}  # exact spelling: they are all ours; `in headers` compares without case
+        for name, value in HEADERS:
+            if name not in present:
+                headers.add(name, value)
         if environ["wsgi.url_scheme"] == "https":
             headers[HSTS[0]] = HSTS[1]
         return response
