@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask, got_request_exception, request, request_started
 
-from goblin_assistant import json_logging, metrics_endpoint
+from goblin_assistant import json_logging
 from goblin_assistant.config import Config
 from goblin_assistant.json_logging import correlation_id
 from goblin_assistant.limit_policy import CHAT_ROUTES
@@ -262,8 +262,7 @@ def _on_exception(_: Flask, exception: BaseException, **__: Any) -> None:
 
 
 def init_app(app: Flask, config: Config) -> None:
-    """Wrap the application: call it last, so that no other wrapper is outside. Adds /metrics."""
-    metrics_endpoint.init_app(app, config)
+    """Wrap the application: call it last, so that no other wrapper is outside."""
     request_started.connect(_on_started, app)
     got_request_exception.connect(_on_exception, app)
     app.wsgi_app = _Observed(app.wsgi_app)  # type: ignore[method-assign]

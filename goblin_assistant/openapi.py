@@ -91,10 +91,6 @@ HEADERS: dict[str, Any] = {
     },
 }
 
-NEEDS_AUTH = "needs_auth"
-"""Attribute of a view that `auth.require_auth` guards: True when API keys are accepted, False when only access tokens
-are."""
-
 RAPIDOC_VERSION = "9.3.8"
 
 PAGE = f"""<!doctype html>
@@ -216,8 +212,12 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str, view:
     operation["operationId"] = f"{method.lower()}{re.sub(r'[^A-Za-z0-9]+', '_', path).rstrip('_')}"
     responses = operation["responses"]
     codes = {500, *notes.get("goblin_errors", ())}
-    if (needs := getattr(view, NEEDS_AUTH, None)) is not None:
-        operation["security"] = [{name: []} for name in (SECURITY_SCHEMES if needs else ("bearer",))]
+    if (rule := getattr(view, "auth_rule", None)) is not None:
+        scope, admin, keys = rule  # set by auth.require_auth
+        operation["security"] = [{name: []} for name in (SECURITY_SCHEMES if keys else ("bearer",))]
+        needs = [f"scope `{scope}`"] * (scope is not None) + ["role admin"] * admin + ["no API key"] * (not keys)
+        if needs:
+            operation["description"] = f"{operation.get('description', '')}\n\nNeeds: {', '.join(needs)}.".strip()
         codes |= {401, 403, 503}
     if "requestBody" in operation:
         operation["requestBody"]["required"] = True

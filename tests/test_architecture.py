@@ -20,14 +20,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("server", "server_*", "process_setup", "simulator"),
     ("", "assembly", "lifecycle"),
     (
-        "blueprints", "blueprints.*", "observability", "metrics_endpoint", "error_handlers", "json_requests", "openapi",
+        "blueprints", "blueprints.*", "metrics_endpoint", "error_handlers", "json_requests", "openapi",
         "security_headers",
     ),
-    ("auth", "rate_limits"),
+    ("auth", "rate_limits", "observability"),
     ("chat", "chat_*", "health", "service_checks", "explain", "anthropic_*"),
     (
         "routing", "circuit_breaker", "slots", "idempotency", "usage", "usage_*", "budgets", "prices",
-        "accounts", "api_keys", "passwords", "tokens", "refresh_*", "database", "migrations", "migrations.*",
+        "accounts", "api_keys", "passwords", "principals", "tokens", "refresh_*", "database", "migrations", "migrations.*",
         "limit_*", "shared_limit_storage",
     ),
     ("extensions", "schemas", "schemas_*", "models", "errors", "request_body"),

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask, Response, abort, request
 from werkzeug.test import Client, EnvironBuilder
 
-from goblin_assistant import observability
+from goblin_assistant import metrics_endpoint, observability
 from goblin_assistant.config import Config
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.observability import request_info
@@ -63,6 +63,7 @@ def observed() -> Flask:
     def metrics_like() -> str:
         return "x"
 
+    metrics_endpoint.init_app(app, CONFIG)
     observability.init_app(app, CONFIG)
     return app
 
