@@ -18,8 +18,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from limits.storage import MovingWindowSupport, Storage
 
-MAX_KEYS = 50_000
-"""Keys held at once per kind (addresses; accounts and API keys) and window: about 300 bytes each."""
+MAX_KEYS = 120_000
+"""Keys held at once per kind (addresses; accounts and API keys) and window: about 400 bytes each."""
 
 ADDRESS_MARK = "ip:"
 """Keys that hold this are addresses. They are kept apart: a flood of addresses pushes out addresses, never an account
@@ -118,7 +118,7 @@ class _Holds(_Entry):
 class _Table(Generic[E]):
     """Keys of one kind in the order of their last use, at most `capacity`.
 
-    When full: what has expired goes first, then of the eight least recently used the one with the fewest hits. So a
+    When full: what has expired goes first, then of the four least recently used the one with the fewest hits. So a
     flood of new keys pushes out its own kind, and a key that is at its limit stays limited: nobody resets a bucket by
     making others.
     """
@@ -160,10 +160,10 @@ class _Table(Generic[E]):
             self.drop(key)
 
     def _evict(self) -> None:
-        oldest = list(islice(self._entries, 8))
+        oldest = list(islice(self._entries, 4))
         lightest = min(oldest, key=lambda key: self._entries[key].weight())
         self.drop(lightest)
-        # The others have had their turn at the front: else eight busy keys that idle would be weighed again and again.
+        # The others have had their turn at the front: else four busy keys that idle would be weighed again and again.
         for key in oldest:
             if key != lightest:
                 self._entries.move_to_end(key)

@@ -20,7 +20,7 @@ from waitress.task import ErrorTask, WSGITask
 
 from goblin_assistant.error_handlers import from_status
 from goblin_assistant.errors import body_for
-from goblin_assistant.observability import GOOD_ID, RequestInfo
+from goblin_assistant.request_info import GOOD_ID, RequestInfo
 
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 256 * 1024 * 1024

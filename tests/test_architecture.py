@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "accounts", "api_keys", "passwords", "principals", "tokens", "refresh_*", "database", "migrations", "migrations.*",
         "limit_*", "shared_limit_storage",
     ),
-    ("extensions", "schemas", "schemas_*", "models", "errors", "request_body"),
+    ("extensions", "schemas", "schemas_*", "models", "errors", "request_body", "request_info"),
     ("providers", "providers.*"),
     ("config", "config_*", "metrics", "json_logging", "redaction", "version"),
 )  # fmt: skip

@@ -1,0 +1,129 @@
+"""What is known about the request at hand, and how it is counted and logged once it is over."""
+
+from __future__ import annotations
+
+import logging
+import re
+from time import perf_counter
+from typing import Any, cast
+
+from flask import request
+
+from goblin_assistant import json_logging
+from goblin_assistant.metrics import (
+    UNMATCHED,
+    http_errors_total,
+    http_request_duration_seconds,
+    http_requests_in_progress,
+    http_requests_total,
+)
+
+logger = logging.getLogger("goblin_assistant")
+
+ENVIRON_KEY = "goblin.request"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+OTHER_METHOD = "OTHER"
+"""Label of a method that no RFC knows: a client can make up as many as it likes."""
+
+GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
+
+
+class RequestInfo:
+    """One request, for whoever answers it. `principal`, `error_type` and `incomplete` may be set until the last byte
+    has gone.
+
+    `started` is on time.perf_counter()'s clock. `error_type` is a class name: it becomes a metric's label.
+    """
+
+    __slots__ = (
+        "_children", "bytes", "client", "content_length", "correlation_id", "endpoint", "error_type", "incomplete",
+        "label", "method", "path", "principal", "started", "status",
+    )  # fmt: skip
+
+    def __init__(self, correlation_id: str = "-", method: str = "", path: str = "", client: str = "") -> None:
+        self.correlation_id = correlation_id
+        self.method = method
+        self.path = path
+        self.client = client
+        self.label = method if method in METHODS else OTHER_METHOD
+        self.endpoint = UNMATCHED
+        self.principal: str | None = None
+        self.error_type: str | None = None
+        self.incomplete = False
+        self.started = perf_counter()
+        self.status = 0
+        self.bytes = 0
+        self.content_length = -1
+        self._children: Children | None = None
+
+    def route_found(self, endpoint: str) -> None:
+        """The request belongs to this route template from now on."""
+        if self._children is None:
+            self.endpoint = endpoint
+            self._children = children_of(self.label, endpoint)
+            self._children.in_progress.inc()
+
+    def finish(self, complete: bool) -> None:
+        """Count and log the request."""
+        seconds = perf_counter() - self.started
+        if self._children is None:  # it failed before the router
+            self.route_found(UNMATCHED)
+        children = cast(Children, self._children)
+        children.in_progress.dec()
+        children.observe(seconds)
+        children.count(self.status)
+        failed = self.status >= 500
+        if failed or (self.error_type is not None and self.incomplete):
+            http_errors_total.labels(self.label, self.endpoint, self.error_type or f"HTTP{self.status}").inc()
+        fields: dict[str, Any] = {
+            "correlation_id": self.correlation_id,
+            "method": self.method,
+            "path": self.path,
+            "status_code": self.status,
+            "duration_ms": round(seconds * 1000, 2),
+            "bytes": self.bytes,
+            "client": self.client,
+        }
+        if self.principal is not None:
+            fields["principal"] = self.principal
+        if self.incomplete or not complete:
+            fields["completed"] = False
+        if self.error_type is not None:
+            fields["error_type"] = self.error_type
+        json_logging.event(logger, logging.WARNING if failed else logging.INFO, "request_completed", fields)
+
+
+class Children:
+    """The bound metrics of one (method, endpoint): `labels()` costs more than the counting."""
+
+    __slots__ = ("_endpoint", "_method", "_statuses", "in_progress", "observe")
+
+    def __init__(self, method: str, endpoint: str) -> None:
+        self._method = method
+        self._endpoint = endpoint
+        self._statuses: dict[int, Any] = {}
+        self.in_progress = http_requests_in_progress.labels(method, endpoint)
+        self.observe = http_request_duration_seconds.labels(method, endpoint).observe
+
+    def count(self, status: int) -> None:
+        child = self._statuses.get(status)
+        if child is None:
+            child = self._statuses[status] = http_requests_total.labels(self._method, self._endpoint, str(status))
+        child.inc()
+
+
+_known_children: dict[tuple[str, str], Children] = {}
+
+
+def children_of(method: str, endpoint: str) -> Children:
+    children = _known_children.get((method, endpoint))
+    if children is None:
+        # Two threads may both make one; their children are the same objects of the registry.
+        children = _known_children[(method, endpoint)] = Children(method, endpoint)
+    return children
+
+
+def request_info() -> RequestInfo:
+    """The request at hand. Without the wrapper (a bare test_request_context) an object that nobody reads."""
+    info = request.environ.get(ENVIRON_KEY)
+    return info if info is not None else RequestInfo()
