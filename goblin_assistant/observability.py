@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, got_request_exception, request, request_started
 
-from goblin_assistant import json_logging
 from goblin_assistant.config import Config
 from goblin_assistant.json_logging import correlation_id
 from goblin_assistant.limit_policy import CHAT_ROUTES
