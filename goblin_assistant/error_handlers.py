@@ -26,10 +26,12 @@ from goblin_assistant.errors import (
     InternalError,
     PayloadTooLarge,
     RateLimitExceeded,
+    Unauthorized,
     body_for,
     retry_after_of,
 )
 from goblin_assistant.json_logging import correlation_id
+from goblin_assistant.metrics import auth_failures_total
 from goblin_assistant.observability import request_info
 from goblin_assistant.providers.base import ProviderError
 from goblin_assistant.request_body import from_problems, validation_failed
@@ -81,6 +83,8 @@ def respond(error: AppError | ProviderError, headers: dict[str, str] | None = No
         response.headers.extend(error.headers)
     if (seconds := retry_after_of(error)) is not None:
         response.headers["Retry-After"] = str(seconds)
+    if isinstance(error, Unauthorized) and error.reason:
+        auth_failures_total.labels(error.reason).inc()
     if status == 401:
         # https://www.rfc-editor.org/rfc/rfc6750#section-3
         response.headers["WWW-Authenticate"] = 'Bearer realm="goblin-assistant"'

@@ -1,0 +1,89 @@
+"""Who is calling: a bearer token or an API key becomes a Principal, once per request.
+
+`Authorization: Bearer <access token or API key>`, or `x-api-key: <API key>` as Anthropic's SDK sends it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from flask import g, request
+
+from goblin_assistant.errors import AppError, Forbidden, Unauthorized
+from goblin_assistant.extensions import runtime
+from goblin_assistant.principals import Principal
+from goblin_assistant.request_info import request_info
+from goblin_assistant.tokens import KEY_PREFIX
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def identify() -> Principal | None:
+    """The caller, or None without (good) credentials. Limits ask first, so a bad credential is counted before it is refused."""
+    if "principal" not in g:
+        g.principal, g.auth_error = None, None
+        try:
+            g.principal = _authenticate()
+        except AppError as error:
+            g.auth_error = error
+        else:
+            if g.principal is not None:
+                request_info().principal = g.principal.label
+    principal: Principal | None = g.principal
+    return principal
+
+
+def current_principal() -> Principal:
+    """The caller of a route behind `require_auth`."""
+    principal: Principal = g.principal
+    return principal
+
+
+def require_auth(
+    scope: str | None = None, *, admin: bool = False, keys: bool = True
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Refuse a request without good credentials (401), or without the scope, the admin role, or by API key where only people may (403)."""
+
+    def decorate(view: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(view)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            principal = identify()
+            if principal is None:
+                error: AppError | None = g.auth_error
+                raise error or Unauthorized(
+                    "send a credential: Authorization: Bearer <access token or API key>", reason=None
+                )
+            if not keys and principal.key_id is not None:
+                raise Forbidden("an API key may not do this; log in and use the access token")
+            if scope is not None and scope not in principal.scopes:
+                raise Forbidden(f"this credential lacks the scope {scope!r}")
+            if admin and not principal.is_admin:
+                raise Forbidden("only an admin may do this")
+            return view(*args, **kwargs)
+
+        guarded.needs_auth = keys  # type: ignore[attr-defined] -- what the OpenAPI document says of the route
+        return guarded
+
+    return decorate
+
+
+def _authenticate() -> Principal | None:
+    header = request.headers.get("Authorization")
+    if header is not None:
+        kind, _, credential = header.partition(" ")
+        credential = credential.strip()
+        if kind.lower() != "bearer" or not credential:
+            raise Unauthorized("Authorization must be: Bearer <access token or API key>", reason="bad_token")
+    else:
+        credential = request.headers.get("x-api-key", "").strip()
+        if not credential:
+            return None
+        if not credential.startswith(KEY_PREFIX):
+            raise Unauthorized("the API key is not valid", reason="bad_key")
+    accounts = runtime().accounts
+    if credential.startswith(KEY_PREFIX):
+        return accounts.principals.of_key(credential)
+    return accounts.principals.of_token(accounts.tokens.check(credential))

@@ -1,0 +1,187 @@
+"""Who a request comes from, read from the database with every request.
+
+One prepared SELECT per request, straight on the driver: a revoked key, a disabled user or a changed limit counts from the next request on, on every
+instance, and that costs less than 100 us. When the database is away, a caller seen within the last minute is let through: nobody could have
+been revoked meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from sqlalchemy import Engine, Select, bindparam, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from goblin_assistant.errors import Unauthorized, Unavailable
+from goblin_assistant.metrics import auth_failures_total
+from goblin_assistant.models import ApiKey, User, now_ms
+from goblin_assistant.tokens import Claims, digest
+
+STALE_SECONDS = 60.0
+SCOPES = frozenset({"chat", "embeddings", "admin"})
+_USER_SCOPES = frozenset({"chat", "embeddings"})
+
+FAILURES = (
+    "bad_credentials", "bad_token", "expired_token", "disabled", "bad_key", "revoked_key", "expired_key",
+    "refresh_unknown", "refresh_expired", "refresh_reused", "bad_metrics_token",
+)  # fmt: skip
+"""Values of auth_failures_total's label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An authenticated caller: a user by access token, or an API key of a user. Limits that are None are the instance's.
+
+    `settings` are the user's chat defaults: model, temperature, max_tokens, system_prompt. `monthly_budget_microusd` is in micro-dollars.
+    """
+
+    user_id: int
+    role: str
+    key_id: int | None = None
+    scopes: frozenset[str] = _USER_SCOPES
+    allowed_models: frozenset[str] | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_concurrency: int | None = None
+    monthly_budget_microusd: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    """`key:7` or `user:3`: what logs and limits call the caller."""
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether admin routes are open to the caller."""
+        return self.role == "admin" and "admin" in self.scopes
+
+
+class _Query:
+    """One SELECT, compiled once, for one row."""
+
+    def __init__(self, engine: Engine, statement: Select[Any]) -> None:
+        self._engine = engine
+        compiled = statement.compile(dialect=engine.dialect)
+        self._sql = str(compiled)
+        names = compiled.positiontup
+        self._positional = names is not None
+        self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error)  # type: ignore[attr-defined]
+
+    def first(self, value: Any) -> Any:
+        try:
+            connection = self._engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                cursor.execute(self._sql, (value,) if self._positional else {"given": value})
+                return cursor.fetchone()
+            finally:
+                connection.close()
+        except self._errors as error:
+            raise Unavailable("the database is away; try again shortly", retry_after=2) from error
+
+
+class PrincipalStore:
+    """Turns checked token claims and API keys into principals. Shared by all threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        given: Any = bindparam("given")
+        self._user = _Query(
+            engine,
+            select(User.role, User.settings, User.token_version, User.disabled_at).where(User.id == given),
+        )
+        self._key = _Query(
+            engine,
+            select(
+                ApiKey.id, ApiKey.user_id, ApiKey.scopes, ApiKey.allowed_models, ApiKey.requests_per_minute,
+                ApiKey.tokens_per_minute, ApiKey.max_concurrency, ApiKey.monthly_budget_microusd, ApiKey.expires_at,
+                ApiKey.revoked_at, User.role, User.settings, User.disabled_at,
+            )
+            .join(User, User.id == ApiKey.user_id)
+            .where(ApiKey.key_hash == given),
+        )  # fmt: skip
+        self._seen: dict[str, tuple[float, Principal]] = {}
+        self._used: dict[int, int] = {}
+        self._lock = threading.Lock()
+        for reason in FAILURES:
+            auth_failures_total.labels(reason)
+
+    def of_token(self, claims: Claims) -> Principal:
+        """The user of an access token. Raises Unauthorized, or Unavailable when the database is away."""
+        name = f"user:{claims.user_id}:{claims.token_version}"
+        try:
+            row = self._user.first(claims.user_id)
+        except Unavailable:
+            return self._recent(name)
+        if row is None or row[2] != claims.token_version:
+            raise Unauthorized("the access token is no longer valid; log in again", reason="bad_token")
+        if row[3] is not None:
+            raise Unauthorized("the account is disabled", reason="disabled")
+        principal = Principal(
+            user_id=claims.user_id,
+            role=row[0],
+            scopes=SCOPES if row[0] == "admin" else _USER_SCOPES,
+            settings=_json(row[1]) or {},
+            label=f"user:{claims.user_id}",
+        )
+        self._remember(name, principal)
+        return principal
+
+    def of_key(self, key: str) -> Principal:
+        """The API key's principal. Raises Unauthorized, or Unavailable when the database is away."""
+        name = digest(key)
+        try:
+            row = self._key.first(name)
+        except Unavailable:
+            return self._recent(name)
+        if row is None:
+            raise Unauthorized("the API key is not valid", reason="bad_key")
+        now = now_ms()
+        if row[9] is not None:
+            raise Unauthorized("the API key has been revoked", reason="revoked_key")
+        if row[8] is not None and row[8] <= now:
+            raise Unauthorized("the API key has expired", reason="expired_key")
+        if row[12] is not None:
+            raise Unauthorized("the account is disabled", reason="disabled")
+        allowed = _json(row[3])
+        principal = Principal(
+            user_id=row[1],
+            role=row[10],
+            key_id=row[0],
+            scopes=frozenset(_json(row[2])),
+            allowed_models=None if allowed is None else frozenset(allowed),
+            requests_per_minute=row[4],
+            tokens_per_minute=row[5],
+            max_concurrency=row[6],
+            monthly_budget_microusd=row[7],
+            settings=_json(row[11]) or {},
+            label=f"key:{row[0]}",
+        )
+        self._used[row[0]] = now
+        self._remember(name, principal)
+        return principal
+
+    def take_used(self) -> dict[int, int]:
+        """Key id -> when it was last used, since the last call."""
+        used, self._used = self._used, {}
+        return used
+
+    def _remember(self, name: str, principal: Principal) -> None:
+        if len(self._seen) > 50_000:
+            with self._lock:
+                old = time.monotonic() - STALE_SECONDS
+                self._seen = {key: entry for key, entry in self._seen.items() if entry[0] > old}
+        self._seen[name] = (time.monotonic(), principal)
+
+    def _recent(self, name: str) -> Principal:
+        entry = self._seen.get(name)
+        if entry is None or entry[0] < time.monotonic() - STALE_SECONDS:
+            raise Unavailable("the database is away; try again shortly", retry_after=2)
+        return entry[1]
+
+
+def _json(value: Any) -> Any:
+    # SQLite gives text, psycopg the parsed value.
+    return orjson.loads(value) if isinstance(value, (str, bytes)) else value
