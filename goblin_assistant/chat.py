@@ -208,7 +208,7 @@ class ChatService:
         self._usage = usage
         self._limits = limits
         self._timeout = config.timeout_total
-        self._default_model = config.default_model or "echo"
+        self.default_model = config.default_model or "echo"
         self._keys = KeyConcurrency()
         self._labels = ModelLabels()
         self._is_draining = is_draining
@@ -354,7 +354,7 @@ class ChatService:
         body, settings = chat.body, chat.principal.settings
         model = body.get("model")
         if not model:
-            model = settings.get("model") or self._default_model
+            model = settings.get("model") or self.default_model
             body["model"] = model
             chat.raw = b""
         if not settings or chat.operation != "chat_completion":

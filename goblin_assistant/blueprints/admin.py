@@ -1,0 +1,166 @@
+"""What only an admin may do: users, keys of others, limits in force."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import Response
+
+from goblin_assistant.auth import current_principal, require_auth
+from goblin_assistant.blueprints.auth import limits_of, spec_of
+from goblin_assistant.errors import Conflict
+from goblin_assistant.extensions import runtime
+from goblin_assistant.metrics import REGISTRY
+from goblin_assistant.openapi import describe
+from goblin_assistant.schemas_accounts import (
+    KeyChange,
+    KeyIn,
+    KeyList,
+    KeyOut,
+    LimitsOut,
+    NewKeyOut,
+    NewUser,
+    Page,
+    RotateIn,
+    UserChange,
+    UserList,
+    UserOut,
+    key_out,
+    user_out,
+)
+
+bp = APIBlueprint("admin", __name__, url_prefix="/admin", tag="Admin")
+
+
+@bp.get("/users")
+@bp.input(Page, location="query", arg_name="page")
+@describe("List users", answer=UserList)
+@require_auth(admin=True)
+def list_users(page: Page) -> dict[str, Any]:
+    """In the order of their making."""
+    rows = runtime().accounts.list(limit=page.limit, after=page.after)
+    return {"users": [user_out(row) for row in rows], "next_after": rows[-1].id if len(rows) == page.limit else None}
+
+
+@bp.post("/users")
+@bp.input(NewUser, arg_name="body")
+@describe("Create a user", body=NewUser, answer=UserOut, status=201, errors=(409, 413, 415, 503))
+@require_auth(admin=True)
+def create_user(body: NewUser) -> tuple[dict[str, Any], int]:
+    """Also when registration is closed."""
+    return user_out(runtime().accounts.create(body.email, body.password, body.role)), 201
+
+
+@bp.get("/users/<int:user_id>")
+@describe("One user", answer=UserOut, errors=(404,))
+@require_auth(admin=True)
+def get_user(user_id: int) -> dict[str, Any]:
+    """An account by its id."""
+    return user_out(runtime().accounts.get(user_id))
+
+
+@bp.patch("/users/<int:user_id>")
+@bp.input(UserChange, arg_name="body")
+@describe("Change a user", body=UserChange, answer=UserOut, errors=(404, 409, 413, 415, 503))
+@require_auth(admin=True)
+def change_user(user_id: int, body: UserChange) -> dict[str, Any]:
+    """Disable, enable, change the role, set a password. All sessions of a disabled user, or of one whose password is set, end."""
+    accounts = runtime().accounts
+    if user_id == current_principal().user_id and (body.disabled or body.role == "user"):
+        raise Conflict("you would lock yourself out; let another admin do it, or use the command line")
+    user = accounts.get(user_id)
+    if body.role is not None:
+        user = accounts.set_role(user_id, body.role)
+    if body.password is not None:
+        user = accounts.reset_password(user_id, body.password)
+    if body.disabled is not None:
+        user = accounts.disable(user_id) if body.disabled else accounts.enable(user_id)
+    return user_out(user)
+
+
+@bp.get("/users/<int:user_id>/keys")
+@bp.input(Page, location="query", arg_name="page")
+@describe("List a user's API keys", answer=KeyList, errors=(404,))
+@require_auth(admin=True)
+def list_user_keys(user_id: int, page: Page) -> dict[str, Any]:
+    """Without their secrets."""
+    accounts = runtime().accounts
+    accounts.get(user_id)
+    rows = accounts.keys.list(user_id, limit=page.limit, after=page.after)
+    return {"keys": [key_out(row) for row in rows], "next_after": rows[-1].id if len(rows) == page.limit else None}
+
+
+@bp.post("/users/<int:user_id>/keys")
+@bp.input(KeyIn, arg_name="body")
+@describe("Create an API key for a user", body=KeyIn, answer=NewKeyOut, status=201, errors=(404, 409, 413, 415))
+@require_auth(admin=True)
+def create_user_key(user_id: int, body: KeyIn) -> tuple[dict[str, Any], int]:
+    """The secret is in the answer, this once."""
+    made = runtime().accounts.keys.create(user_id, spec_of(body))
+    return {**key_out(made.row), "key": made.secret}, 201
+
+
+@bp.get("/keys/<int:key_id>")
+@describe("One API key", answer=KeyOut, errors=(404,))
+@require_auth(admin=True)
+def get_key(key_id: int) -> dict[str, Any]:
+    """Any user's key, without its secret."""
+    return key_out(runtime().accounts.keys.get(key_id))
+
+
+@bp.patch("/keys/<int:key_id>")
+@bp.input(KeyChange, arg_name="body")
+@describe("Change an API key's limits", body=KeyChange, answer=KeyOut, errors=(404, 413, 415))
+@require_auth(admin=True)
+def change_key(key_id: int, body: KeyChange) -> dict[str, Any]:
+    """What is left out stays as it is; null takes a limit away. Counts from the key's next request on."""
+    given = body.model_fields_set
+    every = {**limits_of(body), "name": body.name, "scopes": body.scopes}
+    if "monthly_budget_usd" in given:
+        given = given | {"monthly_budget_microusd"}
+    changes = {name: value for name, value in every.items() if name in given}
+    changes = {name: value for name, value in changes.items() if not (name in ("name", "scopes") and value is None)}
+    return key_out(runtime().accounts.keys.change(key_id, changes))
+
+
+@bp.post("/keys/<int:key_id>/rotate")
+@bp.input(RotateIn, arg_name="body")
+@describe("Rotate any API key", body=RotateIn, answer=NewKeyOut, status=201, errors=(404, 409, 413, 415))
+@require_auth(admin=True)
+def rotate_any_key(key_id: int, body: RotateIn) -> tuple[dict[str, Any], int]:
+    """A new key with the same limits for the same user."""
+    made = runtime().accounts.keys.rotate(key_id, None, body.grace_seconds)
+    return {**key_out(made.row), "key": made.secret}, 201
+
+
+@bp.delete("/keys/<int:key_id>")
+@describe("Revoke any API key", status=204, errors=(404,))
+@require_auth(admin=True)
+def revoke_any_key(key_id: int) -> Response:
+    """It is refused from the next request on."""
+    runtime().accounts.keys.revoke(key_id)
+    return Response(status=204)
+
+
+@bp.get("/limits")
+@describe("The limits in force", answer=LimitsOut)
+@require_auth(admin=True)
+def limits() -> dict[str, Any]:
+    """Request limits by group, where they are counted, and whether that storage is lost at the moment."""
+    parts = runtime()
+    config = parts.config
+    return {
+        "enabled": config.ratelimit_enabled,
+        "storage": config.limits_uri.split("://", 1)[0],
+        "degraded": bool(REGISTRY.get_sample_value("rate_limiter_degraded")),
+        "groups": {
+            "auth": config.ratelimit_auth,
+            "chat": config.ratelimit_chat,
+            "health": config.ratelimit_health,
+            "general": config.ratelimit_default,
+            "login_account": config.ratelimit_login_account,
+        },
+        "chat_slots": config.slots,
+        "threads": config.threads,
+    }

@@ -1,0 +1,161 @@
+"""Accounts and API keys of the caller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import Response, request
+
+from goblin_assistant.api_keys import KeySpec
+from goblin_assistant.auth import current_principal, require_auth
+from goblin_assistant.errors import Forbidden
+from goblin_assistant.extensions import runtime
+from goblin_assistant.openapi import describe
+from goblin_assistant.schemas_accounts import (
+    Credentials,
+    KeyIn,
+    KeyLimits,
+    KeyList,
+    KeyOut,
+    LogoutIn,
+    NewKeyOut,
+    Page,
+    PasswordIn,
+    RefreshIn,
+    RotateIn,
+    Tokens,
+    UserOut,
+    key_out,
+    to_microusd,
+    user_out,
+)
+
+bp = APIBlueprint("auth", __name__, url_prefix="/auth", tag="Accounts")
+
+
+@bp.post("/register")
+@bp.input(Credentials, arg_name="body")
+@describe("Create an account", body=Credentials, answer=UserOut, status=201, errors=(403, 409, 413, 415))
+def register(body: Credentials) -> tuple[dict[str, Any], int]:
+    """Open in development; closed in production unless GOBLIN_REGISTRATION=open."""
+    parts = runtime()
+    if not parts.config.registration_open:
+        raise RegistrationClosed("registration is closed here; ask the operator for an account")
+    return user_out(parts.accounts.create(body.email, body.password)), 201
+
+
+@bp.post("/login")
+@bp.input(Credentials, arg_name="body")
+@describe("Log in", body=Credentials, answer=Tokens, errors=(401, 413, 415, 503))
+def login(body: Credentials) -> dict[str, Any]:
+    """A wrong password and an unknown address are the same answer, after the same time."""
+    parts = runtime()
+    parts.rate_limits.login_attempt(body.email, request.remote_addr)
+    pair = parts.accounts.login(body.email, body.password)
+    parts.rate_limits.login_succeeded(body.email)
+    return pair.as_dict()
+
+
+@bp.post("/refresh")
+@bp.input(RefreshIn, arg_name="body")
+@describe("Refresh the tokens", body=RefreshIn, answer=Tokens, errors=(401, 413, 415))
+def refresh(body: RefreshIn) -> dict[str, Any]:
+    """A refresh token is good for one use. A second use ends the session for everybody who holds one of its tokens."""
+    return runtime().accounts.refresh(body.refresh_token).as_dict()
+
+
+@bp.post("/logout")
+@bp.input(LogoutIn, arg_name="body")
+@describe("Log out", body=LogoutIn, status=204, errors=(413, 415))
+@require_auth(keys=False)
+def logout(body: LogoutIn) -> Response:
+    """Ends the session of `refresh_token`; with `{}`, all of the caller's sessions and access tokens."""
+    runtime().accounts.logout(current_principal().user_id, body.refresh_token)
+    return Response(status=204)
+
+
+@bp.post("/password")
+@bp.input(PasswordIn, arg_name="body")
+@describe("Change the password", body=PasswordIn, answer=Tokens, errors=(413, 415, 503))
+@require_auth(keys=False)
+def password(body: PasswordIn) -> dict[str, Any]:
+    """Ends every session of the caller and starts a new one."""
+    accounts = runtime().accounts
+    return accounts.change_password(current_principal().user_id, body.current_password, body.new_password).as_dict()
+
+
+@bp.get("/me")
+@describe("The caller's account", answer=UserOut)
+@require_auth(keys=False)
+def me() -> dict[str, Any]:
+    """Who the access token belongs to."""
+    return user_out(runtime().accounts.get(current_principal().user_id))
+
+
+# -- API keys -------------------------------------------------------------------------------------
+@bp.get("/keys")
+@bp.input(Page, location="query", arg_name="page")
+@describe("List the caller's API keys", answer=KeyList, tag="API keys")
+@require_auth(keys=False)
+def list_keys(page: Page) -> dict[str, Any]:
+    """Without their secrets; revoked and expired ones too."""
+    rows = runtime().accounts.keys.list(current_principal().user_id, limit=page.limit, after=page.after)
+    return {"keys": [key_out(row) for row in rows], "next_after": rows[-1].id if len(rows) == page.limit else None}
+
+
+@bp.post("/keys")
+@bp.input(KeyIn, arg_name="body")
+@describe("Create an API key", body=KeyIn, answer=NewKeyOut, status=201, errors=(403, 409, 413, 415), tag="API keys")
+@require_auth(keys=False)
+def create_key(body: KeyIn) -> tuple[dict[str, Any], int]:
+    """The secret is in the answer, this once."""
+    made = runtime().accounts.keys.create(current_principal().user_id, spec_of(body))
+    return {**key_out(made.row), "key": made.secret}, 201
+
+
+@bp.post("/keys/<int:key_id>/rotate")
+@bp.input(RotateIn, arg_name="body")
+@describe(
+    "Rotate an API key", body=RotateIn, answer=NewKeyOut, status=201, errors=(404, 409, 413, 415), tag="API keys"
+)
+@require_auth(keys=False)
+def rotate_key(key_id: int, body: RotateIn) -> tuple[dict[str, Any], int]:
+    """A new key with the same limits; the old one stays good for `grace_seconds`."""
+    made = runtime().accounts.keys.rotate(key_id, current_principal().user_id, body.grace_seconds)
+    return {**key_out(made.row), "key": made.secret}, 201
+
+
+@bp.delete("/keys/<int:key_id>")
+@describe("Revoke an API key", status=204, errors=(404,), tag="API keys")
+@require_auth(keys=False)
+def revoke_key(key_id: int) -> Response:
+    """It is refused from the next request on."""
+    runtime().accounts.keys.revoke(key_id, current_principal().user_id)
+    return Response(status=204)
+
+
+class RegistrationClosed(Forbidden):
+    """Accounts are made by the operator here."""
+
+    code = "registration_closed"
+
+
+def spec_of(body: KeyIn) -> KeySpec:
+    """The key that a request asks for."""
+    return KeySpec(name=body.name, scopes=body.scopes, **limits_of(body))
+
+
+def limits_of(body: KeyLimits) -> dict[str, Any]:
+    """The limits of a request as the tables hold them."""
+    return {
+        "allowed_models": body.allowed_models,
+        "requests_per_minute": body.requests_per_minute,
+        "tokens_per_minute": body.tokens_per_minute,
+        "max_concurrency": body.max_concurrency,
+        "monthly_budget_microusd": None if body.monthly_budget_usd is None else to_microusd(body.monthly_budget_usd),
+        "expires_at": None if body.expires_at is None else int(body.expires_at.timestamp() * 1000),
+    }
+
+
+__all__ = ["KeyOut", "bp", "limits_of", "spec_of"]

@@ -1,0 +1,56 @@
+"""A user's defaults for chats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apiflask import APIBlueprint
+
+from goblin_assistant.auth import current_principal, require_auth
+from goblin_assistant.errors import UnknownModel, ValidationFailed
+from goblin_assistant.extensions import runtime
+from goblin_assistant.openapi import describe
+from goblin_assistant.schemas_accounts import SettingsIn, SettingsOut
+
+bp = APIBlueprint("settings", __name__, url_prefix="/settings", tag="Settings")
+
+
+@bp.get("/")
+@describe("The caller's chat defaults", answer=SettingsOut)
+@require_auth()
+def get_settings() -> dict[str, Any]:
+    """What a chat gets that leaves these out, and the providers and models that there are."""
+    return _answer(dict(current_principal().settings))
+
+
+@bp.put("/")
+@bp.input(SettingsIn, arg_name="body")
+@describe("Replace the caller's chat defaults", body=SettingsIn, answer=SettingsOut, errors=(413, 415))
+@require_auth()
+def put_settings(body: SettingsIn) -> dict[str, Any]:
+    """All four are replaced: what is left out or null is cleared."""
+    parts = runtime()
+    if body.model is not None:
+        try:
+            parts.router.resolve(body.model)
+        except UnknownModel as error:
+            raise ValidationFailed(f"model: {error.message}", param="model") from None
+    settings = {name: value for name, value in body.model_dump().items() if value is not None}
+    parts.accounts.save_settings(current_principal().user_id, settings)
+    return _answer(settings)
+
+
+def _answer(settings: dict[str, Any]) -> dict[str, Any]:
+    parts = runtime()
+    models: dict[str, list[str]] = {name: [] for name in parts.registry.providers}
+    for provider, model in parts.registry.models():
+        models[provider].append(model.id)
+    return {
+        "model": settings.get("model"),
+        "temperature": settings.get("temperature"),
+        "max_tokens": settings.get("max_tokens"),
+        "system_prompt": settings.get("system_prompt"),
+        "default_model": parts.chat.default_model,
+        "providers": [{"name": name, "models": ids} for name, ids in models.items()],
+        "aliases": parts.router.names(),
+    }

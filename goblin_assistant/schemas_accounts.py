@@ -1,0 +1,257 @@
+"""Shapes of accounts, API keys, settings and admin routes. Money is in US dollars as a decimal string; inside it is whole micro-dollars."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, StringConstraints
+
+from goblin_assistant.models import ApiKey, User
+from goblin_assistant.schemas import ModelName, Query, Strict
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Scope = Literal["chat", "embeddings", "admin"]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+def _micro(value: str) -> str:
+    if Decimal(value).as_tuple().exponent < -6:  # type: ignore[operator]
+        raise ValueError("at most six decimals: a micro-dollar is the smallest amount")
+    return value
+
+
+Usd = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$"),
+    AfterValidator(_micro),
+]
+"""US dollars as a decimal string, at most six decimals: `"12.50"`. A string, because JSON numbers are floats to most readers."""
+
+
+def to_microusd(amount: str) -> int:
+    """Whole micro-dollars."""
+    return int(Decimal(amount).scaleb(6))
+
+
+def from_microusd(amount: int) -> str:
+    """US dollars as a decimal string."""
+    return f"{Decimal(amount).scaleb(-6):.6f}"
+
+
+def rfc3339(milliseconds: int | None) -> str | None:
+    """A time as text, UTC, to the second."""
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# -- accounts -------------------------------------------------------------------------------------
+class Credentials(Strict):
+    """E-mail address and password."""
+
+    email: Annotated[str, StringConstraints(min_length=1, max_length=320)]
+    password: Text
+
+
+class RefreshIn(Strict):
+    """A refresh token, good for one use."""
+
+    refresh_token: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class LogoutIn(Strict):
+    """The session to end; without a token, all sessions of the user."""
+
+    refresh_token: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+
+
+class PasswordIn(Strict):
+    """The current password and the new one."""
+
+    current_password: Text
+    new_password: Text
+
+
+class Tokens(Strict):
+    """What a login gives."""
+
+    access_token: str
+    refresh_token: str
+    token_type: Literal["bearer"]
+    expires_in: int = Field(description="seconds")
+
+
+class UserOut(Strict):
+    """An account."""
+
+    id: int
+    email: str
+    role: Literal["user", "admin"]
+    created_at: str
+    disabled_at: str | None
+
+
+# -- API keys -------------------------------------------------------------------------------------
+class KeyLimits(Strict):
+    """What a key may do; null means: the instance's limit, or none."""
+
+    allowed_models: Annotated[list[ModelName], Field(min_length=1, max_length=100)] | None = None
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    max_concurrency: Count | None = None
+    monthly_budget_usd: Usd | None = None
+    expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+
+
+class KeyIn(KeyLimits):
+    """A new key."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = ["chat", "embeddings"]
+
+
+class KeyChange(KeyLimits):
+    """Changes to a key: what is left out stays as it is, null takes a limit away."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] | None = None
+
+
+class RotateIn(Strict):
+    """How long the old key stays good."""
+
+    grace_seconds: Annotated[int, Field(ge=0, le=2_592_000)] = 86_400
+
+
+class KeyOut(Strict):
+    """A key, without its secret."""
+
+    id: int
+    user_id: int
+    name: str
+    prefix: str
+    scopes: list[Scope]
+    allowed_models: list[str] | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    max_concurrency: int | None
+    monthly_budget_usd: str | None
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    last_used_at: str | None
+    replaced_by_id: int | None
+
+
+class NewKeyOut(KeyOut):
+    """A key just made, with its secret: it is shown this once."""
+
+    key: str
+
+
+class KeyList(Strict):
+    """Keys; `next_after` is the cursor of the next page, null on the last."""
+
+    keys: list[KeyOut]
+    next_after: int | None
+
+
+class Page(Query):
+    """Which page of a list."""
+
+    after: Annotated[int, Field(ge=0, le=9_007_199_254_740_991)] = 0
+    limit: Annotated[int, Field(ge=1, le=200)] = 100
+
+
+# -- settings -------------------------------------------------------------------------------------
+class SettingsIn(Strict):
+    """The defaults of a user's chats; null or left out: none."""
+
+    model: ModelName | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    system_prompt: Annotated[str, StringConstraints(max_length=32_768)] | None = None
+
+
+class ProviderOut(Strict):
+    """A provider and the models known of it."""
+
+    name: str
+    models: list[str]
+
+
+class SettingsOut(SettingsIn):
+    """The defaults, and what may be chosen."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    default_model: str = Field(description="the instance's, used when `model` is null")
+    providers: list[ProviderOut]
+    aliases: list[str]
+
+
+# -- admin ----------------------------------------------------------------------------------------
+class NewUser(Credentials):
+    """An account made by an admin."""
+
+    role: Literal["user", "admin"] = "user"
+
+
+class UserChange(Strict):
+    """Changes to an account; what is left out stays as it is."""
+
+    role: Literal["user", "admin"] | None = None
+    disabled: bool | None = None
+    password: Text | None = None
+
+
+class UserList(Strict):
+    """Users; `next_after` is the cursor of the next page, null on the last."""
+
+    users: list[UserOut]
+    next_after: int | None
+
+
+class LimitsOut(Strict):
+    """The limits in force on this instance."""
+
+    enabled: bool
+    storage: str
+    degraded: bool
+    groups: dict[str, str]
+    chat_slots: int
+    threads: int
+
+
+def user_out(user: User) -> dict[str, Any]:
+    """A user as the API shows it."""
+    return {
+        "id": user.id,
+        "email": user.email,
+        "role": user.role,
+        "created_at": rfc3339(user.created_at),
+        "disabled_at": rfc3339(user.disabled_at),
+    }
+
+
+def key_out(key: ApiKey) -> dict[str, Any]:
+    """A key as the API shows it."""
+    budget = key.monthly_budget_microusd
+    return {
+        "id": key.id,
+        "user_id": key.user_id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": key.scopes,
+        "allowed_models": key.allowed_models,
+        "requests_per_minute": key.requests_per_minute,
+        "tokens_per_minute": key.tokens_per_minute,
+        "max_concurrency": key.max_concurrency,
+        "monthly_budget_usd": None if budget is None else from_microusd(budget),
+        "created_at": rfc3339(key.created_at),
+        "expires_at": rfc3339(key.expires_at),
+        "revoked_at": rfc3339(key.revoked_at),
+        "last_used_at": rfc3339(key.last_used_at),
+        "replaced_by_id": key.replaced_by_id,
+    }
