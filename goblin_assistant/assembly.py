@@ -51,7 +51,14 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     accounts = Accounts(engine, config)
     registry = build_registry(config)
     router = Router(config, registry)
-    usage = UsageStore(engine, Prices(config.file.prices), config.instance_dir)
+    base_urls = {name: row.base_url for name, row in config.file.providers.items() if row.base_url}
+    usage = UsageStore(
+        engine,
+        Prices(config.file.prices, base_urls),
+        config.instance_dir,
+        default_max_tokens=config.budget_default_max_tokens,
+        reservation_seconds=config.timeout_total + 120,
+    )
     jobs = [
         PeriodicJob("retry_unsaved_usage", 30.0, usage.retry_unsaved),
         PeriodicJob("release_stale_reservations", 60.0, usage.release_stale_reservations),

@@ -12,6 +12,7 @@ import re
 import secrets
 import tomllib
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
@@ -119,10 +120,10 @@ class PriceRow(BaseModel):
     """US dollars per million tokens; overrides genai-prices for one `provider/model`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-    cached_input: float | None = Field(None, ge=0)
-    cache_write: float | None = Field(None, ge=0)
+    input: Decimal = Field(ge=0, max_digits=30)
+    output: Decimal = Field(ge=0, max_digits=30)
+    cached_input: Decimal | None = Field(None, ge=0, max_digits=30)
+    cache_write: Decimal | None = Field(None, ge=0, max_digits=30)
 
 
 class GoblinFile(BaseModel):
@@ -228,6 +229,7 @@ class Config(BaseSettings):
     idempotency_max_bytes: int = setting(64 * 1024 * 1024, "GOBLIN_IDEMPOTENCY_MAX_BYTES", "memory for answers kept in this process", ge=0)
 
     # -- usage
+    budget_default_max_tokens: int = setting(4096, "GOBLIN_BUDGET_DEFAULT_MAX_TOKENS", "tokens of the answer that are reserved from a key's budget when a chat sets no max_tokens", ge=1, le=10_000_000)
     usage_retention_days: int = setting(90, "GOBLIN_USAGE_RETENTION_DAYS", "usage records older than this are deleted; 0 keeps them", ge=0)
 
     # -- health

@@ -2,7 +2,8 @@
 
     AppError                       status  code
     ├── BadRequest                 400     invalid_request
-    │   └── ValidationFailed       400     validation_failed     names the fields at fault
+    │   ├── ValidationFailed       400     validation_failed     names the fields at fault
+    │   └── PriceUnknown           400     price_unknown         a key with a budget, a model without a price
     ├── Unauthorized               401     unauthorized          (reason is the metric's label)
     ├── BudgetExceeded             402     budget_exceeded
     ├── Forbidden                  403     forbidden
@@ -70,6 +71,12 @@ class ValidationFailed(BadRequest):
     """Fields are missing, of the wrong type or out of range."""
 
     code = "validation_failed"
+
+
+class PriceUnknown(BadRequest):
+    """The key has a budget and nobody knows what the model costs. The operator's to mend, in goblin.toml."""
+
+    code, source = "price_unknown", "limit"
 
 
 class Unauthorized(AppError):
@@ -167,7 +174,7 @@ class CircuitOpen(Unavailable):
 
 
 APP_ERRORS: tuple[type[AppError], ...] = (
-    BadRequest, ValidationFailed, Unauthorized, BudgetExceeded, Forbidden, NotFound, UnknownModel, MethodNotAllowed,
+    BadRequest, ValidationFailed, PriceUnknown, Unauthorized, BudgetExceeded, Forbidden, NotFound, UnknownModel, MethodNotAllowed,
     Conflict, PayloadTooLarge, UnsupportedMediaType, IdempotencyMismatch, RateLimitExceeded, ClientGone, InternalError, OverloadedHere, Unavailable,
     CircuitOpen,
 )  # fmt: skip

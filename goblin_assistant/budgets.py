@@ -1,0 +1,218 @@
+"""Monthly budgets of API keys, exact under concurrency and across instances: the database decides, in single statements.
+
+A chat of a key with a budget reserves what it may cost at most before anything is sent upstream; the reservation is
+one conditional UPDATE, so two
+chats can never both get the last dollar. When the chat has ended, its record, its cost and the end of its reservation
+are one transaction. A reservation whose
+process was killed ends by itself (`release_stale`); whoever comes later finds it gone and only adds the cost.
+
+The month is the calendar month in UTC in which the chat began. What a key spends is also counted while it has no
+budget, so that one which is set in mid-month
+knows what was spent before.
+
+Order of locks, the same everywhere: record, reservation, period. Several of a kind by their keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from goblin_assistant.errors import BudgetExceeded
+from goblin_assistant.metrics import budget_rejections_total
+from goblin_assistant.usage_database import UsageDatabase
+from goblin_assistant.usage_records import ms_of
+
+_RESERVE = (
+    "UPDATE budget_periods SET reserved_microusd = reserved_microusd + ? "
+    "WHERE key_id = ? AND period = ? AND spent_microusd + reserved_microusd + ? <= ?"
+)
+# A key that is gone gets no row: its chats are recorded all the same.
+_OPEN_PERIOD = (
+    "INSERT INTO budget_periods (key_id, period, spent_microusd, reserved_microusd) "
+    "SELECT id, ?, 0, 0 FROM api_keys WHERE id = ? ON CONFLICT (key_id, period) DO NOTHING"
+)
+_HOLD = "INSERT INTO budget_reservations (id, key_id, period, amount_microusd, expires_at) VALUES (?, ?, ?, ?, ?)"
+_STATE = "SELECT spent_microusd, reserved_microusd FROM budget_periods WHERE key_id = ? AND period = ?"
+_DROP = "DELETE FROM budget_reservations WHERE id = ?"
+_DROP_RETURNING = "DELETE FROM budget_reservations WHERE id = ? RETURNING key_id, period, amount_microusd"
+_DROP_STALE = (
+    "DELETE FROM budget_reservations WHERE id = ? AND expires_at < ? RETURNING key_id, period, amount_microusd"
+)
+_STALE = "SELECT id FROM budget_reservations WHERE expires_at < ? ORDER BY id LIMIT 500"
+_BOOK = (
+    "UPDATE budget_periods SET spent_microusd = spent_microusd + ?, reserved_microusd = reserved_microusd - ? "
+    "WHERE key_id = ? AND period = ?"
+)
+_BOOK_FIRST = (
+    "INSERT INTO budget_periods (key_id, period, spent_microusd, reserved_microusd) "
+    "SELECT id, ?, ?, 0 FROM api_keys WHERE id = ? "
+    "ON CONFLICT (key_id, period) DO UPDATE SET spent_microusd = budget_periods.spent_microusd + excluded.spent_microusd"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Money held for one chat."""
+
+    id: str  # the usage record's
+    key_id: int
+    period: str
+    amount_microusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """One key's month, in micro-dollars."""
+
+    period: str
+    spent_microusd: int
+    reserved_microusd: int
+
+
+def period_of(record_id: str) -> str:
+    """The month that a record counts in: `2026-11`."""
+    return month_of(ms_of(record_id))
+
+
+_MONTHS: dict[int, str] = {}
+
+
+def month_of(ms: int) -> str:
+    """The calendar month (UTC) of a time."""
+    day = ms // 86_400_000
+    month = _MONTHS.get(day)
+    if month is None:
+        if len(_MONTHS) > 1000:
+            _MONTHS.clear()
+        month = _MONTHS[day] = datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m")
+    return month
+
+
+def next_month(period: str) -> str:
+    """When a month's budget ends and the next one begins, in RFC 3339."""
+    year, month = int(period[:4]), int(period[5:])
+    return f"{year + month // 12:04d}-{month % 12 + 1:02d}-01T00:00:00Z"
+
+
+def usd(microusd: int) -> str:
+    """Dollars as a decimal number, exact: `1.00`, `0.000023`."""
+    sign, microusd = ("-", -microusd) if microusd < 0 else ("", microusd)
+    cents, rest = divmod(microusd, 10_000)
+    return f"{sign}{cents // 100}.{cents % 100:02d}" + f"{rest:04d}".rstrip("0")
+
+
+class Budgets:
+    """Reserves, books and releases. The caller owns the transactions' order; everything here is idempotent by record id."""
+
+    def __init__(self, database: UsageDatabase) -> None:
+        self._database = database
+        sql = database.sql
+        self._reserve, self._open, self._hold, self._state = sql(_RESERVE), sql(_OPEN_PERIOD), sql(_HOLD), sql(_STATE)
+        self._drop, self._drop_returning, self._book = sql(_DROP), sql(_DROP_RETURNING), sql(_BOOK)
+        self._book_first, self._drop_stale, self._stale = sql(_BOOK_FIRST), sql(_DROP_STALE), sql(_STALE)
+
+    def reserve(self, record_id: str, key_id: int, budget_microusd: int, amount: int, expires_at: int) -> Reservation:
+        """Hold `amount` micro-dollars until `expires_at` (ms). Raises BudgetExceeded, DatabaseAway or RecordRefused (the key is gone)."""
+        period = period_of(record_id)
+        refused: BudgetState | None = None
+        with self._database.transaction() as cursor:
+            if amount > budget_microusd or not self._take(cursor, key_id, period, amount, budget_microusd):
+                spent, reserved = self._read(cursor, key_id, period)
+                refused = BudgetState(period, spent, reserved)
+            else:
+                cursor.execute(self._hold, (record_id, key_id, period, amount, expires_at))
+        if refused is not None:
+            budget_rejections_total.inc()
+            raise _exceeded(budget_microusd, refused, amount)
+        return Reservation(record_id, key_id, period, amount)
+
+    def _take(self, cursor: Any, key_id: int, period: str, amount: int, budget: int) -> bool:
+        values = (amount, key_id, period, amount, budget)
+        cursor.execute(self._reserve, values)
+        if cursor.rowcount:
+            return True
+        cursor.execute(self._open, (period, key_id))
+        if not cursor.rowcount:
+            return False  # the row was there: the budget says no
+        cursor.execute(self._reserve, values)
+        return bool(cursor.rowcount)
+
+    def _read(self, cursor: Any, key_id: int, period: str) -> tuple[int, int]:
+        cursor.execute(self._state, (key_id, period))
+        row = cursor.fetchone()
+        return (int(row[0]), int(row[1])) if row is not None else (0, 0)
+
+    def state(self, key_id: int, now_ms: int) -> BudgetState:
+        """What a key has spent and reserved in the month of `now_ms`."""
+        period = month_of(now_ms)
+        with self._database.transaction() as cursor:
+            return BudgetState(period, *self._read(cursor, key_id, period))
+
+    def book(self, cursor: Any, record_id: str, key_id: int | None, cost: int | None, held: Reservation | None) -> None:
+        """Within the transaction that wrote the record: end its reservation and count its cost."""
+        released = 0
+        period = period_of(record_id)
+        if held is not None:
+            cursor.execute(self._drop, (record_id,))
+            released = held.amount_microusd if cursor.rowcount else 0
+            key_id, period = held.key_id, held.period
+        if key_id is None or not (cost or released):
+            return
+        cursor.execute(self._book, (cost or 0, released, key_id, period))
+        if not cursor.rowcount and cost:
+            cursor.execute(self._book_first, (period, cost, key_id))
+
+    def book_many(self, cursor: Any, records: Iterable[tuple[str, int | None, int | None]]) -> None:
+        """The same for records read back, as (id, key_id, cost); their reservations may still be there."""
+        changes: dict[tuple[int, str], list[int]] = {}
+        for record_id, key_id, cost in sorted(records):
+            cursor.execute(self._drop_returning, (record_id,))
+            for held in cursor.fetchall():
+                change = changes.setdefault((int(held[0]), held[1]), [0, 0])
+                change[1] += int(held[2])
+            if key_id is not None and cost:
+                changes.setdefault((key_id, period_of(record_id)), [0, 0])[0] += cost
+        self._apply(cursor, changes)
+
+    def _apply(self, cursor: Any, changes: dict[tuple[int, str], list[int]]) -> None:
+        for (key_id, period), (cost, released) in sorted(changes.items()):
+            cursor.execute(self._book, (cost, released, key_id, period))
+            if not cursor.rowcount and cost:
+                cursor.execute(self._book_first, (period, cost, key_id))
+
+    def release_stale(self, now_ms: int) -> int:
+        """End the reservations that outlived their chat's longest time: their process was killed. Returns how many."""
+        released = 0
+        while True:
+            with self._database.transaction() as cursor:
+                cursor.execute(self._stale, (now_ms,))
+                ids = [row[0] for row in cursor.fetchall()]
+            if not ids:
+                return released
+            with self._database.transaction() as cursor:
+                changes: dict[tuple[int, str], list[int]] = {}
+                for record_id in ids:
+                    cursor.execute(self._drop_stale, (record_id, now_ms))
+                    for held in cursor.fetchall():
+                        changes.setdefault((int(held[0]), held[1]), [0, 0])[1] += int(held[2])
+                        released += 1
+                self._apply(cursor, changes)
+
+
+def _exceeded(budget: int, state: BudgetState, amount: int) -> BudgetExceeded:
+    resets = next_month(state.period)
+    return BudgetExceeded(
+        f"this API key's budget of ${usd(budget)} for {state.period} does not cover this request, which may cost ${usd(amount)}: "
+        f"${usd(state.spent_microusd)} is spent and ${usd(state.reserved_microusd)} is reserved for requests that are running; "
+        f"a smaller max_tokens may fit; the budget starts anew at {resets}",
+        extra={
+            "budget_usd": usd(budget),
+            "spent_usd": usd(state.spent_microusd),
+            "reserved_usd": usd(state.reserved_microusd),
+            "needed_usd": usd(amount),
+            "resets_at": resets,
+        },
+    )
