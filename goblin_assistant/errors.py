@@ -7,6 +7,7 @@
     ├── Unauthorized               401     unauthorized          (reason is the metric's label)
     ├── BudgetExceeded             402     budget_exceeded
     ├── Forbidden                  403     forbidden
+    │   └── RegistrationClosed     403     registration_closed   accounts are made by the operator here
     ├── NotFound                   404     not_found
     │   └── UnknownModel           404     model_not_found
     ├── MethodNotAllowed           405     method_not_allowed
@@ -97,6 +98,12 @@ class Forbidden(AppError):
     status, code, source = 403, "forbidden", "client"
 
 
+class RegistrationClosed(Forbidden):
+    """Accounts are made by the operator here."""
+
+    code = "registration_closed"
+
+
 class NotFound(AppError):
     """No such route or thing."""
 
@@ -174,7 +181,7 @@ class CircuitOpen(Unavailable):
 
 
 APP_ERRORS: tuple[type[AppError], ...] = (
-    BadRequest, ValidationFailed, PriceUnknown, Unauthorized, BudgetExceeded, Forbidden, NotFound, UnknownModel, MethodNotAllowed,
+    BadRequest, ValidationFailed, PriceUnknown, Unauthorized, BudgetExceeded, Forbidden, RegistrationClosed, NotFound, UnknownModel, MethodNotAllowed,
     Conflict, PayloadTooLarge, UnsupportedMediaType, IdempotencyMismatch, RateLimitExceeded, ClientGone, InternalError, OverloadedHere, Unavailable,
     CircuitOpen,
 )  # fmt: skip

@@ -238,6 +238,8 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str, view:
         if notes["response"]["schema"] == {}:
             content.clear()
         content.update({kind: {"schema": {"type": "string"}} for kind in media})
+    for code in ("204", "304"):  # these have no body
+        responses.get(code, {}).pop("content", None)
     for response in responses.values():
         response.setdefault("headers", {})["X-Correlation-ID"] = {"$ref": "#/components/headers/CorrelationID"}
 

@@ -34,9 +34,9 @@ bp = APIBlueprint("admin", __name__, url_prefix="/admin", tag="Admin")
 
 
 @bp.get("/users")
+@require_auth(admin=True)
 @bp.input(Page, location="query", arg_name="page")
 @describe("List users", answer=UserList)
-@require_auth(admin=True)
 def list_users(page: Page) -> dict[str, Any]:
     """In the order of their making."""
     rows = runtime().accounts.list(limit=page.limit, after=page.after)
@@ -44,9 +44,9 @@ def list_users(page: Page) -> dict[str, Any]:
 
 
 @bp.post("/users")
-@bp.input(NewUser, arg_name="body")
-@describe("Create a user", body=NewUser, answer=UserOut, status=201, errors=(409, 413, 415, 503))
 @require_auth(admin=True)
+@bp.input(NewUser, arg_name="body")
+@describe("Create a user", answer=UserOut, status=201, errors=(409, 413, 415, 503))
 def create_user(body: NewUser) -> tuple[dict[str, Any], int]:
     """Also when registration is closed."""
     return user_out(runtime().accounts.create(body.email, body.password, body.role)), 201
@@ -61,9 +61,9 @@ def get_user(user_id: int) -> dict[str, Any]:
 
 
 @bp.patch("/users/<int:user_id>")
-@bp.input(UserChange, arg_name="body")
-@describe("Change a user", body=UserChange, answer=UserOut, errors=(404, 409, 413, 415, 503))
 @require_auth(admin=True)
+@bp.input(UserChange, arg_name="body")
+@describe("Change a user", answer=UserOut, errors=(404, 409, 413, 415, 503))
 def change_user(user_id: int, body: UserChange) -> dict[str, Any]:
     """Disable, enable, change the role, set a password. All sessions of a disabled user, or of one whose password is set, end."""
     accounts = runtime().accounts
@@ -80,9 +80,9 @@ def change_user(user_id: int, body: UserChange) -> dict[str, Any]:
 
 
 @bp.get("/users/<int:user_id>/keys")
+@require_auth(admin=True)
 @bp.input(Page, location="query", arg_name="page")
 @describe("List a user's API keys", answer=KeyList, errors=(404,))
-@require_auth(admin=True)
 def list_user_keys(user_id: int, page: Page) -> dict[str, Any]:
     """Without their secrets."""
     accounts = runtime().accounts
@@ -92,9 +92,9 @@ def list_user_keys(user_id: int, page: Page) -> dict[str, Any]:
 
 
 @bp.post("/users/<int:user_id>/keys")
-@bp.input(KeyIn, arg_name="body")
-@describe("Create an API key for a user", body=KeyIn, answer=NewKeyOut, status=201, errors=(404, 409, 413, 415))
 @require_auth(admin=True)
+@bp.input(KeyIn, arg_name="body")
+@describe("Create an API key for a user", answer=NewKeyOut, status=201, errors=(404, 409, 413, 415))
 def create_user_key(user_id: int, body: KeyIn) -> tuple[dict[str, Any], int]:
     """The secret is in the answer, this once."""
     made = runtime().accounts.keys.create(user_id, spec_of(body))
@@ -110,9 +110,9 @@ def get_key(key_id: int) -> dict[str, Any]:
 
 
 @bp.patch("/keys/<int:key_id>")
-@bp.input(KeyChange, arg_name="body")
-@describe("Change an API key's limits", body=KeyChange, answer=KeyOut, errors=(404, 413, 415))
 @require_auth(admin=True)
+@bp.input(KeyChange, arg_name="body")
+@describe("Change an API key's limits", answer=KeyOut, errors=(404, 413, 415))
 def change_key(key_id: int, body: KeyChange) -> dict[str, Any]:
     """What is left out stays as it is; null takes a limit away. Counts from the key's next request on."""
     given = body.model_fields_set
@@ -125,9 +125,9 @@ def change_key(key_id: int, body: KeyChange) -> dict[str, Any]:
 
 
 @bp.post("/keys/<int:key_id>/rotate")
-@bp.input(RotateIn, arg_name="body")
-@describe("Rotate any API key", body=RotateIn, answer=NewKeyOut, status=201, errors=(404, 409, 413, 415))
 @require_auth(admin=True)
+@bp.input(RotateIn, arg_name="body")
+@describe("Rotate any API key", answer=NewKeyOut, status=201, errors=(404, 409, 413, 415))
 def rotate_any_key(key_id: int, body: RotateIn) -> tuple[dict[str, Any], int]:
     """A new key with the same limits for the same user."""
     made = runtime().accounts.keys.rotate(key_id, None, body.grace_seconds)

@@ -9,7 +9,7 @@ from flask import Response, request
 
 from goblin_assistant.api_keys import KeySpec
 from goblin_assistant.auth import current_principal, require_auth
-from goblin_assistant.errors import Forbidden
+from goblin_assistant.errors import RegistrationClosed
 from goblin_assistant.extensions import runtime
 from goblin_assistant.openapi import describe
 from goblin_assistant.schemas_accounts import (
@@ -36,7 +36,7 @@ bp = APIBlueprint("auth", __name__, url_prefix="/auth", tag="Accounts")
 
 @bp.post("/register")
 @bp.input(Credentials, arg_name="body")
-@describe("Create an account", body=Credentials, answer=UserOut, status=201, errors=(403, 409, 413, 415))
+@describe("Create an account", answer=UserOut, status=201, errors=(403, 409, 413, 415))
 def register(body: Credentials) -> tuple[dict[str, Any], int]:
     """Open in development; closed in production unless GOBLIN_REGISTRATION=open."""
     parts = runtime()
@@ -47,7 +47,7 @@ def register(body: Credentials) -> tuple[dict[str, Any], int]:
 
 @bp.post("/login")
 @bp.input(Credentials, arg_name="body")
-@describe("Log in", body=Credentials, answer=Tokens, errors=(401, 413, 415, 503))
+@describe("Log in", answer=Tokens, errors=(401, 413, 415, 503))
 def login(body: Credentials) -> dict[str, Any]:
     """A wrong password and an unknown address are the same answer, after the same time."""
     parts = runtime()
@@ -59,16 +59,16 @@ def login(body: Credentials) -> dict[str, Any]:
 
 @bp.post("/refresh")
 @bp.input(RefreshIn, arg_name="body")
-@describe("Refresh the tokens", body=RefreshIn, answer=Tokens, errors=(401, 413, 415))
+@describe("Refresh the tokens", answer=Tokens, errors=(401, 413, 415))
 def refresh(body: RefreshIn) -> dict[str, Any]:
     """A refresh token is good for one use. A second use ends the session for everybody who holds one of its tokens."""
     return runtime().accounts.refresh(body.refresh_token).as_dict()
 
 
 @bp.post("/logout")
-@bp.input(LogoutIn, arg_name="body")
-@describe("Log out", body=LogoutIn, status=204, errors=(413, 415))
 @require_auth(keys=False)
+@bp.input(LogoutIn, arg_name="body")
+@describe("Log out", status=204, errors=(413, 415))
 def logout(body: LogoutIn) -> Response:
     """Ends the session of `refresh_token`; with `{}`, all of the caller's sessions and access tokens."""
     runtime().accounts.logout(current_principal().user_id, body.refresh_token)
@@ -76,9 +76,9 @@ def logout(body: LogoutIn) -> Response:
 
 
 @bp.post("/password")
-@bp.input(PasswordIn, arg_name="body")
-@describe("Change the password", body=PasswordIn, answer=Tokens, errors=(413, 415, 503))
 @require_auth(keys=False)
+@bp.input(PasswordIn, arg_name="body")
+@describe("Change the password", answer=Tokens, errors=(413, 415, 503))
 def password(body: PasswordIn) -> dict[str, Any]:
     """Ends every session of the caller and starts a new one."""
     accounts = runtime().accounts
@@ -95,9 +95,9 @@ def me() -> dict[str, Any]:
 
 # -- API keys -------------------------------------------------------------------------------------
 @bp.get("/keys")
+@require_auth(keys=False)
 @bp.input(Page, location="query", arg_name="page")
 @describe("List the caller's API keys", answer=KeyList, tag="API keys")
-@require_auth(keys=False)
 def list_keys(page: Page) -> dict[str, Any]:
     """Without their secrets; revoked and expired ones too."""
     rows = runtime().accounts.keys.list(current_principal().user_id, limit=page.limit, after=page.after)
@@ -105,9 +105,9 @@ def list_keys(page: Page) -> dict[str, Any]:
 
 
 @bp.post("/keys")
-@bp.input(KeyIn, arg_name="body")
-@describe("Create an API key", body=KeyIn, answer=NewKeyOut, status=201, errors=(403, 409, 413, 415), tag="API keys")
 @require_auth(keys=False)
+@bp.input(KeyIn, arg_name="body")
+@describe("Create an API key", answer=NewKeyOut, status=201, errors=(403, 409, 413, 415), tag="API keys")
 def create_key(body: KeyIn) -> tuple[dict[str, Any], int]:
     """The secret is in the answer, this once."""
     made = runtime().accounts.keys.create(current_principal().user_id, spec_of(body))
@@ -115,11 +115,9 @@ def create_key(body: KeyIn) -> tuple[dict[str, Any], int]:
 
 
 @bp.post("/keys/<int:key_id>/rotate")
-@bp.input(RotateIn, arg_name="body")
-@describe(
-    "Rotate an API key", body=RotateIn, answer=NewKeyOut, status=201, errors=(404, 409, 413, 415), tag="API keys"
-)
 @require_auth(keys=False)
+@bp.input(RotateIn, arg_name="body")
+@describe("Rotate an API key", answer=NewKeyOut, status=201, errors=(404, 409, 413, 415), tag="API keys")
 def rotate_key(key_id: int, body: RotateIn) -> tuple[dict[str, Any], int]:
     """A new key with the same limits; the old one stays good for `grace_seconds`."""
     made = runtime().accounts.keys.rotate(key_id, current_principal().user_id, body.grace_seconds)
@@ -133,12 +131,6 @@ def revoke_key(key_id: int) -> Response:
     """It is refused from the next request on."""
     runtime().accounts.keys.revoke(key_id, current_principal().user_id)
     return Response(status=204)
-
-
-class RegistrationClosed(Forbidden):
-    """Accounts are made by the operator here."""
-
-    code = "registration_closed"
 
 
 def spec_of(body: KeyIn) -> KeySpec:

@@ -24,9 +24,9 @@ def get_settings() -> dict[str, Any]:
 
 
 @bp.put("/")
-@bp.input(SettingsIn, arg_name="body")
-@describe("Replace the caller's chat defaults", body=SettingsIn, answer=SettingsOut, errors=(413, 415))
 @require_auth()
+@bp.input(SettingsIn, arg_name="body")
+@describe("Replace the caller's chat defaults", answer=SettingsOut, errors=(413, 415))
 def put_settings(body: SettingsIn) -> dict[str, Any]:
     """All four are replaced: what is left out or null is cleared."""
     parts = runtime()
