@@ -11,7 +11,7 @@ import pytest
 
 from goblin_assistant.anthropic_messages import StreamTranslator
 from goblin_assistant.providers.base import BadResponse, Completed, Usage
-from tests.fake_upstream import FakeUpstream, Reply, fake_upstream  # noqa: F401 -- fixture
+from tests.fake_upstream import FakeUpstream, Reply
 from tests.wire_bodies import openai_events
 
 DONE = Completed("gpt-4o", Usage(12, 5, cached_tokens=4, reasoning_tokens=2), "stop")
@@ -58,7 +58,7 @@ def final_message(upstream: FakeUpstream, pieces: Sequence[bytes]) -> Any:
     return message
 
 
-def test_a_text_stream(fake_upstream: FakeUpstream) -> None:  # noqa: F811
+def test_a_text_stream(fake_upstream: FakeUpstream) -> None:
     pieces = translate(openai_events("Hello there, goblin.", done=False))
     assert kinds(pieces) == [
         "message_start",
@@ -88,7 +88,7 @@ def test_a_text_stream(fake_upstream: FakeUpstream) -> None:  # noqa: F811
     assert (message.usage.input_tokens, message.usage.output_tokens) == (8, 5)
 
 
-def test_reasoning_text_and_parallel_tool_calls(fake_upstream: FakeUpstream) -> None:  # noqa: F811
+def test_reasoning_text_and_parallel_tool_calls(fake_upstream: FakeUpstream) -> None:
     blocks = [
         chunk({"role": "assistant", "reasoning_content": "Hm"}),
         chunk({"reasoning_content": "."}),
@@ -154,7 +154,7 @@ def test_calls_that_end_with_stop_are_tool_use_all_the_same() -> None:
     )
 
 
-def test_an_empty_stream_is_an_empty_message(fake_upstream: FakeUpstream) -> None:  # noqa: F811
+def test_an_empty_stream_is_an_empty_message(fake_upstream: FakeUpstream) -> None:
     pieces = translate([], Completed("m", None, "stop"))
     assert kinds(pieces) == ["message_start", "message_delta", "message_stop"]
     message = final_message(fake_upstream, pieces)
