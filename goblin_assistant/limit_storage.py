@@ -186,6 +186,9 @@ class MemoryStorage(Storage, MovingWindowSupport):
     def __len__(self) -> int:
         return sum(len(table) for table in self._windows.values()) + sum(len(table) for table in self._holds.values())
 
+    def __bool__(self) -> bool:
+        return True  # flask-limiter asks whether there is a storage by its truth; an empty one is one
+
     def _table(self, key: str, window: int) -> _Table[_Window]:
         kind = (window, ADDRESS_MARK in key)
         table = self._windows.get(kind)

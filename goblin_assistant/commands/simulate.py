@@ -19,14 +19,23 @@ from goblin_assistant.providers.simulation import FaultKind, SimulationOptions
     "--latency",
     default="0",
     show_default=True,
-    help="Seconds until an answer begins: 0.4, uniform:0.1,0.5, normal:0.4,0.1, lognormal:0.4,0.3 (median, sigma), exponential:0.4.",
+    help="Seconds until an answer begins: 0.4, uniform:0.1,0.5, normal:0.4,0.1, lognormal:0.4,0.3 (median, sigma), "
+    "exponential:0.4.",
 )
 @click.option("--ttft", help="The same for streams only: time to the first token. [default: as --latency]")
-@click.option("--tokens-per-second", default=0.0, type=click.FloatRange(0), help="How fast tokens come; 0: all at once.")
-@click.option("--tokens", help="Length of answers in tokens, a number or distribution. [default: the text is echoed]")
-@click.option("--error-rate", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share of calls that fail.")
 @click.option(
-    "--error-kind", "error_kinds", multiple=True, type=click.Choice(get_args(FaultKind)), help="How; repeat. [default: bad_response]"
+    "--tokens-per-second", default=0.0, type=click.FloatRange(0), help="How fast tokens come; 0: all at once."
+)
+@click.option("--tokens", help="Length of answers in tokens, a number or distribution. [default: the text is echoed]")
+@click.option(
+    "--error-rate", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share of calls that fail."
+)
+@click.option(
+    "--error-kind",
+    "error_kinds",
+    multiple=True,
+    type=click.Choice(get_args(FaultKind)),
+    help="How; repeat. [default: bad_response]",
 )
 @click.option("--retry-after", type=click.FloatRange(0), help="Seconds that rate_limited and overloaded tell to wait.")
 @click.option("--seed", type=int, help="The same requests in the same order meet the same fate.")

@@ -1,0 +1,55 @@
+# Two commands: `make run` and `make test`. Both set everything up first.
+
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8001
+
+.PHONY: help run test lint format typecheck docs loadtest bench clean
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s '	'
+
+# Stamps: a second run does nothing that the first has done.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; found: $$($(PYTHON) --version). Set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.made setup.cfg constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made setup.cfg constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.runtime
+
+run: $(VENV)/.runtime ## set up and serve on :8001 with the embedded provider
+	@GOBLIN_ENV=development exec $(BIN)/goblin-assistant serve --port $(PORT)
+
+test: lint typecheck ## set up and run every check and every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/.dev
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev ## regenerate what is generated: .env.example and the settings table
+	$(BIN)/goblin-assistant config --env-example > .env.example
+	$(BIN)/python -m goblin_assistant.config_docs docs/configuration.md
+
+loadtest: $(VENV)/.dev ## start a server, hold the guide's targets against it, give the verdict
+	$(BIN)/python -m loadtest.run
+
+bench: $(VENV)/.dev ## compare with a bare server and LiteLLM; writes docs/performance.md
+	$(BIN)/python -m benchmarks.run
+
+clean: ## remove what was set up
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,84 @@
+"""The command `goblin-assistant`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from goblin_assistant import config_docs
+from goblin_assistant.commands.database import db
+from goblin_assistant.commands.doctor import doctor
+from goblin_assistant.commands.explain import explain
+from goblin_assistant.commands.keys import keys
+from goblin_assistant.commands.simulate import simulate
+from goblin_assistant.commands.usage import usage
+from goblin_assistant.commands.users import users
+from goblin_assistant.config import Config, ConfigError
+from goblin_assistant.errors import AppError
+from goblin_assistant.version import __version__
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="goblin-assistant")
+def cli() -> None:
+    """Goblin Assistant: a chat backend that an operator can trust in production."""
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on. [default: GOBLIN_HOST]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on. [default: GOBLIN_PORT]")
+def serve(host: str | None, port: int | None) -> None:
+    """Serve until SIGTERM, then finish what is running."""
+    from goblin_assistant import create_app, server
+
+    given: dict[str, Any] = {"host": host, "port": port}
+    config = Config.load({name: value for name, value in given.items() if value is not None})
+    app = create_app(config)
+    if not config.production:
+        # On standard error: standard output is one JSON object a line, for `| jq`.
+        click.echo(_NEXT_STEPS.format(url=f"http://{config.host}:{config.port}"), err=True)
+    raise SystemExit(server.serve(app, config))
+
+
+_NEXT_STEPS = """
+Goblin Assistant is starting on {url} with the embedded provider `echo`; the API's own pages are at {url}/docs
+Next, in another terminal:
+
+  curl -s {url}/auth/register -H 'Content-Type: application/json' \\
+       -d '{{"email": "you@example.com", "password": "correct horse"}}'
+
+and go on with the five-minute tour in README.md. Ctrl-C stops the server.
+"""
+
+
+@cli.command("config")
+@click.option("--env-example", is_flag=True, help="Print .env.example instead.")
+@click.option("--table", is_flag=True, help="Print the table of docs/configuration.md instead.")
+def show_config(env_example: bool, table: bool) -> None:
+    """Print every setting as it is in force; secrets are redacted."""
+    if env_example:
+        click.echo(config_docs.env_example(), nl=False)
+    elif table:
+        click.echo(config_docs.table(), nl=False)
+    else:
+        for name, value in Config.load().redacted().items():
+            click.echo(f"{name}={json.dumps(value) if isinstance(value, list) else '' if value is None else value}")
+
+
+for command in (doctor, db, users, keys, usage, explain, simulate):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The console script. A configuration that cannot be used exits 2 with all that is wrong; an error of ours exits 1 with its message."""
+    try:
+        cli()
+    except ConfigError as error:
+        click.echo(f"goblin-assistant: {error}", err=True)
+        sys.exit(2)
+    except AppError as error:
+        click.echo(f"goblin-assistant: {error}", err=True)
+        sys.exit(1)
