@@ -2,8 +2,9 @@
 
     POST /v1/chat/completions   POST /v1/embeddings   GET /v1/models   GET /health
 
-Faults are those a real provider's server would send: a status with OpenAI's error body and Retry-After, or a stream that breaks off.
-No accounts, no limits, no log: what is measured is the client, or what stands between. `goblin-assistant simulate` serves it.
+Faults are those a real provider's server would send: a status with OpenAI's error body and Retry-After, or a stream
+that breaks off. No accounts, no limits, no log: what is measured is the client, or what stands between.
+`goblin-assistant simulate` serves it.
 """
 
 from __future__ import annotations
@@ -54,10 +55,14 @@ class Simulator:
         if method in ("GET", "HEAD") and path in ("/", "/health"):
             return _json(start_response, 200, {"status": "ok", "service": "Goblin Assistant provider simulator"})
         if method in ("GET", "HEAD") and path == "/v1/models":
-            rows = [{"id": m.id, "object": "model", "created": 0, "owned_by": "goblin"} for m in self._provider.models()]
+            rows = [
+                {"id": m.id, "object": "model", "created": 0, "owned_by": "goblin"} for m in self._provider.models()
+            ]
             return _json(start_response, 200, {"object": "list", "data": rows})
         if path not in ("/v1/chat/completions", "/v1/embeddings"):
-            return _failed(start_response, 404, "not_found", "POST /v1/chat/completions, /v1/embeddings; GET /v1/models, /health")
+            return _failed(
+                start_response, 404, "not_found", "POST /v1/chat/completions, /v1/embeddings; GET /v1/models, /health"
+            )
         if method != "POST":
             return _failed(start_response, 405, "method_not_allowed", "POST only", [("Allow", "POST")])
         body = _body(environ)
@@ -70,14 +75,18 @@ class Simulator:
         except ProviderError as error:
             return _provider_failed(start_response, error)
 
-    def _answer(self, environ: Environ, start_response: StartResponse, path: str, body: dict[str, Any]) -> Iterable[bytes]:
+    def _answer(
+        self, environ: Environ, start_response: StartResponse, path: str, body: dict[str, Any]
+    ) -> Iterable[bytes]:
         model = body.get("model")
         call = Call(
             correlation_id=environ.get("HTTP_X_CORRELATION_ID", ""),
             deadline=time.monotonic() + CALL_SECONDS,
             client_gone=environ.get("waitress.client_disconnected"),
         )
-        request = ChatRequest(model if isinstance(model, str) and model else "echo", body, stream=body.get("stream") is True, call=call)
+        request = ChatRequest(
+            model if isinstance(model, str) and model else "echo", body, stream=body.get("stream") is True, call=call
+        )
         if path == "/v1/embeddings":
             return _raw(start_response, self._provider.embed(request).body)
         if not request.stream:
@@ -111,7 +120,9 @@ def _body(environ: Environ) -> dict[str, Any] | None:
     return parsed if isinstance(parsed, dict) else None
 
 
-def _raw(start_response: StartResponse, body: bytes, status: int = 200, headers: Iterable[tuple[str, str]] = ()) -> list[bytes]:
+def _raw(
+    start_response: StartResponse, body: bytes, status: int = 200, headers: Iterable[tuple[str, str]] = ()
+) -> list[bytes]:
     start_response(
         f"{status} {'OK' if status == 200 else 'Simulated'}",
         [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers],
@@ -119,7 +130,9 @@ def _raw(start_response: StartResponse, body: bytes, status: int = 200, headers:
     return [body]
 
 
-def _json(start_response: StartResponse, status: int, body: Any, headers: Iterable[tuple[str, str]] = ()) -> list[bytes]:
+def _json(
+    start_response: StartResponse, status: int, body: Any, headers: Iterable[tuple[str, str]] = ()
+) -> list[bytes]:
     return _raw(start_response, orjson.dumps(body), status, headers)
 
 

@@ -1,15 +1,16 @@
 """A provider's server for tests: a real socket server whose every byte is scripted.
 
-    upstream.reply(Reply.json(200, {...}))                 # the next request gets this; after the script, `upstream.default`
-    upstream.reply(Reply.sse([b"data: {}\\n\\n", SILENCE]))   # headers and one event, then nothing until the peer closes
-    upstream.requests[0].body, upstream.requests[0].headers["authorization"]
-    wait_until(lambda: upstream.open_connections == 0)
+    upstream.reply(Reply.json(200, {...}))                 # the next request gets this; after the script,
+    `upstream.default` upstream.reply(Reply.sse([b"data: {}\\n\\n", SILENCE]))   # headers and one event, then nothing
+    until the peer closes upstream.requests[0].body, upstream.requests[0].headers["authorization"] wait_until(lambda:
+    upstream.open_connections == 0)
 
 Wire-exact bodies of OpenAI and Anthropic are in tests/wire_bodies.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import select
@@ -56,8 +57,8 @@ Step = bytes | Silence | Close | Pause
 class Reply:
     """What one request gets: steps, each sent on its own. `keep_alive` False closes the connection afterwards.
 
-    `stale`: the connection stays open and is closed when the next request arrives on it, without a byte: what a server does that
-    gave up on an idle connection at the very moment.
+    `stale`: the connection stays open and is closed when the next request arrives on it, without a byte: what a
+    server does that gave up on an idle connection at the very moment.
     """
 
     steps: Sequence[Step]
@@ -71,7 +72,12 @@ class Reply:
 
     @staticmethod
     def plain(
-        status: int, body: bytes, content_type: str = "application/json", headers: Mapping[str, str] | None = None, *, stale: bool = False
+        status: int,
+        body: bytes,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+        *,
+        stale: bool = False,
     ) -> Reply:
         """A whole answer with Content-Length."""
         fields = {"Content-Type": content_type, "Content-Length": str(len(body)), **(headers or {})}
@@ -134,7 +140,9 @@ class Request:
 class FakeUpstream:
     """The server. `default` answers when the script is at its end; `reset_on_accept` resets new connections at once."""
 
-    default: Reply = field(default_factory=lambda: Reply.json(500, {"error": {"message": "the script of this test is at its end"}}))
+    default: Reply = field(
+        default_factory=lambda: Reply.json(500, {"error": {"message": "the script of this test is at its end"}})
+    )
     reset_on_accept: bool = False
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
@@ -274,10 +282,8 @@ def _reset(connection: socket.socket) -> None:
 
 
 def _close(connection: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
     connection.close()
 
 

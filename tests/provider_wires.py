@@ -1,4 +1,5 @@
-"""Every kind of provider that talks to a server, each with the bodies that its server sends: what the contract suite is run over."""
+"""Every kind of provider that talks to a server, each with the bodies that its server sends: what the contract suite
+is run over."""
 
 from __future__ import annotations
 
@@ -111,7 +112,12 @@ class AnthropicWire(Wire):
         return wire_bodies.anthropic_events(text, tool_calls, done=done)
 
     def error(self, status: int) -> Any:
-        kinds = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+        kinds = {
+            400: "invalid_request_error",
+            401: "authentication_error",
+            404: "not_found_error",
+            429: "rate_limit_error",
+        }
         return wire_bodies.anthropic_error({**kinds, 529: "overloaded_error"}.get(status, "api_error"))
 
 
@@ -168,7 +174,7 @@ def collect(events: list[StreamEvent]) -> tuple[str, list[tuple[str, Any]], Comp
         for event in block.replace(b"\r\n", b"\n").split(b"\n\n"):
             if not event.startswith(b"data:"):
                 continue
-            assert b"[DONE]" not in event
+            assert event.strip() != b"data: [DONE]"
             for choice in json.loads(event[5:])["choices"]:
                 text += choice["delta"].get("content") or ""
                 for delta in choice["delta"].get("tool_calls", ()):

@@ -31,7 +31,8 @@ from tests.provider_wires import TEXT, TOOLS, WIRES, Wire, collect, request, who
 from tests.wire_bodies import CANARY
 
 FUNCTIONS = [
-    {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}} for name, _ in TOOLS
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
+    for name, _ in TOOLS
 ]
 
 
@@ -60,7 +61,9 @@ def both(wire: Wire) -> list[Callable[[Provider, Call], Any]]:
 
 
 # -- the same answer either way -----------------------------------------------------------------
-def test_streaming_and_not_give_the_same_text_and_usage(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_streaming_and_not_give_the_same_text_and_usage(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.plain(200, wire.answer()), Reply.sse(wire.events()))
     response = provider.complete(request(wire.model))
     text, calls, completed = collect(list(provider.stream(request(wire.model, stream=True))))
@@ -73,7 +76,9 @@ def test_streaming_and_not_give_the_same_text_and_usage(wire: Wire, provider: Pr
     assert response.model == completed.model
 
 
-def test_streaming_and_not_give_the_same_tool_calls(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_streaming_and_not_give_the_same_tool_calls(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     if not wire.tools:
         with pytest.raises(InvalidRequest):
             provider.complete(request(wire.model, tools=FUNCTIONS))
@@ -86,20 +91,26 @@ def test_streaming_and_not_give_the_same_tool_calls(wire: Wire, provider: Provid
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 100_000])
-def test_a_stream_is_the_same_however_the_network_splits_it(wire: Wire, provider: Provider, fake_upstream: FakeUpstream, size: int) -> None:
+def test_a_stream_is_the_same_however_the_network_splits_it(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream, size: int
+) -> None:
     data = b"".join(wire.events())
     fake_upstream.reply(Reply.sse([data[i : i + size] for i in range(0, len(data), size)]))
     assert collect(list(provider.stream(request(wire.model, stream=True))))[0] == TEXT
 
 
-def test_a_stream_with_crlf_line_ends_is_understood(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_stream_with_crlf_line_ends_is_understood(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse([event.replace(b"\n", b"\r\n") for event in wire.events()]))
     text, _, completed = collect(list(provider.stream(request(wire.model, stream=True))))
     assert text == TEXT
     assert completed.usage is not None
 
 
-def test_a_stream_without_chunked_encoding_is_understood(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_stream_without_chunked_encoding_is_understood(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse(wire.events(), framing="close"))
     assert collect(list(provider.stream(request(wire.model, stream=True))))[0] == TEXT
 
@@ -112,7 +123,9 @@ def test_compressed_answers_are_understood(wire: Wire, provider: Provider, fake_
     assert collect(list(provider.stream(request(wire.model, stream=True))))[0] == TEXT
 
 
-def test_events_arrive_one_by_one_while_the_stream_goes_on(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_events_arrive_one_by_one_while_the_stream_goes_on(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     *most, last = wire.events()
     fake_upstream.reply(Reply.sse([*most, SILENCE, last]))
     events = provider.stream(request(wire.model, stream=True))
@@ -121,7 +134,9 @@ def test_events_arrive_one_by_one_while_the_stream_goes_on(wire: Wire, provider:
     assert collect([first, *events])[0] == TEXT
 
 
-def test_nothing_is_sent_before_the_first_event_is_asked_for(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_nothing_is_sent_before_the_first_event_is_asked_for(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     events = provider.stream(request(wire.model, stream=True))
     assert fake_upstream.connections == 0
     fake_upstream.reply(Reply.sse(wire.events()))
@@ -137,7 +152,9 @@ def test_the_correlation_id_goes_upstream(wire: Wire, provider: Provider, fake_u
     assert [sent.headers["x-correlation-id"] for sent in fake_upstream.requests] == ["corr-1", "corr-1"]
 
 
-def test_a_connection_is_used_again_after_whole_answers_streams_and_errors(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_connection_is_used_again_after_whole_answers_streams_and_errors(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(
         Reply.plain(200, wire.answer()),
         Reply.sse(wire.events()),
@@ -201,7 +218,13 @@ def test_each_status_has_its_error(
     ],
 )
 def test_retry_after_is_read(
-    wire: Wire, provider: Provider, fake_upstream: FakeUpstream, status: int, headers: dict[str, str], low: float, high: float
+    wire: Wire,
+    provider: Provider,
+    fake_upstream: FakeUpstream,
+    status: int,
+    headers: dict[str, str],
+    low: float,
+    high: float,
 ) -> None:
     fake_upstream.reply(Reply.json(status, wire.error(status), headers))
     with pytest.raises(ProviderError) as caught:
@@ -211,14 +234,18 @@ def test_retry_after_is_read(
 
 
 @pytest.mark.parametrize("value", [None, "soon", "-3", "nan", ""])
-def test_an_absent_or_senseless_retry_after_is_none(wire: Wire, provider: Provider, fake_upstream: FakeUpstream, value: str | None) -> None:
+def test_an_absent_or_senseless_retry_after_is_none(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream, value: str | None
+) -> None:
     fake_upstream.reply(Reply.json(429, wire.error(429), {} if value is None else {"Retry-After": value}))
     with pytest.raises(RateLimited) as caught:
         provider.complete(request(wire.model))
     assert caught.value.retry_after is None
 
 
-def test_an_html_error_page_is_an_error_by_its_status(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_an_html_error_page_is_an_error_by_its_status(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     for call in both(wire):
         fake_upstream.reply(Reply.plain(502, f"<html>{CANARY}</html>".encode(), "text/html"))
         with pytest.raises(BadResponse) as caught:
@@ -233,33 +260,49 @@ def test_html_with_status_200_is_a_bad_response(wire: Wire, provider: Provider, 
             call(provider, Call())
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"{}", b'{"choices": 3}', b"\xff\xfe", b'{"a": "' + b"x" * 50])
-def test_an_answer_that_is_not_the_answer_is_a_bad_response(wire: Wire, provider: Provider, fake_upstream: FakeUpstream, body: bytes) -> None:
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b"{}", b'{"choices": 3}', b"\xff\xfe", b'{"a": "' + b"x" * 50]
+)
+def test_an_answer_that_is_not_the_answer_is_a_bad_response(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream, body: bytes
+) -> None:
     fake_upstream.reply(Reply.plain(200, body))
     with pytest.raises(BadResponse):
         provider.complete(request(wire.model))
 
 
-def test_an_answer_shorter_than_announced_is_a_bad_response(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
-    fake_upstream.reply(Reply.raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n", wire.answer(), CUT))
+def test_an_answer_shorter_than_announced_is_a_bad_response(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
+    fake_upstream.reply(
+        Reply.raw(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n", wire.answer(), CUT
+        )
+    )
     with pytest.raises(BadResponse, match="before its end"):
         provider.complete(request(wire.model))
 
 
-def test_a_stream_that_ends_early_is_a_bad_response(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_stream_that_ends_early_is_a_bad_response(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse(wire.events(done=False)))
     with pytest.raises(BadResponse, match="before its end"):
         list(provider.stream(request(wire.model, stream=True)))
 
 
 @pytest.mark.parametrize("how", [CUT, RESET], ids=["closed", "reset"])
-def test_a_stream_that_is_cut_is_a_bad_response(wire: Wire, provider: Provider, fake_upstream: FakeUpstream, how: Any) -> None:
+def test_a_stream_that_is_cut_is_a_bad_response(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream, how: Any
+) -> None:
     fake_upstream.reply(Reply.sse([*wire.events(done=False), Pause(0.05), how]))
     with pytest.raises(BadResponse, match="before its end"):
         list(provider.stream(request(wire.model, stream=True)))
 
 
-def test_half_an_event_at_the_end_is_never_passed_on(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_half_an_event_at_the_end_is_never_passed_on(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     *most, last = wire.events(done=False)
     fake_upstream.reply(Reply.sse([*most, last[: len(last) // 2]]))
     got: list[Any] = []
@@ -269,7 +312,9 @@ def test_half_an_event_at_the_end_is_never_passed_on(wire: Wire, provider: Provi
         assert block.endswith(b"\n\n")
 
 
-def test_malformed_json_in_a_stream_is_a_bad_response(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_malformed_json_in_a_stream_is_a_bad_response(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     first, second, *_ = wire.events()
     fake_upstream.reply(Reply.sse([first, second, b'data: {"choices": [{"delta": {"con\n\n', *wire.events()[2:]]))
     with pytest.raises(BadResponse):
@@ -312,7 +357,9 @@ def test_a_reset_at_connect_is_a_failed_connection(wire: Wire, provider: Provide
 
 
 @pytest.mark.parametrize("how", [CUT, RESET], ids=["closed", "reset"])
-def test_a_close_before_any_answer_is_a_failed_connection(wire: Wire, provider: Provider, fake_upstream: FakeUpstream, how: Any) -> None:
+def test_a_close_before_any_answer_is_a_failed_connection(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream, how: Any
+) -> None:
     for call in both(wire):
         fake_upstream.reply(Reply.raw(how))
         with pytest.raises(ConnectionFailed):
@@ -323,7 +370,11 @@ def test_a_close_before_any_answer_is_a_failed_connection(wire: Wire, provider: 
 def test_a_connection_that_went_stale_between_two_requests_is_nobodys_business(
     wire: Wire, provider: Provider, fake_upstream: FakeUpstream
 ) -> None:
-    fake_upstream.reply(Reply.plain(200, wire.answer(), stale=True), Reply.plain(200, wire.answer(), stale=True), Reply.sse(wire.events()))
+    fake_upstream.reply(
+        Reply.plain(200, wire.answer(), stale=True),
+        Reply.plain(200, wire.answer(), stale=True),
+        Reply.sse(wire.events()),
+    )
     provider.complete(request(wire.model))
     provider.complete(request(wire.model))
     assert collect(list(provider.stream(request(wire.model, stream=True))))[0] == TEXT
@@ -389,7 +440,9 @@ def test_a_call_past_its_deadline_is_not_sent(wire: Wire, provider: Provider, fa
 
 
 # -- the client leaves --------------------------------------------------------------------------
-def test_closing_the_iterator_closes_the_connection(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_closing_the_iterator_closes_the_connection(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse([*wire.events(done=False), SILENCE]))
     events = provider.stream(request(wire.model, stream=True))
     next(events)
@@ -400,7 +453,8 @@ def test_closing_the_iterator_closes_the_connection(wire: Wire, provider: Provid
 
 
 def left_in(provider: Provider, wire: Wire, *, stream: bool, fake_upstream: FakeUpstream) -> None:
-    """The client leaves while the provider is silent; the call must end as cancelled and the connection be closed, within a second."""
+    """The client leaves while the provider is silent; the call must end as cancelled and the connection be closed,
+    within a second."""
     gone = threading.Event()
     ended: list[BaseException | None] = []
     asked = request(wire.model, stream=stream, call=Call(client_gone=gone.is_set))
@@ -424,27 +478,39 @@ def left_in(provider: Provider, wire: Wire, *, stream: bool, fake_upstream: Fake
     assert isinstance(ended[0], CallCancelled)
 
 
-def test_a_client_that_leaves_before_the_headers_cancels_the_call(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_client_that_leaves_before_the_headers_cancels_the_call(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.raw(SILENCE))
     left_in(provider, wire, stream=False, fake_upstream=fake_upstream)
 
 
-def test_a_client_that_leaves_before_the_first_event_cancels_the_stream(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_client_that_leaves_before_the_first_event_cancels_the_stream(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse([SILENCE]))
     left_in(provider, wire, stream=True, fake_upstream=fake_upstream)
 
 
-def test_a_client_that_leaves_in_the_middle_cancels_the_stream(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_client_that_leaves_in_the_middle_cancels_the_stream(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse([*wire.events(done=False), SILENCE]))
     left_in(provider, wire, stream=True, fake_upstream=fake_upstream)
 
 
-def test_a_client_that_leaves_within_a_body_cancels_the_call(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
-    fake_upstream.reply(Reply.raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{", SILENCE))
+def test_a_client_that_leaves_within_a_body_cancels_the_call(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
+    fake_upstream.reply(
+        Reply.raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{", SILENCE)
+    )
     left_in(provider, wire, stream=False, fake_upstream=fake_upstream)
 
 
-def test_a_server_that_announces_close_can_be_cut_too(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_server_that_announces_close_can_be_cut_too(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     # http.client forgets the socket then; the watchdog must not.
     fake_upstream.reply(Reply.sse([*wire.events(done=False), SILENCE], framing="close"))
     left_in(provider, wire, stream=True, fake_upstream=fake_upstream)
@@ -457,8 +523,13 @@ def test_a_check_that_nobody_answers_fails_in_time(wire: Wire, provider: Provide
         provider.check(timeout=0.2)
 
 
-def test_a_check_costs_nothing_and_raises_what_is_wrong(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
-    fake_upstream.reply(Reply.json(200, {"data": [{"id": wire.model, "type": "model", "display_name": "x"}]}), Reply.json(401, wire.error(401)))
+def test_a_check_costs_nothing_and_raises_what_is_wrong(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
+    fake_upstream.reply(
+        Reply.json(200, {"data": [{"id": wire.model, "type": "model", "display_name": "x"}]}),
+        Reply.json(401, wire.error(401)),
+    )
     provider.check()
     with pytest.raises(AuthenticationFailed):
         provider.check()
@@ -467,7 +538,9 @@ def test_a_check_costs_nothing_and_raises_what_is_wrong(wire: Wire, provider: Pr
 
 def test_the_key_is_in_no_error_and_no_representation(wire: Wire, fake_upstream: FakeUpstream) -> None:
     provider = wire.make(fake_upstream.url)
-    fake_upstream.reply(Reply.json(401, {"error": {"message": "your key test-key is wrong", "type": "authentication_error"}}))
+    fake_upstream.reply(
+        Reply.json(401, {"error": {"message": "your key test-key is wrong", "type": "authentication_error"}})
+    )
     with pytest.raises(AuthenticationFailed) as caught:
         provider.complete(request(wire.model))
     assert "test-key" not in f"{caught.value!r} {caught.value.__cause__!r} {provider!r}"

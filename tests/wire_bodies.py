@@ -1,7 +1,8 @@
 """Bodies as the providers send them, to the byte where it matters.
 
-Sources: https://platform.openai.com/docs/api-reference/chat/object and /streaming, https://docs.anthropic.com/en/api/messages and
-/messages-streaming, https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md (native completion).
+Sources: https://platform.openai.com/docs/api-reference/chat/object and /streaming,
+https://docs.anthropic.com/en/api/messages and /messages-streaming,
+https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md (native completion).
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ def openai_usage(prompt: int, completion: int, cached: int = 0, reasoning: int =
 
 
 def openai_chat(
-    text: str | None = "Hello there, goblin.", tool_calls: ToolCalls = (), usage: dict[str, Any] | None = None, model: str = "gpt-4o-2024-08-06"
+    text: str | None = "Hello there, goblin.",
+    tool_calls: ToolCalls = (),
+    usage: dict[str, Any] | None = None,
+    model: str = "gpt-4o-2024-08-06",
 ) -> dict[str, Any]:
     """A chat completion."""
     message: dict[str, Any] = {"role": "assistant", "content": None if tool_calls else text, "refusal": None}
@@ -47,7 +51,9 @@ def openai_chat(
         "object": "chat.completion",
         "created": 1764000000,
         "model": model,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "tool_calls" if tool_calls else "stop"}],
+        "choices": [
+            {"index": 0, "message": message, "logprobs": None, "finish_reason": "tool_calls" if tool_calls else "stop"}
+        ],
         "usage": usage if usage is not None else openai_usage(12, 5, 4, 2),
         "system_fingerprint": "fp_1",
     }
@@ -62,11 +68,19 @@ def openai_events(
     include_usage: bool = True,
     done: bool = True,
 ) -> list[bytes]:
-    """A stream's events, one a chunk; usage as a chunk of its own, `"usage":null` in the others, as with include_usage."""
+    """A stream's events, one a chunk; usage as a chunk of its own, `"usage":null` in the others, as with
+    include_usage."""
 
     def chunk(delta: dict[str, Any] | None, reason: str | None = None, counted: Any = None) -> bytes:
-        body: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1764000000, "model": model}
-        body["choices"] = [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]
+        body: dict[str, Any] = {
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1764000000,
+            "model": model,
+        }
+        body["choices"] = (
+            [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]
+        )
         if include_usage:
             body["usage"] = counted
         return f"data: {_dump(body)}\n\n".encode()
@@ -76,9 +90,17 @@ def openai_events(
         events += [chunk({"content": piece}) for piece in _pieces(text)]
     for i, (name, arguments) in enumerate(tool_calls):
         events.append(
-            chunk({"tool_calls": [{"index": i, "id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": ""}}]})
+            chunk(
+                {
+                    "tool_calls": [
+                        {"index": i, "id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": ""}}
+                    ]
+                }
+            )
         )
-        events += [chunk({"tool_calls": [{"index": i, "function": {"arguments": p}}]}) for p in _halves(_dump(arguments))]
+        events += [
+            chunk({"tool_calls": [{"index": i, "function": {"arguments": p}}]}) for p in _halves(_dump(arguments))
+        ]
     events.append(chunk({}, "tool_calls" if tool_calls else "stop"))
     if include_usage:
         events.append(chunk(None, None, usage if usage is not None else openai_usage(12, 5, 4, 2)))
@@ -104,12 +126,17 @@ def anthropic_usage(prompt: int, completion: int, cached: int = 0) -> dict[str, 
 
 
 def anthropic_message(
-    text: str = "Hello there, goblin.", tool_calls: ToolCalls = (), usage: dict[str, Any] | None = None, model: str = "claude-sonnet-4-5"
+    text: str = "Hello there, goblin.",
+    tool_calls: ToolCalls = (),
+    usage: dict[str, Any] | None = None,
+    model: str = "claude-sonnet-4-5",
 ) -> dict[str, Any]:
     """A message."""
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     if tool_calls:
-        content = [{"type": "tool_use", "id": f"call_{i}", "name": name, "input": a} for i, (name, a) in enumerate(tool_calls)]
+        content = [
+            {"type": "tool_use", "id": f"call_{i}", "name": name, "input": a} for i, (name, a) in enumerate(tool_calls)
+        ]
     return {
         "id": "msg_1",
         "type": "message",
@@ -141,7 +168,9 @@ def anthropic_events(
     if not tool_calls:
         events.append(event("content_block_start", index=0, content_block={"type": "text", "text": ""}))
         events.append(event("ping"))
-        events += [event("content_block_delta", index=0, delta={"type": "text_delta", "text": p}) for p in _pieces(text)]
+        events += [
+            event("content_block_delta", index=0, delta={"type": "text_delta", "text": p}) for p in _pieces(text)
+        ]
         events.append(event("content_block_stop", index=0))
     for i, (name, arguments) in enumerate(tool_calls):
         block = {"type": "tool_use", "id": f"call_{i}", "name": name, "input": {}}
@@ -160,7 +189,11 @@ def anthropic_events(
 
 def anthropic_error(kind: str = "api_error") -> dict[str, Any]:
     """An error body with the canary in its message."""
-    return {"type": "error", "error": {"type": kind, "message": f"{CANARY}: something about your prompt"}, "request_id": "req_1"}
+    return {
+        "type": "error",
+        "error": {"type": kind, "message": f"{CANARY}: something about your prompt"},
+        "request_id": "req_1",
+    }
 
 
 # -- llama.cpp's native completion --------------------------------------------------------------
@@ -176,7 +209,9 @@ def llama_answer(text: str = "Hello there, goblin.", prompt: int = 12, completio
     }
 
 
-def llama_events(text: str = "Hello there, goblin.", prompt: int = 12, completion: int = 5, *, done: bool = True) -> list[bytes]:
+def llama_events(
+    text: str = "Hello there, goblin.", prompt: int = 12, completion: int = 5, *, done: bool = True
+) -> list[bytes]:
     """A stream's events."""
     bodies: list[dict[str, Any]] = [{"content": piece, "stop": False} for piece in _pieces(text)]
     if done:

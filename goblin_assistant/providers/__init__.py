@@ -1,7 +1,8 @@
 """The providers of one instance: built in, configured rows, installed plug-ins.
 
-`echo` is always first, so that no other provider's catalogue can take its name; then rows in goblin.toml's order, then those that a
-key in the environment switches on. A model that several providers have belongs to the first; `provider/model` is unambiguous.
+`echo` is always first, so that no other provider's catalogue can take its name; then rows in goblin.toml's order,
+then those that a key in the environment switches on. A model that several providers have belongs to the first;
+`provider/model` is unambiguous.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from goblin_assistant.providers.base import Model, Provider
 from goblin_assistant.providers.rows import rows_of, secrets_of
 
 ENTRY_POINTS = "goblin_assistant.providers"
-"""Group of entry points: the name is a row's `kind`, the object a class with `from_row(name, row, config) -> Provider`."""
+"""Group of entry points: the name is a row's `kind`, the object a class with `from_row(name, row, config) ->
+Provider`."""
 
 _BUILT_IN = {
     "openai_compatible": "goblin_assistant.providers.openai_compatible:OpenAICompatibleProvider",
@@ -44,7 +46,8 @@ class Registry:
         return [(name, model) for name, provider in self.providers.items() for model in provider.models()]
 
     def find(self, model: str) -> list[tuple[Provider, str]]:
-        """Who serves `model`: the provider that `provider/model` names, else all that have the bare id; [] if nobody does."""
+        """Who serves `model`: the provider that `provider/model` names, else all that have the bare id; [] if nobody
+        does."""
         name, slash, rest = model.partition("/")
         if slash and rest and (provider := self.providers.get(name)) is not None and provider.serves(rest):
             return [(provider, rest)]
@@ -99,14 +102,16 @@ def build_registry(config: Config) -> Registry:
 def _factory(name: str, kind: str) -> Factory:
     if kind in _BUILT_IN:
         module, _, attribute = _BUILT_IN[kind].partition(":")
-        return getattr(import_module(module), attribute).from_row  # type: ignore[no-any-return]
+        built_in: Factory = getattr(import_module(module), attribute).from_row
+        return built_in
     installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if kind not in installed:
         accepted = ", ".join(sorted([*_BUILT_IN, *installed]))
         raise ConfigError([f"[providers.{name}] kind = {kind!r}: there is none of that name; accepted: {accepted}"])
     try:
-        return installed[kind].load().from_row  # type: ignore[no-any-return]
+        plugged: Factory = installed[kind].load().from_row
     except Exception as error:  # a plug-in that cannot be imported is the operator's to know, in one line
         raise ConfigError(
             [f"[providers.{name}] kind = {kind!r}: its package cannot be loaded ({type(error).__name__}: {error})"]
         ) from error
+    return plugged

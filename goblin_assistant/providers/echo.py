@@ -1,5 +1,6 @@
-"""The embedded provider: no key, no network, no model. It says so, repeats what it is told (echo_answers.py), and can be told to be slow or
-to fail (simulation.py), so that everything around a provider can be tried and load tested for nothing.
+"""The embedded provider: no key, no network, no model. It says so, repeats what it is told (echo_answers.py), and can
+be told to be slow or to fail (simulation.py), so that everything around a provider can be tried and load tested for
+nothing.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ class EchoProvider(Provider):
             "created": int(time.time()),
             "model": request.model,
         }
-        # The part of a chunk that never changes is encoded once: a load test's server spends its time on what is measured.
+        # The part of a chunk that never changes is encoded once: a load test's server spends its time on what is
+        # measured.
         prefix = b"data: " + orjson.dumps(head)[:-1] + b',"choices":[{"index":'
         due = time.monotonic()
         for index in range(choices):

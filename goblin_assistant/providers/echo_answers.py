@@ -1,12 +1,15 @@
 """What `echo` answers: a pure function of the request, so that tests and load tests can know it beforehand.
 
-Tokens: one for each word, a word being a run of characters without white space. Images and other parts that are no text count nothing.
+Tokens: one for each word, a word being a run of characters without white space. Images and other parts that are no
+text count nothing.
 
 * By default the answer says what it is and repeats the last user (or tool) message.
-* Tools: with `tool_choice` "required" the first tool is called, with a named function that one; with "auto" (the default when there are tools) every
-  tool whose name is a word of the last user message. Arguments are made from the tool's JSON schema. After a tool's result the answer is text again.
+* Tools: with `tool_choice` "required" the first tool is called, with a named function that one; with "auto" (the
+  default when there are tools) every tool whose name is a word of the last user message. Arguments are made from the
+  tool's JSON schema. After a tool's result the answer is text again.
 * `response_format`: json_object gives `{"echo": "<the text>"}`, json_schema an instance of the schema.
-* `max_tokens` / `max_completion_tokens` cut after that many words (finish_reason "length"), `stop` before its first occurrence.
+* `max_tokens` / `max_completion_tokens` cut after that many words (finish_reason "length"), `stop` before its first
+  occurrence.
 """
 
 from __future__ import annotations
@@ -187,7 +190,8 @@ def _tool_calls(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) 
 
 
 def instance_of(schema: Any) -> Any:
-    """A value that fits a JSON schema: the first of an enum, the first of alternatives; deep down only required properties.
+    """A value that fits a JSON schema: the first of an enum, the first of alternatives; deep down only required
+    properties.
 
     Patterns, formats and conditions are not looked at. Bounded in depth and size, whatever the schema refers to.
     """

@@ -1,7 +1,7 @@
 """From an upstream's HTTP status and structured error code to the ProviderError tree.
 
-Status first, then `code`, `type` and `param` of a structured body; never the message's text, which changes without notice
-and may quote the prompt or a key. Nothing of an upstream's body is ever part of our message.
+Status first, then `code`, `type` and `param` of a structured body; never the message's text, which changes without
+notice and may quote the prompt or a key. Nothing of an upstream's body is ever part of our message.
 
     400 413 422   InvalidRequest, or ContextLengthExceeded / ContentFiltered by code
     401 403       AuthenticationFailed (our key)
@@ -11,7 +11,8 @@ and may quote the prompt or a key. Nothing of an upstream's body is ever part of
     503 529       Overloaded
     other         BadResponse
 
-Sources: https://platform.openai.com/docs/guides/error-codes, https://docs.anthropic.com/en/api/errors, RFC 9110 section 15.
+Sources: https://platform.openai.com/docs/guides/error-codes, https://docs.anthropic.com/en/api/errors, RFC 9110
+section 15.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from goblin_assistant.providers.base import (
 )
 
 CONTEXT_CODES = frozenset({"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"})
-"""OpenAI's two codes, and llama.cpp's (`type`, https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md)."""
+"""OpenAI's two codes, and llama.cpp's (`type`,
+https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md)."""
 
 FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "moderation_blocked", "ResponsibleAIPolicyViolation"}
@@ -47,7 +49,8 @@ MODEL_CODES = frozenset({"model_not_found", "unknown_model", "invalid_model", "D
 QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"})
 
 QUOTA_RETRY_AFTER = 3600.0
-"""Seconds to tell where a provider refuses for lack of money: above every cap, so no attempt is repeated at the same target."""
+"""Seconds to tell where a provider refuses for lack of money: above every cap, so no attempt is repeated at the same
+target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ class UpstreamFailure:
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from `retry-after-ms` or Retry-After (seconds or an HTTP date, RFC 9110 section 10.2.3); None when absent or senseless."""
+    """Seconds from `retry-after-ms` or Retry-After (seconds or an HTTP date, RFC 9110 section 10.2.3); None when
+    absent or senseless."""
     try:
         if (milliseconds := headers.get("retry-after-ms")) is not None:
             return _plausible(float(milliseconds) / 1000)
@@ -84,7 +88,8 @@ def _plausible(seconds: float) -> float | None:
 def error_for(
     failure: UpstreamFailure, *, code: str | None = None, kind: str | None = None, param: str | None = None
 ) -> ProviderError:
-    """The error that a failed answer means. `code` and `kind` are the structured body's code and type, where it has them.
+    """The error that a failed answer means. `code` and `kind` are the structured body's code and type, where it has
+    them.
 
     `param` is checked by the client against the request's own fields before anybody sees it.
     """

@@ -1,28 +1,31 @@
 """The one place with upstream I/O: connections, timeouts, event streams, and faults turned into ProviderErrors.
 
-A `requests` Session without the environment's proxies and .netrc holds the adapter; its urllib3 pool is called directly, because
-`Session.request` costs twice the CPU of the call itself. Headers are prepared once per provider. Bytes pass as they came.
+A `requests` Session without the environment's proxies and .netrc holds the adapter; its urllib3 pool is called
+directly, because `Session.request` costs twice the CPU of the call itself. Headers are prepared once per provider.
+Bytes pass as they came.
 
-Timeouts: connect; for streams the first event and then the silence between bytes; for everything the call's deadline, which the
-watchdog enforces even while nothing comes (see watchdog.py).
+Timeouts: connect; for streams the first event and then the silence between bytes; for everything the call's deadline,
+which the watchdog enforces even while nothing comes (see watchdog.py).
 
-**A reused connection** may have been closed by the server just before the request went out. When a connection that has carried a
-request before is closed without a byte of an answer, and at once, the request is sent again over a new connection, once, and nobody hears of it.
-RFC 9112 section 9.3.1 leaves a client of a non-idempotent method only this way: what fails within a second of sending on an idle connection is,
-but for a server that crashed in that very second, a connection that was closed for being idle, and a request that was never read.
+**A reused connection** may have been closed by the server just before the request went out. When a connection that
+has carried a request before is closed without a byte of an answer, and at once, the request is sent again over a new
+connection, once, and nobody hears of it. RFC 9112 section 9.3.1 leaves a client of a non-idempotent method only this
+way: what fails within a second of sending on an idle connection is, but for a server that crashed in that very
+second, a connection that was closed for being idle, and a request that was never read.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 import orjson
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ProtocolError
 from urllib3.response import HTTPResponse
 from urllib3.util.retry import Retry
@@ -63,8 +66,9 @@ class _Adapter(HTTPAdapter):
 class UpstreamClient:
     """The connections to one provider. Shared by all threads.
 
-    `base_url` may have a path; `query` is added to every address. `headers` go with every request. `classify` turns an answer that is no
-    success into an error; the default goes by the status alone. `verify` is requests': True, or the path of a CA bundle.
+    `base_url` may have a path; `query` is added to every address. `headers` go with every request. `classify` turns
+    an answer that is no success into an error; the default goes by the status alone. `verify` is requests': True, or
+    the path of a CA bundle.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class UpstreamClient:
         adapter = _Adapter(pool_connections=1, pool_maxsize=pool_size)
         self._session.mount(base_url, adapter)
         prepared = requests.Request("POST", base_url).prepare()
-        self._pool = adapter.get_connection_with_tls_context(prepared, verify=verify)
+        self._pool = cast(HTTPConnectionPool, adapter.get_connection_with_tls_context(prepared, verify=verify))
         self._prefix = urlsplit(base_url).path.rstrip("/")
         self._headers = {
             "Content-Type": "application/json",
@@ -130,7 +134,8 @@ class UpstreamClient:
         headers: Mapping[str, str] | None = None,
         fields: Container[str] = (),
     ) -> EventStream:
-        """POST and return the answer's events; the request is sent at once. Raises ProviderError or CallCancelled, then and while reading."""
+        """POST and return the answer's events; the request is sent at once. Raises ProviderError or CallCancelled,
+        then and while reading."""
         exchange = watchdog.watch(call)
         first_token = time.monotonic() + self.timeouts.first_token
         if first_token < call.deadline:

@@ -1,8 +1,8 @@
 """Every server that speaks OpenAI's chat API: one class, a row of data for each, and the client's bytes passed through.
 
-What is unknown passes untouched, in both directions. The request is encoded anew only where something in it has to change: the model's name,
-`stream_options.include_usage` (so that every stream is counted), the name of the token limit.
-Sources: https://platform.openai.com/docs/api-reference/chat/create, .../embeddings/create, .../models/list.
+What is unknown passes untouched, in both directions. The request is encoded anew only where something in it has to
+change: the model's name, `stream_options.include_usage` (so that every stream is counted), the name of the token
+limit. Sources: https://platform.openai.com/docs/api-reference/chat/create, .../embeddings/create, .../models/list.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class OpenAICompatibleProvider(Provider):
         pool_size: int = 64,
         max_concurrency: int | None = None,
     ) -> None:
-        """`models` is the whole catalogue, declared; without it `check()` learns one, and `fallback_models` serve until then."""
+        """`models` is the whole catalogue, declared; without it `check()` learns one, and `fallback_models` serve
+        until then."""
         self.name = name
         self.max_concurrency = max_concurrency
         self._quirks = quirks = quirks or Quirks()
@@ -225,7 +226,8 @@ class OpenAICompatibleProvider(Provider):
         return self._static_chat or _at(self._quirks.chat_path, request.model)
 
     def _encode(self, request: ChatRequest, *, stream: bool | None) -> bytes:
-        """The request as bytes: the client's own unless something has to change. `stream` None: the operation has no such field."""
+        """The request as bytes: the client's own unless something has to change. `stream` None: the operation has no
+        such field."""
         source = request.body
         changes: dict[str, Any] = {}
         removed: list[str] = [name for name in self._quirks.drop_fields if name in source]

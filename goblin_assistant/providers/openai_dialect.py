@@ -1,7 +1,7 @@
 """OpenAI's chat format, read as little as possible: usage, the end of a stream, errors. Pure functions, no I/O.
 
-Sources: https://platform.openai.com/docs/api-reference/chat/object, .../chat/streaming, .../guides/error-codes. The variants of other servers
-are named where they are read.
+Sources: https://platform.openai.com/docs/api-reference/chat/object, .../chat/streaming, .../guides/error-codes. The
+variants of other servers are named where they are read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ STREAM_STATUSES = {
     "provider_rate_limited": 429,
     "provider_overloaded": 503,
 }
-"""Statuses for the codes and types of an error inside a stream, where no HTTP status can be sent any more. The last two are this product's own."""
+"""Statuses for the codes and types of an error inside a stream, where no HTTP status can be sent any more. The last
+two are this product's own."""
 
 
 def encode(body: Any) -> bytes:
@@ -126,7 +127,8 @@ def classify(failure: UpstreamFailure) -> ProviderError:
 
 
 def stream_error(provider: str, error: Mapping[str, Any], fields: Mapping[str, Any]) -> ProviderError:
-    """The error that `data: {"error": {...}}` in a stream means; a numeric code is an HTTP status (OpenRouter, vLLM)."""
+    """The error that `data: {"error": {...}}` in a stream means; a numeric code is an HTTP status (OpenRouter,
+    vLLM)."""
     code, kind, param = _names(error)
     status = error.get("code")
     if not isinstance(status, int) or not 400 <= status < 600:

@@ -1,8 +1,8 @@
 """Follows an OpenAI-compatible event stream as it passes.
 
-Almost every block goes on untouched and unparsed: four or five searches in about 200 bytes tell that there is nothing to see. A block is taken
-apart only where something is in it that matters: the first one (the model's name), usage, a finish reason, an error, `[DONE]`, or a shape that
-is not one of JSON objects.
+Almost every block goes on untouched and unparsed: four or five searches in about 200 bytes tell that there is nothing
+to see. A block is taken apart only where something is in it that matters: the first one (the model's name), usage, a
+finish reason, an error, `[DONE]`, or a shape that is not one of JSON objects.
 """
 
 from __future__ import annotations

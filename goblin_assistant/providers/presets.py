@@ -1,7 +1,8 @@
 """The providers known by name: where they are, which variable holds their key, and how they differ. Data, no code.
 
-A key in the environment (or `.env`) switches a row on; servers that need no key are switched on by the variable with their address.
-`[providers.<name>]` in goblin.toml overrides any field; so does any other name for a server that is not listed here.
+A key in the environment (or `.env`) switches a row on; servers that need no key are switched on by the variable with
+their address. `[providers.<name>]` in goblin.toml overrides any field; so does any other name for a server that is
+not listed here.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ class Preset:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+OPENAI_MODELS = """
+gpt-3.5-turbo gpt-4 gpt-4-turbo gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini gpt-4.1-nano gpt-5 gpt-5-mini
+gpt-5-nano gpt-5.1 gpt-5.2 gpt-5.4 gpt-5.4-mini gpt-5.4-nano gpt-5.5 o1 o3 o3-mini o4-mini
+text-embedding-3-small text-embedding-3-large text-embedding-ada-002
+"""
+
 PRESETS: dict[str, Preset] = {
     # https://platform.openai.com/docs/api-reference. The list serves until the first check has read GET /models;
     # reasoning models (o1 and later, gpt-5 and later) refuse max_tokens:
@@ -42,11 +49,7 @@ PRESETS: dict[str, Preset] = {
         base_url="https://api.openai.com/v1",
         api_key_env="OPENAI_API_KEY",
         base_url_env="OPENAI_BASE_URL",
-        models=(
-            "gpt-3.5-turbo", "gpt-4", "gpt-4-turbo", "gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini", "gpt-4.1-nano",
-            "gpt-5", "gpt-5-mini", "gpt-5-nano", "gpt-5.1", "gpt-5.2", "gpt-5.4", "gpt-5.4-mini", "gpt-5.4-nano", "gpt-5.5",
-            "o1", "o3", "o3-mini", "o4-mini", "text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002",
-        ),
+        models=tuple(OPENAI_MODELS.split()),
         options={"max_tokens_field": "max_completion_tokens", "max_tokens_models": r"(o\d|gpt-[5-9])"},
     ),
     # https://docs.anthropic.com/en/api/overview; its own dialect, see anthropic.py
@@ -62,8 +65,8 @@ PRESETS: dict[str, Preset] = {
         api_key_env="GEMINI_API_KEY",
         options={"model_id_prefix": "models/"},
     ),
-    # https://docs.mistral.ai/api/; refuses stream_options ("extra_forbidden") and sends usage unasked in the last chunk:
-    # https://github.com/avante-corp/avante.nvim/issues/2347
+    # https://docs.mistral.ai/api/; refuses stream_options ("extra_forbidden") and sends usage unasked in the last
+    # chunk: https://github.com/avante-corp/avante.nvim/issues/2347
     "mistral": Preset(
         base_url="https://api.mistral.ai/v1",
         api_key_env="MISTRAL_API_KEY",
@@ -72,22 +75,29 @@ PRESETS: dict[str, Preset] = {
     # https://console.groq.com/docs/openai
     "groq": Preset(base_url="https://api.groq.com/openai/v1", api_key_env="GROQ_API_KEY"),
     # https://api-docs.deepseek.com/
-    "deepseek": Preset(base_url="https://api.deepseek.com/v1", api_key_env="DEEPSEEK_API_KEY", options=LEGACY_MAX_TOKENS),
-    # https://openrouter.ai/docs/api-reference/overview; its model list is public, so that a check proves reachability, not the key
+    "deepseek": Preset(
+        base_url="https://api.deepseek.com/v1", api_key_env="DEEPSEEK_API_KEY", options=LEGACY_MAX_TOKENS
+    ),
+    # https://openrouter.ai/docs/api-reference/overview; its model list is public, so that a check proves
+    # reachability, not the key
     "openrouter": Preset(
-        base_url="https://openrouter.ai/api/v1", api_key_env="OPENROUTER_API_KEY", headers={"X-Title": "Goblin Assistant"}
+        base_url="https://openrouter.ai/api/v1",
+        api_key_env="OPENROUTER_API_KEY",
+        headers={"X-Title": "Goblin Assistant"},
     ),
     # https://docs.together.ai/docs/openai-api-compatibility; GET /models answers with a bare list
-    "together": Preset(base_url="https://api.together.xyz/v1", api_key_env="TOGETHER_API_KEY", options=LEGACY_MAX_TOKENS),
+    "together": Preset(
+        base_url="https://api.together.xyz/v1", api_key_env="TOGETHER_API_KEY", options=LEGACY_MAX_TOKENS
+    ),
     # https://docs.fireworks.ai/tools-sdks/openai-compatibility
     "fireworks": Preset(
         base_url="https://api.fireworks.ai/inference/v1", api_key_env="FIREWORKS_API_KEY", options=LEGACY_MAX_TOKENS
     ),
     # https://docs.x.ai/docs/api-reference
     "xai": Preset(base_url="https://api.x.ai/v1", api_key_env="XAI_API_KEY"),
-    # https://learn.microsoft.com/azure/ai-services/openai/reference; a model is the name of a deployment of one's own, and
-    # GET /models lists what could be deployed, not what is: the row says which (or provider/deployment names it).
-    # 2024-10-21 is the last dated release for inference.
+    # https://learn.microsoft.com/azure/ai-services/openai/reference; a model is the name of a deployment of one's
+    # own, and GET /models lists what could be deployed, not what is: the row says which (or provider/deployment names
+    # it). 2024-10-21 is the last dated release for inference.
     "azure": Preset(
         api_key_env="AZURE_OPENAI_API_KEY",
         base_url_env="AZURE_OPENAI_ENDPOINT",
@@ -115,7 +125,11 @@ PRESETS: dict[str, Preset] = {
     ),
     # https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
     "vllm": Preset(
-        base_url="http://127.0.0.1:8000", base_url_env="VLLM_BASE_URL", api_key_env="VLLM_API_KEY", key_required=False, suffix="/v1"
+        base_url="http://127.0.0.1:8000",
+        base_url_env="VLLM_BASE_URL",
+        api_key_env="VLLM_API_KEY",
+        key_required=False,
+        suffix="/v1",
     ),
     # https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
     "llamacpp": Preset(
@@ -135,4 +149,4 @@ PRESETS: dict[str, Preset] = {
         suffix="/v1",
         options=LEGACY_MAX_TOKENS,
     ),
-}  # fmt: skip
+}

@@ -12,8 +12,8 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from goblin_assistant.config import Config, ConfigError, ModelRow, ProviderRow
 from goblin_assistant.providers.base import Model
-from goblin_assistant.providers.transport import Timeouts
 from goblin_assistant.providers.presets import PRESETS, Preset
+from goblin_assistant.providers.transport import Timeouts
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -64,7 +64,8 @@ def options_of(name: str, row: ProviderRow, kind: type[Options]) -> Options:
 
 
 def variable(config: Config, name: str) -> str | None:
-    """A variable's value, from the settings where it is one (a test's override counts), else from the environment; None when empty."""
+    """A variable's value, from the settings where it is one (a test's override counts), else from the environment;
+    None when empty."""
     fields: Mapping[str, Any] = {
         "OPENAI_API_KEY": config.openai_api_key,
         "OPENAI_BASE_URL": config.openai_base_url,
@@ -138,9 +139,8 @@ def _complete(name: str, row: ProviderRow, preset: Preset | None, config: Config
     )
     if kind == "openai_compatible" and base_url is None:
         needed = f"base_url, or set {preset.base_url_env}" if preset is not None else "base_url"
-        problems.append(
-            f"[providers.{name}]: needs {needed}; known without one: {', '.join(sorted(n for n, p in PRESETS.items() if p.base_url))}"
-        )
+        known = ", ".join(sorted(other for other, its in PRESETS.items() if its.base_url))
+        problems.append(f"[providers.{name}]: needs {needed}; known without one: {known}")
     key = api_key_of(complete, config)
     if key is None and preset is not None and preset.key_required:
         problems.append(f"[providers.{name}]: has no key; set {key_env}, or enabled = false")

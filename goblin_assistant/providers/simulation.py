@@ -1,7 +1,7 @@
 """How a simulated provider behaves: how long it takes, how fast it talks, how often and how it fails.
 
-Lengths of time are distributions, written as text: `0.4` (always), `uniform:0.1,0.5`, `normal:0.4,0.1`, `lognormal:0.4,0.3` (median in
-seconds, sigma of the logarithm; what latencies look like), `exponential:0.4` (mean).
+Lengths of time are distributions, written as text: `0.4` (always), `uniform:0.1,0.5`, `normal:0.4,0.1`,
+`lognormal:0.4,0.3` (median in seconds, sigma of the logarithm; what latencies look like), `exponential:0.4` (mean).
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def distribution(text: str) -> Draw:
     except ValueError:
         pass
     raise ValueError(
-        f"{text!r}: accepted: a number, uniform:low,high, normal:mean,deviation, lognormal:median,sigma or exponential:mean"
+        f"{text!r}: accepted: a number, uniform:low,high, normal:mean,deviation, lognormal:median,sigma "
+        "or exponential:mean"
     )
 
 

@@ -1,7 +1,7 @@
 """Server-sent events as blocks of bytes: whole events pass as they came, only an incomplete one is held back.
 
-Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream. An event ends with an empty line;
-lines end with LF or CRLF (a lone CR is allowed there too, and no provider has ever sent one).
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream. An event ends with an
+empty line; lines end with LF or CRLF (a lone CR is allowed there too, and no provider has ever sent one).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What can go wrong between us and a provider's HTTP server, as ProviderErrors. Messages name the provider and the fault, nothing else."""
+"""What can go wrong between us and a provider's HTTP server, as ProviderErrors. Messages name the provider and the
+fault, nothing else."""
 
 from __future__ import annotations
 

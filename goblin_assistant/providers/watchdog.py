@@ -1,8 +1,8 @@
 """Upstream calls that can be cut from outside: by a client that has gone, or by a limit in time.
 
-A thread that waits for a provider sits in recv() and cannot look up. One thread per process looks for all of them: every quarter
-of a second it asks each call whether its client has gone or its time is up, and if so shuts the call's socket down. recv() then
-returns at once, also while the provider has not sent a single byte.
+A thread that waits for a provider sits in recv() and cannot look up. One thread per process looks for all of them:
+every quarter of a second it asks each call whether its client has gone or its time is up, and if so shuts the call's
+socket down. recv() then returns at once, also while the provider has not sent a single byte.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ _ownership = threading.Lock()  # who owns a connection's socket; held for nanose
 class Exchange:
     """One request on its way: which connection carries it, and whether it was cut."""
 
-    __slots__ = ("call", "connection", "cut", "fresh", "limit", "reused", "waits_for_first_token")
+    __slots__ = ("call", "client_gone", "connection", "cut", "fresh", "limit", "reused", "waits_for_first_token")
 
     def __init__(self, call: Call) -> None:
         self.call = call
+        self.client_gone = call.client_gone
         self.limit = call.deadline  # on time.monotonic()'s clock
         self.waits_for_first_token = False
         self.cut: Cut = ""
@@ -49,7 +50,7 @@ class Exchange:
         if not self.cut:
             if now >= self.limit:
                 self.cut = "first_token" if self.waits_for_first_token and now < self.call.deadline else "deadline"
-            elif self.call.client_gone is not None and self.call.client_gone():
+            elif self._client_gone():
                 self.cut = "client_gone"
             else:
                 return
@@ -59,6 +60,16 @@ class Exchange:
                 # It may serve another call by now: then this one is over and there is nothing to cut.
                 if connection.exchange is self:
                     connection.shut_down()
+
+    def _client_gone(self) -> bool:
+        if self.client_gone is None:
+            return False
+        try:
+            return self.client_gone()
+        except Exception:  # one odd answer must not leave every other call unwatched, nor fill the log
+            logger.exception("client_gone_failed")
+            self.client_gone = None
+            return False
 
 
 class _Tracked:
@@ -100,11 +111,11 @@ class _Tracked:
         self.carried += 1
 
 
-class TrackedConnection(_Tracked, HTTPConnection):  # type: ignore[misc]
+class TrackedConnection(_Tracked, HTTPConnection):
     """A plain connection that the watchdog can shut down."""
 
 
-class TrackedTLSConnection(_Tracked, HTTPSConnection):  # type: ignore[misc]
+class TrackedTLSConnection(_Tracked, HTTPSConnection):
     """A TLS connection that the watchdog can shut down."""
 
 
@@ -171,10 +182,7 @@ class Watchdog:
                 time.sleep(INTERVAL)
                 now = time.monotonic()
                 for exchange in list(self._active.values()):
-                    try:
-                        exchange.look(now)
-                    except Exception:  # one odd client_gone() must not leave every other call unwatched
-                        logger.exception("watchdog_failed")
+                    exchange.look(now)
             self._wake.clear()
             if self._active:  # came between the last look and the clear
                 self._wake.set()

@@ -1,7 +1,8 @@
 """llama.cpp's native completion endpoint as a provider: an example of a dialect of its own.
 
-Translation is pure (`build_request`, `parse_response`, `parse_event`); connections, timeouts, faults and clients that leave are
-`UpstreamClient`'s business. Source of the format: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+Translation is pure (`build_request`, `parse_response`, `parse_event`); connections, timeouts, faults and clients that
+leave are `UpstreamClient`'s business. Source of the format:
+https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 """
 
 from __future__ import annotations

@@ -1,0 +1,284 @@
+"""The parts of the upstream client that no single provider shows: event blocks, connections, the watchdog."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goblin_assistant.providers.base import BadResponse, Call, CallCancelled, ConnectionFailed, Timeout
+from goblin_assistant.providers.http import Timeouts, UpstreamClient
+from goblin_assistant.providers.sse import MAX_EVENT_BYTES, Blocks, EventTooLarge, is_comment
+from goblin_assistant.providers.watchdog import watchdog
+from tests.conftest import wait_until
+from tests.fake_upstream import SILENCE, FakeUpstream, Reply
+
+EVENTS = (
+    b"data: one\n\n",
+    b"event: x\ndata: two\r\n\r\n",
+    b"data: three\ndata: more\n\n",
+    b": comment\n\n",
+    b"data: four\n\r\n",
+)
+
+
+@pytest.fixture
+def client(fake_upstream: FakeUpstream) -> Iterator[UpstreamClient]:
+    """A client of the fake upstream with two places in its pool."""
+    made = UpstreamClient(
+        "up", f"{fake_upstream.url}/base", {"Authorization": "Bearer k"}, Timeouts(2, 5, 5), 2, {"v": "1 2"}
+    )
+    yield made
+    made.close()
+    wait_until(lambda: watchdog.active() == 0)
+
+
+# -- event blocks -------------------------------------------------------------------------------
+@given(st.lists(st.integers(0, 120), max_size=12))
+def test_blocks_are_whole_events_and_nothing_is_lost_however_the_bytes_are_cut(cuts: list[int]) -> None:
+    data = b"".join(EVENTS) * 2
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    blocks = Blocks()
+    out = [blocks.feed(data[a:b]) for a, b in pairwise(edges)]
+    assert b"".join(out) == data
+    assert blocks.rest() == b""
+    assert all(block.endswith((b"\n\n", b"\n\r\n")) for block in out if block)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_an_event_is_given_out_with_its_very_last_byte(event: bytes) -> None:
+    blocks = Blocks()
+    *head, last = [event[i : i + 1] for i in range(len(event))]
+    assert [blocks.feed(byte) for byte in head] == [b""] * len(head)
+    assert blocks.feed(last) == event
+
+
+def test_only_the_incomplete_event_is_held_back() -> None:
+    blocks = Blocks()
+    assert blocks.feed(b"data: 1\n\ndata: 2\n\nda") == b"data: 1\n\ndata: 2\n\n"
+    assert blocks.feed(b"ta: 3\n") == b""
+    assert blocks.feed(b"\ndata: 4") == b"data: 3\n\n"
+
+
+@pytest.mark.parametrize(
+    ("left", "rest"),
+    [
+        (b"data: [DONE]", b"data: [DONE]\n\n"),
+        (b"data: [DONE]\n", b"data: [DONE]\n\n"),
+        (b'data: {"a": 1}\n', b'data: {"a": 1}\n\n'),
+        (b'data: {"a": ', b""),
+        (b"\r\n", b""),
+        (b"", b""),
+    ],
+)
+def test_what_is_left_at_the_end_is_completed_only_if_its_lines_are_whole(left: bytes, rest: bytes) -> None:
+    blocks = Blocks()
+    assert blocks.feed(b"data: 0\n\n" + left).startswith(b"data: 0\n\n")
+    assert blocks.rest() == rest
+
+
+def test_a_large_event_costs_no_more_than_its_size() -> None:
+    blocks = Blocks()
+    blocks.feed(b"data: ")
+    for _ in range(MAX_EVENT_BYTES // 4096 - 1):
+        assert blocks.feed(b"x" * 4096) == b""
+    assert len(blocks.feed(b"\n\n")) > MAX_EVENT_BYTES - 8192
+    with pytest.raises(EventTooLarge):
+        deque((blocks.feed(b"x" * 4096) for _ in range(MAX_EVENT_BYTES // 4096 + 1)), maxlen=0)
+
+
+def test_comments_are_told_from_events() -> None:
+    assert is_comment(b": hello\n\n")
+    assert is_comment(b"\n\n")
+    assert not is_comment(b"data: 1\n\n")
+    assert not is_comment(b": hello\n\ndata: 1\n\n")
+    assert not is_comment(b": hello\nevent: x\ndata: 1\n\n")
+
+
+# -- requests -----------------------------------------------------------------------------------
+def test_headers_path_and_query_are_as_configured(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+    fake_upstream.reply(Reply.plain(200, b"{}"), Reply.json(200, {"ok": True}))
+    assert client.post("/chat", b'{"a":1}', Call(correlation_id="c-1"), headers={"X-More": "m"}) == b"{}"
+    assert client.get_json("/models") == {"ok": True}
+    post, get = fake_upstream.requests
+    assert (post.path, post.body, get.path) == ("/base/chat?v=1+2", b'{"a":1}', "/base/models?v=1+2")
+    assert post.headers["authorization"] == get.headers["authorization"] == "Bearer k"
+    assert (post.headers["x-correlation-id"], post.headers["x-more"]) == ("c-1", "m")
+    assert post.headers["content-type"] == "application/json"
+    assert post.headers["accept-encoding"] == "identity"
+
+
+def test_the_environments_proxy_is_not_used(monkeypatch: pytest.MonkeyPatch, fake_upstream: FakeUpstream) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    fake_upstream.reply(Reply.plain(200, b"{}"))
+    client = UpstreamClient("up", fake_upstream.url, {}, Timeouts(), 2)
+    assert client.post("/", b"", Call()) == b"{}"
+    client.close()
+
+
+def test_an_answer_beyond_the_bound_is_a_bad_response(
+    client: UpstreamClient, fake_upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goblin_assistant.providers.http.MAX_ANSWER_BYTES", 1000)
+    fake_upstream.reply(
+        Reply.plain(200, b"x" * 1001), Reply.sse([b"x" * 600, b"y" * 600]), Reply.gzipped(200, b"z" * 5000)
+    )
+    for _ in range(3):
+        with pytest.raises(BadResponse, match="too large"):
+            client.post("/", b"", Call())
+
+
+def test_tls_to_a_server_that_speaks_plain_http_is_a_failed_connection(fake_upstream: FakeUpstream) -> None:
+    fake_upstream.default = Reply.raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    client = UpstreamClient("up", fake_upstream.url.replace("http:", "https:"), {}, Timeouts(2, 2, 2), 2)
+    waiting = threading.Timer(0.2, fake_upstream.close_idle)
+    waiting.start()
+    with pytest.raises(ConnectionFailed):
+        client.post("/", b"", Call())
+    client.close()
+
+
+def test_a_tls_handshake_can_be_cut(fake_upstream: FakeUpstream) -> None:
+    # The fake upstream reads the client's hello as half a request and waits for more.
+    client = UpstreamClient("up", fake_upstream.url.replace("http:", "https:"), {}, Timeouts(30, 30, 30), 2)
+    with pytest.raises(CallCancelled):
+        client.post("/", b"", Call(client_gone=lambda: fake_upstream.open_connections == 1))
+    wait_until(lambda: fake_upstream.open_connections == 0)
+    client.close()
+
+
+# -- connections --------------------------------------------------------------------------------
+def test_the_pool_keeps_as_many_connections_as_it_has_threads(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
+    fake_upstream.default = Reply.plain(200, b"{}")
+    for _ in range(3):
+        barrier = threading.Barrier(2)
+
+        def run(meet: threading.Barrier = barrier) -> None:
+            meet.wait(5)
+            client.post("/", b"", Call())
+
+        threads = [threading.Thread(target=run) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+    assert fake_upstream.connections <= 2
+    assert len(fake_upstream.requests) == 6
+
+
+def test_connections_that_are_closed_while_idle_are_replaced(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
+    fake_upstream.default = Reply.plain(200, b"{}")
+    client.post("/", b"", Call())
+    fake_upstream.close_idle()
+    wait_until(lambda: fake_upstream.open_connections == 0)
+    client.post("/", b"", Call())
+    assert fake_upstream.connections == 2
+
+
+def test_a_reused_connection_that_fails_late_is_not_tried_again(
+    client: UpstreamClient, fake_upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The server may have been at work on the request, and have billed it.
+    monkeypatch.setattr("goblin_assistant.providers.http.STALE_SECONDS", -1.0)
+    fake_upstream.reply(Reply.plain(200, b"{}", stale=True))
+    client.post("/", b"", Call())
+    with pytest.raises(ConnectionFailed):
+        client.post("/", b"", Call())
+    assert fake_upstream.connections == 1
+
+
+def test_finish_keeps_a_connection_whose_stream_is_over_and_closes_one_that_goes_on(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
+    fake_upstream.reply(
+        Reply.sse([b"data: 1\n\n"]), Reply.sse([b"data: 2\n\n", SILENCE]), Reply.sse([b"data: 3\n\n", b"data: 4\n\n"])
+    )
+    stream = client.post_sse("/", b"", Call())
+    assert next(stream) == b"data: 1\n\n"
+    stream.finish()
+    stream = client.post_sse("/", b"", Call())
+    assert next(stream) == b"data: 2\n\n"
+    assert fake_upstream.connections == 1
+    stream.finish()
+    wait_until(lambda: fake_upstream.open_connections == 0)
+    stream.close()
+    assert list(stream) == []
+
+
+def test_a_stream_that_is_dropped_unread_is_closed(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+    fake_upstream.reply(Reply.sse([b"data: 1\n\n", SILENCE]))
+    stream = client.post_sse("/", b"", Call())
+    del stream
+    wait_until(lambda: fake_upstream.open_connections == 0)
+
+
+# -- the watchdog -------------------------------------------------------------------------------
+def test_a_client_that_leaves_late_does_not_cut_the_next_request_on_its_connection(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
+    fake_upstream.default = Reply.plain(200, b"{}")
+    first = watchdog.watch(Call(client_gone=lambda: True))
+    client.post("/", b"", Call())  # opens the connection
+    # What the watchdog sees when it looks at a call a moment after its connection went to another one.
+    idle = client._pool._get_conn()
+    first.connection = idle  # type: ignore[assignment]
+    client._pool._put_conn(idle)
+    first.look(time.monotonic())
+    assert first.cut == "client_gone"
+    client.post("/", b"", Call())
+    assert fake_upstream.connections == 1
+    watchdog.release(first)
+
+
+def test_a_broken_client_gone_does_not_stop_the_watchdog(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+    def broken() -> bool:
+        raise RuntimeError("boom")
+
+    fake_upstream.default = Reply.raw(SILENCE)
+    odd = watchdog.watch(Call(client_gone=broken))
+    with pytest.raises(Timeout):
+        client.post("/", b"", Call(deadline=time.monotonic() + 0.6))
+    with pytest.raises(CallCancelled):
+        client.post("/", b"", Call(client_gone=lambda: True))
+    watchdog.release(odd)
+
+
+def test_an_idle_connection_keeps_no_request_in_memory(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+    fake_upstream.default = Reply.plain(200, b"{}")
+    client.post("/", b"", Call())
+    idle = client._pool._get_conn()
+    assert idle.exchange is None  # type: ignore[attr-defined]
+    client._pool._put_conn(idle)
+
+
+def test_many_calls_cut_in_every_way_leave_nothing_behind(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+    fake_upstream.default = Reply.sse([b"data: 1\n\n", SILENCE])
+    outcomes: list[str] = []
+
+    def run(number: int) -> None:
+        try:
+            call = Call(deadline=time.monotonic() + 0.4 if number % 2 else time.monotonic() + 60)
+            if not number % 2:
+                call.client_gone = lambda: True
+            list(client.post_sse("/", b"", call))
+        except (Timeout, CallCancelled) as error:
+            outcomes.append(type(error).__name__)
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(outcomes) == ["CallCancelled"] * 20 + ["Timeout"] * 20
+    wait_until(lambda: fake_upstream.open_connections == 0)
+    assert watchdog.active() == 0
