@@ -80,6 +80,10 @@ MEANINGS: dict[int, str] = {
 # What a chat can meet beyond other routes: budgets, idempotency keys, providers.
 CHAT_ERRORS = (400, 402, 404, 409, 413, 415, 422, 502, 503, 504)
 
+TEXT: dict[str, Any] = {"type": "string"}
+# No type: OpenAPI 3.1 cannot say whether a schema means the whole stream or each of its events.
+EVENTS: dict[str, Any] = {"description": "Server-sent events, one JSON object in each `data`; see the description."}
+
 UNLIMITED = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 HEADERS: dict[str, Any] = {
@@ -237,7 +241,7 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str, view:
         content = responses["200"].setdefault("content", {})
         if notes["response"]["schema"] == {}:
             content.clear()
-        content.update({kind: {"schema": {"type": "string"}} for kind in media})
+        content.update({kind: {"schema": EVENTS if kind == "text/event-stream" else TEXT} for kind in media})
     for code in ("204", "304"):  # these have no body
         responses.get(code, {}).pop("content", None)
     for response in responses.values():

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from goblin_assistant.models import ApiKey, User
 from goblin_assistant.schemas import ModelName, Query, Strict
@@ -16,17 +24,8 @@ Scope = Literal["chat", "embeddings", "admin"]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
-def _micro(value: str) -> str:
-    if Decimal(value).as_tuple().exponent < -6:  # type: ignore[operator]
-        raise ValueError("at most six decimals: a micro-dollar is the smallest amount")
-    return value
-
-
-Usd = Annotated[
-    str,
-    StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$"),
-    AfterValidator(_micro),
-]
+USD_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
+Usd = Annotated[str, StringConstraints(pattern=USD_PATTERN)]
 """US dollars as a decimal string, at most six decimals: `"12.50"`. A string, because JSON numbers are floats to most readers."""
 
 
@@ -36,8 +35,9 @@ def to_microusd(amount: str) -> int:
 
 
 def from_microusd(amount: int) -> str:
-    """US dollars as a decimal string."""
-    return f"{Decimal(amount).scaleb(-6):.6f}"
+    """US dollars as a decimal string: `12.50`, `0.000023`."""
+    cents, rest = divmod(amount, 10_000)
+    return f"{cents // 100}.{cents % 100:02d}" + f"{rest:04d}".rstrip("0")
 
 
 def rfc3339(milliseconds: int | None) -> str | None:
@@ -47,11 +47,29 @@ def rfc3339(milliseconds: int | None) -> str | None:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _text(value: Any) -> Any:
+    # Pydantic would take a number for seconds since 1970, or for milliseconds: nobody can tell which was meant.
+    if isinstance(value, (int, float)):
+        raise ValueError("accepted: a time with its zone, for example 2030-01-31T12:00:00Z")
+    return value
+
+
+def _in_range(value: datetime) -> datetime:
+    # The ends of the calendar overflow when they are moved to UTC.
+    if not 1970 < value.year < 9999:
+        raise ValueError("accepted: a year from 1971 to 9998")
+    return value
+
+
+Time = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_text), AfterValidator(_in_range)]
+"""A time in RFC 3339, with its zone."""
+
+
 # -- accounts -------------------------------------------------------------------------------------
 class Credentials(Strict):
     """E-mail address and password."""
 
-    email: Annotated[str, StringConstraints(min_length=1, max_length=320)]
+    email: Annotated[str, StringConstraints(min_length=1, max_length=320), Field(json_schema_extra={"format": "email"})]
     password: Text
 
 
@@ -102,7 +120,7 @@ class KeyLimits(Strict):
     tokens_per_minute: Count | None = None
     max_concurrency: Count | None = None
     monthly_budget_usd: Usd | None = None
-    expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    expires_at: Time | None = None
 
 
 class KeyIn(KeyLimits):
@@ -110,6 +128,15 @@ class KeyIn(KeyLimits):
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = ["chat", "embeddings"]
+    expires_in: Annotated[int, Field(ge=1, le=3_153_600_000, description="seconds; instead of expires_at")] | None = (
+        None
+    )
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.expires_in is not None and self.expires_at is not None:
+            raise ValueError("give expires_at or expires_in, not both")
+        return self
 
 
 class KeyChange(KeyLimits):
