@@ -8,9 +8,9 @@ from flask import Response, request
 from goblin_assistant.auth import require_auth
 from goblin_assistant.blueprints.chat import respond
 from goblin_assistant.json_requests import require_json
-from goblin_assistant.observability import request_info
 from goblin_assistant.openapi import CHAT_ERRORS, describe
 from goblin_assistant.request_body import parse_json
+from goblin_assistant.request_info import request_info
 from goblin_assistant.schemas_messages import Message, MessagesRequest
 
 bp = APIBlueprint("messages", __name__, tag="Chat")
