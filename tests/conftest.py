@@ -19,6 +19,7 @@ import pytest
 import requests
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from tests.fake_upstream import fake_upstream  # noqa: F401 -- fixture
 from tests.services import nginx, own_postgres, postgres, postgres_url, redis_server  # noqa: F401 -- fixtures
@@ -50,6 +51,13 @@ def free_port() -> int:
             return port
 
 
+class BufferedClient(FlaskClient):
+    """Reads every answer to its end and closes it, as a server does: what waits for the last byte has then been done."""
+
+    def open(self, *args: Any, buffered: bool = True, **kwargs: Any) -> TestResponse:
+        return super().open(*args, buffered=buffered, **kwargs)
+
+
 class MakeApp(Protocol):
     """`make_app(ratelimit_enabled=True, ...)`: overrides are attribute names of Config."""
 
@@ -76,6 +84,7 @@ def make_app(tmp_path: Path) -> Iterator[MakeApp]:
         app = create_app(Config.load(values, environ={}, dotenv=tmp_path / "absent.env"))
         # Under TESTING Flask re-raises what the 500 handler should answer.
         app.config.update(TESTING=True, PROPAGATE_EXCEPTIONS=False)
+        app.test_client_class = BufferedClient
         made.append(app)
         return app
 
@@ -210,7 +219,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         variables = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.environ.get("GOBLIN_TEST_SHIM", "") + ":" + str(ROOT),
             "GOBLIN_ENV": "development",
             "GOBLIN_INSTANCE_DIR": str(folder / "instance"),
             "GOBLIN_PORT": str(port),
