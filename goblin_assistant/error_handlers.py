@@ -16,6 +16,8 @@ from apiflask import APIFlask
 from apiflask.exceptions import HTTPError
 from flask import Response, request
 from pydantic import ValidationError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from goblin_assistant import json_requests
@@ -27,6 +29,7 @@ from goblin_assistant.errors import (
     PayloadTooLarge,
     RateLimitExceeded,
     Unauthorized,
+    Unavailable,
     body_for,
     retry_after_of,
 )
@@ -59,11 +62,13 @@ def init_app(app: APIFlask) -> None:
     app.url_map.strict_slashes = (
         False  # /settings is /settings/, and not a redirect that an API client loses its body on
     )
-    app.url_map.merge_slashes = False  # //metrics is not /metrics: a proxy's rules would not have seen it
+    app.url_map.merge_slashes = False  # and /auth//login is no route, rather than a redirect to one
     app.register_error_handler(AppError, _known)
     app.register_error_handler(ProviderError, _known)
     app.register_error_handler(ValidationError, lambda error: respond(validation_failed(error)))
     app.register_error_handler(HTTPException, _http_exception)
+    for away in (OperationalError, InterfaceError, PoolTimeout):
+        app.register_error_handler(away, _database_away)
     app.register_error_handler(500, _unhandled)
     app.register_error_handler(HTTPError, _apiflask_error)
     app.log_exception = _log_exception  # type: ignore[method-assign]
@@ -93,6 +98,13 @@ def respond(error: AppError | ProviderError, headers: dict[str, str] | None = No
 
 def _known(error: AppError | ProviderError) -> Response:
     return respond(error)
+
+
+def _database_away(error: Exception) -> Response:
+    # The driver's words may hold the statement and its values: they go to the log only, as the kind of the failure.
+    cause = getattr(error, "orig", None) or error
+    logger.error("database_unavailable", extra={"kind": type(cause).__name__, "path": request.path})
+    return respond(Unavailable("the database is away; try again shortly", retry_after=2))
 
 
 def _http_exception(error: HTTPException) -> Response:

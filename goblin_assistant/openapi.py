@@ -259,7 +259,7 @@ def document() -> Response:
     return Response(made, content_type="application/json", headers={"Cache-Control": "no-cache"})
 
 
-@bp.get("/docs")
+@bp.get("/docs", strict_slashes=True)  # its links are relative: under /docs/ they would lead nowhere
 def page() -> Response:
     """The document, for people."""
     return Response(PAGE, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": PAGE_POLICY})

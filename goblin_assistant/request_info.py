@@ -116,6 +116,7 @@ _known_children: dict[tuple[str, str], Children] = {}
 
 
 def children_of(method: str, endpoint: str) -> Children:
+    """The metrics of one route and method, made once."""
     children = _known_children.get((method, endpoint))
     if children is None:
         # Two threads may both make one; their children are the same objects of the registry.

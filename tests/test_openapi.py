@@ -126,6 +126,10 @@ def test_the_page_loads_nothing_from_elsewhere(client: FlaskClient) -> None:
     assert len(script.data) < len(plain.data) / 3
 
 
+def test_the_page_has_one_address_because_its_links_are_relative(client: FlaskClient) -> None:
+    assert client.get("/docs/").status_code == 404
+
+
 def test_a_browser_without_network_shows_the_routes(serve: Serve, tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
