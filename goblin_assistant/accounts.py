@@ -16,7 +16,7 @@ from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from goblin_assistant.api_keys import ApiKeys
+from goblin_assistant.api_keys import MAX_ID, ApiKeys
 from goblin_assistant.config import Config
 from goblin_assistant.errors import Conflict, NotFound, Unauthorized, ValidationFailed
 from goblin_assistant.models import RefreshToken, User, now_ms
@@ -87,7 +87,7 @@ class Accounts:
     def by_email(self, email: str) -> User:
         """One user, or NotFound."""
         with Session(self._engine, expire_on_commit=False) as session:
-            user = session.scalar(select(User).where(User.email == email.strip().lower()))
+            user = session.scalar(select(User).where(User.email == canonical(email)))
             if user is None:
                 raise NotFound("there is no user with this e-mail address")
             return user
@@ -127,7 +127,7 @@ class Accounts:
     def login(self, email: str, password: str) -> TokenPair:
         """Start a session. Unknown address, wrong password and disabled account are the same answer after the same work."""
         with Session(self._engine, expire_on_commit=False) as session:
-            user = session.scalar(select(User).where(User.email == email.strip().lower()))
+            user = session.scalar(select(User).where(User.email == canonical(email)))
         good = self.passwords.verify(None if user is None else user.password_hash, password)
         if user is None or not good:
             raise Unauthorized(_WRONG, reason="bad_credentials")
@@ -145,7 +145,9 @@ class Accounts:
             if row is None:
                 raise Unauthorized("the refresh token is not valid; log in again", reason="refresh_unknown")
             if row.used_at is not None:
-                self._end_family(session, row)
+                if row.revoked_at is None:
+                    # Once only: else whoever holds an old token could log its owner out again and again.
+                    self._end_family(session, row)
                 raise Unauthorized("the refresh token was used before; log in again", reason="refresh_reused")
             if row.revoked_at is not None or row.expires_at <= now:
                 raise Unauthorized("the refresh token has expired; log in again", reason="refresh_expired")
@@ -258,8 +260,16 @@ def normalise(email: str) -> str:
         raise ValidationFailed("email: not an e-mail address", param="email") from None
 
 
+def canonical(email: str) -> str:
+    """The spelling under which an address would be stored, also of what is no address: a login is compared, not judged."""
+    try:
+        return normalise(email)
+    except ValidationFailed:
+        return email.strip().lower()
+
+
 def _user(session: Session, user_id: int) -> User:
-    user = session.get(User, user_id)
+    user = session.get(User, user_id) if user_id <= MAX_ID else None
     if user is None:
         raise NotFound("there is no such user")
     return user

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import ColumnElement, Engine, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from goblin_assistant.errors import Conflict, Forbidden, NotFound, ValidationFailed
-from goblin_assistant.models import ApiKey, BudgetPeriod, User, now_ms
+from goblin_assistant.models import ApiKey, User, now_ms
 from goblin_assistant.principals import SCOPES, PrincipalStore
 from goblin_assistant.tokens import digest, new_api_key
 
 logger = logging.getLogger("goblin_assistant.accounts")
 
 MAX_KEYS_PER_USER = 100
+"""Of those that are good; revoked and expired ones do not count."""
+MAX_ID = 2**63 - 1
+"""The largest id that a database can hold: beyond it there is nothing to find, and the driver would fail."""
 PREFIX_LENGTH = 12
 DEFAULT_GRACE_SECONDS = 86_400
 MAX_GRACE_SECONDS = 30 * 86_400
@@ -51,7 +54,6 @@ class NewKey:
 
     secret: str
     row: ApiKey
-    expiring: list[int] = field(default_factory=list)
 
 
 class ApiKeys:
@@ -64,7 +66,7 @@ class ApiKeys:
     def create(self, user_id: int, spec: KeySpec) -> NewKey:
         """Make a key for a user. Only an admin's key may have the scope admin."""
         with Session(self._engine, expire_on_commit=False) as session:
-            user = session.get(User, user_id)
+            user = session.get(User, user_id) if user_id <= MAX_ID else None
             if user is None:
                 raise NotFound("there is no such user")
             unknown = sorted(set(spec.scopes) - SCOPES)
@@ -74,14 +76,15 @@ class ApiKeys:
                 raise Forbidden("only an admin's key may have the scope 'admin'")
             if spec.expires_at is not None and spec.expires_at <= now_ms():
                 raise ValidationFailed("expires_at: must be in the future", param="expires_at")
-            count = session.query(ApiKey).filter_by(user_id=user_id, revoked_at=None).count()
+            mine = select(func.count()).where(ApiKey.user_id == user_id, ApiKey.revoked_at.is_(None), _live())
+            count = session.scalar(mine) or 0
             if count >= MAX_KEYS_PER_USER:
                 raise Conflict(f"there are {count} keys already; revoke one first")
             secret = new_api_key()
             row = self._row(user_id, spec, secret)
             session.add(row)
             session.commit()
-        logger.info("api_key_created", extra={"user_id": user_id, "key_id": row.id, "key_prefix": row.prefix})
+        logger.info("api_key_created", extra={"user_id": user_id, "key_id": row.id})
         return NewKey(secret, row)
 
     def list(self, user_id: int | None = None, *, limit: int = 200, after: int = 0) -> list[ApiKey]:
@@ -100,8 +103,7 @@ class ApiKeys:
     def rotate(self, key_id: int, user_id: int | None = None, grace_seconds: int = DEFAULT_GRACE_SECONDS) -> NewKey:
         """Replace a key by a new one with the same limits; the old one is good for `grace_seconds` more.
 
-        The budget goes with it: what the old key spends in its grace time counts for the old one, and the new one starts with what the
-        old one has spent this month.
+        They share one budget: what either spends counts for both.
         """
         if not 0 <= grace_seconds <= MAX_GRACE_SECONDS:
             raise ValidationFailed(f"grace_seconds: 0 to {MAX_GRACE_SECONDS}", param="grace_seconds")
@@ -118,6 +120,7 @@ class ApiKeys:
             )  # fmt: skip
             secret = new_api_key()
             row = self._row(old.user_id, spec, secret)
+            row.budget_key_id = old.budget_key_id or old.id
             session.add(row)
             session.flush()
             # Of two rotations at once one finds the key replaced.
@@ -129,8 +132,6 @@ class ApiKeys:
             if changed.rowcount != 1:  # type: ignore[attr-defined]
                 session.rollback()
                 raise Conflict("the key has been rotated already; rotate its successor")
-            for spent in session.scalars(select(BudgetPeriod).where(BudgetPeriod.key_id == key_id)):
-                session.add(BudgetPeriod(key_id=row.id, period=spent.period, spent_microusd=spent.spent_microusd))
             session.commit()
         logger.info("api_key_rotated", extra={"key_id": key_id, "new_key_id": row.id, "grace_seconds": grace_seconds})
         return NewKey(secret, row)
@@ -142,7 +143,7 @@ class ApiKeys:
             if row.revoked_at is None:
                 row.revoked_at = now_ms()
                 session.commit()
-                logger.info("api_key_revoked", extra={"key_id": key_id, "key_prefix": row.prefix})
+                logger.info("api_key_revoked", extra={"key_id": key_id})
 
     def change(self, key_id: int, changes: dict[str, Any]) -> ApiKey:
         """Change the limits of a key (LIMIT_FIELDS)."""
@@ -154,7 +155,7 @@ class ApiKeys:
                     raise Forbidden("only an admin's key may have the scope 'admin'")
             for name, value in changes.items():
                 assert name in LIMIT_FIELDS, name
-                setattr(row, name, value)
+                setattr(row, name, sorted(set(value)) if isinstance(value, list) else value)
             session.commit()
         logger.info("api_key_changed", extra={"key_id": key_id, "changed": sorted(changes)})
         return row
@@ -166,14 +167,17 @@ class ApiKeys:
             return
         try:
             with self._engine.begin() as connection:
+                # In the order of ids, as every instance does it: two never wait for each other crosswise.
                 for key_id, at in sorted(used.items()):
-                    connection.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=at))
+                    newer = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < at)
+                    connection.execute(update(ApiKey).where(ApiKey.id == key_id, newer).values(last_used_at=at))
         except SQLAlchemyError:
+            self._principals.put_back_used(used)
             logger.warning("last_used_not_written", extra={"keys": len(used)})
 
     @staticmethod
     def _find(session: Session, key_id: int, user_id: int | None) -> ApiKey:
-        row = session.get(ApiKey, key_id)
+        row = session.get(ApiKey, key_id) if key_id <= MAX_ID else None
         if row is None or (user_id is not None and row.user_id != user_id):
             raise NotFound("there is no such API key")
         return row
@@ -193,6 +197,10 @@ class ApiKeys:
             monthly_budget_microusd=spec.monthly_budget_microusd,
             expires_at=spec.expires_at,
         )
+
+
+def _live() -> ColumnElement[bool]:
+    return or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now_ms())
 
 
 def _earlier(first: int | None, second: int) -> int:

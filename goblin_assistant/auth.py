@@ -64,7 +64,7 @@ def require_auth(
                 raise Forbidden("only an admin may do this")
             return view(*args, **kwargs)
 
-        guarded.auth_rule = (scope, admin, keys)  # type: ignore[attr-defined] -- for the OpenAPI document
+        guarded.__dict__["auth_rule"] = (scope, admin, keys)  # for the OpenAPI document
         return guarded
 
     return decorate

@@ -73,6 +73,7 @@ def stop(app: Flask) -> None:
     runtime: Runtime = app.extensions["goblin"]
     runtime.monitor.stop()
     runtime.accounts.keys.flush_last_used()
+    runtime.accounts.close()
     runtime.usage.close()
     runtime.registry.close()
     runtime.rate_limits.close()

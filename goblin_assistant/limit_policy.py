@@ -74,6 +74,13 @@ class RateLimits:
             for scope in scopes:
                 rate_limit_rejections_total.labels(group, scope)
 
+    @property
+    def chats_per_minute(self) -> int:
+        """The most that a key's own limit may be without widening the instance's: the least of its limits, by the minute."""
+        if not self.enabled:
+            return 1_000_000_000
+        return min(rule.amount * MINUTE // rule.window for rule in self._chat)
+
     def close(self) -> None:
         """End the storage's connections."""
         self.storage.close()

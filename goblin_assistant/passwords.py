@@ -23,6 +23,10 @@ T = TypeVar("T")
 MIN_LENGTH = 8  # NIST SP 800-63B 3.1.1.2
 MAX_BYTES = 1024
 
+# What a password is compared with when there is no account: made with today's parameters (a test sees to it), from a random password that was thrown away.
+# Kept as text, because making one at start costs 33 ms of every cold start.
+_NOBODY = "$argon2id$v=19$m=19456,t=2,p=1$lq8QQPnn5mBnI52xN3n0zg$6QWKNsDAgifc8RBdk4Y6wQnpRoDENoEpb9dz9Z9dUl8"
+
 _WAIT_SECONDS = 10.0
 _QUEUE_PER_THREAD = 200  # more would wait longer than _WAIT_SECONDS anyway
 
@@ -35,7 +39,6 @@ class Passwords:
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="password")
         self._places = threading.BoundedSemaphore(concurrency * _QUEUE_PER_THREAD)
-        self._dummy = self._hasher.hash("an account that does not exist")
 
     def hash(self, password: str) -> str:
         """The encoded hash. Raises OverloadedHere when too many are waiting."""
@@ -54,10 +57,8 @@ class Passwords:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _verify(self, encoded: str | None, password: str) -> bool:
-        if encoded is None:
-            encoded, known = self._dummy, False
-        else:
-            known = True
+        known = encoded is not None
+        encoded = encoded or _NOBODY
         if len(password.encode("utf-8", "replace")) > MAX_BYTES:
             password = ""
             known = False

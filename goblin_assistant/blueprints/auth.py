@@ -7,10 +7,12 @@ from typing import Any
 from apiflask import APIBlueprint
 from flask import Response, request
 
+from goblin_assistant.accounts import canonical
 from goblin_assistant.api_keys import KeySpec
 from goblin_assistant.auth import current_principal, require_auth
-from goblin_assistant.errors import RegistrationClosed
+from goblin_assistant.errors import Forbidden, RegistrationClosed
 from goblin_assistant.extensions import runtime
+from goblin_assistant.models import now_ms
 from goblin_assistant.openapi import describe
 from goblin_assistant.schemas_accounts import (
     Credentials,
@@ -51,9 +53,10 @@ def register(body: Credentials) -> tuple[dict[str, Any], int]:
 def login(body: Credentials) -> dict[str, Any]:
     """A wrong password and an unknown address are the same answer, after the same time."""
     parts = runtime()
-    parts.rate_limits.login_attempt(body.email, request.remote_addr)
-    pair = parts.accounts.login(body.email, body.password)
-    parts.rate_limits.login_succeeded(body.email)
+    email = canonical(body.email)  # else every spelling of an address would have attempts of its own
+    parts.rate_limits.login_attempt(email, request.remote_addr)
+    pair = parts.accounts.login(email, body.password)
+    parts.rate_limits.login_succeeded(email)
     return pair.as_dict()
 
 
@@ -80,9 +83,13 @@ def logout(body: LogoutIn) -> Response:
 @bp.input(PasswordIn, arg_name="body")
 @describe("Change the password", answer=Tokens, errors=(413, 415, 503))
 def password(body: PasswordIn) -> dict[str, Any]:
-    """Ends every session of the caller and starts a new one."""
-    accounts = runtime().accounts
-    return accounts.change_password(current_principal().user_id, body.current_password, body.new_password).as_dict()
+    """Ends every session of the caller and starts a new one. Attempts count as logins do: a stolen access token is no way to guess."""
+    parts = runtime()
+    user = parts.accounts.get(current_principal().user_id)
+    parts.rate_limits.login_attempt(user.email, request.remote_addr)
+    pair = parts.accounts.change_password(user.id, body.current_password, body.new_password)
+    parts.rate_limits.login_succeeded(user.email)
+    return pair.as_dict()
 
 
 @bp.get("/me")
@@ -109,8 +116,13 @@ def list_keys(page: Page) -> dict[str, Any]:
 @bp.input(KeyIn, arg_name="body")
 @describe("Create an API key", answer=NewKeyOut, status=201, errors=(403, 409, 413, 415), tag="API keys")
 def create_key(body: KeyIn) -> tuple[dict[str, Any], int]:
-    """The secret is in the answer, this once."""
-    made = runtime().accounts.keys.create(current_principal().user_id, spec_of(body))
+    """The secret is in the answer, this once. A key's own requests_per_minute may narrow the instance's limit; only an admin can widen it."""
+    parts = runtime()
+    principal = current_principal()
+    widest = parts.rate_limits.chats_per_minute
+    if body.requests_per_minute is not None and body.requests_per_minute > widest and not principal.is_admin:
+        raise Forbidden(f"requests_per_minute: at most {widest}, the limit of this instance; an admin can allow more")
+    made = parts.accounts.keys.create(principal.user_id, spec_of(body))
     return {**key_out(made.row), "key": made.secret}, 201
 
 
@@ -135,7 +147,7 @@ def revoke_key(key_id: int) -> Response:
 
 def spec_of(body: KeyIn) -> KeySpec:
     """The key that a request asks for."""
-    return KeySpec(name=body.name, scopes=body.scopes, **limits_of(body))
+    return KeySpec(name=body.name, scopes=body.scopes, **_with_expiry(body))
 
 
 def limits_of(body: KeyLimits) -> dict[str, Any]:
@@ -148,6 +160,13 @@ def limits_of(body: KeyLimits) -> dict[str, Any]:
         "monthly_budget_microusd": None if body.monthly_budget_usd is None else to_microusd(body.monthly_budget_usd),
         "expires_at": None if body.expires_at is None else int(body.expires_at.timestamp() * 1000),
     }
+
+
+def _with_expiry(body: KeyIn) -> dict[str, Any]:
+    limits = limits_of(body)
+    if body.expires_in is not None:
+        limits["expires_at"] = now_ms() + body.expires_in * 1000
+    return limits
 
 
 __all__ = ["KeyOut", "bp", "limits_of", "spec_of"]

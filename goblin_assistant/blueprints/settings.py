@@ -7,7 +7,8 @@ from typing import Any
 from apiflask import APIBlueprint
 
 from goblin_assistant.auth import current_principal, require_auth
-from goblin_assistant.errors import UnknownModel, ValidationFailed
+from goblin_assistant.chat import may_use
+from goblin_assistant.errors import Forbidden, UnknownModel, ValidationFailed
 from goblin_assistant.extensions import runtime
 from goblin_assistant.openapi import describe
 from goblin_assistant.schemas_accounts import SettingsIn, SettingsOut
@@ -24,12 +25,15 @@ def get_settings() -> dict[str, Any]:
 
 
 @bp.put("/")
-@require_auth()
+@require_auth(scope="chat")
 @bp.input(SettingsIn, arg_name="body")
 @describe("Replace the caller's chat defaults", answer=SettingsOut, errors=(413, 415))
 def put_settings(body: SettingsIn) -> dict[str, Any]:
-    """All four are replaced: what is left out or null is cleared."""
+    """All four are replaced: what is left out or null is cleared. They are the user's, and count for all of the user's keys."""
     parts = runtime()
+    allowed = current_principal().allowed_models
+    if body.model is not None and allowed is not None and not may_use(allowed, body.model):
+        raise Forbidden("model: this API key may not use it, so it may not make it the default either")
     if body.model is not None:
         try:
             parts.router.resolve(body.model)

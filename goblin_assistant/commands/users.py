@@ -1,0 +1,137 @@
+"""goblin-assistant users: accounts, without the server. The first admin is made here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from goblin_assistant import database
+from goblin_assistant.accounts import ROLES, Accounts
+from goblin_assistant.commands.database import open_engine
+from goblin_assistant.config import Config
+from goblin_assistant.schemas_accounts import user_out
+
+PAGE = 500
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+password_option = click.option(
+    "--password-stdin", is_flag=True, help="Read the password from standard input instead of asking."
+)
+
+
+@contextlib.contextmanager
+def open_accounts() -> Iterator[Accounts]:
+    """The accounts of the configured database, whether or not a server runs on it."""
+    config = Config.load()
+    engine = open_engine(config)
+    try:
+        if not database.is_current(engine):
+            if config.production:
+                raise click.ClickException("the database is not migrated; run: goblin-assistant db upgrade")
+            database.upgrade(engine)
+        accounts = Accounts(engine, config)
+        try:
+            yield accounts
+        finally:
+            accounts.close()
+    finally:
+        engine.dispose()
+
+
+def read_password(from_stdin: bool) -> str:
+    """The password, from a prompt that shows nothing or from standard input, without its line end."""
+    if from_stdin:
+        return sys.stdin.read().rstrip("\r\n")
+    password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    return password
+
+
+def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], json_wanted: bool) -> None:
+    """Print rows as a table of some columns, or as JSON with everything."""
+    if json_wanted:
+        click.echo(json.dumps(list(rows), indent=2))
+        return
+    table = [[column.upper() for column in columns]]
+    table += [["-" if row[column] is None else _cell(row[column]) for column in columns] for row in rows]
+    widths = [max(len(line[number]) for line in table) for number in range(len(columns))]
+    for line in table:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@click.group()
+def users() -> None:
+    """Create, list and disable accounts."""
+
+
+@users.command()
+@click.argument("email")
+@click.option("--role", type=click.Choice(ROLES), default="user", show_default=True)
+@click.option("--admin", is_flag=True, help="The same as --role admin.")
+@password_option
+@as_json
+def create(email: str, role: str, admin: bool, password_stdin: bool, as_json: bool) -> None:
+    """Make an account for EMAIL, also when registration is closed."""
+    with open_accounts() as accounts:
+        user = accounts.create(email, read_password(password_stdin), "admin" if admin else role)
+        if as_json:
+            click.echo(json.dumps(user_out(user)))
+        else:
+            click.echo(f"created {user.role} {user.email} (id {user.id})")
+
+
+@users.command("list")
+@as_json
+def list_users(as_json: bool) -> None:
+    """List all accounts."""
+    rows: list[dict[str, Any]] = []
+    with open_accounts() as accounts:
+        while page := accounts.list(limit=PAGE, after=rows[-1]["id"] if rows else 0):
+            rows += [user_out(user) for user in page]
+    show(rows, ("id", "email", "role", "created_at", "disabled_at"), as_json)
+
+
+@users.command()
+@click.argument("email")
+def disable(email: str) -> None:
+    """Lock EMAIL out: tokens and API keys are refused from the next request on."""
+    with open_accounts() as accounts:
+        accounts.disable(accounts.by_email(email).id)
+    click.echo(f"disabled {email}")
+
+
+@users.command()
+@click.argument("email")
+def enable(email: str) -> None:
+    """Let EMAIL in again; its API keys work again too, and it has to log in."""
+    with open_accounts() as accounts:
+        accounts.enable(accounts.by_email(email).id)
+    click.echo(f"enabled {email}")
+
+
+@users.command("reset-password")
+@click.argument("email")
+@password_option
+def reset_password(email: str, password_stdin: bool) -> None:
+    """Set the password of EMAIL and end all of its sessions."""
+    with open_accounts() as accounts:
+        accounts.reset_password(accounts.by_email(email).id, read_password(password_stdin))
+    click.echo(f"password of {email} set; its sessions have ended")
+
+
+@users.command()
+@click.argument("email")
+@click.argument("role", type=click.Choice(ROLES))
+def role(email: str, role: str) -> None:
+    """Make EMAIL a user or an admin."""
+    with open_accounts() as accounts:
+        accounts.set_role(accounts.by_email(email).id, role)
+    click.echo(f"{email} is now {role}")
