@@ -185,6 +185,20 @@ def test_connections_that_are_closed_while_idle_are_replaced(
     assert fake_upstream.connections == 2
 
 
+def test_after_a_stale_connection_no_other_idle_one_is_trusted(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
+    # A server that gives up on idle connections gives up on all of them.
+    fake_upstream.default = Reply.plain(200, b"{}", stale=True)
+    client.post("/", b"", Call())
+    held = client._pool._get_conn()
+    client.post("/", b"", Call())
+    client._pool._put_conn(held)
+    assert fake_upstream.connections == 2
+    assert client.post("/", b"", Call()) == b"{}"
+    assert fake_upstream.connections == 3
+
+
 def test_a_reused_connection_that_fails_late_is_not_tried_again(
     client: UpstreamClient, fake_upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
