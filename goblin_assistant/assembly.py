@@ -51,10 +51,15 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     accounts = Accounts(engine, config)
     registry = build_registry(config)
     router = Router(config, registry)
-    base_urls = {name: row.base_url for name, row in config.file.providers.items() if row.base_url}
+    rows = config.file.providers
+    prices = Prices(
+        config.file.prices,
+        {name: row.base_url for name, row in rows.items() if row.base_url},
+        free={"echo", *(name for name, row in rows.items() if row.kind == "echo")},
+    )
     usage = UsageStore(
         engine,
-        Prices(config.file.prices, base_urls),
+        prices,
         config.instance_dir,
         default_max_tokens=config.budget_default_max_tokens,
         reservation_seconds=config.timeout_total + 120,

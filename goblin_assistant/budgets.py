@@ -1,4 +1,5 @@
-"""Monthly budgets of API keys, exact under concurrency and across instances: the database decides, in single statements.
+"""Monthly budgets of API keys, exact under concurrency and across instances: the database decides, in single
+statements.
 
 A chat of a key with a budget reserves what it may cost at most before anything is sent upstream; the reservation is
 one conditional UPDATE, so two
@@ -15,6 +16,7 @@ Order of locks, the same everywhere: record, reservation, period. Several of a k
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,17 +27,20 @@ from goblin_assistant.metrics import budget_rejections_total
 from goblin_assistant.usage_database import UsageDatabase
 from goblin_assistant.usage_records import ms_of
 
+# A rotated key and its successors share one budget, that of the first of them.
+_SHARED = "(SELECT COALESCE(budget_key_id, id) FROM api_keys WHERE id = ?)"
+# A key that was rotated hands its budget on: all of them count at the first one. None: the key is gone.
+_OWNER = "SELECT COALESCE(budget_key_id, id) FROM api_keys WHERE id = ?"
 _RESERVE = (
     "UPDATE budget_periods SET reserved_microusd = reserved_microusd + ? "
-    "WHERE key_id = ? AND period = ? AND spent_microusd + reserved_microusd + ? <= ?"
+    f"WHERE key_id = ({_OWNER}) AND period = ? AND spent_microusd + reserved_microusd + ? <= ?"
 )
-# A key that is gone gets no row: its chats are recorded all the same.
 _OPEN_PERIOD = (
     "INSERT INTO budget_periods (key_id, period, spent_microusd, reserved_microusd) "
-    "SELECT id, ?, 0, 0 FROM api_keys WHERE id = ? ON CONFLICT (key_id, period) DO NOTHING"
+    "SELECT COALESCE(budget_key_id, id), ?, 0, 0 FROM api_keys WHERE id = ? ON CONFLICT (key_id, period) DO NOTHING"
 )
 _HOLD = "INSERT INTO budget_reservations (id, key_id, period, amount_microusd, expires_at) VALUES (?, ?, ?, ?, ?)"
-_STATE = "SELECT spent_microusd, reserved_microusd FROM budget_periods WHERE key_id = ? AND period = ?"
+_STATE = f"SELECT spent_microusd, reserved_microusd FROM budget_periods WHERE key_id = ({_OWNER}) AND period = ?"
 _DROP = "DELETE FROM budget_reservations WHERE id = ?"
 _DROP_RETURNING = "DELETE FROM budget_reservations WHERE id = ? RETURNING key_id, period, amount_microusd"
 _DROP_STALE = (
@@ -44,12 +49,13 @@ _DROP_STALE = (
 _STALE = "SELECT id FROM budget_reservations WHERE expires_at < ? ORDER BY id LIMIT 500"
 _BOOK = (
     "UPDATE budget_periods SET spent_microusd = spent_microusd + ?, reserved_microusd = reserved_microusd - ? "
-    "WHERE key_id = ? AND period = ?"
+    f"WHERE key_id = ({_OWNER}) AND period = ?"
 )
+# A key that is gone gets no row: its chats are recorded all the same.
 _BOOK_FIRST = (
     "INSERT INTO budget_periods (key_id, period, spent_microusd, reserved_microusd) "
-    "SELECT id, ?, ?, 0 FROM api_keys WHERE id = ? "
-    "ON CONFLICT (key_id, period) DO UPDATE SET spent_microusd = budget_periods.spent_microusd + excluded.spent_microusd"
+    "SELECT COALESCE(budget_key_id, id), ?, ?, 0 FROM api_keys WHERE id = ? ON CONFLICT (key_id, period) "
+    "DO UPDATE SET spent_microusd = budget_periods.spent_microusd + excluded.spent_microusd"
 )
 
 
@@ -104,8 +110,16 @@ def usd(microusd: int) -> str:
     return f"{sign}{cents // 100}.{cents % 100:02d}" + f"{rest:04d}".rstrip("0")
 
 
+class _Changes(defaultdict[tuple[int, str], list[int]]):
+    """(key, period) -> [spent, released], to be added up."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: [0, 0])
+
+
 class Budgets:
-    """Reserves, books and releases. The caller owns the transactions' order; everything here is idempotent by record id."""
+    """Reserves, books and releases. The caller owns the transactions' order; everything here is idempotent by record
+    id."""
 
     def __init__(self, database: UsageDatabase) -> None:
         self._database = database
@@ -113,21 +127,25 @@ class Budgets:
         self._reserve, self._open, self._hold, self._state = sql(_RESERVE), sql(_OPEN_PERIOD), sql(_HOLD), sql(_STATE)
         self._drop, self._drop_returning, self._book = sql(_DROP), sql(_DROP_RETURNING), sql(_BOOK)
         self._book_first, self._drop_stale, self._stale = sql(_BOOK_FIRST), sql(_DROP_STALE), sql(_STALE)
+        self._owner = sql(_OWNER)
 
     def reserve(self, record_id: str, key_id: int, budget_microusd: int, amount: int, expires_at: int) -> Reservation:
-        """Hold `amount` micro-dollars until `expires_at` (ms). Raises BudgetExceeded, DatabaseAway or RecordRefused (the key is gone)."""
+        """Hold `amount` micro-dollars until `expires_at` (ms). Raises BudgetExceeded, DatabaseAway or RecordRefused
+        (the key is gone)."""
         period = period_of(record_id)
-        refused: BudgetState | None = None
-        with self._database.transaction() as cursor:
-            if amount > budget_microusd or not self._take(cursor, key_id, period, amount, budget_microusd):
-                spent, reserved = self._read(cursor, key_id, period)
-                refused = BudgetState(period, spent, reserved)
-            else:
-                cursor.execute(self._hold, (record_id, key_id, period, amount, expires_at))
-        if refused is not None:
+        reservation = Reservation(record_id, key_id, period, amount)
+        refusal = self._database.run(self._try, reservation, budget_microusd, expires_at)
+        if refusal is not None:
             budget_rejections_total.inc()
-            raise _exceeded(budget_microusd, refused, amount)
-        return Reservation(record_id, key_id, period, amount)
+            raise _exceeded(budget_microusd, refusal, amount)
+        return reservation
+
+    def _try(self, cursor: Any, wanted: Reservation, budget: int, expires_at: int) -> BudgetState | None:
+        key_id, period, amount = wanted.key_id, wanted.period, wanted.amount_microusd
+        if amount > budget or not self._take(cursor, key_id, period, amount, budget):
+            return self._read(cursor, key_id, period)
+        cursor.execute(self._hold, (wanted.id, key_id, period, amount, expires_at))
+        return None
 
     def _take(self, cursor: Any, key_id: int, period: str, amount: int, budget: int) -> bool:
         values = (amount, key_id, period, amount, budget)
@@ -140,16 +158,14 @@ class Budgets:
         cursor.execute(self._reserve, values)
         return bool(cursor.rowcount)
 
-    def _read(self, cursor: Any, key_id: int, period: str) -> tuple[int, int]:
+    def _read(self, cursor: Any, key_id: int, period: str) -> BudgetState:
         cursor.execute(self._state, (key_id, period))
         row = cursor.fetchone()
-        return (int(row[0]), int(row[1])) if row is not None else (0, 0)
+        return BudgetState(period, int(row[0]), int(row[1])) if row is not None else BudgetState(period, 0, 0)
 
     def state(self, key_id: int, now_ms: int) -> BudgetState:
         """What a key has spent and reserved in the month of `now_ms`."""
-        period = month_of(now_ms)
-        with self._database.transaction() as cursor:
-            return BudgetState(period, *self._read(cursor, key_id, period))
+        return self._database.run(self._read, key_id, month_of(now_ms))
 
     def book(self, cursor: Any, record_id: str, key_id: int | None, cost: int | None, held: Reservation | None) -> None:
         """Within the transaction that wrote the record: end its reservation and count its cost."""
@@ -167,46 +183,57 @@ class Budgets:
 
     def book_many(self, cursor: Any, records: Iterable[tuple[str, int | None, int | None]]) -> None:
         """The same for records read back, as (id, key_id, cost); their reservations may still be there."""
-        changes: dict[tuple[int, str], list[int]] = {}
+        changes = _Changes()
         for record_id, key_id, cost in sorted(records):
             cursor.execute(self._drop_returning, (record_id,))
-            for held in cursor.fetchall():
-                change = changes.setdefault((int(held[0]), held[1]), [0, 0])
-                change[1] += int(held[2])
+            for held_by, period, amount in cursor.fetchall():
+                changes[held_by, period][1] += int(amount)
             if key_id is not None and cost:
-                changes.setdefault((key_id, period_of(record_id)), [0, 0])[0] += cost
+                changes[key_id, period_of(record_id)][0] += cost
         self._apply(cursor, changes)
 
-    def _apply(self, cursor: Any, changes: dict[tuple[int, str], list[int]]) -> None:
-        for (key_id, period), (cost, released) in sorted(changes.items()):
-            cursor.execute(self._book, (cost, released, key_id, period))
+    def _apply(self, cursor: Any, changes: _Changes) -> None:
+        owned = _Changes()
+        for (key_id, period), (cost, released) in changes.items():
+            cursor.execute(self._owner, (key_id,))
+            for (owner,) in cursor.fetchall():
+                owned[owner, period][0] += cost
+                owned[owner, period][1] += released
+        for (owner, period), (cost, released) in sorted(owned.items()):
+            cursor.execute(self._book, (cost, released, owner, period))
             if not cursor.rowcount and cost:
-                cursor.execute(self._book_first, (period, cost, key_id))
+                cursor.execute(self._book_first, (period, cost, owner))
 
     def release_stale(self, now_ms: int) -> int:
         """End the reservations that outlived their chat's longest time: their process was killed. Returns how many."""
         released = 0
-        while True:
-            with self._database.transaction() as cursor:
-                cursor.execute(self._stale, (now_ms,))
-                ids = [row[0] for row in cursor.fetchall()]
-            if not ids:
-                return released
-            with self._database.transaction() as cursor:
-                changes: dict[tuple[int, str], list[int]] = {}
-                for record_id in ids:
-                    cursor.execute(self._drop_stale, (record_id, now_ms))
-                    for held in cursor.fetchall():
-                        changes.setdefault((int(held[0]), held[1]), [0, 0])[1] += int(held[2])
-                        released += 1
-                self._apply(cursor, changes)
+        while ids := self._database.run(self._find_stale, now_ms):
+            released += self._database.run(self._release, ids, now_ms)
+        return released
+
+    def _find_stale(self, cursor: Any, now_ms: int) -> list[str]:
+        # A transaction of its own: SQLite does not let a reader become a writer when another one was faster.
+        cursor.execute(self._stale, (now_ms,))
+        return [row[0] for row in cursor.fetchall()]
+
+    def _release(self, cursor: Any, ids: Iterable[str], now_ms: int) -> int:
+        released = 0
+        changes = _Changes()
+        for record_id in ids:
+            cursor.execute(self._drop_stale, (record_id, now_ms))
+            for held_by, period, amount in cursor.fetchall():
+                changes[held_by, period][1] += int(amount)
+                released += 1
+        self._apply(cursor, changes)
+        return released
 
 
 def _exceeded(budget: int, state: BudgetState, amount: int) -> BudgetExceeded:
     resets = next_month(state.period)
     return BudgetExceeded(
-        f"this API key's budget of ${usd(budget)} for {state.period} does not cover this request, which may cost ${usd(amount)}: "
-        f"${usd(state.spent_microusd)} is spent and ${usd(state.reserved_microusd)} is reserved for requests that are running; "
+        f"this API key's budget of ${usd(budget)} for {state.period} does not cover this request, which may cost "
+        f"${usd(amount)}: ${usd(state.spent_microusd)} is spent and ${usd(state.reserved_microusd)} is reserved for "
+        "requests that are running; "
         f"a smaller max_tokens may fit; the budget starts anew at {resets}",
         extra={
             "budget_usd": usd(budget),

@@ -17,9 +17,10 @@ import orjson
 
 from goblin_assistant import anthropic_messages, metrics
 from goblin_assistant.accounts import Principal
-from goblin_assistant.chat_run import ModelLabels, Run
+from goblin_assistant.chat_run import ModelLabels, Run, counted
 from goblin_assistant.config import Config
 from goblin_assistant.errors import AppError, ClientGone, Forbidden, anthropic_body, openai_body
+from goblin_assistant.limit_policy import RateLimits
 from goblin_assistant.models import now_ms
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.base import (
@@ -33,10 +34,17 @@ from goblin_assistant.providers.base import (
     ProviderError,
     StreamEvent,
 )
-from goblin_assistant.limit_policy import RateLimits
 from goblin_assistant.routing import Outcome, Router, Target, Trace
 from goblin_assistant.slots import ChatSlots, KeyConcurrency
-from goblin_assistant.usage import UsageEntry, UsageStore, estimate_prompt_tokens, new_record_id
+from goblin_assistant.usage import (
+    UsageEntry,
+    UsageStore,
+    estimate_completion_tokens,
+    estimate_prompt_tokens,
+    max_completion_tokens,
+    most_prompt_tokens,
+    new_record_id,
+)
 
 logger = logging.getLogger("goblin_assistant.chat")
 
@@ -226,6 +234,7 @@ class ChatService:
         requests = _Requests(chat, call)
 
         def attempt(target: Target) -> ChatResponse:
+            run.trying(target)
             request = requests.for_target(target)
             if chat.operation == "embeddings":
                 return target.provider.embed(request)
@@ -235,6 +244,8 @@ class ChatService:
         response = outcome.value
         if response.model:
             run.entry.model = response.model
+        if response.usage is None and chat.operation == "chat_completion":
+            run.content_events = estimate_completion_tokens(response.body)
         run.succeeded(response.usage)
         body = response.body
         if requests.translated_for(outcome.target):
@@ -249,6 +260,7 @@ class ChatService:
         requests = _Requests(chat, call)
 
         def attempt(target: Target) -> tuple[StreamEvent, Iterator[StreamEvent]]:
+            run.trying(target)
             events = target.provider.stream(requests.for_target(target))
             try:
                 return next(events), events
@@ -283,7 +295,14 @@ class ChatService:
             model_requested=requested[:255],
         )
         run = Run(
-            entry, trace, chat.body, usage=self._usage, registry=self._registry, limits=self._limits, labels=self._labels
+            entry,
+            trace,
+            chat.body,
+            chat.dialect,
+            usage=self._usage,
+            registry=self._registry,
+            limits=self._limits,
+            labels=self._labels,
         )
         call = Call(chat.correlation_id, time.monotonic() + self._timeout, chat.client_gone)
         taken: list[Callable[[], None]] = []
@@ -315,8 +334,8 @@ class ChatService:
                     entry.id,
                     principal,
                     [(target.provider.name, target.model) for target in targets],
-                    estimate_prompt_tokens(chat.body),
-                    _max_tokens(chat),
+                    _most_prompt_tokens(chat, targets),
+                    self._most_completion_tokens(chat),
                 )
             except AppError as error:
                 run.failed(error)
@@ -385,6 +404,11 @@ class ChatService:
                 chat.raw = b""
         return str(model)
 
+    def _most_completion_tokens(self, chat: Chat) -> int:
+        if chat.operation == "embeddings":
+            return 0
+        return max_completion_tokens(chat.body, self._usage.default_max_tokens)
+
     @staticmethod
     def _check_allowed(principal: Principal, requested: str, targets: list[Target]) -> None:
         allowed = principal.allowed_models
@@ -450,6 +474,12 @@ def may_use(allowed: Iterable[str], name: str) -> bool:
 def _release(taken: list[Callable[[], None]]) -> None:
     for release in reversed(taken):
         release()
+
+
+def _most_prompt_tokens(chat: Chat, targets: list[Target]) -> int:
+    # Exact where every provider that may be asked can count beforehand.
+    counts = [counted(target, chat.body, chat.dialect) for target in targets]
+    return max((count if count is not None else most_prompt_tokens(chat.body)) for count in counts)
 
 
 def _max_tokens(chat: Chat) -> int | None:

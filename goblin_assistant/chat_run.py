@@ -18,11 +18,17 @@ import orjson
 
 from goblin_assistant import metrics
 from goblin_assistant.errors import AppError, source_of
-from goblin_assistant.providers import Registry
-from goblin_assistant.providers.base import ProviderError, Usage
 from goblin_assistant.limit_policy import RateLimits, TokenHold
-from goblin_assistant.routing import Outcome, Trace
-from goblin_assistant.usage import Reservation, UsageEntry, UsageStore, estimate_prompt_tokens
+from goblin_assistant.providers import Registry
+from goblin_assistant.providers.base import Dialect, ProviderError, Usage
+from goblin_assistant.routing import Outcome, Target, Trace
+from goblin_assistant.usage import (
+    Reservation,
+    UsageEntry,
+    UsageStore,
+    estimate_prompt_tokens,
+    max_completion_tokens,
+)
 
 logger = logging.getLogger("goblin_assistant.chat")
 
@@ -35,6 +41,7 @@ class Run:
         entry: UsageEntry,
         trace: Trace,
         body: Mapping[str, Any],
+        dialect: Dialect,
         *,
         usage: UsageStore,
         registry: Registry,
@@ -50,6 +57,7 @@ class Run:
         self.error: BaseException | None = None
         self.answered_at: float | None = None
         self._body = body
+        self._dialect = dialect
         self._store = usage
         self._registry = registry
         self._limits = limits
@@ -57,10 +65,17 @@ class Run:
         self._holds: list[Callable[[], None]] = []
         self._settled = False
         self._outcome: Outcome[Any] | None = None
+        self._target: Target | None = None
 
     def hold(self, release: Callable[[], None]) -> None:
         """Remember to give something back."""
         self._holds.append(release)
+
+    def trying(self, target: Target) -> None:
+        """A provider is asked: from now on it may cost something, whatever becomes of the call."""
+        self._target = target
+        self.entry.provider = target.provider.name
+        self.entry.model = target.model
 
     def reached(self, outcome: Outcome[Any]) -> None:
         """A provider has answered, or begun to."""
@@ -123,9 +138,11 @@ class Run:
                 release()
 
     def _estimate(self) -> Usage:
+        prompt = counted(self._target, self._body, self._dialect) if self._target is not None else None
+        most = max_completion_tokens(self._body, self.content_events)
         return Usage(
-            prompt_tokens=estimate_prompt_tokens(self._body),
-            completion_tokens=self.content_events,
+            prompt_tokens=prompt if prompt is not None else estimate_prompt_tokens(self._body),
+            completion_tokens=min(self.content_events, most),  # events without text are counted too
             source="estimated",
         )
 
@@ -148,7 +165,8 @@ class Run:
         entry.cache_write_tokens = usage.cache_write_tokens
         entry.reasoning_tokens = usage.reasoning_tokens
         entry.token_source = usage.source
-        entry.cost_microusd = self._store.prices.cost_microusd(entry.provider, entry.model, usage)
+        called = self._target.model if self._target is not None else None
+        entry.cost_microusd = self._store.prices.cost_microusd(entry.provider, entry.model, usage, called)
 
     def _count(self, label: str) -> None:
         entry, trace = self.entry, self.trace
@@ -201,6 +219,11 @@ class Run:
         extra["source"] = entry.error_source
         level = logging.WARNING if entry.error_source in ("provider", "gateway") else logging.INFO
         logger.log(level, "chat_failed", extra=extra)
+
+
+def counted(target: Target, body: Mapping[str, Any], dialect: Dialect) -> int | None:
+    """The prompt's tokens as the target's provider will count them; None: it cannot tell, or will see a translation."""
+    return target.provider.count_tokens(body) if dialect in target.provider.dialects else None
 
 
 class _Children:

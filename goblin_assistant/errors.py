@@ -2,8 +2,8 @@
 
     AppError                       status  code
     ├── BadRequest                 400     invalid_request
-    │   ├── ValidationFailed       400     validation_failed     names the fields at fault
-    │   └── PriceUnknown           400     price_unknown         a key with a budget, a model without a price
+    │   └── ValidationFailed       400     validation_failed     names the fields at fault
+    ├── PriceUnknown               400     price_unknown         a key with a budget, a model without a price
     ├── Unauthorized               401     unauthorized          (reason is the metric's label)
     ├── BudgetExceeded             402     budget_exceeded
     ├── Forbidden                  403     forbidden
@@ -74,10 +74,10 @@ class ValidationFailed(BadRequest):
     code = "validation_failed"
 
 
-class PriceUnknown(BadRequest):
+class PriceUnknown(AppError):
     """The key has a budget and nobody knows what the model costs. The operator's to mend, in goblin.toml."""
 
-    code, source = "price_unknown", "limit"
+    status, code, source = 400, "price_unknown", "limit"
 
 
 class Unauthorized(AppError):

@@ -13,7 +13,7 @@ rehearsals).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -23,14 +23,16 @@ from goblin_assistant.config import PriceRow
 from goblin_assistant.providers.base import Usage
 
 GENAI_PROVIDERS = {"gemini": "google", "vertex": "google", "xai": "x-ai", "bedrock": "aws"}
-"""Names of ours that genai-prices calls otherwise. The other names are looked up as they are; similar ones are not guessed at."""
+"""Names of ours that genai-prices calls otherwise. The other names are looked up as they are; similar ones are not
+guessed at."""
 
 MAX_CACHED = 4096  # models can be made up by clients: (provider, model) pairs remembered at once
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Rates for calls with more than `above` prompt tokens: integers of micro-dollars / `Rates.scale` per token (`per_call` per call).
+    """Rates for calls with more than `above` prompt tokens: integers of micro-dollars / `Rates.scale` per token
+    (`per_call` per call).
 
     None: not known. Cached and written prompt tokens without a price of their own cost what others do, reasoning
     tokens what the answer's do.
@@ -48,7 +50,8 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The price of one model. `bands` by rising `above`: the last that fits holds for all tokens of a call (providers' long-context prices)."""
+    """The price of one model. `bands` by rising `above`: the last that fits holds for all tokens of a call
+    (providers' long-context prices)."""
 
     scale: int
     bands: tuple[Band, ...]
@@ -82,7 +85,8 @@ class Rates:
         return -(-total // self.scale)
 
     def most_microusd(self, prompt_tokens: int, completion_tokens: int) -> int | None:
-        """What a call of at most that many tokens can cost, however it is split into cached, written and reasoning ones."""
+        """What a call of at most that many tokens can cost, however it is split into cached, written and reasoning
+        ones."""
         most = 0
         for number, band in enumerate(self.bands):
             if number and prompt_tokens <= band.above:
@@ -114,12 +118,14 @@ class Prices:
         overrides: Mapping[str, PriceRow],
         base_urls: Mapping[str, str] | None = None,
         *,
+        free: Collection[str] = ("echo",),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._exact = {name: _override(row) for name, row in overrides.items() if not name.endswith("*")}
         patterns = [(name[:-1], _override(row)) for name, row in overrides.items() if name.endswith("*")]
         self._patterns = sorted(patterns, key=lambda item: -len(item[0]))
         self._base_urls = dict(base_urls or {})
+        self._free = frozenset(free)
         self._clock = clock
         self._providers: dict[str, Any] = {}  # our name -> genai_prices.types.Provider | None
         self._found: dict[tuple[str, str], Rates | _Conditional | None] = {}
@@ -159,7 +165,7 @@ class Prices:
         override = self._override(f"{provider}/{model}")
         if override is not None:
             return override
-        if provider == "echo":
+        if provider in self._free:
             return FREE
         known = self._genai_provider(provider)
         if known is None:
@@ -188,7 +194,7 @@ class Prices:
 
             wanted = GENAI_PROVIDERS.get(name, name)
             every = get_snapshot().providers
-            found = next((p for p in every if p.id == wanted), None)
+            found: Any = next((p for p in every if p.id == wanted), None)
             if found is None and (url := self._base_urls.get(name)):
                 found = next((p for p in every if re.match(p.api_pattern, url)), None)
             self._providers[name] = found
@@ -229,7 +235,8 @@ _UNITS = {
 
 
 def _compile(price: Any) -> Rates | None:
-    """A genai_prices ModelPrice as Rates. Units that a chat's usage does not tell (audio, searches) are left out: docs/usage.md."""
+    """A genai_prices ModelPrice as Rates. Units that a chat's usage does not tell (audio, searches) are left out:
+    docs/usage.md."""
     from genai_prices.types import TieredPrices
 
     values = {ours: value for key, ours in _UNITS.items() if (value := getattr(price, key)) is not None}
@@ -249,7 +256,8 @@ def _compile(price: Any) -> Rates | None:
 
 
 def _rates(bands: Mapping[int, Mapping[str, Decimal | None]]) -> Rates:
-    """Rates from dollars per million tokens (`per_call`: per thousand calls) by the number of prompt tokens above which they hold."""
+    """Rates from dollars per million tokens (`per_call`: per thousand calls) by the number of prompt tokens above
+    which they hold."""
     given = [value for band in bands.values() for value in band.values() if value is not None]
     places = max([0, *(-int(value.as_tuple().exponent) for value in given)])
     scale = 10**places
@@ -259,7 +267,7 @@ def _rates(bands: Mapping[int, Mapping[str, Decimal | None]]) -> Rates:
         if value is None:
             return None
         digits, exponent = value.as_tuple().digits, int(value.as_tuple().exponent)
-        return int("".join(map(str, digits)) or "0") * 10 ** (places + exponent)
+        return int("".join(map(str, digits)) or "0") * int(10 ** (places + exponent))
 
     compiled = []
     for above, band in sorted(bands.items()):

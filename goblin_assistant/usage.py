@@ -1,4 +1,5 @@
-"""Usage records, and what hangs on them: one row a chat, written once whatever becomes of it, its price, and the end of its budget's reservation.
+"""Usage records, and what hangs on them: one row a chat, written once whatever becomes of it, its price, and the end
+of its budget's reservation.
 
 The way of a record: `journal()` before the last byte goes out, `finish()` after it (one transaction in the thread of
 the request), and when the database is
@@ -25,7 +26,12 @@ from goblin_assistant.errors import PriceUnknown, Unauthorized, Unavailable
 from goblin_assistant.models import now_ms
 from goblin_assistant.prices import Prices
 from goblin_assistant.usage_database import DatabaseAway, RecordRefused, UsageDatabase
-from goblin_assistant.usage_estimates import estimate_prompt_tokens, max_completion_tokens, most_prompt_tokens
+from goblin_assistant.usage_estimates import (
+    estimate_completion_tokens,
+    estimate_prompt_tokens,
+    max_completion_tokens,
+    most_prompt_tokens,
+)
 from goblin_assistant.usage_journal import Journal, orphans
 from goblin_assistant.usage_records import (
     COLUMNS,
@@ -41,15 +47,14 @@ if TYPE_CHECKING:
     from goblin_assistant.accounts import Principal
 
 __all__ = [
-    "ImportResult", "Reservation", "UsageEntry", "UsageStore", "estimate_prompt_tokens", "max_completion_tokens",
+    "ImportResult", "Reservation", "UsageEntry", "UsageStore", "estimate_completion_tokens", "estimate_prompt_tokens", "max_completion_tokens",
     "most_prompt_tokens", "new_record_id",
 ]  # fmt: skip
 
 logger = logging.getLogger("goblin_assistant.usage")
 
-_INSERT = (
-    f"INSERT INTO usage_records ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (id) DO NOTHING"
-)
+_MARKS = ", ".join("?" * len(COLUMNS))
+_INSERT = f"INSERT INTO usage_records ({', '.join(COLUMNS)}) VALUES ({_MARKS}) ON CONFLICT (id) DO NOTHING"
 _PRUNE = "DELETE FROM usage_records WHERE id IN (SELECT id FROM usage_records WHERE id < ? ORDER BY id LIMIT ?)"
 
 KEPT_IN_MEMORY = 5000  # records that wait for the database; about 2 KB each. The others wait in the journal
@@ -92,11 +97,13 @@ class UsageStore:
     ) -> None:
         self.prices = prices
         self.default_max_tokens = default_max_tokens
-        self._database = UsageDatabase(engine) if pause_seconds is None else UsageDatabase(engine,
-        pause_seconds=pause_seconds)
+        self._database = (
+            UsageDatabase(engine) if pause_seconds is None else UsageDatabase(engine, pause_seconds=pause_seconds)
+        )
         self.budgets = Budgets(self._database)
         self._journal = Journal(instance_dir / "journal")
         self._insert = self._database.sql(_INSERT)
+        self._prune = self._database.sql(_PRUNE)
         self._reservation_ms = round(reservation_seconds * 1000)
         self._lock = threading.Lock()
         self._retrying = threading.Lock()
@@ -115,7 +122,8 @@ class UsageStore:
         prompt_tokens: int,
         max_tokens: int | None,
     ) -> Reservation | None:
-        """Hold what a chat may cost at most, at the dearest of its (provider, model) candidates; None: the key has no budget, or nothing can be charged.
+        """Hold what a chat may cost at most, at the dearest of its (provider, model) candidates; None: the key has no
+        budget, or nothing can be charged.
 
         Raises BudgetExceeded (402), PriceUnknown (400: money that nobody can count cannot be budgeted) or Unavailable
         (503: without the
@@ -153,9 +161,11 @@ class UsageStore:
         except Exception:
             logger.exception("journal_failed")
 
-    def finish(self, entry: UsageEntry, reservation: Reservation | None, model_label: str = metrics.OTHER_MODEL) ->
-    None:
-        """Write the record, settle its reservation and count its cost. Never raises. `model_label` is the bounded label for metrics."""
+    def finish(
+        self, entry: UsageEntry, reservation: Reservation | None, model_label: str = metrics.OTHER_MODEL
+    ) -> None:
+        """Write the record, settle its reservation and count its cost. Never raises. `model_label` is the bounded
+        label for metrics."""
         try:
             self._count(entry, model_label)
             self._save(entry, reservation)
@@ -165,16 +175,18 @@ class UsageStore:
 
     def _save(self, entry: UsageEntry, reservation: Reservation | None) -> None:
         try:
-            with self._database.transaction() as cursor:
-                cursor.execute(self._insert, tuple(entry.as_row().values()))
-                if cursor.rowcount:
-                    self.budgets.book(cursor, entry.id, entry.key_id, entry.cost_microusd, reservation)
+            self._database.run(self._insert_and_book, entry, reservation)
         except DatabaseAway as error:
             self._keep(entry, reservation, str(error))
         except RecordRefused as error:
             self._tell_unsaved(entry, f"refused by the database: {error}")
         else:
             self._journal.saved(entry.id)
+
+    def _insert_and_book(self, cursor: Any, entry: UsageEntry, reservation: Reservation | None) -> None:
+        cursor.execute(self._insert, entry.values())
+        if cursor.rowcount:
+            self.budgets.book(cursor, entry.id, entry.key_id, entry.cost_microusd, reservation)
 
     def _keep(self, entry: UsageEntry, reservation: Reservation | None, reason: str) -> None:
         journalled = self._journal.append(entry)
@@ -200,8 +212,11 @@ class UsageStore:
                 self._warned.add(model)
                 logger.warning(
                     "price_unknown",
-                    extra={"provider": entry.provider, "model": entry.model, "setting":
-                    f'[prices."{"/".join(model)}"]'},
+                    extra={
+                        "provider": entry.provider,
+                        "model": entry.model,
+                        "setting": f'[prices."{"/".join(model)}"]',
+                    },
                 )
         elif entry.cost_microusd:
             child = self._costs.get((entry.provider, model_label))
@@ -212,7 +227,8 @@ class UsageStore:
 
     # -- what was left behind -----------------------------------------------------------------
     def retry_unsaved(self) -> int:
-        """Write what the database missed, of this process and of dead neighbours; returns how many records. Raises nothing while it is away."""
+        """Write what the database missed, of this process and of dead neighbours; returns how many records. Raises
+        nothing while it is away."""
         if not self._retrying.acquire(blocking=False):
             return 0
         try:
@@ -242,7 +258,8 @@ class UsageStore:
             return [kept for _, kept in zip(range(BATCH), self._unsaved.values(), strict=False)]
 
     def import_records(self, lines: Iterable[bytes]) -> ImportResult:
-        """Write the records in the lines of a journal or a log. Raises DatabaseAway; what was written until then stays written."""
+        """Write the records in the lines of a journal or a log. Raises DatabaseAway; what was written until then
+        stays written."""
         result = ImportResult()
         batch: list[UsageEntry] = []
         for line in lines:
@@ -261,7 +278,8 @@ class UsageStore:
         return result
 
     def import_orphaned_journals(self) -> ImportResult:
-        """Import what killed processes left in the instance folder. Raises DatabaseAway; the journals stay until all of them is written."""
+        """Import what killed processes left in the instance folder. Raises DatabaseAway; the journals stay until all
+        of them is written."""
         total = ImportResult()
         for orphan in orphans(self._journal.folder):
             result = self.import_records(orphan.lines())
@@ -280,13 +298,7 @@ class UsageStore:
         unique = {entry.id: entry for entry in entries}
         ordered = [unique[record_id] for record_id in sorted(unique)]
         try:
-            with self._database.transaction(insist=True) as cursor:
-                new = []
-                for entry in ordered:
-                    cursor.execute(self._insert, tuple(entry.as_row().values()))
-                    if cursor.rowcount:
-                        new.append((entry.id, entry.key_id, entry.cost_microusd))
-                self.budgets.book_many(cursor, new)
+            new = self._database.run(self._insert_many, ordered, insist=True)
         except RecordRefused:
             if len(ordered) == 1:
                 result.unreadable += 1
@@ -296,9 +308,18 @@ class UsageStore:
             return result
         for entry in ordered:
             self._journal.saved(entry.id)
-        result.imported = len(new)
-        result.present = len(entries) - len(new)
+        result.imported = new
+        result.present = len(entries) - new
         return result
+
+    def _insert_many(self, cursor: Any, entries: Sequence[UsageEntry]) -> int:
+        new = []
+        for entry in entries:
+            cursor.execute(self._insert, entry.values())
+            if cursor.rowcount:
+                new.append((entry.id, entry.key_id, entry.cost_microusd))
+        self.budgets.book_many(cursor, new)
+        return len(new)
 
     # -- chores -------------------------------------------------------------------------------
     def release_stale_reservations(self) -> int:
@@ -309,22 +330,25 @@ class UsageStore:
             return 0
 
     def prune(self, older_than_days: int, batch: int = 1000) -> int:
-        """Delete records that began more than so many days ago, in batches, so that nobody waits long; returns how many. Budgets keep their sums."""
+        """Delete records that began more than so many days ago, in batches, so that nobody waits long; returns how
+        many. Budgets keep their sums."""
         if older_than_days < 1:
             raise ValueError("older_than_days must be at least 1")
         border = first_id_at(now_ms() - older_than_days * 86_400_000)
-        statement = self._database.sql(_PRUNE)
         deleted = 0
         while True:
-            with self._database.transaction(insist=True) as cursor:
-                cursor.execute(statement, (border, batch))
-                count = cursor.rowcount
+            count = self._database.run(self._delete, border, batch, insist=True)
             deleted += count
             if count < batch:
                 return deleted
+
+    def _delete(self, cursor: Any, border: str, batch: int) -> int:
+        cursor.execute(self._prune, (border, batch))
+        return int(cursor.rowcount)
 
     def close(self) -> None:
         """A last try for what is unsaved; what stays so waits in the journal for the next start."""
         if self._journal.waiting() or self._unsaved:
             self.retry_unsaved()
         self._journal.close()
+        self._database.close()

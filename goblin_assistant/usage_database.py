@@ -1,8 +1,10 @@
-"""The way of the books to the database: driver-level statements on the engine's pooled connections, and a quick no while the database is away.
+"""The way of the books to the database: driver-level statements on a few connections of the engine's pool, kept.
 
-A record is written in the thread of its request. So a database that hangs must not take the threads along: only so
-many may be inside at once, the others wait
-briefly; and after a failure nobody tries for a few seconds but the one who is first when they are over.
+A record is written in the thread of its request. So a database that hangs must not take the threads along: only so many
+may be inside at once, the others wait briefly; and after a failure nobody tries for a few seconds but the one who is
+first when they are over.
+
+Kept, because a checkout costs as much as the INSERT (with PostgreSQL a round trip, its ping).
 """
 
 from __future__ import annotations
@@ -10,15 +12,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+T = TypeVar("T")
 
 PAUSE_SECONDS = 3.0
 WAIT_SECONDS = 2.0
-WRITERS = 16
+SQLITE_WAIT_SECONDS = 12.0  # SQLite's own patience with other processes is 10 s
+WRITERS = 8
 
 
 class DatabaseAway(Exception):
@@ -30,7 +36,7 @@ class RecordRefused(Exception):
 
 
 class UsageDatabase:
-    """Transactions with plain DBAPI cursors. Statements are written with `?`; `sql()` gives them the driver's own marks."""
+    """Runs transactions. Statements are written with `?`; `sql()` gives them the driver's own marks."""
 
     def __init__(self, engine: Engine, *, pause_seconds: float = PAUSE_SECONDS) -> None:
         self.engine = engine
@@ -39,25 +45,30 @@ class UsageDatabase:
         self._away_until = 0.0
         # SQLite has one writer at a time: queueing here is cheaper than its sleeping and looking again.
         self._writers = threading.BoundedSemaphore(1 if self.is_sqlite else WRITERS)
-        self._wait = 12.0 if self.is_sqlite else WAIT_SECONDS  # SQLite's own patience is 10 s
-        dbapi = engine.dialect.loaded_dbapi
-        self._errors: tuple[type[Exception], ...] = (dbapi.Error, SQLAlchemyError)  # type: ignore[attr-defined]
+        self._wait = SQLITE_WAIT_SECONDS if self.is_sqlite else WAIT_SECONDS
+        self._idle: deque[PoolProxiedConnection] = deque()
+        self._closed = False
+        dbapi: Any = engine.dialect.loaded_dbapi
+        self._errors: tuple[type[Exception], ...] = (dbapi.Error, SQLAlchemyError)
         self._refusals: tuple[type[Exception], ...] = (
-            dbapi.DataError, dbapi.IntegrityError, UnicodeError, OverflowError,  # type: ignore[attr-defined]
-        )  # fmt: skip
+            dbapi.DataError,
+            dbapi.IntegrityError,
+            UnicodeError,
+            OverflowError,
+        )
 
     def sql(self, statement: str) -> str:
         """The statement with the driver's parameter marks."""
         return statement if self.is_sqlite else statement.replace("?", "%s")
 
-    @property
-    def away(self) -> bool:
-        """Whether the last attempt failed a moment ago."""
-        return time.monotonic() < self._away_until
+    def run(self, work: Callable[..., T], *args: Any, insist: bool = False) -> T:
+        """`work(cursor, *args)` in a transaction of its own; its result.
 
-    @contextlib.contextmanager
-    def transaction(self, *, insist: bool = False) -> Iterator[Any]:
-        """A cursor whose work is committed at the end. Raises DatabaseAway or RecordRefused; `insist`: also try during the pause."""
+        Raises DatabaseAway or RecordRefused; what `work` itself raises rolls back and passes through. `insist`: also
+        try
+        during the pause. `work` may be called again when a kept connection turns out to have died: nothing of it was
+        committed then.
+        """
         paused = self._away_until
         if paused and not insist:
             now = time.monotonic()
@@ -68,14 +79,13 @@ class UsageDatabase:
             self._away_until = time.monotonic() + self._pause
             raise DatabaseAway("every writer is waiting for the database")
         try:
-            if not paused and not insist and self.away:
+            if not paused and self._away_until and not insist:
                 # It failed while this thread stood in the queue: the queue does not try one after the other.
                 raise DatabaseAway("the database failed a moment ago")
-            with self._connection() as connection:
-                yield connection.cursor()
-                connection.commit()
+            result = self._transact(work, args)
             if paused:
                 self._away_until = 0.0
+            return result
         except self._refusals as error:
             raise RecordRefused(type(error).__name__) from error
         except self._errors as error:
@@ -84,28 +94,52 @@ class UsageDatabase:
         finally:
             self._writers.release()
 
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[Any]:
-        connection = self.engine.raw_connection()
-        try:
-            yield connection
-        except BaseException as error:
-            if isinstance(error, self._errors) and self._is_disconnect(error, connection):
-                connection.invalidate(error)
+    def _transact(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+        while True:
+            try:
+                connection, kept = self._idle.pop(), True
+            except IndexError:
+                connection, kept = self.engine.raw_connection(), False
+            try:
+                result = work(connection.cursor(), *args)
+            except BaseException as error:
+                dead = self._is_disconnect(error, connection)
+                self._abandon(connection, dead)
+                if dead and kept:
+                    continue
+                raise
+            try:
+                connection.commit()
+            except BaseException as error:
+                self._abandon(connection, self._is_disconnect(error, connection))
+                raise
+            if self._closed:
+                connection.close()
             else:
-                with contextlib.suppress(Exception):
-                    connection.rollback()
-            raise
-        finally:
-            connection.close()
+                self._idle.append(connection)
+            return result
 
-    def _is_disconnect(self, error: Exception, connection: Any) -> bool:
-        if isinstance(error, SQLAlchemyError):
-            return False
+    @staticmethod
+    def _abandon(connection: PoolProxiedConnection, dead: bool) -> None:
         with contextlib.suppress(Exception):
-            return bool(self.engine.dialect.is_disconnect(error, connection.dbapi_connection, None))  # type:
-            ignore[arg - type]
-        return True
+            if dead:
+                connection.invalidate()
+            else:
+                connection.rollback()
+                connection.close()
+
+    def _is_disconnect(self, error: BaseException, connection: PoolProxiedConnection) -> bool:
+        if not isinstance(error, self._errors) or isinstance(error, SQLAlchemyError):
+            return False
+        dialect: Any = self.engine.dialect
+        return bool(dialect.is_disconnect(error, connection.dbapi_connection, None))
+
+    def close(self) -> None:
+        """Give the kept connections back to the pool."""
+        self._closed = True
+        while self._idle:
+            with contextlib.suppress(IndexError):
+                self._idle.pop().close()
 
 
 def _name(error: Exception) -> str:

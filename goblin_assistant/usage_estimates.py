@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 IMAGE_TOKENS = 1600
 ATTACHMENT_TOKENS = 2000
 ATTACHMENT_BYTES_PER_TOKEN = 16
@@ -40,6 +42,20 @@ def estimate_prompt_tokens(body: Mapping[str, Any]) -> int:
 def most_prompt_tokens(body: Mapping[str, Any]) -> int:
     """Tokens that a request's prompt will hardly exceed: what money is reserved for. Never less than the estimate."""
     return _tokens(body, CAUTIOUS_BYTES_PER_TOKEN)
+
+
+def estimate_completion_tokens(answer: bytes) -> int:
+    """Tokens of an answer whose provider did not count, by the bytes of its texts and tool calls. OpenAI or
+    Anthropic."""
+    try:
+        parsed = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return 0
+    if not isinstance(parsed, Mapping):
+        return 0
+    choices = parsed.get("choices")
+    messages = [c.get("message") for c in choices if isinstance(c, Mapping)] if isinstance(choices, list) else []
+    return -(-_text_length([messages, parsed.get("content")]) // FAIR_BYTES_PER_TOKEN)
 
 
 def max_completion_tokens(body: Mapping[str, Any], default: int) -> int:
@@ -66,7 +82,7 @@ def _tokens(body: Mapping[str, Any], bytes_per_token: int) -> int:
             if item.startswith("data:") and len(item) > 64:
                 fixed += IMAGE_TOKENS if item.startswith("data:image/") else _attachment(len(item))
             else:
-                size += len(item) if item.isascii() else len(item.encode("utf-8", "surrogatepass"))
+                size += _size(item)
         elif isinstance(item, Mapping):
             kind = item.get("type")
             if isinstance(kind, str) and kind in _IMAGES and not _is_schema(item):
@@ -83,6 +99,10 @@ def _tokens(body: Mapping[str, Any], bytes_per_token: int) -> int:
     return max(1, fixed - (-size // bytes_per_token))
 
 
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def _attachment(characters: int) -> int:
     return max(ATTACHMENT_TOKENS, -(-characters // ATTACHMENT_BYTES_PER_TOKEN))
 
@@ -97,13 +117,13 @@ def _is_plain_text(item: Mapping[str, Any]) -> bool:
     return isinstance(source, Mapping) and source.get("type") in ("text", "content")
 
 
-def _text_length(item: Mapping[str, Any]) -> int:
+def _text_length(item: Any) -> int:
     length = 0
     pending: list[Any] = [item]
     while pending:
         value = pending.pop()
         if isinstance(value, str):
-            length += len(value)
+            length += _size(value)
         elif isinstance(value, Mapping):
             pending.extend(value.values())
         elif isinstance(value, list):

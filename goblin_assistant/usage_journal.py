@@ -1,4 +1,5 @@
-"""A local file that has a finished chat's record before its last byte goes out, so that a `kill -9` between answer and INSERT loses nothing.
+"""A local file that has a finished chat's record before its last byte goes out, so that a `kill -9` between answer
+and INSERT loses nothing.
 
 One file per process under `<instance folder>/journal/`, one line per record, one `write` per line, no fsync: what is
 written is the kernel's and outlives
@@ -41,7 +42,8 @@ class _Segment:
 
 
 class Journal:
-    """The records of this process that the database may not have yet. Safe with any number of threads; files are made on first use."""
+    """The records of this process that the database may not have yet. Safe with any number of threads; files are made
+    on first use."""
 
     def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.folder = folder
@@ -183,7 +185,8 @@ class Orphan:
 
 
 def orphans(folder: Path) -> Iterator[Orphan]:
-    """Journals that no living process holds, oldest first, one at a time; each is unlocked again when the next one is asked for."""
+    """Journals that no living process holds, oldest first, one at a time; each is unlocked again when the next one is
+    asked for."""
     try:
         paths = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.name)
     except FileNotFoundError:

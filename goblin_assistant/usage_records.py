@@ -72,19 +72,34 @@ class UsageEntry:
     timeline: str | None = None
 
     def as_row(self) -> dict[str, Any]:
-        """Column -> value, fit for every database: times from the id, texts as long and clean as the columns take them."""
-        row = dict(zip(COLUMNS, _values(self), strict=True))
-        row["created_at"] = int(self.id[:12], 16)
-        for name, length in _TEXTS:
-            value = row[name]
-            if value and (len(value) > length or not (value.isascii() and value.isprintable())):
-                row[name] = _clean(value, length)
-        return row
+        """Column -> value, as `values()`."""
+        return dict(zip(COLUMNS, self.values(), strict=True))
+
+    def values(self) -> tuple[Any, ...]:
+        """The columns in order, fit for every database: the time from the id, texts as long and clean as they may
+        be."""
+        self.tidy()
+        return _values(self)
+
+    def tidy(self) -> None:
+        """Take the time from the id and cut the texts to what the columns hold."""
+        self.created_at = int(self.id[:12], 16)
+        texts = self.correlation_id + self.provider + self.model_requested + self.model + (self.error_type or "")
+        if len(texts) > 128 or not (texts.isascii() and texts.isprintable()) or len(self.provider) > 64:
+            for name, length in _TEXTS:
+                if value := getattr(self, name):
+                    setattr(self, name, _clean(value, length))
 
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(UsageEntry))
 _values = attrgetter(*COLUMNS)
-_TEXTS = (("correlation_id", 128), ("provider", 64), ("model_requested", 255), ("model", 255), ("error_type", 64))
+_TEXTS = (
+    ("correlation_id", 128),
+    ("provider", 64),
+    ("model_requested", 255),
+    ("model", 255),
+    ("error_type", 64),
+)  # of the table
 
 # What a column takes when it is read back from a line. None among the types: the column may be null.
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -109,7 +124,8 @@ def _clean(value: str, length: int) -> str:
 
 
 def entry_from(row: Any) -> UsageEntry:
-    """The entry of a row as `as_row` gave it; fields that an older version did not have take their defaults. Raises UnreadableRecord."""
+    """The entry of a row as `as_row` gave it; fields that an older version did not have take their defaults. Raises
+    UnreadableRecord."""
     if not isinstance(row, Mapping):
         raise UnreadableRecord("not an object")
     record_id = row.get("id")
@@ -133,11 +149,13 @@ def entry_from(row: Any) -> UsageEntry:
 
 def journal_line(entry: UsageEntry) -> bytes:
     """The entry as a line of a journal, `{"usage_record": {...}}`."""
-    return b'{"usage_record":' + orjson.dumps(entry.as_row()) + b"}\n"
+    entry.tidy()
+    return b'{"usage_record":' + orjson.dumps(entry) + b"}\n"
 
 
 def entry_in(line: bytes) -> UsageEntry | None:
-    """The entry in a line of a journal or of a log in any JSON format, also when a log shipper wrapped it; None: the line is about something else.
+    """The entry in a line of a journal or of a log in any JSON format, also when a log shipper wrapped it; None: the
+    line is about something else.
 
     Raises UnreadableRecord for a line that has lost a record: broken off, changed, or of a version that we do not know.
     """

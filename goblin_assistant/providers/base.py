@@ -253,6 +253,10 @@ class Provider(ABC):
         """Embeddings, in OpenAI's shape (`POST /v1/embeddings`)."""
         raise InvalidRequest(f"{self.name} does not offer embeddings", provider=self.name)
 
+    def count_tokens(self, body: Mapping[str, Any]) -> int | None:
+        """Exactly the tokens that this provider will report for a prompt, without I/O; None: it cannot tell beforehand."""
+        return None
+
     @abstractmethod
     def check(self, timeout: float = 3.0) -> None:
         """Raise ProviderError when unusable. Must be free of charge."""

@@ -60,6 +60,10 @@ class EchoProvider(Provider):
         """`echo`, or what the row declares."""
         return self._models
 
+    def count_tokens(self, body: Mapping[str, Any]) -> int | None:
+        """By its own rule: words (echo_answers.py)."""
+        return prompt_tokens(body) if isinstance(body.get("messages"), list) else None
+
     def check(self, timeout: float = 3.0) -> None:
         """Always well: a simulated fault is a call's."""
 
