@@ -1,0 +1,143 @@
+"""A server under measurement: started on one core, its CPU time and memory read from the kernel, halted while others
+are measured."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import psutil
+
+from benchmarks.native import pinned
+
+
+class ServerFailed(Exception):
+    """The server ended or never answered. The message has the end of what it wrote."""
+
+
+class Server:
+    """A process and its children. Its output goes into a file: writing its log is part of what a server does."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        port: int,
+        ready_path: str,
+        folder: Path,
+        core: int | None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.port = port
+        self._command = pinned(core, command)
+        self._ready = ready_path
+        self._folder = folder
+        self._env = dict(env or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: IO[bytes] | None = None
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, timeout: float = 180.0) -> float:
+        """Start and wait for the first 200; seconds that took."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._output = (self._folder / "output.log").open("wb")
+        began = time.perf_counter()
+        self._process = subprocess.Popen(
+            self._command,
+            cwd=self._folder,
+            env={"PATH": os.environ["PATH"], "HOME": str(self._folder), **self._env},
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+        )
+        end = began + timeout
+        while not self._answers():
+            if self._process.poll() is not None or time.perf_counter() > end:
+                self.stop()
+                raise ServerFailed(f"{self.name} did not answer:\n{self.output_end()}")
+            time.sleep(0.002)
+        return time.perf_counter() - began
+
+    def _answers(self) -> bool:
+        # A socket of its own: an HTTP library would add its retries to a cold start.
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+                connection.sendall(f"GET {self._ready} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+                return connection.recv(64).startswith(b"HTTP/1.1 200")
+        except OSError:
+            return False
+
+    def output_end(self) -> str:
+        """The last of what it wrote."""
+        path = self._folder / "output.log"
+        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
+
+    def _family(self) -> list[psutil.Process]:
+        assert self._process is not None
+        parent = psutil.Process(self._process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far, of children too, dead ones included."""
+        total = 0.0
+        for process in self._family():
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+        return total
+
+    def rss_bytes(self) -> int:
+        """Resident memory now, of children too."""
+        return sum(int(process.memory_info().rss) for process in self._family())
+
+    def threads(self) -> int:
+        """Threads now."""
+        return sum(process.num_threads() for process in self._family())
+
+    def halt(self) -> None:
+        """Take it off the processor."""
+        for process in self._family():
+            process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it run again."""
+        for process in self._family():
+            process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it and its children."""
+        if self._process is None:
+            return
+        try:
+            family = self._family()
+        except psutil.NoSuchProcess:
+            family = []
+        for process in family:
+            try:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+            except psutil.NoSuchProcess:
+                pass
+        _, alive = psutil.wait_procs(family, timeout=10)
+        for process in alive:
+            process.kill()
+        self._process.wait()
+        self._process = None
+        if self._output is not None:
+            self._output.close()
+            self._output = None

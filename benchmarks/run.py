@@ -1,0 +1,114 @@
+"""`make bench`, or `python -m benchmarks.run [--quick]`: measures, prints the verdict, writes docs/performance.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import compare, machine, native, report, scale, servers
+
+ROOT = Path(__file__).resolve().parent.parent
+ALL = ("compare", *scale.EXPERIMENTS)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="a minute or two, to see that everything works; writes no page"
+    )
+    parser.add_argument(
+        "--only", default="", help=f"comma-separated, out of {', '.join(ALL)}; the others keep their last results"
+    )
+    parser.add_argument(
+        "--kinds", default="", help="of compare: comma-separated, out of chat, echo, stream, health, login"
+    )
+    parser.add_argument("--rounds", type=int, help="of compare")
+    parser.add_argument(
+        "--cache", type=Path, default=ROOT / ".make" / "bench", help="compiled programs, LiteLLM, results"
+    )
+    parser.add_argument(
+        "--litellm-venv",
+        type=Path,
+        help="a virtual environment that has litellm[proxy]; default: one made in the cache",
+    )
+    parser.add_argument("--without-litellm", action="store_true")
+    parser.add_argument("--server-core", type=int, default=0, help="the core that every server is pinned to; -1: none")
+    parser.add_argument("--load-core", type=int, default=1, help="the core of client and upstream; -1: none")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
+    parser.add_argument("--no-page", action="store_true", help="measure and print only")
+    parser.add_argument("--render", action="store_true", help="measure nothing, write the page from the last results")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Exit code 0 even when a target is missed: the page says so."""
+    options = arguments()
+    cache: Path = options.cache.resolve()
+    stored = cache / ("quick.json" if options.quick else "results.json")
+    results: dict[str, Any] = json.loads(stored.read_text()) if stored.exists() else {}
+    if not options.render:
+        native.build(cache)
+        _measure(options, cache, results)
+        stored.write_text(json.dumps(results, indent=1))
+    page = report.page(results)
+    print(report.verdict(results))
+    if options.quick or options.no_page:
+        compare.say(f"figures in {stored}; no page written")
+    else:
+        options.page.write_text(page)
+        compare.say(f"wrote {options.page}")
+    return 0
+
+
+def _measure(options: argparse.Namespace, cache: Path, results: dict[str, Any]) -> None:
+    chosen = [name for name in options.only.split(",") if name] or list(ALL)
+    if unknown := set(chosen) - set(ALL):
+        sys.exit(f"--only: unknown: {', '.join(sorted(unknown))}")
+    quick: dict[str, Any] = (
+        {"rounds": 1, "seconds": 1.0, "stream_seconds": 1.0, "concurrencies": (1, 32), "starts": 1}
+        if options.quick
+        else {}
+    )
+    if options.rounds:
+        quick["rounds"] = options.rounds
+    if options.kinds:
+        quick["kinds"] = frozenset(options.kinds.split(","))
+    settings = compare.Settings(
+        cache=cache,
+        litellm_venv=options.litellm_venv,
+        with_litellm=not options.without_litellm,
+        server_core=options.server_core if options.server_core >= 0 else None,
+        load_core=options.load_core if options.load_core >= 0 else None,
+        **quick,
+    )
+    about = {
+        "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "revision": machine.revision(ROOT),
+        "load_average": machine.load_average(),
+    }
+    results["machine"] = machine.describe()
+    if settings.with_litellm:
+        results["machine"]["litellm"] = servers.litellm_version(servers.litellm_venv(cache, options.litellm_venv))
+    if "compare" in chosen:
+        comparison = compare.run(settings)
+        results["compare"] = {
+            "about": {**about, "rounds": settings.rounds, "seconds": settings.seconds},
+            "samples": report.samples_as_dicts(comparison.samples),
+            "figures": comparison.figures,
+            "problems": comparison.problems,
+        }
+    for name, experiment in (scale.QUICK if options.quick else scale.EXPERIMENTS).items():
+        if name in chosen:
+            compare.say(f"experiment: {name}")
+            figures, checks = experiment(settings)
+            compare.say(scale.describe(figures))
+            results[name] = {"about": about, "figures": figures, "checks": report.checks_as_dicts(checks)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

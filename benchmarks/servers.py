@@ -1,0 +1,203 @@
+"""What is measured: the bare functions, the product with everything on, and LiteLLM's proxy, all in front of the
+same upstream."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.native import free_port, http_request
+from benchmarks.processes import Server
+
+ROOT = Path(__file__).resolve().parent.parent
+THREADS = 160
+"""Of every waitress here: more than the most connections of a comparison, so that nobody waits for a thread."""
+ORIGIN = "https://app.example.com"
+EMAIL, PASSWORD = "bench@example.com", "correct horse battery staple"
+LITELLM = "litellm[proxy]==1.106.2"
+LITELLM_KEY = "sk-bench-master-key"
+
+MESSAGES = [
+    {"role": "system", "content": "You are a helpful assistant. Answer in one sentence and do not make things up."},
+    {"role": "user", "content": "Which animal jumps over the lazy dog in the well-known sentence with every letter?"},
+]
+
+
+def chat_body(model: str, *, stream: bool = False) -> bytes:
+    """A short chat."""
+    body: dict[str, Any] = {"model": model, "messages": MESSAGES, "temperature": 0.7, "max_tokens": 100}
+    if stream:
+        body["stream"] = True
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A running server and the requests that it takes, by what they measure."""
+
+    name: str
+    server: Server
+    requests: Mapping[str, bytes]
+
+
+def bare(kind: str, upstream_port: int, folder: Path, core: int | None, *, threads: int = THREADS) -> Server:
+    """A bare function (bare.py)."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.bare", kind, str(port), str(upstream_port), str(threads)]
+    ready = "/health" if kind == "flask" else "/"
+    return Server(
+        f"bare {kind}", command, port=port, ready_path=ready, folder=folder / f"bare-{kind}", core=core,
+        env={"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def goblin(
+    upstream_port: int,
+    folder: Path,
+    core: int | None,
+    *,
+    name: str = "goblin",
+    threads: int = THREADS,
+    **extra: str,
+) -> Server:
+    """The product, everything on: limits (huge), CORS, JSON log into a file, metrics, usage rows into SQLite.
+    `extra` are more settings."""
+    place = folder / name
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "goblin.toml").write_text(
+        f'[providers.bench]\nbase_url = "http://127.0.0.1:{upstream_port}/v1"\napi_key = "sk-bench-upstream-key"\n'
+        'models = ["bench"]\n\n[prices."bench/bench"]\ninput = 1.0\noutput = 2.0\n'
+    )
+    port = free_port()
+    huge = "100000000 per minute"
+    env = {
+        "PYTHONPATH": str(ROOT),
+        "GOBLIN_ENV": "development",
+        "GOBLIN_INSTANCE_DIR": str(place / "instance"),
+        "GOBLIN_PORT": str(port),
+        "GOBLIN_THREADS": str(threads),
+        "GOBLIN_ACCESS_TOKEN_SECONDS": "86400",
+        "CORS_ORIGINS": ORIGIN,
+        "LOG_LEVEL": "INFO",
+        "RATELIMIT_AUTH": huge,
+        "RATELIMIT_CHAT": huge,
+        "RATELIMIT_HEALTH": huge,
+        "RATELIMIT_DEFAULT": huge,
+        "RATELIMIT_LOGIN_ACCOUNT": huge,
+        **extra,
+    }
+    command = [sys.executable, "-c", "from goblin_assistant.cli import main; main()", "serve"]
+    return Server(name, command, port=port, ready_path="/health/live", folder=place, core=core, env=env)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Of the account on a running product: an access token and an API key."""
+
+    token: str
+    key: str
+
+
+def register(port: int) -> Credentials:
+    """Make an account and a key."""
+    body = {"email": EMAIL, "password": PASSWORD}
+    answer = _post(port, "/auth/register", body)
+    if "access_token" not in answer:
+        answer = _post(port, "/auth/login", body)
+    token = answer["access_token"]
+    made = _post(port, "/auth/keys", {"name": "bench"}, token)
+    return Credentials(token, made["key"])
+
+
+def _post(port: int, path: str, body: Mapping[str, Any], token: str = "") -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        result: dict[str, Any] = json.load(answer)
+    return result
+
+
+def goblin_requests(credentials: Credentials) -> dict[str, bytes]:
+    """What the product is asked, as a browser's front end would: with an Origin, so that CORS has something to do."""
+    by_token = {"Authorization": f"Bearer {credentials.token}", "Origin": ORIGIN}
+    by_key = {"Authorization": f"Bearer {credentials.key}", "Origin": ORIGIN}
+    login = json.dumps({"email": EMAIL, "password": PASSWORD}).encode()
+    return {
+        "chat": http_request("POST", "/v1/chat/completions", by_token, chat_body("bench/bench")),
+        "chat, API key": http_request("POST", "/v1/chat/completions", by_key, chat_body("bench/bench")),
+        "stream": http_request("POST", "/v1/chat/completions", by_token, chat_body("bench/bench", stream=True)),
+        "echo": http_request("POST", "/v1/chat/completions", by_token, chat_body("echo/echo")),
+        "health": http_request("GET", "/health", {"Origin": ORIGIN}),
+        "login": http_request("POST", "/auth/login", {"Origin": ORIGIN}, login),
+    }
+
+
+def bare_requests() -> dict[str, bytes]:
+    """What the bare function is asked."""
+    return {
+        "chat": http_request("POST", "/v1/chat/completions", {}, chat_body("bench")),
+        "stream": http_request("POST", "/v1/chat/completions", {}, chat_body("bench", stream=True)),
+    }
+
+
+def litellm_venv(cache: Path, given: Path | None) -> Path:
+    """A virtual environment with LiteLLM's proxy: the given one, or one made once in `cache`. Raises
+    CalledProcessError."""
+    if given is not None:
+        return given
+    place = cache / "litellm"
+    if not (place / "bin" / "litellm").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        subprocess.run([str(place / "bin" / "pip"), "install", "--quiet", LITELLM], check=True)
+    return place
+
+
+def litellm_version(venv: Path) -> str:
+    """As installed."""
+    code = "import importlib.metadata as m; print(m.version('litellm'))"
+    return subprocess.run(
+        [str(venv / "bin" / "python"), "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def litellm(venv: Path, upstream_port: int, folder: Path, core: int | None) -> Server:
+    """LiteLLM's proxy, one worker, with a master key and no database: less to do than it has in production."""
+    place = folder / "litellm"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "config.yaml").write_text(
+        "model_list:\n  - model_name: bench\n    litellm_params:\n      model: openai/bench\n"
+        f"      api_base: http://127.0.0.1:{upstream_port}/v1\n      api_key: sk-bench-upstream-key\n"
+        f"litellm_settings:\n  telemetry: false\ngeneral_settings:\n  master_key: {LITELLM_KEY}\n"
+    )
+    port = free_port()
+    command = [
+        str(venv / "bin" / "litellm"), "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port),
+        "--num_workers", "1",
+    ]  # fmt: skip
+    env = {
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it would fetch its prices from the network at start
+        "LITELLM_MODE": "PRODUCTION",
+        "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
+    }
+    return Server("litellm", command, port=port, ready_path="/health/liveliness", folder=place, core=core, env=env)
+
+
+def litellm_requests() -> dict[str, bytes]:
+    """What LiteLLM is asked."""
+    headers = {"Authorization": f"Bearer {LITELLM_KEY}"}
+    return {
+        "chat": http_request("POST", "/v1/chat/completions", headers, chat_body("bench")),
+        "stream": http_request("POST", "/v1/chat/completions", headers, chat_body("bench", stream=True)),
+        "health": http_request("GET", "/health/liveliness", {}),
+    }

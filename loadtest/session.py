@@ -1,0 +1,256 @@
+"""One Locust process: which scenario runs, what is recorded, and the verdict at its end, in the terminal, in the web
+page and in the HTML report."""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import gevent
+from flask import Response, request
+from locust import events
+from locust.env import Environment
+from locust.runners import MasterRunner, WorkerRunner
+
+from loadtest.account import Account, AccountError
+from loadtest.users import SCHEDULED, GuideUser, StreamUser, TargetsShape, schedule
+from loadtest.verdict import COLUMNS, STREAM_TARGETS, TARGETS, Recorder, Verdict, as_json, as_text, cells, judge
+
+logger = logging.getLogger("goblin_loadtest")
+
+SCENARIOS = ("guide", "targets", "stream")
+WARM_UP_SECONDS = 2.0
+"""Of a scheduled run, left out: the server's first requests and the schedule's own beginning."""
+
+
+class Session:
+    """What was chosen on the command line (or on the web page) and what has been measured so far."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.recorder = Recorder()
+        self._began = 0.0
+        self._ended: float | None = None
+        self.obstacle = ""
+
+    @property
+    def scenario(self) -> str:
+        """guide, targets or stream."""
+        options = self.environment.parsed_options
+        return str(options.scenario) if options else "guide"
+
+    @property
+    def multiple(self) -> float:
+        """Of the guide's rates, in the targets scenario."""
+        options = self.environment.parsed_options
+        return float(options.multiple) if options else 1.0
+
+    def choose(self) -> None:
+        """Put the scenario's users in place."""
+        by_scenario: dict[str, list[Any]] = {"guide": [GuideUser], "targets": [*SCHEDULED], "stream": [StreamUser]}
+        chosen = by_scenario[self.scenario]
+        # The schedule is needed on workers too: they make the users that the master asks for by name.
+        users = schedule(self.multiple)
+        if isinstance(self.environment.runner, WorkerRunner):
+            chosen = [GuideUser, *SCHEDULED, StreamUser]
+        elif self.scenario == "targets":
+            shape = TargetsShape()
+            shape.users = users
+            shape.runner = self.environment.runner
+            self.environment.shape_class = shape
+        self.environment.user_classes[:] = chosen
+
+    def begin(self) -> None:
+        """A run starts: a new account, an empty record."""
+        options = self.environment.parsed_options
+        self.environment.goblin_account = Account(  # type: ignore[attr-defined]
+            self.environment.host or "",
+            (options.account_email or None) if options else None,
+            (options.account_password or None) if options else None,
+        )
+        self.recorder.clear()
+        self._began = 0.0
+        if not isinstance(self.environment.runner, MasterRunner):  # its workers send the requests
+            try:
+                self.environment.goblin_account.headers()  # type: ignore[attr-defined]
+            except AccountError as error:
+                self._give_up(str(error))
+                return
+        self._began = time.monotonic() + (WARM_UP_SECONDS if self.scenario == "targets" else 0.0)
+        self._ended = None
+
+    def _give_up(self, why: str) -> None:
+        logger.error("The load test cannot begin: %s", why)
+        self.obstacle = why
+        self.environment.process_exit_code = 1
+        runner = self.environment.runner
+        if runner is not None:
+            # Locust goes on to make users when this returns; they find no account and leave.
+            gevent.spawn(runner.quit if self.environment.web_ui is None else runner.stop)
+
+    def end(self) -> None:
+        """The run is over; answers from now on do not count."""
+        self._ended = time.monotonic()
+
+    def note(self, name: str, milliseconds: float, exception: object, context: dict[str, Any]) -> None:
+        """One request that Locust reports."""
+        now = time.monotonic()
+        if not self._began or now < self._began or self._ended is not None:
+            return
+        outcome = "failed" if exception else "limited" if context.get("limited") else "ok"
+        milliseconds += context.get("late_ms", 0.0)
+        self.recorder.note(context.get("target"), context.get("scenario", name), milliseconds, outcome)  # type: ignore[arg-type]
+
+    def verdict(self) -> Verdict:
+        """The judgement of what has been measured until now."""
+        end = self._ended if self._ended is not None else time.monotonic()
+        seconds = max(0.001, end - self._began) if self._began else 0.001
+        return judge(
+            self.recorder,
+            STREAM_TARGETS if self.scenario == "stream" else TARGETS,
+            seconds,
+            check_rate=self.scenario == "targets",
+            multiple=self.multiple,
+        )
+
+
+def add_arguments(parser: Any) -> None:
+    """Options of ours, beside Locust's."""
+    parser.add_argument(
+        "--scenario",
+        choices=SCENARIOS,
+        default="guide",
+        env_var="GOBLIN_LOADTEST",
+        help="guide: the production guide's mix; targets: its rates, all at once; stream: time to first token",
+    )
+    parser.add_argument(
+        "--multiple",
+        type=float,
+        default=1.0,
+        env_var="GOBLIN_LOADTEST_MULTIPLE",
+        help="targets: so many times the rates",
+    )
+    parser.add_argument(
+        "--account-email", default="", env_var="GOBLIN_LOADTEST_EMAIL", help="an existing account; empty: register one"
+    )
+    parser.add_argument(
+        "--account-password", default="", env_var="GOBLIN_LOADTEST_PASSWORD", is_secret=True, help="its password"
+    )
+    parser.add_argument(
+        "--verdict-json", default="", env_var="GOBLIN_LOADTEST_JSON", help="file for the verdict as JSON"
+    )
+
+
+def install(environment: Environment) -> Session:
+    """Connect a session to a Locust environment."""
+    session = Session(environment)
+    session.choose()
+    worker = isinstance(environment.runner, WorkerRunner)
+
+    def on_request(name: str, response_time: float, exception: object, context: dict[str, Any], **_: Any) -> None:
+        session.note(name, response_time, exception, context)
+
+    def on_test_start(**_: Any) -> None:
+        session.begin()
+
+    def on_test_stopping(**_: Any) -> None:
+        session.end()
+
+    def on_report_to_master(data: dict[str, Any], **_: Any) -> None:
+        data["goblin_loadtest"] = session.recorder.take()
+
+    def on_worker_report(data: dict[str, Any], **_: Any) -> None:
+        session.recorder.add(data["goblin_loadtest"])
+
+    def on_quitting(**_: Any) -> None:
+        if not worker and environment.process_exit_code is None:
+            environment.process_exit_code = session.verdict().exit_code
+
+    def on_quit(**_: Any) -> None:
+        # Not in `quitting`: Locust prints its own tables after that, and the verdict belongs at the end.
+        if session.obstacle:
+            print(f"\nThe load test did not begin: {session.obstacle}", flush=True)
+        elif not worker and session._began:
+            _publish(session)
+
+    environment.events.request.add_listener(on_request)
+    environment.events.test_start.add_listener(on_test_start)
+    environment.events.test_stopping.add_listener(on_test_stopping)
+    environment.events.quitting.add_listener(on_quitting)
+    environment.events.quit.add_listener(on_quit)
+    if worker:
+        environment.events.report_to_master.add_listener(on_report_to_master)
+    if isinstance(environment.runner, MasterRunner):
+        environment.events.worker_report.add_listener(on_worker_report)
+    if environment.web_ui is not None:
+        _add_to_web_page(environment.web_ui, session)
+    return session
+
+
+def _publish(session: Session) -> None:
+    verdict = session.verdict()
+    print("\n" + as_text(verdict), flush=True)
+    options = session.environment.parsed_options
+    if options is None:
+        return
+    if options.verdict_json:
+        Path(options.verdict_json).write_text(json.dumps(as_json(verdict), indent=2) + "\n")
+    report = Path(options.html_file) if options.html_file else None
+    if report is not None and report.is_file():
+        page = report.read_text(encoding="utf-8")
+        report.write_text(page.replace("<body>", "<body>" + as_html(verdict), 1), encoding="utf-8")
+
+
+def as_html(verdict: Verdict) -> str:
+    """The verdict as a part of a page."""
+    head = "".join(f"<th>{html.escape(title)}</th>" for _, title in COLUMNS)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cells(row)[key])}</td>" for key, _ in COLUMNS) + "</tr>"
+        for row in verdict.rows
+    )
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in verdict.notes)
+    return (
+        '<section style="font-family: sans-serif; padding: 1em 2em">'
+        f"<h1>Verdict: {'PASS' if verdict.passed else 'FAIL'}</h1>"
+        f"<p>Targets of the production guide, measured over {verdict.seconds:.1f} s.</p>"
+        f'<table border="1" cellpadding="6" style="border-collapse: collapse"><tr>{head}</tr>{body}</table>'
+        f"{notes}</section>"
+    )
+
+
+def _add_to_web_page(web_ui: Any, session: Session) -> None:
+    """A tab in Locust's page, filled by the poll that fills the others, and the same at /verdict and /verdict.json."""
+    web_ui.template_args["extended_tabs"] = [{"title": "Verdict", "key": "verdict"}]
+    web_ui.template_args["extended_tables"] = [
+        {"key": "verdict", "structure": [{"key": key, "title": title} for key, title in COLUMNS]}
+    ]
+
+    @web_ui.app.route("/verdict")
+    @web_ui.auth_required_if_enabled
+    def verdict_page() -> str:
+        title = "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>Verdict</title></head><body>"
+        return title + as_html(session.verdict()) + "</body></html>"
+
+    @web_ui.app.route("/verdict.json")
+    @web_ui.auth_required_if_enabled
+    def verdict_json() -> dict[str, Any]:
+        return as_json(session.verdict())
+
+    @web_ui.app.after_request
+    def add_rows(response: Response) -> Response:
+        if request.path == "/stats/requests" and response.is_json:
+            verdict = session.verdict()
+            rows = [{"name": row.title, **cells(row)} for row in verdict.rows]
+            body = {**response.get_json(), "extended_stats": [{"key": "verdict", "data": rows}]}
+            response.set_data(json.dumps(body))
+        return response
+
+
+def register() -> None:
+    """Called by locustfile.py."""
+    events.init_command_line_parser.add_listener(lambda parser, **_: add_arguments(parser))
+    events.init.add_listener(lambda environment, **_: install(environment))

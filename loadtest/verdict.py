@@ -1,0 +1,310 @@
+"""What the load test measured, held against the production guide's targets. Pure: no Locust, no clock, no network.
+
+A target is a 95th percentile and a rate. The percentile is taken from every answer (Locust rounds its own to two
+digits); the rate only counts in a scenario that sets out to reach it. An answer of 429 is neither a success nor a
+failure: it says that the server's limits are in the way of what was to be measured. A target without a single measured
+answer has not been met.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Outcome = Literal["ok", "limited", "failed"]
+Result = Literal["pass", "MISSED", "NOT MEASURED", "no bound"]
+
+RATE_TOLERANCE = 0.99
+"""A schedule of whole requests cannot hit a rate to the last one at both ends of the measured time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A promise of the guide's section "Performance targets": milliseconds that the 95th percentile stays below,
+    requests per second. None where nothing is promised."""
+
+    name: str
+    title: str
+    p95_ms: float | None
+    rate: float | None
+
+
+TARGETS: tuple[Target, ...] = (
+    Target("health", "Health checks", 100.0, 100.0),
+    Target("chat", "Chat completions", 2000.0, 10.0),
+    Target("login", "Auth login", 500.0, 20.0),
+)
+STREAM_TARGETS: tuple[Target, ...] = (
+    Target("first_token", "First token", None, None),
+    Target("chunk_gap", "Longest gap in a stream", None, None),
+    Target("stream", "Whole stream", None, None),
+)
+
+
+@dataclass(slots=True)
+class Tally:
+    """The answers of one target: milliseconds, to a tenth, with their number; answers of 429; failures."""
+
+    times: Counter[float] = field(default_factory=Counter)
+    limited: int = 0
+    failed: int = 0
+
+    @property
+    def measured(self) -> int:
+        """Answers that count."""
+        return self.times.total()
+
+    def percentile(self, share: float) -> float | None:
+        """The smallest time that at least `share` of the answers do not exceed (nearest rank); None without answers."""
+        rank = math.ceil(share * self.measured)
+        for milliseconds in sorted(self.times):
+            rank -= self.times[milliseconds]
+            if rank <= 0:
+                return milliseconds
+        return None
+
+    def add(self, other: Tally) -> None:
+        """Take in what another process measured."""
+        self.times.update(other.times)
+        self.limited += other.limited
+        self.failed += other.failed
+
+    def as_message(self) -> dict[str, Any]:
+        """For the way from a Locust worker to its master."""
+        return {"times": list(self.times.items()), "limited": self.limited, "failed": self.failed}
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Tally:
+        """The reverse of as_message."""
+        return cls(Counter(dict(message["times"])), message["limited"], message["failed"])
+
+
+class Recorder:
+    """Collects answers until it is asked. `failures` counts those of requests without a target too, by their name."""
+
+    def __init__(self) -> None:
+        self.tallies: dict[str, Tally] = {}
+        self.failures: Counter[str] = Counter()
+        self.limited: Counter[str] = Counter()
+
+    def note(self, target: str | None, name: str, milliseconds: float, outcome: Outcome) -> None:
+        """One answer; `target` None for requests that no target speaks of."""
+        if outcome == "failed":
+            self.failures[name] += 1
+        elif outcome == "limited":
+            self.limited[name] += 1
+        if target is None:
+            return
+        tally = self.tallies.get(target)
+        if tally is None:
+            tally = self.tallies[target] = Tally()
+        if outcome == "ok":
+            tally.times[round(milliseconds, 1)] += 1
+        elif outcome == "limited":
+            tally.limited += 1
+        else:
+            tally.failed += 1
+
+    def take(self) -> dict[str, Any]:
+        """Everything so far, as a message; and begin anew."""
+        message = {
+            "tallies": {name: tally.as_message() for name, tally in self.tallies.items()},
+            "failures": dict(self.failures),
+            "limited": dict(self.limited),
+        }
+        self.clear()
+        return message
+
+    def add(self, message: Mapping[str, Any]) -> None:
+        """Take in another process's `take()`."""
+        for name, tally in message["tallies"].items():
+            self.tallies.setdefault(name, Tally()).add(Tally.from_message(tally))
+        self.failures.update(message["failures"])
+        self.limited.update(message["limited"])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.tallies.clear()
+        self.failures.clear()
+        self.limited.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One target's line. Times in milliseconds, rates per second; a bound is None where none holds in this scenario."""
+
+    title: str
+    measured: int
+    limited: int
+    failed: int
+    p50: float | None
+    p95: float | None
+    p95_bound: float | None
+    rate: float
+    rate_bound: float | None
+    result: Result
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The whole judgement. `notes` say what to do about what went wrong."""
+
+    rows: tuple[Row, ...]
+    seconds: float
+    passed: bool
+    notes: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every target was met and nothing failed, else 1."""
+        return 0 if self.passed else 1
+
+
+def judge(
+    recorder: Recorder, targets: Sequence[Target], seconds: float, *, check_rate: bool, multiple: float = 1.0
+) -> Verdict:
+    """Hold what was measured in `seconds` against `targets`. Rates are checked, times `multiple`, only if
+    `check_rate`."""
+    rows = tuple(
+        _row(target, recorder.tallies.get(target.name, Tally()), seconds, check_rate, multiple) for target in targets
+    )
+    notes: list[str] = []
+    if recorder.failures:
+        notes.append(f"{_total(recorder.failures)} requests failed: {_listed(recorder.failures)}.")
+    if recorder.limited:
+        notes.append(
+            f"{_total(recorder.limited)} answers were 429, the server's own rate limits, and are counted apart, not as "
+            f"failures: {_listed(recorder.limited)}. To measure without them start the server with "
+            "RATELIMIT_ENABLED=false, or with the limits raised (RATELIMIT_AUTH, RATELIMIT_CHAT, RATELIMIT_HEALTH, "
+            "RATELIMIT_DEFAULT, RATELIMIT_LOGIN_ACCOUNT)."
+        )
+    notes += [f"{row.title}: {row.why}" for row in rows if row.why]
+    passed = not recorder.failures and all(row.result in ("pass", "no bound") for row in rows)
+    return Verdict(rows, seconds, passed, tuple(notes))
+
+
+def _row(target: Target, tally: Tally, seconds: float, check_rate: bool, multiple: float) -> Row:
+    p50, p95 = tally.percentile(0.50), tally.percentile(0.95)
+    rate = tally.measured / seconds if seconds > 0 else 0.0
+    rate_bound = target.rate * multiple if check_rate and target.rate is not None else None
+    reasons = []
+    result: Result = "pass" if target.p95_ms is not None or rate_bound is not None else "no bound"
+    if p95 is None:
+        result = "NOT MEASURED"
+        reasons.append(
+            "every answer was a 429." if tally.limited and not tally.failed
+            else "no answer was a success." if tally.failed
+            else "no request was made; run for longer or with more users."
+        )  # fmt: skip
+    else:
+        if target.p95_ms is not None and p95 >= target.p95_ms:
+            result = "MISSED"
+            reasons.append(f"p95 is {p95:.1f} ms; it has to stay below {target.p95_ms:g} ms.")
+        if rate_bound is not None and rate < rate_bound * RATE_TOLERANCE:
+            result = "MISSED"
+            reasons.append(f"{rate:.1f} answers a second; it has to be {rate_bound:g}.")
+    return Row(
+        title=target.title,
+        measured=tally.measured,
+        limited=tally.limited,
+        failed=tally.failed,
+        p50=p50,
+        p95=p95,
+        p95_bound=target.p95_ms,
+        rate=rate,
+        rate_bound=rate_bound,
+        result=result,
+        why=" ".join(reasons),
+    )
+
+
+def _total(counts: Counter[str]) -> int:
+    return sum(counts.values())
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+COLUMNS: tuple[tuple[str, str], ...] = (
+    ("target", "Target"),
+    ("measured", "Answers"),
+    ("limited", "429s"),
+    ("failed", "Failed"),
+    ("p50", "p50 ms"),
+    ("p95", "p95 ms"),
+    ("p95bound", "must be"),
+    ("rate", "per second"),
+    ("ratebound", "must be"),
+    ("result", "Result"),
+)
+"""Keys and titles of a verdict as a table. The keys survive Locust's web page, which turns snake_case into
+camelCase."""
+
+
+def cells(row: Row) -> dict[str, str]:
+    """A row as text, by the keys of COLUMNS."""
+    return {
+        "target": row.title,
+        "measured": str(row.measured),
+        "limited": str(row.limited),
+        "failed": str(row.failed),
+        "p50": "-" if row.p50 is None else f"{row.p50:.1f}",
+        "p95": "-" if row.p95 is None else f"{row.p95:.1f}",
+        "p95bound": "-" if row.p95_bound is None else f"< {row.p95_bound:g}",
+        "rate": f"{row.rate:.1f}",
+        "ratebound": "-" if row.rate_bound is None else f">= {row.rate_bound:g}",
+        "result": row.result,
+    }
+
+
+def table(rows: Iterable[Mapping[str, str]], columns: Sequence[tuple[str, str]] = COLUMNS) -> list[str]:
+    """Lines of an aligned table; the first column to the left, the others to the right."""
+    lines = [dict(columns), *rows]
+    widths = [max(len(line[key]) for line in lines) for key, _ in columns]
+    text = []
+    for line in lines:
+        parts = [
+            line[key].ljust(width) if index == 0 else line[key].rjust(width)
+            for index, ((key, _), width) in enumerate(zip(columns, widths, strict=True))
+        ]
+        text.append("  ".join(parts).rstrip())
+    text.insert(1, "-" * max(len(line) for line in text))
+    return text
+
+
+def as_text(verdict: Verdict) -> str:
+    """The verdict for a terminal."""
+    lines = [f"Targets of the production guide, measured over {verdict.seconds:.1f} s", ""]
+    lines += table(cells(row) for row in verdict.rows)
+    lines += ["", *verdict.notes] if verdict.notes else []
+    lines += ["", f"Verdict: {'PASS' if verdict.passed else 'FAIL'}"]
+    return "\n".join(lines)
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """The verdict for a program."""
+    return {
+        "passed": verdict.passed,
+        "seconds": round(verdict.seconds, 1),
+        "notes": list(verdict.notes),
+        "targets": [
+            {
+                "title": row.title,
+                "answers": row.measured,
+                "limited": row.limited,
+                "failed": row.failed,
+                "p50_ms": row.p50,
+                "p95_ms": row.p95,
+                "p95_bound_ms": row.p95_bound,
+                "rate": round(row.rate, 2),
+                "rate_bound": row.rate_bound,
+                "result": row.result,
+            }
+            for row in verdict.rows
+        ],
+    }
