@@ -107,8 +107,8 @@ PAGE = f"""<!doctype html>
 </head>
 <body>
 <rapi-doc spec-url="openapi.json" load-fonts="false" render-style="read" theme="light" primary-color="#2e7d32"
-  regular-font="system-ui, sans-serif" mono-font="ui-monospace, monospace" show-header="false" use-path-in-nav-bar="true"
-  allow-spec-file-download="true" persist-auth="false"></rapi-doc>
+  regular-font="system-ui, sans-serif" mono-font="ui-monospace, monospace" show-header="false"
+  use-path-in-nav-bar="true" allow-spec-file-download="true" persist-auth="false"></rapi-doc>
 <noscript>This page needs JavaScript; the document itself is <a href="openapi.json">openapi.json</a>.</noscript>
 </body>
 </html>

@@ -36,7 +36,7 @@ RAISED: dict[str, Exception] = {}
 @pytest.fixture
 def client() -> Iterator[FlaskClient]:
     """An application of nothing but failures."""
-    app = APIFlask("goblin_assistant", spec_path=None, docs_path=None, static_folder=None)
+    app = APIFlask("goblin_assistant", spec_path=None, docs_path=None)
     app.config["MAX_CONTENT_LENGTH"] = 2000
     config = Config.load({"env": "development", "cors_origins": ["https://app.example.com"]}, environ={})
     security_headers.init_app(app, config)

@@ -16,8 +16,9 @@ SEED = "20261123"
 # These end the session that the requests are made with.
 ENDING = ("POST /auth/logout", "POST /auth/password", "PATCH /admin/users/{user_id}")
 
-# Rules that no schema can say, so that a request which fits it may still be a 400: an e-mail address in all its details, a password of at
-# least 8 characters where one is made, an `expires_at` in the future, a model that exists, what a provider refuses of a valid request.
+# Rules that no schema can say, so that a request which fits it may still be a 400: an e-mail address in all its
+# details, a password of at least 8 characters where one is made, an `expires_at` in the future, a model that exists,
+# what a provider refuses of a valid request.
 MAY_REFUSE = (
     "^/(auth/register|auth/password|auth/keys|admin/users.*|admin/keys/.*|settings/"
     "|chat/completions|v1/chat/completions|v1/embeddings|v1/messages)$"

@@ -23,7 +23,7 @@ from goblin_assistant.providers.base import PROVIDER_ERRORS, ProviderError
 from tests.conftest import ROOT
 
 DOCUMENTED = (ROOT / "docs" / "errors.md").read_text()
-EVERY = [*APP_ERRORS, *PROVIDER_ERRORS]
+EVERY: list[type[AppError] | type[ProviderError]] = [*APP_ERRORS, *PROVIDER_ERRORS]
 NOBODY_READS = {499}  # the client has gone: log, metrics and usage only
 
 
@@ -52,7 +52,7 @@ def test_errors_that_are_defined_elsewhere_are_kinds_of_listed_ones() -> None:
         if kind.__module__ == "goblin_assistant.error_handlers":
             continue  # made for a status that only the web framework gives; its phrase is the code
         if kind.__module__.startswith("goblin_assistant.") and kind not in APP_ERRORS:
-            assert kind.code in {listed.code for listed in APP_ERRORS}, (
+            assert vars(kind).get("code") in {None, *(listed.code for listed in APP_ERRORS)}, (
                 f"{kind} has a code of its own: document it in errors.py"
             )
 
