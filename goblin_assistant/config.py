@@ -354,7 +354,7 @@ class Config(BaseSettings):
         problems = [
             f"{name}: unknown setting" + _did_you_mean(name, by_env)
             for name in sorted(values)
-            if name.startswith("GOBLIN_") and name not in by_env and not name.startswith("GOBLIN_TEST_")
+            if name.startswith("GOBLIN_") and name not in by_env and not name.startswith(("GOBLIN_TEST_", "GOBLIN_LOADTEST"))
         ]
         chosen: dict[str, Any] = {by_env[k]: v for k, v in values.items() if k in by_env and not (v == "" and _empty_is_default(by_env[k]))}
         for key, value in (overrides or {}).items():
