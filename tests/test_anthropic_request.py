@@ -133,7 +133,7 @@ def test_files_become_documents() -> None:
 def test_thinking_blocks_come_back_in_front_of_the_tool_call_they_led_to() -> None:
     thought = {"type": "thinking", "thinking": "Hm.", "signature": "sig"}
     call = {"id": "c", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         *HELLO,
         {"role": "assistant", "content": None, "thinking_blocks": [thought], "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c", "content": "sun"},
