@@ -24,6 +24,7 @@ from typing import Any
 
 from goblin_assistant.errors import BudgetExceeded
 from goblin_assistant.metrics import budget_rejections_total
+from goblin_assistant.schemas_accounts import from_microusd
 from goblin_assistant.usage_database import UsageDatabase
 from goblin_assistant.usage_records import ms_of
 
@@ -101,13 +102,6 @@ def next_month(period: str) -> str:
     """When a month's budget ends and the next one begins, in RFC 3339."""
     year, month = int(period[:4]), int(period[5:])
     return f"{year + month // 12:04d}-{month % 12 + 1:02d}-01T00:00:00Z"
-
-
-def usd(microusd: int) -> str:
-    """Dollars as a decimal number, exact: `1.00`, `0.000023`."""
-    sign, microusd = ("-", -microusd) if microusd < 0 else ("", microusd)
-    cents, rest = divmod(microusd, 10_000)
-    return f"{sign}{cents // 100}.{cents % 100:02d}" + f"{rest:04d}".rstrip("0")
 
 
 class _Changes(defaultdict[tuple[int, str], list[int]]):
@@ -231,15 +225,15 @@ class Budgets:
 def _exceeded(budget: int, state: BudgetState, amount: int) -> BudgetExceeded:
     resets = next_month(state.period)
     return BudgetExceeded(
-        f"this API key's budget of ${usd(budget)} for {state.period} does not cover this request, which may cost "
-        f"${usd(amount)}: ${usd(state.spent_microusd)} is spent and ${usd(state.reserved_microusd)} is reserved for "
+        f"this API key's budget of ${from_microusd(budget)} for {state.period} does not cover this request, which may cost "
+        f"${from_microusd(amount)}: ${from_microusd(state.spent_microusd)} is spent and ${from_microusd(state.reserved_microusd)} is reserved for "
         "requests that are running; "
         f"a smaller max_tokens may fit; the budget starts anew at {resets}",
         extra={
-            "budget_usd": usd(budget),
-            "spent_usd": usd(state.spent_microusd),
-            "reserved_usd": usd(state.reserved_microusd),
-            "needed_usd": usd(amount),
+            "budget_usd": from_microusd(budget),
+            "spent_usd": from_microusd(state.spent_microusd),
+            "reserved_usd": from_microusd(state.reserved_microusd),
+            "needed_usd": from_microusd(amount),
             "resets_at": resets,
         },
     )

@@ -1,0 +1,95 @@
+"""What was used and what it cost."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from apiflask import APIBlueprint
+from flask import Response, request
+
+from goblin_assistant import usage_reports
+from goblin_assistant.auth import current_principal, require_auth
+from goblin_assistant.budgets import next_month
+from goblin_assistant.errors import Forbidden
+from goblin_assistant.extensions import db, runtime
+from goblin_assistant.models import now_ms
+from goblin_assistant.openapi import describe
+from goblin_assistant.principals import Principal
+from goblin_assistant.schemas_accounts import from_microusd
+from goblin_assistant.schemas_usage import UsageOut, UsageQuery
+from goblin_assistant.usage_database import DatabaseAway
+
+bp = APIBlueprint("usage", __name__, tag="Usage")
+
+
+@bp.get("/usage")
+@require_auth()
+@bp.input(UsageQuery, location="query", arg_name="query")
+@describe("Usage and cost", answer=UsageOut, text=("text/csv",))
+def get_usage(query: UsageQuery) -> Response | dict[str, Any]:
+    """A user sees all of their own, an API key only its own; an admin anybody's with user_id, or everybody's with
+    scope=all.
+
+    As CSV the next page is in the header Link.
+    """
+    principal = current_principal()
+    groups = usage_reports.parse_groups(query.group_by)
+    scope = _scope(principal, query, groups)
+    start, end = usage_reports.parse_range(query.from_, query.to)
+    page = usage_reports.report(db.engine, scope, start, end, groups, query.limit, query.cursor)
+    if query.format == "csv" or (query.format is None and _prefers_csv()):
+        response = Response(usage_reports.as_csv(page), content_type="text/csv; charset=utf-8")
+        response.headers["Content-Disposition"] = 'attachment; filename="usage.csv"'
+        if page.next_cursor is not None:
+            values = {**request.args.to_dict(), "cursor": page.next_cursor}
+            response.headers["Link"] = f'<{request.path}?{urlencode(values)}>; rel="next"'
+        return response
+    return {
+        "from": _rfc3339(start),
+        "to": _rfc3339(end),
+        "group_by": list(groups),
+        "rows": page.rows,
+        "totals": page.totals,
+        "next_cursor": page.next_cursor,
+        "budget": _budget(principal),
+    }
+
+
+def _scope(principal: Principal, query: UsageQuery, groups: tuple[str, ...]) -> usage_reports.Scope:
+    others = query.scope == "all" or query.user_id not in (None, principal.user_id) or "user" in groups
+    if others and not principal.is_admin:
+        raise Forbidden("only an admin may see the usage of others")
+    if principal.key_id is not None and not others:
+        if query.key_id not in (None, principal.key_id):
+            raise Forbidden("an API key sees only its own usage; log in to see that of all your keys")
+        return usage_reports.Scope(principal.user_id, principal.key_id)
+    if query.scope == "all" and query.user_id is None:
+        return usage_reports.Scope(None, query.key_id)
+    return usage_reports.Scope(query.user_id or principal.user_id, query.key_id)
+
+
+def _prefers_csv() -> bool:
+    return request.accept_mimetypes.best_match(["application/json", "text/csv"], "application/json") == "text/csv"
+
+
+def _budget(principal: Principal) -> dict[str, Any] | None:
+    budget = principal.monthly_budget_microusd
+    if budget is None or principal.key_id is None:
+        return None
+    try:
+        state = runtime().usage.budgets.state(principal.key_id, now_ms())
+    except DatabaseAway:
+        return None
+    return {
+        "period": state.period,
+        "budget_usd": from_microusd(budget),
+        "spent_usd": from_microusd(state.spent_microusd),
+        "reserved_usd": from_microusd(state.reserved_microusd),
+        "resets_at": next_month(state.period),
+    }
+
+
+def _rfc3339(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

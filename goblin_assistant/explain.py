@@ -1,0 +1,203 @@
+"""The story of one request, told from its usage record and, where there is one, from the log. No content in either.
+
+The record's `timeline` is what happened between the request's arrival and its end; the log adds what happened around
+it: refusals before a chat began
+(limits, credentials), the request's own line, and everything else that was said under its correlation id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import Engine, select
+
+from goblin_assistant.models import ApiKey, UsageRecord, User
+from goblin_assistant.schemas_accounts import from_microusd
+
+MAX_RECORDS = 50  # under one correlation id: a client may send the same id again and again
+_STANDARD = frozenset(
+    {"timestamp", "level", "logger", "message", "correlation_id", "usage_record", "exc_info", "stack_info"}
+)
+
+# Events of routing.Trace and chat_run.Run: what they mean, with their own details filled in.
+_SENTENCES: dict[str, str] = {
+    "slot": "waited {waited_ms} ms for a chat slot",
+    "circuit_open": "circuit breaker of {provider} is open: passed over",
+    "provider_busy": "{provider} has {cap} calls running, its limit: passed over",
+    "fallback": "fell back from {from_provider} to {to_provider}",
+    "retry": "tries {provider} again after {after_ms} ms",
+    "first_token": "first token from {provider}",
+    "failed": "{provider} failed: {error}",
+    "disconnected": "the client went away ({phase})",
+    "shutdown": "cut by the server's shutdown ({phase})",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One line of the story. `at_ms` is since the request's arrival, None when only the order is known."""
+
+    at_ms: float | None
+    text: str
+
+
+@dataclass(slots=True)
+class Story:
+    """One chat: the facts about it by name, and its moments in order."""
+
+    facts: dict[str, str]
+    moments: list[Moment]
+
+
+def records_of(engine: Engine, correlation_id: str) -> list[dict[str, Any]]:
+    """The usage records under a correlation id, oldest first, with the names of their user and key."""
+    with engine.connect() as connection:
+        rows = connection.execute(
+            select(UsageRecord.__table__, User.email, ApiKey.name.label("key_name"), ApiKey.prefix.label("key_prefix"))
+            .outerjoin(User, User.id == UsageRecord.user_id)
+            .outerjoin(ApiKey, ApiKey.id == UsageRecord.key_id)
+            .where(UsageRecord.correlation_id == correlation_id)
+            .order_by(UsageRecord.id)
+            .limit(MAX_RECORDS)
+        )
+        return [dict(row) for row in rows.mappings()]
+
+
+def log_lines_of(lines: Iterable[bytes], correlation_id: str) -> list[dict[str, Any]]:
+    """The log's lines under a correlation id; what is no JSON object is skipped."""
+    found = []
+    needle = correlation_id.encode()
+    for line in lines:
+        if needle not in line:
+            continue
+        try:
+            parsed = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(parsed, dict) and parsed.get("correlation_id") == correlation_id:
+            found.append(parsed)
+    return found
+
+
+def story_of(record: Mapping[str, Any]) -> Story:
+    """One record's story."""
+    moments = [Moment(0.0, "the request arrived"), *_timeline(record.get("timeline"))]
+    duration = float(record["duration_ms"])
+    if record["completed"]:
+        moments.append(Moment(duration, "the answer was complete"))
+    else:
+        moments.append(Moment(duration, f"ended with {record['error_type'] or 'an error'}"))
+    return Story(_facts(record), moments)
+
+
+def _timeline(text: Any) -> list[Moment]:
+    try:
+        events = orjson.loads(text) if isinstance(text, str) else []
+    except orjson.JSONDecodeError:
+        return [Moment(None, "(the timeline cannot be read)")]
+    moments = []
+    for event in events if isinstance(events, list) else []:
+        if not isinstance(event, dict):
+            continue
+        at = event.get("at_ms")
+        moments.append(Moment(float(at) if isinstance(at, int | float) else None, _sentence(event)))
+    return moments
+
+
+def _sentence(event: Mapping[str, Any]) -> str:
+    details = {str(k): v for k, v in event.items() if k not in ("at_ms", "event")}
+    name = str(event.get("event", "?"))
+    pattern = _SENTENCES.get(name)
+    if pattern is not None:
+        try:
+            text = pattern.format_map(details)
+        except (KeyError, ValueError, IndexError):
+            pass  # written by another version: the bare details are better than nothing
+        else:
+            details = {k: v for k, v in details.items() if "{" + k + "}" not in pattern}
+            name = text
+    shown = ", ".join(f"{key} {value}" for key, value in details.items() if value is not None)
+    return f"{name} ({shown})" if shown else name
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, str]:
+    began = datetime.fromtimestamp(record["created_at"] / 1000, UTC).isoformat(timespec="milliseconds")
+    answered = f"{record['provider']}/{record['model']}" if record["provider"] else "nobody"
+    attempts = f"{record['attempts']}" + (" (fell back to another provider)" if record["fallback"] else "")
+    tokens = f"{record['prompt_tokens']} prompt + {record['completion_tokens']} completion"
+    parts = [f"{record[name]} {label}" for name, label in _TOKEN_PARTS if record[name]]
+    tokens += f" (of which {', '.join(parts)})" if parts else ""
+    cost = record["cost_microusd"]
+    facts = {
+        "usage record": record["id"],
+        "began": began.replace("+00:00", "Z"),
+        "principal": _principal(record),
+        "operation": record["operation"] + (", streamed" if record["stream"] else ""),
+        "model asked": record["model_requested"],
+        "answered by": answered,
+        "status": _status(record),
+        "attempts": attempts,
+        "waited for a slot": f"{record['queue_ms']} ms",
+        "first token": "-" if record["first_token_ms"] is None else f"{record['first_token_ms']} ms",
+        "duration": f"{record['duration_ms']} ms",
+        "tokens": f"{tokens}; {_SOURCES.get(record['token_source'], record['token_source'])}",
+        "cost": "not known: no price for this model" if cost is None else f"${from_microusd(cost)}",
+    }
+    return facts
+
+
+_TOKEN_PARTS = (
+    ("cached_tokens", "cached"),
+    ("cache_write_tokens", "written to the cache"),
+    ("reasoning_tokens", "reasoning"),
+)
+_SOURCES = {"provider": "counted by the provider", "estimated": "estimated", "none": "none were used"}
+
+
+def _principal(record: Mapping[str, Any]) -> str:
+    user = f"user {record['user_id']}" + (f" ({record['email']})" if record.get("email") else "")
+    if record["key_id"] is None:
+        return f"{user}, by access token"
+    named = f" ({record['key_name']}, {record['key_prefix']}...)" if record.get("key_name") else ""
+    return f"{user}, by API key {record['key_id']}{named}"
+
+
+def _status(record: Mapping[str, Any]) -> str:
+    text = str(record["status_code"])
+    if record["error_type"]:
+        text += f" {record['error_type']}"
+    if record["error_source"]:
+        text += f"; to blame: {record['error_source']}"
+    return text if record["completed"] else f"{text}; not completed"
+
+
+def said(line: Mapping[str, Any]) -> str:
+    """A log line in one line: time, level, event and its details."""
+    details = [f"{key}={value}" for key, value in line.items() if key not in _STANDARD and value is not None]
+    return " ".join(
+        [str(line.get("timestamp", "-")), str(line.get("level", "-")), str(line.get("message", "")), *details]
+    )
+
+
+def render(stories: Sequence[Story], log: Sequence[Mapping[str, Any]]) -> str:
+    """The whole as text for a terminal."""
+    lines: list[str] = []
+    for number, story in enumerate(stories, 1):
+        if len(stories) > 1:
+            lines += ["" if number > 1 else "", f"chat {number} of {len(stories)}"]
+        width = max(map(len, story.facts))
+        lines += [f"{name.ljust(width)}  {value}" for name, value in story.facts.items()]
+        lines.append("")
+        lines += [f"{_at(moment.at_ms):>12}  {moment.text}" for moment in story.moments]
+    if log:
+        lines += ["", "log"]
+        lines += [f"  {said(line)}" for line in log]
+    return "\n".join(lines).lstrip("\n")
+
+
+def _at(ms: float | None) -> str:
+    return "" if ms is None else f"{ms:.1f} ms"

@@ -1,0 +1,252 @@
+"""Sums over usage records: by day, model, key and user, page by page, exact in micro-dollars.
+
+What has no known price is counted apart (`unpriced_requests`) and never added as 0; what rests on an estimate of
+tokens too (`estimated_requests`).
+Days are UTC. The range is cut by record id (it begins with the time), so that every report reads one stretch of one
+index.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, literal, or_, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from goblin_assistant.errors import Unavailable, ValidationFailed
+from goblin_assistant.models import ApiKey, UsageRecord, User
+from goblin_assistant.schemas_accounts import from_microusd
+from goblin_assistant.usage_records import first_id_at
+
+DAY_MS = 86_400_000
+DEFAULT_DAYS = 30
+GROUPS = ("day", "model", "key", "user")
+MAX_PAGE = 1000
+
+R = UsageRecord
+_EPOCH = date(1970, 1, 1)
+
+# What a group is made of: output name -> expression. No nulls, so that rows can be compared in order.
+_PARTS: dict[str, dict[str, ColumnElement[Any]]] = {
+    "day": {"day": R.created_at // DAY_MS},
+    "model": {"provider": R.provider.expression, "model": R.model.expression},
+    "key": {"key_id": func.coalesce(R.key_id, 0)},
+    "user": {"user_id": func.coalesce(R.user_id, 0)},
+}
+_SUMS: dict[str, ColumnElement[Any]] = {
+    "requests": func.count(),
+    "failed_requests": func.count().filter(R.completed.is_(False)),
+    "prompt_tokens": func.sum(R.prompt_tokens),
+    "completion_tokens": func.sum(R.completion_tokens),
+    "cached_tokens": func.sum(R.cached_tokens),
+    "cache_write_tokens": func.sum(R.cache_write_tokens),
+    "reasoning_tokens": func.sum(R.reasoning_tokens),
+    "cost_microusd": func.sum(R.cost_microusd),
+    "unpriced_requests": func.count().filter(R.cost_microusd.is_(None)),
+    "estimated_requests": func.count().filter(R.token_source == "estimated"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose records: None everywhere means everybody's."""
+
+    user_id: int | None = None
+    key_id: int | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """One page: `rows` with the group's columns and the sums, `totals` over all pages."""
+
+    start_ms: int
+    end_ms: int
+    group_by: tuple[str, ...]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    totals: dict[str, Any] = field(default_factory=dict)
+    next_cursor: str | None = None
+
+
+def parse_range(start: str | None, end: str | None, now: datetime | None = None) -> tuple[int, int]:
+    """Milliseconds from `start` (included) to `end` (excluded). Dates are UTC days, and as `end` the day is included.
+
+    Default: the last 30 days, today among them. Raises ValidationFailed.
+    """
+    today = (now or datetime.now(UTC)).date()
+    first = _parse(start, "from") if start else _ms(today - timedelta(days=DEFAULT_DAYS - 1))
+    if not end:
+        last = max(_ms(today + timedelta(days=1)), first)
+    elif len(end) == 10:
+        last = _parse(end, "to") + DAY_MS
+    else:
+        last = _parse(end, "to")
+    if last < first:
+        raise ValidationFailed("to: must not be before from", param="to")
+    return first, last
+
+
+def _ms(day: date) -> int:
+    return (day - _EPOCH).days * DAY_MS
+
+
+def _parse(text: str, name: str) -> int:
+    try:
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+            found = _ms(date.fromisoformat(text))
+        else:
+            moment = datetime.fromisoformat(text)
+            if moment.tzinfo is None:
+                raise ValueError("no zone")
+            found = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
+        raise ValidationFailed(
+            f"{name}: accepted: a day (2026-11-23) or a time with its zone (2026-11-23T12:00:00Z)", param=name
+        ) from None
+    if not 0 <= found < 2**47:
+        raise ValidationFailed(f"{name}: accepted: 1970 and later", param=name)
+    return found
+
+
+def parse_groups(text: str) -> tuple[str, ...]:
+    """`day,model` as a tuple without repetitions. Raises ValidationFailed."""
+    groups = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not groups or not set(groups) <= set(GROUPS):
+        raise ValidationFailed(f"group_by: accepted: {', '.join(GROUPS)}, separated by commas", param="group_by")
+    return groups
+
+
+def report(
+    engine: Engine,
+    scope: Scope,
+    start_ms: int,
+    end_ms: int,
+    group_by: Sequence[str] = ("day",),
+    limit: int = 100,
+    cursor: str | None = None,
+) -> Report:
+    """A page of sums. Raises ValidationFailed for a cursor that is not ours, Unavailable when the database is away."""
+    parts = {name: part for group in group_by for name, part in _PARTS[group].items()}
+    after = _read_cursor(cursor, list(parts)) if cursor else None
+    where = [R.id >= first_id_at(start_ms), R.id < first_id_at(end_ms)]
+    if scope.user_id is not None:
+        where.append(R.user_id == scope.user_id)
+    if scope.key_id is not None:
+        where.append(R.key_id == scope.key_id)
+    result = Report(start_ms, end_ms, tuple(group_by))
+    columns = [part.label(name) for name, part in parts.items()]
+    sums = [total.label(name) for name, total in _SUMS.items()]
+    page = select(*columns, *sums).where(*where).group_by(*parts.values()).order_by(*parts.values()).limit(limit + 1)
+    if after is not None:
+        page = page.where(_follows(list(parts.values()), after))
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(page).mappings().all()
+            result.totals = _row(connection.execute(select(*sums).where(*where)).mappings().one())
+            result.rows = [_row(row) for row in found[:limit]]
+            _name(connection, result.rows)
+    except SQLAlchemyError:
+        raise Unavailable("the usage records cannot be read now; try again shortly", retry_after=5) from None
+    if len(found) > limit:
+        result.next_cursor = _write_cursor([found[limit - 1][name] for name in parts])
+    return result
+
+
+def _follows(parts: Sequence[ColumnElement[Any]], after: Sequence[Any]) -> ColumnElement[bool]:
+    """Whether a group comes after the one of the cursor, in the order of its parts."""
+    cases = []
+    for position, (part, value) in enumerate(zip(parts, after, strict=True)):
+        same = [earlier == literal(old) for earlier, old in zip(parts[:position], after, strict=False)]
+        cases.append(and_(*same, part > literal(value)))
+    return or_(*cases)
+
+
+def _row(found: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in found.items():
+        if name == "day":
+            row["day"] = (_EPOCH + timedelta(days=int(value))).isoformat()
+        elif name in ("provider", "model"):
+            row[name] = value
+        elif name in ("key_id", "user_id"):
+            row[name] = int(value) or None
+        else:
+            row[name] = int(value or 0)  # PostgreSQL sums whole numbers to Decimal, and nothing to null
+            if name == "cost_microusd":
+                row["cost_usd"] = from_microusd(row[name])
+    return row
+
+
+def _name(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    # People know keys by name and users by address. A key or user that is gone has neither.
+    keys = {row["key_id"] for row in rows if row.get("key_id")}
+    if any("key_id" in row for row in rows):
+        found = connection.execute(select(ApiKey.id, ApiKey.name, ApiKey.prefix).where(ApiKey.id.in_(keys)))
+        names = {key_id: (name, prefix) for key_id, name, prefix in found}
+        for row in rows:
+            row["key_name"], row["key_prefix"] = names.get(row["key_id"], (None, None))
+    if any("user_id" in row for row in rows):
+        users = {row["user_id"] for row in rows if row.get("user_id")}
+        mails = dict(connection.execute(select(User.id, User.email).where(User.id.in_(users))).tuples().all())
+        for row in rows:
+            row["user_email"] = mails.get(row["user_id"])
+
+
+def _write_cursor(values: Sequence[Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str, names: Sequence[str]) -> list[Any]:
+    try:
+        values = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+        if not isinstance(values, list) or len(values) != len(names):
+            raise ValueError("not the columns of this report")
+        for name, value in zip(names, values, strict=True):
+            if name in ("provider", "model"):
+                if not isinstance(value, str) or "\x00" in value:
+                    raise ValueError("no text")
+                value.encode()
+            elif type(value) is not int or not 0 <= value < 2**63:
+                raise ValueError("no number")
+    except (ValueError, binascii.Error, RecursionError):
+        raise ValidationFailed(
+            "cursor: not one of this report; take next_cursor from the page before, with the same group_by",
+            param="cursor",
+        ) from None
+    return values
+
+
+def columns_of(group_by: Iterable[str]) -> list[str]:
+    """The columns of a report's rows, in order."""
+    columns = [name for group in group_by for name in _PARTS[group]]
+    for column, names in (("key_id", ["key_name", "key_prefix"]), ("user_id", ["user_email"])):
+        if column in columns:
+            columns += names
+    for name in _SUMS:
+        columns += [name, "cost_usd"] if name == "cost_microusd" else [name]
+    return columns
+
+
+def as_csv(page: Report) -> str:
+    """The rows as CSV (RFC 4180) with a header. Texts that a spreadsheet would take for a formula get an apostrophe."""
+    columns = columns_of(page.group_by)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(columns)
+    for row in page.rows:
+        writer.writerow([_cell(row[column]) for column in columns])
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return "" if value is None else value
