@@ -225,7 +225,7 @@ def test_embeddings_pass_through(make: Make, fake_upstream: FakeUpstream) -> Non
 
 def test_a_server_without_embeddings_refuses_them(make: Make) -> None:
     with pytest.raises(InvalidRequest):
-        make({"embeddings_path": None}).embed(ask({"input": "x"}))
+        make({"embeddings_path": ""}).embed(ask({"input": "x"}))
 
 
 # -- streams ------------------------------------------------------------------------------------
@@ -447,7 +447,7 @@ def test_a_list_that_is_none_is_a_bad_response(make: Make, fake_upstream: FakeUp
 
 
 def test_a_server_without_a_list_is_well_if_it_answers(make: Make, fake_upstream: FakeUpstream) -> None:
-    provider = make({"models_path": None})
+    provider = make({"models_path": ""})
     fake_upstream.reply(
         Reply.plain(404, b"no"), Reply.plain(200, b"<html>", "text/html"), Reply.plain(500, b""), Reply.plain(401, b"")
     )

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -19,6 +19,7 @@ from goblin_assistant.providers.echo import EchoProvider
 from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider, Quirks
 from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.providers.rows import rows_of
+from goblin_assistant.providers.simulation import FaultKind, SimulationOptions
 from tests.conftest import ROOT
 from tests.fake_upstream import FakeUpstream, Reply
 from tests.provider_wires import EXAMPLE
@@ -338,3 +339,14 @@ def test_a_plug_in_that_cannot_be_loaded_is_a_configuration_problem(
     found = problems({"providers": {"a": {"kind": "broken"}, "b": {"kind": "wrong"}}})
     assert "its package cannot be loaded (ModuleNotFoundError" in found[0]
     assert "its package cannot be loaded (AttributeError" in found[1]
+
+
+# -- documentation ------------------------------------------------------------------------------
+def test_the_documentation_names_every_preset_with_its_variables_and_address_and_every_option() -> None:
+    text = (ROOT / "docs" / "providers.md").read_text()
+    lines = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    for name, preset in PRESETS.items():
+        for word in (preset.api_key_env, preset.base_url_env, preset.base_url, *preset.query_env.values()):
+            assert word in lines[name], f"{name}: {word}"
+    for option in [*Quirks.model_fields, *SimulationOptions.model_fields, *get_args(FaultKind)]:
+        assert f"`{option}`" in text, option

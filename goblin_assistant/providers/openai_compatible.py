@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from goblin_assistant.config import Config, ProviderRow
 from goblin_assistant.providers.base import (
@@ -45,6 +45,10 @@ _WINDOWS = (
 )  # OpenRouter and Together, Groq, vLLM, Mistral
 
 
+def _blank(value: Any) -> Any:
+    return None if value == "" else value  # TOML has no null
+
+
 class Quirks(BaseModel):
     """How a server differs: `options` of a row. Paths may hold {model}."""
 
@@ -61,8 +65,10 @@ class Quirks(BaseModel):
     auth_header: str = "Authorization"
     auth_prefix: str = "Bearer "
     chat_path: str = "/chat/completions"
-    embeddings_path: str | None = "/embeddings"
-    models_path: str | None = Field("/models", description="null: the server has no list of models")
+    embeddings_path: Annotated[str | None, BeforeValidator(_blank)] = "/embeddings"
+    models_path: Annotated[str | None, BeforeValidator(_blank)] = Field(
+        "/models", description="empty: the server has no list of models"
+    )
     learn_models: bool = Field(True, description="false: GET models is a check only")
     model_id_prefix: str = Field("", description="what the list writes before each id")
     drop_fields: tuple[str, ...] = Field((), description="request fields that the server refuses; left out")
