@@ -55,6 +55,8 @@ def group_of(rule: Rule | None) -> Group:
 def init_app(app: Flask, config: Config) -> RateLimits:
     """Count every request of `app`. One limiter an application: flask-limiter keeps its switches on the object."""
     uri = "goblin+" + config.limits_uri
+    if not config.limits_uri.startswith("memory:"):
+        from goblin_assistant import shared_limit_storage  # noqa: F401 -- registers itself; without Redis nobody loads it
     if not config.ratelimit_enabled:
         return RateLimits(config, cast(Counts, storage_from_string(uri, instances=config.instances)))
 

@@ -114,10 +114,11 @@ class Server:
         self._runtime.monitor.drain()
         busy = sum(channel.busy() for channel in self._channels())
         logger.info("draining", extra={"requests": busy, "grace_seconds": self._config.grace_seconds})
+        for listener in self.listeners:
+            listener.draining = True
         while time.monotonic() < began + self._config.drain_delay_seconds:
             self._turn(0.1)
         for listener in self.listeners:
-            listener.draining = True
             listener.accept_waiting()
             # Only the listening socket: the trigger that comes with it still wakes the loop.
             wasyncore.dispatcher.close(listener)

@@ -55,6 +55,8 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
                 ("x-request-id", identity),
             ]
         )
+        # Said for the client: waitress would promise an HTTP/1.0 client that wants it to keep the connection.
+        request.headers["CONNECTION"] = "close"
         self.set_close_on_finish()
         self.content_length = len(body)
         self.channel.linger = True

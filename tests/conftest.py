@@ -65,11 +65,13 @@ class MakeApp(Protocol):
 
 
 @pytest.fixture
-def make_app(tmp_path: Path) -> Iterator[MakeApp]:
+def make_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeApp]:
     """A factory of applications in development mode on a SQLite file of their own, limits off, no checks in the background."""
-    from goblin_assistant import create_app
+    from goblin_assistant import create_app, json_logging
     from goblin_assistant.config import Config
 
+    # The log goes to standard output past pytest's capture; a test that wants it has caplog, or a real server.
+    monkeypatch.setattr(json_logging.QueueingHandler, "_write_fd", staticmethod(lambda data: None))
     made: list[Flask] = []
 
     def make(**overrides: Any) -> Flask:
@@ -91,6 +93,7 @@ def make_app(tmp_path: Path) -> Iterator[MakeApp]:
     yield make
     for app in made:
         close_app(app)
+    json_logging.flush()
 
 
 def close_app(app: Flask) -> None:
@@ -185,6 +188,10 @@ class Server:
         """Send a signal, wait for the end, return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(sig)
+        return self.wait(timeout)
+
+    def wait(self, timeout: float = 40.0) -> int:
+        """Wait for the end of a server that has been told; its exit code. All of its output has been read then."""
         code = self.process.wait(timeout)
         for reader in self._readers:
             reader.join(5)
@@ -219,7 +226,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         variables = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
-            "PYTHONPATH": os.environ.get("GOBLIN_TEST_SHIM", "") + ":" + str(ROOT),
+            "PYTHONPATH": str(ROOT),
             "GOBLIN_ENV": "development",
             "GOBLIN_INSTANCE_DIR": str(folder / "instance"),
             "GOBLIN_PORT": str(port),
