@@ -59,10 +59,9 @@ def init_app(app: APIFlask) -> None:
     redirect."""
     json_requests.init_app(app)
     app.config["PROPAGATE_EXCEPTIONS"] = False  # under TESTING a 500 would skip its handler
-    app.url_map.strict_slashes = (
-        False  # /settings is /settings/, and not a redirect that an API client loses its body on
-    )
-    app.url_map.merge_slashes = False  # and /auth//login is no route, rather than a redirect to one
+    # /settings is /settings/, and not a redirect that an API client loses its body on; /auth//login is no route.
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
     app.register_error_handler(AppError, _known)
     app.register_error_handler(ProviderError, _known)
     app.register_error_handler(ValidationError, lambda error: respond(validation_failed(error)))

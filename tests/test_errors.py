@@ -13,7 +13,8 @@ from flask.testing import FlaskClient
 
 from goblin_assistant import error_handlers, errors, security_headers
 from goblin_assistant.config import Config
-from goblin_assistant.providers.base import PROVIDER_ERRORS
+from goblin_assistant.providers.base import PROVIDER_ERRORS, ModelNotFound, Timeout
+from goblin_assistant.request_info import ENVIRON_KEY, RequestInfo
 from goblin_assistant.schemas import Query, Strict
 
 
@@ -124,6 +125,25 @@ def test_a_bug_is_a_500_that_tells_nothing_and_is_logged_once_with_its_stack(
     assert len(records) == 1
     assert records[0].exc_info is not None
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("bug"), "RuntimeError"),
+        (errors.OverloadedHere("full"), "OverloadedHere"),
+        (Timeout("slow", provider="p"), "Timeout"),
+        (errors.NotFound("no"), None),
+        (ModelNotFound("no", provider="p"), None),
+    ],
+)
+def test_a_5xx_is_noted_by_the_name_of_its_cause_and_a_4xx_is_not(
+    client: FlaskClient, error: Exception, expected: str | None
+) -> None:
+    info = RequestInfo()
+    RAISED["x"] = error
+    client.get("/fail/x", environ_overrides={ENVIRON_KEY: info})
+    assert info.error_type == expected
 
 
 def test_unknown_routes_and_methods_are_answered_in_our_shape(client: FlaskClient) -> None:

@@ -117,6 +117,21 @@ def test_a_hanging_check_times_out_alone_and_is_not_started_again(make_monitor: 
     wait_until(lambda: len(runs) > 1)  # free again: checked again
 
 
+def test_an_answer_that_comes_after_the_timeout_counts_for_nothing(make_monitor: Make) -> None:
+    release, done = threading.Event(), threading.Event()
+
+    def late(_: float) -> None:
+        release.wait(30)
+        done.set()
+
+    monitor = make_monitor([dependency("t_late", late)], timeout=0.05)
+    wait_until(lambda: status(monitor, "t_late") == "unhealthy")
+    release.set()
+    assert done.wait(5)
+    wait_until(lambda: "goblin-t_late" not in [thread.name for thread in threading.enumerate()])
+    assert status(monitor, "t_late") == "unhealthy"
+
+
 def test_changes_are_logged_once_each_way_and_carry_a_time(
     make_monitor: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
