@@ -292,6 +292,7 @@ _LIBRARY_LEVELS = {
     "urllib3": logging.WARNING,  # DEBUG lines hold URLs with their query
     "flask-limiter": logging.WARNING,  # INFO per refused request; rate_limit_rejections_total says so
     "alembic": logging.WARNING,
+    "redis": logging.WARNING,  # DEBUG line per connection
 }
 
 

@@ -119,6 +119,7 @@ class SharedStorage(Storage, MovingWindowSupport):
             uri.removeprefix("goblin+").replace("redis+unix://", "unix://"),
             socket_connect_timeout=TIMEOUT_SECONDS,
             socket_timeout=TIMEOUT_SECONDS,
+            protocol=2,  # version 3 only adds a handshake, and notices of a cluster's maintenance that nobody reads
             # Once more for a connection that the server closed while it idled; never for a timeout, which would double
             # the wait.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),

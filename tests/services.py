@@ -24,7 +24,9 @@ import pytest
 
 def find_binary(name: str, *folders: str) -> str:
     """The path of a program, or skip (fail when services are required)."""
-    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/bin", *folders]))
+    path = shutil.which(
+        name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/bin", *folders])
+    )
     if path is None:
         if os.environ.get("GOBLIN_TEST_REQUIRE_SERVICES") == "1":
             pytest.fail(f"{name} is not installed")
@@ -111,7 +113,12 @@ class PostgresServer:
         self.user = "postgres"
         if os.geteuid() == 0:
             account = pwd.getpwnam("postgres")
-            self._as = [find_binary("setpriv"), f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+            self._as = [
+                find_binary("setpriv"),
+                f"--reuid={account.pw_uid}",
+                f"--regid={account.pw_gid}",
+                "--clear-groups",
+            ]
             os.chown(data, account.pw_uid, account.pw_gid)
             for parent in data.parents:  # pytest's folders are private to root
                 if parent.stat().st_uid == 0 and str(parent).startswith(("/tmp/", "/var/tmp/")):
