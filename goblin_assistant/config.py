@@ -12,7 +12,6 @@ import re
 import secrets
 import tomllib
 from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
@@ -20,17 +19,20 @@ from urllib.parse import unquote
 from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     SecretStr,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from goblin_assistant.goblin_file import GoblinFile, ModelRow, PriceRow, ProviderRow, Url, WeightedTarget
+
+__all__ = [
+    "Config", "ConfigError", "GoblinFile", "ModelRow", "PriceRow", "ProviderRow", "WeightedTarget",
+]  # fmt: skip
 
 REDACTED = "**********"
 
@@ -58,14 +60,6 @@ def _limit(value: str) -> str:
     return value
 
 
-def _url(value: str | None) -> str | None:
-    if value is None or value == "":
-        return None
-    if not re.match(r"^https?://[^\s/?#]+", value):
-        raise ValueError("accepted: an http:// or https:// URL")
-    return value.rstrip("/")
-
-
 def _blank(value: Any) -> Any:
     # `NAME=` in .env means "not set" to everybody who writes it.
     return None if value == "" else value
@@ -73,84 +67,8 @@ def _blank(value: Any) -> Any:
 
 CommaList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 Limit = Annotated[str, AfterValidator(_limit)]
-Url = Annotated[str | None, AfterValidator(_url)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_blank)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
-
-
-class ModelRow(BaseModel):
-    """One model of a provider row, where more than its name is known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    id: str = Field(min_length=1)
-    capabilities: frozenset[str] = frozenset({"chat"})
-    context_window: int | None = Field(None, gt=0)
-
-
-class ProviderRow(BaseModel):
-    """`[providers.<name>]` in goblin.toml: a provider as data. Fields left out come from the built-in row of that name, if any."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: str | None = Field(
-        None, description="openai_compatible (default), anthropic, echo, or the name of an installed entry point"
-    )
-    enabled: bool = True
-    base_url: Url = None
-    api_key: SecretStr | None = Field(None, description="prefer api_key_env: files are copied, variables are not")
-    api_key_env: str | None = None
-    models: list[str | ModelRow] | None = None
-    headers: dict[str, str] = Field(default_factory=dict)
-    query: dict[str, str] = Field(default_factory=dict)
-    max_concurrency: int | None = Field(None, ge=1)
-    timeout_connect: float | None = Field(None, gt=0)
-    timeout_first_token: float | None = Field(None, gt=0)
-    timeout_idle: float | None = Field(None, gt=0)
-    options: dict[str, Any] = Field(default_factory=dict, description="passed to the provider's class as it is")
-
-
-class WeightedTarget(BaseModel):
-    """One of several targets that share an alias's traffic."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    model: str
-    weight: float = Field(gt=0)
-
-
-class PriceRow(BaseModel):
-    """US dollars per million tokens; overrides genai-prices for one `provider/model`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    input: Decimal = Field(ge=0, max_digits=30)
-    output: Decimal = Field(ge=0, max_digits=30)
-    cached_input: Decimal | None = Field(None, ge=0, max_digits=30)
-    cache_write: Decimal | None = Field(None, ge=0, max_digits=30)
-
-
-class GoblinFile(BaseModel):
-    """The whole of goblin.toml."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    providers: dict[str, ProviderRow] = Field(default_factory=dict)
-    aliases: dict[str, str] = Field(default_factory=dict)
-    chains: dict[str, list[str]] = Field(default_factory=dict)
-    weighted: dict[str, list[WeightedTarget]] = Field(default_factory=dict)
-    prices: dict[str, PriceRow] = Field(default_factory=dict)
-
-    @field_validator("providers")
-    @classmethod
-    def _names(cls, value: dict[str, ProviderRow]) -> dict[str, ProviderRow]:
-        for name in value:
-            if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name):
-                raise ValueError(f"{name!r} is no provider name: lower case letters, digits, _ . -, at most 64")
-        return value
-
-    @field_validator("chains")
-    @classmethod
-    def _not_empty(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
-        for name, targets in value.items():
-            if not targets:
-                raise ValueError(f"chain {name!r} has no target")
-        return value
 
 
 def setting(default: Any, env: str, help: str, **extra: Any) -> Any:
@@ -168,69 +86,150 @@ class Config(BaseSettings):
         "production", "GOBLIN_ENV", "development makes its own secret, migrates at start and opens registration"
     )
     secret_key: Secret = setting(None, "SECRET_KEY", "signs access tokens; 32 bytes or more; required in production")
-    instance_dir: Path = setting(Path("instance"), "GOBLIN_INSTANCE_DIR", "where SQLite, the development secret and the usage journal live")
-    config_file: Path = setting(Path("goblin.toml"), "GOBLIN_CONFIG_FILE", "provider rows, aliases, chains and prices; optional")
+    instance_dir: Path = setting(
+        Path("instance"), "GOBLIN_INSTANCE_DIR", "where SQLite, the development secret and the usage journal live"
+    )
+    config_file: Path = setting(
+        Path("goblin.toml"), "GOBLIN_CONFIG_FILE", "provider rows, aliases, chains and prices; optional"
+    )
 
     # -- logging and browsers
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = setting("INFO", "LOG_LEVEL", "least severe level that is logged")
-    cors_origins: CommaList = setting([], "CORS_ORIGINS", "comma-separated origins that browsers may call from; * only in development")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = setting(
+        "INFO", "LOG_LEVEL", "least severe level that is logged"
+    )
+    cors_origins: CommaList = setting(
+        [], "CORS_ORIGINS", "comma-separated origins that browsers may call from; * only in development"
+    )
 
     # -- storage
     database_url: str = setting("", "DATABASE_URL", "SQLAlchemy URL; empty: SQLite in the instance folder")
-    redis_url: Annotated[str | None, BeforeValidator(_blank)] = setting(None, "REDIS_URL", "shared rate limits and idempotency keys; empty: this process's memory")
+    redis_url: Annotated[str | None, BeforeValidator(_blank)] = setting(
+        None, "REDIS_URL", "shared rate limits and idempotency keys; empty: this process's memory"
+    )
 
     # -- accounts
-    registration: Literal["open", "closed", ""] = setting("", "GOBLIN_REGISTRATION", "open or closed; empty: open in development, closed in production")
+    registration: Literal["open", "closed", ""] = setting(
+        "", "GOBLIN_REGISTRATION", "open or closed; empty: open in development, closed in production"
+    )
     access_token_seconds: int = setting(900, "GOBLIN_ACCESS_TOKEN_SECONDS", "life of an access token", ge=60, le=86400)
     refresh_token_seconds: int = setting(2592000, "GOBLIN_REFRESH_TOKEN_SECONDS", "life of a refresh token", ge=300)
-    password_hash_concurrency: int = setting(2, "GOBLIN_PASSWORD_HASH_CONCURRENCY", "password hashes computed at once; each takes 19 MiB and a core", ge=1, le=64)
+    password_hash_concurrency: int = setting(
+        2,
+        "GOBLIN_PASSWORD_HASH_CONCURRENCY",
+        "password hashes computed at once; each takes 19 MiB and a core",
+        ge=1,
+        le=64,
+    )
 
     # -- limits
     ratelimit_enabled: bool = setting(True, "RATELIMIT_ENABLED", "false switches all request limits off")
-    ratelimit_auth: Limit = setting("10 per minute", "RATELIMIT_AUTH", "/auth/register, login, refresh, logout, password; by IP")
-    ratelimit_chat: Limit = setting("30 per minute", "RATELIMIT_CHAT", "chat, messages and embeddings; by API key or user")
+    ratelimit_auth: Limit = setting(
+        "10 per minute", "RATELIMIT_AUTH", "/auth/register, login, refresh, logout, password; by IP"
+    )
+    ratelimit_chat: Limit = setting(
+        "30 per minute", "RATELIMIT_CHAT", "chat, messages and embeddings; by API key or user"
+    )
     ratelimit_health: Limit = setting("60 per minute", "RATELIMIT_HEALTH", "/health routes but live and ready; by IP")
     ratelimit_default: Limit = setting("100 per minute", "RATELIMIT_DEFAULT", "everything else; by API key, user or IP")
-    ratelimit_login_account: Limit = setting("10 per 15 minutes", "RATELIMIT_LOGIN_ACCOUNT", "failed logins of one account before it is locked for a while")
-    ratelimit_storage_uri: Annotated[str | None, BeforeValidator(_blank)] = setting(None, "RATELIMIT_STORAGE_URI", "memory:// or redis://...; empty: REDIS_URL, else memory")
-    instances: int = setting(1, "GOBLIN_INSTANCES", "instances behind the proxy; divides the limits while Redis is lost", ge=1, le=1000)
+    ratelimit_login_account: Limit = setting(
+        "10 per 15 minutes", "RATELIMIT_LOGIN_ACCOUNT", "failed logins of one account before it is locked for a while"
+    )
+    ratelimit_storage_uri: Annotated[str | None, BeforeValidator(_blank)] = setting(
+        None, "RATELIMIT_STORAGE_URI", "memory:// or redis://...; empty: REDIS_URL, else memory"
+    )
+    instances: int = setting(
+        1, "GOBLIN_INSTANCES", "instances behind the proxy; divides the limits while Redis is lost", ge=1, le=1000
+    )
 
     # -- server
     host: str = setting("127.0.0.1", "GOBLIN_HOST", "address that serve listens on")
     port: int = setting(8001, "GOBLIN_PORT", "port that serve listens on", ge=0, le=65535)
     threads: int = setting(64, "GOBLIN_THREADS", "server threads", ge=4, le=2048)
-    chat_slots: int | None = setting(None, "GOBLIN_CHAT_SLOTS", "chats at once; must be below GOBLIN_THREADS; empty: threads less an eighth, at least 3", ge=1)
-    chat_slot_wait_seconds: float = setting(0.5, "GOBLIN_CHAT_SLOT_WAIT_SECONDS", "how long a chat waits for a slot before 503", ge=0, le=60)
-    grace_seconds: float = setting(30.0, "GOBLIN_GRACE_SECONDS", "how long running requests may finish after SIGTERM", ge=0, le=3600)
-    drain_delay_seconds: float = setting(0.0, "GOBLIN_DRAIN_DELAY_SECONDS", "how long to go on accepting after SIGTERM, with readiness at 503, so that a load balancer can turn away first", ge=0, le=600)
-    send_timeout_seconds: float = setting(60.0, "GOBLIN_SEND_TIMEOUT_SECONDS", "a client that takes no byte of its answer for this long is cut off", gt=0, le=3600)
-    trusted_proxy: Annotated[str | None, BeforeValidator(_blank)] = setting(None, "GOBLIN_TRUSTED_PROXY", "address of the proxy whose X-Forwarded-* headers count, or * behind a closed network")
+    chat_slots: int | None = setting(
+        None,
+        "GOBLIN_CHAT_SLOTS",
+        "chats at once; must be below GOBLIN_THREADS; empty: threads less an eighth, at least 3",
+        ge=1,
+    )
+    chat_slot_wait_seconds: float = setting(
+        0.5, "GOBLIN_CHAT_SLOT_WAIT_SECONDS", "how long a chat waits for a slot before 503", ge=0, le=60
+    )
+    grace_seconds: float = setting(
+        30.0, "GOBLIN_GRACE_SECONDS", "how long running requests may finish after SIGTERM", ge=0, le=3600
+    )
+    drain_delay_seconds: float = setting(
+        0.0,
+        "GOBLIN_DRAIN_DELAY_SECONDS",
+        "how long to go on accepting after SIGTERM, with readiness at 503, so that a load balancer can turn away first",
+        ge=0,
+        le=600,
+    )
+    send_timeout_seconds: float = setting(
+        60.0,
+        "GOBLIN_SEND_TIMEOUT_SECONDS",
+        "a client that takes no byte of its answer for this long is cut off",
+        gt=0,
+        le=3600,
+    )
+    trusted_proxy: Annotated[str | None, BeforeValidator(_blank)] = setting(
+        None,
+        "GOBLIN_TRUSTED_PROXY",
+        "address of the proxy whose X-Forwarded-* headers count, or * behind a closed network",
+    )
     trusted_proxy_count: int = setting(1, "GOBLIN_TRUSTED_PROXY_COUNT", "proxies in front", ge=1, le=10)
-    max_body_bytes: int = setting(20 * 1024 * 1024, "GOBLIN_MAX_BODY_BYTES", "largest request body; images travel in it", ge=1024)
-    cpu: Annotated[int | None, BeforeValidator(_blank)] = setting(None, "GOBLIN_CPU", "core to pin the process to; run one instance per core", ge=0)
+    max_body_bytes: int = setting(
+        20 * 1024 * 1024, "GOBLIN_MAX_BODY_BYTES", "largest request body; images travel in it", ge=1024
+    )
+    cpu: Annotated[int | None, BeforeValidator(_blank)] = setting(
+        None, "GOBLIN_CPU", "core to pin the process to; run one instance per core", ge=0
+    )
     metrics_token: Secret = setting(None, "GOBLIN_METRICS_TOKEN", "bearer token that /metrics demands; empty: none")
-    metrics_port: Annotated[int | None, BeforeValidator(_blank)] = setting(None, "GOBLIN_METRICS_PORT", "serve /metrics on this port only", ge=1, le=65535)
+    metrics_port: Annotated[int | None, BeforeValidator(_blank)] = setting(
+        None, "GOBLIN_METRICS_PORT", "serve /metrics on this port only", ge=1, le=65535
+    )
 
     # -- chat
     default_model: str = setting("", "GOBLIN_DEFAULT_MODEL", "model of a chat that names none; empty: echo")
     echo_enabled: bool = setting(True, "GOBLIN_ECHO_ENABLED", "the embedded offline provider")
     timeout_total: Seconds = setting(300.0, "GOBLIN_TIMEOUT_TOTAL", "seconds for a whole chat, all attempts together")
     timeout_connect: Seconds = setting(5.0, "GOBLIN_TIMEOUT_CONNECT", "seconds to connect to a provider")
-    timeout_first_token: Seconds = setting(60.0, "GOBLIN_TIMEOUT_FIRST_TOKEN", "seconds to a stream's first event; not for answers in one piece")
+    timeout_first_token: Seconds = setting(
+        60.0, "GOBLIN_TIMEOUT_FIRST_TOKEN", "seconds to a stream's first event; not for answers in one piece"
+    )
     timeout_idle: Seconds = setting(60.0, "GOBLIN_TIMEOUT_IDLE", "seconds of silence within a stream")
     retries: int = setting(2, "GOBLIN_RETRIES", "further attempts at one target", ge=0, le=10)
-    retry_after_cap: Seconds = setting(10.0, "GOBLIN_RETRY_AFTER_CAP", "longest wait for a provider's Retry-After; above it, move on")
-    retry_budget_ratio: float = setting(0.2, "GOBLIN_RETRY_BUDGET_RATIO", "retries per request of the last minute, per provider", ge=0, le=1)
+    retry_after_cap: Seconds = setting(
+        10.0, "GOBLIN_RETRY_AFTER_CAP", "longest wait for a provider's Retry-After; above it, move on"
+    )
+    retry_budget_ratio: float = setting(
+        0.2, "GOBLIN_RETRY_BUDGET_RATIO", "retries per request of the last minute, per provider", ge=0, le=1
+    )
     breaker_window: Seconds = setting(30.0, "GOBLIN_BREAKER_WINDOW", "seconds of calls that a circuit breaker looks at")
     breaker_min_calls: int = setting(10, "GOBLIN_BREAKER_MIN_CALLS", "calls in the window before it may open", ge=1)
-    breaker_failure_ratio: float = setting(0.5, "GOBLIN_BREAKER_FAILURE_RATIO", "share of failures that opens it", gt=0, le=1)
-    breaker_open_seconds: Seconds = setting(15.0, "GOBLIN_BREAKER_OPEN_SECONDS", "seconds until an open breaker lets a trial through")
-    idempotency_seconds: int = setting(600, "GOBLIN_IDEMPOTENCY_SECONDS", "how long an answer can be replayed", ge=1, le=86400)
-    idempotency_max_bytes: int = setting(64 * 1024 * 1024, "GOBLIN_IDEMPOTENCY_MAX_BYTES", "memory for answers kept in this process", ge=0)
+    breaker_failure_ratio: float = setting(
+        0.5, "GOBLIN_BREAKER_FAILURE_RATIO", "share of failures that opens it", gt=0, le=1
+    )
+    breaker_open_seconds: Seconds = setting(
+        15.0, "GOBLIN_BREAKER_OPEN_SECONDS", "seconds until an open breaker lets a trial through"
+    )
+    idempotency_seconds: int = setting(
+        600, "GOBLIN_IDEMPOTENCY_SECONDS", "how long an answer can be replayed", ge=1, le=86400
+    )
+    idempotency_max_bytes: int = setting(
+        64 * 1024 * 1024, "GOBLIN_IDEMPOTENCY_MAX_BYTES", "memory for answers kept in this process", ge=0
+    )
 
     # -- usage
-    budget_default_max_tokens: int = setting(4096, "GOBLIN_BUDGET_DEFAULT_MAX_TOKENS", "tokens of the answer that are reserved from a key's budget when a chat sets no max_tokens", ge=1, le=10_000_000)
-    usage_retention_days: int = setting(90, "GOBLIN_USAGE_RETENTION_DAYS", "usage records older than this are deleted; 0 keeps them", ge=0)
+    budget_default_max_tokens: int = setting(
+        4096,
+        "GOBLIN_BUDGET_DEFAULT_MAX_TOKENS",
+        "tokens of the answer that are reserved from a key's budget when a chat sets no max_tokens",
+        ge=1,
+        le=10_000_000,
+    )
+    usage_retention_days: int = setting(
+        90, "GOBLIN_USAGE_RETENTION_DAYS", "usage records older than this are deleted; 0 keeps them", ge=0
+    )
 
     # -- health
     chroma_url: Url = setting(None, "CHROMA_URL", "Chroma server to watch")
@@ -242,7 +241,9 @@ class Config(BaseSettings):
     openai_api_key: Secret = setting(None, "OPENAI_API_KEY", "switches the openai provider on")
     openai_base_url: Url = setting(None, "OPENAI_BASE_URL", "another address for the openai provider, ending in /v1")
     anthropic_api_key: Secret = setting(None, "ANTHROPIC_API_KEY", "switches the anthropic provider on")
-    anthropic_base_url: Url = setting(None, "ANTHROPIC_BASE_URL", "another address for the anthropic provider, without /v1")
+    anthropic_base_url: Url = setting(
+        None, "ANTHROPIC_BASE_URL", "another address for the anthropic provider, without /v1"
+    )
 
     file: GoblinFile = Field(default_factory=GoblinFile, description="contents of goblin.toml", exclude=True)
 
@@ -322,10 +323,14 @@ class Config(BaseSettings):
         if self.chat_slots is not None and self.chat_slots >= self.threads:
             problems.append(f"GOBLIN_CHAT_SLOTS={self.chat_slots}: must be below GOBLIN_THREADS={self.threads}")
         if self.secret_key is not None and len(self.secret_key.get_secret_value().encode()) < 32:
-            problems.append("SECRET_KEY: 32 bytes or more; make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'")
+            problems.append(
+                "SECRET_KEY: 32 bytes or more; make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
+            )
         if self.production:
             if self.secret_key is None:
-                problems.append("SECRET_KEY: required unless GOBLIN_ENV=development; make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'")
+                problems.append(
+                    "SECRET_KEY: required unless GOBLIN_ENV=development; make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
+                )
             if "*" in self.cors_origins:
                 problems.append("CORS_ORIGINS: * is refused in production; list the origins")
         for origin in self.cors_origins:
@@ -334,14 +339,24 @@ class Config(BaseSettings):
         if self.database_url and not re.match(r"^(sqlite|postgres(ql)?(\+psycopg)?)://", self.database_url):
             problems.append("DATABASE_URL: accepted: sqlite:///path or postgresql://user:password@host/name")
         for name, uri in (("REDIS_URL", self.redis_url), ("RATELIMIT_STORAGE_URI", self.ratelimit_storage_uri)):
-            if uri and not re.match(r"^(rediss?|unix)://" if name == "REDIS_URL" else r"^(memory|rediss?|redis\+unix)://", uri):
-                problems.append(f"{name}: accepted: redis://host:port/db" + ("" if name == "REDIS_URL" else " or memory://"))
+            if uri and not re.match(
+                r"^(rediss?|unix)://" if name == "REDIS_URL" else r"^(memory|rediss?|redis\+unix)://", uri
+            ):
+                problems.append(
+                    f"{name}: accepted: redis://host:port/db" + ("" if name == "REDIS_URL" else " or memory://")
+                )
         if problems:
             raise _Problems(problems)
         return self
 
     @classmethod
-    def load(cls, overrides: dict[str, Any] | None = None, *, environ: dict[str, str] | None = None, dotenv: Path | None = None) -> Config:
+    def load(
+        cls,
+        overrides: dict[str, Any] | None = None,
+        *,
+        environ: dict[str, str] | None = None,
+        dotenv: Path | None = None,
+    ) -> Config:
         """Read every source and validate, or raise ConfigError with all problems.
 
         `overrides` maps attribute names or variable names to values (tests). `environ` replaces os.environ, `dotenv` the file `.env`.
@@ -354,9 +369,13 @@ class Config(BaseSettings):
         problems = [
             f"{name}: unknown setting" + _did_you_mean(name, by_env)
             for name in sorted(values)
-            if name.startswith("GOBLIN_") and name not in by_env and not name.startswith(("GOBLIN_TEST_", "GOBLIN_LOADTEST"))
+            if name.startswith("GOBLIN_")
+            and name not in by_env
+            and not name.startswith(("GOBLIN_TEST_", "GOBLIN_LOADTEST"))
         ]
-        chosen: dict[str, Any] = {by_env[k]: v for k, v in values.items() if k in by_env and not (v == "" and _empty_is_default(by_env[k]))}
+        chosen: dict[str, Any] = {
+            by_env[k]: v for k, v in values.items() if k in by_env and not (v == "" and _empty_is_default(by_env[k]))
+        }
         for key, value in (overrides or {}).items():
             name = by_env.get(key, key)
             if name not in cls.model_fields:
@@ -376,22 +395,37 @@ class Config(BaseSettings):
                 problems.append(f"GOBLIN_CONFIG_FILE: {toml} does not exist")
         if chosen.get("env") == "development" and not chosen.get("secret_key"):
             chosen["secret_key"] = _development_secret(Path(chosen.get("instance_dir", "instance")))
-        try:
-            config = cls(**chosen)
-        except ValidationError as error:
-            problems += _describe(error, cls)
-        except _Problems as error:
-            problems += error.problems
-        else:
-            if not problems:
-                config._environ = values
-                return config
-        raise ConfigError(problems)
+        config = cls._build(chosen, problems)
+        if config is None or problems:
+            raise ConfigError(problems)
+        config._environ = values
+        return config
+
+    @classmethod
+    def _build(cls, chosen: dict[str, Any], problems: list[str]) -> Config | None:
+        # A wrong field keeps pydantic from looking at how the fields go together: it is left out and the rest looked at once more.
+        for _ in range(2):
+            try:
+                return cls(**chosen)
+            except _Problems as error:
+                problems += error.problems
+                return None
+            except ValidationError as error:
+                problems += _describe(error, cls)
+                wrong = {str(item["loc"][0]) for item in error.errors()}
+                wrong |= {name for name in chosen if cls.env_name(name) in wrong}
+                chosen = {name: value for name, value in chosen.items() if name not in wrong}
+        return None
 
     @classmethod
     def env_name(cls, field: str) -> str:
         """The variable of an attribute."""
         return str(cls.model_fields[field].validation_alias or field.upper())
+
+    def __repr__(self) -> str:
+        return f"Config({self.redacted()})"  # URLs hold passwords too, and a repr ends up in tracebacks
+
+    __str__ = __repr__
 
     def redacted(self) -> dict[str, Any]:
         """Every setting by its variable name, secrets and passwords in URLs replaced."""

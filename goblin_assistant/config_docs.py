@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import types
 import typing
 from pathlib import Path
@@ -63,7 +64,13 @@ def _accepted(info: FieldInfo) -> str:
     text = " or ".join(kinds)
     low, high = (_bound(info, names) for names in (("ge", "gt"), ("le", "lt")))
     if low is not None or high is not None:
-        text += " " + (f"{low:g} to {high:g}" if low is not None and high is not None else f"from {low:g}" if low is not None else f"to {high:g}")
+        text += " " + (
+            f"{low:g} to {high:g}"
+            if low is not None and high is not None
+            else f"from {low:g}"
+            if low is not None
+            else f"to {high:g}"
+        )
     return text
 
 
@@ -86,5 +93,24 @@ def _kinds(annotation: Any) -> list[str]:
         return [", ".join(f"`{value}`" for value in typing.get_args(annotation) if value)]
     if origin is list:
         return ["comma-separated list"]
-    names = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path", SecretStr: "secret"}
+    names = {
+        bool: "true or false",
+        int: "whole number",
+        float: "number",
+        str: "text",
+        Path: "path",
+        SecretStr: "secret",
+    }
     return [names.get(annotation, re.sub(r"\W", "", str(annotation)))]
+
+
+def _write_table(path: Path) -> None:
+    begin, end = "<!-- settings -->\n", "<!-- /settings -->"
+    text = path.read_text()
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    path.write_text(head + begin + "\n" + table() + "\n" + end + tail)
+
+
+if __name__ == "__main__":
+    _write_table(Path(sys.argv[1]))

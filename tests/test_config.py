@@ -1,0 +1,144 @@
+"""Settings: everything wrong is said at once, nothing secret is shown, the documentation is that of the code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from goblin_assistant import config_docs
+from goblin_assistant.config import Config, ConfigError
+from tests.conftest import ROOT
+
+SECRET = "s" * 32
+
+
+def problems(tmp_path: Path, **environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        Config.load(environ=environ, dotenv=tmp_path / ".env")
+    return raised.value.problems
+
+
+def test_every_problem_is_reported_at_once_by_name_with_what_is_accepted(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        GOBLIN_THREDS="1",
+        GOBLIN_PORT="abc",
+        LOG_LEVEL="LOUD",
+        RATELIMIT_AUTH="ten",
+        GOBLIN_CHAT_SLOTS="100",
+        CORS_ORIGINS="*,example.com/x",
+        DATABASE_URL="mysql://x",
+    )
+    text = "\n".join(found)
+    for expected in (
+        "GOBLIN_THREDS: unknown setting; did you mean GOBLIN_THREADS?",
+        "GOBLIN_PORT=abc",
+        "'INFO', 'WARNING'",
+        "'10 per minute'",
+        "GOBLIN_CHAT_SLOTS=100: must be below GOBLIN_THREADS=64",
+        "SECRET_KEY: required",
+        "CORS_ORIGINS: * is refused in production",
+        "'example.com/x' is no origin",
+        "DATABASE_URL: accepted",
+    ):
+        assert expected in text
+    assert len(found) == 9
+
+
+def test_a_loose_boolean_is_refused_and_no_means_no(tmp_path: Path) -> None:
+    assert "RATELIMIT_ENABLED" in problems(tmp_path, SECRET_KEY=SECRET, RATELIMIT_ENABLED="perhaps")[0]
+    assert not Config.load(environ={"SECRET_KEY": SECRET, "RATELIMIT_ENABLED": "no"}).ratelimit_enabled
+
+
+def test_a_short_or_wrong_secret_is_refused_and_never_repeated(tmp_path: Path) -> None:
+    found = problems(tmp_path, SECRET_KEY="short-canary")
+    assert "32 bytes" in found[0]
+    assert "canary" not in found[0]
+
+
+def test_the_environment_wins_over_the_file_and_empty_means_default(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"SECRET_KEY={SECRET}\nLOG_LEVEL=DEBUG\nGOBLIN_PORT=9000\nREDIS_URL=\n")
+    config = Config.load(environ={"LOG_LEVEL": "ERROR"}, dotenv=dotenv)
+    assert (config.log_level, config.port, config.redis_url) == ("ERROR", 9000, None)
+
+
+def test_production_is_closed_and_development_makes_its_own_secret_once(tmp_path: Path) -> None:
+    assert not Config.load(environ={"SECRET_KEY": SECRET}).registration_open
+    overrides = {"env": "development", "instance_dir": tmp_path}
+    first = Config.load(overrides, environ={})
+    assert first.registration_open
+    assert Config.load(overrides, environ={}).secret == first.secret
+    assert (tmp_path / "development_secret_key").stat().st_mode & 0o077 == 0
+
+
+def test_goblin_toml_is_checked_like_a_setting(tmp_path: Path) -> None:
+    file = tmp_path / "goblin.toml"
+    file.write_text('[providers.Bad]\nbase_url = "ftp://x"\nmodles = []\n[chains]\nempty = []\n')
+    text = "\n".join(problems(tmp_path, SECRET_KEY=SECRET, GOBLIN_CONFIG_FILE=str(file)))
+    assert "base_url" in text
+    assert "modles" in text
+    file.write_text("not toml")
+    assert "not TOML" in problems(tmp_path, SECRET_KEY=SECRET, GOBLIN_CONFIG_FILE=str(file))[0]
+    assert "does not exist" in problems(tmp_path, SECRET_KEY=SECRET, GOBLIN_CONFIG_FILE=str(tmp_path / "no"))[0]
+
+
+def test_the_example_file_is_valid(tmp_path: Path) -> None:
+    config = Config.load({"config_file": ROOT / "goblin.toml.example"}, environ={"SECRET_KEY": SECRET})
+    assert config.file.chains["safe"] == ["team/large", "local/llama3.2"]
+
+
+def test_a_printout_shows_every_setting_and_no_secret() -> None:
+    config = Config.load(
+        environ={
+            "SECRET_KEY": SECRET,
+            "OPENAI_API_KEY": "sk-canary",
+            "DATABASE_URL": "postgresql://u:canary@db/x",
+            "REDIS_URL": "redis://:canary@cache:6379/0",
+        }
+    )
+    shown = str(config.redacted())
+    assert SECRET not in shown
+    assert "canary" not in shown
+    assert "postgresql://u:" in shown
+    assert set(config.redacted()) == {name for name, _ in config_docs.fields()}
+    assert "canary" not in repr(config)
+
+
+def test_every_setting_has_a_help_text() -> None:
+    assert [name for name, info in config_docs.fields() if not info.description] == []
+
+
+def test_the_generated_documentation_is_fresh() -> None:
+    assert (ROOT / ".env.example").read_text() == config_docs.env_example(), "run: make docs"
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert config_docs.table() in page, "run: make docs"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-c", "from goblin_assistant.cli import main; main()", "serve"],
+        ["-c", "from goblin_assistant.cli import main; main()", "config"],
+        ["-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import wsgi"],
+    ],
+    ids=["serve", "config", "wsgi"],
+)
+def test_a_wrong_configuration_exits_2_and_says_why(tmp_path: Path, command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LOG_LEVEL": "LOUD"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "LOG_LEVEL=LOUD" in done.stderr
+    assert "SECRET_KEY: required" in done.stderr
+    assert done.stdout == ""
