@@ -132,7 +132,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     parts = [f"{record[name]} {label}" for name, label in _TOKEN_PARTS if record[name]]
     tokens += f" (of which {', '.join(parts)})" if parts else ""
     cost = record["cost_microusd"]
-    facts = {
+    return {
         "usage record": record["id"],
         "began": began.replace("+00:00", "Z"),
         "principal": _principal(record),
@@ -147,7 +147,6 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
         "tokens": f"{tokens}; {_SOURCES.get(record['token_source'], record['token_source'])}",
         "cost": "not known: no price for this model" if cost is None else f"${from_microusd(cost)}",
     }
-    return facts
 
 
 _TOKEN_PARTS = (
@@ -188,7 +187,7 @@ def render(stories: Sequence[Story], log: Sequence[Mapping[str, Any]]) -> str:
     lines: list[str] = []
     for number, story in enumerate(stories, 1):
         if len(stories) > 1:
-            lines += ["" if number > 1 else "", f"chat {number} of {len(stories)}"]
+            lines += ["", f"chat {number} of {len(stories)}"]
         width = max(map(len, story.facts))
         lines += [f"{name.ljust(width)}  {value}" for name, value in story.facts.items()]
         lines.append("")

@@ -350,5 +350,7 @@ class UsageStore:
         """A last try for what is unsaved; what stays so waits in the journal for the next start."""
         if self._journal.waiting() or self._unsaved:
             self.retry_unsaved()
+        with self._lock:
+            self._unsaved.clear()
         self._journal.close()
         self._database.close()

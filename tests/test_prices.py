@@ -1,0 +1,238 @@
+"""What a call costs: exact until one rounding, up, to the micro-dollar; and never 0 where it is not known."""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from datetime import UTC, datetime
+from decimal import ROUND_CEILING, Decimal, localcontext
+
+import genai_prices
+import pytest
+from genai_prices.data_snapshot import get_snapshot
+
+from goblin_assistant.goblin_file import GoblinFile, PriceRow
+from goblin_assistant.prices import GENAI_PROVIDERS, MAX_CACHED, Prices
+from goblin_assistant.providers.base import Usage
+from goblin_assistant.providers.presets import PRESETS
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+WITHOUT_LIST_PRICES = {"ollama", "vllm", "llamacpp", "lmstudio"}  # servers of one's own
+
+
+def prices(overrides: dict[str, PriceRow] | None = None, now: datetime = NOON, **urls: str) -> Prices:
+    return Prices(overrides or {}, urls, clock=lambda: now)
+
+
+def row(**dollars: str) -> PriceRow:
+    return PriceRow(**{name: Decimal(value) for name, value in dollars.items()})
+
+
+def test_a_call_costs_its_tokens_times_their_price() -> None:
+    # gpt-4o: $2.50 and $10.00 per million, $1.25 cached
+    usage = Usage(prompt_tokens=1000, completion_tokens=500, cached_tokens=400)
+    assert prices().cost_microusd("openai", "gpt-4o", usage) == 600 * 2.5 + 400 * 1.25 + 500 * 10
+
+
+def test_reasoning_tokens_are_part_of_the_completion_and_not_counted_twice() -> None:
+    plain = prices().cost_microusd("openai", "gpt-4o", Usage(0, 500))
+    assert prices().cost_microusd("openai", "gpt-4o", Usage(0, 500, reasoning_tokens=300)) == plain == 5000
+
+
+def test_cache_writes_have_their_own_price() -> None:
+    # claude-opus-4-5: $5 input, $6.25 cache write, $0.50 cache read
+    usage = Usage(prompt_tokens=1000, completion_tokens=0, cached_tokens=200, cache_write_tokens=300)
+    assert prices().cost_microusd("anthropic", "claude-opus-4-5", usage) == 500 * 5 + 200 * 0.5 + 300 * 6.25
+
+
+def test_cached_tokens_without_a_price_of_their_own_cost_what_others_do() -> None:
+    assert prices({"a/b": row(input="2", output="3")}).cost_microusd("a", "b", Usage(10, 0, cached_tokens=9)) == 20
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(1, 1), (6, 1), (7, 2), (13, 2), (14, 3), (0, 0)])
+def test_a_fraction_of_a_micro_dollar_is_rounded_up_once_per_call(tokens: int, expected: int) -> None:
+    assert prices({"a/b": row(input="0.15", output="1")}).cost_microusd("a", "b", Usage(tokens, 0)) == expected
+
+
+def test_the_parts_of_a_call_are_added_before_they_are_rounded() -> None:
+    assert prices({"a/b": row(input="0.4", output="0.4")}).cost_microusd("a", "b", Usage(1, 1)) == 1
+
+
+def test_a_long_prompt_pays_the_long_context_price_for_all_of_its_tokens() -> None:
+    # claude-sonnet-4-5: $3 up to 200,000 prompt tokens, $6 above; output $15 and $22.50
+    some = prices()
+    assert some.cost_microusd("anthropic", "claude-sonnet-4-5", Usage(200_000, 100)) == 200_000 * 3 + 100 * 15
+    assert some.cost_microusd("anthropic", "claude-sonnet-4-5", Usage(200_001, 100)) == 200_001 * 6 + 100 * 22.5
+
+
+def test_prices_by_the_hour_hold_at_their_hour() -> None:
+    model = next(
+        m
+        for p in get_snapshot().providers
+        if p.id == "deepseek"
+        for m in p.models
+        if isinstance(m.prices, list) and any(getattr(c.constraint, "start_time", None) for c in m.prices)
+    )
+    seen = set()
+    for hour in range(24):
+        now = NOON.replace(hour=hour, minute=31)
+        usage = Usage(1_000_000, 1_000_000)
+        expected = genai_prices.calc_price(
+            genai_prices.Usage(input_tokens=1_000_000, output_tokens=1_000_000),
+            model.id,
+            provider_id="deepseek",
+            genai_request_timestamp=now,
+        ).total_price
+        seen.add(expected)
+        assert prices(now=now).cost_microusd("deepseek", model.id, usage) == expected * 1_000_000
+    assert len(seen) > 1
+
+
+def test_every_priced_model_costs_what_genai_prices_says() -> None:
+    random.seed(4)
+    some = prices()
+    compared = 0
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            rates = some.rates(provider.id, model.id)
+            if rates is None or any(band.prompt is None or band.completion is None for band in rates.bands):
+                continue
+            for prompt in (random.randrange(1, 5000), random.randrange(150_000, 1_200_000)):
+                cached = random.randrange(0, prompt // 2 + 1)
+                written = random.randrange(0, prompt // 3 + 1)
+                completion = random.randrange(1, 100_000)
+                reasoning = random.randrange(0, completion)
+                usage = Usage(prompt, completion, cached, written, reasoning)
+                theirs = genai_prices.Usage(
+                    input_tokens=prompt,
+                    cache_read_tokens=cached,
+                    cache_write_tokens=written,
+                    output_tokens=completion,
+                    output_reasoning_tokens=reasoning,
+                )
+                found = provider.find_model(model.id, all_providers=get_snapshot().providers)
+                assert found is not None
+                price = found.calc_price(theirs, provider, genai_request_timestamp=NOON).total_price
+                with localcontext(prec=60):
+                    expected = int((price * 1_000_000).to_integral_value(ROUND_CEILING))
+                    exact = price * 1_000_000
+                cost = some.cost_microusd(provider.id, model.id, usage)
+                assert cost is not None
+                # Their sum goes through 28 digits; ours does not round before the end.
+                assert cost == expected or abs(exact - exact.to_integral_value()) < Decimal("1e-9"), (
+                    provider.id,
+                    model.id,
+                )
+                compared += 1
+    assert compared > 1500
+
+
+def test_the_reservation_covers_every_way_to_split_the_tokens() -> None:
+    random.seed(5)
+    some = prices()
+    for provider, model in (
+        ("openai", "gpt-4o"),
+        ("anthropic", "claude-sonnet-4-5"),
+        ("google", "gemini-2.5-pro"),
+        ("deepseek", "deepseek-chat"),
+    ):
+        rates = some.rates(provider, model)
+        assert rates is not None
+        for _ in range(300):
+            prompt, completion = random.randrange(0, 400_000), random.randrange(0, 50_000)
+            most = rates.most_microusd(prompt, completion)
+            used = random.randint(0, prompt)
+            usage = Usage(
+                used,
+                random.randint(0, completion),
+                random.randint(0, used),
+                random.randint(0, used),
+                random.randint(0, completion),
+            )
+            cost = rates.cost_microusd(usage)
+            assert cost is not None
+            assert most is not None
+            assert cost <= most
+
+
+def test_a_price_that_is_not_known_is_none_and_not_zero() -> None:
+    assert prices().cost_microusd("openai", "gpt-of-my-dreams", Usage(10, 10)) is None
+    assert prices().cost_microusd("ollama", "llama3", Usage(10, 10)) is None
+
+
+def test_tokens_in_a_direction_without_a_price_make_the_cost_unknown() -> None:
+    # text-embedding-3-small has a price for input only
+    assert prices().cost_microusd("openai", "text-embedding-3-small", Usage(1000, 0)) == 20
+    assert prices().cost_microusd("openai", "text-embedding-3-small", Usage(1000, 1)) is None
+
+
+def test_echo_is_free_unless_it_is_given_a_price() -> None:
+    assert prices().cost_microusd("echo", "echo", Usage(10, 10)) == 0
+    assert prices({"echo/*": row(input="1", output="1")}).cost_microusd("echo", "echo", Usage(10, 10)) == 20
+    assert Prices({}, free=("echo", "simulator")).cost_microusd("simulator", "fast", Usage(10, 10)) == 0
+
+
+def test_goblin_toml_overrides_the_list_price_and_the_longest_pattern_wins() -> None:
+    text = """
+        [prices."openai/gpt-4o"]
+        input = 0.1
+        output = 0.2
+        cached_input = 0.05
+        [prices."ollama/*"]
+        input = 1
+        output = 1
+        [prices."ollama/big-*"]
+        input = 7
+        output = 7
+    """
+    some = Prices(GoblinFile.model_validate(tomllib.loads(text)).prices)
+    assert some.cost_microusd("openai", "gpt-4o", Usage(100, 100, cached_tokens=100)) == 25
+    assert some.cost_microusd("ollama", "tiny", Usage(1, 0)) == 1
+    assert some.cost_microusd("ollama", "big-one", Usage(1, 0)) == 7
+
+
+def test_a_decimal_price_is_not_changed_on_its_way_through_toml() -> None:
+    file = GoblinFile.model_validate(tomllib.loads('[prices."a/b"]\ninput = 0.1\noutput = 0.3'))
+    assert file.prices["a/b"].input == Decimal("0.1")
+    # 0.1 * 3 is 0.30000000000000004 with floats, and would be rounded up to 300,001
+    assert Prices(file.prices).cost_microusd("a", "b", Usage(3_000_000, 0)) == 300_000
+
+
+def test_a_model_that_answers_under_another_name_has_the_price_of_the_name_it_was_called_by() -> None:
+    some = prices({"azure/my-deployment": row(input="1", output="1"), "ollama/llama3": row(input="2", output="2")})
+    assert some.cost_microusd("azure", "gpt-4o-2024-08-06", Usage(10, 0), "my-deployment") == 10
+    assert some.cost_microusd("ollama", "llama3:latest-q4", Usage(10, 0), "llama3") == 20
+
+
+def test_the_price_of_the_model_that_answered_goes_before_that_of_the_alias() -> None:
+    some = prices()
+    dated = some.cost_microusd("openai", "gpt-4o-2024-05-13", Usage(1000, 0))
+    assert dated != some.cost_microusd("openai", "gpt-4o", Usage(1000, 0))
+    assert some.cost_microusd("openai", "gpt-4o-2024-05-13", Usage(1000, 0), "gpt-4o") == dated
+    assert some.cost_microusd("openai", "something-internal", Usage(1000, 0), "gpt-4o") == 2500
+
+
+def test_a_provider_of_another_name_is_known_by_its_address() -> None:
+    assert prices().cost_microusd("team-openai", "gpt-4o", Usage(1000, 0)) is None
+    named = Prices({}, {"team-openai": "https://api.openai.com/v1", "local": "http://127.0.0.1:1/v1"})
+    assert named.cost_microusd("team-openai", "gpt-4o", Usage(1000, 0)) == 2500
+    assert named.cost_microusd("local", "gpt-4o", Usage(1000, 0)) is None
+
+
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - WITHOUT_LIST_PRICES))
+def test_every_preset_with_a_price_list_is_found_in_genai_prices(name: str) -> None:
+    assert GENAI_PROVIDERS.get(name, name) in {provider.id for provider in get_snapshot().providers}
+
+
+def test_made_up_models_do_not_fill_the_memory() -> None:
+    some = prices()
+    for number in range(MAX_CACHED + 50):
+        some.rates("nobody", f"model-{number}")
+    assert len(some._found) <= MAX_CACHED
+
+
+def test_no_thread_that_updates_prices_is_ever_started() -> None:
+    import threading
+
+    prices().rates("openai", "gpt-4o")
+    assert not [thread for thread in threading.enumerate() if "price" in thread.name.lower()]
