@@ -379,11 +379,7 @@ class ChatService:
         if not settings or chat.operation != "chat_completion":
             return str(model)
         # Not in Anthropic's dialect: since its API version 2026-10-21 a temperature makes a request invalid, and a setting must not.
-        if (
-            settings.get("temperature") is not None
-            and body.get("temperature") is None
-            and chat.dialect != "anthropic"
-        ):
+        if settings.get("temperature") is not None and body.get("temperature") is None and chat.dialect != "anthropic":
             body["temperature"] = settings["temperature"]
             chat.raw = b""
         if (
@@ -428,7 +424,9 @@ class ChatService:
         elapsed = (time.perf_counter() - run.trace.started) * 1000
         provider = run.trace.provider_seconds * 1000
         queue = run.entry.queue_ms
-        timing = f"queue;dur={queue}, overhead;dur={max(0.0, elapsed - provider - queue):.2f}, provider;dur={provider:.2f}"
+        timing = (
+            f"queue;dur={queue}, overhead;dur={max(0.0, elapsed - provider - queue):.2f}, provider;dur={provider:.2f}"
+        )
         if run.entry.first_token_ms is not None:
             timing += f", first_token;dur={run.entry.first_token_ms}"
         return {

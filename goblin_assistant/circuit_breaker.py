@@ -115,11 +115,7 @@ class CircuitBreaker:
                 self._open()
                 return
             calls, failures = self._count(failed=True)
-            if (
-                self._state is State.CLOSED
-                and calls >= self._min_calls
-                and failures >= self._failure_ratio * calls
-            ):
+            if self._state is State.CLOSED and calls >= self._min_calls and failures >= self._failure_ratio * calls:
                 self._open()
 
     def abandon(self) -> None:

@@ -143,9 +143,7 @@ rate_limiter_degraded = Gauge(
     "1 while the shared limit storage is lost and limits are counted in this process.",
     registry=REGISTRY,
 )
-auth_failures_total = Counter(
-    "auth_failures_total", "Credentials refused.", ["reason"], registry=REGISTRY
-)
+auth_failures_total = Counter("auth_failures_total", "Credentials refused.", ["reason"], registry=REGISTRY)
 budget_rejections_total = Counter(
     "budget_rejections_total", "Chats refused with 402: the key's budget is spent.", registry=REGISTRY
 )

@@ -82,7 +82,9 @@ class ApiKey(Base):
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
     revoked_at: Mapped[int | None] = mapped_column(BigInteger)
     last_used_at: Mapped[int | None] = mapped_column(BigInteger)
-    replaced_by_id: Mapped[int | None] = mapped_column(BigInteger)  # rotated; expires_at is then the end of the grace time
+    replaced_by_id: Mapped[int | None] = mapped_column(
+        BigInteger
+    )  # rotated; expires_at is then the end of the grace time
     # The first of the keys that this one succeeds: they share its rows in budget_periods, so that rotating gives no second budget. Null: itself.
     budget_key_id: Mapped[int | None] = mapped_column(BigInteger)
 

@@ -156,9 +156,7 @@ class Router:
         """The targets for a model, in the order in which they are to be tried. Raises UnknownModel."""
         targets = self._resolve(model)
         if not targets:
-            raise UnknownModel(
-                f"model {model!r} is not served here; GET /v1/models lists what is", param="model"
-            )
+            raise UnknownModel(f"model {model!r} is not served here; GET /v1/models lists what is", param="model")
         return targets
 
     def _resolve(self, model: str) -> list[Target]:

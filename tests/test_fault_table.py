@@ -120,9 +120,7 @@ ServerFor = Callable[[Fault, str], Any]
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row.fault)
-def test_a_fault_does_what_the_table_says(
-    row: Row, serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
-) -> None:
+def test_a_fault_does_what_the_table_says(row: Row, serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path) -> None:
     fault = FAULTS[row.fault]
     address = unused_url() if fault.reply is None else fake_upstream.url
     fake_upstream.default = MODELS

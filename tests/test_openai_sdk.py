@@ -105,13 +105,12 @@ def test_a_tools_round_trip_an_image_and_structured_output(setup: Setup) -> None
     )
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     client.chat.completions.create(
-        model="up/m", messages=[{"role": "user", "content": [{"type": "text", "text": "what?"}, image]}]  # type: ignore[list-item, misc]
+        model="up/m",
+        messages=[{"role": "user", "content": [{"type": "text", "text": "what?"}, image]}],  # type: ignore[list-item, misc]
     )
     assert setup.upstream.requests[-1].json()["messages"][0]["content"][1] == image
 
-    structured = client.chat.completions.create(
-        model="echo", messages=HELLO, response_format={"type": "json_object"}
-    )
+    structured = client.chat.completions.create(model="echo", messages=HELLO, response_format={"type": "json_object"})
     assert (structured.choices[0].message.content or "").startswith("{")
 
 
@@ -146,9 +145,7 @@ def test_our_own_refusals_raise_the_sdks_exceptions(setup: Setup, serve: Serve) 
         setup.client().chat.completions.create(model="echo", messages=HELLO, temperature="hot")  # type: ignore[call-overload]
     assert wrong.value.param == "temperature"
     with pytest.raises(openai.APIStatusError) as large:
-        setup.client().chat.completions.create(
-            model="echo", messages=[{"role": "user", "content": "x" * 200_000}]
-        )
+        setup.client().chat.completions.create(model="echo", messages=[{"role": "user", "content": "x" * 200_000}])
     assert large.value.status_code == 413
 
     limited = serve(RATELIMIT_ENABLED="true", RATELIMIT_CHAT="1 per minute")

@@ -238,9 +238,7 @@ def test_an_open_breaker_is_passed_over_and_the_chain_answers(make_router: Route
 
 
 def test_with_every_breaker_open_the_answer_says_when_to_come_back(make_router: RouterFactory) -> None:
-    router = make_router(
-        Scripted("a", BadResponse("down")), breaker_min_calls=2, retries=0, breaker_open_seconds=15
-    )
+    router = make_router(Scripted("a", BadResponse("down")), breaker_min_calls=2, retries=0, breaker_open_seconds=15)
     for _ in range(2):
         with pytest.raises(BadResponse):
             run(router, "m")
@@ -279,8 +277,6 @@ def test_failed_attempts_are_counted_by_provider_and_error(make_router: RouterFa
     run(router, "m")
     assert REGISTRY.get_sample_value("chat_completion_errors_total", labels) == 1
     assert (
-        REGISTRY.get_sample_value(
-            "provider_retries_total", {"provider": "counted", "reason": "provider_bad_response"}
-        )
+        REGISTRY.get_sample_value("provider_retries_total", {"provider": "counted", "reason": "provider_bad_response"})
         == 1
     )

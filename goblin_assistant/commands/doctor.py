@@ -58,7 +58,9 @@ def findings(url: str | None = None) -> Iterator[Finding]:
         return
     yield Finding("ok", "configuration", f"GOBLIN_ENV={config.env}, all settings are valid")
     if not config.production:
-        yield Finding("warn", "environment", "development: its own secret, open registration; set GOBLIN_ENV=production")
+        yield Finding(
+            "warn", "environment", "development: its own secret, open registration; set GOBLIN_ENV=production"
+        )
     yield from _policy(config)
     yield _database(config)
     yield _redis(config)
@@ -66,8 +68,13 @@ def findings(url: str | None = None) -> Iterator[Finding]:
         yield _try(f"{name}", lambda provider=provider: provider.check(config.health_timeout), "answers")
     real = [name for name in registry.providers if name != "echo"]
     if not real:
-        yield Finding("warn", "providers", "only the embedded echo: set a key (OPENAI_API_KEY ...) or add a row to goblin.toml")
-    for name, address, path in (("chroma", config.chroma_url, "/api/v2/heartbeat"), ("sandbox", config.sandbox_url, "/health")):
+        yield Finding(
+            "warn", "providers", "only the embedded echo: set a key (OPENAI_API_KEY ...) or add a row to goblin.toml"
+        )
+    for name, address, path in (
+        ("chroma", config.chroma_url, "/api/v2/heartbeat"),
+        ("sandbox", config.sandbox_url, "/health"),
+    ):
         if address:
             yield _try(name, lambda a=address, p=path: _get(a + p, config.health_timeout), "answers")
     registry.close()
@@ -103,7 +110,9 @@ def _policy(config: Config) -> Iterator[Finding]:
         yield Finding("warn", "registration", "open: anybody may make an account")
     if config.host not in ("127.0.0.1", "::1", "localhost") and config.trusted_proxy is None:
         yield Finding(
-            "warn", "proxy", f"listens on {config.host} without GOBLIN_TRUSTED_PROXY: TLS is missing, or all callers share the proxy's address"
+            "warn",
+            "proxy",
+            f"listens on {config.host} without GOBLIN_TRUSTED_PROXY: TLS is missing, or all callers share the proxy's address",
         )
     if config.trusted_proxy == "*":
         yield Finding("warn", "proxy", "GOBLIN_TRUSTED_PROXY=*: whoever reaches the port can forge its address")
@@ -127,7 +136,11 @@ def _database(config: Config) -> Finding:
         took = (time.perf_counter() - began) * 1000
         if not database.is_current(engine):
             at = database.current_revision(engine)
-            return Finding("fail", "database", f"at revision {at or 'none'}, this release needs {database.head_revision()}: goblin-assistant db upgrade")
+            return Finding(
+                "fail",
+                "database",
+                f"at revision {at or 'none'}, this release needs {database.head_revision()}: goblin-assistant db upgrade",
+            )
         kind = engine.dialect.name
         if kind == "sqlite" and config.instances > 1:
             return Finding("fail", "database", f"SQLite with GOBLIN_INSTANCES={config.instances}: use PostgreSQL")
@@ -167,7 +180,11 @@ def _running(config: Config, url: str) -> Iterator[Finding]:
     if config.metrics_port is None:
         yield _try("metrics", metrics, "Prometheus can scrape /metrics")
         if config.metrics_token is None and config.production:
-            yield Finding("warn", "metrics", "/metrics asks for no token: keep it from the public at the proxy, or set GOBLIN_METRICS_TOKEN")
+            yield Finding(
+                "warn",
+                "metrics",
+                "/metrics asks for no token: keep it from the public at the proxy, or set GOBLIN_METRICS_TOKEN",
+            )
 
 
 def _get(url: str, timeout: float, headers: dict[str, str] | None = None) -> str:
