@@ -70,9 +70,9 @@ def main() -> None:
         for callers in (1, 10_000, 100_000):
             row = []
             for kind in (MemoryStorage, TheirStorage):
-                storage = kind()
-                cpu_per_hit(storage, callers, callers)
-                row.append(cpu_per_hit(storage, callers, 5000, rate=500))
+                counted = kind()
+                cpu_per_hit(counted, callers, callers)
+                row.append(cpu_per_hit(counted, callers, 5000, rate=500))
             print(f"{callers:>20,} {row[0]:>10.1f} {row[1]:>10.1f}   {threading.active_count()}")
 
 

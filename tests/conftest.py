@@ -211,7 +211,7 @@ def parse_metrics(text: str) -> dict[str, float]:
 class Serve(Protocol):
     """`serve(GOBLIN_THREADS="8", ...)`: environment variables of the server."""
 
-    def __call__(self, *, wait: bool = True, **env: str) -> Server: ...
+    def __call__(self, wait: bool = True, **env: str) -> Server: ...
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """A factory of real servers, each a process of its own on a free port, killed at the end of the test."""
     servers: list[Server] = []
 
-    def start(*, wait: bool = True, **env: str) -> Server:
+    def start(wait: bool = True, **env: str) -> Server:
         port = int(env.pop("GOBLIN_PORT", free_port()))
         folder = tmp_path / f"server{len(servers)}"
         folder.mkdir(exist_ok=True)

@@ -42,7 +42,7 @@ def start(serve: Serve, upstream: FakeUpstream, env: dict[str, str], **more: str
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\nConnection: close\r\n\r\n"
         b'{"data": []}'
     )
-    server = serve(**env, **more)
+    server = serve(True, **env, **more)
     wait_until(lambda: upstream.requests and upstream.open_connections == 0, 10, "the check of the provider")
     upstream.requests.clear()
     return server
@@ -209,6 +209,9 @@ def test_a_client_that_sends_too_much_reads_its_413(serve: Serve) -> None:
         answer = requests.post(server.url + "/v1/chat/completions", data=body, headers=headers, timeout=30)
         assert answer.status_code == 413
         assert answer.json()["error"]["code"] == "payload_too_large"
+    # A client that looks up only when it has sent everything: had the server closed, it would find a reset.
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    assert b"payload_too_large" in raw(server, head.encode() + body)
 
 
 def test_a_body_in_chunks_is_bounded_too(serve: Serve) -> None:
