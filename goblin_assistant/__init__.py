@@ -21,8 +21,16 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     Raises ConfigError with everything that is wrong.
     """
     # Imported here, so that `from goblin_assistant.metrics import ...` in a tool of yours does not load the whole application.
-    from goblin_assistant import error_handlers, json_logging, lifecycle, metrics_endpoint, observability, openapi
-    from goblin_assistant import rate_limits, security_headers
+    from goblin_assistant import (
+        error_handlers,
+        json_logging,
+        lifecycle,
+        metrics_endpoint,
+        observability,
+        openapi,
+        rate_limits,
+        security_headers,
+    )
     from goblin_assistant.assembly import assemble, make_app
     from goblin_assistant.blueprints import register_blueprints
     from goblin_assistant.config import Config

@@ -86,9 +86,10 @@ class CircuitBreaker:
         if self._state is State.CLOSED:  # the common case takes no lock: a stale read lets one more call through
             return True
         with self._lock:
-            if self._state is State.CLOSED:
+            state = State(self._state.value)  # read again: it may have changed before the lock was had
+            if state is State.CLOSED:
                 return True
-            if self._state is State.OPEN:
+            if state is State.OPEN:
                 if self._clock() < self._opened_at + self._open_seconds:
                     return False
                 self._change(State.HALF_OPEN)

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, fi
 
 
 def http_url(value: str | None) -> str | None:
+    """An http(s) URL without its last slash; empty is None."""
     if value is None or value == "":
         return None
     if not re.match(r"^https?://[^\s/?#]+", value):

@@ -12,11 +12,12 @@ see providers/http.py). Retry and fallback happen only before the first token ha
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -227,7 +228,7 @@ class Router:
                 else:
                     trace.provider_seconds += time.perf_counter() - began
                     breaker.success()
-                    release = (lambda n=name: self._caps.release(n)) if cap is not None else _nothing
+                    release = functools.partial(self._caps.release, name) if cap is not None else _nothing
                     return Outcome(value, target, breaker, release)
 
                 if isinstance(last, InvalidRequest) and not (isinstance(last, ContextLengthExceeded) and further):
@@ -317,7 +318,7 @@ def _unique(targets: list[Target]) -> list[Target]:
 def check_routes(file: GoblinFile, registry: Registry) -> None:
     """Raise ConfigError for a name that leads nowhere or in a circle, before a client finds out."""
     problems: list[str] = []
-    kinds = {"aliases": file.aliases, "chains": file.chains, "weighted": file.weighted}
+    kinds: dict[str, Mapping[str, Any]] = {"aliases": file.aliases, "chains": file.chains, "weighted": file.weighted}
     edges: dict[str, list[str]] = {}
     for kind, table in kinds.items():
         for name, value in table.items():

@@ -76,7 +76,9 @@ def test_the_guides_limit_answer_is_exactly_as_written(serve: Serve) -> None:
 
 def test_the_guides_metric_snippet_runs() -> None:
     page = (ROOT / "docs" / "production-guide.md").read_text()
-    snippet = next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "chat_completions_total" in block)
+    snippet = next(
+        block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "chat_completions_total" in block
+    )
     exec(compile(snippet, "production-guide.md", "exec"), {})
 
 
@@ -89,7 +91,9 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
-    assert [page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md" and f"({page.name})" not in index] == []
+    assert [
+        page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md" and f"({page.name})" not in index
+    ] == []
 
 
 def test_every_decision_is_in_the_list_of_decisions() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -65,7 +66,7 @@ def findings(url: str | None = None) -> Iterator[Finding]:
     yield _database(config)
     yield _redis(config)
     for name, provider in registry.providers.items():
-        yield _try(f"{name}", lambda provider=provider: provider.check(config.health_timeout), "answers")
+        yield _try(name, functools.partial(provider.check, config.health_timeout), "answers")
     real = [name for name in registry.providers if name != "echo"]
     if not real:
         yield Finding(
@@ -76,7 +77,7 @@ def findings(url: str | None = None) -> Iterator[Finding]:
         ("sandbox", config.sandbox_url, "/health"),
     ):
         if address:
-            yield _try(name, lambda a=address, p=path: _get(a + p, config.health_timeout), "answers")
+            yield _try(name, functools.partial(_get, address + path, config.health_timeout), "answers")
     registry.close()
     if url:
         yield from _running(config, url.rstrip("/"))
