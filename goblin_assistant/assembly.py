@@ -30,7 +30,7 @@ def make_app(config: Config) -> APIFlask:
         spec_path=None,
         docs_path=None,
         instance_path=str(config.instance_dir.resolve()),
-        static_folder=None,  # type: ignore[arg-type] -- Flask takes None, APIFlask's hint forgets it
+        static_folder=None,  # type: ignore[arg-type]  # Flask takes None, APIFlask's hint forgets it
     )
     app.config.update(
         SECRET_KEY=config.secret,
