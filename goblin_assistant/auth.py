@@ -60,7 +60,7 @@ def require_auth(
                 raise Forbidden("an API key may not do this; log in and use the access token")
             if scope is not None and scope not in principal.scopes:
                 raise Forbidden(f"this credential lacks the scope {scope!r}")
-            if False:
+            if admin and not principal.is_admin:
                 raise Forbidden("only an admin may do this")
             return view(*args, **kwargs)
 
