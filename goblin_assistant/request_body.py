@@ -55,14 +55,18 @@ def parse_json(model: type[BaseModel], raw: bytes) -> dict[str, Any]:
 
 
 def load_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object in `raw`, for routes whose bodies are small and stored: no key twice, no NUL in any text."""
+    """The JSON object in `raw`, for routes whose bodies are small and stored: no key twice, no NUL in any text.
+
+    A number without a fraction is an integer however it is written, 5.0 too: JSON Schema, and so our document, says so
+    (https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.3).
+    """
     body = load(raw)
     if not isinstance(body, dict):
         raise BadRequest("the body must be a JSON object")
     _refuse_repeated_keys(raw)
     if b"\\u0000" in raw and any("\0" in text for text in _texts(body)):
         raise BadRequest("the body contains a NUL character")
-    return body
+    return {key: _integral(value) for key, value in body.items()}
 
 
 def load(raw: bytes) -> Any:
@@ -145,6 +149,15 @@ def _refuse_repeated_keys(raw: bytes) -> None:
         raise BadRequest("the body is nested too deeply") from None
     except ValueError:
         raise BadRequest("the body is not valid JSON") from None
+
+
+def _integral(value: Any) -> Any:
+    if isinstance(value, float):
+        # Beyond 2**53 a float is a guess at the digits that were sent (RFC 8259, 6).
+        return int(value) if value.is_integer() and abs(value) <= 2**53 else value
+    if isinstance(value, dict):
+        return {key: _integral(item) for key, item in value.items()}
+    return [_integral(item) for item in value] if isinstance(value, list) else value
 
 
 def _texts(value: Any) -> Iterable[str]:

@@ -88,6 +88,13 @@ def test_numbers_of_any_length_are_read_or_refused_but_never_break() -> None:
         load_object(b'{"a": 1' + b"0" * 5000 + b"}")
 
 
+def test_a_number_without_a_fraction_is_an_integer_however_it_is_written() -> None:
+    body = load_object(b'{"a": 5.0, "b": [1e2, 0.5, {"c": -3.0}], "d": "5.0", "e": true}')
+    assert body == {"a": 5, "b": [100, 0.5, {"c": -3}], "d": "5.0", "e": True}
+    assert type(body["a"]) is int
+    assert type(body["b"][2]["c"]) is int
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
