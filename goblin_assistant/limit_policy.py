@@ -1,7 +1,7 @@
 """How much a caller may do: chats a minute, tokens a minute, failed logins. No Flask in here; rate_limits.py asks it
 for each request.
 
-Requests of the auth, health and general groups go through flask-limiter instead, on the same storage.
+Requests of the auth group go through flask-limiter instead, on the same storage.
 """
 
 from __future__ import annotations
@@ -68,8 +68,15 @@ class RateLimits:
     def __init__(self, config: Config, storage: Counts) -> None:
         self.storage = storage
         self.enabled = config.ratelimit_enabled
-        self._chat = tuple(_Rule(item, "chat") for item in parse_many(config.ratelimit_chat))
-        self._login = tuple(_Rule(item, "login") for item in parse_many(config.ratelimit_login_account))
+        self._rules = {
+            group: tuple(_Rule(item, group) for item in parse_many(text))
+            for group, text in (
+                ("chat", config.ratelimit_chat),
+                ("health", config.ratelimit_health),
+                ("general", config.ratelimit_default),
+                ("login", config.ratelimit_login_account),
+            )
+        }
         for group, scopes in SCOPES.items():
             for scope in scopes:
                 rate_limit_rejections_total.labels(group, scope)
@@ -79,20 +86,25 @@ class RateLimits:
         """The most that a key's own limit may be without widening the instance's: the least of its limits, by the minute."""
         if not self.enabled:
             return 1_000_000_000
-        return min(rule.amount * MINUTE // rule.window for rule in self._chat)
+        return min(rule.amount * MINUTE // rule.window for rule in self._rules["chat"])
 
     def close(self) -> None:
         """End the storage's connections."""
         self.storage.close()
 
-    def check_chat(self, principal: Principal | None, ip: str | None) -> Standing | None:
-        """Count one chat by API key, user or address. Raises RateLimitExceeded. None when limits are off."""
+    def check(self, group: str, principal: Principal | None, ip: str | None) -> Standing | None:
+        """Count one request of the chat, health or general group, by API key, user or (without a principal) address.
+
+        A key's own requests per minute replace the limit of the chat group. Raises RateLimitExceeded. None when limits
+        are off.
+        """
         if not self.enabled:
             return None
+        rules = self._rules[group]
         if principal is None:
-            return self._count(self._chat, address_key(ip), "ip")
-        own = principal.requests_per_minute
-        rules = self._chat if own is None else _own_rules(own)
+            return self._count(rules, address_key(ip), "ip")
+        if group == "chat" and principal.requests_per_minute is not None:
+            rules = _own_rules(principal.requests_per_minute)
         return self._count(rules, principal.label, "user" if principal.key_id is None else "key")
 
     def _count(self, rules: tuple[_Rule, ...], caller: str, scope: str) -> Standing:
@@ -149,7 +161,7 @@ class RateLimits:
             return
         account = account_key(email)
         try:
-            self._count(self._login, account, "account")
+            self._count(self._rules["login"], account, "account")
         except RateLimitExceeded as refusal:
             logger.warning(
                 "login_locked",
@@ -160,7 +172,7 @@ class RateLimits:
     def login_succeeded(self, email: str) -> None:
         """The right password was given: earlier failures are forgotten."""
         if self.enabled:
-            for rule in self._login:
+            for rule in self._rules["login"]:
                 self.storage.forget(rule.prefix + account_key(email))
 
 

@@ -37,7 +37,7 @@ def chats(limits: RateLimits, caller: Caller | None, times: int, ip: str = "10.0
     passed = 0
     for _ in range(times):
         try:
-            limits.check_chat(None if caller is None else as_principal(caller), ip)
+            limits.check("chat", None if caller is None else as_principal(caller), ip)
             passed += 1
         except RateLimitExceeded:
             pass
@@ -70,7 +70,7 @@ def test_several_limits_hold_together() -> None:
     limits = policy(ratelimit_chat="2 per second; 5 per minute")
     assert chats(limits, None, 2) == 2
     with pytest.raises(RateLimitExceeded, match="Rate limit exceeded: 2 per 1 second"):
-        limits.check_chat(None, "10.0.0.1")
+        limits.check("chat", None, "10.0.0.1")
 
 
 def test_the_refusal_is_the_guides() -> None:
@@ -78,7 +78,7 @@ def test_the_refusal_is_the_guides() -> None:
     before = rejections("chat", "ip")
     chats(limits, None, 10)
     with pytest.raises(RateLimitExceeded) as caught:
-        limits.check_chat(None, "10.0.0.1")
+        limits.check("chat", None, "10.0.0.1")
     body = native_body(caught.value, "id")
     assert body["error"] == "rate_limit_exceeded"
     assert body["message"] == "Rate limit exceeded: 10 per 1 minute"
