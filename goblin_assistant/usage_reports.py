@@ -89,7 +89,7 @@ def parse_range(start: str | None, end: str | None, now: datetime | None = None)
         last = _parse(end, "to") + DAY_MS
     else:
         last = _parse(end, "to")
-    if last < first:
+    if last < first or (last == first and end is not None and len(end) == 10):
         raise ValidationFailed("to: must not be before from", param="to")
     return first, last
 
@@ -195,7 +195,8 @@ def _name(connection: Connection, rows: list[dict[str, Any]]) -> None:
             row["key_name"], row["key_prefix"] = names.get(row["key_id"], (None, None))
     if any("user_id" in row for row in rows):
         users = {row["user_id"] for row in rows if row.get("user_id")}
-        mails = dict(connection.execute(select(User.id, User.email).where(User.id.in_(users))).tuples().all())
+        addresses = connection.execute(select(User.id, User.email).where(User.id.in_(users)))
+        mails = {row.id: row.email for row in addresses}
         for row in rows:
             row["user_email"] = mails.get(row["user_id"])
 
