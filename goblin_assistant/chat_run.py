@@ -16,11 +16,11 @@ from typing import Any
 
 import orjson
 
-from goblin_assistant import metrics
+from goblin_assistant import json_logging, metrics
 from goblin_assistant.errors import AppError, source_of
 from goblin_assistant.limit_policy import RateLimits, TokenHold
 from goblin_assistant.providers import Registry
-from goblin_assistant.providers.base import Dialect, ProviderError, Usage
+from goblin_assistant.providers.base import Dialect, ProviderError, Usage, tier_of
 from goblin_assistant.routing import Outcome, Target, Trace
 from goblin_assistant.usage import (
     Reservation,
@@ -144,6 +144,7 @@ class Run:
             prompt_tokens=prompt if prompt is not None else estimate_prompt_tokens(self._body),
             completion_tokens=min(self.content_events, most),  # events without text are counted too
             source="estimated",
+            tier=requested_tier(self._body),
         )
 
     def _close_entry(self, *, completed: bool) -> None:
@@ -212,7 +213,7 @@ class Run:
         if entry.fallback:
             extra["fallback"] = True
         if entry.completed:
-            logger.info("chat_completed", extra=extra)
+            json_logging.event(logger, logging.INFO, "chat_completed", extra)
             return
         extra["completed"] = False
         extra["error_type"] = entry.error_type
@@ -224,6 +225,11 @@ class Run:
 def counted(target: Target, body: Mapping[str, Any], dialect: Dialect) -> int | None:
     """The prompt's tokens as the target's provider will count them; None: it cannot tell, or will see a translation."""
     return target.provider.count_tokens(body) if dialect in target.provider.dialects else None
+
+
+def requested_tier(body: Mapping[str, Any]) -> str:
+    """The service tier that a request asks for; it may be charged for less, never for more."""
+    return tier_of(body.get("service_tier")) or tier_of(body.get("speed"))
 
 
 class _Children:

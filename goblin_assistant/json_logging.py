@@ -77,6 +77,18 @@ class JsonFormatter(OrjsonFormatter):
             data["stack_info"] = record.stack_info
         return _redactor.redact(_dumps(data))
 
+    def line(self, level: int, logger: str, message: str, fields: dict[str, Any]) -> str:
+        """The line of an event that never was a LogRecord. `fields` must not hold the guide's keys, but for the id."""
+        data: dict[str, Any] = {
+            "timestamp": self.timestamp_of(time.time()),
+            "level": logging.getLevelName(level),
+            "logger": logger,
+            "message": message,
+            "correlation_id": correlation_id.get(),
+        }
+        data.update(fields)
+        return _redactor.redact(_dumps(data))
+
     def timestamp_of(self, created: float) -> str:
         """`2025-12-02T10:30:45.123Z`; the part before the dot is made once a second."""
         second = int(created)
@@ -152,7 +164,8 @@ class QueueingHandler(logging.Handler):
 
     def __init__(self, stream: TextIO | None = None, capacity: int = QUEUE_LINES) -> None:
         super().__init__()
-        self.setFormatter(JsonFormatter())
+        self.json = JsonFormatter()
+        self.setFormatter(self.json)
         self._stream = stream
         self._capacity = capacity
         self._lines: deque[str] = deque()
@@ -306,12 +319,30 @@ def _log_thread_exception(args: threading.ExceptHookArgs) -> None:
 
 
 def event(logger: logging.Logger, level: int, message: str, fields: dict[str, Any]) -> None:
-    """`logger.log(level, message, extra=fields)` at two thirds of its price: no search for the caller, whom no line
-    shows."""
-    if logger.isEnabledFor(level):
-        record = logging.LogRecord(logger.name, level, "", 0, message, None, None)
-        record.__dict__.update(fields)
-        logger.handle(record)
+    """`logger.log(level, message, extra=fields)` at half its price, for the lines that each request writes.
+
+    No search for the caller, whom no line shows; and no LogRecord unless somebody else (pytest's caplog, a handler of
+    the operator's) listens too.
+    """
+    if not logger.isEnabledFor(level):
+        return
+    if _handler is not None and _only_ours(logger):
+        _handler.emit_line(_handler.json.line(level, logger.name, message, fields))
+        return
+    record = logging.LogRecord(logger.name, level, "", 0, message, None, None)
+    record.__dict__.update(fields)
+    logger.handle(record)
+
+
+def _only_ours(logger: logging.Logger) -> bool:
+    current: logging.Logger | None = logger
+    while current is not None:
+        if current.handlers and current.handlers != [_handler]:
+            return False
+        if current.filters or not current.propagate:
+            return False
+        current = current.parent
+    return True
 
 
 def register_secrets(secrets: Iterable[str]) -> None:

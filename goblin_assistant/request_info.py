@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 from time import perf_counter
 from typing import Any, cast
@@ -26,6 +27,13 @@ OTHER_METHOD = "OTHER"
 """Label of a method that no RFC knows: a client can make up as many as it likes."""
 
 GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
+
+
+def new_id() -> str:
+    """A random UUID (version 4). Not from os.urandom, which gives up Python's lock: a name needs no secrecy."""
+    digits = f"{random.getrandbits(128):032x}"
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 class RequestInfo:

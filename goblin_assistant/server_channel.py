@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-import uuid
 from typing import Any
 
 from waitress.channel import HTTPChannel
@@ -20,7 +19,8 @@ from waitress.task import ErrorTask, WSGITask
 
 from goblin_assistant.error_handlers import from_status
 from goblin_assistant.errors import body_for
-from goblin_assistant.request_info import GOOD_ID, RequestInfo
+from goblin_assistant.request_info import GOOD_ID, RequestInfo, new_id
+from goblin_assistant.server_loop import Seat
 
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 256 * 1024 * 1024
@@ -42,7 +42,7 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
         request = self.request
         error = from_status(request.error.code)
         given = request.headers.get("X_CORRELATION_ID", "")
-        identity = given if GOOD_ID(given) else str(uuid.uuid4())
+        identity = given if GOOD_ID(given) else new_id()
         path = getattr(request, "path", "")
         info = RequestInfo(identity, getattr(request, "command", ""), path[:1024], self.channel.addr[0])
         body = json.dumps(body_for(path, error, identity)).encode()
@@ -82,12 +82,17 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     error_task_class = RefusedTask
     parser_class = TimedParser
 
+    interest = -1  # kept by the map that watches; see server_loop.py
     close_when_flushed: bool
     linger = False
     discarding_until = 0.0
     discarded = 0
     seen_activity = 0.0
     stuck_since = 0.0
+
+    def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(server, *args, **kwargs)
+        self.server = Seat(server, self)
 
     def busy(self) -> bool:
         """Whether a request runs, or waits, or its answer has not gone out, or one is arriving right now."""
