@@ -17,7 +17,7 @@ import orjson
 
 from goblin_assistant import anthropic_messages, metrics
 from goblin_assistant.accounts import Principal
-from goblin_assistant.chat_run import ModelLabels, Run, counted
+from goblin_assistant.chat_run import ModelLabels, Run, counted, requested_tier
 from goblin_assistant.config import Config
 from goblin_assistant.errors import AppError, ClientGone, Forbidden, anthropic_body, openai_body
 from goblin_assistant.limit_policy import RateLimits
@@ -336,6 +336,7 @@ class ChatService:
                     [(target.provider.name, target.model) for target in targets],
                     _most_prompt_tokens(chat, targets),
                     self._most_completion_tokens(chat),
+                    requested_tier(chat.body),
                 )
             except AppError as error:
                 run.failed(error)

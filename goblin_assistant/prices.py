@@ -70,7 +70,7 @@ class Rates:
             # A provider whose parts exceed the whole is believed in the whole.
             cached = min(usage.cached_tokens, prompt)
             written = min(usage.cache_write_tokens, prompt - cached)
-            written_1h = min(getattr(usage, "cache_write_1h_tokens", 0), written)
+            written_1h = min(usage.cache_write_1h_tokens, written)
             total += (
                 (prompt - cached - written) * band.prompt
                 + cached * band.cached
@@ -130,8 +130,8 @@ class Prices:
         self._providers: dict[str, Any] = {}  # our name -> genai_prices.types.Provider | None
         self._found: dict[tuple[str, str], Rates | _Conditional | None] = {}
 
-    def rates(self, provider: str, model: str) -> Rates | None:
-        """The model's price now; None: not known."""
+    def rates(self, provider: str, model: str, tier: str = "") -> Rates | None:
+        """The model's price now, in a service tier (providers.base.TIERS); None: not known."""
         key = (provider, model)
         try:
             found = self._found[key]
@@ -139,7 +139,7 @@ class Prices:
             if len(self._found) >= MAX_CACHED:
                 self._found.clear()
             found = self._found[key] = self._find(provider, model)
-        return found.at(self._clock()) if isinstance(found, _Conditional) else found
+        return found.at(self._clock(), tier) if isinstance(found, _Conditional) else found
 
     def overridden(self, provider: str, model: str) -> bool:
         """Whether goblin.toml gives the price."""
@@ -156,9 +156,9 @@ class Prices:
             if self.overridden(provider, target):
                 model = target
             else:
-                rates = self.rates(provider, model) or self.rates(provider, target)
+                rates = self.rates(provider, model, usage.tier) or self.rates(provider, target, usage.tier)
                 return rates.cost_microusd(usage) if rates is not None else None
-        rates = self.rates(provider, model)
+        rates = self.rates(provider, model, usage.tier)
         return rates.cost_microusd(usage) if rates is not None else None
 
     def _find(self, provider: str, model: str) -> Rates | _Conditional | None:
@@ -176,8 +176,10 @@ class Prices:
         found = known.find_model(model.removeprefix("models/"), all_providers=get_snapshot().providers)
         if found is None or not found.prices:
             return None
-        if isinstance(found.prices, list):
-            return _Conditional(found)
+        # A model of another provider's list (Azure's gpt-4o is OpenAI's) does not take over its tiers.
+        tiers = bool(found.price_variants) and any(found is model for model in known.models)
+        if isinstance(found.prices, list) or tiers:
+            return _Conditional(found, tiers)
         return _compile(found.prices)
 
     def _override(self, name: str) -> Rates | None:
@@ -202,15 +204,19 @@ class Prices:
 
 
 class _Conditional:
-    """A price that depends on when: introductory and off-peak prices."""
+    """A price that depends on when (introductory and off-peak prices) or on the service tier."""
 
-    __slots__ = ("_compiled", "_model")
+    __slots__ = ("_compiled", "_model", "_tiers")
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tiers: bool) -> None:
         self._model = model
+        self._tiers = tiers
         self._compiled: dict[int, Rates | None] = {}  # by the price object's identity; the snapshot keeps them alive
 
-    def at(self, now: datetime) -> Rates | None:
+    def at(self, now: datetime, tier: str = "") -> Rates | None:
+        if tier and self._tiers:
+            # Put together anew by genai-prices for every call, so there is nothing to remember it by. Rare.
+            return _compile(self._model.get_prices(now, {"service_tier": tier, "speed": tier}))
         price = self._model.get_prices(now)
         if id(price) not in self._compiled:
             self._compiled[id(price)] = _compile(price)

@@ -121,6 +121,7 @@ class UsageStore:
         candidates: Sequence[tuple[str, str]],
         prompt_tokens: int,
         max_tokens: int | None,
+        tier: str = "",
     ) -> Reservation | None:
         """Hold what a chat may cost at most, at the dearest of its (provider, model) candidates; None: the key has no
         budget, or nothing can be charged.
@@ -135,7 +136,7 @@ class UsageStore:
         completion = self.default_max_tokens if max_tokens is None else max_tokens
         amount = 0
         for provider, model in candidates:
-            rates = self.prices.rates(provider, model)
+            rates = self.prices.rates(provider, model, tier)
             most = rates.most_microusd(prompt_tokens, completion) if rates is not None else None
             if most is None:
                 raise PriceUnknown(

@@ -13,6 +13,7 @@ from genai_prices.data_snapshot import get_snapshot
 
 from goblin_assistant.goblin_file import GoblinFile, PriceRow
 from goblin_assistant.prices import GENAI_PROVIDERS, MAX_CACHED, Prices
+from goblin_assistant.providers import anthropic_response, openai_dialect
 from goblin_assistant.providers.base import Usage
 from goblin_assistant.providers.presets import PRESETS
 
@@ -236,3 +237,39 @@ def test_no_thread_that_updates_prices_is_ever_started() -> None:
 
     prices().rates("openai", "gpt-4o")
     assert not [thread for thread in threading.enumerate() if "price" in thread.name.lower()]
+
+
+def test_a_service_tier_has_its_own_price_where_the_provider_has_one() -> None:
+    # gpt-4o: priority $4.25 and $17
+    some = prices()
+    assert some.cost_microusd("openai", "gpt-4o", Usage(1000, 100, tier="priority")) == 4250 + 1700
+    assert some.cost_microusd("openai", "gpt-4o", Usage(1000, 100)) == 2500 + 1000
+    assert some.cost_microusd("azure", "gpt-4o", Usage(1000, 100, tier="priority")) == 2500 + 1000
+    assert some.cost_microusd("mistral", "mistral-large-latest", Usage(1000, 0, tier="priority")) == some.cost_microusd(
+        "mistral", "mistral-large-latest", Usage(1000, 0)
+    )
+
+
+def test_a_cache_that_is_kept_for_an_hour_costs_more() -> None:
+    # claude-opus-4-5: $6.25 for five minutes, $10 for an hour
+    usage = Usage(1000, 0, cache_write_tokens=300, cache_write_1h_tokens=100)
+    assert prices().cost_microusd("anthropic", "claude-opus-4-5", usage) == 700 * 5 + 200 * 6.25 + 100 * 10
+
+
+def test_a_provider_tells_its_tier_and_the_hour_of_its_cache() -> None:
+    openai = openai_dialect.parse_usage({"prompt_tokens": 1, "completion_tokens": 1}, "priority")
+    standard = openai_dialect.parse_usage({"prompt_tokens": 1, "completion_tokens": 1}, "default")
+    anthropic = anthropic_response.parse_usage(
+        {
+            "input_tokens": 1,
+            "output_tokens": 1,
+            "cache_creation_input_tokens": 5,
+            "cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 3},
+            "speed": "fast",
+        }
+    )
+    assert openai is not None
+    assert standard is not None
+    assert anthropic is not None
+    assert (openai.tier, standard.tier, anthropic.tier) == ("priority", "", "fast")
+    assert (anthropic.cache_write_tokens, anthropic.cache_write_1h_tokens) == (5, 3)

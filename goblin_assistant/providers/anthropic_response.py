@@ -31,7 +31,14 @@ from typing import Any
 
 import orjson
 
-from goblin_assistant.providers.base import AuthenticationFailed, BadResponse, ProviderError, Timeout, Usage
+from goblin_assistant.providers.base import (
+    AuthenticationFailed,
+    BadResponse,
+    ProviderError,
+    Timeout,
+    Usage,
+    tier_of,
+)
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 
 FINISH_REASONS: Mapping[str, str] = {
@@ -87,12 +94,15 @@ def parse_usage(value: Any) -> Usage | None:
     fresh, written = _count(value.get("input_tokens")), _count(value.get("cache_creation_input_tokens"))
     read = _count(value.get("cache_read_input_tokens"))
     details = value.get("output_tokens_details")
+    kept = value.get("cache_creation")
     return Usage(
         prompt_tokens=fresh + written + read,
         completion_tokens=_count(value.get("output_tokens")),
         cached_tokens=read,
         cache_write_tokens=written,
         reasoning_tokens=_count(details.get("thinking_tokens")) if isinstance(details, dict) else 0,
+        cache_write_1h_tokens=_count(kept.get("ephemeral_1h_input_tokens")) if isinstance(kept, dict) else 0,
+        tier=tier_of(value.get("speed")),
     )
 
 

@@ -160,7 +160,9 @@ class Model:
 @dataclass(slots=True)
 class Usage:
     """Tokens of one call. `prompt_tokens` includes cached ones, as in OpenAI's usage object;
-    `completion_tokens` includes reasoning ones. `source` says who counted."""
+    `completion_tokens` includes reasoning ones. `cache_write_1h_tokens` is the part of `cache_write_tokens` that is kept
+    for an hour, which costs more; `tier` the service tier that was charged, where it is not the standard one.
+    `source` says who counted."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -168,6 +170,17 @@ class Usage:
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     source: Literal["provider", "estimated"] = "provider"
+    cache_write_1h_tokens: int = 0
+    tier: str = ""
+
+
+TIERS = frozenset({"flex", "priority", "fast"})
+"""Service tiers with prices of their own: OpenAI's and Google's `service_tier`, Anthropic's `speed`."""
+
+
+def tier_of(value: Any) -> str:
+    """The tier in a request or an answer; empty: the standard one (`default`, `auto`, `standard`, or nothing)."""
+    return value if isinstance(value, str) and value in TIERS else ""
 
 
 @dataclass(slots=True)

@@ -186,7 +186,7 @@ class OpenAICompatibleProvider(Provider):
         return ChatResponse(
             data,
             model if isinstance(model, str) else request.model,
-            parse_usage(parsed.get("usage")),
+            parse_usage(parsed.get("usage"), parsed.get("service_tier")),
             reason if isinstance(reason, str) else None,
         )
 

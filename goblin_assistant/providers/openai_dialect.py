@@ -12,7 +12,14 @@ from typing import Any
 
 import orjson
 
-from goblin_assistant.providers.base import AuthenticationFailed, BadResponse, ProviderError, Timeout, Usage
+from goblin_assistant.providers.base import (
+    AuthenticationFailed,
+    BadResponse,
+    ProviderError,
+    Timeout,
+    Usage,
+    tier_of,
+)
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 
 AUTHENTICATION_CODES = frozenset({"invalid_api_key", "API_KEY_INVALID", "authentication_error", "permission_error"})
@@ -47,8 +54,8 @@ def encode(body: Any) -> bytes:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def parse_usage(value: Any) -> Usage | None:
-    """A `usage` object; None when there is none or it makes no sense."""
+def parse_usage(value: Any, service_tier: Any = None) -> Usage | None:
+    """A `usage` object; None when there is none or it makes no sense. `service_tier` stands beside it."""
     if not isinstance(value, dict):
         return None
     prompt = _count(value.get("prompt_tokens"))
@@ -70,6 +77,7 @@ def parse_usage(value: Any) -> Usage | None:
         cached_tokens=min(cached or 0, prompt or 0),
         cache_write_tokens=written or 0,
         reasoning_tokens=reasoning or 0,
+        tier=tier_of(service_tier),
     )
 
 

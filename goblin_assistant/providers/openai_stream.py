@@ -88,7 +88,7 @@ class Follower:
             self._seen = True
         if not self.model and isinstance(chunk.get("model"), str):
             self.model = chunk["model"]
-        usage = parse_usage(chunk.get("usage"))
+        usage = parse_usage(chunk.get("usage"), chunk.get("service_tier"))
         if usage is not None:
             self.usage = usage
         if not isinstance(choices, list):
