@@ -127,8 +127,7 @@ def test_four_processes_that_start_at_once_all_find_the_tables(database_url: str
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    for process in processes:
-        out, errors = process.communicate(timeout=60)
+    for process, (out, errors) in [(process, process.communicate(timeout=60)) for process in processes]:
         assert process.returncode == 0, errors
         assert json.loads(out) == database.head_revision()
     engine = engine_for(database_url)
