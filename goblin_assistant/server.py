@@ -18,13 +18,13 @@ from flask import Flask
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
-from waitress.task import ThreadedTaskDispatcher
 
 from goblin_assistant import json_logging, lifecycle, metrics_endpoint, process_setup
 from goblin_assistant.config import Config
 from goblin_assistant.extensions import Runtime
 from goblin_assistant.metrics import server_threads_busy, server_threads_max
 from goblin_assistant.server_channel import Channel
+from goblin_assistant.server_loop import Threads, make_map
 from goblin_assistant.version import __version__
 
 logger = logging.getLogger("goblin_assistant.server")
@@ -48,6 +48,13 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
     channel_class = Channel
     draining = False
 
+    def maintenance(self, now: float) -> None:
+        """As waitress: mark connections that have been idle for long; and have them looked at."""
+        super().maintenance(now)
+        for channel in self.active_channels.values():
+            if channel.will_close:
+                self._map.tell(channel)
+
     def accept_waiting(self) -> None:
         """Take in whoever has connected already: closing the listener would reset them."""
         before = -1
@@ -63,9 +70,9 @@ class Server:
         self._app = app
         self._config = config
         self._runtime: Runtime = app.extensions["goblin"]
-        self._map: dict[int, Any] = {}
+        self._map = make_map()
         adjustments = Adjustments(**settings(config, descriptors))
-        self._dispatcher = ThreadedTaskDispatcher()
+        self._dispatcher = Threads()
         self._dispatcher.set_thread_count(adjustments.threads)
         self.listeners = [
             Listener(app.wsgi_app, self._map, dispatcher=self._dispatcher, adj=adjustments, sockinfo=sockinfo)
@@ -90,7 +97,9 @@ class Server:
         self._drain()
 
     def _turn(self, timeout: float = 1.0) -> None:
-        wasyncore.loop(timeout=timeout, use_poll=True, map=self._map, count=1)
+        for listener in self.listeners:
+            self._map.tell(listener)  # it closes idle connections, and stops accepting when there are too many
+        self._map.turn(timeout)
         now = time.monotonic()
         if now - self._watched >= 1.0:
             self._watched = now

@@ -1,0 +1,193 @@
+"""waitress' main loop and its threads, at the cost of what happens instead of what is open.
+
+waitress asks every connection before every poll() whether it wants to read or write, and is woken at the end of every
+request to ask again: with 500 streams open, each request beside them costs a thousand questions. Here epoll knows, and
+a connection is asked again only after something happened to it. A request that ends with its connection as it was
+before, which is how nearly all end, wakes nobody.
+
+And waitress wakes the thread that has slept longest, so that a pool of 500 is walked through in turn, each with a stack
+and a database connection that no cache holds any more. Here the one that slept shortest is woken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+from collections import deque
+from typing import Any
+
+from waitress import wasyncore
+from waitress.task import ThreadedTaskDispatcher
+
+_READ = select.POLLIN | select.POLLPRI
+_WRITE = select.POLLOUT
+
+
+def wanted(thing: Any) -> int:
+    """What a connection, listener or trigger waits for now, as poll() and epoll say it."""
+    mask = _READ if thing.readable() else 0
+    if not thing.accepting and thing.writable():
+        mask |= _WRITE
+    return mask
+
+
+class WatchedMap(dict[int, Any]):
+    """waitress' map of descriptors, watched by epoll. All but `tell` is for the main thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._epoll = select.epoll()
+        self._changed: deque[Any] = deque()
+
+    def __setitem__(self, descriptor: int, thing: Any) -> None:
+        super().__setitem__(descriptor, thing)
+        thing.interest = 0
+        self._changed.append(thing)
+
+    def __delitem__(self, descriptor: int) -> None:
+        thing: Any = super().pop(descriptor)
+        if thing.interest:
+            thing.interest = 0
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(descriptor)
+
+    def tell(self, thing: Any) -> None:
+        """Ask `thing` again before the next wait. From any thread; the caller wakes the loop."""
+        self._changed.append(thing)
+
+    def turn(self, timeout: float) -> None:
+        """Wait for events, at most `timeout` seconds, and handle them."""
+        changed = self._changed
+        while changed:
+            self._arm(changed.popleft())
+        events = self._epoll.poll(timeout)
+        if len(events) > 1:
+            # A new connection may get the number of one that was closed a moment ago: its events must not be another's.
+            events.sort(key=lambda event: self._accepts(event[0]))
+        for descriptor, flags in events:
+            thing = self.get(descriptor)
+            if thing is not None:
+                wasyncore.readwrite(thing, flags)
+                self._arm(thing)
+
+    def _accepts(self, descriptor: int) -> bool:
+        thing = self.get(descriptor)
+        return thing is not None and bool(thing.accepting)
+
+    def _arm(self, thing: Any) -> None:
+        descriptor = thing._fileno
+        if self.get(descriptor) is not thing:
+            return  # closed since
+        # Again until it stays: a thread that changes what is wanted compares with `interest` afterwards, so one of the
+        # two sees the other.
+        while (mask := wanted(thing)) != thing.interest:
+            before, thing.interest = thing.interest, mask
+            if not mask:
+                self._epoll.unregister(descriptor)
+            elif before:
+                self._epoll.modify(descriptor, mask)
+            else:
+                self._epoll.register(descriptor, mask)
+
+
+class PolledMap(dict[int, Any]):
+    """The same without epoll, where the system has none: waitress' own loop."""
+
+    def tell(self, thing: Any) -> None:
+        """Everything is asked every time."""
+
+    def turn(self, timeout: float) -> None:
+        """Wait for events, at most `timeout` seconds, and handle them."""
+        wasyncore.loop(timeout=timeout, use_poll=True, map=self, count=1)
+
+
+def make_map() -> WatchedMap | PolledMap:
+    """The best that the system offers."""
+    return WatchedMap() if hasattr(select, "epoll") else PolledMap()
+
+
+class Seat:
+    """What a connection takes for its server: the listener, but a pulled trigger says whose it is, and only wakes the
+    loop when there is something new for it."""
+
+    __slots__ = ("_channel", "_listener")
+
+    def __init__(self, listener: Any, channel: Any) -> None:
+        self._listener = listener
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._listener, name)
+
+    def pull_trigger(self) -> None:
+        """Called by a thread that has written, or ended a request."""
+        channel = self._channel
+        if wanted(channel) != channel.interest:
+            self._listener._map.tell(channel)
+            self._listener.pull_trigger()
+
+
+class _Bed:
+    """Where a thread sleeps, and the task that it is woken with."""
+
+    __slots__ = ("lock", "task")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.lock.acquire()
+        self.task: Any = None
+
+
+class Threads(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """waitress' threads; the one that went to sleep last is woken first, with its task in its hands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asleep: list[_Bed] = []
+
+    def handler_thread(self, thread_no: int) -> None:
+        """A thread's life."""
+        bed = _Bed()
+        while True:
+            with self.lock:
+                if self.stop_count > 0:
+                    self.active_count -= 1
+                    self.stop_count -= 1
+                    self.threads.discard(thread_no)
+                    self.thread_exit_cv.notify()
+                    return
+                task = self.queue.popleft() if self.queue else None
+                if task is None:
+                    self.active_count -= 1
+                    self._asleep.append(bed)
+            if task is None:
+                bed.lock.acquire()
+                task, bed.task = bed.task, None
+                if task is None:
+                    continue  # woken to stop
+            try:
+                task.service()
+            except BaseException:
+                self.logger.exception("Exception when servicing %r", task)
+            task = None
+
+    def add_task(self, task: Any) -> None:
+        """Have a thread do it, or the next that has time."""
+        with self.lock:
+            if not self._asleep:
+                self.queue.append(task)
+                return
+            bed = self._asleep.pop()
+            self.active_count += 1
+            bed.task = task
+        bed.lock.release()
+
+    def set_thread_count(self, count: int) -> None:
+        """Start threads, or stop them."""
+        super().set_thread_count(count)
+        with self.lock:
+            woken, self._asleep = (self._asleep, []) if self.stop_count else ([], self._asleep)
+            self.active_count += len(woken)
+        for bed in woken:
+            bed.lock.release()

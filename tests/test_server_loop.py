@@ -1,0 +1,236 @@
+"""The main loop that knows who wants what, and the threads that are woken in reverse order."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from waitress import wasyncore
+
+from goblin_assistant.server_loop import Seat, Threads, WatchedMap
+from tests.conftest import wait_until
+
+
+class Thing(wasyncore.dispatcher):  # type: ignore[misc]
+    """One end of a socket pair that counts what it is asked and what happens to it."""
+
+    def __init__(self, sock: socket.socket, watched: WatchedMap) -> None:
+        self.wants_read, self.wants_write = True, False
+        self.asked = self.read = self.written = 0
+        super().__init__(sock, watched)
+        self.connected = True
+
+    def readable(self) -> bool:
+        self.asked += 1
+        return self.wants_read
+
+    def writable(self) -> bool:
+        return self.wants_write
+
+    def handle_read(self) -> None:
+        self.read += 1
+        self.recv(1024)
+
+    def handle_write(self) -> None:
+        self.written += 1
+        self.wants_write = False
+
+    def handle_close(self) -> None:
+        self.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[WatchedMap, Thing, socket.socket]]:
+    """A map, a watched end, and the other end."""
+    ours, theirs = socket.socketpair()
+    watched = WatchedMap()
+    thing = Thing(ours, watched)
+    yield watched, thing, theirs
+    thing.close()
+    theirs.close()
+    watched._epoll.close()
+
+
+def test_bytes_that_arrive_are_read(pair: tuple[WatchedMap, Thing, socket.socket]) -> None:
+    watched, thing, theirs = pair
+    theirs.sendall(b"x")
+    watched.turn(1.0)
+    assert thing.read == 1
+
+
+def test_a_connection_to_which_nothing_happens_is_not_asked_again(
+    pair: tuple[WatchedMap, Thing, socket.socket],
+) -> None:
+    watched, thing, _ = pair
+    watched.turn(0)
+    before = thing.asked
+    for _ in range(10):
+        watched.turn(0)
+    assert thing.asked == before
+
+
+def test_a_change_is_seen_when_it_is_told(pair: tuple[WatchedMap, Thing, socket.socket]) -> None:
+    watched, thing, _ = pair
+    watched.turn(0)
+    thing.wants_write = True
+    watched.turn(0)
+    assert thing.written == 0
+    watched.tell(thing)
+    watched.turn(0)
+    assert thing.written == 1
+
+
+def test_who_wants_nothing_is_left_alone_until_it_tells(pair: tuple[WatchedMap, Thing, socket.socket]) -> None:
+    watched, thing, theirs = pair
+    thing.wants_read = False
+    theirs.sendall(b"x")
+    watched.turn(0)
+    assert thing.read == 0
+    thing.wants_read = True
+    watched.tell(thing)
+    watched.turn(0)
+    assert thing.read == 1
+
+
+def test_a_closed_connection_is_forgotten_even_with_a_change_to_tell(
+    pair: tuple[WatchedMap, Thing, socket.socket],
+) -> None:
+    watched, thing, theirs = pair
+    watched.turn(0)
+    theirs.close()
+    watched.turn(1.0)
+    assert not watched
+    watched.tell(thing)
+    watched.turn(0)
+    assert thing.interest == 0
+
+
+class FakeListener:
+    """Counts how often it was woken."""
+
+    name = "listener"
+
+    def __init__(self, watched: WatchedMap) -> None:
+        self._map = watched
+        self.woken = 0
+
+    def pull_trigger(self) -> None:
+        self.woken += 1
+
+
+def test_the_loop_is_woken_only_for_something_new(pair: tuple[WatchedMap, Thing, socket.socket]) -> None:
+    watched, thing, _ = pair
+    watched.turn(0)
+    listener = FakeListener(watched)
+    seat = Seat(listener, thing)
+    seat.pull_trigger()
+    assert listener.woken == 0
+    thing.wants_write = True
+    seat.pull_trigger()
+    assert listener.woken == 1
+    watched.turn(0)
+    assert thing.written == 1
+    assert seat.name == "listener"
+
+
+def test_events_of_listeners_come_last() -> None:
+    watched = WatchedMap()
+    order: list[str] = []
+
+    class Noted(Thing):
+        def handle_read_event(self) -> None:
+            order.append("connection")
+
+        def handle_accept(self) -> None:
+            order.append("listener")
+
+    server = socket.create_server(("127.0.0.1", 0))
+    listener = Noted(server, watched)
+    listener.handle_read_event = listener.handle_accept  # type: ignore[method-assign]
+    listener.accepting = True
+    ours, theirs = socket.socketpair()
+    connection = Noted(ours, watched)
+    theirs.sendall(b"x")
+    client = socket.create_connection(server.getsockname())
+    poller = select.poll()
+    poller.register(server, select.POLLIN)
+    assert poller.poll(5000)
+    watched.turn(1.0)
+    assert order == ["connection", "listener"]
+    for closing in (listener, connection, theirs, client):
+        closing.close()
+    watched._epoll.close()
+
+
+class Task:
+    """A task that says which thread does it, and waits until it may end."""
+
+    def __init__(self) -> None:
+        self.thread = ""
+        self.started = threading.Event()
+        self.may_end = threading.Event()
+
+    def service(self) -> None:
+        self.thread = threading.current_thread().name
+        self.started.set()
+        self.may_end.wait(10)
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    """Four threads, all asleep."""
+    dispatcher = Threads()
+    dispatcher.set_thread_count(4)
+    wait_until(lambda: len(dispatcher._asleep) == 4)
+    yield dispatcher
+    dispatcher.shutdown(timeout=5)
+    assert not dispatcher.threads
+
+
+def do(dispatcher: Threads) -> Task:
+    """Start a task and wait until a thread has it."""
+    task = Task()
+    dispatcher.add_task(task)
+    assert task.started.wait(5)
+    return task
+
+
+def test_one_task_after_the_other_stays_on_one_thread(threads: Threads) -> None:
+    names = set()
+    for _ in range(10):
+        task = do(threads)
+        names.add(task.thread)
+        task.may_end.set()
+        wait_until(lambda: len(threads._asleep) == 4)
+    assert len(names) == 1
+
+
+def test_tasks_at_once_have_threads_of_their_own_and_the_rest_wait(threads: Threads) -> None:
+    running = [do(threads) for _ in range(4)]
+    assert len({task.thread for task in running}) == 4
+    assert threads.active_count == 4
+    waiting = Task()
+    threads.add_task(waiting)
+    assert not waiting.started.is_set()
+    running[0].may_end.set()
+    assert waiting.started.wait(5)
+    for task in (*running, waiting):
+        task.may_end.set()
+    wait_until(lambda: threads.active_count == 0)
+
+
+def test_a_task_that_raises_does_not_cost_a_thread(threads: Threads, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def service(self) -> None:
+            raise SystemExit
+
+    for _ in range(8):
+        threads.add_task(Broken())
+    wait_until(lambda: threads.active_count == 0 and not threads.queue)
+    assert len(threads.threads) == 4
+    task: Any = do(threads)
+    task.may_end.set()
