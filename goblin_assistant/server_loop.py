@@ -46,7 +46,8 @@ class WatchedMap(dict[int, Any]):
         self._changed.append(thing)
 
     def __delitem__(self, descriptor: int) -> None:
-        thing: Any = super().pop(descriptor)
+        thing = self[descriptor]
+        super().__delitem__(descriptor)
         if thing.interest:
             thing.interest = 0
             with contextlib.suppress(OSError):
@@ -77,7 +78,8 @@ class WatchedMap(dict[int, Any]):
 
     def _arm(self, thing: Any) -> None:
         descriptor = thing._fileno
-        if self.get(descriptor) is not thing:
+        known: Any = self.get(descriptor)
+        if known is None or known is not thing:
             return  # closed since
         # Again until it stays: a thread that changes what is wanted compares with `interest` afterwards, so one of the
         # two sees the other.
