@@ -19,30 +19,28 @@ import pytest
 import requests
 
 from tests.conftest import PASSWORD, ROOT, Serve, Server, free_port, wait_until
-from tests.fake_upstream import SILENCE, FakeUpstream, Pause, Reply, fake_upstream  # noqa: F401 -- a fixture
+from tests.fake_upstream import SILENCE, FakeUpstream, Reply
 from tests.wire_bodies import openai_chat, openai_events
 
 CHAT: dict[str, Any] = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
 STREAM = {**CHAT, "stream": True}
 
 
-@pytest.fixture
-def upstream_env(fake_upstream: FakeUpstream) -> dict[str, str]:  # noqa: F811
-    """Settings of a server whose openai provider is the fake upstream."""
-    return {
-        "OPENAI_API_KEY": "sk-canary-provider-key",
-        "OPENAI_BASE_URL": fake_upstream.url + "/v1",
-        "GOBLIN_RETRIES": "0",
-    }
-
-
-def start(serve: Serve, upstream: FakeUpstream, env: dict[str, str], **more: str) -> Server:
-    """A server that has checked its provider already: what is scripted from now on is for chats."""
+def start(serve: Serve, upstream: FakeUpstream, **more: str) -> Server:
+    """A server whose openai provider is the fake upstream. It has checked it already: what is scripted from now on is
+    for chats."""
     upstream.default = Reply.raw(
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\nConnection: close\r\n\r\n"
         b'{"data": []}'
     )
-    server = serve(True, **env, **more)
+    server = serve(
+        True,
+        OPENAI_API_KEY="sk-canary-provider-key",
+        OPENAI_BASE_URL=upstream.url + "/v1",
+        GOBLIN_RETRIES="0",
+        GOBLIN_HEALTH_INTERVAL="3600",
+        **more,
+    )
     wait_until(lambda: upstream.requests and upstream.open_connections == 0, 10, "the check of the provider")
     upstream.requests.clear()
     return server
@@ -79,11 +77,10 @@ def raw(server: Server, data: bytes, timeout: float = 10.0) -> bytes:
 # -- streams ----------------------------------------------------------------------------------
 def test_a_stream_passes_through_as_it_comes(
     serve: Serve,
-    fake_upstream: FakeUpstream,  # noqa: F811
-    upstream_env: dict[str, str],
+    fake_upstream: FakeUpstream,
 ) -> None:
     pieces = events()
-    server = start(serve, fake_upstream, upstream_env)
+    server = start(serve, fake_upstream)
     fake_upstream.reply(Reply.sse([pieces[0], SILENCE, *pieces[1:]]))
     headers = server.register()
     with requests.post(
@@ -110,10 +107,9 @@ def test_a_stream_passes_through_as_it_comes(
 
 def test_a_client_that_cuts_its_stream_frees_everything(
     serve: Serve,
-    fake_upstream: FakeUpstream,  # noqa: F811
-    upstream_env: dict[str, str],
+    fake_upstream: FakeUpstream,
 ) -> None:
-    server = start(serve, fake_upstream, upstream_env)
+    server = start(serve, fake_upstream)
     fake_upstream.reply(Reply.sse([events()[0], SILENCE]))
     headers = server.register()
     answer = requests.post(server.url + "/chat/completions", json=STREAM, headers=headers, stream=True, timeout=10)
@@ -135,13 +131,11 @@ def usage_rows(server: Server) -> list[tuple[int, int]]:
 # -- saturation -------------------------------------------------------------------------------
 def test_busy_chat_slots_leave_threads_for_everything_else(
     serve: Serve,
-    fake_upstream: FakeUpstream,  # noqa: F811
-    upstream_env: dict[str, str],
+    fake_upstream: FakeUpstream,
 ) -> None:
     server = start(
         serve,
         fake_upstream,
-        upstream_env,
         GOBLIN_THREADS="6",
         GOBLIN_CHAT_SLOTS="3",
         GOBLIN_CHAT_SLOT_WAIT_SECONDS="0.1",
@@ -327,11 +321,10 @@ def test_threads_are_counted(serve: Serve) -> None:
 
 def test_a_client_that_takes_nothing_is_cut_off(
     serve: Serve,
-    fake_upstream: FakeUpstream,  # noqa: F811
-    upstream_env: dict[str, str],
+    fake_upstream: FakeUpstream,
 ) -> None:
     piece = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"x" * 100_000 + b'"}}]}\n\n'
-    server = start(serve, fake_upstream, upstream_env, GOBLIN_SEND_TIMEOUT_SECONDS="1")
+    server = start(serve, fake_upstream, GOBLIN_SEND_TIMEOUT_SECONDS="1")
     fake_upstream.reply(Reply.sse([piece] * 400))
     authorization = server.register()["Authorization"]
     body = json.dumps(STREAM).encode()

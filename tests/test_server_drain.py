@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from tests.conftest import Serve, Server, wait_until
-from tests.fake_upstream import SILENCE, FakeUpstream, Reply, fake_upstream  # noqa: F401 -- a fixture
-from tests.test_server import CHAT, STREAM, events, start, upstream_env  # noqa: F401 -- a fixture
+from tests.fake_upstream import SILENCE, FakeUpstream, Reply
+from tests.test_server import CHAT, STREAM, events, start
 from tests.wire_bodies import openai_chat
 
 
@@ -34,12 +34,11 @@ def refuses(server: Server) -> bool:
 
 def test_running_requests_and_streams_finish_and_new_ones_are_refused(
     serve: Serve,
-    fake_upstream: FakeUpstream,  # noqa: F811
-    upstream_env: dict[str, str],  # noqa: F811
+    fake_upstream: FakeUpstream,
 ) -> None:
     pieces = events()
     whole = Reply([SILENCE, *Reply.json(200, openai_chat()).steps])
-    server = start(serve, fake_upstream, upstream_env)
+    server = start(serve, fake_upstream)
     headers = server.register()
     with ThreadPoolExecutor(15) as pool:
         fake_upstream.reply(*[whole] * 10)
@@ -65,10 +64,9 @@ def test_running_requests_and_streams_finish_and_new_ones_are_refused(
 
 def test_what_outlasts_the_grace_time_is_cut_and_named(
     serve: Serve,
-    fake_upstream: FakeUpstream,  # noqa: F811
-    upstream_env: dict[str, str],  # noqa: F811
+    fake_upstream: FakeUpstream,
 ) -> None:
-    server = start(serve, fake_upstream, upstream_env, GOBLIN_GRACE_SECONDS="0.5")
+    server = start(serve, fake_upstream, GOBLIN_GRACE_SECONDS="0.5")
     fake_upstream.reply(Reply.sse([events()[0], SILENCE]))
     headers = server.register()
     with requests.post(
@@ -97,10 +95,9 @@ def test_an_idle_server_ends_at_once(serve: Serve, sig: signal.Signals) -> None:
 
 def test_a_second_signal_ends_the_process_at_once(
     serve: Serve,
-    fake_upstream: FakeUpstream,  # noqa: F811
-    upstream_env: dict[str, str],  # noqa: F811
+    fake_upstream: FakeUpstream,
 ) -> None:
-    server = start(serve, fake_upstream, upstream_env)
+    server = start(serve, fake_upstream)
     fake_upstream.reply(Reply.sse([events()[0], SILENCE]))
     headers = server.register()
     with requests.post(

@@ -6,11 +6,13 @@ import json
 import random
 import socket
 import string
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import requests
 
 from tests.conftest import Serve, Server
+from tests.services import find_binary
 
 REQUESTS = 10_000
 WORKERS = 8
@@ -123,7 +125,10 @@ def test_junk_leaves_bounded_metrics_no_500_and_a_log_of_json(serve: Serve) -> N
     assert len(late) < len(early) * 1.2
     assert len(late) < 4000
     assert not any(model in "".join(late) for model in ("M1", "brew", "junk"))
-    assert requests.get(server.url + "/health", timeout=5).status_code == 200
+    scrape = requests.get(server.url + "/metrics", timeout=10)
+    promtool = [find_binary("promtool"), "check", "metrics"]
+    checked = subprocess.run(promtool, input=scrape.content, capture_output=True, timeout=30, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
     assert server.stop() == 0
     lines = server.log_lines("request_completed")  # parses every line
     assert len(lines) >= REQUESTS * 0.95
