@@ -67,8 +67,10 @@ def test_the_first_admin_is_made_in_an_empty_folder(folder: Path, accounts: Acco
     assert out == "created admin root@example.com (id 1)\n"
     assert accounts.login("root@example.com", PASSWORD)
     assert accounts.by_email("root@example.com").role == "admin"
-    good(users, "create", "second@example.com", "--role", "admin", "--password-stdin", stdin=PASSWORD)
+    good(users, "create", "--email", "second@example.com", "--role", "admin", "--password-stdin", stdin=PASSWORD)
     assert accounts.by_email("second@example.com").role == "admin"
+    assert run(users, "create", "--password-stdin", stdin=PASSWORD).exit_code == 2
+    assert run(users, "create", "a@example.com", "--email", "b@example.com", stdin=PASSWORD).exit_code == 2
 
 
 def test_the_password_is_asked_for_twice_and_never_shown(folder: Path) -> None:

@@ -73,15 +73,19 @@ def users() -> None:
 
 
 @users.command()
-@click.argument("email")
+@click.argument("email", required=False)
+@click.option("--email", "named", help="The same as EMAIL.")
 @click.option("--role", type=click.Choice(ROLES), default="user", show_default=True)
 @click.option("--admin", is_flag=True, help="The same as --role admin.")
 @password_option
 @as_json
-def create(email: str, role: str, admin: bool, password_stdin: bool, as_json: bool) -> None:
+def create(email: str | None, named: str | None, role: str, admin: bool, password_stdin: bool, as_json: bool) -> None:
     """Make an account for EMAIL, also when registration is closed."""
+    address = email or named
+    if address is None or (email and named):
+        raise click.UsageError("give one e-mail address")
     with open_accounts() as accounts:
-        user = accounts.create(email, read_password(password_stdin), "admin" if admin else role)
+        user = accounts.create(address, read_password(password_stdin), "admin" if admin else role)
         if as_json:
             click.echo(json.dumps(user_out(user)))
         else:
