@@ -196,7 +196,7 @@ class HealthMonitor:
             elif required.status == "unknown":
                 reasons.append(f"{REQUIRED}: not checked yet")
             elif not self._migrated:
-                reasons.append(f"{REQUIRED}: not migrated to this version; run: flask --app wsgi db upgrade")
+                reasons.append(f"{REQUIRED}: not migrated to this version; run: goblin-assistant db upgrade")
         return not reasons, reasons
 
     # -- the thread -------------------------------------------------------------------------------
