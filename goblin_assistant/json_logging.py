@@ -263,10 +263,14 @@ class QueueingHandler(logging.Handler):
 
 # werkzeug's development server writes an access line for each request; request_completed says the same and more.
 _ACCESS_LINE = re.compile(r"^\S+ - - \[")
+_COLOUR = re.compile(r"\x1b\[\d*m")
 
 
-def _not_an_access_line(record: logging.LogRecord) -> bool:
-    return not (isinstance(record.msg, str) and _ACCESS_LINE.match(record.msg))
+def _tidy_werkzeug(record: logging.LogRecord) -> bool:
+    if isinstance(record.msg, str):
+        record.msg = _COLOUR.sub("", record.msg)
+        return not _ACCESS_LINE.match(record.msg)
+    return True
 
 
 def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
@@ -294,8 +298,8 @@ def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = N
     for name, least in _LIBRARY_LEVELS.items():
         logging.getLogger(name).setLevel(max(least, root.level))
     werkzeug = logging.getLogger("werkzeug")
-    if _not_an_access_line not in werkzeug.filters:
-        werkzeug.addFilter(_not_an_access_line)
+    if _tidy_werkzeug not in werkzeug.filters:
+        werkzeug.addFilter(_tidy_werkzeug)
 
 
 # What libraries say below these levels is either in request_completed already or one line per request under load.

@@ -231,7 +231,7 @@ def test_libraries_warnings_and_threads_log_json_too() -> None:
         "logging.getLogger('waitress').warning('from waitress')\n"
         "logging.getLogger('sqlalchemy.engine').error('from sqlalchemy')\n"
         "logging.getLogger('alembic').warning('from alembic')\n"
-        "logging.getLogger('werkzeug').info(' * Running on http://127.0.0.1:8001')\n"
+        "logging.getLogger('werkzeug').info('\\x1b[31m\\x1b[1mWARNING\\x1b[0m * Running')\n"
         "logging.getLogger('werkzeug').info('127.0.0.1 - - [23/Nov/2026 10:00:00] \"GET / HTTP/1.1\" 200 -')\n"
         "warnings.warn('deprecated thing', DeprecationWarning)\n"
         "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()\n"
@@ -241,6 +241,7 @@ def test_libraries_warnings_and_threads_log_json_too() -> None:
     assert [line["logger"] for line in found] == [
         "waitress", "sqlalchemy.engine", "alembic", "werkzeug", "py.warnings", "goblin_assistant",
     ]  # fmt: skip
+    assert found[3]["message"] == "WARNING * Running"
     assert found[-1]["message"] == "thread_failed"
     assert "ZeroDivisionError" in found[-1]["exc_info"]
 
