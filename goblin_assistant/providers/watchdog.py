@@ -18,6 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from goblin_assistant.providers.base import Call
+from goblin_assistant.providers.response_head import QuickResponse
 
 logger = logging.getLogger("goblin_assistant.providers")
 
@@ -82,6 +83,7 @@ class _Tracked:
     live: socket.socket | None = None  # http.client forgets `sock` when the server announces `Connection: close`
     carried = 0
     corked: list[bytes] | None = None
+    response_class: Any = QuickResponse
     sock: Any
 
     def _adopt(self) -> None:

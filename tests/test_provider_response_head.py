@@ -1,0 +1,101 @@
+"""The quick way through an answer's head gives what http.client gives, for plain heads and for odd ones."""
+
+from __future__ import annotations
+
+import http.client
+import io
+from typing import Any
+
+import pytest
+
+from goblin_assistant.providers import response_head
+from goblin_assistant.providers.response_head import QuickResponse, split
+
+PLAIN = [
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\nContent-Length: 9\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 \r\ncontent-length:2\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n\r\n{}",
+    b"HTTP/1.1 200 Fine Indeed\r\nX-Empty:\r\nX-Tab:\tvalue \r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nConnection: keep-alive, Close\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nX-Latin: caf\xe9\r\nContent-Length: 2\r\n\r\n{}",
+]
+ODD = [
+    b"HTTP/1.1 200 OK\r\n\r\n",  # no headers at all
+    b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nX-Folded: one\r\n two\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
+    b"HTTP/1.1 200 OK\r\nno colon here\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nSpace before : colon\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nX: 1\nY: 2\r\nContent-Length: 2\r\n\r\n{}",
+]
+
+
+class FakeSocket:
+    """Has sent these bytes and closed. The buffer is small where `piece` says so: the head then comes in pieces."""
+
+    def __init__(self, data: bytes, piece: int = io.DEFAULT_BUFFER_SIZE) -> None:
+        self._data, self._piece = data, piece
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(io.BytesIO(self._data), self._piece)  # type: ignore[arg-type]
+
+
+def read(kind: type[http.client.HTTPResponse], data: bytes, piece: int = io.DEFAULT_BUFFER_SIZE) -> dict[str, Any]:
+    """Everything that a response says about its head, and its body."""
+    response = kind(FakeSocket(data, piece), method="POST")  # type: ignore[arg-type]
+    response.begin()
+    seen = {
+        "status": response.status,
+        "reason": response.reason,
+        "version": response.version,
+        "chunked": response.chunked,  # type: ignore[attr-defined]
+        "length": response.length,
+        "will_close": response.will_close,  # type: ignore[attr-defined]
+        "headers": response.headers.items(),
+        "type": response.headers.get("CONTENT-type"),
+        "absent": response.headers.get("absent", "nothing"),
+    }
+    # http.client leaves blanks behind a value; urllib3 strips them.
+    headers = [(name, value.strip()) for name, value in seen["headers"]]
+    return {**seen, "headers": headers, "body": response.read()}
+
+
+@pytest.mark.parametrize("data", PLAIN + ODD)
+@pytest.mark.parametrize("piece", [16, io.DEFAULT_BUFFER_SIZE])
+def test_an_answer_is_the_same_by_either_way(data: bytes, piece: int) -> None:
+    assert read(QuickResponse, data, piece) == read(http.client.HTTPResponse, data)
+
+
+@pytest.mark.parametrize("data", PLAIN)
+def test_a_plain_head_does_not_reach_the_email_package(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http.client, "parse_headers", lambda *_: pytest.fail("the long way"))
+    read(QuickResponse, data)
+
+
+def test_a_closed_connection_is_reported_as_by_http_client() -> None:
+    with pytest.raises(http.client.RemoteDisconnected):
+        read(QuickResponse, b"")
+
+
+def test_a_head_cut_short_is_reported_as_by_http_client() -> None:
+    assert read(QuickResponse, b"HTTP/1.1 200 OK\r\nContent-Le") == read(
+        http.client.HTTPResponse, b"HTTP/1.1 200 OK\r\nContent-Le"
+    )
+
+
+def test_more_than_a_hundred_headers_take_the_long_way() -> None:
+    lines = b"".join(b"X-%d: 1\r\n" % number for number in range(101))
+    assert split(b"HTTP/1.1 200 OK\r\n" + lines[:-2]) is None
+
+
+def test_several_values_of_a_name_are_all_kept_and_the_first_is_got() -> None:
+    head = response_head.Head([("Via", "a"), ("via", "b")])
+    assert head.get("VIA") == "a"
+    assert head.items() == [("Via", "a"), ("via", "b")]
