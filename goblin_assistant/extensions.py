@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from flask import current_app
-from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from prometheus_flask_exporter import PrometheusMetrics
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from goblin_assistant.usage import UsageStore
 
 db = SQLAlchemy(model_class=Base)
-migrate = Migrate()
 exporter = PrometheusMetrics.for_app_factory(path=None, export_defaults=False, registry=REGISTRY)
 
 

@@ -144,14 +144,6 @@ def test_migrating_leaves_the_loggers_alone(tmp_path: Path) -> None:
     made.dispose()
 
 
-def test_flask_db_works_too(make_app: MakeApp) -> None:
-    """The Flask-Migrate command group, with the migrations inside the package."""
-    app = make_app()
-    app.test_client().get("/health")  # development: the first request migrates
-    result = app.test_cli_runner().invoke(args=["db", "current", "--directory", str(database.MIGRATIONS)])
-    assert result.exit_code == 0, result.output
-
-
 def test_sqlite_writes_ahead_and_enforces_foreign_keys(tmp_path: Path) -> None:
     made = engine_for(f"sqlite:///{tmp_path / 'a.db'}")
     with made.connect() as connection:

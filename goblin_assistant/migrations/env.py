@@ -1,4 +1,4 @@
-"""Alembic's entry. The connection comes from database.py, or from Flask-Migrate under `flask db`.
+"""Alembic's entry. The connection comes from database.py.
 
 Alembic's own template calls logging.config.fileConfig here, which switches off every logger that exists: left out.
 """
@@ -20,12 +20,4 @@ def _migrate(connection: Connection) -> None:
         context.run_migrations()
 
 
-given: Connection | None = config.attributes.get("connection")
-if given is not None:
-    _migrate(given)
-else:
-    from flask import current_app
-
-    with current_app.extensions["migrate"].db.engine.connect() as own:
-        _migrate(own)
-        own.commit()
+_migrate(config.attributes["connection"])
