@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, create_engine, event
 
 from goblin_assistant import metrics
 from goblin_assistant.models import UsageRecord, now_ms
@@ -334,3 +334,30 @@ def test_chores_do_nothing_while_the_database_is_away(engine: Engine, store: Usa
         assert store.release_stale_reservations() == 0
         with pytest.raises(DatabaseAway):
             store.import_records([journal_line(entry())])
+
+
+def test_a_database_that_hangs_holds_up_a_few_threads_for_a_while_and_loses_nothing(
+    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"connect_args": {"timeout": 0.5}} if engine.dialect.name == "sqlite" else {
+        "connect_args": {"options": "-c lock_timeout=500"}
+    }  # fmt: skip
+    impatient = create_engine(engine.url, **options)
+    entries = [entry() for _ in range(32)]
+    with open_store(impatient, tmp_path, pause_seconds=3600.0) as store:
+        with engine.connect() as holder:
+            if engine.dialect.name == "sqlite":
+                holder.exec_driver_sql("BEGIN EXCLUSIVE")
+            else:
+                holder.exec_driver_sql("LOCK TABLE usage_records IN ACCESS EXCLUSIVE MODE")
+            threads = [threading.Thread(target=store.finish, args=(one, None)) for one in entries]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(20)
+                assert not thread.is_alive()
+            holder.rollback()
+        assert {one.id for one in unsaved_in(caplog)} == {one.id for one in entries}
+        assert store.retry_unsaved() == 32
+        assert count(engine) == 32
+    impatient.dispose()
