@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from goblin_assistant import json_logging
-from goblin_assistant.json_logging import JsonFormatter, QueueingHandler, correlation_id, event
+from goblin_assistant.json_logging import JsonFormatter, correlation_id, event, make_handler
 from goblin_assistant.metrics import log_records_dropped_total
 from tests.conftest import ROOT, wait_until
 
@@ -29,7 +29,7 @@ def stream() -> io.StringIO:
 @pytest.fixture
 def logger(stream: io.StringIO) -> Iterator[logging.Logger]:
     """A logger with a handler of its own, apart from the process's."""
-    handler = QueueingHandler(stream)
+    handler = make_handler(stream)
     logger = logging.Logger("goblin_assistant.test")
     logger.addHandler(handler)
     logger.flush = handler.flush_within  # type: ignore[attr-defined]
@@ -175,7 +175,7 @@ class Blocked(io.StringIO):
 
 def test_a_reader_who_does_not_read_blocks_nobody_and_drops_are_counted() -> None:
     stream = Blocked()
-    handler = QueueingHandler(stream, capacity=100)
+    handler = make_handler(stream, capacity=100)
     logger = logging.Logger("test")
     logger.addHandler(handler)
     dropped = log_records_dropped_total._value.get()  # type: ignore[attr-defined]
@@ -199,7 +199,7 @@ class Broken(io.StringIO):
 
 
 def test_a_reader_who_has_gone_stops_nothing() -> None:
-    handler = QueueingHandler(Broken())
+    handler = make_handler(Broken())
     logger = logging.Logger("test")
     logger.addHandler(handler)
     dropped = log_records_dropped_total._value.get()  # type: ignore[attr-defined]

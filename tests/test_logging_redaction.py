@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from goblin_assistant.json_logging import QueueingHandler, redact, register_secrets
+from goblin_assistant.json_logging import make_handler, redact, register_secrets
 from goblin_assistant.redaction import REDACTED, Redactor
 
 CANARY = 'canary"with\\odd characters/é-2f61'
@@ -18,7 +18,7 @@ KEY = "canary-key-77aa31"
 
 def logged(message: str, *args: object, exc: BaseException | None = None, **extra: object) -> str:
     stream = io.StringIO()
-    handler = QueueingHandler(stream)
+    handler = make_handler(stream)
     logger = logging.Logger("test")
     logger.addHandler(handler)
     register_secrets([CANARY, KEY])
