@@ -118,6 +118,7 @@ class PostgresServer:
                 f"--reuid={account.pw_uid}",
                 f"--regid={account.pw_gid}",
                 "--clear-groups",
+                "--pdeathsig=INT",  # a test run that is killed leaves no server behind
             ]
             os.chown(data, account.pw_uid, account.pw_gid)
             for parent in data.parents:  # pytest's folders are private to root
