@@ -1,0 +1,131 @@
+"""A chat's streamed answer, from its first piece to the end mark, the error event, or the client's leaving."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import orjson
+
+from goblin_assistant import anthropic_messages, metrics
+from goblin_assistant.chat_request import Chat
+from goblin_assistant.chat_run import Run
+from goblin_assistant.errors import AppError, anthropic_body, openai_body
+from goblin_assistant.providers.base import BadResponse, CallCancelled, Completed, ProviderError, StreamEvent
+from goblin_assistant.routing import Outcome, Router
+
+logger = logging.getLogger("goblin_assistant.chat")
+
+
+class ChatStream:
+    """A streamed answer: iterate once, then `close()`; both are safe in any order and number.
+
+    The first piece is there already when the object is: whatever fails before has raised. What fails later becomes an error event in the stream.
+    `on_incomplete` is told the error's class name when the stream does not reach its end by our or the provider's fault.
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        run: Run,
+        outcome: Outcome[tuple[StreamEvent, Iterator[StreamEvent]]],
+        router: Router,
+        translator: anthropic_messages.StreamTranslator | None,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self.headers: dict[str, str] = {}
+        self.on_incomplete: Callable[[str], None] | None = None
+        self._chat = chat
+        self._run = run
+        self._outcome = outcome
+        self._router = router
+        self._translator = translator
+        self._is_draining = is_draining
+        self._pieces = self._generate()
+        self._began = time.perf_counter()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._pieces
+
+    def _generate(self) -> Iterator[bytes]:
+        run = self._run
+        event, events = self._outcome.value
+        completed: Completed | None = None
+        translator = self._translator
+        try:
+            while True:
+                if type(event) is bytes:
+                    run.content_events += event.count(b"data:")
+                    yield event if translator is None else translator.feed(event)
+                else:
+                    assert isinstance(event, Completed)
+                    completed = event
+                    break
+                try:
+                    event = next(events)
+                except StopIteration:
+                    raise BadResponse(
+                        "the provider's stream ended before its end", provider=run.entry.provider
+                    ) from None
+            if completed.model:
+                run.entry.model = completed.model
+            self._end_provider_time()
+            run.succeeded(completed.usage)
+            if translator is not None:
+                yield translator.finish(completed)
+            elif self._chat.dialect == "openai":
+                yield b"data: [DONE]\n\n"
+        except ProviderError as error:
+            error.provider = error.provider or run.entry.provider
+            self._end_provider_time()
+            self._router.failed_midway(error, self._outcome.target, run.trace)
+            run.failed(error)
+            reason = "timeout" if error.status == 504 else "provider"
+            metrics.stream_incomplete_total.labels(reason).inc()
+            if self.on_incomplete is not None:
+                self.on_incomplete(type(error).__name__)
+            yield self._error_event(error)
+        except (CallCancelled, GeneratorExit) as error:
+            if completed is None:  # else only the end mark was not read: the answer is whole
+                self._end_provider_time()
+                self._cut()
+            if isinstance(error, GeneratorExit):
+                raise
+        except Exception as error:
+            # A bug of ours: the status has gone out already, so the client is told inside the stream.
+            logger.exception("stream_failed")
+            self._end_provider_time()
+            failure = AppError("the stream broke off; the correlation id leads to the cause in the log")
+            run.failed(failure)
+            metrics.stream_incomplete_total.labels("provider").inc()
+            if self.on_incomplete is not None:
+                self.on_incomplete(type(error).__name__)
+            yield self._error_event(failure)
+
+    def _end_provider_time(self) -> None:
+        self._run.trace.provider_seconds += time.perf_counter() - self._began
+
+    def _cut(self) -> None:
+        reason = "shutdown" if self._is_draining() else "client"
+        metrics.stream_incomplete_total.labels(reason).inc()
+        self._run.cut(reason, "streaming")
+
+    def _error_event(self, error: ProviderError | AppError) -> bytes:
+        correlation_id = self._chat.correlation_id
+        if self._chat.dialect == "anthropic":
+            return b"event: error\ndata: " + orjson.dumps(anthropic_body(error, correlation_id)) + b"\n\n"
+        # No [DONE] behind it: an SDK raises for the error event, and a client that counts on [DONE] sees that it is missing.
+        return b"data: " + orjson.dumps(openai_body(error, correlation_id)) + b"\n\n"
+
+    def close(self) -> None:
+        """End the stream wherever it is, close the provider's connection and settle the books."""
+        self._pieces.close()  # type: ignore[attr-defined]
+        _, events = self._outcome.value
+        close = getattr(events, "close", None)
+        if close is not None:
+            close()
+        if self._run.answered_at is None:
+            # Closed before the first piece was asked for: the generator never began, so its own handling never ran.
+            self._cut()
+        self._run.settle()
