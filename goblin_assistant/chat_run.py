@@ -127,7 +127,7 @@ class Run:
         self._settled = True
         entry = self.entry
         try:
-            label = self._registry.label(entry.provider, entry.model) if entry.provider else metrics.OTHER_MODEL
+            label = self._label()
             self._store.finish(entry, self.reservation, model_label=label)
             if self.token_hold is not None:
                 self._limits.settle_tokens(self.token_hold, entry.prompt_tokens + entry.completion_tokens)
@@ -136,6 +136,17 @@ class Run:
         finally:
             for release in reversed(self._holds):
                 release()
+
+    def _label(self) -> str:
+        """The model's label in metrics. `gpt-4o` answers as `gpt-4o-2024-08-06`, which may be in no catalogue: then it is
+        the name that it was called by."""
+        entry = self.entry
+        if not entry.provider:
+            return metrics.OTHER_MODEL
+        label = self._registry.label(entry.provider, entry.model)
+        if label == metrics.OTHER_MODEL and self._target is not None:
+            label = self._registry.label(entry.provider, self._target.model)
+        return label
 
     def _estimate(self) -> Usage:
         prompt = counted(self._target, self._body, self._dialect) if self._target is not None else None

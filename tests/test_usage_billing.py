@@ -8,6 +8,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import Engine
 
+from goblin_assistant import metrics
 from goblin_assistant.extensions import db
 from goblin_assistant.goblin_file import GoblinFile
 from tests.books import rows
@@ -219,3 +220,14 @@ def test_embeddings_are_billed_for_their_prompt(bench: Bench, fake_upstream: Fak
     assert answer.status_code == 200, answer.get_data(as_text=True)
     assert bench.record() == (4, 0, "provider", 40, 1, 200)
     assert bench.budget() == (40, 0)
+
+
+def test_a_model_that_answers_under_a_dated_name_is_counted_under_the_name_of_the_catalogue(
+    bench: Bench, fake_upstream: FakeUpstream
+) -> None:
+    counter = metrics.chat_cost_usd_total.labels("fake", "gpt-4o")
+    before = counter._value.get()
+    fake_upstream.reply(Reply.json(200, openai_chat(usage=openai_usage(100, 0), model="gpt-4o-2024-08-06")))
+    bench.chat()
+    assert counter._value.get() - before == pytest.approx(0.001)
+    assert rows(bench.engine, "SELECT model FROM usage_records") == [("gpt-4o-2024-08-06",)]
