@@ -126,7 +126,7 @@ def test_one_record_says_what_a_chat_used(
     assert (record.prompt_tokens, record.completion_tokens, record.token_source) == (11, 3, "provider")
     assert record.cost_microusd is None, "nobody knows a price for it"
     assert (record.status_code, record.completed, record.stream, record.attempts) == (200, True, False, 1)
-    labels = {"provider": "up", "model": "other"}
+    labels = {"provider": "up", "model": "m"}  # the name in the catalogue
     assert REGISTRY.get_sample_value("chat_price_unknown_total", labels)
 
 
