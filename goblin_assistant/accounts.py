@@ -199,8 +199,9 @@ class Accounts:
             connection.execute(delete(RefreshToken).where(RefreshToken.expires_at < now_ms() - 86_400_000))
 
     def close(self) -> None:
-        """End the threads that hash."""
+        """End the threads that hash, give kept connections back."""
         self.passwords.close()
+        self.principals.close()
 
     # -- inside -------------------------------------------------------------------------------
     def _start_session(self, user: User) -> TokenPair:

@@ -8,12 +8,13 @@ been revoked meanwhile. It is then asked again once a second, and not by every r
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import Engine, Select, bindparam, select
+from sqlalchemy import Engine, PoolProxiedConnection, Select, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.errors import Unauthorized, Unavailable
@@ -22,6 +23,9 @@ from goblin_assistant.models import ApiKey, User, now_ms
 from goblin_assistant.tokens import Claims, digest
 
 STALE_SECONDS = 60.0
+KEPT_CONNECTIONS = 2
+"""Of each query. A checkout costs four times the SELECT (with PostgreSQL a round trip, its ping), and few threads are
+inside at once."""
 AWAY_SECONDS = 1.0
 MAX_SEEN = 20_000
 SCOPES = frozenset({"chat", "embeddings", "admin"})
@@ -69,6 +73,7 @@ class _Query:
     def __init__(self, engine: Engine, statement: Select[*tuple[Any, ...]]) -> None:
         self._engine = engine
         self._away_until = 0.0
+        self._idle: deque[PoolProxiedConnection] = deque()
         compiled = statement.compile(dialect=engine.dialect)
         self._sql = str(compiled)
         names = compiled.positiontup
@@ -82,24 +87,48 @@ class _Query:
         if self._away_until and time.monotonic() < self._away_until:
             raise Unavailable(_AWAY, retry_after=2)
         try:
-            connection = self._engine.raw_connection()
             try:
-                if self._autocommit:
-                    connection.driver_connection.autocommit = True  # type: ignore[union-attr]
-                cursor = connection.cursor()
-                cursor.execute(self._sql, (value,) if self._positional else {"given": value})
-                row = cursor.fetchone()
-                if self._autocommit:
-                    connection.driver_connection.autocommit = False  # type: ignore[union-attr]
-                return row
-            except BaseException as error:
-                connection.invalidate(error)  # whatever state it is in, nobody else gets it
-                raise
-            finally:
-                connection.close()
+                return self._ask(self._idle.pop(), value)
+            except IndexError:
+                pass
+            except self._errors:
+                # One that was kept has died meanwhile; so have the others. A new one is asked before anything is said.
+                while self._idle:
+                    self._idle.pop().invalidate()
+            return self._ask(self._connect(), value)
         except self._errors as error:
             self._away_until = time.monotonic() + AWAY_SECONDS
             raise Unavailable(_AWAY, retry_after=2) from error
+
+    def _connect(self) -> PoolProxiedConnection:
+        connection = self._engine.raw_connection()
+        if self._autocommit:
+            connection.driver_connection.autocommit = True  # type: ignore[union-attr]
+        return connection
+
+    def _ask(self, connection: PoolProxiedConnection, value: Any) -> Any:
+        try:
+            cursor = connection.cursor()
+            cursor.execute(self._sql, (value,) if self._positional else {"given": value})
+            row = cursor.fetchone()
+        except BaseException as error:
+            connection.invalidate(error)  # whatever state it is in, nobody else gets it
+            raise
+        if len(self._idle) < KEPT_CONNECTIONS:
+            self._idle.append(connection)
+        else:
+            self._give_back(connection)
+        return row
+
+    def _give_back(self, connection: PoolProxiedConnection) -> None:
+        if self._autocommit:
+            connection.driver_connection.autocommit = False  # type: ignore[union-attr]
+        connection.close()
+
+    def close(self) -> None:
+        """Give the kept connections back to the pool."""
+        while self._idle:
+            self._give_back(self._idle.pop())
 
 
 class PrincipalStore:
@@ -183,6 +212,11 @@ class PrincipalStore:
         left = STALE_SECONDS if row[8] is None else min(STALE_SECONDS, (row[8] - now) / 1000)
         self._remember(name, principal, left)
         return principal
+
+    def close(self) -> None:
+        """Give kept connections back to the pool."""
+        self._user.close()
+        self._key.close()
 
     def take_used(self) -> dict[int, int]:
         """Key id -> when it was last used, since the last call."""

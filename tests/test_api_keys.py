@@ -103,6 +103,7 @@ def test_a_revoked_key_is_refused_on_the_next_request_on_every_instance(
     assert caught.value.reason == "revoked_key"
     assert refusal(accounts, made.secret) == "revoked_key"
     accounts.keys.revoke(made.row.id)
+    elsewhere.close()
     other.dispose()
 
 
@@ -365,4 +366,6 @@ def test_a_thousand_lookups_from_many_threads_leave_no_connection_behind(
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda _: accounts.principals.of_key(made.secret).key_id, range(1000)))
     assert set(found) == {made.row.id}
+    assert engine.pool.checkedout() <= principals.KEPT_CONNECTIONS  # type: ignore[attr-defined]
+    accounts.close()
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
