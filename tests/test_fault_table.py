@@ -129,7 +129,8 @@ def test_a_fault_does_what_the_table_says(row: Row, serve: Serve, fake_upstream:
     headers = server.register()
     if fault.reply is not None:
         wait_until(lambda: fake_upstream.requests, what="the monitor's check, which takes a reply of its own")
-        fake_upstream.reply(fault.reply)
+        # Twice: a reused connection that closes without an answer is tried once more on a fresh one (providers/http.py).
+        fake_upstream.reply(*[fault.reply] * (2 if row.fault == "reset" else 1))
     body = {"model": "up/m", "stream": fault.stream, "messages": [{"role": "user", "content": "hello there"}]}
     # The monitor asks the provider for its models at start; what is counted is what the chat adds.
     before = counters(server.metrics(), row.metric)
