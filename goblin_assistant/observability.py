@@ -118,6 +118,7 @@ class _Observed:
             for name, value in headers:
                 if name == "Content-Length":
                     info.content_length = int(value)
+            headers.extend(info.headers)
             headers.append(("X-Correlation-ID", identity))
             headers.append(("x-request-id", identity))  # what the OpenAI SDK shows as request_id
             return start_response(status, headers) if exc_info is None else start_response(status, headers, exc_info)

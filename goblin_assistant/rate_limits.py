@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from typing import Any, Literal, cast
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, current_app, request
 from flask_limiter import Limiter, RequestLimit
 from limits.storage import storage_from_string
 from werkzeug.routing import Rule
@@ -26,6 +26,7 @@ from goblin_assistant import auth
 from goblin_assistant.config import Config
 from goblin_assistant.limit_policy import CHAT_ROUTES, RateLimits, Standing, address_key, headers_of
 from goblin_assistant.limit_storage import MAX_KEYS, Counts
+from goblin_assistant.request_info import request_info
 
 __all__ = ["Group", "RateLimits", "group_of", "init_app"]
 
@@ -79,21 +80,19 @@ def init_app(app: Flask, config: Config) -> RateLimits:
         group = _counted_group()
         if group == "auth":
             count_auth()
-            if (current := limiter.current_limit) is not None:
-                g.rate_limit_standing = Standing(current.limit.amount, max(0, current.remaining), current.reset_at)
+            current = limiter.current_limit
+            if current is None:
+                return
+            standing: Standing | None = Standing(current.limit.amount, max(0, current.remaining), current.reset_at)
         elif group:
             principal = auth.identify() if group != "health" else None
-            g.rate_limit_standing = policy.check(group, principal, request.remote_addr)
-
-    def add_headers(response: Response) -> Response:
-        standing: Standing | None = g.get("rate_limit_standing")
+            standing = policy.check(group, principal, request.remote_addr)
+        else:
+            return
         if standing is not None:
-            for name, value in headers_of(standing).items():
-                response.headers.add(name, value)
-        return response
+            request_info().headers.extend(headers_of(standing).items())
 
     app.before_request(count)
-    app.after_request(add_headers)
     app.extensions["goblin_rate_limits"] = policy
     return policy
 
