@@ -1,0 +1,116 @@
+"""Alerts: checked and unit-tested by promtool, evaluated by a real Prometheus, each with a runbook and a test."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from goblin_assistant.metrics import REGISTRY
+from tests.conftest import ROOT, Serve, free_port, wait_until
+from tests.services import find_binary
+
+PROMETHEUS = ROOT / "ops" / "prometheus"
+RULES = PROMETHEUS / "rules" / "goblin.rules.yml"
+TESTS = PROMETHEUS / "tests" / "goblin_test.yml"
+GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
+ALERTS = [rule["alert"] for group in GROUPS for rule in group["rules"] if "alert" in rule]
+
+
+def promtool(*arguments: str) -> str:
+    done = subprocess.run(
+        [find_binary("promtool"), *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_configuration_and_rules_are_valid() -> None:
+    assert "rule files found" in promtool("check", "config", str(PROMETHEUS / "prometheus.yml"))
+
+
+def test_the_alerts_fire_when_they_must_and_are_silent_when_they_must_not() -> None:
+    assert "SUCCESS" in promtool("test", "rules", str(TESTS))
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_every_alert_has_a_runbook_and_a_test(alert: str) -> None:
+    page = (ROOT / "ops" / "runbooks" / f"{alert}.md").read_text()
+    for heading in ("Meaning", "Impact", "Diagnosis", "Mitigation"):
+        assert f"## {heading}" in page
+    assert f'"{alert}"' in TESTS.read_text() or f'\\"{alert}\\"' in TESTS.read_text()
+
+
+def test_every_alert_has_a_severity_a_summary_and_its_runbooks_address() -> None:
+    for group in GROUPS:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                assert rule["labels"]["severity"] in ("none", "warning", "critical")
+                assert rule["annotations"]["summary"]
+                assert rule["annotations"]["runbook_url"] == f"ops/runbooks/{rule['alert']}.md"
+
+
+def test_every_metric_in_the_rules_is_exported() -> None:
+    exported = {"up"}
+    for metric in REGISTRY.collect():
+        exported |= {metric.name, metric.name + "_total", metric.name + "_bucket", metric.name + "_count"}
+    recorded = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
+    named = set()
+    for group in GROUPS:
+        for rule in group["rules"]:
+            expression = re.sub(r"\b(by|on|ignoring|without)\s*\([^)]*\)|\{[^}]*\}", " ", rule["expr"])
+            named |= set(re.findall(r"\b[a-z]\w*[_:][\w:]*\b(?!\s*\()", expression))
+    assert len(named) > 15
+    assert named - exported - recorded == set()
+
+
+def test_a_real_prometheus_scrapes_an_instance_and_evaluates_the_rules(serve: Serve, tmp_path: Path) -> None:
+    binary = find_binary("prometheus")
+    server = serve()
+    port = free_port()
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(RULES)]
+    config["scrape_configs"][0]["scrape_interval"] = "1s"
+    config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{server.port}"]}]
+    path = tmp_path / "prometheus.yml"
+    path.write_text(json.dumps(config))
+    process = subprocess.Popen(
+        [
+            binary,
+            f"--config.file={path}",
+            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--log.level=error",
+        ]
+    )
+    url = f"http://127.0.0.1:{port}/api/v1"
+
+    def query(expression: str) -> list[Any]:
+        try:
+            answer = requests.get(url + "/query", params={"query": expression}, timeout=5).json()
+        except requests.RequestException:
+            return []
+        result: list[Any] = answer["data"]["result"]
+        return result
+
+    try:
+        wait_until(lambda: query('up{job="goblin-assistant"} == 1'), 30, "the scrape")
+        wait_until(lambda: query('ALERTS{alertname="Watchdog",alertstate="firing"}'), 30, "the Watchdog")
+        wait_until(lambda: query("job_endpoint:http_requests:rate5m"), 30, "a recording")
+        groups = requests.get(url + "/rules", timeout=5).json()["data"]["groups"]
+        assert [rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "err"] == []
+        assert {rule["name"] for group in groups for rule in group["rules"] if rule["type"] == "alerting"} == set(
+            ALERTS
+        )
+        firing = {row["metric"]["alertname"] for row in query('ALERTS{alertstate="firing"}')}
+        assert firing == {"Watchdog"}
+    finally:
+        process.terminate()
+        process.wait(15)
