@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import click
 from sqlalchemy import Engine, create_engine
 
@@ -15,6 +18,21 @@ def open_engine(config: Config | None = None) -> Engine:
     if config.sqlalchemy_url.startswith("sqlite"):
         config.instance_dir.mkdir(parents=True, exist_ok=True)
     return create_engine(config.sqlalchemy_url, **database.engine_options(config.sqlalchemy_url, 2))
+
+
+@contextlib.contextmanager
+def open_database() -> Iterator[tuple[Config, Engine]]:
+    """The configured database for a command, up to date: in development it is migrated, in production that is an operator's decision."""
+    config = Config.load()
+    engine = open_engine(config)
+    try:
+        if not database.is_current(engine):
+            if config.production:
+                raise click.ClickException("the database is not migrated; run: goblin-assistant db upgrade")
+            database.upgrade(engine)
+        yield config, engine
+    finally:
+        engine.dispose()
 
 
 @click.group()

@@ -10,34 +10,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
-from sqlalchemy import Engine
 
-from goblin_assistant import database, usage_reports
-from goblin_assistant.commands.database import open_engine
+from goblin_assistant import usage_reports
+from goblin_assistant.commands.database import open_database
 from goblin_assistant.commands.durations import Duration
 from goblin_assistant.commands.users import show
-from goblin_assistant.config import Config
 from goblin_assistant.prices import Prices
 from goblin_assistant.schemas_accounts import from_microusd
 from goblin_assistant.usage import ImportResult, UsageStore
 from goblin_assistant.usage_database import DatabaseAway
 
 _DAY = 86_400
-
-
-@contextlib.contextmanager
-def open_database() -> Iterator[tuple[Config, Engine]]:
-    """The configured database, up to date."""
-    config = Config.load()
-    engine = open_engine(config)
-    try:
-        if not database.is_current(engine):
-            if config.production:
-                raise click.ClickException("the database is not migrated; run: goblin-assistant db upgrade")
-            database.upgrade(engine)
-        yield config, engine
-    finally:
-        engine.dispose()
 
 
 @contextlib.contextmanager

@@ -10,10 +10,8 @@ from typing import Any
 
 import click
 
-from goblin_assistant import database
 from goblin_assistant.accounts import ROLES, Accounts
-from goblin_assistant.commands.database import open_engine
-from goblin_assistant.config import Config
+from goblin_assistant.commands.database import open_database
 from goblin_assistant.schemas_accounts import user_out
 
 PAGE = 500
@@ -27,20 +25,12 @@ password_option = click.option(
 @contextlib.contextmanager
 def open_accounts() -> Iterator[Accounts]:
     """The accounts of the configured database, whether or not a server runs on it."""
-    config = Config.load()
-    engine = open_engine(config)
-    try:
-        if not database.is_current(engine):
-            if config.production:
-                raise click.ClickException("the database is not migrated; run: goblin-assistant db upgrade")
-            database.upgrade(engine)
+    with open_database() as (config, engine):
         accounts = Accounts(engine, config)
         try:
             yield accounts
         finally:
             accounts.close()
-    finally:
-        engine.dispose()
 
 
 def read_password(from_stdin: bool) -> str:
