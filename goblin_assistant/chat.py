@@ -129,6 +129,8 @@ class ChatService:
         check_allowed(principal, requested, targets)
 
         trace = Trace(chat.started)
+        if chat.limit is not None:
+            trace.add("limit", limit=chat.limit[0], remaining=chat.limit[1])
         entry = UsageEntry(
             id=new_record_id(),
             created_at=now_ms(),

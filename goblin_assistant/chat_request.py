@@ -39,6 +39,8 @@ class Chat:
     operation: str = "chat_completion"
     headers: Mapping[str, str] = field(default_factory=dict)
     client_gone: Callable[[], bool] | None = None
+    limit: tuple[int, int] | None = None
+    """The caller's request limit and what is left of it, for `explain`."""
     started: float = field(default_factory=time.perf_counter)
     defer: Callable[[Callable[[], None]], None] = _at_once
 

@@ -25,6 +25,7 @@ _STANDARD = frozenset(
 
 # Events of routing.Trace and chat_run.Run: what they mean, with their own details filled in.
 _SENTENCES: dict[str, str] = {
+    "limit": "{remaining} of {limit} chats left in the caller's window",
     "slot": "waited {waited_ms} ms for a chat slot",
     "circuit_open": "circuit breaker of {provider} is open: passed over",
     "provider_busy": "{provider} has {cap} calls running, its limit: passed over",

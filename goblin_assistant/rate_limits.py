@@ -90,7 +90,9 @@ def init_app(app: Flask, config: Config) -> RateLimits:
         else:
             return
         if standing is not None:
-            request_info().headers.extend(headers_of(standing).items())
+            info = request_info()
+            info.limit = (standing.limit, standing.remaining)
+            info.headers.extend(headers_of(standing).items())
 
     app.before_request(count)
     app.extensions["goblin_rate_limits"] = policy

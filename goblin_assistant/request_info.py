@@ -46,7 +46,7 @@ class RequestInfo:
 
     __slots__ = (
         "_children", "bytes", "client", "content_length", "correlation_id", "endpoint", "error_type", "headers",
-        "incomplete", "label", "method", "path", "principal", "started", "status",
+        "incomplete", "label", "limit", "method", "path", "principal", "started", "status",
     )  # fmt: skip
 
     def __init__(self, correlation_id: str = "-", method: str = "", path: str = "", client: str = "") -> None:
@@ -60,6 +60,7 @@ class RequestInfo:
         self.error_type: str | None = None
         self.incomplete = False
         self.headers: list[tuple[str, str]] = []
+        self.limit: tuple[int, int] | None = None  # the limit that it was counted against, and what is left
         self.started = perf_counter()
         self.status = 0
         self.bytes = 0

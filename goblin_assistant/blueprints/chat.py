@@ -122,6 +122,7 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
         operation=operation,
         headers=request.headers,  # type: ignore[arg-type]
         client_gone=request.environ.get("waitress.client_disconnected"),
+        limit=info.limit,
         started=info.started,
         defer=after.append,
     )

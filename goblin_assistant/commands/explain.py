@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
-from goblin_assistant.commands.usage import open_database
+from goblin_assistant.commands.database import open_database
 from goblin_assistant.explain import log_lines_of, records_of, render, story_of
 
 
