@@ -17,6 +17,7 @@ from benchmarks import native, servers
 from benchmarks.compare import Settings, say
 from benchmarks.native import Load
 from benchmarks.results import Check, Spread, at_least, at_most
+from loadtest.run import find_multiple
 
 Report = tuple[dict[str, Any], list[Check]]
 
@@ -300,12 +301,25 @@ def fill(database: Path, count: int, batch: int = 50_000) -> None:
     connection.close()
 
 
+def guide_targets(settings: Settings) -> Report:
+    """The guide's rates against a server of its own, and the highest multiple of them that holds."""
+    found, tried = find_multiple(20, say)
+    figures: dict[str, Any] = {"highest multiple that holds": found}
+    for multiple, verdict in sorted(tried.items()):
+        for row in verdict.get("targets", []):
+            shown = f"{row['rate']}/s, p95 {row['p95_ms']} ms, {row['result']}"
+            figures[f"{multiple:g} x {row['title']}"] = shown
+    what = "the guide's targets, all at once, on two cores: highest multiple of the rates that holds"
+    return figures, [at_least(what, _exact(found), 1.0, "x", digits=2)]
+
+
 EXPERIMENTS: dict[str, Callable[[Settings], Report]] = {
     "fast_streams": fast_streams,
     "slow_streams": slow_streams,
     "addresses": addresses,
     "flood": flood,
     "usage_rows": usage_rows,
+    "loadtest": guide_targets,
 }
 QUICK: dict[str, Callable[[Settings], Report]] = {
     "fast_streams": lambda settings: fast_streams(settings, streams=64, chunks=200),
