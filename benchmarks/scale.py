@@ -325,7 +325,7 @@ QUICK: dict[str, Callable[[Settings], Report]] = {
     "fast_streams": lambda settings: fast_streams(settings, streams=64, chunks=200),
     "slow_streams": lambda settings: slow_streams(settings, streams=100, seconds=8),
     "addresses": lambda settings: addresses(settings, (1, 5_000), 2),
-    "flood": lambda settings: flood(settings, 30_000),
+    "flood": lambda settings: flood(settings, 110_000),
     "usage_rows": lambda settings: usage_rows(settings, 50_000, 2),
 }
 
