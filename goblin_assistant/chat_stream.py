@@ -102,6 +102,10 @@ class ChatStream:
             if self.on_incomplete is not None:
                 self.on_incomplete(type(error).__name__)
             yield self._error_event(failure)
+        finally:
+            # Here and not only in close(): a server that loses its client may never call that (werkzeug's does not always).
+            self._close_events()
+            run.settle()
 
     def _end_provider_time(self) -> None:
         self._run.trace.provider_seconds += time.perf_counter() - self._began
@@ -121,11 +125,13 @@ class ChatStream:
     def close(self) -> None:
         """End the stream wherever it is, close the provider's connection and settle the books."""
         self._pieces.close()  # type: ignore[attr-defined]
-        _, events = self._outcome.value
-        close = getattr(events, "close", None)
-        if close is not None:
-            close()
+        self._close_events()
         if self._run.answered_at is None:
             # Closed before the first piece was asked for: the generator never began, so its own handling never ran.
             self._cut()
         self._run.settle()
+
+    def _close_events(self) -> None:
+        close = getattr(self._outcome.value[1], "close", None)
+        if close is not None:
+            close()

@@ -67,7 +67,9 @@ class _Body:
         try:
             chunk = self._next()
         except StopIteration:
+            # The server has taken everything. It should call close() now; werkzeug's does not when its client has gone.
             self._exhausted = True
+            self._finish()
             raise
         except Exception as error:
             info.error_type = type(error).__name__
@@ -88,6 +90,9 @@ class _Body:
                 close()
         finally:
             self._finish()
+
+    def __del__(self) -> None:
+        self._finish()  # a server that could not write and forgot to close
 
     def _finish(self) -> None:
         if not self._finished:
