@@ -1,8 +1,9 @@
 """Usage records, and what hangs on them: one row a chat, written once whatever becomes of it, its price, and the end
 of its budget's reservation.
 
-The way of a record: `journal()` before the last byte goes out, `finish()` after it (into a transaction with others of
-the same moment, see usage_writer.py; alone and at once when money is held for it), and when the database is away: into the log whole (`usage_record_unsaved`), into the journal, and from there into the database as soon as it is
+The way of a record: `journal()` before the last byte goes out, `finish()` after it (one transaction in the thread of
+the request), and when the database is
+away: into the log whole (`usage_record_unsaved`), into the journal, and from there into the database as soon as it is
 back (`retry_unsaved`, the monitor's job),
 at the next start, or by `goblin-assistant usage import`. Every way is idempotent by the record's id, so that all of
 them may be taken.
@@ -32,7 +33,6 @@ from goblin_assistant.usage_estimates import (
     most_prompt_tokens,
 )
 from goblin_assistant.usage_journal import Journal, orphans
-from goblin_assistant.usage_writer import Gatherer
 from goblin_assistant.usage_records import (
     COLUMNS,
     UNSAVED_EVENT,
@@ -81,7 +81,7 @@ class UsageStore:
     """The books. Shared by all threads.
 
     `default_max_tokens` is reserved for answers that the request does not limit. `reservation_seconds` must be longer
-    than any chat. `gather_seconds` is how long records wait for others; 0 writes each at once, in its own thread.
+    than any chat.
     """
 
     def __init__(
@@ -94,7 +94,6 @@ class UsageStore:
         reservation_seconds: float = 420.0,
         kept_in_memory: int = KEPT_IN_MEMORY,
         pause_seconds: float | None = None,
-        gather_seconds: float = 0.0,
     ) -> None:
         self.prices = prices
         self.default_max_tokens = default_max_tokens
@@ -113,7 +112,6 @@ class UsageStore:
         self._overflowed = False
         self._warned: set[tuple[str, str]] = set()
         self._costs: dict[tuple[str, str], Any] = {}
-        self.gatherer = Gatherer(self._save_gathered, gather_seconds)
 
     # -- before the call ----------------------------------------------------------------------
     def reserve(
@@ -171,9 +169,7 @@ class UsageStore:
         label for metrics."""
         try:
             self._count(entry, model_label)
-            # Money that is held is given back at once: the next request of the key may need it.
-            if reservation is not None or not self.gatherer.seconds or not self.gatherer.put(entry):
-                self._save(entry, reservation)
+            self._save(entry, reservation)
         except Exception:
             logger.exception("usage_finish_failed")
             self._keep(entry, reservation, "internal error")
@@ -187,35 +183,6 @@ class UsageStore:
             self._tell_unsaved(entry, f"refused by the database: {error}")
         else:
             self._journal.saved(entry.id)
-
-    def _save_gathered(self, entries: Sequence[UsageEntry]) -> None:
-        try:
-            self._database.run(self._insert_gathered, entries)
-        except DatabaseAway as error:
-            for entry in entries:
-                self._keep(entry, None, str(error))
-        except RecordRefused:
-            for entry in entries:
-                self._save(entry, None)
-        except Exception:
-            logger.exception("usage_finish_failed")
-            for entry in entries:
-                self._keep(entry, None, "internal error")
-        else:
-            for entry in entries:
-                self._journal.saved(entry.id)
-
-    def _insert_gathered(self, cursor: Any, entries: Sequence[UsageEntry]) -> None:
-        new = []
-        for entry in entries:
-            cursor.execute(self._insert, entry.values())
-            if cursor.rowcount:
-                new.append((entry.id, entry.key_id, entry.cost_microusd))
-        self.budgets.book_spent(cursor, new)
-
-    def flush(self, timeout: float = 1.0) -> bool:
-        """Wait until the records of finished chats have been written, or kept; False after `timeout` seconds."""
-        return self.gatherer.flush(timeout)
 
     def _insert_and_book(self, cursor: Any, entry: UsageEntry, reservation: Reservation | None) -> None:
         cursor.execute(self._insert, entry.values())
@@ -382,7 +349,6 @@ class UsageStore:
 
     def close(self) -> None:
         """A last try for what is unsaved; what stays so waits in the journal for the next start."""
-        self.gatherer.close()
         if self._journal.waiting() or self._unsaved:
             self.retry_unsaved()
         with self._lock:
