@@ -77,23 +77,23 @@ class ChatService:
         run, targets, call = self._begin(chat)
         requests = TargetRequests(chat, call)
 
-        def attempt(target: Target) -> ChatResponse:
+        def attempt(target: Target) -> tuple[ChatResponse, bytes]:
             run.trying(target)
             request = requests.for_target(target)
             if chat.operation == "embeddings":
-                return target.provider.embed(request)
-            return target.provider.complete(request)
+                response = target.provider.embed(request)
+            else:
+                response = target.provider.complete(request)
+            # Within the attempt: an answer that makes no sense is the provider's failure, and the next target may do better.
+            return response, requests.answer(target, response)
 
         outcome = self._attempt(chat, run, targets, attempt, call, phase="waiting")
-        response = outcome.value
+        response, body = outcome.value
         if response.model:
             run.entry.model = response.model
         if response.usage is None and chat.operation == "chat_completion":
             run.content_events = estimate_completion_tokens(response.body)
         run.succeeded(response.usage)
-        body = response.body
-        if requests.translated_for(outcome.target):
-            body = anthropic_messages.response_from_openai(response)
         chat.defer(run.settle)
         return ChatResult(body, self._headers(run, outcome.target))
 

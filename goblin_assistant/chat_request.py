@@ -11,7 +11,7 @@ from typing import Any
 from goblin_assistant import anthropic_messages
 from goblin_assistant.accounts import Principal
 from goblin_assistant.errors import Forbidden
-from goblin_assistant.providers.base import Call, ChatRequest, Dialect
+from goblin_assistant.providers.base import BadResponse, Call, ChatRequest, ChatResponse, Dialect
 from goblin_assistant.routing import Target
 
 DIALECT_HEADERS = ("anthropic-version", "anthropic-beta")
@@ -117,6 +117,17 @@ class TargetRequests:
     def translated_for(self, target: Target) -> bool:
         """Whether the target does not speak the chat's dialect."""
         return self._chat.dialect not in target.provider.dialects
+
+    def answer(self, target: Target, response: ChatResponse) -> bytes:
+        """The target's whole answer in the chat's dialect. Raises BadResponse when it cannot be translated."""
+        if not self.translated_for(target):
+            return response.body
+        try:
+            return anthropic_messages.response_from_openai(response)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise BadResponse(
+                f"{target.provider.name}'s answer is no chat completion", provider=target.provider.name
+            ) from error
 
     def for_target(self, target: Target) -> ChatRequest:
         """Build the request for one target."""

@@ -220,11 +220,6 @@ ANTHROPIC_TYPES: dict[int, str] = {
 }
 
 
-def status_of(error: AppError | ProviderError) -> int:
-    """The HTTP status that a client gets for `error`."""
-    return error.status
-
-
 def source_of(error: AppError | ProviderError) -> Source:
     """Who is to blame: client, limit, gateway or provider."""
     return "provider" if isinstance(error, ProviderError) else error.source

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +20,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.fake_upstream import fake_upstream  # noqa: F401 -- fixture
-from tests.services import nginx, own_postgres, postgres, postgres_url, redis_server  # noqa: F401 -- fixtures
+from tests.services import free_port, nginx, own_postgres, postgres, postgres_url, redis_server  # noqa: F401 -- fixtures
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "correct horse battery staple"
@@ -37,18 +35,6 @@ def wait_until(predicate: Callable[[], Any], timeout: float = 5.0, what: str = "
         if time.monotonic() > end:
             raise AssertionError(f"not true within {timeout} s: {what or predicate}")
         time.sleep(0.005)
-
-
-def free_port() -> int:
-    """A port that nobody listens on, below the range that outgoing connections take theirs from."""
-    while True:
-        port = random.randint(12000, 32000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class BufferedClient(FlaskClient):

@@ -34,7 +34,8 @@ def find_binary(name: str, *folders: str) -> str:
     return path
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on, below the range that outgoing connections take theirs from."""
     while True:
         port = random.randint(12000, 32000)
         with socket.socket() as probe:
@@ -65,7 +66,7 @@ class RedisServer:
     def __init__(self, folder: Path) -> None:
         self.binary = find_binary("redis-server")
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -105,7 +106,7 @@ class PostgresServer:
         self.binary = find_binary("postgres", *folders)
         initdb = find_binary("initdb", *folders)
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         data = folder / "data"
         data.mkdir(parents=True)
@@ -180,7 +181,7 @@ class Nginx:
     def __init__(self, folder: Path) -> None:
         self.binary = find_binary("nginx")
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -268,7 +269,7 @@ class Chroma:
     def __init__(self, folder: Path) -> None:
         self.binary = find_binary("chroma", str(Path(sys.executable).parent))
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -211,6 +211,19 @@ def test_a_failed_chat_frees_its_idempotency_key(
     assert post(client, once, {**HELLO, "model": "m"}).status_code == 200
 
 
+@pytest.mark.parametrize("choices", ["nonsense", ["x"], [{"message": "x"}], [{"message": {"tool_calls": [5]}}]])
+def test_an_answer_that_cannot_be_translated_is_a_clear_failure_and_gives_its_slot_back(
+    client: FlaskClient, headers: dict[str, str], chat_app: Flask, upstream: FakeUpstream, choices: Any
+) -> None:
+    usage = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+    upstream.reply(Reply.json(200, {"object": "chat.completion", "model": "m", "choices": choices, "usage": usage}))
+    answer = post(client, headers, {**HELLO, "model": "m", "max_tokens": 5}, "/v1/messages")
+    assert answer.status_code == 502
+    assert answer.json["error"]["source"] == "provider"
+    (record,) = records(chat_app)
+    assert (record.status_code, record.completed, record.error_type) == (502, False, "provider_bad_response")
+
+
 # -- embeddings -------------------------------------------------------------------------------
 def test_embeddings_are_deterministic_and_recorded(
     client: FlaskClient, headers: dict[str, str], chat_app: Flask
