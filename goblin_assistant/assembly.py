@@ -23,6 +23,7 @@ from goblin_assistant.providers import build_registry
 from goblin_assistant.routing import Router
 from goblin_assistant.service_checks import build_monitor
 from goblin_assistant.usage import UsageStore
+from goblin_assistant.usage_writer import GATHER_SECONDS
 from goblin_assistant.version import __version__
 
 
@@ -88,6 +89,7 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
         config.instance_dir,
         default_max_tokens=config.budget_default_max_tokens,
         reservation_seconds=config.timeout_total + 120,
+        gather_seconds=GATHER_SECONDS,
     )
     jobs = [
         PeriodicJob("retry_unsaved_usage", 30.0, usage.retry_unsaved),

@@ -175,6 +175,18 @@ class Budgets:
         if not cursor.rowcount and cost:
             cursor.execute(self._book_first, (period, cost, key_id))
 
+    def book_spent(self, cursor: Any, records: Iterable[tuple[str, int | None, int | None]]) -> None:
+        """The same for new records without reservations, as (id, key_id, cost): one UPDATE a key."""
+        spent: dict[tuple[int, str], int] = {}
+        for record_id, key_id, cost in records:
+            if key_id is not None and cost:
+                key = (key_id, period_of(record_id))
+                spent[key] = spent.get(key, 0) + cost
+        for (key_id, period), cost in sorted(spent.items()):
+            cursor.execute(self._book, (cost, 0, key_id, period))
+            if not cursor.rowcount:
+                cursor.execute(self._book_first, (period, cost, key_id))
+
     def book_many(self, cursor: Any, records: Iterable[tuple[str, int | None, int | None]]) -> None:
         """The same for records read back, as (id, key_id, cost); their reservations may still be there."""
         changes = _Changes()

@@ -1,12 +1,11 @@
 """Usage records, and what hangs on them: one row a chat, written once whatever becomes of it, its price, and the end
 of its budget's reservation.
 
-The way of a record: `journal()` before the last byte goes out, `finish()` after it (one transaction in the thread of
-the request), and when the database is
-away: into the log whole (`usage_record_unsaved`), into the journal, and from there into the database as soon as it is
-back (`retry_unsaved`, the monitor's job),
-at the next start, or by `goblin-assistant usage import`. Every way is idempotent by the record's id, so that all of
-them may be taken.
+The way of a record: `journal()` before the last byte goes out, `finish()` after it (into a transaction with others of
+the same moment, see usage_writer.py; alone and at once when money is held for it), and when the database is away: into
+the log whole (`usage_record_unsaved`), into the journal, and from there into the database as soon as it is back
+(`retry_unsaved`, the monitor's job), at the next start, or by `goblin-assistant usage import`. Every way is idempotent
+by the record's id, so that all of them may be taken.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ from goblin_assistant.usage_records import (
     first_id_at,
     new_record_id,
 )
+from goblin_assistant.usage_writer import Gatherer
 
 if TYPE_CHECKING:
     from goblin_assistant.accounts import Principal
@@ -60,6 +60,10 @@ _PRUNE = "DELETE FROM usage_records WHERE id IN (SELECT id FROM usage_records WH
 KEPT_IN_MEMORY = 5000  # records that wait for the database; about 2 KB each. The others wait in the journal
 BATCH = 200
 WARNED_MODELS = 1000
+
+
+class _SomeWereThere(Exception):
+    """Of many records at least one was in the database already: which, only one at a time can tell."""
 
 
 @dataclass(slots=True)
@@ -81,7 +85,7 @@ class UsageStore:
     """The books. Shared by all threads.
 
     `default_max_tokens` is reserved for answers that the request does not limit. `reservation_seconds` must be longer
-    than any chat.
+    than any chat. `gather_seconds` is how long records wait for others; 0 writes each at once, in its own thread.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class UsageStore:
         *,
         default_max_tokens: int = 4096,
         reservation_seconds: float = 420.0,
+        gather_seconds: float = 0.0,
         kept_in_memory: int = KEPT_IN_MEMORY,
         pause_seconds: float | None = None,
     ) -> None:
@@ -110,6 +115,7 @@ class UsageStore:
         self._unsaved: dict[str, tuple[UsageEntry, Reservation | None]] = {}
         self._kept = kept_in_memory
         self._overflowed = False
+        self.gatherer = Gatherer(self._save_gathered, gather_seconds)
         self._warned: set[tuple[str, str]] = set()
         self._costs: dict[tuple[str, str], Any] = {}
 
@@ -169,7 +175,14 @@ class UsageStore:
         label for metrics."""
         try:
             self._count(entry, model_label)
-            self._save(entry, reservation)
+            # Money that is held is given back at once: the next request of the key may need it.
+            if reservation is not None or not self.gatherer.seconds:
+                self._save(entry, reservation)
+                return
+            if not entry.completed:
+                self._journal.append(entry)  # what was completed is there already
+            if not self.gatherer.put(entry):
+                self._save(entry, reservation)
         except Exception:
             logger.exception("usage_finish_failed")
             self._keep(entry, reservation, "internal error")
@@ -183,6 +196,33 @@ class UsageStore:
             self._tell_unsaved(entry, f"refused by the database: {error}")
         else:
             self._journal.saved(entry.id)
+
+    def _save_gathered(self, entries: Sequence[UsageEntry]) -> None:
+        try:
+            self._database.run(self._insert_new, entries)
+        except DatabaseAway as error:
+            for entry in entries:
+                self._keep(entry, None, str(error))
+        except (RecordRefused, _SomeWereThere):
+            for entry in entries:
+                self._save(entry, None)
+        except Exception:
+            logger.exception("usage_finish_failed")
+            for entry in entries:
+                self._keep(entry, None, "internal error")
+        else:
+            for entry in entries:
+                self._journal.saved(entry.id)
+
+    def _insert_new(self, cursor: Any, entries: Sequence[UsageEntry]) -> None:
+        cursor.executemany(self._insert, [entry.values() for entry in entries])
+        if cursor.rowcount != len(entries):  # the sum of all
+            raise _SomeWereThere
+        self.budgets.book_spent(cursor, ((entry.id, entry.key_id, entry.cost_microusd) for entry in entries))
+
+    def flush(self, timeout: float = 1.0) -> bool:
+        """Wait until the records of finished chats have been written, or kept; False after `timeout` seconds."""
+        return self.gatherer.flush(timeout)
 
     def _insert_and_book(self, cursor: Any, entry: UsageEntry, reservation: Reservation | None) -> None:
         cursor.execute(self._insert, entry.values())
@@ -349,6 +389,7 @@ class UsageStore:
 
     def close(self) -> None:
         """A last try for what is unsaved; what stays so waits in the journal for the next start."""
+        self.gatherer.close()
         if self._journal.waiting() or self._unsaved:
             self.retry_unsaved()
         with self._lock:

@@ -23,6 +23,9 @@ from goblin_assistant.usage_database import DatabaseAway
 
 bp = APIBlueprint("usage", __name__, tag="Usage")
 
+FLUSH_SECONDS = 0.25
+"""How long a report waits for the records of chats that have just ended."""
+
 
 @bp.get("/usage")
 @require_auth()
@@ -35,6 +38,7 @@ def get_usage(query: UsageQuery) -> Response | dict[str, Any]:
     As CSV the next page is in the header Link.
     """
     principal = current_principal()
+    runtime().usage.flush(FLUSH_SECONDS)  # who asks right after a chat should see it
     groups = usage_reports.parse_groups(query.group_by)
     scope = _scope(principal, query, groups)
     start, end = usage_reports.parse_range(query.from_, query.to)
