@@ -41,7 +41,7 @@ from goblin_assistant.providers.transport import (
     discard,
     fault_error,
 )
-from goblin_assistant.providers.watchdog import Exchange, TrackedPool, TrackedTLSPool, carry, watchdog
+from goblin_assistant.providers.watchdog import Exchange, TrackedPool, TrackedTLSPool, carry, header_lines, watchdog
 
 __all__ = ["EventStream", "Timeouts", "UpstreamClient"]
 
@@ -101,6 +101,11 @@ class UpstreamClient:
             **headers,
         }
         self._sse_headers = {**self._headers, "Accept": "text/event-stream"}
+        # Both kinds of Accept, and what http.client adds by itself.
+        self._lines = {
+            **header_lines(self._headers),
+            **header_lines({"Accept": "text/event-stream", "Accept-Encoding": "identity"}),
+        }
 
     # -- calls --------------------------------------------------------------------------------
     def post(
@@ -116,7 +121,7 @@ class UpstreamClient:
 
         `headers` are added to the prepared ones. `fields` are the client's own request fields: an error names no other.
         """
-        exchange = watchdog.watch(call)
+        exchange = watchdog.watch(call, self._lines)
         try:
             response = self._send("POST", path, body, exchange, self._with(self._headers, call, headers), None)
             if not 200 <= response.status < 300:
@@ -136,7 +141,7 @@ class UpstreamClient:
     ) -> EventStream:
         """POST and return the answer's events; the request is sent at once. Raises ProviderError or CallCancelled,
         then and while reading."""
-        exchange = watchdog.watch(call)
+        exchange = watchdog.watch(call, self._lines)
         first_token = time.monotonic() + self.timeouts.first_token
         if first_token < call.deadline:
             exchange.limit = first_token
@@ -161,7 +166,7 @@ class UpstreamClient:
     def get_json(self, path: str, timeout: float = 3.0) -> Any:
         """GET, within `timeout` seconds altogether, and return the parsed body. Raises ProviderError."""
         call = Call(deadline=time.monotonic() + timeout)
-        exchange = watchdog.watch(call)
+        exchange = watchdog.watch(call, self._lines)
         try:
             response = self._send("GET", path, None, exchange, self._headers, None)
             if not 200 <= response.status < 300:
