@@ -195,7 +195,7 @@ class UsageStore:
         except RecordRefused as error:
             self._tell_unsaved(entry, f"refused by the database: {error}")
         else:
-            self._journal.saved(entry.id)
+            self._journal.saved((entry.id,))
 
     def _save_gathered(self, entries: Sequence[UsageEntry]) -> None:
         try:
@@ -211,8 +211,7 @@ class UsageStore:
             for entry in entries:
                 self._keep(entry, None, "internal error")
         else:
-            for entry in entries:
-                self._journal.saved(entry.id)
+            self._journal.saved(entry.id for entry in entries)
 
     def _insert_new(self, cursor: Any, entries: Sequence[UsageEntry]) -> None:
         cursor.executemany(self._insert, [entry.values() for entry in entries])
@@ -347,8 +346,7 @@ class UsageStore:
             for entry in ordered:
                 result.add(self._write([entry]))
             return result
-        for entry in ordered:
-            self._journal.saved(entry.id)
+        self._journal.saved(entry.id for entry in ordered)
         result.imported = new
         result.present = len(entries) - new
         return result

@@ -19,7 +19,7 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +38,6 @@ class _Segment:
     path: Path
     size: int = 0
     waiting: set[str] = field(default_factory=set)  # records in it that are not in the database yet
-    torn: bool = False  # a write was cut short: the next line must not be glued to its stump
 
 
 class Journal:
@@ -58,11 +57,10 @@ class Journal:
 
     def append(self, entry: UsageEntry) -> bool:
         """Write an entry, once; False when the file system does not take it (logged once until it does again)."""
-        line = journal_line(entry)
-        with self._lock:
-            # One write under the lock: the order of size, stump and line stays plain, and a write to the page cache
-            # takes microseconds.
-            try:
+        # It begins a line of its own, whatever stump a write that was cut short has left before it.
+        line = b"\n" + journal_line(entry)
+        try:
+            with self._lock:
                 if os.getpid() != self._pid:
                     self._after_fork()
                 if entry.id in self._where:
@@ -70,34 +68,35 @@ class Journal:
                 segment = self._current
                 if segment is None or segment.size >= self._segment_bytes:
                     segment = self._begin()
-                data = b"\n" + line if segment.torn else line
-                written = os.write(segment.fd, data)
-                segment.size += written
-                segment.torn = written != len(data)
-                if segment.torn:
-                    raise OSError(f"{written} of {len(data)} bytes written")
-                segment.waiting.add(entry.id)
+                segment.size += len(line)
+                segment.waiting.add(entry.id)  # from now on nobody closes it
                 self._where[entry.id] = segment
-            except OSError as error:
-                if not self._failing:
-                    self._failing = True
-                    logger.error("journal_write_failed", extra={"error": error.strerror or str(error)})
-                return False
-            if self._failing:
-                self._failing = False
-                logger.info("journal_write_recovered")
+            # Outside the lock: appending is atomic, and the write gives up Python's lock.
+            written = os.write(segment.fd, line)
+            if written != len(line):
+                raise OSError(f"{written} of {len(line)} bytes written")
+        except OSError as error:
+            self.saved((entry.id,))  # not in this file, in any case
+            if not self._failing:
+                self._failing = True
+                logger.error("journal_write_failed", extra={"error": error.strerror or str(error)})
+            return False
+        if self._failing:
+            self._failing = False
+            logger.info("journal_write_recovered")
         return True
 
-    def saved(self, record_id: str) -> None:
-        """The database has the record."""
+    def saved(self, record_ids: Iterable[str]) -> None:
+        """The database has the records."""
         with self._lock:
-            segment = self._where.pop(record_id, None)
-            if segment is None:
-                return
-            segment.waiting.discard(record_id)
-            if not segment.waiting and segment is not self._current:
-                self._full.remove(segment)
-                _discard(segment)
+            for record_id in record_ids:
+                segment = self._where.pop(record_id, None)
+                if segment is None:
+                    continue
+                segment.waiting.discard(record_id)
+                if not segment.waiting and segment is not self._current:
+                    self._full.remove(segment)
+                    _discard(segment)
 
     def waiting(self) -> int:
         """Records that the database does not have yet."""

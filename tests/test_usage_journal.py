@@ -56,7 +56,7 @@ def test_closing_deletes_what_is_saved_and_leaves_the_rest(tmp_path: Path) -> No
     journal = Journal(tmp_path)
     saved, lost = entry(), entry()
     journal.append(saved)
-    journal.saved(saved.id)
+    journal.saved([saved.id])
     journal.close()
     assert list(tmp_path.iterdir()) == []
     journal = Journal(tmp_path)
@@ -72,9 +72,9 @@ def test_a_full_file_goes_when_all_in_it_is_saved(tmp_path: Path) -> None:
         journal.append(one)
     assert len(list(tmp_path.iterdir())) > 5
     for one in entries[1:]:
-        journal.saved(one.id)
+        journal.saved([one.id])
     assert len(list(tmp_path.iterdir())) == 2  # the one with the first record, and the current one
-    journal.saved(entries[0].id)
+    journal.saved([entries[0].id])
     assert len(list(tmp_path.iterdir())) == 1
     assert journal.waiting() == 0
     journal.close()
@@ -87,7 +87,7 @@ def test_the_disk_use_is_bounded_under_constant_load(tmp_path: Path) -> None:
         flying.append(entry())
         journal.append(flying[-1])
         if len(flying) > 20:
-            journal.saved(flying.pop(0).id)
+            journal.saved([flying.pop(0).id])
         assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 50_000
     journal.close()
 
@@ -213,9 +213,10 @@ def test_a_full_disk_is_said_once_and_survived(
     whole = []
     for line in next(tmp_path.iterdir()).read_bytes().splitlines():
         try:
-            whole.append(entry_in(line))
+            if (found := entry_in(line)) is not None:
+                whole.append(found)
         except ValueError:
-            assert len(line) == 30
+            assert len(line) == 29
     assert whole == [first, last]
     journal.close()
 
