@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
-from flask import Flask
+from flask import Flask, Response
 from flask import Request as FlaskRequest
 from flask.json.provider import JSONProvider
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import ClientDisconnected
+from werkzeug.wsgi import ClosingIterator
 
 from goblin_assistant.errors import UnsupportedMediaType
 from goblin_assistant.request_body import load_object
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
 class OrjsonProvider(JSONProvider):
@@ -43,6 +50,37 @@ def require_json(request: FlaskRequest) -> None:
     kind = request.mimetype
     if kind and kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType("send the body as JSON, with Content-Type: application/json")
+
+
+class JsonBytes(Response):
+    """JSON that is written already, and where nothing of it changes on the way out: werkzeug would copy the headers and
+    look through them once more."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(
+            [body], headers=Headers([("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+        )
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """The WSGI answer, to anything but HEAD."""
+        start_response(self.status, list(self.headers))
+        return ClosingIterator(cast(Iterable[bytes], self.response), self.close)
+
+
+def body_of(request: FlaskRequest) -> bytes:
+    """The whole body. The usual one, whose length is announced, is read without werkzeug's streams around it; whatever is
+    odd about a body they know how to refuse."""
+    environ = request.environ
+    announced = environ.get("CONTENT_LENGTH", "")
+    most = request.max_content_length
+    if announced.isdigit() and len(announced) < 12 and "HTTP_TRANSFER_ENCODING" not in environ:
+        length = int(announced)
+        if most is None or length <= most:
+            data: bytes = environ["wsgi.input"].read(length)
+            if len(data) != length:
+                raise ClientDisconnected
+            return data
+    return request.get_data(cache=False)
 
 
 def init_app(app: Flask) -> None:

@@ -8,7 +8,7 @@ import re
 from time import perf_counter
 from typing import Any, cast
 
-from flask import request
+from flask import Request, request
 
 from goblin_assistant import json_logging
 from goblin_assistant.metrics import (
@@ -133,6 +133,11 @@ def children_of(method: str, endpoint: str) -> Children:
         # Two threads may both make one; their children are the same objects of the registry.
         children = _known_children[(method, endpoint)] = Children(method, endpoint)
     return children
+
+
+def current_request() -> Request:
+    """Flask's request itself: its proxy looks it up again with every attribute."""
+    return cast(Request, request._get_current_object())  # type: ignore[attr-defined]
 
 
 def request_info() -> RequestInfo:

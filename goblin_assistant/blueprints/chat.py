@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from apiflask import APIBlueprint
-from flask import Response, after_this_request, request
+from flask import Response, after_this_request
 
 from goblin_assistant.auth import current_principal, require_auth
 from goblin_assistant.chat import Chat, ChatStream, may_use
 from goblin_assistant.errors import ClientGone, UnknownModel
 from goblin_assistant.extensions import runtime
 from goblin_assistant.idempotency import Answer, Claim
-from goblin_assistant.json_requests import require_json
-from goblin_assistant.observability import RequestInfo, request_info
+from goblin_assistant.json_requests import JsonBytes, body_of, require_json
 from goblin_assistant.openapi import CHAT_ERRORS, describe
 from goblin_assistant.providers.base import Dialect
 from goblin_assistant.request_body import parse_json
+from goblin_assistant.request_info import RequestInfo, current_request, request_info
 from goblin_assistant.schemas import (
     ChatCompletion,
     ChatCompletionRequest,
@@ -46,8 +46,7 @@ _STREAM_HEADERS = {
 def completions() -> Response:
     """OpenAI's request and answer. With `stream: true` the answer is text/event-stream and ends with `data: [DONE]`, or with
     an error event when the provider broke off. Unknown fields go to an OpenAI-compatible provider as they are."""
-    require_json(request)
-    raw = request.get_data(cache=False)
+    raw = json_body()
     body = parse_json(ChatCompletionRequest, raw)
     return respond(body, raw, dialect="openai", operation="chat_completion")
 
@@ -57,8 +56,7 @@ def completions() -> Response:
 @require_auth(scope="embeddings")
 def embeddings() -> Response:
     """OpenAI's request and answer, for providers that offer embeddings."""
-    require_json(request)
-    raw = request.get_data(cache=False)
+    raw = json_body()
     body = parse_json(EmbeddingsRequest, raw)
     return respond(body, raw, dialect="openai", operation="embeddings")
 
@@ -94,18 +92,26 @@ def model(model_id: str) -> dict[str, Any]:
     raise UnknownModel("there is no such model; GET /v1/models lists what there is", param="model")
 
 
+def json_body() -> bytes:
+    """The bytes of a body that does not say it is something other than JSON."""
+    current = current_request()
+    require_json(current)
+    return body_of(current)
+
+
 def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: str) -> Response:
     """Run a chat and make its HTTP response, streamed or not; shared by every route that ends in ChatService."""
     parts = runtime()
+    current = current_request()
     info = request_info()
     principal = current_principal()
     streamed = body.get("stream") is True and operation == "chat_completion"
     after: list[Callable[[], None]] = []
 
     claim: Claim | None = None
-    key = request.headers.get("Idempotency-Key")
+    key = current.environ.get("HTTP_IDEMPOTENCY_KEY")
     if key is not None:
-        held = parts.idempotency.begin(principal.label, key, request.path, raw)
+        held = parts.idempotency.begin(principal.label, key, current.path, raw)
         if isinstance(held, Answer):
             return Response(
                 held.body, content_type=held.content_type, headers={**held.headers, "Idempotent-Replayed": "true"}
@@ -120,19 +126,21 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
         stream=streamed,
         dialect=dialect,
         operation=operation,
-        headers=request.headers,  # type: ignore[arg-type]
-        client_gone=request.environ.get("waitress.client_disconnected"),
+        headers=current.headers,  # type: ignore[arg-type]
+        client_gone=current.environ.get("waitress.client_disconnected"),
         limit=info.limit,
         started=info.started,
         defer=after.append,
     )
+    response: Response
     try:
         if streamed:
             stream = parts.chat.stream(chat)
             response = _streamed(stream, info, claim)
         else:
             result = parts.chat.complete(chat)
-            response = Response(result.body, content_type="application/json", headers=result.headers)
+            response = JsonBytes(result.body)
+            info.headers.extend(result.headers.items())
             if claim is not None:
                 claim.finish(Answer("application/json", result.body, result.headers))
     except BaseException as error:

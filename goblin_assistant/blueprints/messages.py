@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from apiflask import APIBlueprint
-from flask import Response, request
+from flask import Response
 
 from goblin_assistant.auth import require_auth
-from goblin_assistant.blueprints.chat import respond
-from goblin_assistant.json_requests import require_json
+from goblin_assistant.blueprints.chat import json_body, respond
 from goblin_assistant.openapi import CHAT_ERRORS, describe
 from goblin_assistant.request_body import parse_json
 from goblin_assistant.request_info import request_info
@@ -23,8 +22,7 @@ def create_message() -> Response:
     """Anthropic's request and answer, for every model: on Anthropic's own by passing them on as they are, on others by translation.
     With `stream: true` the answer is Anthropic's event stream and ends with `message_stop`, or with an `error` event when the provider
     broke off."""
-    require_json(request)
-    raw = request.get_data(cache=False)
+    raw = json_body()
     body = parse_json(MessagesRequest, raw)
     return respond(body, raw, dialect="anthropic", operation="chat_completion")
 
