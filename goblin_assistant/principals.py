@@ -151,8 +151,8 @@ class PrincipalStore:
             .where(ApiKey.key_hash == given),
         )  # fmt: skip
         # Two generations: when the younger is full it becomes the older. Bounded, and nothing is ever scanned.
-        self._seen: dict[str, tuple[float, Principal]] = {}
-        self._older: dict[str, tuple[float, Principal]] = {}
+        self._seen: dict[str, tuple[float, Principal, Any]] = {}
+        self._older: dict[str, tuple[float, Principal, Any]] = {}
         self._used: dict[int, int] = {}
         for reason in FAILURES:
             auth_failures_total.labels(reason)
@@ -168,6 +168,8 @@ class PrincipalStore:
             raise Unauthorized("the access token is no longer valid; log in again", reason="bad_token")
         if row[3] is not None:
             raise Unauthorized("the account is disabled", reason="disabled")
+        if (known := self._unchanged(name, row)) is not None:
+            return known
         principal = Principal(
             user_id=claims.user_id,
             role=row[0],
@@ -175,7 +177,7 @@ class PrincipalStore:
             settings=_json(row[1]) or {},
             label=f"user:{claims.user_id}",
         )
-        self._remember(name, principal)
+        self._remember(name, principal, row)
         return principal
 
     def of_key(self, key: str) -> Principal:
@@ -194,6 +196,10 @@ class PrincipalStore:
             raise Unauthorized("the API key has expired", reason="expired_key")
         if row[12] is not None:
             raise Unauthorized("the account is disabled", reason="disabled")
+        self._used[row[0]] = now
+        left = STALE_SECONDS if row[8] is None else min(STALE_SECONDS, (row[8] - now) / 1000)
+        if (known := self._unchanged(name, row, left)) is not None:
+            return known
         allowed = _json(row[3])
         principal = Principal(
             user_id=row[1],
@@ -208,9 +214,7 @@ class PrincipalStore:
             settings=_json(row[11]) or {},
             label=f"key:{row[0]}",
         )
-        self._used[row[0]] = now
-        left = STALE_SECONDS if row[8] is None else min(STALE_SECONDS, (row[8] - now) / 1000)
-        self._remember(name, principal, left)
+        self._remember(name, principal, row, left)
         return principal
 
     def close(self) -> None:
@@ -227,10 +231,18 @@ class PrincipalStore:
         """What could not be written, for the next time; later uses win."""
         self._used = {**used, **self._used}
 
-    def _remember(self, name: str, principal: Principal, seconds: float = STALE_SECONDS) -> None:
+    def _unchanged(self, name: str, row: Any, seconds: float = STALE_SECONDS) -> Principal | None:
+        """The principal that was made of the same row before."""
+        entry = self._seen.get(name)
+        if entry is None or entry[2] != row:
+            return None
+        self._seen[name] = (time.monotonic() + seconds, entry[1], row)
+        return entry[1]
+
+    def _remember(self, name: str, principal: Principal, row: Any, seconds: float = STALE_SECONDS) -> None:
         if len(self._seen) >= MAX_SEEN:
             self._older, self._seen = self._seen, {}
-        self._seen[name] = (time.monotonic() + seconds, principal)
+        self._seen[name] = (time.monotonic() + seconds, principal, row)
 
     def _recent(self, name: str) -> Principal:
         entry = self._seen.get(name) or self._older.get(name)

@@ -1,8 +1,8 @@
 """The one place with upstream I/O: connections, timeouts, event streams, and faults turned into ProviderErrors.
 
 A `requests` Session without the environment's proxies and .netrc holds the adapter; its urllib3 pool is called
-directly, because `Session.request` costs twice the CPU of the call itself. Headers are prepared once per provider.
-Bytes pass as they came.
+directly (connections.py), because `Session.request` costs twice the CPU of the call itself. Headers are prepared once
+per provider. Bytes pass as they came.
 
 Timeouts: connect; for streams the first event and then the silence between bytes; for everything the call's deadline,
 which the watchdog enforces even while nothing comes (see watchdog.py).
@@ -23,14 +23,12 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 import requests
-import urllib3
 from requests.adapters import HTTPAdapter
-from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ProtocolError
 from urllib3.response import HTTPResponse
-from urllib3.util.retry import Retry
 
 from goblin_assistant.providers.base import BadResponse, Call, ProviderError
+from goblin_assistant.providers.connections import Answer, TrackedPool, TrackedTLSPool, header_lines
 from goblin_assistant.providers.event_stream import READ_SIZE, EventStream
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.transport import (
@@ -41,7 +39,7 @@ from goblin_assistant.providers.transport import (
     discard,
     fault_error,
 )
-from goblin_assistant.providers.watchdog import Exchange, TrackedPool, TrackedTLSPool, carry, header_lines, watchdog
+from goblin_assistant.providers.watchdog import Exchange, watchdog
 
 __all__ = ["EventStream", "Timeouts", "UpstreamClient"]
 
@@ -51,8 +49,6 @@ STALE_SECONDS = 1.0
 """A reused connection that dies later than this after sending was not stale: the server may have been at work."""
 
 Classifier = Callable[[UpstreamFailure], ProviderError]
-
-_NO_RETRIES = Retry(False, redirect=False)
 
 
 class _Adapter(HTTPAdapter):
@@ -92,7 +88,7 @@ class UpstreamClient:
         adapter = _Adapter(pool_connections=1, pool_maxsize=pool_size)
         self._session.mount(base_url, adapter)
         prepared = requests.Request("POST", base_url).prepare()
-        self._pool = cast(HTTPConnectionPool, adapter.get_connection_with_tls_context(prepared, verify=verify))
+        self._pool = cast(TrackedPool, adapter.get_connection_with_tls_context(prepared, verify=verify))
         self._prefix = urlsplit(base_url).path.rstrip("/")
         self._headers = {
             "Content-Type": "application/json",
@@ -123,10 +119,10 @@ class UpstreamClient:
         """
         exchange = watchdog.watch(call, self._lines)
         try:
-            response = self._send("POST", path, body, exchange, self._with(self._headers, call, headers), None)
-            if not 200 <= response.status < 300:
-                raise self._failure(response, exchange, fields)
-            return self._read_whole(response, exchange)
+            answer = self._send("POST", path, body, exchange, self._with(self._headers, call, headers), None)
+            if not 200 <= answer.status < 300:
+                raise self._failure(answer.stream(), exchange, fields)
+            return self._body_of(answer, exchange)
         finally:
             watchdog.release(exchange)
 
@@ -149,7 +145,7 @@ class UpstreamClient:
         try:
             response = self._send(
                 "POST", path, body, exchange, self._with(self._sse_headers, call, headers), self.timeouts.first_token
-            )
+            ).stream()
             if not 200 <= response.status < 300:
                 raise self._failure(response, exchange, fields)
             kind = response.headers.get("content-type", "")
@@ -168,11 +164,11 @@ class UpstreamClient:
         call = Call(deadline=time.monotonic() + timeout)
         exchange = watchdog.watch(call, self._lines)
         try:
-            response = self._send("GET", path, None, exchange, self._headers, None)
-            if not 200 <= response.status < 300:
-                raise self._failure(response, exchange, ())
+            answer = self._send("GET", path, None, exchange, self._headers, None)
+            if not 200 <= answer.status < 300:
+                raise self._failure(answer.stream(), exchange, ())
             try:
-                return orjson.loads(self._read_whole(response, exchange))
+                return orjson.loads(self._body_of(answer, exchange))
             except orjson.JSONDecodeError:
                 raise BadResponse(
                     f"{self.provider_name} did not answer with JSON", provider=self.provider_name
@@ -198,52 +194,45 @@ class UpstreamClient:
         exchange: Exchange,
         headers: dict[str, str],
         read_timeout: float | None,
-    ) -> HTTPResponse:
+    ) -> Answer:
         remaining = exchange.call.remaining()
         if remaining <= 0:
             exchange.cut = "deadline"
             raise cut_error(self.provider_name, exchange, self.timeouts)
-        read = remaining if read_timeout is None else min(read_timeout, remaining)
-        timeout = urllib3.Timeout(connect=min(self.timeouts.connect, remaining), read=read)
         target = self._prefix + path + self._query
-        carry(exchange)
+        connect = min(self.timeouts.connect, remaining)
+        read = remaining if read_timeout is None else min(read_timeout, remaining)
         sent = time.monotonic()
-        try:
-            while True:
-                try:
-                    return self._pool.urlopen(  # type: ignore[return-value]
-                        method,
-                        target,
-                        body,
-                        headers,
-                        _NO_RETRIES,
-                        False,
-                        False,
-                        timeout,
-                        preload_content=False,
-                    )
-                except ProtocolError as error:
-                    if (
-                        exchange.cut
-                        or exchange.fresh
-                        or not exchange.reused
-                        or not closed_silently(error)
-                        or time.monotonic() - sent > STALE_SECONDS
-                    ):
-                        raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
-                    exchange.fresh = True
-                except (*TRANSPORT_ERRORS, ValueError) as error:
+        while True:
+            try:
+                return self._pool.ask(exchange, method, target, body, headers, connect=connect, read=read)
+            except ProtocolError as error:
+                if (
+                    exchange.cut
+                    or exchange.fresh
+                    or not exchange.reused
+                    or not closed_silently(error)
+                    or time.monotonic() - sent > STALE_SECONDS
+                ):
                     raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
-        finally:
-            carry(None)
+                exchange.fresh = True
+            except (*TRANSPORT_ERRORS, ValueError) as error:
+                raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
+
+    def _body_of(self, answer: Answer, exchange: Exchange) -> bytes:
+        if not answer.is_plain(MAX_ANSWER_BYTES):
+            return self._read_whole(answer.stream(), exchange)
+        try:
+            data = answer.whole()
+        except TRANSPORT_ERRORS as error:
+            raise fault_error(self.provider_name, error, exchange, self.timeouts, answering=True) from error
+        if exchange.cut:
+            raise cut_error(self.provider_name, exchange, self.timeouts)
+        return data
 
     def _read_whole(self, response: HTTPResponse, exchange: Exchange) -> bytes:
         try:
-            length = response.length_remaining
-            if length is not None and length <= MAX_ANSWER_BYTES and not response.headers.get("content-encoding"):
-                data = response.read(decode_content=False)
-            else:
-                data = _read_up_to(response, MAX_ANSWER_BYTES + 1)
+            data = _read_up_to(response, MAX_ANSWER_BYTES + 1)
         except TRANSPORT_ERRORS as error:
             discard(response)
             raise fault_error(self.provider_name, error, exchange, self.timeouts, answering=True) from error
