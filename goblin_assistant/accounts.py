@@ -11,7 +11,6 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -255,6 +254,8 @@ class Accounts:
 
 def normalise(email: str) -> str:
     """The address in lower case, or ValidationFailed."""
+    from email_validator import EmailNotValidError, validate_email  # compiles patterns for 30 ms: not at every start
+
     try:
         return validate_email(email, check_deliverability=False, test_environment=True).normalized.lower()
     except EmailNotValidError:

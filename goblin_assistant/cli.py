@@ -51,6 +51,9 @@ def cli() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on. [default: GOBLIN_PORT]")
 def serve(host: str | None, port: int | None) -> None:
     """Serve until SIGTERM, then finish what is running."""
+    from goblin_assistant import process_setup
+
+    process_setup.pause_garbage_collector()
     from goblin_assistant import create_app, server
 
     given: dict[str, Any] = {"host": host, "port": port}
