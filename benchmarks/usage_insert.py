@@ -21,7 +21,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from goblin_assistant import database
 from goblin_assistant.goblin_file import PriceRow
-from goblin_assistant.models import ApiKey, Base, User, now_ms
+from goblin_assistant.models import api_keys, metadata, now_ms, users
 from goblin_assistant.prices import Prices
 from goblin_assistant.principals import Principal
 from goblin_assistant.usage import UsageEntry, UsageStore, new_record_id
@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         url = options.url or f"sqlite:///{folder}/usage.db"
         engine = create_engine(url, **database.engine_options(url, 8))
-        Base.metadata.create_all(engine)
+        metadata.create_all(engine)
         key = _key(engine)
         store = UsageStore(engine, Prices({"echo/*": PriceRow(input=Decimal(1), output=Decimal(1))}), Path(folder))
         print(
@@ -96,12 +96,10 @@ def _entry(key: int | None) -> UsageEntry:
 def _key(engine: Engine) -> int:
     with engine.begin() as connection:
         connection.execute(
-            User.__table__.insert().values(
-                id=1, email="bench@example.com", password_hash="-", settings={}, created_at=now_ms()
-            )
+            users.insert().values(id=1, email="bench@example.com", password_hash="-", settings={}, created_at=now_ms())
         )
         connection.execute(
-            ApiKey.__table__.insert().values(
+            api_keys.insert().values(
                 id=1, user_id=1, name="bench", prefix="gob_", key_hash="-", scopes=[], created_at=now_ms()
             )
         )

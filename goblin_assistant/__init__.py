@@ -34,13 +34,12 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     from goblin_assistant.assembly import assemble, make_app
     from goblin_assistant.blueprints import register_blueprints
     from goblin_assistant.config import Config
-    from goblin_assistant.extensions import db, exporter
+    from goblin_assistant.extensions import exporter
 
     settings = config if isinstance(config, Config) else Config.load(config)
     json_logging.configure(settings.log_level, settings.secret_values())
     app = make_app(settings)
 
-    db.init_app(app)
     exporter.init_app(app)
     security_headers.init_app(app, settings)
     limits = rate_limits.init_app(app, settings)

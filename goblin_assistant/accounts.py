@@ -11,15 +11,14 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import Engine, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 from goblin_assistant.api_keys import MAX_ID, ApiKeys
 from goblin_assistant.config import Config
+from goblin_assistant.database import insert_row
 from goblin_assistant.errors import Conflict, NotFound, Unauthorized, ValidationFailed
-from goblin_assistant.models import RefreshToken, User, now_ms
+from goblin_assistant.models import User, now_ms, refresh_tokens, users
 from goblin_assistant.passwords import Passwords, check_new
 from goblin_assistant.principals import Principal, PrincipalStore
 from goblin_assistant.tokens import AccessTokens, digest, new_refresh_token
@@ -69,33 +68,32 @@ class Accounts:
         check_new(password, address)
         if role not in ROLES:
             raise ValidationFailed(f"role: one of {', '.join(ROLES)}", param="role")
-        user = User(email=address, password_hash=self.passwords.hash(password), role=role)
-        with Session(self._engine, expire_on_commit=False) as session:
-            session.add(user)
-            try:
-                session.commit()
-            except IntegrityError:
-                raise Conflict("there is an account with this e-mail address") from None
+        encoded = self.passwords.hash(password)
+        try:
+            with self._engine.begin() as connection:
+                user = _user(connection, insert_row(connection, users, email=address, password_hash=encoded, role=role))
+        except IntegrityError:
+            raise Conflict("there is an account with this e-mail address") from None
         logger.info("user_created", extra={"user_id": user.id, "role": role})
         return user
 
     def get(self, user_id: int) -> User:
         """One user, or NotFound."""
-        with Session(self._engine, expire_on_commit=False) as session:
-            return _user(session, user_id)
+        with self._engine.connect() as connection:
+            return _user(connection, user_id)
 
     def by_email(self, email: str) -> User:
         """One user, or NotFound."""
-        with Session(self._engine, expire_on_commit=False) as session:
-            user = session.scalar(select(User).where(User.email == canonical(email)))
-            if user is None:
-                raise NotFound("there is no user with this e-mail address")
-            return user
+        user = self._by_email(email)
+        if user is None:
+            raise NotFound("there is no user with this e-mail address")
+        return user
 
     def list(self, *, limit: int = 100, after: int = 0) -> list[User]:
         """Users in the order of their making."""
-        with Session(self._engine) as session:
-            return list(session.scalars(select(User).where(User.id > after).order_by(User.id).limit(limit)))
+        page = select(users).where(users.c.id > after).order_by(users.c.id).limit(limit)
+        with self._engine.connect() as connection:
+            return [User(*row) for row in connection.execute(page)]
 
     def disable(self, user_id: int) -> User:
         """Lock a user out: every token and key of theirs is refused from the next request on."""
@@ -119,15 +117,13 @@ class Accounts:
 
     def save_settings(self, user_id: int, settings: dict[str, Any]) -> None:
         """Replace the user's chat defaults."""
-        with Session(self._engine) as session:
-            _user(session, user_id).settings = settings
-            session.commit()
+        with self._engine.begin() as connection:
+            _update(connection, user_id, settings=settings)
 
     # -- sessions -----------------------------------------------------------------------------
     def login(self, email: str, password: str) -> TokenPair:
         """Start a session. Unknown address, wrong password and disabled account are the same answer after the same work."""
-        with Session(self._engine, expire_on_commit=False) as session:
-            user = session.scalar(select(User).where(User.email == canonical(email)))
+        user = self._by_email(email)
         good = self.passwords.verify(None if user is None else user.password_hash, password)
         if user is None or not good:
             raise Unauthorized(_WRONG, reason="bad_credentials")
@@ -139,50 +135,45 @@ class Accounts:
 
     def refresh(self, token: str) -> TokenPair:
         """Use a refresh token once for a new pair. Raises Unauthorized; a second use ends the family."""
-        with Session(self._engine, expire_on_commit=False) as session:
-            row = session.scalar(select(RefreshToken).where(RefreshToken.token_hash == digest(token)))
+        with self._engine.connect() as connection:
+            row = _refresh_token(connection, refresh_tokens.c.token_hash == digest(token))
             now = now_ms()
             if row is None:
                 raise Unauthorized("the refresh token is not valid; log in again", reason="refresh_unknown")
             if row.used_at is not None:
                 if row.revoked_at is None:
                     # Once only: else whoever holds an old token could log its owner out again and again.
-                    self._end_family(session, row)
+                    self._end_family(connection, row)
                 raise Unauthorized("the refresh token was used before; log in again", reason="refresh_reused")
             if row.revoked_at is not None or row.expires_at <= now:
                 raise Unauthorized("the refresh token has expired; log in again", reason="refresh_expired")
-            user = _user(session, row.user_id)
+            user = _user(connection, row.user_id)
             if user.disabled_at is not None:
                 raise Unauthorized("the account is disabled", reason="disabled")
             # Of two uses at once only one finds it unused.
-            taken = session.execute(
-                update(RefreshToken)
-                .where(RefreshToken.id == row.id, RefreshToken.used_at.is_(None), RefreshToken.revoked_at.is_(None))
-                .values(used_at=now)
+            unused = (refresh_tokens.c.used_at.is_(None), refresh_tokens.c.revoked_at.is_(None))
+            taken = connection.execute(
+                update(refresh_tokens).where(refresh_tokens.c.id == row.id, *unused).values(used_at=now)
             )
-            if taken.rowcount != 1:  # type: ignore[attr-defined]
-                session.rollback()
-                self._end_family(session, row)
+            if taken.rowcount != 1:
+                connection.rollback()
+                self._end_family(connection, row)
                 raise Unauthorized("the refresh token was used before; log in again", reason="refresh_reused")
-            pair = self._issue(session, user, row.family_id)
-            session.commit()
+            pair = self._issue(connection, user, row.family_id)
+            connection.commit()
         return pair
 
     def logout(self, user_id: int, refresh_token: str | None = None) -> None:
         """End the session that the refresh token belongs to; without one, all sessions of the user, access tokens included."""
-        with Session(self._engine) as session:
+        mine = refresh_tokens.c.user_id == user_id
+        with self._engine.begin() as connection:
             if refresh_token is not None:
-                row = session.scalar(
-                    select(RefreshToken).where(
-                        RefreshToken.token_hash == digest(refresh_token), RefreshToken.user_id == user_id
-                    )
-                )
+                row = _refresh_token(connection, mine & (refresh_tokens.c.token_hash == digest(refresh_token)))
                 if row is not None:
-                    _revoke(session, RefreshToken.family_id == row.family_id)
+                    _revoke(connection, refresh_tokens.c.family_id == row.family_id)
             else:
-                _revoke(session, RefreshToken.user_id == user_id)
-                _user(session, user_id).token_version += 1
-            session.commit()
+                _revoke(connection, mine)
+                _update(connection, user_id, token_version=users.c.token_version + 1)
         logger.info("logged_out", extra={"user_id": user_id, "everywhere": refresh_token is None})
 
     def change_password(self, user_id: int, current: str, new: str) -> TokenPair:
@@ -196,7 +187,7 @@ class Accounts:
     def delete_expired_tokens(self) -> None:
         """Forget refresh tokens that expired a day ago; until then a reuse of one is still noticed."""
         with self._engine.begin() as connection:
-            connection.execute(delete(RefreshToken).where(RefreshToken.expires_at < now_ms() - 86_400_000))
+            connection.execute(delete(refresh_tokens).where(refresh_tokens.c.expires_at < now_ms() - 86_400_000))
 
     def close(self) -> None:
         """End the threads that hash, give kept connections back."""
@@ -205,56 +196,52 @@ class Accounts:
 
     # -- inside -------------------------------------------------------------------------------
     def _start_session(self, user: User) -> TokenPair:
-        with Session(self._engine) as session:
-            pair = self._issue(session, user, secrets.token_hex(16))
-            session.commit()
-        return pair
+        with self._engine.begin() as connection:
+            return self._issue(connection, user, secrets.token_hex(16))
 
-    def _issue(self, session: Session, user: User, family: str) -> TokenPair:
+    def _issue(self, connection: Connection, user: User, family: str) -> TokenPair:
         token = new_refresh_token()
-        session.add(
-            RefreshToken(
-                user_id=user.id,
-                family_id=family,
-                token_hash=digest(token),
-                expires_at=now_ms() + self._refresh_ms,
-            )
+        expires = now_ms() + self._refresh_ms
+        insert_row(
+            connection, refresh_tokens, user_id=user.id, family_id=family, token_hash=digest(token), expires_at=expires
         )
         return TokenPair(self.tokens.issue(user.id, user.token_version), token, self.tokens.seconds)
 
-    def _end_family(self, session: Session, row: RefreshToken) -> None:
-        _revoke(session, RefreshToken.family_id == row.family_id)
+    def _by_email(self, email: str) -> User | None:
+        with self._engine.connect() as connection:
+            row = connection.execute(select(users).where(users.c.email == canonical(email))).one_or_none()
+        return None if row is None else User(*row)
+
+    def _end_family(self, connection: Connection, row: Row[Any]) -> None:
+        _revoke(connection, refresh_tokens.c.family_id == row.family_id)
         # The thief may hold an access token as well: both holders are out now, not when it expires.
-        session.execute(update(User).where(User.id == row.user_id).values(token_version=User.token_version + 1))
-        session.commit()
+        _update(connection, row.user_id, token_version=users.c.token_version + 1)
+        connection.commit()
         logger.warning("refresh_token_reused", extra={"user_id": row.user_id, "family": row.family_id[:8]})
 
     def _new_password(self, user_id: int, password: str, event: str) -> User:
         encoded = self.passwords.hash(password)
-        with Session(self._engine, expire_on_commit=False) as session:
-            user = _user(session, user_id)
-            user.password_hash = encoded
-            user.token_version += 1
-            _revoke(session, RefreshToken.user_id == user_id)
-            session.commit()
+        with self._engine.begin() as connection:
+            user = _update(connection, user_id, password_hash=encoded, token_version=users.c.token_version + 1)
+            _revoke(connection, refresh_tokens.c.user_id == user_id)
         logger.info(event, extra={"user_id": user_id})
         return user
 
     def _change(self, user_id: int, event: str, **values: Any) -> User:
-        with Session(self._engine, expire_on_commit=False) as session:
-            user = _user(session, user_id)
-            for name, value in values.items():
-                setattr(user, name, value)
+        with self._engine.begin() as connection:
             if "disabled_at" in values:
-                user.token_version += 1
-                _revoke(session, RefreshToken.user_id == user_id)
-            session.commit()
+                values["token_version"] = users.c.token_version + 1
+            user = _update(connection, user_id, **values)
+            if "disabled_at" in values:
+                _revoke(connection, refresh_tokens.c.user_id == user_id)
         logger.info(event, extra={"user_id": user_id})
         return user
 
 
 def normalise(email: str) -> str:
     """The address in lower case, or ValidationFailed."""
+    from email_validator import EmailNotValidError, validate_email  # compiles patterns for 30 ms: not at every start
+
     try:
         return validate_email(email, check_deliverability=False, test_environment=True).normalized.lower()
     except EmailNotValidError:
@@ -269,14 +256,27 @@ def canonical(email: str) -> str:
         return email.strip().lower()
 
 
-def _user(session: Session, user_id: int) -> User:
-    user = session.get(User, user_id) if user_id <= MAX_ID else None
-    if user is None:
+def _user(connection: Connection, user_id: int) -> User:
+    row = None
+    if user_id <= MAX_ID:
+        row = connection.execute(select(users).where(users.c.id == user_id)).one_or_none()
+    if row is None:
         raise NotFound("there is no such user")
-    return user
+    return User(*row)
 
 
-def _revoke(session: Session, condition: Any) -> None:
-    session.execute(
-        update(RefreshToken).where(condition, RefreshToken.revoked_at.is_(None)).values(revoked_at=now_ms())
+def _update(connection: Connection, user_id: int, **values: Any) -> User:
+    # Read after the change: `values` may hold expressions, and what counts is what is stored.
+    if user_id <= MAX_ID:
+        connection.execute(update(users).where(users.c.id == user_id).values(**values))
+    return _user(connection, user_id)
+
+
+def _refresh_token(connection: Connection, condition: ColumnElement[bool]) -> Row[Any] | None:
+    return connection.execute(select(refresh_tokens).where(condition)).one_or_none()
+
+
+def _revoke(connection: Connection, condition: ColumnElement[bool]) -> None:
+    connection.execute(
+        update(refresh_tokens).where(condition, refresh_tokens.c.revoked_at.is_(None)).values(revoked_at=now_ms())
     )

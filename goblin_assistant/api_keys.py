@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
+from goblin_assistant.database import insert_row
 from goblin_assistant.errors import Conflict, Forbidden, NotFound, ValidationFailed
-from goblin_assistant.models import ApiKey, User, now_ms
+from goblin_assistant.models import ApiKey, api_keys, now_ms, users
 from goblin_assistant.principals import SCOPES, PrincipalStore
 from goblin_assistant.tokens import digest, new_api_key
 
@@ -65,40 +65,38 @@ class ApiKeys:
 
     def create(self, user_id: int, spec: KeySpec) -> NewKey:
         """Make a key for a user. Only an admin's key may have the scope admin."""
-        with Session(self._engine, expire_on_commit=False) as session:
-            user = session.get(User, user_id) if user_id <= MAX_ID else None
-            if user is None:
+        with self._engine.begin() as connection:
+            role = _role(connection, user_id)
+            if role is None:
                 raise NotFound("there is no such user")
             unknown = sorted(set(spec.scopes) - SCOPES)
             if unknown or not spec.scopes:
                 raise ValidationFailed(f"scopes: one or more of {', '.join(sorted(SCOPES))}", param="scopes")
-            if "admin" in spec.scopes and user.role != "admin":
+            if "admin" in spec.scopes and role != "admin":
                 raise Forbidden("only an admin's key may have the scope 'admin'")
             if spec.expires_at is not None and spec.expires_at <= now_ms():
                 raise ValidationFailed("expires_at: must be in the future", param="expires_at")
-            mine = select(func.count()).where(ApiKey.user_id == user_id, ApiKey.revoked_at.is_(None), _live())
-            count = session.scalar(mine) or 0
+            mine = (api_keys.c.user_id == user_id, api_keys.c.revoked_at.is_(None), _live())
+            count = connection.scalar(select(func.count()).select_from(api_keys).where(*mine)) or 0
             if count >= MAX_KEYS_PER_USER:
                 raise Conflict(f"there are {count} keys already; revoke one first")
             secret = new_api_key()
-            row = self._row(user_id, spec, secret)
-            session.add(row)
-            session.commit()
+            row = self._insert(connection, user_id, spec, secret)
         logger.info("api_key_created", extra={"user_id": user_id, "key_id": row.id})
         return NewKey(secret, row)
 
     def list(self, user_id: int | None = None, *, limit: int = 200, after: int = 0) -> list[ApiKey]:
         """Keys in the order of their making, of one user or of all; those revoked or expired too."""
-        query = select(ApiKey).where(ApiKey.id > after).order_by(ApiKey.id).limit(limit)
+        query = select(api_keys).where(api_keys.c.id > after).order_by(api_keys.c.id).limit(limit)
         if user_id is not None:
-            query = query.where(ApiKey.user_id == user_id)
-        with Session(self._engine) as session:
-            return list(session.scalars(query))
+            query = query.where(api_keys.c.user_id == user_id)
+        with self._engine.connect() as connection:
+            return [ApiKey(*row) for row in connection.execute(query)]
 
     def get(self, key_id: int, user_id: int | None = None) -> ApiKey:
         """One key; of another user's it says that there is none."""
-        with Session(self._engine, expire_on_commit=False) as session:
-            return self._find(session, key_id, user_id)
+        with self._engine.connect() as connection:
+            return self._find(connection, key_id, user_id)
 
     def rotate(self, key_id: int, user_id: int | None = None, grace_seconds: int = DEFAULT_GRACE_SECONDS) -> NewKey:
         """Replace a key by a new one with the same limits; the old one is good for `grace_seconds` more.
@@ -107,8 +105,8 @@ class ApiKeys:
         """
         if not 0 <= grace_seconds <= MAX_GRACE_SECONDS:
             raise ValidationFailed(f"grace_seconds: 0 to {MAX_GRACE_SECONDS}", param="grace_seconds")
-        with Session(self._engine, expire_on_commit=False) as session:
-            old = self._find(session, key_id, user_id)
+        with self._engine.begin() as connection:
+            old = self._find(connection, key_id, user_id)
             now = now_ms()
             if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
                 raise Conflict("the key is revoked or has expired; make a new one")
@@ -119,44 +117,39 @@ class ApiKeys:
                 old.max_concurrency, old.monthly_budget_microusd, old.expires_at,
             )  # fmt: skip
             secret = new_api_key()
-            row = self._row(old.user_id, spec, secret)
-            row.budget_key_id = old.budget_key_id or old.id
-            session.add(row)
-            session.flush()
+            row = self._insert(connection, old.user_id, spec, secret, budget_key_id=old.budget_key_id or old.id)
             # Of two rotations at once one finds the key replaced.
-            changed = session.execute(
-                update(ApiKey)
-                .where(ApiKey.id == key_id, ApiKey.replaced_by_id.is_(None), ApiKey.revoked_at.is_(None))
+            current = (api_keys.c.replaced_by_id.is_(None), api_keys.c.revoked_at.is_(None))
+            changed = connection.execute(
+                update(api_keys)
+                .where(api_keys.c.id == key_id, *current)
                 .values(replaced_by_id=row.id, expires_at=_earlier(old.expires_at, now + grace_seconds * 1000))
             )
-            if changed.rowcount != 1:  # type: ignore[attr-defined]
-                session.rollback()
+            if changed.rowcount != 1:
                 raise Conflict("the key has been rotated already; rotate its successor")
-            session.commit()
         logger.info("api_key_rotated", extra={"key_id": key_id, "new_key_id": row.id, "grace_seconds": grace_seconds})
         return NewKey(secret, row)
 
     def revoke(self, key_id: int, user_id: int | None = None) -> None:
         """End a key now; revoking it again changes nothing."""
-        with Session(self._engine) as session:
-            row = self._find(session, key_id, user_id)
+        with self._engine.begin() as connection:
+            row = self._find(connection, key_id, user_id)
             if row.revoked_at is None:
-                row.revoked_at = now_ms()
-                session.commit()
-                logger.info("api_key_revoked", extra={"key_id": key_id})
+                connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=now_ms()))
+        if row.revoked_at is None:
+            logger.info("api_key_revoked", extra={"key_id": key_id})
 
     def change(self, key_id: int, changes: dict[str, Any]) -> ApiKey:
         """Change the limits of a key (LIMIT_FIELDS)."""
-        with Session(self._engine, expire_on_commit=False) as session:
-            row = self._find(session, key_id, None)
-            if "scopes" in changes:
-                owner = session.get(User, row.user_id)
-                if "admin" in changes["scopes"] and (owner is None or owner.role != "admin"):
-                    raise Forbidden("only an admin's key may have the scope 'admin'")
-            for name, value in changes.items():
-                assert name in LIMIT_FIELDS, name
-                setattr(row, name, sorted(set(value)) if isinstance(value, list) else value)
-            session.commit()
+        assert set(changes) <= set(LIMIT_FIELDS), changes
+        values = {k: sorted(set(v)) if isinstance(v, list) else v for k, v in changes.items()}
+        with self._engine.begin() as connection:
+            row = self._find(connection, key_id, None)
+            if "admin" in changes.get("scopes", ()) and _role(connection, row.user_id) != "admin":
+                raise Forbidden("only an admin's key may have the scope 'admin'")
+            if values:
+                connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(**values))
+                row = self._find(connection, key_id, None)
         logger.info("api_key_changed", extra={"key_id": key_id, "changed": sorted(changes)})
         return row
 
@@ -169,22 +162,27 @@ class ApiKeys:
             with self._engine.begin() as connection:
                 # In the order of ids, as every instance does it: two never wait for each other crosswise.
                 for key_id, at in sorted(used.items()):
-                    newer = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < at)
-                    connection.execute(update(ApiKey).where(ApiKey.id == key_id, newer).values(last_used_at=at))
+                    newer = or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at < at)
+                    connection.execute(update(api_keys).where(api_keys.c.id == key_id, newer).values(last_used_at=at))
         except SQLAlchemyError:
             self._principals.put_back_used(used)
             logger.warning("last_used_not_written", extra={"keys": len(used)})
 
     @staticmethod
-    def _find(session: Session, key_id: int, user_id: int | None) -> ApiKey:
-        row = session.get(ApiKey, key_id) if key_id <= MAX_ID else None
+    def _find(connection: Connection, key_id: int, user_id: int | None) -> ApiKey:
+        row = None
+        if key_id <= MAX_ID:
+            row = connection.execute(select(api_keys).where(api_keys.c.id == key_id)).one_or_none()
         if row is None or (user_id is not None and row.user_id != user_id):
             raise NotFound("there is no such API key")
-        return row
+        return ApiKey(*row)
 
-    @staticmethod
-    def _row(user_id: int, spec: KeySpec, secret: str) -> ApiKey:
-        return ApiKey(
+    def _insert(
+        self, connection: Connection, user_id: int, spec: KeySpec, secret: str, *, budget_key_id: int | None = None
+    ) -> ApiKey:
+        key_id = insert_row(
+            connection,
+            api_keys,
             user_id=user_id,
             name=spec.name,
             prefix=secret[:PREFIX_LENGTH],
@@ -196,11 +194,20 @@ class ApiKeys:
             max_concurrency=spec.max_concurrency,
             monthly_budget_microusd=spec.monthly_budget_microusd,
             expires_at=spec.expires_at,
+            budget_key_id=budget_key_id,
         )
+        return self._find(connection, key_id, None)
+
+
+def _role(connection: Connection, user_id: int) -> str | None:
+    if user_id > MAX_ID:
+        return None
+    role: str | None = connection.scalar(select(users.c.role).where(users.c.id == user_id))
+    return role
 
 
 def _live() -> ColumnElement[bool]:
-    return or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now_ms())
+    return or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now_ms())
 
 
 def _earlier(first: int | None, second: int) -> int:

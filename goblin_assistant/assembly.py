@@ -8,12 +8,13 @@ from typing import Any
 from apiflask import APIFlask
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
+from sqlalchemy import create_engine
 
 from goblin_assistant import database
 from goblin_assistant.accounts import Accounts
 from goblin_assistant.chat import ChatService
 from goblin_assistant.config import Config
-from goblin_assistant.extensions import Runtime, db
+from goblin_assistant.extensions import Runtime
 from goblin_assistant.health import PeriodicJob
 from goblin_assistant.idempotency import build_store
 from goblin_assistant.limit_policy import RateLimits
@@ -60,8 +61,6 @@ def make_app(config: Config) -> APIFlask:
     )
     app.config.update(
         SECRET_KEY=config.secret,
-        SQLALCHEMY_DATABASE_URI=config.sqlalchemy_url,
-        SQLALCHEMY_ENGINE_OPTIONS=database.engine_options(config.sqlalchemy_url, config.threads),
         MAX_CONTENT_LENGTH=config.max_body_bytes,
         MAX_FORM_MEMORY_SIZE=config.max_body_bytes,
     )
@@ -72,8 +71,7 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     """Make every part in the order in which they need each other and bind them to the application."""
     if config.sqlalchemy_url.startswith("sqlite"):
         config.instance_dir.mkdir(parents=True, exist_ok=True)
-    with app.app_context():
-        engine = db.engine
+    engine = create_engine(config.sqlalchemy_url, **database.engine_options(config.sqlalchemy_url, config.threads))
     accounts = Accounts(engine, config)
     registry = build_registry(config)
     router = Router(config, registry)
@@ -102,6 +100,7 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     monitor = build_monitor(config, engine, registry, circuits=router.circuits, jobs=jobs)
     runtime = Runtime(
         config=config,
+        engine=engine,
         accounts=accounts,
         rate_limits=limits,
         registry=registry,

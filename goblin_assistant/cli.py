@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from typing import Any
 
 import click
 
-from goblin_assistant import config_docs
-from goblin_assistant.commands.database import db
-from goblin_assistant.commands.doctor import doctor
-from goblin_assistant.commands.explain import explain
-from goblin_assistant.commands.keys import keys
-from goblin_assistant.commands.simulate import simulate
-from goblin_assistant.commands.usage import usage
-from goblin_assistant.commands.users import users
 from goblin_assistant.config import Config, ConfigError
 from goblin_assistant.errors import AppError
 from goblin_assistant.version import __version__
 
+COMMANDS = {
+    "db": "database",
+    "doctor": "doctor",
+    "explain": "explain",
+    "keys": "keys",
+    "simulate": "simulate",
+    "usage": "usage",
+    "users": "users",
+}
+"""Commands with a module of their own: the name, which is the function's too, and the module in `commands`."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when that command is called, and all of them for `--help`: `serve` needs none, and
+    measured, they would take it 0.1 s and 10 MB."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *COMMANDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"goblin_assistant.commands.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="goblin-assistant")
 def cli() -> None:
     """Goblin Assistant: a chat backend that an operator can trust in production."""
@@ -32,6 +51,9 @@ def cli() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on. [default: GOBLIN_PORT]")
 def serve(host: str | None, port: int | None) -> None:
     """Serve until SIGTERM, then finish what is running."""
+    from goblin_assistant import process_setup
+
+    process_setup.pause_garbage_collector()
     from goblin_assistant import create_app, server
 
     given: dict[str, Any] = {"host": host, "port": port}
@@ -59,6 +81,8 @@ and go on with the five-minute tour in README.md. Ctrl-C stops the server.
 @click.option("--table", is_flag=True, help="Print the table of docs/configuration.md instead.")
 def show_config(env_example: bool, table: bool) -> None:
     """Print every setting as it is in force; secrets are redacted."""
+    from goblin_assistant import config_docs
+
     if env_example:
         click.echo(config_docs.env_example(), nl=False)
     elif table:
@@ -66,10 +90,6 @@ def show_config(env_example: bool, table: bool) -> None:
     else:
         for name, value in Config.load().redacted().items():
             click.echo(f"{name}={json.dumps(value) if isinstance(value, list) else '' if value is None else value}")
-
-
-for command in (doctor, db, users, keys, usage, explain, simulate):
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -19,14 +19,15 @@ from urllib.parse import unquote
 from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     PrivateAttr,
     SecretStr,
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from goblin_assistant.goblin_file import GoblinFile, ModelRow, PriceRow, ProviderRow, Url, WeightedTarget
 
@@ -65,7 +66,7 @@ def _blank(value: Any) -> Any:
     return None if value == "" else value
 
 
-CommaList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+CommaList = Annotated[list[str], BeforeValidator(_split)]
 Limit = Annotated[str, AfterValidator(_limit)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_blank)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -76,10 +77,10 @@ def setting(default: Any, env: str, help: str, **extra: Any) -> Any:
     return Field(default, validation_alias=env, description=help, **extra)
 
 
-class Config(BaseSettings):
+class Config(BaseModel):
     """The settings. Attribute names are ours; `env_name()` gives the variable."""
 
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, case_sensitive=True, frozen=True)
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, validate_default=True, frozen=True)
 
     # -- what this is
     env: Literal["production", "development"] = setting(
@@ -249,18 +250,6 @@ class Config(BaseSettings):
 
     # Environment and .env as they were read: rows name variables of their own. Private, so that no printout shows it.
     _environ: dict[str, str] = PrivateAttr(default_factory=dict)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The environment arrives through load(), where names and values can be reported together.
-        return (init_settings,)
 
     # -- derived
     @property

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Engine, select
 
-from goblin_assistant.models import ApiKey, UsageRecord, User
+from goblin_assistant.models import api_keys, usage_records, users
 from goblin_assistant.schemas_accounts import from_microusd
 
 MAX_RECORDS = 50  # under one correlation id: a client may send the same id again and again
@@ -56,13 +56,14 @@ class Story:
 
 def records_of(engine: Engine, correlation_id: str) -> list[dict[str, Any]]:
     """The usage records under a correlation id, oldest first, with the names of their user and key."""
+    record, key = usage_records.c, api_keys.c
     with engine.connect() as connection:
         rows = connection.execute(
-            select(UsageRecord.__table__, User.email, ApiKey.name.label("key_name"), ApiKey.prefix.label("key_prefix"))
-            .outerjoin(User, User.id == UsageRecord.user_id)
-            .outerjoin(ApiKey, ApiKey.id == UsageRecord.key_id)
-            .where(UsageRecord.correlation_id == correlation_id)
-            .order_by(UsageRecord.id)
+            select(usage_records, users.c.email, key.name.label("key_name"), key.prefix.label("key_prefix"))
+            .outerjoin(users, users.c.id == record.user_id)
+            .outerjoin(api_keys, key.id == record.key_id)
+            .where(record.correlation_id == correlation_id)
+            .order_by(record.id)
             .limit(MAX_RECORDS)
         )
         return [dict(row) for row in rows.mappings()]

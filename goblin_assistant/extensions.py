@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from flask import current_app
-from flask_sqlalchemy import SQLAlchemy
 from prometheus_flask_exporter import PrometheusMetrics
 
 from goblin_assistant.metrics import REGISTRY
-from goblin_assistant.models import Base
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from goblin_assistant.accounts import Accounts
     from goblin_assistant.chat import ChatService
     from goblin_assistant.config import Config
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from goblin_assistant.routing import Router
     from goblin_assistant.usage import UsageStore
 
-db = SQLAlchemy(model_class=Base)
 exporter = PrometheusMetrics.for_app_factory(path=None, export_defaults=False, registry=REGISTRY)
 
 
@@ -37,6 +36,7 @@ class Runtime:
     """What an application is made of, in the order in which it is put together."""
 
     config: Config
+    engine: Engine
     accounts: Accounts
     rate_limits: RateLimits
     registry: Registry

@@ -24,7 +24,7 @@ Url = Annotated[str | None, AfterValidator(http_url)]
 class ModelRow(BaseModel):
     """One model of a provider row, where more than its name is known."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     id: str = Field(min_length=1)
     capabilities: frozenset[str] = frozenset({"chat"})
     context_window: int | None = Field(None, gt=0)
@@ -33,7 +33,7 @@ class ModelRow(BaseModel):
 class ProviderRow(BaseModel):
     """`[providers.<name>]` in goblin.toml: a provider as data. Fields left out come from the built-in row of that name, if any."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     kind: str | None = Field(
         None, description="openai_compatible (default), anthropic, echo, or the name of an installed entry point"
     )
@@ -54,7 +54,7 @@ class ProviderRow(BaseModel):
 class WeightedTarget(BaseModel):
     """One of several targets that share an alias's traffic."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     model: str
     weight: float = Field(gt=0)
 
@@ -62,7 +62,7 @@ class WeightedTarget(BaseModel):
 class PriceRow(BaseModel):
     """US dollars per million tokens; overrides genai-prices for one `provider/model`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     input: Decimal = Field(ge=0, max_digits=30)
     output: Decimal = Field(ge=0, max_digits=30)
     cached_input: Decimal | None = Field(None, ge=0, max_digits=30)
@@ -72,7 +72,7 @@ class PriceRow(BaseModel):
 class GoblinFile(BaseModel):
     """The whole of goblin.toml."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     providers: dict[str, ProviderRow] = Field(default_factory=dict)
     aliases: dict[str, str] = Field(default_factory=dict)
     chains: dict[str, list[str]] = Field(default_factory=dict)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask
 
 from goblin_assistant import database
-from goblin_assistant.extensions import Runtime, db
+from goblin_assistant.extensions import Runtime
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -56,10 +56,8 @@ def start(app: Flask) -> None:
 
 def _start(app: Flask) -> None:
     runtime: Runtime = app.extensions["goblin"]
-    with app.app_context():
-        engine = db.engine
     if not runtime.config.production:
-        database.upgrade(engine)
+        database.upgrade(runtime.engine)
     try:
         runtime.usage.import_orphaned_journals()
     except Exception:
@@ -77,5 +75,4 @@ def stop(app: Flask) -> None:
     runtime.usage.close()
     runtime.registry.close()
     runtime.rate_limits.close()
-    with app.app_context():
-        db.engine.dispose()
+    runtime.engine.dispose()

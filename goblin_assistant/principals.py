@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.errors import Unauthorized, Unavailable
 from goblin_assistant.metrics import auth_failures_total
-from goblin_assistant.models import ApiKey, User, now_ms
+from goblin_assistant.models import api_keys, now_ms, users
 from goblin_assistant.tokens import Claims, digest
 
 STALE_SECONDS = 60.0
@@ -136,19 +136,20 @@ class PrincipalStore:
 
     def __init__(self, engine: Engine) -> None:
         given: Any = bindparam("given")
+        user, key = users.c, api_keys.c
         self._user = _Query(
             engine,
-            select(User.role, User.settings, User.token_version, User.disabled_at).where(User.id == given),
+            select(user.role, user.settings, user.token_version, user.disabled_at).where(user.id == given),
         )
         self._key = _Query(
             engine,
             select(
-                ApiKey.id, ApiKey.user_id, ApiKey.scopes, ApiKey.allowed_models, ApiKey.requests_per_minute,
-                ApiKey.tokens_per_minute, ApiKey.max_concurrency, ApiKey.monthly_budget_microusd, ApiKey.expires_at,
-                ApiKey.revoked_at, User.role, User.settings, User.disabled_at,
+                key.id, key.user_id, key.scopes, key.allowed_models, key.requests_per_minute, key.tokens_per_minute,
+                key.max_concurrency, key.monthly_budget_microusd, key.expires_at, key.revoked_at,
+                user.role, user.settings, user.disabled_at,
             )
-            .join(User, User.id == ApiKey.user_id)
-            .where(ApiKey.key_hash == given),
+            .select_from(api_keys.join(users, user.id == key.user_id))
+            .where(key.key_hash == given),
         )  # fmt: skip
         # Two generations: when the younger is full it becomes the older. Bounded, and nothing is ever scanned.
         self._seen: dict[str, tuple[float, Principal, Any]] = {}

@@ -15,19 +15,19 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 class Strict(BaseModel):
     """A shape of ours: no coercion, no unknown fields."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", defer_build=True)
 
 
 class Query(BaseModel):
     """Parameters of a query string: they arrive as text, so numbers are converted; unknown names are refused."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class Open(BaseModel):
     """A shape of somebody else's: known fields are checked without coercion, unknown ones kept."""
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, defer_build=True)
 
 
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]

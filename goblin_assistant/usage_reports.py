@@ -23,7 +23,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, func, literal, o
 from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.errors import Unavailable, ValidationFailed
-from goblin_assistant.models import ApiKey, UsageRecord, User
+from goblin_assistant.models import api_keys, usage_records, users
 from goblin_assistant.schemas_accounts import from_microusd
 from goblin_assistant.usage_records import first_id_at
 
@@ -32,7 +32,7 @@ DEFAULT_DAYS = 30
 GROUPS = ("day", "model", "key", "user")
 MAX_PAGE = 1000
 
-R = UsageRecord
+R = usage_records.c
 _EPOCH = date(1970, 1, 1)
 
 # What a group is made of: output name -> expression. No nulls, so that rows can be compared in order.
@@ -189,13 +189,15 @@ def _name(connection: Connection, rows: list[dict[str, Any]]) -> None:
     # People know keys by name and users by address. A key or user that is gone has neither.
     keys = {row["key_id"] for row in rows if row.get("key_id")}
     if any("key_id" in row for row in rows):
-        found = connection.execute(select(ApiKey.id, ApiKey.name, ApiKey.prefix).where(ApiKey.id.in_(keys)))
+        found = connection.execute(
+            select(api_keys.c.id, api_keys.c.name, api_keys.c.prefix).where(api_keys.c.id.in_(keys))
+        )
         names = {key_id: (name, prefix) for key_id, name, prefix in found}
         for row in rows:
             row["key_name"], row["key_prefix"] = names.get(row["key_id"], (None, None))
     if any("user_id" in row for row in rows):
-        users = {row["user_id"] for row in rows if row.get("user_id")}
-        addresses = connection.execute(select(User.id, User.email).where(User.id.in_(users)))
+        ids = {row["user_id"] for row in rows if row.get("user_id")}
+        addresses = connection.execute(select(users.c.id, users.c.email).where(users.c.id.in_(ids)))
         mails = {row.id: row.email for row in addresses}
         for row in rows:
             row["user_email"] = mails.get(row["user_id"])

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from goblin_assistant import database
 from goblin_assistant.goblin_file import PriceRow
-from goblin_assistant.models import ApiKey, Base, User, now_ms
+from goblin_assistant.models import api_keys, metadata, now_ms, users
 from goblin_assistant.prices import Prices
 from goblin_assistant.principals import Principal
 from goblin_assistant.usage import UsageEntry, UsageStore, new_record_id
@@ -25,7 +25,7 @@ def open_database(url: str, threads: int = 8) -> Engine:
     """An engine as the product makes it, with the tables."""
     url = url.replace("postgresql://", "postgresql+psycopg://")
     engine = create_engine(url, **database.engine_options(url, threads))
-    Base.metadata.create_all(engine)
+    metadata.create_all(engine)
     return engine
 
 
@@ -33,7 +33,7 @@ def add_user(engine: Engine, email: str | None = None) -> int:
     """A user; its id."""
     with engine.begin() as connection:
         row = connection.execute(
-            User.__table__.insert().values(
+            users.insert().values(
                 email=email or f"{uuid.uuid4().hex}@example.com", password_hash="-", settings={}, created_at=now_ms()
             )
         )
@@ -46,7 +46,7 @@ def add_key(engine: Engine, user_id: int | None = None, name: str = "team", **co
     user_id = user_id if user_id is not None else add_user(engine)
     with engine.begin() as connection:
         row = connection.execute(
-            ApiKey.__table__.insert().values(
+            api_keys.insert().values(
                 user_id=user_id, name=name, prefix="gob_test", key_hash=uuid.uuid4().hex, scopes=["chat"],
                 created_at=now_ms(), **columns,
             )

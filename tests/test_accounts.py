@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import Engine, select, update
-from sqlalchemy.orm import Session
 
 from goblin_assistant import passwords
 from goblin_assistant.accounts import Accounts, TokenPair, canonical, normalise
 from goblin_assistant.errors import Conflict, NotFound, OverloadedHere, Unauthorized, ValidationFailed
-from goblin_assistant.models import RefreshToken, User, now_ms
+from goblin_assistant.models import now_ms, refresh_tokens, users
 from goblin_assistant.passwords import Passwords, check_new
 from goblin_assistant.principals import FAILURES
 from goblin_assistant.tokens import AccessTokens
@@ -320,17 +319,16 @@ def test_of_sixteen_uses_of_one_refresh_token_at_once_at_most_one_succeeds_and_t
 
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(use, range(16))) == 1
-    with Session(engine) as session:
-        open_rows = session.scalars(select(RefreshToken).where(RefreshToken.revoked_at.is_(None))).all()
+    with engine.connect() as connection:
+        open_rows = connection.execute(select(refresh_tokens).where(refresh_tokens.c.revoked_at.is_(None))).all()
     assert not open_rows
 
 
 def test_expired_unknown_and_foreign_refresh_tokens_are_refused_by_reason(accounts: Accounts, engine: Engine) -> None:
     user = accounts.create("ada@example.com", PASSWORD)
     pair = accounts.login("ada@example.com", PASSWORD)
-    with Session(engine) as session:
-        session.execute(update(RefreshToken).values(expires_at=now_ms() - 1))
-        session.commit()
+    with engine.begin() as connection:
+        connection.execute(update(refresh_tokens).values(expires_at=now_ms() - 1))
     for token, reason in ((pair.refresh_token, "refresh_expired"), ("gor_made_up", "refresh_unknown")):
         with pytest.raises(Unauthorized) as caught:
             accounts.refresh(token)
@@ -345,7 +343,7 @@ def test_tokens_are_stored_as_hashes_only(accounts: Accounts, engine: Engine) ->
     accounts.create("ada@example.com", PASSWORD)
     pair = accounts.login("ada@example.com", PASSWORD)
     with engine.connect() as connection:
-        stored = str([tuple(row) for table in (RefreshToken, User) for row in connection.execute(select(table))])
+        stored = str([tuple(row) for table in (refresh_tokens, users) for row in connection.execute(select(table))])
     assert pair.refresh_token.removeprefix("gor_") not in stored
     assert pair.access_token not in stored
     assert PASSWORD not in stored
@@ -357,16 +355,15 @@ def test_refresh_tokens_are_kept_until_a_day_after_their_end(accounts: Accounts,
         pair = accounts.login("ada@example.com", PASSWORD)
         from goblin_assistant.tokens import digest
 
-        with Session(engine) as session:
-            session.execute(
-                update(RefreshToken)
-                .where(RefreshToken.token_hash == digest(pair.refresh_token))
+        with engine.begin() as connection:
+            connection.execute(
+                update(refresh_tokens)
+                .where(refresh_tokens.c.token_hash == digest(pair.refresh_token))
                 .values(expires_at=now_ms() - age)
             )
-            session.commit()
     accounts.delete_expired_tokens()
-    with Session(engine) as session:
-        assert len(session.scalars(select(RefreshToken)).all()) == 1
+    with engine.connect() as connection:
+        assert len(connection.execute(select(refresh_tokens)).all()) == 1
 
 
 # -- the ends of sessions -------------------------------------------------------------------------

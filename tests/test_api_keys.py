@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, select, update
-from sqlalchemy.orm import Session
 
 from goblin_assistant import principals
 from goblin_assistant.accounts import Accounts
@@ -23,7 +22,7 @@ from goblin_assistant.errors import (
     Unavailable,
     ValidationFailed,
 )
-from goblin_assistant.models import ApiKey, now_ms
+from goblin_assistant.models import api_keys, now_ms
 from goblin_assistant.usage_database import UsageDatabase
 from goblin_assistant.usage_records import new_record_id
 from tests.accounts_fixtures import PASSWORD, accounts, database_url, engine, engine_for
@@ -49,9 +48,8 @@ def refusal(accounts: Accounts, key: str) -> str | None:
 
 
 def set_columns(engine: Engine, key_id: int, **values: Any) -> None:
-    with Session(engine) as session:
-        session.execute(update(ApiKey).where(ApiKey.id == key_id).values(**values))
-        session.commit()
+    with engine.begin() as connection:
+        connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(**values))
 
 
 def test_a_key_becomes_a_principal_with_all_its_limits(accounts: Accounts, user_id: int) -> None:
@@ -85,7 +83,7 @@ def test_the_secret_is_never_stored_and_the_prefix_tells_keys_apart(
     assert made.secret.startswith(made.row.prefix)
     assert len(made.row.prefix) == 12
     with engine.connect() as connection:
-        stored = str([tuple(row) for row in connection.execute(select(ApiKey))])
+        stored = str([tuple(row) for row in connection.execute(select(api_keys))])
     assert made.secret not in stored
     assert made.secret[12:] not in stored
 

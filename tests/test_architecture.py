@@ -124,6 +124,12 @@ def test_only_the_provider_client_and_the_service_checks_talk_http() -> None:
     )
 
 
+def test_the_database_is_spoken_to_without_the_orm() -> None:
+    """6 MB and 60 ms of every start: docs/adr/0011."""
+    found = {name for name, path in MODULES.items() if any("sqlalchemy.orm" in m for m in imports(path, lazy=True))}
+    assert not found
+
+
 def test_nothing_is_called_utils_helpers_common_or_managers() -> None:
     words = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
     assert not [name for name in MODULES if words & set(name.replace("_", ".").split("."))]

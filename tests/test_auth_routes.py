@@ -68,11 +68,9 @@ def test_registration_is_open_in_development_and_closed_in_production_unless_tol
     make_app: MakeApp, settings: dict[str, str], opened: bool
 ) -> None:
     from goblin_assistant import database
-    from goblin_assistant.extensions import db
 
     app = make_app(**settings)
-    with app.app_context():
-        database.upgrade(db.engine)
+    database.upgrade(app.extensions["goblin"].engine)
     answer = app.test_client().post("/auth/register", json={"email": EMAIL, "password": PASSWORD})
     assert answer.status_code == (201 if opened else 403)
     if not opened:

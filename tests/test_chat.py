@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import Row, select
 
 from goblin_assistant.config import GoblinFile
-from goblin_assistant.extensions import db
 from goblin_assistant.metrics import REGISTRY
-from goblin_assistant.models import UsageRecord
+from goblin_assistant.models import usage_records
 from tests.conftest import MakeApp, register, wait_until
 from tests.fake_upstream import FakeUpstream, Reply
 
@@ -51,9 +49,9 @@ def headers(client: FlaskClient) -> dict[str, str]:
     return {"Authorization": f"Bearer {register(client)['access_token']}"}
 
 
-def records(app: Flask) -> list[UsageRecord]:
-    with app.app_context(), Session(db.engine) as session:
-        return list(session.scalars(select(UsageRecord).order_by(UsageRecord.id)))
+def records(app: Flask) -> Sequence[Row[Any]]:
+    with app.extensions["goblin"].engine.connect() as connection:
+        return connection.execute(select(usage_records).order_by(usage_records.c.id)).all()
 
 
 def post(client: FlaskClient, headers: dict[str, str], body: dict[str, Any], path: str = "/chat/completions") -> Any:

@@ -13,11 +13,10 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, inspect, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, insert, inspect, select, text
 
 from goblin_assistant import database
-from goblin_assistant.models import ApiKey, Base, User
+from goblin_assistant.models import api_keys, metadata, users
 from tests.accounts_fixtures import database_url, engine, engine_for
 from tests.conftest import ROOT, MakeApp
 
@@ -35,7 +34,7 @@ def differences(engine: Engine) -> list[Any]:
     """What autogenerate would change: nothing, when the migrations make what the models say."""
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "render_as_batch": True})
-        found: list[Any] = compare_metadata(context, Base.metadata)
+        found: list[Any] = compare_metadata(context, metadata)
         return found
 
 
@@ -53,7 +52,7 @@ def test_an_empty_database_gets_exactly_the_tables_of_the_models(empty: Engine) 
     database.upgrade(empty)
     assert database.is_current(empty)
     assert database.current_revision(empty) == database.head_revision() == REVISIONS[-1]
-    assert tables(empty) == set(Base.metadata.tables)
+    assert tables(empty) == set(metadata.tables)
     assert differences(empty) == []
 
 
@@ -82,20 +81,19 @@ def test_a_row_survives_the_way_from_each_earlier_revision(empty: Engine) -> Non
                 )
             )
         database.upgrade(empty)
-        with Session(empty) as session:
-            assert session.query(User).one().email == "ada@example.com"
+        with empty.connect() as connection:
+            assert connection.execute(select(users)).one().email == "ada@example.com"
         database.downgrade(empty, "base")
 
 
 def test_upgrading_again_changes_nothing(engine: Engine) -> None:
-    with Session(engine) as session:
-        session.add(User(email="ada@example.com", password_hash="x"))
-        session.commit()
+    with engine.begin() as connection:
+        connection.execute(insert(users).values(email="ada@example.com", password_hash="x"))
     database.upgrade(engine)
     database._current.clear()
     database.upgrade(engine)
-    with Session(engine) as session:
-        assert session.query(User).count() == 1
+    with engine.connect() as connection:
+        assert len(connection.execute(select(users)).all()) == 1
 
 
 RACE = """
@@ -131,7 +129,7 @@ def test_four_processes_that_start_at_once_all_find_the_tables(database_url: str
         assert process.returncode == 0, errors
         assert json.loads(out) == database.head_revision()
     engine = engine_for(database_url)
-    assert tables(engine) == set(Base.metadata.tables)
+    assert tables(engine) == set(metadata.tables)
     engine.dispose()
 
 
@@ -151,14 +149,14 @@ def test_sqlite_writes_ahead_and_enforces_foreign_keys(tmp_path: Path) -> None:
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
         assert connection.execute(text("PRAGMA synchronous")).scalar() == 1
         assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 10_000
+        assert connection.execute(text("PRAGMA cache_size")).scalar() == -128
     made.dispose()
 
 
 def test_a_key_without_its_user_is_refused_by_the_database(engine: Engine) -> None:
-    with Session(engine) as session:
-        session.add(ApiKey(user_id=99, name="x", prefix="x", key_hash="x", scopes=[]))
-        with pytest.raises(Exception, match=r"(?i)foreign key"):
-            session.commit()
+    orphan = insert(api_keys).values(user_id=99, name="x", prefix="x", key_hash="x", scopes=[])
+    with engine.connect() as connection, pytest.raises(Exception, match=r"(?i)foreign key"):
+        connection.execute(orphan)
 
 
 def test_there_is_one_head_and_every_revision_has_a_way_back() -> None:
@@ -168,13 +166,10 @@ def test_there_is_one_head_and_every_revision_has_a_way_back() -> None:
 
 
 def test_production_is_not_migrated_by_serving(make_app: MakeApp) -> None:
-    from goblin_assistant.extensions import db
-
     app = make_app(env="production", secret_key="s" * 40)
     client = app.test_client()
     client.get("/health")
-    with app.app_context():
-        assert database.current_revision(db.engine) is None
+    assert database.current_revision(app.extensions["goblin"].engine) is None
 
 
 def test_an_unknown_revision_is_a_clear_failure_and_leaves_no_lock_behind(empty: Engine) -> None:

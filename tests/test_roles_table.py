@@ -12,12 +12,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import update
-from sqlalchemy.orm import Session
 
 from goblin_assistant.accounts import Accounts
 from goblin_assistant.api_keys import KeySpec
-from goblin_assistant.extensions import db
-from goblin_assistant.models import ApiKey, now_ms
+from goblin_assistant.models import api_keys, now_ms
 from tests.conftest import PASSWORD, MakeApp
 
 CALLERS = (
@@ -134,10 +132,9 @@ class World:
             if name == "revoked_key":
                 self.accounts.keys.revoke(made.row.id)
             if name == "expired_key":
-                with app.app_context(), Session(db.engine) as session:
-                    expired = update(ApiKey).where(ApiKey.id == made.row.id).values(expires_at=now_ms() - 1)
-                    session.execute(expired)
-                    session.commit()
+                with app.extensions["goblin"].engine.begin() as connection:
+                    expired = update(api_keys).where(api_keys.c.id == made.row.id).values(expires_at=now_ms() - 1)
+                    connection.execute(expired)
         self.accounts.disable(users["disabled"].id)
 
     def ask(self, method: str, rule: str, row: Row, caller: str) -> int:

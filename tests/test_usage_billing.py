@@ -9,7 +9,6 @@ from flask import Flask
 from sqlalchemy import Engine
 
 from goblin_assistant import metrics
-from goblin_assistant.extensions import db
 from goblin_assistant.goblin_file import GoblinFile
 from tests.books import rows
 from tests.conftest import MakeApp, register, wait_until
@@ -34,8 +33,7 @@ class Bench:
         self.user = {"Authorization": f"Bearer {register(self.client)['access_token']}"}
         # The monitor's first check of the provider must not take a scripted reply.
         wait_until(lambda: self.app.extensions["goblin"].monitor.report("fake")["last_check"])
-        with self.app.app_context():
-            self.engine: Engine = db.engine
+        self.engine: Engine = self.app.extensions["goblin"].engine
 
     def key(self, budget: str) -> dict[str, str]:
         made = self.client.post(

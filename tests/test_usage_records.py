@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from goblin_assistant.models import UsageRecord
+from goblin_assistant.models import usage_records
 from goblin_assistant.usage_records import (
     COLUMNS,
     UnreadableRecord,
@@ -24,7 +24,7 @@ from tests.books import entry
 
 
 def test_an_entry_has_exactly_the_columns_of_the_table() -> None:
-    assert set(COLUMNS) == {column.name for column in UsageRecord.__table__.columns}
+    assert set(COLUMNS) == {column.name for column in usage_records.columns}
 
 
 def test_ids_sort_by_time_and_tell_it() -> None:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, event
 
 from goblin_assistant import metrics
-from goblin_assistant.models import UsageRecord, now_ms
+from goblin_assistant.models import now_ms, usage_records
 from goblin_assistant.usage import UsageEntry, UsageStore
 from goblin_assistant.usage_database import DatabaseAway
 from goblin_assistant.usage_records import entry_in, first_id_at, journal_line
@@ -74,7 +74,7 @@ def test_every_column_of_a_finished_chat_is_in_the_database(engine: Engine, stor
     store.journal(made)
     store.finish(made, None)
     with engine.connect() as connection:
-        row = dict(connection.execute(UsageRecord.__table__.select()).mappings().one())
+        row = dict(connection.execute(usage_records.select()).mappings().one())
     assert row == made.as_row()
 
 

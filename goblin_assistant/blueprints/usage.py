@@ -13,7 +13,7 @@ from goblin_assistant import usage_reports
 from goblin_assistant.auth import current_principal, require_auth
 from goblin_assistant.budgets import next_month
 from goblin_assistant.errors import Forbidden
-from goblin_assistant.extensions import db, runtime
+from goblin_assistant.extensions import runtime
 from goblin_assistant.models import now_ms
 from goblin_assistant.openapi import describe
 from goblin_assistant.principals import Principal
@@ -42,7 +42,7 @@ def get_usage(query: UsageQuery) -> Response | dict[str, Any]:
     groups = usage_reports.parse_groups(query.group_by)
     scope = _scope(principal, query, groups)
     start, end = usage_reports.parse_range(query.from_, query.to)
-    page = usage_reports.report(db.engine, scope, start, end, groups, query.limit, query.cursor)
+    page = usage_reports.report(runtime().engine, scope, start, end, groups, query.limit, query.cursor)
     if query.format == "csv" or (query.format is None and _prefers_csv()):
         response = Response(usage_reports.as_csv(page), content_type="text/csv; charset=utf-8")
         response.headers["Content-Disposition"] = 'attachment; filename="usage.csv"'

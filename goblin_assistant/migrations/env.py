@@ -8,14 +8,14 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
-from goblin_assistant.models import Base
+from goblin_assistant.models import metadata
 
 config = context.config
 
 
 def _migrate(connection: Connection) -> None:
     # Batch mode: SQLite alters a table by copying it.
-    context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True, compare_type=True)
+    context.configure(connection=connection, target_metadata=metadata, render_as_batch=True, compare_type=True)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -1,0 +1,50 @@
+"""The command `goblin-assistant`: its commands are imported when they are called."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from goblin_assistant.cli import COMMANDS, cli
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_found_under_its_name(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert command.name == name
+
+
+def test_help_lists_every_command_with_what_it_does() -> None:
+    lines = CliRunner().invoke(cli, ["--help"]).output.partition("Commands:")[2].strip().splitlines()
+    listed = dict(line.split(maxsplit=1) for line in lines)
+    assert set(listed) == {*COMMANDS, "serve", "config"}
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    result = CliRunner().invoke(cli, ["sevre"])
+    assert result.exit_code == 2
+    assert "No such command" in result.output
+
+
+def test_serving_loads_nothing_that_only_commands_and_options_need(tmp_path: Path) -> None:
+    """With the default settings: no Redis, no PostgreSQL, current tables."""
+    code = (
+        "import sys\n"
+        "import goblin_assistant.cli, goblin_assistant.server\n"
+        "from goblin_assistant import create_app\n"
+        "create_app({'env': 'development', 'instance_dir': sys.argv[1]})\n"
+        "unwanted = ('redis', 'psycopg', 'alembic', 'opentelemetry', 'pydantic_settings', 'email_validator')\n"
+        "print(*[name for name in unwanted if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == ""
