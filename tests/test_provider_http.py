@@ -205,7 +205,7 @@ def test_after_a_stale_connection_no_other_idle_one_is_trusted(
     client.post("/", b"", Call())
     second = watchdog.watch(Call())
     second.fresh = True
-    assert client._pool.ask(second, "POST", "/", b"", {}, connect=5.0, read=5.0).whole() == b"{}"
+    assert client._send("POST", "/", b"", second, None).whole() == b"{}"
     watchdog.release(second)
     assert not second.reused
     assert fake_upstream.connections == 2

@@ -1,7 +1,7 @@
 """urllib3's pooled connections, which the watchdog can shut down, and one request's way over them.
 
-Pool, TLS and connecting are urllib3's; http.client writes the request and reads the head of the answer. urllib3's own way
-between the two (`urlopen`) provides for retries, redirects, proxies and preloaded bodies, of which nothing is used
+Pool, TLS and connecting are urllib3's; http.client writes a head and reads the answer's. urllib3's own way between the two
+(`urlopen`) provides for retries, redirects, proxies and preloaded bodies, of which nothing is used
 here: it costs a third of a whole call's CPU.
 """
 
@@ -22,23 +22,38 @@ from urllib3.exceptions import ProtocolError, SSLError
 from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.response_head import QuickResponse
-from goblin_assistant.providers.watchdog import Exchange, HeaderLines, ownership
+from goblin_assistant.providers.watchdog import Exchange, ownership
 
-CORK_BYTES = 65536
+JOINED_BYTES = 65536
 """A larger body is not copied behind its head."""
 
 
-def header_lines(headers: Mapping[str, str]) -> HeaderLines:
-    """Have http.client check and encode headers now, so that nobody has to with each request."""
-    lines: dict[tuple[str, tuple[str, ...]], bytes] = {}
-    for name, value in headers.items():
-        probe = HTTPConnection("localhost")
-        probe.putrequest("GET", "/", skip_host=True, skip_accept_encoding=True)
-        # One that cannot be sent (a line feed in a key) fails with each request, as an error of the provider.
-        with contextlib.suppress(ValueError):
-            probe.putheader(name, value)
-            lines[name, (value,)] = probe._buffer[-1]  # type: ignore[attr-defined]
-    return lines
+class Head:
+    """The head of requests that differ in little: request line and headers as http.client checks and encodes them, once."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self, connection: HTTPConnection, method: str, target: str, headers: Mapping[str, str]) -> None:
+        """`connection` is one to where the requests go; it is not connected. Raises ValueError for what cannot be sent."""
+        names = {name.lower() for name in headers}
+        connection.putrequest(
+            method, target, skip_host="host" in names, skip_accept_encoding="accept-encoding" in names
+        )
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        self._known = b"\r\n".join(connection._buffer)  # type: ignore[attr-defined]
+
+    def with_(self, headers: Mapping[str, str], body: bytes | None) -> bytes:
+        """The whole head of one request. Raises ValueError for a value that cannot be sent."""
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        if body is not None:
+            lines.append(f"Content-Length: {len(body)}")
+        if not lines:
+            return self._known + b"\r\n\r\n"
+        text = "\r\n".join(lines)
+        if not len(lines) == text.count("\r") + 1 == text.count("\n") + 1 or "\0" in text:
+            raise ValueError("a header holds a line break")
+        return b"%b\r\n%b\r\n\r\n" % (self._known, text.encode("latin-1"))
 
 
 class Tracked:
@@ -46,9 +61,8 @@ class Tracked:
 
     exchange: Exchange | None = None
     live: socket.socket | None = None  # http.client forgets `sock` when the server announces `Connection: close`
+    dialled: socket.socket | None = None  # the same connection during a TLS handshake, which takes `sock` away
     carried = 0
-    corked: list[bytes] | None = None
-    response_class: Any = QuickResponse
     sock: Any
 
     def adopt(self, exchange: Exchange) -> None:
@@ -59,7 +73,7 @@ class Tracked:
 
     def shut_down(self) -> None:
         """End the connection under the thread that uses it. The caller holds `ownership`."""
-        sock = self.sock or self.live
+        sock = self.dialled or self.sock or self.live
         if sock is not None:
             # Past SSLSocket.shutdown, which would take the TLS object away from under the thread that reads.
             with contextlib.suppress(OSError):
@@ -68,11 +82,22 @@ class Tracked:
     def connect(self) -> None:
         """As urllib3."""
         self.carried = 0
-        super().connect()  # type: ignore[misc]
+        try:
+            super().connect()  # type: ignore[misc]
+        finally:
+            with ownership:
+                dialled, self.dialled = self.dialled, None
+            if dialled is not None:
+                dialled.close()
         self.live = self.sock
 
+    def _new_conn(self) -> socket.socket:
+        sock: socket.socket = super()._new_conn()  # type: ignore[misc]
+        self.dialled = sock.dup()
+        return sock
+
     def ask(
-        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], connect: float, read: float
+        self, method: str, head: bytes, body: bytes | None, connect: float, read: float
     ) -> http.client.HTTPResponse:
         """Connect if need be, send a request and read the head of its answer. Raises what the layers below raise."""
         exchange = self.exchange
@@ -83,65 +108,32 @@ class Tracked:
             self.timeout = connect
             self.connect()
         exchange.reused = self.carried > 0
-        self.timeout = read
-        self.sock.settimeout(read)
+        sock = self.sock
+        sock.settimeout(read)
         try:
-            self._write(method, target, body, headers)
+            # One system call and one packet for head and body: a sixth of a call's CPU.
+            if body is None or len(body) <= JOINED_BYTES:
+                sock.sendall(head + body if body else head)
+            else:
+                sock.sendall(head)
+                sock.sendall(body)
         except BrokenPipeError:
             pass  # it has answered, perhaps, without waiting for the whole body
         except OSError as error:
             if error.errno not in (errno.ECONNRESET, errno.EPROTOTYPE):
                 raise
         self.carried += 1
-        # Past urllib3's own, which would wrap the answer.
-        return http.client.HTTPConnection.getresponse(self)  # type: ignore[arg-type]
-
-    def _write(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> None:
-        self.corked = []
-        try:
-            names = {name.lower() for name in headers}
-            self.putrequest(method, target, skip_host="host" in names, skip_accept_encoding="accept-encoding" in names)
-            if body is not None:
-                self.putheader("Content-Length", str(len(body)))
-            for name, value in headers.items():
-                self.putheader(name, value)
-            self.endheaders(body)
-            head_and_body = b"".join(self.corked)
-        finally:
-            self.corked = None
-        if head_and_body:
-            self.send(head_and_body)
-
-    def putheader(self, header: Any, *values: Any) -> None:
-        """Add a header; a known one without checking it again."""
-        line = self.exchange.lines.get((header, values)) if self.exchange is not None else None
-        if line is not None:
-            self._output(line)
-        else:
-            super().putheader(header, *values)  # type: ignore[misc]
-
-    def send(self, data: Any) -> None:
-        """Hold the head back for the body: one system call and one packet in place of two, a sixth of a call's CPU."""
-        if self.corked is not None and isinstance(data, bytes):
-            self.corked.append(data)
-            if len(data) <= CORK_BYTES:
-                return
-            data, self.corked = b"".join(self.corked), []
-        super().send(data)  # type: ignore[misc]
+        answer = QuickResponse(sock, method=method)
+        answer.begin()
+        if answer.will_close:
+            self.close()  # no more requests; the answer has the socket
+        return answer
 
     if TYPE_CHECKING:  # of http.client.HTTPConnection
         timeout: float | None
 
-        def putrequest(self, method: str, url: str, skip_host: bool = ..., skip_accept_encoding: bool = ...) -> None:
-            """As http.client."""
-
-        def endheaders(self, message_body: bytes | None = ...) -> None:
-            """As http.client."""
-
         def close(self) -> None:
             """As http.client."""
-
-        def _output(self, s: bytes) -> None: ...
 
 
 class TrackedConnection(Tracked, HTTPConnection):  # type: ignore[misc]
@@ -159,21 +151,20 @@ class Pool:
         self,
         exchange: Exchange,
         method: str,
-        target: str,
+        head: bytes,
         body: bytes | None,
-        headers: Mapping[str, str],
         *,
         connect: float,
         read: float,
     ) -> Answer:
-        """Send a request over an idle connection, or a new one, and return its answer once the head has come.
+        """Send a request over an idle connection, or a new one, and return its answer once its head has come.
 
         `connect` and `read` are timeouts in seconds. Raises urllib3's exceptions, and TimeoutError.
         """
         connection = self._get_conn()
         try:
             connection.adopt(exchange)
-            return Answer(self, connection, connection.ask(method, target, body, headers, connect, read))
+            return Answer(self, connection, connection.ask(method, head, body, connect, read))
         except BaseException as error:
             connection.close()
             self._put_conn(None)  # the pool counts its places

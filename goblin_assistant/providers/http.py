@@ -28,7 +28,7 @@ from urllib3.exceptions import ProtocolError
 from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.base import BadResponse, Call, ProviderError
-from goblin_assistant.providers.connections import Answer, TrackedPool, TrackedTLSPool, header_lines
+from goblin_assistant.providers.connections import Answer, Head, TrackedPool, TrackedTLSPool
 from goblin_assistant.providers.event_stream import READ_SIZE, EventStream
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.transport import (
@@ -45,6 +45,8 @@ __all__ = ["EventStream", "Timeouts", "UpstreamClient"]
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
+MAX_HEADS = 256
+"""Prepared request heads that are kept: with some servers the path holds the model, which a client may make up."""
 STALE_SECONDS = 1.0
 """A reused connection that dies later than this after sending was not stale: the server may have been at work."""
 
@@ -97,11 +99,7 @@ class UpstreamClient:
             **headers,
         }
         self._sse_headers = {**self._headers, "Accept": "text/event-stream"}
-        # Both kinds of Accept, and what http.client adds by itself.
-        self._lines = {
-            **header_lines(self._headers),
-            **header_lines({"Accept": "text/event-stream", "Accept-Encoding": "identity"}),
-        }
+        self._heads: dict[tuple[str, str, bool], Head] = {}
 
     # -- calls --------------------------------------------------------------------------------
     def post(
@@ -117,9 +115,9 @@ class UpstreamClient:
 
         `headers` are added to the prepared ones. `fields` are the client's own request fields: an error names no other.
         """
-        exchange = watchdog.watch(call, self._lines)
+        exchange = watchdog.watch(call)
         try:
-            answer = self._send("POST", path, body, exchange, self._with(self._headers, call, headers), None)
+            answer = self._send("POST", path, body, exchange, headers)
             if not 200 <= answer.status < 300:
                 raise self._failure(answer.stream(), exchange, fields)
             return self._body_of(answer, exchange)
@@ -137,15 +135,13 @@ class UpstreamClient:
     ) -> EventStream:
         """POST and return the answer's events; the request is sent at once. Raises ProviderError or CallCancelled,
         then and while reading."""
-        exchange = watchdog.watch(call, self._lines)
+        exchange = watchdog.watch(call)
         first_token = time.monotonic() + self.timeouts.first_token
         if first_token < call.deadline:
             exchange.limit = first_token
             exchange.waits_for_first_token = True
         try:
-            response = self._send(
-                "POST", path, body, exchange, self._with(self._sse_headers, call, headers), self.timeouts.first_token
-            ).stream()
+            response = self._send("POST", path, body, exchange, headers, streamed=True).stream()
             if not 200 <= response.status < 300:
                 raise self._failure(response, exchange, fields)
             kind = response.headers.get("content-type", "")
@@ -162,9 +158,9 @@ class UpstreamClient:
     def get_json(self, path: str, timeout: float = 3.0) -> Any:
         """GET, within `timeout` seconds altogether, and return the parsed body. Raises ProviderError."""
         call = Call(deadline=time.monotonic() + timeout)
-        exchange = watchdog.watch(call, self._lines)
+        exchange = watchdog.watch(call)
         try:
-            answer = self._send("GET", path, None, exchange, self._headers, None)
+            answer = self._send("GET", path, None, exchange, None)
             if not 200 <= answer.status < 300:
                 raise self._failure(answer.stream(), exchange, ())
             try:
@@ -181,31 +177,34 @@ class UpstreamClient:
         self._session.close()
 
     # -- inside -------------------------------------------------------------------------------
-    @staticmethod
-    def _with(prepared: dict[str, str], call: Call, further: Mapping[str, str] | None) -> dict[str, str]:
-        headers = {**prepared, "X-Correlation-ID": call.correlation_id} if call.correlation_id else prepared
-        return {**headers, **further} if further else headers
-
     def _send(
         self,
         method: str,
         path: str,
         body: bytes | None,
         exchange: Exchange,
-        headers: dict[str, str],
-        read_timeout: float | None,
+        further: Mapping[str, str] | None,
+        *,
+        streamed: bool = False,
     ) -> Answer:
         remaining = exchange.call.remaining()
         if remaining <= 0:
             exchange.cut = "deadline"
             raise cut_error(self.provider_name, exchange, self.timeouts)
-        target = self._prefix + path + self._query
         connect = min(self.timeouts.connect, remaining)
-        read = remaining if read_timeout is None else min(read_timeout, remaining)
+        read = min(self.timeouts.first_token, remaining) if streamed else remaining
+        identity = exchange.call.correlation_id
+        headers = {"X-Correlation-ID": identity} if identity else {}
+        if further:
+            headers.update(further)
+        try:
+            head = self._head(method, path, streamed).with_(headers, body)
+        except ValueError as error:
+            raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
         sent = time.monotonic()
         while True:
             try:
-                return self._pool.ask(exchange, method, target, body, headers, connect=connect, read=read)
+                return self._pool.ask(exchange, method, head, body, connect=connect, read=read)
             except ProtocolError as error:
                 if (
                     exchange.cut
@@ -216,8 +215,20 @@ class UpstreamClient:
                 ):
                     raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
                 exchange.fresh = True
-            except (*TRANSPORT_ERRORS, ValueError) as error:
+            except TRANSPORT_ERRORS as error:
                 raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
+
+    def _head(self, method: str, path: str, streamed: bool) -> Head:
+        head = self._heads.get((method, path, streamed))
+        if head is None:
+            pool = self._pool
+            target = self._prefix + path + self._query
+            headers = self._sse_headers if streamed else self._headers
+            head = Head(pool.ConnectionCls(pool.host, pool.port), method, target, headers)
+            if len(self._heads) >= MAX_HEADS:
+                self._heads.clear()
+            self._heads[method, path, streamed] = head
+        return head
 
     def _body_of(self, answer: Answer, exchange: Exchange) -> bytes:
         if not answer.is_plain(MAX_ANSWER_BYTES):

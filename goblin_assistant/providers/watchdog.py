@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from goblin_assistant.providers.base import Call
@@ -25,12 +24,6 @@ INTERVAL = 0.25
 
 Cut = Literal["", "client_gone", "deadline", "first_token"]
 
-HeaderLines = Mapping[tuple[str, tuple[str, ...]], bytes]
-"""Headers that go with every request of a provider, as http.client's putheader() is given them, with the lines that it
-makes of them."""
-
-NO_LINES: HeaderLines = {}
-
 ownership = threading.Lock()
 """Who owns a connection's socket; held for nanoseconds."""
 
@@ -38,13 +31,10 @@ ownership = threading.Lock()
 class Exchange:
     """One request on its way: which connection carries it, and whether it was cut."""
 
-    __slots__ = (
-        "call", "client_gone", "connection", "cut", "fresh", "limit", "lines", "reused", "waits_for_first_token",
-    )  # fmt: skip
+    __slots__ = ("call", "client_gone", "connection", "cut", "fresh", "limit", "reused", "waits_for_first_token")
 
-    def __init__(self, call: Call, lines: HeaderLines) -> None:
+    def __init__(self, call: Call) -> None:
         self.call = call
-        self.lines = lines
         self.client_gone = call.client_gone
         self.limit = call.deadline  # on time.monotonic()'s clock
         self.waits_for_first_token = False
@@ -89,9 +79,9 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def watch(self, call: Call, lines: HeaderLines = NO_LINES) -> Exchange:
-        """Begin an exchange; end it with `release`. `lines` are its provider's known headers."""
-        exchange = Exchange(call, lines)
+    def watch(self, call: Call) -> Exchange:
+        """Begin an exchange; end it with `release`."""
+        exchange = Exchange(call)
         self._active[id(exchange)] = exchange
         if not self._wake.is_set():
             self._start()
