@@ -9,6 +9,7 @@ from apiflask import APIFlask
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from sqlalchemy import create_engine
+from werkzeug.routing import MapAdapter
 
 from goblin_assistant import database
 from goblin_assistant.accounts import Accounts
@@ -27,6 +28,9 @@ from goblin_assistant.usage import UsageStore
 from goblin_assistant.usage_writer import GATHER_SECONDS
 from goblin_assistant.version import __version__
 
+MAX_HOSTS = 64
+"""Host headers that are remembered; a client may make up any."""
+
 
 class _NoSessions(SessionInterface):
     """Callers show credentials with every request; looking for a session's cookie costs 20 us."""
@@ -42,6 +46,33 @@ class _NoSessions(SessionInterface):
 
 class _App(APIFlask):
     session_interface = _NoSessions()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._adapters: dict[tuple[str, str], MapAdapter] = {}
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """As Flask, but a Host header that was checked once is known: checking and splitting it is most of the work."""
+        if request is None:
+            return super().create_url_adapter(None)
+        environ = request.environ
+        host, scheme = environ.get("HTTP_HOST", ""), environ["wsgi.url_scheme"]
+        known = self._adapters.get((host, scheme))
+        if known is None or "HTTP_UPGRADE" in environ or not host:
+            adapter = super().create_url_adapter(request)
+            if adapter is not None and len(self._adapters) < MAX_HOSTS and "HTTP_UPGRADE" not in environ:
+                self._adapters[host, scheme] = adapter
+            return adapter
+        return MapAdapter(
+            self.url_map,
+            known.server_name,
+            environ.get("SCRIPT_NAME", ""),
+            known.subdomain,
+            scheme,
+            environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace"),
+            request.method,
+            environ.get("QUERY_STRING", ""),
+        )
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Every view and hook is synchronous: Flask would look again with each request."""

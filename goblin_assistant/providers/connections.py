@@ -124,7 +124,11 @@ class Tracked:
                 raise
         self.carried += 1
         answer = QuickResponse(sock, method=method)
-        answer.begin()
+        try:
+            answer.begin()
+        except BaseException:
+            answer.close()  # it holds the socket too
+            raise
         if answer.will_close:
             self.close()  # no more requests; the answer has the socket
         return answer
@@ -214,6 +218,7 @@ class Answer:
         try:
             data = self._raw.read()
         except BaseException:
+            self._raw.close()
             self._connection.close()
             self._pool._put_conn(None)
             raise
