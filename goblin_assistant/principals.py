@@ -7,6 +7,8 @@ been revoked meanwhile. It is then asked again once a second, and not by every r
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -73,6 +75,8 @@ class _Query:
     def __init__(self, engine: Engine, statement: Select[*tuple[Any, ...]]) -> None:
         self._engine = engine
         self._away_until = 0.0
+        # A file answers within microseconds: queueing for it costs less than a connection more, and 100 KB less memory.
+        self._turn = threading.Lock() if engine.dialect.name == "sqlite" else contextlib.nullcontext()
         self._idle: deque[PoolProxiedConnection] = deque()
         compiled = statement.compile(dialect=engine.dialect)
         self._sql = str(compiled)
@@ -87,18 +91,22 @@ class _Query:
         if self._away_until and time.monotonic() < self._away_until:
             raise Unavailable(_AWAY, retry_after=2)
         try:
-            try:
-                return self._ask(self._idle.pop(), value)
-            except IndexError:
-                pass
-            except self._errors:
-                # One that was kept has died meanwhile; so have the others. A new one is asked before anything is said.
-                while self._idle:
-                    self._idle.pop().invalidate()
-            return self._ask(self._connect(), value)
+            with self._turn:
+                return self._first(value)
         except self._errors as error:
             self._away_until = time.monotonic() + AWAY_SECONDS
             raise Unavailable(_AWAY, retry_after=2) from error
+
+    def _first(self, value: Any) -> Any:
+        try:
+            return self._ask(self._idle.pop(), value)
+        except IndexError:
+            pass
+        except self._errors:
+            # One that was kept has died meanwhile; so have the others. A new one is asked before anything is said.
+            while self._idle:
+                self._idle.pop().invalidate()
+        return self._ask(self._connect(), value)
 
     def _connect(self) -> PoolProxiedConnection:
         connection = self._engine.raw_connection()
