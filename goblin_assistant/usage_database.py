@@ -1,8 +1,8 @@
 """The way of the books to the database: driver-level statements on a few connections of the engine's pool, kept.
 
-A record is written in the thread of its request. So a database that hangs must not take the threads along: only so many
-may be inside at once, the others wait briefly; and after a failure nobody tries for a few seconds but the one who is
-first when they are over.
+A record that settles reserved money is written in the thread of its request. So a database that hangs must not take the
+threads along: only so many may be inside at once, the others wait briefly; and after a failure nobody tries for a few
+seconds but the one who is first when they are over.
 
 Kept, because a checkout costs as much as the INSERT (with PostgreSQL a round trip, its ping).
 """

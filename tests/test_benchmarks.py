@@ -73,7 +73,7 @@ def test_at_least_tells_met_from_missed(value: float | None, outcome: str) -> No
 def test_every_target_of_the_comparison_is_in_the_verdict_even_unmeasured() -> None:
     checks = compare_checks([], {"cold_start": {}, "rss": {}})
     assert {check.outcome for check in checks} == {"not measured"}
-    assert len(checks) == 10
+    assert len(checks) == 12
 
 
 def test_a_missed_target_stands_out_on_the_page() -> None:
