@@ -21,6 +21,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ProtocolError, SSLError
 from urllib3.response import HTTPResponse
 
+from goblin_assistant.providers.chunked import ChunkedBody
 from goblin_assistant.providers.response_head import QuickResponse
 from goblin_assistant.providers.watchdog import Exchange, ownership
 
@@ -225,6 +226,13 @@ class Answer:
         self._pool._put_conn(self._connection)
         return data
 
+    def events(self) -> ChunkedAnswer | HTTPResponse:
+        """The body as it arrives."""
+        raw = self._raw
+        if raw.chunked and not raw.headers.get("content-encoding"):
+            return ChunkedAnswer(self._pool, self._connection, raw)
+        return self.stream()
+
     def stream(self) -> HTTPResponse:
         """urllib3's response over it, which knows every way to end a body and to decode it."""
         raw = self._raw
@@ -240,3 +248,35 @@ class Answer:
             connection=self._connection,  # type: ignore[arg-type]
             request_method=raw._method,  # type: ignore[attr-defined]
         )
+
+
+class ChunkedAnswer:
+    """A chunked answer, with what an event stream needs of urllib3's response."""
+
+    __slots__ = ("_body", "_connection", "_pool", "_raw", "headers")
+
+    def __init__(self, pool: Pool, connection: Tracked, raw: http.client.HTTPResponse) -> None:
+        self._pool = pool
+        self._connection: Tracked | None = connection
+        self._raw = raw
+        self._body = ChunkedBody(raw.fp.read1)  # type: ignore[attr-defined]
+        self.headers: Mapping[str, str] = raw.headers  # type: ignore[assignment]
+
+    def read1(self, amount: int, decode: bool) -> bytes:
+        """What has arrived; b"" at the end. Raises OSError or HTTPException."""
+        return self._body.read1()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._raw.close()
+        if self._connection is not None:
+            self._connection.close()
+
+    def release_conn(self) -> None:
+        """Give the connection back: for other requests if the answer is over, else closed."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._raw.close()
+            if not self._body.at_end:
+                connection.close()
+            self._pool._put_conn(connection)

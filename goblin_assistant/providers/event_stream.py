@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.base import BadResponse
+from goblin_assistant.providers.connections import ChunkedAnswer
 from goblin_assistant.providers.sse import Blocks, EventTooLarge, is_comment
 from goblin_assistant.providers.transport import TRANSPORT_ERRORS, Timeouts, cut_error, discard, fault_error
 from goblin_assistant.providers.watchdog import Exchange, watchdog
@@ -25,7 +26,9 @@ class EventStream(Iterator[bytes]):
 
     __slots__ = ("_blocks", "_decode", "_exchange", "_name", "_over", "_response", "_started", "_timeouts")
 
-    def __init__(self, name: str, timeouts: Timeouts, response: HTTPResponse, exchange: Exchange) -> None:
+    def __init__(
+        self, name: str, timeouts: Timeouts, response: ChunkedAnswer | HTTPResponse, exchange: Exchange
+    ) -> None:
         self._name = name
         self._timeouts = timeouts
         self._response = response

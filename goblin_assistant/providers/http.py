@@ -141,9 +141,10 @@ class UpstreamClient:
             exchange.limit = first_token
             exchange.waits_for_first_token = True
         try:
-            response = self._send("POST", path, body, exchange, headers, streamed=True).stream()
-            if not 200 <= response.status < 300:
-                raise self._failure(response, exchange, fields)
+            answer = self._send("POST", path, body, exchange, headers, streamed=True)
+            if not 200 <= answer.status < 300:
+                raise self._failure(answer.stream(), exchange, fields)
+            response = answer.events()
             kind = response.headers.get("content-type", "")
             if kind and not kind.lower().startswith("text/event-stream"):
                 discard(response)

@@ -20,6 +20,7 @@ from urllib3.exceptions import (
 from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.base import BadResponse, CallCancelled, ConnectionFailed, ProviderError, Timeout
+from goblin_assistant.providers.connections import ChunkedAnswer
 from goblin_assistant.providers.watchdog import Exchange
 
 TRANSPORT_ERRORS = (HTTPError, OSError, http.client.HTTPException)
@@ -84,7 +85,7 @@ def _cause(error: ProtocolError) -> object:
     return error.args[1] if len(error.args) > 1 else None
 
 
-def discard(response: HTTPResponse) -> None:
+def discard(response: ChunkedAnswer | HTTPResponse) -> None:
     """Close the connection and give its place in the pool back."""
     response.close()
     response.release_conn()
