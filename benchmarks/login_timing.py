@@ -40,7 +40,7 @@ def server(folder: Path) -> Server:
         "PYTHONPATH": str(ROOT), "GOBLIN_ENV": "development", "GOBLIN_PORT": str(port),
         "RATELIMIT_AUTH": HUGE, "RATELIMIT_LOGIN_ACCOUNT": HUGE, "RATELIMIT_HEALTH": HUGE,
     }  # fmt: skip
-    command = [sys.executable, "-c", "from goblin_assistant.cli import main; main()", "serve"]
+    command = [sys.executable, "-m", "goblin_assistant", "serve"]
     return Server("goblin", command, port=port, ready_path="/health/live", folder=folder, core=None, env=settings)
 
 

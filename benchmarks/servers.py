@@ -93,7 +93,7 @@ def goblin(
         "RATELIMIT_LOGIN_ACCOUNT": huge,
         **extra,
     }
-    command = [sys.executable, "-c", "from goblin_assistant.cli import main; main()", "serve"]
+    command = [sys.executable, "-m", "goblin_assistant", "serve"]
     return Server(name, command, port=port, ready_path="/health/live", folder=place, core=core, env=env)
 
 

@@ -65,7 +65,7 @@ def server(**env: str) -> Iterator[str]:
         log = folder / "server.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-c", "from goblin_assistant.cli import main; main()", "serve"],
+                [sys.executable, "-m", "goblin_assistant", "serve"],
                 cwd=folder,
                 env=variables,
                 stdout=output,

@@ -222,7 +222,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             **env,
         }
         process = subprocess.Popen(
-            [sys.executable, "-c", "from goblin_assistant.cli import main; main()", "serve"],
+            [sys.executable, "-m", "goblin_assistant", "serve"],
             cwd=folder,
             env=variables,
             stdout=subprocess.PIPE,

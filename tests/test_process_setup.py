@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Serve
 
 
 def run(code: str, **env: str) -> str:
@@ -28,6 +29,21 @@ def run(code: str, **env: str) -> str:
 def test_malloc_takes_both_settings() -> None:
     assert run("print(p.limit_malloc())") == "True"
     assert run("print(p.limit_malloc())", MALLOC_ARENA_MAX="4", MALLOC_MMAP_THRESHOLD_="65536") == "True"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "glibc.malloc.tcache_count=0"), ({"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, "glibc.malloc.perturb=0")],
+)
+def test_serve_runs_without_malloc_caches_unless_the_operator_says_otherwise(
+    serve: Serve, given: dict[str, str], expected: str
+) -> None:
+    server = serve(**given)
+    environ = Path(f"/proc/{server.process.pid}/environ").read_bytes().split(b"\0")
+    assert [value for value in environ if value.startswith(b"GLIBC_TUNABLES=")] == [
+        f"GLIBC_TUNABLES={expected}".encode()
+    ]
 
 
 def test_the_soft_limit_of_open_files_is_raised_and_never_lowered() -> None:

@@ -346,7 +346,7 @@ def test_a_full_pipe_does_not_stop_the_server(serve: Serve, tmp_path: Path) -> N
     port = free_port()
     reading, writing = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-c", "from goblin_assistant.cli import main; main()", "serve"],
+        [sys.executable, "-m", "goblin_assistant", "serve"],
         cwd=tmp_path,
         env={
             "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "GOBLIN_ENV": "development", "GOBLIN_PORT": str(port),

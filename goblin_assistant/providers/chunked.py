@@ -11,7 +11,7 @@ import http.client
 import re
 from collections.abc import Callable
 
-READ_SIZE = 16384
+READ_SIZE = 4096
 MAX_LINE = 8192
 """Of a chunk's size with its extensions, and of a trailer. Nobody sends any; a line without end is not kept."""
 
