@@ -43,8 +43,8 @@ class Gatherer:
         if self._closed or len(self._waiting) >= CAPACITY:
             return False
         self._waiting.append(entry)
+        self._start()
         if not self._wake.is_set():
-            self._start()
             self._wake.set()
         if self._closed:  # closed in between: nobody looks again
             self._drain()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +88,32 @@ def test_too_many_are_refused_so_that_their_makers_write_them(monkeypatch: pytes
     target.gate.set()
     gatherer.close()
     assert len(target.ids) == taken
+
+
+def test_a_forked_process_writes_its_own() -> None:
+    # As under a server that loads the application before it forks.
+    target = Target()
+    gatherer = Gatherer(target, 0.0)
+    target.gate.clear()
+    gatherer.put(entry())
+    gatherer.put(entry())  # the thread is busy, and has been told that there is more
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads, which is what this is about
+        child = os.fork()
+    if child == 0:
+        target.gate.set()
+        gatherer._waiting.clear()
+        gatherer._writing = False
+        gatherer.put(entry())
+        os.write(writer, b"1" if gatherer.flush(5.0) and len(target.ids) == 1 else b"0")
+        os._exit(0)
+    os.waitpid(child, 0)
+    target.gate.set()
+    gatherer.close()
+    assert os.read(reader, 1) == b"1"
+    os.close(reader)
+    os.close(writer)
 
 
 def test_a_closed_one_takes_nothing() -> None:
