@@ -33,6 +33,7 @@ from goblin_assistant.providers.base import (
 from goblin_assistant.providers.http import Timeouts, UpstreamClient
 from goblin_assistant.providers.openai_dialect import encode
 from goblin_assistant.providers.rows import api_key_of, declared_models, options_of, timeouts_of
+from goblin_assistant.providers.sse import single_events
 
 BASE_URL = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"
@@ -177,8 +178,14 @@ class AnthropicProvider(Provider):
         events = self._client.post_sse(MESSAGES, body, request.call, headers=headers)
         try:
             for block in events:
-                if passed := feed(block):
-                    yield passed
+                if follower.plain(block):
+                    yield block
+                    continue
+                for event in single_events(block):
+                    if passed := feed(event):
+                        yield passed
+                    if follower.done:
+                        break
                 if follower.done:
                     events.finish()
                     break

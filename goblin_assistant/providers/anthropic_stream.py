@@ -23,6 +23,7 @@ import orjson
 
 from goblin_assistant.providers.anthropic_response import finish_reason, openai_usage, parse_usage, stream_error
 from goblin_assistant.providers.base import BadResponse, Completed, Usage
+from goblin_assistant.providers.sse import ends_as_objects
 
 
 class Follower:
@@ -39,11 +40,15 @@ class Follower:
         self.message_id = ""
         self.finish_reason: str | None = None
 
-    def feed(self, block: bytes) -> bytes:
-        """What of a block goes to the client. Raises ProviderError for an error or nonsense in it."""
+    def plain(self, block: bytes) -> bool:
+        """Whether a block, of however many events, goes on as it is; else it is fed an event at a time."""
         # Deltas and pings are almost everything there is. A quotation mark inside a text is escaped, so these names are never part of one
         # without making a mere false alarm.
-        if self._held is None and b'"message_' not in block and b'"error"' not in block and block.endswith(b"}\n\n"):
+        return self._held is None and b'"message_' not in block and b'"error"' not in block and ends_as_objects(block)
+
+    def feed(self, block: bytes) -> bytes:
+        """What of an event (or several) goes to the client. Raises ProviderError for an error or nonsense in it."""
+        if self.plain(block):
             return block
         alone = True
         for event in events_of(self._provider, block):
@@ -100,8 +105,12 @@ class Translator(Follower):
         self._thinking: dict[Any, dict[str, Any]] = {}
         self._out: list[bytes] = []
 
+    def plain(self, block: bytes) -> bool:
+        """Never: everything is translated."""
+        return False
+
     def feed(self, block: bytes) -> bytes:
-        """The chunks for a block, b"" if it makes none."""
+        """The chunks for an event (or several), b"" if it makes none."""
         out = self._out = []
         alone = True
         for event in events_of(self._provider, block):

@@ -8,7 +8,7 @@ from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.base import BadResponse
 from goblin_assistant.providers.connections import ChunkedAnswer
-from goblin_assistant.providers.sse import Blocks, EventTooLarge, is_comment
+from goblin_assistant.providers.sse import Blocks, EventTooLarge, is_comment, without_first_comments
 from goblin_assistant.providers.transport import TRANSPORT_ERRORS, Timeouts, cut_error, discard, fault_error
 from goblin_assistant.providers.watchdog import Exchange, watchdog
 
@@ -71,7 +71,7 @@ class EventStream(Iterator[bytes]):
                 # Comments are no token: after them another provider can still be tried.
                 if not is_comment(block):
                     self._start()
-                    return block
+                    return without_first_comments(block)
 
     def finish(self) -> None:
         """The protocol's end has been read: keep the connection if the answer ends here and now, else close it."""

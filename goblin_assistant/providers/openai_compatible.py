@@ -31,6 +31,7 @@ from goblin_assistant.providers.openai_dialect import classify, encode, error_ob
 from goblin_assistant.providers.openai_stream import Follower
 from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.providers.rows import api_key_of, declared_models, options_of, timeouts_of
+from goblin_assistant.providers.sse import single_events
 
 MAX_LEARNED_MODELS = 2000
 
@@ -200,8 +201,14 @@ class OpenAICompatibleProvider(Provider):
         events = self._client.post_sse(self._chat_path(request), body, request.call, fields=request.body)
         try:
             for block in events:
-                if passed := feed(block):
-                    yield passed
+                if follower.plain(block):
+                    yield block
+                    continue
+                for event in single_events(block):
+                    if passed := feed(event):
+                        yield passed
+                    if follower.done:
+                        break
                 if follower.done:
                     events.finish()
                     break

@@ -14,6 +14,7 @@ import orjson
 
 from goblin_assistant.providers.base import BadResponse, Completed, Usage
 from goblin_assistant.providers.openai_dialect import error_object, parse_usage, stream_error
+from goblin_assistant.providers.sse import ends_as_objects
 
 
 class Follower:
@@ -31,20 +32,23 @@ class Follower:
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
 
-    def feed(self, block: bytes) -> bytes:
-        """What of a block goes to the client. Raises ProviderError for an error or nonsense in it."""
-        if (
+    def plain(self, block: bytes) -> bool:
+        """Whether a block, of however many events, goes on as it is. One that does not is fed an event at a time: what
+        came before an error has to arrive."""
+        return (
             self._seen
-            and block.endswith((b"}\n\n", b"}\r\n\r\n"))
+            and ends_as_objects(block)
             and b'"usage":{' not in block
             and b'"usage": {' not in block
             and b'"finish_reason":"' not in block
             and b'"finish_reason": "' not in block
             and b'"error"' not in block
             and b"[DONE]" not in block
-        ):
-            return block
-        return self._look(block)
+        )
+
+    def feed(self, event: bytes) -> bytes:
+        """What of an event (or several) goes to the client. Raises ProviderError for an error or nonsense in it."""
+        return event if self.plain(event) else self._look(event)
 
     def completed(self) -> Completed:
         """The stream is over. Raises BadResponse if it did not say so itself."""

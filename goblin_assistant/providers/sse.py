@@ -6,6 +6,8 @@ empty line; lines end with LF or CRLF (a lone CR is allowed there too, and no pr
 
 from __future__ import annotations
 
+import re
+
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 
 
@@ -76,6 +78,33 @@ class Blocks:
         if data.strip() in (b"data: [DONE]", b"data:[DONE]"):
             return b"data: [DONE]\n\n"
         return data + b"\n" if data.endswith(b"\n") else b""
+
+
+_EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r)|.+\Z", re.DOTALL)
+
+
+def single_events(block: bytes) -> list[bytes]:
+    """The events of a block, their empty lines with them."""
+    return _EVENT.findall(block)
+
+
+def ends_as_objects(block: bytes) -> bool:
+    """Whether every event of a block ends as a JSON object does."""
+    return (
+        block.endswith((b"}\n\n", b"}\r\n\r\n"))
+        and block.count(b"\n\n") == block.count(b"}\n\n")
+        and block.count(b"\r\n\r\n") == block.count(b"}\r\n\r\n")
+    )
+
+
+def without_first_comments(block: bytes) -> bytes:
+    """A block from its first event that is more than comments."""
+    if not block.startswith(b":"):
+        return block
+    events = single_events(block)
+    while len(events) > 1 and is_comment(events[0]):
+        del events[0]
+    return b"".join(events)
 
 
 def is_comment(block: bytes) -> bool:
