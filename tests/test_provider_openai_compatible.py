@@ -288,8 +288,7 @@ def test_comments_in_the_middle_pass_and_those_before_the_first_event_do_not(
 ) -> None:
     first, *rest = openai_events()
     blocks, _ = run(make, fake_upstream, [b": OPENROUTER PROCESSING\n\n", first, b": still here\n\n", *rest])
-    assert blocks[0] == first
-    assert b": still here\n\n" in blocks
+    assert b"".join(blocks).startswith(first + b": still here\n\n")
 
 
 def test_nothing_after_done_is_passed_on(make: Make, fake_upstream: FakeUpstream) -> None:
@@ -328,7 +327,7 @@ def test_an_error_in_the_middle_of_a_stream_is_typed_by_its_code(
         got.extend(make().stream(ask({**UNKNOWN, "stream": True})))
     assert type(caught.value) is expected
     assert CANARY not in str(caught.value)
-    assert got == openai_events()[:3]
+    assert b"".join(got) == b"".join(openai_events()[:3])  # what one read brings comes in one piece
 
 
 # -- errors by code -----------------------------------------------------------------------------
