@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
@@ -308,3 +311,24 @@ def test_many_calls_cut_in_every_way_leave_nothing_behind(client: UpstreamClient
     assert sorted(outcomes) == ["CallCancelled"] * 20 + ["Timeout"] * 20
     wait_until(lambda: fake_upstream.open_connections == 0)
     assert watchdog.active() == 0
+
+
+def test_a_forked_process_cuts_calls_of_its_own(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+    # As under a server that loads the application before it forks: the child has no thread, whatever the flags say.
+    fake_upstream.default = Reply.raw(SILENCE)
+    busy = watchdog.watch(Call())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads, which is what this is about
+        child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that waits for ever
+        own = UpstreamClient("up", fake_upstream.url, {}, Timeouts(2, 30, 30), 1)
+        try:
+            own.post("/", b"", Call(deadline=time.monotonic() + 0.3))
+        except Timeout:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    watchdog.release(busy)
+    assert os.waitstatus_to_exitcode(status) == 7

@@ -90,6 +90,7 @@ class Tracked:
                 dialled, self.dialled = self.dialled, None
             if dialled is not None:
                 dialled.close()
+        self.sock.settimeout(None)  # from now on the watchdog looks at the clock
         self.live = self.sock
 
     def _new_conn(self) -> socket.socket:
@@ -97,9 +98,7 @@ class Tracked:
         self.dialled = sock.dup()
         return sock
 
-    def ask(
-        self, method: str, head: bytes, body: bytes | None, connect: float, read: float
-    ) -> http.client.HTTPResponse:
+    def ask(self, method: str, head: bytes, body: bytes | None, connect: float) -> http.client.HTTPResponse:
         """Connect if need be, send a request and read the head of its answer. Raises what the layers below raise."""
         exchange = self.exchange
         assert exchange is not None
@@ -110,7 +109,6 @@ class Tracked:
             self.connect()
         exchange.reused = self.carried > 0
         sock = self.sock
-        sock.settimeout(read)
         try:
             # One system call and one packet for head and body: a sixth of a call's CPU.
             if body is None or len(body) <= JOINED_BYTES:
@@ -158,18 +156,17 @@ class Pool:
         method: str,
         head: bytes,
         body: bytes | None,
-        *,
         connect: float,
-        read: float,
     ) -> Answer:
         """Send a request over an idle connection, or a new one, and return its answer once its head has come.
 
-        `connect` and `read` are timeouts in seconds. Raises urllib3's exceptions, and TimeoutError.
+        `connect` is the timeout of connecting and of the TLS handshake, in seconds each. Raises urllib3's exceptions,
+        and TimeoutError.
         """
         connection = self._get_conn()
         try:
             connection.adopt(exchange)
-            return Answer(self, connection, connection.ask(method, head, body, connect, read))
+            return Answer(self, connection, connection.ask(method, head, body, connect))
         except BaseException as error:
             connection.close()
             self._put_conn(None)  # the pool counts its places

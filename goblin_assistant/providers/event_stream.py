@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Mapping
 
 from urllib3.response import HTTPResponse
@@ -46,7 +48,10 @@ class EventStream(Iterator[bytes]):
     def __next__(self) -> bytes:
         if self._over:
             raise StopIteration
+        exchange = self._exchange
         while True:
+            if self._started:  # silence counts while the provider is waited for, not while the client takes its time
+                exchange.limit = time.monotonic() + self._timeouts.idle
             try:
                 data = self._response.read1(READ_SIZE, self._decode)
                 block = self._blocks.feed(data)
@@ -55,10 +60,12 @@ class EventStream(Iterator[bytes]):
                 raise BadResponse(f"{self._name} sent an event that is too large", provider=self._name) from None
             except TRANSPORT_ERRORS as error:
                 self.close()
-                raise fault_error(self._name, error, self._exchange, self._timeouts, answering=True) from error
-            if self._exchange.cut:  # a socket that was shut down reads as an end, or as nonsense where there is TLS
+                raise fault_error(self._name, error, exchange, self._timeouts, answering=True) from error
+            if self._started:
+                exchange.limit = math.inf
+            if exchange.cut:  # a socket that was shut down reads as an end, or as nonsense where there is TLS
                 self.close()
-                raise cut_error(self._name, self._exchange, self._timeouts)
+                raise cut_error(self._name, exchange, self._timeouts)
             if not data:
                 self._end()
                 block = self._blocks.rest()
@@ -79,12 +86,14 @@ class EventStream(Iterator[bytes]):
             return
         try:
             self._settimeout(END_SECONDS)
-            if self._response.read1(READ_SIZE, self._decode) == b"" and not self._exchange.cut:
-                self._end()
-                return
+            at_end = self._response.read1(READ_SIZE, self._decode) == b"" and not self._exchange.cut
+            self._settimeout(None)
         except TRANSPORT_ERRORS:
-            pass
-        self.close()
+            at_end = False
+        if at_end:
+            self._end()
+        else:
+            self.close()
 
     def close(self) -> None:
         """Close the connection unless the answer has been read to its end."""
@@ -97,11 +106,10 @@ class EventStream(Iterator[bytes]):
 
     def _start(self) -> None:
         self._started = True
-        self._exchange.waits_for_first_token = False
-        self._exchange.limit = self._exchange.call.deadline
-        self._settimeout(self._timeouts.idle)
+        self._exchange.limit = math.inf
+        self._exchange.limit_means = "idle"
 
-    def _settimeout(self, seconds: float) -> None:
+    def _settimeout(self, seconds: float | None) -> None:
         connection = self._exchange.connection
         if connection is not None and connection.live is not None:
             connection.live.settimeout(seconds)

@@ -136,10 +136,7 @@ class UpstreamClient:
         """POST and return the answer's events; the request is sent at once. Raises ProviderError or CallCancelled,
         then and while reading."""
         exchange = watchdog.watch(call)
-        first_token = time.monotonic() + self.timeouts.first_token
-        if first_token < call.deadline:
-            exchange.limit = first_token
-            exchange.waits_for_first_token = True
+        exchange.limit = time.monotonic() + self.timeouts.first_token
         try:
             answer = self._send("POST", path, body, exchange, headers, streamed=True)
             if not 200 <= answer.status < 300:
@@ -193,7 +190,6 @@ class UpstreamClient:
             exchange.cut = "deadline"
             raise cut_error(self.provider_name, exchange, self.timeouts)
         connect = min(self.timeouts.connect, remaining)
-        read = min(self.timeouts.first_token, remaining) if streamed else remaining
         identity = exchange.call.correlation_id
         headers = {"X-Correlation-ID": identity} if identity else {}
         if further:
@@ -205,7 +201,7 @@ class UpstreamClient:
         sent = time.monotonic()
         while True:
             try:
-                return self._pool.ask(exchange, method, head, body, connect=connect, read=read)
+                return self._pool.ask(exchange, method, head, body, connect)
             except ProtocolError as error:
                 if (
                     exchange.cut

@@ -14,7 +14,6 @@ from urllib3.exceptions import (
     NameResolutionError,
     NewConnectionError,
     ProtocolError,
-    ReadTimeoutError,
     SSLError,
 )
 from urllib3.response import HTTPResponse
@@ -42,6 +41,8 @@ def cut_error(name: str, exchange: Exchange, timeouts: Timeouts) -> ProviderErro
         return CallCancelled()
     if exchange.cut == "first_token":
         return Timeout(f"{name} sent nothing within {timeouts.first_token:g} s", provider=name)
+    if exchange.cut == "idle":
+        return Timeout(f"{name} was silent for {timeouts.idle:g} s", provider=name)
     return Timeout(f"{name} did not finish before the request's deadline", provider=name)
 
 
@@ -49,19 +50,12 @@ def fault_error(
     name: str, error: Exception, exchange: Exchange, timeouts: Timeouts, *, answering: bool = False
 ) -> ProviderError | CallCancelled:
     """The error that a fault of the transport means. `answering`: the headers of an answer have arrived."""
-    if not exchange.cut and isinstance(error, (ReadTimeoutError, TimeoutError)):
-        # The socket's own timeout; the watchdog would have come to the same within a quarter of a second.
-        if exchange.call.remaining() < 0.1:
-            exchange.cut = "deadline"
-        elif exchange.waits_for_first_token:
-            exchange.cut = "first_token"
-        else:
-            return Timeout(f"{name} was silent for {timeouts.idle:g} s", provider=name)
     if exchange.cut:
         return cut_error(name, exchange, timeouts)
     if isinstance(error, (NameResolutionError, socket.gaierror)):
         return ConnectionFailed(f"{name} cannot be found: its host name does not resolve", provider=name)
-    if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
+    # TimeoutError is a TLS handshake's: once connected, sockets have no timeout.
+    if isinstance(error, (ConnectTimeoutError, TimeoutError)) and not isinstance(error, NewConnectionError):
         return Timeout(f"{name} could not be reached in time", provider=name)
     if isinstance(error, NewConnectionError):
         return ConnectionFailed(f"{name} cannot be reached: no connection", provider=name)

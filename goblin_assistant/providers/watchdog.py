@@ -3,11 +3,16 @@
 A thread that waits for a provider sits in recv() and cannot look up. One thread per process looks for all of them:
 every quarter of a second it asks each call whether its client has gone or its time is up, and if so shuts the call's
 socket down. recv() then returns at once, also while the provider has not sent a single byte.
+
+It is the only clock once a connection stands: sockets have no timeouts of their own, which cost a poll() before every
+send and every receive.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +27,7 @@ logger = logging.getLogger("goblin_assistant.providers")
 INTERVAL = 0.25
 """Seconds between looks; a cut call is over within this and a little more."""
 
-Cut = Literal["", "client_gone", "deadline", "first_token"]
+Cut = Literal["", "client_gone", "deadline", "first_token", "idle"]
 
 ownership = threading.Lock()
 """Who owns a connection's socket; held for nanoseconds."""
@@ -31,13 +36,13 @@ ownership = threading.Lock()
 class Exchange:
     """One request on its way: which connection carries it, and whether it was cut."""
 
-    __slots__ = ("call", "client_gone", "connection", "cut", "fresh", "limit", "reused", "waits_for_first_token")
+    __slots__ = ("call", "client_gone", "connection", "cut", "fresh", "limit", "limit_means", "reused")
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.client_gone = call.client_gone
-        self.limit = call.deadline  # on time.monotonic()'s clock
-        self.waits_for_first_token = False
+        self.limit = math.inf  # besides the call's deadline; on time.monotonic()'s clock
+        self.limit_means: Cut = "first_token"
         self.cut: Cut = ""
         self.connection: Tracked | None = None
         self.reused = False  # the connection has carried a request before
@@ -46,8 +51,10 @@ class Exchange:
     def look(self, now: float) -> None:
         """Cut the call when it is due. Called by the watchdog's thread, again and again until the call is over."""
         if not self.cut:
-            if now >= self.limit:
-                self.cut = "first_token" if self.waits_for_first_token and now < self.call.deadline else "deadline"
+            if now >= self.call.deadline:
+                self.cut = "deadline"
+            elif now >= self.limit:
+                self.cut = self.limit_means
             elif self._client_gone():
                 self.cut = "client_gone"
             else:
@@ -102,6 +109,10 @@ class Watchdog:
         """Exchanges on their way now."""
         return len(self._active)
 
+    def forget(self) -> None:
+        """Begin anew in a process that was forked: the thread and the calls are its parent's."""
+        self.__init__()  # type: ignore[misc]
+
     def _start(self) -> None:
         with self._starting:
             if self._thread is None or not self._thread.is_alive():
@@ -124,3 +135,11 @@ class Watchdog:
 
 watchdog = Watchdog()
 """The one of this process."""
+
+
+def _forked() -> None:
+    ownership.release()
+    watchdog.forget()
+
+
+os.register_at_fork(before=ownership.acquire, after_in_parent=ownership.release, after_in_child=_forked)
