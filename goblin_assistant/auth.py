@@ -9,12 +9,12 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from flask import g, request
+from flask import g
 
 from goblin_assistant.errors import AppError, Forbidden, Unauthorized
 from goblin_assistant.extensions import runtime
 from goblin_assistant.principals import Principal
-from goblin_assistant.request_info import request_info
+from goblin_assistant.request_info import current_request, request_info
 from goblin_assistant.tokens import KEY_PREFIX
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def identify() -> Principal | None:
     if "principal" not in known:
         known.principal, known.auth_error = None, None
         try:
-            known.principal = _authenticate(request.environ)
+            known.principal = _authenticate(current_request().environ)
         except AppError as error:
             known.auth_error = error
         else:
@@ -42,7 +42,7 @@ def identify() -> Principal | None:
 
 def current_principal() -> Principal:
     """The caller of a route behind `require_auth`."""
-    principal: Principal = g.principal
+    principal: Principal = g._get_current_object().principal  # type: ignore[attr-defined]
     return principal
 
 

@@ -8,7 +8,7 @@ is a field of `Runtime`, made once per application; nothing of it is global, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from flask import current_app
 from prometheus_flask_exporter import PrometheusMetrics
@@ -49,4 +49,6 @@ class Runtime:
 
 def runtime() -> Runtime:
     """The current application's parts."""
-    return cast(Runtime, current_app.extensions["goblin"])
+    # Past the proxy, which looks the application up again with every attribute.
+    found: Runtime = current_app._get_current_object().extensions["goblin"]  # type: ignore[attr-defined]
+    return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from flask import Flask, Response
@@ -11,7 +11,6 @@ from flask import Request as FlaskRequest
 from flask.json.provider import JSONProvider
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import ClientDisconnected
-from werkzeug.wsgi import ClosingIterator
 
 from goblin_assistant.errors import UnsupportedMediaType
 from goblin_assistant.request_body import load_object
@@ -64,7 +63,20 @@ class JsonBytes(Response):
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """The WSGI answer, to anything but HEAD."""
         start_response(self.status, list(self.headers))
-        return ClosingIterator(cast(Iterable[bytes], self.response), self.close)
+        return _Written(self.response, self.close)  # type: ignore[arg-type]
+
+
+class _Written:
+    """An answer's pieces, and what is to be done behind the last one; werkzeug's class for it is a Python call a piece more."""
+
+    __slots__ = ("_pieces", "close")
+
+    def __init__(self, pieces: Iterable[bytes], close: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self.close = close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
 
 
 def body_of(request: FlaskRequest) -> bytes:

@@ -77,7 +77,7 @@ class _Query:
         self._away_until = 0.0
         # A file answers within microseconds: queueing for it costs less than a connection more, and 100 KB less memory.
         self._turn = threading.Lock() if engine.dialect.name == "sqlite" else contextlib.nullcontext()
-        self._idle: deque[PoolProxiedConnection] = deque()
+        self._idle: deque[tuple[PoolProxiedConnection, Any]] = deque()  # each with its cursor
         compiled = statement.compile(dialect=engine.dialect)
         self._sql = str(compiled)
         names = compiled.positiontup
@@ -99,31 +99,30 @@ class _Query:
 
     def _first(self, value: Any) -> Any:
         try:
-            return self._ask(self._idle.pop(), value)
+            return self._ask(*self._idle.pop(), value)
         except IndexError:
             pass
         except self._errors:
             # One that was kept has died meanwhile; so have the others. A new one is asked before anything is said.
             while self._idle:
-                self._idle.pop().invalidate()
-        return self._ask(self._connect(), value)
+                self._idle.pop()[0].invalidate()
+        return self._ask(*self._connect(), value)
 
-    def _connect(self) -> PoolProxiedConnection:
+    def _connect(self) -> tuple[PoolProxiedConnection, Any]:
         connection = self._engine.raw_connection()
         if self._autocommit:
             connection.driver_connection.autocommit = True  # type: ignore[union-attr]
-        return connection
+        return connection, connection.cursor()
 
-    def _ask(self, connection: PoolProxiedConnection, value: Any) -> Any:
+    def _ask(self, connection: PoolProxiedConnection, cursor: Any, value: Any) -> Any:
         try:
-            cursor = connection.cursor()
             cursor.execute(self._sql, (value,) if self._positional else {"given": value})
             row = cursor.fetchone()
         except BaseException as error:
             connection.invalidate(error)  # whatever state it is in, nobody else gets it
             raise
         if len(self._idle) < KEPT_CONNECTIONS:
-            self._idle.append(connection)
+            self._idle.append((connection, cursor))
         else:
             self._give_back(connection)
         return row
@@ -136,7 +135,7 @@ class _Query:
     def close(self) -> None:
         """Give the kept connections back to the pool."""
         while self._idle:
-            self._give_back(self._idle.pop())
+            self._give_back(self._idle.pop()[0])
 
 
 class PrincipalStore:

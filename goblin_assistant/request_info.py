@@ -6,7 +6,7 @@ import logging
 import random
 import re
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 from flask import Request, request
 
@@ -79,7 +79,8 @@ class RequestInfo:
         seconds = perf_counter() - self.started
         if self._children is None:  # it failed before the router
             self.route_found(UNMATCHED)
-        children = cast(Children, self._children)
+        children = self._children
+        assert children is not None
         children.in_progress.dec()
         children.observe(seconds)
         children.count(self.status)
@@ -137,10 +138,11 @@ def children_of(method: str, endpoint: str) -> Children:
 
 def current_request() -> Request:
     """Flask's request itself: its proxy looks it up again with every attribute."""
-    return cast(Request, request._get_current_object())  # type: ignore[attr-defined]
+    found: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return found
 
 
 def request_info() -> RequestInfo:
     """The request at hand. Without the wrapper (a bare test_request_context) an object that nobody reads."""
-    info = request.environ.get(ENVIRON_KEY)
+    info = current_request().environ.get(ENVIRON_KEY)
     return info if info is not None else RequestInfo()

@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from flask import Flask, Response, request
+from flask import Flask, Response
 from flask_cors import CORS
 
 from goblin_assistant.config import Config
-from goblin_assistant.request_info import ENVIRON_KEY
+from goblin_assistant.request_info import ENVIRON_KEY, current_request
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -77,7 +77,7 @@ class _Cors:
         self._known: dict[str, list[tuple[str, str]]] = {}
 
     def __call__(self, response: Response) -> Response:
-        environ = request.environ
+        environ = current_request().environ
         origin = environ.get("HTTP_ORIGIN")
         if origin is None:
             return response

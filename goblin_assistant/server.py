@@ -190,6 +190,7 @@ def serve(app: Flask, config: Config) -> int:
     try:
         if config.cpu is not None:
             process_setup.pin_to_cpu(config.cpu)
+        process_setup.finish_before_switching()
         lifecycle.start(app)
         metrics_server = metrics_endpoint.serve_standalone(config)
         server = Server(app, config, descriptors)

@@ -46,6 +46,44 @@ def test_serve_runs_without_malloc_caches_unless_the_operator_says_otherwise(
     ]
 
 
+# The policies of a process's threads, by the kernel: 0 is the usual one, 3 is batch (sched(7)).
+POLICIES = """
+import os, threading
+from pathlib import Path
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+%s
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+print(done, sorted(os.sched_getscheduler(int(task.name)) for task in Path("/proc/self/task").iterdir()))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux only")
+@pytest.mark.parametrize(
+    ("prepare", "expected"),
+    [
+        ("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})", "True [3, 3, 3]"),
+        ("", "False [0, 0, 0]" if len(os.sched_getaffinity(0)) > 1 else "True [3, 3, 3]"),
+        (  # the operator's own choice, here "idle", stays
+            "p.pin_to_cpu(min(os.sched_getaffinity(0))); os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))",
+            "False [0, 5, 5]",
+        ),
+    ],
+)
+def test_threads_on_one_core_do_not_push_each_other_off_it(prepare: str, expected: str) -> None:
+    assert run(POLICIES % f"{prepare}\ndone = p.finish_before_switching()") == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux only")
+def test_a_pinned_server_is_on_its_core_with_every_thread(serve: Serve) -> None:
+    core = min(os.sched_getaffinity(0))
+    server = serve(GOBLIN_CPU=str(core))
+    threads = [int(task.name) for task in Path(f"/proc/{server.process.pid}/task").iterdir()]
+    assert len(threads) > 30
+    assert {(os.sched_getscheduler(thread), *os.sched_getaffinity(thread)) for thread in threads} == {
+        (os.SCHED_BATCH, core)
+    }
+
+
 def test_the_soft_limit_of_open_files_is_raised_and_never_lowered() -> None:
     lower = "import resource as r; hard = r.getrlimit(r.RLIMIT_NOFILE)[1]; r.setrlimit(r.RLIMIT_NOFILE, (256, hard))\n"
     soft = int(run(lower + "print(p.raise_descriptor_limit())"))

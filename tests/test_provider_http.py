@@ -20,7 +20,7 @@ from goblin_assistant.providers.http import Timeouts, UpstreamClient
 from goblin_assistant.providers.sse import MAX_EVENT_BYTES, Blocks, EventTooLarge, is_comment
 from goblin_assistant.providers.watchdog import watchdog
 from tests.conftest import wait_until
-from tests.fake_upstream import SILENCE, FakeUpstream, Reply
+from tests.fake_upstream import CUT, RESET, SILENCE, FakeUpstream, Pause, Reply
 
 EVENTS = (
     b"data: one\n\n",
@@ -129,6 +129,48 @@ def test_bodies_of_every_size_arrive_whole_and_in_order(
     assert fake_upstream.connections == 1
 
 
+BODY = b'{"text": "' + b"x" * 20_000 + b'"}'
+
+
+@pytest.mark.parametrize("cut", [1, 16, 60, 61, 62, 63, 64, 90, 8191, 8192, 8193, 20_000])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_answers_arrive_whole_wherever_they_are_cut_and_the_connection_stays(
+    client: UpstreamClient, fake_upstream: FakeUpstream, cut: int, framing: str
+) -> None:
+    if framing == "length":
+        whole = b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+    else:
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY[:5000], BODY[5000:]))
+        whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    fake_upstream.default = Reply([whole[:cut], Pause(0.02), whole[cut:]])
+    for _ in range(2):
+        assert client.post("/", b"", Call()) == BODY
+    assert fake_upstream.connections == 1
+
+
+def test_what_comes_behind_an_answer_is_not_taken_for_the_next_one(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+    fake_upstream.reply(Reply([answer + b"{}" + answer + b"no"]), Reply([answer + b"[]"]))
+    assert client.post("/", b"", Call()) == b"{}"
+    assert client.post("/", b"", Call()) == b"[]"
+    assert fake_upstream.connections == 2
+
+
+def test_an_answer_that_breaks_off_is_a_bad_response_and_its_place_in_the_pool_is_kept(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
+    for _ in range(3):
+        fake_upstream.reply(Reply.raw(head + b"12345"), Reply.raw(head + b"12345", RESET), Reply.raw(head, CUT))
+        for _ in range(3):
+            with pytest.raises(BadResponse, match="ended before its end"):
+                client.post("/", b"", Call())
+    assert client._pool.pool is not None
+    assert client._pool.pool.qsize() == 2
+
+
 def test_the_environments_proxy_is_not_used(monkeypatch: pytest.MonkeyPatch, fake_upstream: FakeUpstream) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     fake_upstream.reply(Reply.plain(200, b"{}"))
@@ -198,6 +240,27 @@ def test_connections_that_are_closed_while_idle_are_replaced(
     wait_until(lambda: fake_upstream.open_connections == 0)
     client.post("/", b"", Call())
     assert fake_upstream.connections == 2
+
+
+@pytest.mark.parametrize(("trusted", "sent_again"), [(60.0, True), (0.0, False)])
+def test_a_connection_that_was_closed_while_idle_is_noticed_before_its_use_or_by_it(
+    client: UpstreamClient,
+    fake_upstream: FakeUpstream,
+    monkeypatch: pytest.MonkeyPatch,
+    trusted: float,
+    sent_again: bool,
+) -> None:
+    monkeypatch.setattr("goblin_assistant.providers.connections.TRUSTED_SECONDS", trusted)
+    fake_upstream.default = Reply.plain(200, b"{}")
+    client.post("/", b"", Call())
+    fake_upstream.close_idle()
+    wait_until(lambda: fake_upstream.open_connections == 0)
+    second = watchdog.watch(Call())
+    assert client._send("POST", "/", b"", second, None).whole() == b"{}"
+    watchdog.release(second)
+    assert second.fresh is sent_again
+    assert not second.reused
+    assert (fake_upstream.connections, len(fake_upstream.requests)) == (2, 2)
 
 
 def test_after_a_stale_connection_no_other_idle_one_is_trusted(

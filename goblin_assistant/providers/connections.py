@@ -10,8 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import http.client
+import queue
 import socket
 import ssl
+import time
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +25,16 @@ from urllib3.exceptions import ProtocolError, SSLError
 from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.chunked import ChunkedBody
-from goblin_assistant.providers.response_head import QuickResponse
+from goblin_assistant.providers.response_head import QuickResponse, ReadAhead, plain_body
 from goblin_assistant.providers.watchdog import Exchange, ownership
 
 JOINED_BYTES = 65536
 """A larger body is not copied behind its head."""
+FIRST_BYTES = 8192
+"""What is asked for of an answer at first; usually all of it."""
+TRUSTED_SECONDS = 0.5
+"""A connection that was used so lately is used again without asking the system whether the server has closed it: none
+closes an idle one as soon as that, and one that was closed all the same is met by sending again (http.py)."""
 
 
 class Head:
@@ -64,7 +72,15 @@ class Tracked:
     live: socket.socket | None = None  # http.client forgets `sock` when the server announces `Connection: close`
     dialled: socket.socket | None = None  # the same connection during a TLS handshake, which takes `sock` away
     carried = 0
+    asked_at = 0.0
     sock: Any
+
+    @property
+    def is_connected(self) -> bool:
+        """As urllib3, which asks before each reuse; but see TRUSTED_SECONDS."""
+        if time.monotonic() - self.asked_at < TRUSTED_SECONDS:
+            return self.sock is not None
+        return bool(super().is_connected)  # type: ignore[misc]
 
     def adopt(self, exchange: Exchange) -> None:
         """Belong to `exchange` from now on, connecting included: a TLS handshake can be cut too."""
@@ -98,7 +114,9 @@ class Tracked:
         self.dialled = sock.dup()
         return sock
 
-    def ask(self, method: str, head: bytes, body: bytes | None, connect: float) -> http.client.HTTPResponse:
+    def ask(
+        self, pool: Pool, method: str, head: bytes, body: bytes | None, connect: float, *, streamed: bool
+    ) -> Answer:
         """Connect if need be, send a request and read the head of its answer. Raises what the layers below raise."""
         exchange = self.exchange
         assert exchange is not None
@@ -122,15 +140,26 @@ class Tracked:
             if error.errno not in (errno.ECONNRESET, errno.EPROTOTYPE):
                 raise
         self.carried += 1
-        answer = QuickResponse(sock, method=method)
+        self.asked_at = time.monotonic()
+        if streamed:
+            return self.long_answer(pool, sock, method)
+        first = sock.recv(FIRST_BYTES)
+        plain = plain_body(first)
+        if plain is not None and method != "HEAD":
+            return PlainAnswer(pool, self, sock, first, *plain)
+        return self.long_answer(pool, ReadAhead(sock, first), method)
+
+    def long_answer(self, pool: Pool, sock: Any, method: str) -> Answer:
+        """Read an answer's head by way of http.client."""
+        raw = QuickResponse(sock, method=method)
         try:
-            answer.begin()
+            raw.begin()
         except BaseException:
-            answer.close()  # it holds the socket too
+            raw.close()  # it holds the socket too
             raise
-        if answer.will_close:
+        if raw.will_close:
             self.close()  # no more requests; the answer has the socket
-        return answer
+        return Answer(pool, self, raw)
 
     if TYPE_CHECKING:  # of http.client.HTTPConnection
         timeout: float | None
@@ -147,6 +176,31 @@ class TrackedTLSConnection(Tracked, HTTPSConnection):  # type: ignore[misc]
     """A TLS connection."""
 
 
+class IdleConnections:
+    """The part of queue.LifoQueue that urllib3's pools use, without its locks: nobody ever waits for a connection."""
+
+    def __init__(self, maxsize: int) -> None:
+        self._maxsize = maxsize
+        self._items: deque[Any] = deque()
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Any:
+        """The one that was put there last. Raises queue.Empty."""
+        try:
+            return self._items.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, item: Any, block: bool = False) -> None:
+        """Keep one. Raises queue.Full."""
+        if len(self._items) >= self._maxsize:
+            raise queue.Full
+        self._items.append(item)
+
+    def qsize(self) -> int:
+        """How many there are, places for connections that are not made yet included."""
+        return len(self._items)
+
+
 class Pool:
     """Mixed into urllib3's pools."""
 
@@ -157,6 +211,8 @@ class Pool:
         head: bytes,
         body: bytes | None,
         connect: float,
+        *,
+        streamed: bool = False,
     ) -> Answer:
         """Send a request over an idle connection, or a new one, and return its answer once its head has come.
 
@@ -166,7 +222,8 @@ class Pool:
         connection = self._get_conn()
         try:
             connection.adopt(exchange)
-            return Answer(self, connection, connection.ask(method, head, body, connect))
+            answer: Answer = connection.ask(self, method, head, body, connect, streamed=streamed)
+            return answer
         except BaseException as error:
             connection.close()
             self._put_conn(None)  # the pool counts its places
@@ -187,12 +244,14 @@ class TrackedPool(Pool, HTTPConnectionPool):
     """urllib3's pool with our connections."""
 
     ConnectionCls = TrackedConnection
+    QueueCls = IdleConnections  # type: ignore[assignment]
 
 
 class TrackedTLSPool(Pool, HTTPSConnectionPool):
     """urllib3's TLS pool with our connections."""
 
     ConnectionCls = TrackedTLSConnection
+    QueueCls = IdleConnections  # type: ignore[assignment]
 
 
 class Answer:
@@ -245,6 +304,68 @@ class Answer:
             connection=self._connection,  # type: ignore[arg-type]
             request_method=raw._method,  # type: ignore[attr-defined]
         )
+
+
+class PlainAnswer(Answer):
+    """A success whose length is known, read from the socket itself: http.client's file around it costs as much as the
+    rest of a call."""
+
+    __slots__ = ("_at", "_first", "_length", "_sock")
+
+    def __init__(
+        self, pool: Pool, connection: Tracked, sock: socket.socket, first: bytes, at: int, length: int
+    ) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._sock = sock
+        self._first = first
+        self._at = at
+        self._length = length
+        self.status = 200
+
+    def is_plain(self, limit: int) -> bool:
+        """Whether it is short enough."""
+        return self._length <= limit
+
+    def whole(self) -> bytes:
+        """See Answer."""
+        body = self._first[self._at :]
+        missing = self._length - len(body)
+        if missing > 0:
+            body += self._rest(missing)
+        elif (
+            missing < 0
+        ):  # it goes on where it should have ended: whatever that is, it is no answer to the next request
+            body = body[: self._length]
+            self._connection.close()
+        self._pool._put_conn(self._connection)
+        return body
+
+    def _rest(self, missing: int) -> bytes:
+        pieces = []
+        try:
+            while missing:
+                piece = self._sock.recv(min(missing, JOINED_BYTES))
+                if not piece:
+                    raise http.client.IncompleteRead(b"", missing)
+                pieces.append(piece)
+                missing -= len(piece)
+        except BaseException:
+            self._connection.close()
+            self._pool._put_conn(None)
+            raise
+        return b"".join(pieces)
+
+    def events(self) -> ChunkedAnswer | HTTPResponse:
+        """See Answer."""
+        return self._long().events()
+
+    def stream(self) -> HTTPResponse:
+        """See Answer."""
+        return self._long().stream()
+
+    def _long(self) -> Answer:
+        return self._connection.long_answer(self._pool, ReadAhead(self._sock, self._first), "POST")
 
 
 class ChunkedAnswer:

@@ -28,7 +28,7 @@ from urllib3.exceptions import ProtocolError
 from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.base import BadResponse, Call, ProviderError
-from goblin_assistant.providers.connections import Answer, Head, TrackedPool, TrackedTLSPool
+from goblin_assistant.providers.connections import Answer, ChunkedAnswer, Head, TrackedPool, TrackedTLSPool
 from goblin_assistant.providers.event_stream import READ_SIZE, EventStream
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.transport import (
@@ -201,7 +201,7 @@ class UpstreamClient:
         sent = time.monotonic()
         while True:
             try:
-                return self._pool.ask(exchange, method, head, body, connect)
+                return self._pool.ask(exchange, method, head, body, connect, streamed=streamed)
             except ProtocolError as error:
                 if (
                     exchange.cut
@@ -229,7 +229,7 @@ class UpstreamClient:
 
     def _body_of(self, answer: Answer, exchange: Exchange) -> bytes:
         if not answer.is_plain(MAX_ANSWER_BYTES):
-            return self._read_whole(answer.stream(), exchange)
+            return self._read_whole(answer.events(), exchange)
         try:
             data = answer.whole()
         except TRANSPORT_ERRORS as error:
@@ -238,7 +238,7 @@ class UpstreamClient:
             raise cut_error(self.provider_name, exchange, self.timeouts)
         return data
 
-    def _read_whole(self, response: HTTPResponse, exchange: Exchange) -> bytes:
+    def _read_whole(self, response: ChunkedAnswer | HTTPResponse, exchange: Exchange) -> bytes:
         try:
             data = _read_up_to(response, MAX_ANSWER_BYTES + 1)
         except TRANSPORT_ERRORS as error:
@@ -250,6 +250,7 @@ class UpstreamClient:
         if len(data) > MAX_ANSWER_BYTES:
             discard(response)
             raise BadResponse(f"{self.provider_name} sent an answer that is too large", provider=self.provider_name)
+        response.release_conn()
         return data
 
     def _failure(self, response: HTTPResponse, exchange: Exchange, fields: Container[str]) -> ProviderError:
@@ -268,11 +269,11 @@ class UpstreamClient:
         return error
 
 
-def _read_up_to(response: HTTPResponse, limit: int) -> bytes:
+def _read_up_to(response: ChunkedAnswer | HTTPResponse, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while size < limit:
-        data = response.read(min(READ_SIZE, limit - size), decode_content=True)
+        data = response.read1(min(READ_SIZE, limit - size), True)  # decoded
         if not data:
             break
         parts.append(data)

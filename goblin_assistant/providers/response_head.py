@@ -8,7 +8,9 @@ arrived in one piece, is split here. Anything else, and anything odd about it, i
 from __future__ import annotations
 
 import http.client
+import io
 import re
+import socket
 from typing import Any
 
 _GOOD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, 5.6.2: a token
@@ -37,6 +39,62 @@ class Head(http.client.HTTPMessage):
     def get_payload(self, *_: Any, **__: Any) -> Any:
         """Nothing: urllib3 looks whether a body was taken for headers."""
         return None
+
+
+def plain_body(data: bytes) -> tuple[int, int] | None:
+    """Where the body of an answer begins in its first bytes, and its length; None for anything but a success over HTTP/1.1
+    whose whole head is there, whose length is announced, which is not encoded and after which the connection stays."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0 or not data.startswith(_START):
+        return None
+    pairs = split(data[:end])
+    if pairs is None:
+        return None
+    length = -1
+    for name, value in pairs:
+        name = name.lower()
+        if name == "content-length":
+            if length >= 0 or not (value.isascii() and value.isdigit() and len(value) < 16):
+                return None
+            length = int(value)
+        elif name in ("transfer-encoding", "content-encoding") or (name == "connection" and "close" in value.lower()):
+            return None
+    return (end + 4, length) if length >= 0 else None
+
+
+class ReadAhead:
+    """A socket whose first bytes have been read already, as http.client takes one."""
+
+    def __init__(self, sock: socket.socket, first: bytes) -> None:
+        self._sock = sock
+        self._first = first
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """A file of everything that the socket has received and will."""
+        return io.BufferedReader(_AheadIO(self._first, self._sock.makefile(mode, buffering=0)))  # type: ignore[call-overload]
+
+
+class _AheadIO(io.RawIOBase):
+    def __init__(self, first: bytes, rest: io.RawIOBase) -> None:
+        self._first = first
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        first = self._first
+        if not first:
+            count: int | None = self._rest.readinto(buffer)  # type: ignore[attr-defined]
+            return count
+        piece = first[: len(buffer)]
+        buffer[: len(piece)] = piece
+        self._first = first[len(piece) :]
+        return len(piece)
+
+    def close(self) -> None:
+        self._rest.close()
+        super().close()
 
 
 class QuickResponse(http.client.HTTPResponse):
