@@ -56,9 +56,10 @@ class JsonBytes(Response):
     look through them once more."""
 
     def __init__(self, body: bytes) -> None:
-        super().__init__(
-            [body], headers=Headers([("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
-        )
+        headers = Headers()
+        headers.add("Content-Type", "application/json")
+        headers.add("Content-Length", str(len(body)))
+        super().__init__([body], headers=headers)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """The WSGI answer, to anything but HEAD."""

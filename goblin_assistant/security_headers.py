@@ -81,7 +81,7 @@ class _Cors:
         origin = environ.get("HTTP_ORIGIN")
         if origin is None:
             return response
-        if environ["REQUEST_METHOD"] == "OPTIONS" or "Vary" in response.headers:
+        if environ["REQUEST_METHOD"] == "OPTIONS" or any(name == "Vary" for name, _ in response.headers):
             return self._evaluate(response)
         headers = self._known.get(origin)
         if headers is None:

@@ -113,16 +113,22 @@ class Seat:
     """What a connection takes for its server: the listener, but a pulled trigger says whose it is, and only wakes the
     loop when there is something new for it."""
 
-    __slots__ = ("_channel", "_listener", "adj", "application", "effective_port", "server_name")
+    __slots__ = ("_channel", "_listener", "add_task", "adj", "application", "effective_port", "server_name")
 
     def __init__(self, listener: Any, channel: Any) -> None:
         self._listener = listener
         self._channel = channel
         # What every request asks for, and what does not change.
+        self.add_task = listener.add_task
         self.adj = listener.adj
         self.application = listener.application
         self.effective_port = listener.effective_port
         self.server_name = listener.server_name
+
+    @property
+    def draining(self) -> bool:
+        """Whether answers say goodbye."""
+        return bool(self._listener.draining)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._listener, name)
