@@ -10,6 +10,7 @@ from goblin_assistant.errors import OverloadedHere, RateLimitExceeded
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.providers.base import CallCancelled
 from goblin_assistant.slots import Caps, ChatSlots, KeyConcurrency
+from tests.conftest import wait_until
 
 
 def test_a_chat_beyond_the_slots_is_refused_with_retry_after() -> None:
@@ -27,16 +28,42 @@ def test_a_chat_beyond_the_slots_is_refused_with_retry_after() -> None:
     assert REGISTRY.get_sample_value("chat_slots_in_use") == 0
 
 
-def test_a_waiting_chat_gets_the_slot_that_becomes_free() -> None:
-    slots = ChatSlots(1, wait=10)
+def test_a_waiting_chat_gets_the_slot_that_becomes_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goblin_assistant.slots._POLL_SECONDS", 60.0)  # it is woken, and does not come by
+    slots = ChatSlots(1, wait=120)
     slots.acquire()
     got = threading.Event()
     waiter = threading.Thread(target=lambda: (slots.acquire(), got.set()))
     waiter.start()
+    wait_until(lambda: slots._waiting == 1)
     assert not got.is_set()
     slots.release()
     assert got.wait(5)
     waiter.join()
+
+
+def test_many_threads_never_hold_more_than_there_are_and_leave_none_taken() -> None:
+    slots = ChatSlots(3, wait=30)
+    holders: set[int] = set()
+    most: list[int] = []
+
+    def chats() -> None:
+        for _ in range(300):
+            slots.acquire()
+            holders.add(threading.get_ident())
+            most.append(len(holders))
+            holders.discard(threading.get_ident())
+            slots.release()
+
+    threads = [threading.Thread(target=chats) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(most) == 3600
+    assert max(most) <= 3
+    assert REGISTRY.get_sample_value("chat_slots_in_use") == 0
+    assert slots._waiting == 0
 
 
 def test_a_waiting_chat_whose_client_has_gone_takes_no_slot() -> None:
