@@ -3,9 +3,9 @@
 `{"timestamp": "2025-12-02T10:30:45.123Z", "level", "logger", "message", "correlation_id", ...extras, "exc_info",
 "stack_info"}`
 
-A record is formatted in the thread that logs, where the correlation id is known and the arguments have not changed yet.
-The line goes into a bounded queue, and one thread redacts and writes whatever has gathered. When nobody reads, the queue
-fills, and further lines are dropped and counted (`log_records_dropped_total`).
+A record is formatted and redacted in the thread that logs, where the correlation id is known and the arguments have not
+changed yet. The line goes into a bounded queue, and one thread writes whatever has gathered. When nobody reads, the
+queue fills, and further lines are dropped and counted (`log_records_dropped_total`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class JsonFormatter(OrjsonFormatter):
         self._second = (-1, "")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its newline; not redacted yet."""
+        """The line, without its newline."""
         fields = record.__dict__
         data: dict[str, Any] = {
             "timestamp": self.timestamp_of(record.created),
@@ -70,7 +70,7 @@ class JsonFormatter(OrjsonFormatter):
             data["exc_info"] = record.exc_text
         if record.stack_info:
             data["stack_info"] = record.stack_info
-        return _dumps(data)
+        return _redactor.redact(_dumps(data))
 
     def line(self, level: int, logger: str, message: str, fields: dict[str, Any]) -> str:
         """The line of an event that never was a LogRecord. `fields` must not hold the guide's keys, but for the id."""
@@ -82,7 +82,7 @@ class JsonFormatter(OrjsonFormatter):
             "correlation_id": correlation_id.get(),
         }
         data.update(fields)
-        return _dumps(data)
+        return _redactor.redact(_dumps(data))
 
     def timestamp_of(self, created: float) -> str:
         """`2025-12-02T10:30:45.123Z`; the part before the dot is made once a second."""
@@ -159,7 +159,7 @@ _formatter = JsonFormatter()
 
 def make_handler(stream: TextIO | None = None, capacity: int = QUEUE_LINES) -> QueueingHandler:
     """A handler of this log; standard output without `stream`."""
-    return QueueingHandler(_formatter, _redactor.redact_lines, stream, capacity)
+    return QueueingHandler(_formatter, stream, capacity)
 
 
 # werkzeug's development server writes an access line for each request; request_completed says the same and more.

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import TextIO
 
 from goblin_assistant.metrics import log_records_dropped_total
@@ -19,19 +18,11 @@ GATHER_SECONDS = 0.01  # how long the writer lets lines gather: one write and on
 
 
 class QueueingHandler(logging.Handler):
-    """Formats at once, writes later, what `redact` leaves of the lines. `stream` None means standard output, past
-    Python's own buffer."""
+    """Formats at once, writes later. `stream` None means standard output, past Python's own buffer."""
 
-    def __init__(
-        self,
-        formatter: logging.Formatter,
-        redact: Callable[[list[str]], str],
-        stream: TextIO | None = None,
-        capacity: int = QUEUE_LINES,
-    ) -> None:
+    def __init__(self, formatter: logging.Formatter, stream: TextIO | None = None, capacity: int = QUEUE_LINES) -> None:
         super().__init__()
         self.setFormatter(formatter)
-        self._redact = redact
         self.stream = stream
         self._capacity = capacity
         self._lines: deque[str] = deque()
@@ -104,7 +95,7 @@ class QueueingHandler(logging.Handler):
             while self._lines:
                 lines.append(self._lines.popleft())
             if lines:
-                self._write(self._redact(lines) + "\n", len(lines))
+                self._write("\n".join(lines) + "\n", len(lines))
             self._writing = False
             if self._stopping and not self._lines:
                 return

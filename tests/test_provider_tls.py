@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from goblin_assistant.providers.base import Call, CallCancelled, ConnectionFailed, Timeout
+from goblin_assistant.providers.connections import TrackedTLSConnection
 from goblin_assistant.providers.http import Timeouts, UpstreamClient
 from goblin_assistant.providers.watchdog import watchdog
 from tests.conftest import wait_until
@@ -36,12 +38,18 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tls_url(nginx: Nginx, fake_upstream: FakeUpstream, certificate: Path) -> str:
-    """The fake upstream over TLS. nginx passes bytes on as they come and hangs up when its client does."""
+    """The fake upstream over TLS."""
+    return serve_tls(nginx, fake_upstream, certificate)
+
+
+def serve_tls(nginx: Nginx, fake_upstream: FakeUpstream, certificate: Path, more: str = "") -> str:
+    """nginx passes bytes on as they come and hangs up when its client does. `more` is of its configuration."""
     nginx.start(
         f"upstream fake {{ server {fake_upstream.url.removeprefix('http://')}; keepalive 4; }}\n"
         "server {\n"
         "  listen 127.0.0.1:{port} ssl;\n"
         f"  ssl_certificate {certificate}/cert.pem;\n  ssl_certificate_key {certificate}/key.pem;\n"
+        f"  {more}\n"
         "  location / {\n"
         '    proxy_pass http://fake; proxy_http_version 1.1; proxy_set_header Connection "";\n'
         "    proxy_buffering off; proxy_request_buffering off; proxy_read_timeout 60s;\n"
@@ -136,6 +144,27 @@ def test_a_connection_that_was_cut_is_not_used_again(client: UpstreamClient, fak
     with pytest.raises(Timeout):
         list(client.post_sse("/", b"", Call(deadline=time.monotonic() + 0.6)))
     assert client.post("/", b"", Call()) == b"{}"
+
+
+@pytest.mark.parametrize("size", [2, 300_000])
+def test_a_connection_that_is_closed_as_a_request_goes_out_is_replaced(
+    nginx: Nginx, fake_upstream: FakeUpstream, certificate: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    url = serve_tls(nginx, fake_upstream, certificate, "keepalive_timeout 50ms;")
+    fake_upstream.default = Reply.plain(200, b"{}")
+    client = connect(url, certificate, Timeouts(10, 30, 30))
+    assert client.post("/", b"", Call()) == b"{}"
+    idle = client._pool._get_conn()
+    client._pool._put_conn(idle)
+    wait_until(lambda: bool(select.select([idle.sock], [], [], 0)[0]))
+    # Closed after the pool had asked, so to say.
+    monkeypatch.setattr(TrackedTLSConnection, "is_connected", True)
+    second = watchdog.watch(Call())
+    assert client._send("POST", "/", b"x" * size, second, None).whole() == b"{}"
+    watchdog.release(second)
+    assert second.fresh
+    assert [len(request.body) for request in fake_upstream.requests] == [0, size]
+    client.close()
 
 
 def test_a_certificate_of_an_unknown_authority_is_refused(tls_url: str, fake_upstream: FakeUpstream) -> None:

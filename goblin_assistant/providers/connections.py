@@ -13,7 +13,6 @@ import http.client
 import queue
 import socket
 import ssl
-import time
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -32,9 +31,6 @@ JOINED_BYTES = 65536
 """A larger body is not copied behind its head."""
 FIRST_BYTES = 8192
 """What is asked for of an answer at first; usually all of it."""
-TRUSTED_SECONDS = 0.5
-"""A connection that was used so lately is used again without asking the system whether the server has closed it: none
-closes an idle one as soon as that, and one that was closed all the same is met by sending again (http.py)."""
 
 
 class Head:
@@ -72,15 +68,7 @@ class Tracked:
     live: socket.socket | None = None  # http.client forgets `sock` when the server announces `Connection: close`
     dialled: socket.socket | None = None  # the same connection during a TLS handshake, which takes `sock` away
     carried = 0
-    asked_at = 0.0
     sock: Any
-
-    @property
-    def is_connected(self) -> bool:
-        """As urllib3, which asks before each reuse; but see TRUSTED_SECONDS."""
-        if time.monotonic() - self.asked_at < TRUSTED_SECONDS:
-            return self.sock is not None
-        return bool(super().is_connected)  # type: ignore[misc]
 
     def adopt(self, exchange: Exchange) -> None:
         """Belong to `exchange` from now on, connecting included: a TLS handshake can be cut too."""
@@ -134,13 +122,12 @@ class Tracked:
             else:
                 sock.sendall(head)
                 sock.sendall(body)
-        except BrokenPipeError:
+        except (BrokenPipeError, ssl.SSLEOFError):  # the second is the first's name where there is TLS
             pass  # it has answered, perhaps, without waiting for the whole body
         except OSError as error:
             if error.errno not in (errno.ECONNRESET, errno.EPROTOTYPE):
                 raise
         self.carried += 1
-        self.asked_at = time.monotonic()
         if streamed:
             return self.long_answer(pool, sock, method)
         first = sock.recv(FIRST_BYTES)
@@ -154,8 +141,11 @@ class Tracked:
         raw = QuickResponse(sock, method=method)
         try:
             raw.begin()
-        except BaseException:
+        except BaseException as error:
             raw.close()  # it holds the socket too
+            if raw.begun and isinstance(error, ConnectionError):
+                # Not a connection that had been closed before the request came: it must not be sent again.
+                raise http.client.IncompleteRead(b"") from error
             raise
         if raw.will_close:
             self.close()  # no more requests; the answer has the socket
@@ -333,10 +323,10 @@ class PlainAnswer(Answer):
         missing = self._length - len(body)
         if missing > 0:
             body += self._rest(missing)
-        elif (
-            missing < 0
-        ):  # it goes on where it should have ended: whatever that is, it is no answer to the next request
-            body = body[: self._length]
+        body = body[: self._length]
+        # What comes behind it is no answer to the next request. On the socket the pool sees it before it uses the
+        # connection again; not what has been read, or decrypted, already.
+        if missing < 0 or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
             self._connection.close()
         self._pool._put_conn(self._connection)
         return body

@@ -98,12 +98,15 @@ class _AheadIO(io.RawIOBase):
 
 
 class QuickResponse(http.client.HTTPResponse):
-    """http.client's response with the short way."""
+    """http.client's response with the short way. `begun`: bytes of an answer have come."""
+
+    begun = False
 
     def begin(self) -> None:
         """Read the head."""
         if self.headers is None:
             buffered = self.fp.peek()  # type: ignore[attr-defined]
+            self.begun = bool(buffered)
             end = buffered.find(b"\r\n\r\n")
             if end > 0 and buffered.startswith(_START) and self._method != "HEAD":
                 pairs = split(buffered[:end])
@@ -112,6 +115,17 @@ class QuickResponse(http.client.HTTPResponse):
                     self._take(buffered[len(_START) : buffered.find(b"\r\n")].decode("latin-1"), Head(pairs))
                     return
         super().begin()
+        if self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:  # nobody asked for it, and HTTP ends here
+            self.will_close = True
+
+    def _read_status(self) -> tuple[str, int, str]:
+        # Any 1xx but 101 is a word ahead of the answer (RFC 9110, 15.2); http.client knows 100 only, and would leave the
+        # answer itself to whoever uses the connection next.
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 < status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
 
     def _take(self, reason: str, head: Head) -> None:
         self.code = self.status = 200
