@@ -104,8 +104,9 @@ class _Query:
             pass
         except self._errors:
             # One that was kept has died meanwhile; so have the others. A new one is asked before anything is said.
-            while self._idle:
-                self._idle.pop()[0].invalidate()
+            with contextlib.suppress(IndexError):  # until none is left; other threads take some too
+                while True:
+                    self._idle.pop()[0].invalidate()
         return self._ask(*self._connect(), value)
 
     def _connect(self) -> tuple[PoolProxiedConnection, Any]:
