@@ -12,6 +12,8 @@ from typing import Any
 from benchmarks import compare, machine, native, report, scale, servers
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+KINDS = ("chat", "echo", "stream", "health", "login")
 ALL = ("compare", *scale.EXPERIMENTS)
 
 
@@ -24,9 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", default="", help=f"comma-separated, out of {', '.join(ALL)}; the others keep their last results"
     )
-    parser.add_argument(
-        "--kinds", default="", help="of compare: comma-separated, out of chat, echo, stream, health, login"
-    )
+    parser.add_argument("--kinds", default="", help=f"of compare: comma-separated, out of {', '.join(KINDS)}")
     parser.add_argument("--rounds", type=int, help="of compare")
     parser.add_argument(
         "--cache", type=Path, default=ROOT / ".make" / "bench", help="compiled programs, LiteLLM, results"
@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--without-litellm", action="store_true")
     parser.add_argument("--server-core", type=int, default=0, help="the core that every server is pinned to; -1: none")
     parser.add_argument("--load-core", type=int, default=1, help="the core of client and upstream; -1: none")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
+    parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--no-page", action="store_true", help="measure and print only")
     parser.add_argument("--render", action="store_true", help="measure nothing, write the page from the last results")
     return parser.parse_args()
@@ -51,24 +51,44 @@ def main() -> int:
     cache: Path = options.cache.resolve()
     stored = cache / ("quick.json" if options.quick else "results.json")
     results: dict[str, Any] = json.loads(stored.read_text()) if stored.exists() else {}
+    _check(options, results)
     if not options.render:
         native.build(cache)
         _measure(options, cache, results)
         stored.write_text(json.dumps(results, indent=1))
     page = report.page(results)
     print(report.verdict(results))
+    partial = [name for name in ALL if name not in results]
+    if options.kinds and not options.render:
+        partial.append(f"other kinds than {options.kinds}")
     if options.quick or options.no_page:
         compare.say(f"figures in {stored}; no page written")
+    elif partial and options.page == PAGE:
+        compare.say(
+            f"figures in {stored}; {PAGE.name} stays as it is, for here was not measured: {', '.join(partial)} "
+            "(--page FILE writes what there is)"
+        )
     else:
         options.page.write_text(page)
         compare.say(f"wrote {options.page}")
     return 0
 
 
+def _check(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """End with what is wrong before anything is built or measured."""
+    for name, accepted in (("only", ALL), ("kinds", KINDS)):
+        if unknown := set(filter(None, getattr(options, name).split(","))) - set(accepted):
+            sys.exit(f"--{name}: unknown: {', '.join(sorted(unknown))}; there are {', '.join(accepted)}")
+    if options.rounds is not None and options.rounds < 1:
+        sys.exit("--rounds: at least 1")
+    if options.render and not results:
+        sys.exit("--render: nothing has been measured here yet; run without it first")
+    if options.litellm_venv is not None and not (options.litellm_venv / "bin" / "litellm").exists():
+        sys.exit(f"--litellm-venv {options.litellm_venv}: there is no bin/litellm in it")
+
+
 def _measure(options: argparse.Namespace, cache: Path, results: dict[str, Any]) -> None:
     chosen = [name for name in options.only.split(",") if name] or list(ALL)
-    if unknown := set(chosen) - set(ALL):
-        sys.exit(f"--only: unknown: {', '.join(sorted(unknown))}")
     quick: dict[str, Any] = (
         {"rounds": 1, "seconds": 1.0, "stream_seconds": 1.0, "concurrencies": (1, 32), "starts": 1}
         if options.quick

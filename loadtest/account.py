@@ -30,16 +30,19 @@ class Account:
         self.password = password or secrets.token_urlsafe(18)
         self._tokens: dict[str, Any] = {}
         self._ends = 0.0
+        self._early = EARLY_SECONDS
         self._lock = RLock()
         self._error: AccountError | None = None
+        if (email is None) != (password is None):
+            self._error = AccountError("--account-email and --account-password go together: give both, or neither")
 
     def headers(self) -> dict[str, str]:
         """Credentials for a request. Raises AccountError."""
-        if time.monotonic() > self._ends - EARLY_SECONDS:
+        if time.monotonic() > self._ends - self._early:
             with self._lock:
                 if self._error is not None:
                     raise self._error
-                if time.monotonic() > self._ends - EARLY_SECONDS:
+                if time.monotonic() > self._ends - self._early:
                     try:
                         self._renew()
                     except AccountError as error:
@@ -68,7 +71,9 @@ class Account:
         if answer.status_code != 200 and answer.status_code != 201:
             raise AccountError(f"logging in as {self.email} failed: {_said(answer)}")
         self._tokens = answer.json()
-        self._ends = time.monotonic() + float(self._tokens.get("expires_in", 900))
+        seconds = float(self._tokens.get("expires_in", 900))
+        self._ends = time.monotonic() + seconds
+        self._early = min(EARLY_SECONDS, seconds / 2)
 
     def _login(self) -> requests.Response:
         return self._post("/auth/login", {"email": self.email, "password": self.password})
@@ -78,6 +83,10 @@ class Account:
         while True:
             try:
                 answer = requests.post(self._host + path, json=body, timeout=30)
+            except ValueError as error:  # also requests' own for an address that is none
+                raise AccountError(
+                    f"--host {self._host or '(none)'} is no address; write it whole, as http://localhost:8001"
+                ) from error
             except requests.RequestException as error:
                 raise AccountError(
                     f"{self._host} cannot be reached: {type(error).__name__}. Is the server running?"
@@ -90,7 +99,8 @@ class Account:
                     f"POST {path} is rate limited for another {wait:g} s; wait, or start the server with "
                     "RATELIMIT_ENABLED=false"
                 )
-            print(f"POST {path}: rate limited, waiting {wait:g} s before the load test can begin", flush=True)
+            goes = "go on" if self._tokens else "begin"
+            print(f"POST {path}: rate limited, waiting {wait:g} s before the load test can {goes}", flush=True)
             gevent.sleep(wait)
 
 

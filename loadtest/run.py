@@ -21,8 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from loadtest.schedule import multiple_of_rates
+
 ROOT = Path(__file__).resolve().parent.parent
 RAISED = "100000000 per minute"
+LEAST_SECONDS = 5
 STEP = 0.25
 """Multiples are looked for in steps of this."""
 
@@ -104,7 +107,13 @@ def locust(url: str, *options: str, quiet: bool = False) -> tuple[int, dict[str,
             "--only-summary", "--verdict-json", verdict.name, *options,
         ]  # fmt: skip
         kept = subprocess.DEVNULL if quiet else None
-        code = subprocess.run(command, cwd=ROOT, stdout=kept, stderr=kept).returncode
+        process = subprocess.Popen(command, cwd=ROOT, stdout=kept, stderr=kept)
+        try:
+            code = process.wait()
+        except (KeyboardInterrupt, SystemExit):
+            process.terminate()  # it ends with its verdict on what there is
+            process.wait()
+            raise
         text = Path(verdict.name).read_text()
     return code, json.loads(text) if text else {}
 
@@ -159,12 +168,28 @@ def find_multiple(seconds: int, say: Callable[[str], None], **env: str) -> tuple
 def main() -> int:
     """Locust's exit code: 1 when a target is missed or a request failed."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.run", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=30, help="of the run (of each, with --find-multiple)")
-    parser.add_argument("--multiple", type=float, default=1.0, help="of the guide's rates")
+    parser.add_argument("--seconds", type=_seconds, default=30, help="of the run (of each, with --find-multiple)")
+    parser.add_argument("--multiple", type=multiple_of_rates, default=1.0, help="of the guide's rates")
     parser.add_argument("--find-multiple", action="store_true", help="look for the highest multiple that holds")
     parser.add_argument("--html", type=Path, default=ROOT / ".make" / "loadtest.html", help="the report")
     parser.add_argument("--cpu", default="", help="pin the server to this core")
     options = parser.parse_args()
+    # The server is stopped, whoever ends this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _seconds(text: str) -> int:
+    value = int(text)
+    if value < LEAST_SECONDS:
+        raise argparse.ArgumentTypeError(f"at least {LEAST_SECONDS}: the first two do not count")
+    return value
+
+
+def _run(options: argparse.Namespace) -> int:
     env = {"GOBLIN_CPU": options.cpu} if options.cpu else {}
     if options.find_multiple:
         found, _ = find_multiple(options.seconds, lambda line: print(line, flush=True), **env)

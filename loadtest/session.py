@@ -6,6 +6,8 @@ from __future__ import annotations
 import html
 import json
 import logging
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,21 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadtest.account import Account, AccountError
+from loadtest.schedule import multiple_of_rates
 from loadtest.users import SCHEDULED, GuideUser, StreamUser, TargetsShape, schedule
-from loadtest.verdict import COLUMNS, STREAM_TARGETS, TARGETS, Recorder, Verdict, as_json, as_text, cells, judge
+from loadtest.verdict import (
+    COLUMNS,
+    STREAM_TARGETS,
+    TARGETS,
+    Recorder,
+    Verdict,
+    as_json,
+    as_text,
+    cells,
+    heading,
+    judge,
+    no_verdict,
+)
 
 logger = logging.getLogger("goblin_loadtest")
 
@@ -74,21 +89,25 @@ class Session:
         )
         self.recorder.clear()
         self._began = 0.0
+        if self.obstacle:  # of the run before this one, on the web page
+            self.obstacle = ""
+            self.environment.process_exit_code = None
         if not isinstance(self.environment.runner, MasterRunner):  # its workers send the requests
             try:
                 self.environment.goblin_account.headers()  # type: ignore[attr-defined]
             except AccountError as error:
-                self._give_up(str(error))
+                self.give_up(str(error))
                 return
         self._began = time.monotonic() + (WARM_UP_SECONDS if self.scenario == "targets" else 0.0)
         self._ended = None
 
-    def _give_up(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
+        """End a run that cannot be."""
         logger.error("The load test cannot begin: %s", why)
         self.obstacle = why
         self.environment.process_exit_code = 1
         runner = self.environment.runner
-        if runner is not None:
+        if runner is not None and not isinstance(runner, WorkerRunner):  # a worker tells its master, which ends the run
             # Locust goes on to make users when this returns; they find no account and leave.
             gevent.spawn(runner.quit if self.environment.web_ui is None else runner.stop)
 
@@ -107,7 +126,11 @@ class Session:
 
     def verdict(self) -> Verdict:
         """The judgement of what has been measured until now."""
+        if self.obstacle:
+            return no_verdict(f"The load test did not begin: {self.obstacle}")
         end = self._ended if self._ended is not None else time.monotonic()
+        if self._began > end:
+            return no_verdict(f"The run was over before its warm-up of {WARM_UP_SECONDS:g} s; run for longer.")
         seconds = max(0.001, end - self._began) if self._began else 0.001
         return judge(
             self.recorder,
@@ -125,13 +148,15 @@ def add_arguments(parser: Any) -> None:
         choices=SCENARIOS,
         default="guide",
         env_var="GOBLIN_LOADTEST",
+        include_in_web_ui=False,  # who the users are is settled before the page is there
         help="guide: the production guide's mix; targets: its rates, all at once; stream: time to first token",
     )
     parser.add_argument(
         "--multiple",
-        type=float,
+        type=multiple_of_rates,
         default=1.0,
         env_var="GOBLIN_LOADTEST_MULTIPLE",
+        include_in_web_ui=False,
         help="targets: so many times the rates",
     )
     parser.add_argument(
@@ -141,12 +166,19 @@ def add_arguments(parser: Any) -> None:
         "--account-password", default="", env_var="GOBLIN_LOADTEST_PASSWORD", is_secret=True, help="its password"
     )
     parser.add_argument(
-        "--verdict-json", default="", env_var="GOBLIN_LOADTEST_JSON", help="file for the verdict as JSON"
+        "--verdict-json",
+        default="",
+        env_var="GOBLIN_LOADTEST_JSON",
+        include_in_web_ui=False,
+        help="file for the verdict as JSON",
     )
 
 
 def install(environment: Environment) -> Session:
-    """Connect a session to a Locust environment."""
+    """Connect a session to a Locust environment. Ends the program when the verdict could not be written."""
+    options = environment.parsed_options
+    if options is not None and options.verdict_json and not Path(options.verdict_json).absolute().parent.is_dir():
+        sys.exit(f"--verdict-json {options.verdict_json}: there is no such folder")
     session = Session(environment)
     session.choose()
     worker = isinstance(environment.runner, WorkerRunner)
@@ -161,10 +193,17 @@ def install(environment: Environment) -> Session:
         session.end()
 
     def on_report_to_master(data: dict[str, Any], **_: Any) -> None:
-        data["goblin_loadtest"] = session.recorder.take()
+        data["goblin_loadtest"] = {**session.recorder.take(), "obstacle": session.obstacle}
 
     def on_worker_report(data: dict[str, Any], **_: Any) -> None:
-        session.recorder.add(data["goblin_loadtest"])
+        message = data["goblin_loadtest"]
+        session.recorder.add(message)
+        if message["obstacle"] and not session.obstacle:
+            session.give_up(message["obstacle"])
+
+    def on_user_error(exception: BaseException, **_: Any) -> None:
+        # What a task let through: whatever it was about did not work.
+        session.note("exception in a task", 0.0, exception, {})
 
     def on_quitting(**_: Any) -> None:
         if not worker and environment.process_exit_code is None:
@@ -172,12 +211,11 @@ def install(environment: Environment) -> Session:
 
     def on_quit(**_: Any) -> None:
         # Not in `quitting`: Locust prints its own tables after that, and the verdict belongs at the end.
-        if session.obstacle:
-            print(f"\nThe load test did not begin: {session.obstacle}", flush=True)
-        elif not worker and session._began:
+        if not worker and (session.obstacle or session._began):
             _publish(session)
 
     environment.events.request.add_listener(on_request)
+    environment.events.user_error.add_listener(on_user_error)
     environment.events.test_start.add_listener(on_test_start)
     environment.events.test_stopping.add_listener(on_test_stopping)
     environment.events.quitting.add_listener(on_quitting)
@@ -186,9 +224,16 @@ def install(environment: Environment) -> Session:
         environment.events.report_to_master.add_listener(on_report_to_master)
     if isinstance(environment.runner, MasterRunner):
         environment.events.worker_report.add_listener(on_worker_report)
+    if environment.web_ui is None and not worker and environment.runner is not None:
+        # Locust takes this over once a run has begun, but where there is a schedule it is only then that it would.
+        gevent.signal_handler(signal.SIGTERM, environment.runner.quit)
     if environment.web_ui is not None:
         _add_to_web_page(environment.web_ui, session)
     return session
+
+
+def _word(verdict: Verdict) -> str:
+    return "PASS" if verdict.passed else "FAIL"
 
 
 def _publish(session: Session) -> None:
@@ -213,12 +258,12 @@ def as_html(verdict: Verdict) -> str:
         for row in verdict.rows
     )
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in verdict.notes)
+    table = f'<table border="1" cellpadding="6" style="border-collapse: collapse"><tr>{head}</tr>{body}</table>'
     return (
         '<section style="font-family: sans-serif; padding: 1em 2em">'
-        f"<h1>Verdict: {'PASS' if verdict.passed else 'FAIL'}</h1>"
-        f"<p>Targets of the production guide, measured over {verdict.seconds:.1f} s.</p>"
-        f'<table border="1" cellpadding="6" style="border-collapse: collapse"><tr>{head}</tr>{body}</table>'
-        f"{notes}</section>"
+        f"<h1>Verdict: {_word(verdict)}</h1>"
+        + (f"<p>{heading(verdict)}.</p>{table}" if verdict.rows else "")
+        + f"{notes}</section>"
     )
 
 
@@ -245,6 +290,8 @@ def _add_to_web_page(web_ui: Any, session: Session) -> None:
         if request.path == "/stats/requests" and response.is_json:
             verdict = session.verdict()
             rows = [{"name": row.title, **cells(row)} for row in verdict.rows]
+            # The page sorts by name; what is wrong, and what to do about it, is at /verdict.
+            rows.append({"name": "~", "target": "Verdict (more at /verdict)", "result": _word(verdict)})
             body = {**response.get_json(), "extended_stats": [{"key": "verdict", "data": rows}]}
             response.set_data(json.dumps(body))
         return response

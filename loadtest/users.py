@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -16,13 +17,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import gevent
+import requests
 from locust import FastHttpUser, HttpUser, LoadTestShape, between, task
 from locust.contrib.fasthttp import ResponseContextManager
 
 from loadtest.account import Account, AccountError
+from loadtest.schedule import place
 from loadtest.verdict import TARGETS
 
 QUESTION = "Why do goblins keep the lamps lit?"
+FIRST_PLACE = random.random()  # of this process: another worker's users have places in between
+RETRY_SECONDS = 1.0
+"""How long a streaming user waits after a 429."""
 NO_WAIT_SECONDS = {"health": 0.25, "chat": 3.0, "login": 1.0}
 """How slow answers may be before a schedule's users are all busy and requests are sent late; well above the targets."""
 
@@ -33,6 +39,10 @@ def headers_of(user: Any) -> dict[str, str]:
     try:
         return account.headers()
     except AccountError as error:
+        # Before the run has begun nobody counts this; in the middle of it the run has failed.
+        user.environment.events.request.fire(
+            request_type="POST", name="account", response_time=0, response_length=0, exception=error, context={}
+        )
         raise gevent.GreenletExit from error  # Locust prints a traceback for StopUser
 
 
@@ -98,10 +108,10 @@ def check(response: ResponseContextManager, expect: str | None) -> None:
         response.failure(f"{response.status_code} {(response.text or '')[:200]}")
     elif expect is not None:
         try:
-            found = expect in json.loads(response.content)
+            answer = json.loads(response.content)
         except ValueError:
-            found = False
-        if found:
+            answer = None
+        if isinstance(answer, dict) and expect in answer:
             response.success()
         else:
             response.failure(f"200 without {expect!r}: {(response.text or '')[:200]}")
@@ -154,21 +164,22 @@ class GuideUser(Requests):
 
 
 class ScheduledUser(Requests):
-    """Sends one request each `period` seconds from a random phase on. A request that starts late, because the one
-    before it was slow, counts from when it should have started: a stalled server cannot hide by slowing its clients
-    down."""
+    """Sends one request each `period` seconds. A request that starts late, because the one before it was slow, counts
+    from when it should have started: a stalled server cannot hide by slowing its clients down."""
 
     abstract = True
     target = ""
     period = 1.0
+    places = itertools.count()
     _due = 0.0
 
     def on_start(self) -> None:
         """Take a place in the schedule."""
         super().on_start()
-        phase = random.random() * self.period
-        self._due = time.monotonic() + phase
-        gevent.sleep(phase)
+        mine = place(next(self.places), FIRST_PLACE)
+        now = time.monotonic()
+        self._due = now + (mine * self.period - now) % self.period
+        gevent.sleep(self._due - now)
 
     def wait_time(self) -> float:
         """Seconds until the next request is due."""
@@ -261,23 +272,32 @@ class StreamUser(HttpUser):
         with self.client.post(
             "/chat/completions", json=body, headers=headers_of(self), stream=True, catch_response=True, context=context
         ) as response:
+            meta = response.request_meta["context"]
+            meta["target"] = "first_token"  # of whatever goes wrong; what goes well gets entries of its own below
             if response.status_code != 200:
                 check(response, None)  # type: ignore[arg-type]
+                if response.status_code == 429:
+                    gevent.sleep(RETRY_SECONDS)
                 return
             first = last = gap = 0.0
             tail = b""
-            for piece in response.iter_content(None):
-                now = time.perf_counter()
-                # A provider's opening event has a role and no text: the first token is what the first text comes with.
-                if not first and b'"content":"' in piece.replace(b'"content":""', b""):
-                    first = now
-                elif first:
-                    gap = max(gap, now - last)
-                last = now
-                tail = (tail + piece)[-64:]
+            try:
+                for piece in response.iter_content(None):
+                    now = time.perf_counter()
+                    # A provider's opening event has a role and no text: the first token is what the first text comes with.
+                    if not first and b'"content":"' in piece.replace(b'"content":""', b""):
+                        first = now
+                    elif first:
+                        gap = max(gap, now - last)
+                    last = now
+                    tail = (tail + piece)[-64:]
+            except requests.RequestException as error:
+                response.failure(f"the stream broke off: {type(error).__name__}")
+                return
             if not tail.endswith(b"data: [DONE]\n\n") or not first:
                 response.failure("the stream ended without its end mark")
                 return
+            meta["target"] = None
             response.success()
         fire = self.environment.events.request.fire
         for target, seconds in (("first_token", first - started), ("chunk_gap", gap), ("stream", last - started)):

@@ -1,6 +1,7 @@
 """A server with the routes that the load test calls, whose answers the test decides: PORT and RULES as arguments.
 
 RULES is JSON: path -> [status, times], the status of the first so many answers on that path. Everything else succeeds.
+Two statuses are none: NULL is a 200 with `null` for a body, CUT a stream that breaks off behind its first event.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+NULL = -1
+CUT = -2
 
 
 class Target(BaseHTTPRequestHandler):
@@ -49,10 +53,15 @@ class Target(BaseHTTPRequestHandler):
             if rule is None or rule[1] <= 0:
                 return False
             rule[1] -= 1
-        self._answer(rule[0], {"error": "ruled", "message": "as the test wants it", "retry_after": 1})
+        if rule[0] == CUT:
+            self._stream(cut=True)
+        elif rule[0] == NULL:
+            self._answer(200, None)
+        else:
+            self._answer(rule[0], {"error": "ruled", "message": "as the test wants it", "retry_after": 1})
         return True
 
-    def _answer(self, status: int, body: dict[str, Any]) -> None:
+    def _answer(self, status: int, body: dict[str, Any] | None) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -62,7 +71,7 @@ class Target(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _stream(self) -> None:
+    def _stream(self, cut: bool = False) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -70,6 +79,9 @@ class Target(BaseHTTPRequestHandler):
         for event in ('{"delta":{"content":"Be"}}', '{"delta":{"content":"cause"}}', "[DONE]"):
             data = f"data: {event}\n\n".encode()
             self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+            if cut:
+                self.close_connection = True
+                return
         self.wfile.write(b"0\r\n\r\n")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from benchmarks.results import (
 )
 from benchmarks.scale import _flat_check
 from benchmarks.servers import chat_body
+from tests.conftest import ROOT
 
 
 def sample(
@@ -74,6 +77,37 @@ def test_every_target_of_the_comparison_is_in_the_verdict_even_unmeasured() -> N
     checks = compare_checks([], {"cold_start": {}, "rss": {}})
     assert {check.outcome for check in checks} == {"not measured"}
     assert len(checks) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--render"], "nothing has been measured here yet"),
+        (["--only", "compare,nonsense"], "--only: unknown: nonsense"),
+        (["--kinds", "nonsense"], "--kinds: unknown: nonsense"),
+        (["--rounds", "0"], "--rounds: at least 1"),
+        (["--litellm-venv", "/nowhere"], "there is no bin/litellm in it"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_measured_or_written(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
+    page = tmp_path / "page.md"
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.run",
+        "--cache",
+        str(tmp_path / "cache"),
+        "--page",
+        str(page),
+        *options,
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not page.exists()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_missed_target_stands_out_on_the_page() -> None:

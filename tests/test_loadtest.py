@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import pytest
 
 from loadtest.run import highest
+from loadtest.schedule import place
 from loadtest.verdict import TARGETS, Recorder, Tally, as_json, as_text, judge
 from tests.conftest import ROOT, Serve, free_port, wait_until
+from tests.loadtest_target import CUT, NULL
 
 
 def recorded(**targets: list[float]) -> Recorder:
@@ -94,6 +96,17 @@ class TestVerdict:
         assert "every answer was a 429" in verdict.rows[2].why
         assert verdict.exit_code == 1
 
+    def test_a_row_with_failures_does_not_pass(self) -> None:
+        recorder = good()
+        recorder.note("health", "health_check", 3.0, "failed")
+        row = judge(recorder, TARGETS, 10.0, check_rate=False).rows[0]
+        assert (row.result, row.why) == ("MISSED", "1 requests failed.")
+
+    @pytest.mark.parametrize(("answers", "result"), [(198, "pass"), (197, "MISSED")])
+    def test_a_rate_may_lack_the_requests_at_both_ends(self, answers: int, result: str) -> None:
+        recorder = recorded(login=[60.0] * answers)
+        assert judge(recorder, TARGETS[2:], 10.0, check_rate=True).rows[0].result == result
+
     def test_a_failed_request_without_a_target_fails_the_run(self) -> None:
         recorder = good()
         recorder.note(None, "get_settings", 3.0, "failed")
@@ -116,6 +129,13 @@ class TestVerdict:
         assert ">= 100" in text
         assert "< 2000" in text
         assert text.endswith("Verdict: FAIL")
+
+
+class TestSchedule:
+    @pytest.mark.parametrize("users", [1, 6, 20, 30, 31])
+    def test_places_are_spread_evenly(self, users: int) -> None:
+        places = sorted(place(number) for number in range(users))
+        assert all(abs(found - index / users) * users < 2.1 for index, found in enumerate(places))
 
 
 class TestHighestMultiple:
@@ -196,6 +216,23 @@ class TestLocust:
         assert "health_check" in verdict["notes"][0]
         assert output.rstrip().endswith("Verdict: FAIL")
 
+    def test_an_answer_that_is_no_object_is_a_failure(self, locust: Locust, target: Target) -> None:
+        code, output, verdict = locust(target({"/health": [NULL, 10_000]}))
+        assert code == 1
+        assert rows(verdict)["Health checks"]["failed"] > 0
+        assert "Traceback" not in output
+
+    def test_a_stream_that_breaks_off_is_a_failure(self, locust: Locust, target: Target) -> None:
+        code, output, verdict = locust(target({"/chat/completions": [CUT, 7]}), "--scenario", "stream")
+        assert code == 1
+        assert rows(verdict)["First token"]["failed"] == 7
+        assert rows(verdict)["First token"]["answers"] > 0
+        assert "Traceback" not in output
+
+    def test_limited_streams_are_counted_in_their_row(self, locust: Locust, target: Target) -> None:
+        _, _, verdict = locust(target({"/chat/completions": [429, 5]}), "--scenario", "stream")
+        assert rows(verdict)["First token"]["limited"] == 5
+
     def test_limited_answers_are_counted_apart_and_explained(self, locust: Locust, target: Target) -> None:
         code, output, verdict = locust(target({"/health/all": [429, 10_000]}), "--scenario", "guide")
         assert rows(verdict)["Health checks"]["limited"] > 0
@@ -215,8 +252,10 @@ class TestLocust:
         assert code == (0 if verdict["passed"] else 1)
 
     def test_closed_registration_ends_with_what_to_do(self, locust: Locust, target: Target) -> None:
-        code, output, _ = locust(target({"/auth/register": [403, 10_000]}))
+        code, output, verdict = locust(target({"/auth/register": [403, 10_000]}))
         assert code == 1
+        assert verdict["passed"] is False
+        assert "GOBLIN_LOADTEST_EMAIL" in verdict["notes"][0]
         assert "GOBLIN_LOADTEST_EMAIL" in output
         assert "Traceback" not in output
 
@@ -224,6 +263,77 @@ class TestLocust:
         code, output, _ = locust(f"http://127.0.0.1:{free_port()}")
         assert code == 1
         assert "Is the server running?" in output
+
+    @pytest.mark.parametrize("address", ["localhost:8001", "http://"])
+    def test_an_address_that_is_none_is_said_so(self, locust: Locust, address: str) -> None:
+        code, output, _ = locust(address)
+        assert code == 1
+        assert "write it whole, as http://localhost:8001" in output
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (("--multiple", "0"), "is no number above 0"),
+            (("--multiple", "nan"), "is no number above 0"),
+            (("--verdict-json", "/nowhere/at/all.json"), "there is no such folder"),
+        ],
+    )
+    def test_wrong_options_are_refused_at_once(
+        self, locust: Locust, target: Target, options: tuple[str, ...], said: str
+    ) -> None:
+        code, output, _ = locust(target(), *options)
+        assert code != 0
+        assert said in output
+        assert "Traceback" not in output
+
+    def test_a_run_shorter_than_its_warm_up_says_so(self, locust: Locust, target: Target) -> None:
+        code, output, verdict = locust(target(), "--scenario", "targets", "--multiple", "0.2", "--run-time", "1s")
+        assert code == 1
+        assert "over before its warm-up" in output
+        assert verdict["passed"] is False
+
+    def test_a_password_without_an_address_is_refused(self, locust: Locust, target: Target) -> None:
+        code, output, _ = locust(target(), "--account-password", "x")
+        assert code == 1
+        assert "go together" in output
+
+    @pytest.mark.parametrize("scenario", ["guide", "targets"])
+    def test_a_terminated_run_ends_with_its_verdict(self, target: Target, tmp_path: Path, scenario: str) -> None:
+        verdict = tmp_path / "verdict.json"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), f"--host={target()}", "--headless",
+             "--scenario", scenario, "--multiple", "0.2", "--users", "5", "--run-time", "60s",
+             "--verdict-json", str(verdict)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        said = ""
+        while "All users spawned" not in said:
+            said += process.stdout.readline()
+        process.terminate()
+        rest, _ = process.communicate(timeout=30)
+        assert rest.rstrip().splitlines()[-1].startswith("Verdict: ")
+        assert verdict.exists()
+
+    def test_workers_tell_their_master_why_they_cannot_begin(self, target: Target) -> None:
+        url, port = target({"/auth/register": [403, 10_000]}), free_port()
+        common = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), f"--host={url}"]
+        worker = subprocess.Popen(
+            [*common, "--worker", "--master-port", str(port)],
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [*common, "--master", "--master-bind-port", str(port), "--expect-workers", "1", "--headless",
+                 "--run-time", "30s"],
+                cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+            )  # fmt: skip
+        finally:
+            worker.kill()
+            worker.wait()
+        assert done.returncode == 1
+        assert "The load test did not begin: " in done.stdout
+        assert "GOBLIN_LOADTEST_EMAIL" in done.stdout
 
     def test_setting_up_waits_for_a_rate_limit(self, locust: Locust, target: Target) -> None:
         _, output, verdict = locust(target({"/auth/register": [429, 1]}))

@@ -82,8 +82,32 @@ def test_bad_requests_are_refused(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["--latency", "often"], ["--error-rate", "2"], ["--error-kind", "boredom"], ["--tokens", "-1"]]
+    "options",
+    [
+        ["--latency", "often"],
+        ["--latency", "uniform:2,1"],
+        ["--error-rate", "2"],
+        ["--error-kind", "boredom"],
+        ["--tokens", "-1"],
+        ["--tokens-per-second", "nan"],
+        ["--model", ""],
+    ],
 )
-def test_options_that_make_no_sense_are_refused(options: list[str]) -> None:
+def test_options_that_make_no_sense_are_refused_by_name(options: list[str]) -> None:
     result = CliRunner().invoke(simulate, options)
     assert result.exit_code == 2
+    assert options[0] in result.output
+    assert "pydantic" not in result.output
+
+
+def test_a_port_that_is_taken_is_said_so(start: Start) -> None:
+    port = start().removesuffix("/v1").rsplit(":", 1)[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "goblin_assistant", "simulate", "--port", port],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"

@@ -48,27 +48,38 @@ def simulate(host: str, port: int, threads: int, models: tuple[str, ...], **opti
          -d '{"model": "echo", "messages": [{"role": "user", "content": "hello"}]}'
     """
     import waitress
+    from pydantic import ValidationError
 
     from goblin_assistant.providers.base import Model
     from goblin_assistant.providers.echo import ECHO_MODEL, EchoProvider
+    from goblin_assistant.request_body import field_name, from_problems
     from goblin_assistant.simulator import MAX_BODY_BYTES, Simulator
 
     try:
         chosen = SimulationOptions.model_validate({k: v for k, v in options.items() if v not in (None, ())})
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    except ValidationError as error:
+        problems = from_problems(
+            (f"--{field_name(item['loc']).replace('_', '-')}", item["msg"]) for item in error.errors(include_url=False)
+        )
+        raise click.UsageError(problems.message) from None
+    if not all(models):
+        raise click.UsageError("--model: a model has a name")
     provider = EchoProvider("simulator", chosen, models=[Model(m, ECHO_MODEL.capabilities) for m in models] or None)
     # A broken stream is asked for here: waitress would write a traceback for each.
     logging.getLogger("waitress").setLevel(logging.CRITICAL)
-    server = waitress.create_server(
-        Simulator(provider),
-        host=host,
-        port=port,
-        threads=threads,
-        channel_request_lookahead=1,
-        connection_limit=4 * threads + 100,
-        max_request_body_size=MAX_BODY_BYTES,
-    )
+    try:
+        server = waitress.create_server(
+            Simulator(provider),
+            host=host,
+            port=port,
+            threads=threads,
+            channel_request_lookahead=1,
+            connection_limit=4 * threads + 100,
+            max_request_body_size=MAX_BODY_BYTES,
+        )
+    except (OSError, ValueError) as error:  # waitress has the second for a host that cannot be found
+        reason = getattr(error, "strerror", None) or error
+        raise click.ClickException(f"cannot listen on {host}:{port}: {reason}") from None
     click.echo(f"Simulated provider at http://{host}:{server.effective_port}/v1  (Ctrl-C stops it)")
     try:
         server.run()

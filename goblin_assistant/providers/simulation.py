@@ -75,6 +75,8 @@ def distribution(text: str) -> Draw:
         numbers = [_finite(part) for part in rest.split(",")]
         if kind == "uniform":
             low, high = numbers
+            if low > high:
+                raise ValueError
             return lambda rng: rng.uniform(low, high)
         if kind == "normal":
             mean, deviation = numbers
