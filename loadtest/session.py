@@ -232,10 +232,6 @@ def install(environment: Environment) -> Session:
     return session
 
 
-def _word(verdict: Verdict) -> str:
-    return "PASS" if verdict.passed else "FAIL"
-
-
 def _publish(session: Session) -> None:
     verdict = session.verdict()
     print("\n" + as_text(verdict), flush=True)
@@ -261,7 +257,7 @@ def as_html(verdict: Verdict) -> str:
     table = f'<table border="1" cellpadding="6" style="border-collapse: collapse"><tr>{head}</tr>{body}</table>'
     return (
         '<section style="font-family: sans-serif; padding: 1em 2em">'
-        f"<h1>Verdict: {_word(verdict)}</h1>"
+        f"<h1>Verdict: {verdict.word}</h1>"
         + (f"<p>{heading(verdict)}.</p>{table}" if verdict.rows else "")
         + f"{notes}</section>"
     )
@@ -291,7 +287,7 @@ def _add_to_web_page(web_ui: Any, session: Session) -> None:
             verdict = session.verdict()
             rows = [{"name": row.title, **cells(row)} for row in verdict.rows]
             # The page sorts by name; what is wrong, and what to do about it, is at /verdict.
-            rows.append({"name": "~", "target": "Verdict (more at /verdict)", "result": _word(verdict)})
+            rows.append({"name": "~", "target": "Verdict (more at /verdict)", "result": verdict.word})
             body = {**response.get_json(), "extended_stats": [{"key": "verdict", "data": rows}]}
             response.set_data(json.dumps(body))
         return response

@@ -13,7 +13,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gevent
@@ -170,7 +170,7 @@ class ScheduledUser(Requests):
     abstract = True
     target = ""
     period = 1.0
-    places = itertools.count()
+    places: Iterator[int] = itertools.count()
     _due = 0.0
 
     def on_start(self) -> None:
@@ -194,6 +194,7 @@ class TargetHealthUser(ScheduledUser):
     """Health checks at the target's rate."""
 
     target = "health"
+    places = itertools.count()
 
     @task
     def send(self) -> None:
@@ -206,6 +207,7 @@ class TargetChatUser(ScheduledUser):
     """Chats at the target's rate."""
 
     target = "chat"
+    places = itertools.count()
 
     @task
     def send(self) -> None:
@@ -218,6 +220,7 @@ class TargetLoginUser(ScheduledUser):
     """Logins at the target's rate."""
 
     target = "login"
+    places = itertools.count()
 
     @task
     def send(self) -> None:

@@ -161,6 +161,11 @@ class Verdict:
     notes: tuple[str, ...]
 
     @property
+    def word(self) -> str:
+        """PASS or FAIL."""
+        return "PASS" if self.passed else "FAIL"
+
+    @property
     def exit_code(self) -> int:
         """0 when every target was met and nothing failed, else 1."""
         return 0 if self.passed else 1
@@ -302,7 +307,7 @@ def as_text(verdict: Verdict) -> str:
     if verdict.rows:
         lines += [heading(verdict), "", *table(cells(row) for row in verdict.rows)]
     lines += ["", *verdict.notes] if verdict.notes else []
-    lines += ["", f"Verdict: {'PASS' if verdict.passed else 'FAIL'}"]
+    lines += ["", f"Verdict: {verdict.word}"]
     return "\n".join(lines)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from urllib3.response import HTTPResponse
 
+from goblin_assistant.providers.answers import ChunkedAnswer
 from goblin_assistant.providers.base import BadResponse
-from goblin_assistant.providers.connections import ChunkedAnswer
 from goblin_assistant.providers.sse import Blocks, EventTooLarge, is_comment, without_first_comments
 from goblin_assistant.providers.transport import TRANSPORT_ERRORS, Timeouts, cut_error, discard, fault_error
 from goblin_assistant.providers.watchdog import Exchange, watchdog

@@ -27,8 +27,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ProtocolError
 from urllib3.response import HTTPResponse
 
+from goblin_assistant.providers.answers import Answer, ChunkedAnswer
 from goblin_assistant.providers.base import BadResponse, Call, ProviderError
-from goblin_assistant.providers.connections import Answer, ChunkedAnswer, Head, TrackedPool, TrackedTLSPool
+from goblin_assistant.providers.connections import Head, TrackedPool, TrackedTLSPool
 from goblin_assistant.providers.event_stream import READ_SIZE, EventStream
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.transport import (

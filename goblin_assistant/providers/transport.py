@@ -18,8 +18,8 @@ from urllib3.exceptions import (
 )
 from urllib3.response import HTTPResponse
 
+from goblin_assistant.providers.answers import ChunkedAnswer
 from goblin_assistant.providers.base import BadResponse, CallCancelled, ConnectionFailed, ProviderError, Timeout
-from goblin_assistant.providers.connections import ChunkedAnswer
 from goblin_assistant.providers.watchdog import Exchange
 
 TRANSPORT_ERRORS = (HTTPError, OSError, http.client.HTTPException)

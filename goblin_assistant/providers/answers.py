@@ -1,0 +1,166 @@
+"""What a provider answered: its status, and a body that is still to be read, in one piece or as it comes."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from urllib3._collections import HTTPHeaderDict
+from urllib3.response import HTTPResponse
+
+from goblin_assistant.providers.chunked import ChunkedBody
+from goblin_assistant.providers.response_head import ReadAhead
+
+if TYPE_CHECKING:
+    from goblin_assistant.providers.connections import Pool, Tracked
+
+READ_BYTES = 65536
+
+
+class Answer:
+    """The head of an answer; its body is still to be read: with `whole()` where that is allowed, else with `stream()`."""
+
+    __slots__ = ("_connection", "_pool", "_raw", "status")
+
+    def __init__(self, pool: Pool, connection: Tracked, raw: http.client.HTTPResponse) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._raw = raw
+        self.status = raw.status
+
+    def is_plain(self, limit: int) -> bool:
+        """Whether the body's length is known, at most `limit`, and nothing has to be decoded."""
+        length = self._raw.length
+        return length is not None and length <= limit and not self._raw.headers.get("content-encoding")
+
+    def whole(self) -> bytes:
+        """The body of a plain answer; the connection is free for the next request. Raises OSError or HTTPException."""
+        try:
+            data = self._raw.read()
+        except BaseException:
+            self._raw.close()
+            self._connection.close()
+            self._pool._put_conn(None)
+            raise
+        self._pool._put_conn(self._connection)
+        return data
+
+    def events(self) -> ChunkedAnswer | HTTPResponse:
+        """The body as it arrives."""
+        raw = self._raw
+        if raw.chunked and not raw.headers.get("content-encoding"):
+            return ChunkedAnswer(self._pool, self._connection, raw)
+        return self.stream()
+
+    def stream(self) -> HTTPResponse:
+        """urllib3's response over it, which knows every way to end a body and to decode it."""
+        raw = self._raw
+        return HTTPResponse(
+            body=raw,  # type: ignore[arg-type]
+            headers=HTTPHeaderDict(raw.headers.items()),
+            status=raw.status,
+            version=raw.version,
+            reason=raw.reason,
+            preload_content=False,
+            original_response=raw,  # type: ignore[arg-type]
+            pool=self._pool,  # type: ignore[arg-type]
+            connection=self._connection,  # type: ignore[arg-type]
+            request_method=raw._method,  # type: ignore[attr-defined]
+        )
+
+
+class PlainAnswer(Answer):
+    """A success whose length is known, read from the socket itself: http.client's file around it costs as much as the
+    rest of a call."""
+
+    __slots__ = ("_at", "_first", "_length", "_sock")
+
+    def __init__(
+        self, pool: Pool, connection: Tracked, sock: socket.socket, first: bytes, at: int, length: int
+    ) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._sock = sock
+        self._first = first
+        self._at = at
+        self._length = length
+        self.status = 200
+
+    def is_plain(self, limit: int) -> bool:
+        """Whether it is short enough."""
+        return self._length <= limit
+
+    def whole(self) -> bytes:
+        """See Answer."""
+        body = self._first[self._at :]
+        missing = self._length - len(body)
+        if missing > 0:
+            body += self._rest(missing)
+        body = body[: self._length]
+        # What comes behind it is no answer to the next request. On the socket the pool sees it before it uses the
+        # connection again; not what has been read, or decrypted, already.
+        if missing < 0 or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
+            self._connection.close()
+        self._pool._put_conn(self._connection)
+        return body
+
+    def _rest(self, missing: int) -> bytes:
+        pieces = []
+        try:
+            while missing:
+                piece = self._sock.recv(min(missing, READ_BYTES))
+                if not piece:
+                    raise http.client.IncompleteRead(b"", missing)
+                pieces.append(piece)
+                missing -= len(piece)
+        except BaseException:
+            self._connection.close()
+            self._pool._put_conn(None)
+            raise
+        return b"".join(pieces)
+
+    def events(self) -> ChunkedAnswer | HTTPResponse:
+        """See Answer."""
+        return self._long().events()
+
+    def stream(self) -> HTTPResponse:
+        """See Answer."""
+        return self._long().stream()
+
+    def _long(self) -> Answer:
+        return self._connection.long_answer(self._pool, ReadAhead(self._sock, self._first), "POST")
+
+
+class ChunkedAnswer:
+    """A chunked answer, with what an event stream needs of urllib3's response."""
+
+    __slots__ = ("_body", "_connection", "_pool", "_raw", "headers")
+
+    def __init__(self, pool: Pool, connection: Tracked, raw: http.client.HTTPResponse) -> None:
+        self._pool = pool
+        self._connection: Tracked | None = connection
+        self._raw = raw
+        self._body = ChunkedBody(raw.fp.read1)  # type: ignore[attr-defined]
+        self.headers: Mapping[str, str] = raw.headers  # type: ignore[assignment]
+
+    def read1(self, amount: int, decode: bool) -> bytes:
+        """What has arrived; b"" at the end. Raises OSError or HTTPException."""
+        return self._body.read1()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._raw.close()
+        if self._connection is not None:
+            self._connection.close()
+
+    def release_conn(self) -> None:
+        """Give the connection back: for other requests if the answer is over, else closed."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._raw.close()
+            if not self._body.at_end:
+                connection.close()
+            self._pool._put_conn(connection)
