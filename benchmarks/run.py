@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare, machine, native, report, scale, servers
+from benchmarks import compare, machine, native, page, report, scale, servers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -56,7 +56,7 @@ def main() -> int:
         native.build(cache)
         _measure(options, cache, results)
         stored.write_text(json.dumps(results, indent=1))
-    page = report.page(results)
+    text = report.page(results)
     print(report.verdict(results))
     partial = [name for name in ALL if name not in results]
     if options.kinds and not options.render:
@@ -69,7 +69,8 @@ def main() -> int:
             "(--page FILE writes what there is)"
         )
     else:
-        options.page.write_text(page)
+        old = options.page.read_text() if options.page.exists() else ""
+        options.page.write_text(page.with_sections_of(text, old))
         compare.say(f"wrote {options.page}")
     return 0
 

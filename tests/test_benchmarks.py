@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import native
+from benchmarks.page import replace_section, with_section, with_sections_of
 from benchmarks.report import all_checks, checks_as_dicts, page, samples_as_dicts, verdict
 from benchmarks.results import (
     Check,
@@ -132,6 +133,26 @@ def test_a_missed_target_stands_out_on_the_page() -> None:
     assert "## Usage records in the database" in text
     assert "3 failures" in verdict(results)
     assert [check.outcome for check in all_checks(results)].count("MISSED") == 2  # 300 is also more than 900 / 9
+
+
+def test_a_section_is_replaced_in_its_place_and_the_rest_of_the_page_stays(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("# Page\n\n## Of another command\n")
+    replace_section(path, "one", "## One\n\nold")
+    replace_section(path, "two", "## Two")
+    replace_section(path, "one", "## One\n\nnew \\1")
+    assert path.read_text() == (
+        "# Page\n\n## Of another command\n\n"
+        "<!-- begin one -->\n## One\n\nnew \\1\n<!-- end one -->\n\n"
+        "<!-- begin two -->\n## Two\n<!-- end two -->\n"
+    )
+
+
+def test_a_page_that_is_written_anew_keeps_the_sections_of_other_commands() -> None:
+    old = with_section(with_section("# Page\n\nold\n", "one", "## One"), "two", "## Two")
+    new = with_sections_of("# Page\n\nnew\n", old)
+    assert new == with_section(with_section("# Page\n\nnew\n", "one", "## One"), "two", "## Two")
+    assert with_sections_of("# Page\n", "# Page without sections\n") == "# Page\n"
 
 
 def test_growth_within_the_noise_is_flat_and_beyond_it_is_not() -> None:

@@ -1,0 +1,39 @@
+"""Sections of docs/performance.md that different commands write.
+
+A section stands between two HTML comments, which a reader of the page does not see. A command that
+writes the whole page anew keeps the sections with `with_sections_of`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_SECTION = re.compile(r"<!-- begin (?P<name>[\w-]+) -->\n.*?<!-- end (?P=name) -->\n", re.DOTALL)
+
+
+def section(name: str, text: str) -> str:
+    """The text between the two marks. `name` is letters, digits, `-` and `_`."""
+    return f"<!-- begin {name} -->\n{text.strip()}\n<!-- end {name} -->\n"
+
+
+def with_section(page: str, name: str, text: str) -> str:
+    """The page with this section in place of the one of that name; at the end if there is none."""
+    new = section(name, text)
+    for found in _SECTION.finditer(page):
+        if found["name"] == name:
+            return page[: found.start()] + new + page[found.end() :]
+    return f"{page.rstrip()}\n\n{new}" if page.strip() else new
+
+
+def with_sections_of(page: str, old: str) -> str:
+    """The page with the marked sections of an older version of it, at the end."""
+    for found in _SECTION.finditer(old):
+        page = f"{page.rstrip()}\n\n{found[0]}"
+    return page
+
+
+def replace_section(path: Path, name: str, text: str) -> None:
+    """Write the section into the file and leave the rest as it is. The file may be missing."""
+    old = path.read_text() if path.exists() else ""
+    path.write_text(with_section(old, name, text))
