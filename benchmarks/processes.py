@@ -119,6 +119,11 @@ class Server:
         for process in self._family():
             process.send_signal(signal.SIGCONT)
 
+    def kill(self) -> None:
+        """End it and its children at once; `stop` is still to be called."""
+        for process in self._family():
+            process.kill()
+
     def stop(self) -> None:
         """End it and its children."""
         if self._process is None:

@@ -116,6 +116,12 @@ def register(port: int) -> Credentials:
     return Credentials(token, made["key"])
 
 
+def another_key(port: int, token: str, **limits: Any) -> str:
+    """One more API key of the account; `limits` are fields of POST /auth/keys."""
+    made = _post(port, "/auth/keys", {"name": "bench", **limits}, token)
+    return str(made["key"])
+
+
 def _post(port: int, path: str, body: Mapping[str, Any], token: str = "") -> dict[str, Any]:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}",

@@ -1,0 +1,365 @@
+"""The conditions under which always_answering.py asks: each load, and the check that it was there.
+
+A load runs until it is cancelled. It sets `tally.ready` when sampling may begin, and lasts for the
+whole sampling: what is over in a moment is done again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import psutil
+
+from benchmarks import servers
+from benchmarks.crowd import Mode, Provider, Tally, ask, open_silent, reset
+from benchmarks.nasty_bodies import NASTY, Body
+from benchmarks.native import http_request
+from tests.services import PostgresServer, RedisServer
+
+LOGINS = 250
+CHATS = 300
+HANGING_CLIENTS = 100
+HALF_SENT = 1000
+READERS = 200
+SENDERS = 4
+PIPELINED = 100
+PAUSE_SECONDS = 30.0
+CHAT_EVERY, LIST_EVERY, LOGIN_EVERY = 0.05, 0.1, 0.5
+SLOTS = 56
+"""Of a server with its default of 64 threads."""
+
+ONE_CONNECTION = {"Connection": "close"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a load works on. `keys` are API keys of one account, `token` its access token."""
+
+    port: int
+    token: str
+    keys: Sequence[str]
+    provider: Provider
+    body_bytes: int
+    service: PostgresServer | RedisServer | None = None
+
+    def chat(self, *, stream: bool, key: int = 0, extra: Mapping[str, str] | None = None) -> bytes:
+        """A chat by API key."""
+        by_key = {"Authorization": f"Bearer {self.keys[key]}", **ONE_CONNECTION, **(extra or {})}
+        body = servers.chat_body("bench/bench", stream=stream)
+        return http_request("POST", "/v1/chat/completions", by_key, body)
+
+    def login(self) -> bytes:
+        """A login with the right password."""
+        body = json.dumps({"email": servers.EMAIL, "password": servers.PASSWORD}).encode()
+        return http_request("POST", "/auth/login", ONE_CONNECTION, body)
+
+    def key_list(self) -> bytes:
+        """A request that reads the database each time."""
+        headers = {"Authorization": f"Bearer {self.token}", **ONE_CONNECTION}
+        return http_request("GET", "/auth/keys", headers)
+
+
+Load = Callable[[Ground, Tally], Coroutine[Any, Any, None]]
+Check = Callable[[Ground, Tally], list[str]]
+"""What was not as it should have been in a load; empty: the load was there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`name` is for --only, `title` for the table. `samples` is the least that a full run takes."""
+
+    name: str
+    title: str
+    load: Load
+    check: Check
+    mode: Mode = "quick"
+    service: Literal["", "postgres", "redis"] = ""
+    samples: int = 1000
+    keys: int = 1
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def _expect(**expectations: bool) -> list[str]:
+    return [f"not {name.replace('_', ' ')}" for name, holds in expectations.items() if not holds]
+
+
+async def idle(ground: Ground, tally: Tally) -> None:
+    """Nobody else asks."""
+    tally.ready.set()
+    await asyncio.Event().wait()
+
+
+def nothing_expected(ground: Ground, tally: Tally) -> list[str]:
+    """An idle server has no load."""
+    return []
+
+
+async def _waves(port: int, tally: Tally, kind: str, request: bytes, count: int) -> None:
+    """`count` at once, and again when the last of them has its answer."""
+    while True:
+        wave = [asyncio.ensure_future(ask(port, request, kind, tally)) for _ in range(count)]
+        await asyncio.sleep(0.2)
+        tally.ready.set()
+        await asyncio.gather(*wave)
+
+
+async def logins(ground: Ground, tally: Tally) -> None:
+    """250 logins at once."""
+    await _waves(ground.port, tally, "login", ground.login(), LOGINS)
+
+
+def logins_came(ground: Ground, tally: Tally) -> list[str]:
+    """All of a wave were under way at once."""
+    return _expect(all_logins_at_once=tally.most_open["login"] >= LOGINS)
+
+
+async def chats(ground: Ground, tally: Tally) -> None:
+    """300 streams of three seconds at once."""
+    await _waves(ground.port, tally, "chat", ground.chat(stream=True), CHATS)
+
+
+def chats_came(ground: Ground, tally: Tally) -> list[str]:
+    """All of a wave were under way at once, and every slot was taken."""
+    return _expect(
+        all_chats_at_once=tally.most_open["chat"] >= CHATS,
+        every_slot_taken=ground.provider.most_active >= SLOTS,
+    )
+
+
+async def hanging_provider(ground: Ground, tally: Tally) -> None:
+    """100 clients that ask again half a second after a refusal."""
+
+    async def client() -> None:
+        while True:
+            await ask(ground.port, ground.chat(stream=False), "chat", tally)
+            await asyncio.sleep(0.5)
+
+    clients = [asyncio.ensure_future(client()) for _ in range(HANGING_CLIENTS)]
+    await asyncio.sleep(2)
+    tally.ready.set()
+    await asyncio.gather(*clients)
+
+
+def provider_hung(ground: Ground, tally: Tally) -> list[str]:
+    """Calls hung in the provider, and none was answered by it."""
+    return _expect(
+        every_slot_taken=ground.provider.most_active >= SLOTS,
+        no_chat_answered=tally.total("chat", "200") == 0,
+    )
+
+
+async def half_sent(ground: Ground, tally: Tally) -> None:
+    """1,000 connections: every other one stops within its header block, the rest in the body."""
+    head = b"POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    body = head + b'Content-Length: 1000\r\n\r\n{"email": "'
+    await _hold(ground, tally, "half-sent", [head if n % 2 else body for n in range(HALF_SENT)])
+
+
+async def _hold(ground: Ground, tally: Tally, kind: str, requests: Sequence[bytes]) -> None:
+    """Open a connection for each request and read nothing; open those again that are closed."""
+    held: list[socket.socket | None] = [None] * len(requests)
+    try:
+        while True:
+            for number, request in enumerate(requests):
+                connection = held[number]
+                if connection is not None and _closed(connection):
+                    tally.count(kind, "closed by the server", 0)
+                    connection.close()
+                    held[number] = connection = None
+                if connection is None:
+                    held[number] = await _opened(ground.port, request, kind, tally)
+            now_open = len(requests) - held.count(None)
+            tally.most_open[kind] = max(tally.most_open[kind], now_open)
+            await asyncio.sleep(1)
+            tally.ready.set()
+    finally:
+        for connection in filter(None, held):
+            tally.count(kind, "open at the end", 0)
+            reset(connection)
+
+
+async def _opened(port: int, request: bytes, kind: str, tally: Tally) -> socket.socket | None:
+    try:
+        return await asyncio.wait_for(open_silent(port, request), 5)
+    except (OSError, TimeoutError) as error:
+        tally.count(kind, f"not opened ({type(error).__name__})", 0)
+        return None
+
+
+def _closed(connection: socket.socket) -> bool:
+    """Whether the server has closed it or answered with an error. Takes nothing from the buffer."""
+    try:
+        seen = connection.recv(16, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return not seen or not seen.startswith(b"HTTP/1.1 200")
+
+
+def connections_held(kind: str, count: int) -> Check:
+    """That so many connections were opened."""
+
+    def check(ground: Ground, tally: Tally) -> list[str]:
+        return _expect(**{f"{count}_connections_opened": tally.most_open[kind] >= count})
+
+    return check
+
+
+async def stalled_streams(ground: Ground, tally: Tally) -> None:
+    """200 clients ask for a stream without end and read nothing of it."""
+    request = ground.chat(stream=True)
+    await _hold(ground, tally, "reader", [request] * READERS)
+
+
+def streams_stalled(ground: Ground, tally: Tally) -> list[str]:
+    """All connections were opened, and every slot was taken."""
+    return [
+        *connections_held("reader", READERS)(ground, tally),
+        *_expect(every_slot_taken=ground.provider.most_active >= SLOTS),
+    ]
+
+
+async def stalled_documents(ground: Ground, tally: Tally) -> None:
+    """200 clients without credentials ask a hundred times for a large document and read nothing."""
+    request = http_request("GET", "/openapi.json", {}) * PIPELINED
+    await _hold(ground, tally, "reader", [request] * READERS)
+
+
+async def service_stopped(ground: Ground, tally: Tally) -> None:
+    """Chats, lists of keys and logins at a steady pace; after three seconds the service stops."""
+    assert ground.service is not None
+    numbers = itertools.cycle(range(len(ground.keys)))
+    counter = itertools.count()
+
+    def chat() -> bytes:
+        extra = {"Idempotency-Key": f"bench-{next(counter)}"}
+        return ground.chat(stream=False, key=next(numbers), extra=extra)
+
+    steady = [
+        asyncio.ensure_future(_steady(ground.port, tally, "chat", chat, CHAT_EVERY)),
+        asyncio.ensure_future(_steady(ground.port, tally, "keys", ground.key_list, LIST_EVERY)),
+        asyncio.ensure_future(_steady(ground.port, tally, "login", ground.login, LOGIN_EVERY)),
+    ]
+    try:
+        await asyncio.sleep(3)
+        _signal(ground.service, signal.SIGSTOP)
+        tally.ready.set()
+        await asyncio.sleep(PAUSE_SECONDS)
+        _signal(ground.service, signal.SIGCONT)
+        await asyncio.gather(*steady)
+    finally:
+        _signal(ground.service, signal.SIGCONT)
+
+
+async def _steady(
+    port: int,
+    tally: Tally,
+    kind: str,
+    make: Callable[[], bytes],
+    every: float,
+) -> None:
+    """One request after each interval, whether earlier ones were answered or not."""
+    running = set()
+    while True:
+        task = asyncio.ensure_future(ask(port, make(), kind, tally))
+        running.add(task)
+        task.add_done_callback(running.discard)
+        await asyncio.sleep(every)
+
+
+def _signal(service: PostgresServer | RedisServer, number: signal.Signals) -> None:
+    """To a service and all of its processes: each connection of PostgreSQL has one."""
+    assert service.process is not None
+    parent = psutil.Process(service.process.pid)
+    for process in [parent, *parent.children(recursive=True)]:
+        process.send_signal(number)
+
+
+def service_was_asked(ground: Ground, tally: Tally) -> list[str]:
+    """The load went on while the service was stopped: at least half of what was due was sent."""
+    seconds = time.monotonic() - tally.began
+    begun = {kind: tally.total(kind) + tally.open[kind] for kind in ("chat", "keys", "login")}
+    return _expect(
+        all_chats_sent=begun["chat"] >= 0.5 * seconds / CHAT_EVERY,
+        all_lists_sent=begun["keys"] >= 0.5 * seconds / LIST_EVERY,
+        all_logins_sent=begun["login"] >= 0.5 * seconds / LOGIN_EVERY,
+    )
+
+
+def nasty(make: Body, *, login: bool) -> Load:
+    """Four clients that send one body again and again: with a key to chat, or without to login."""
+
+    async def load(ground: Ground, tally: Tally) -> None:
+        path = "/auth/login" if login else "/v1/chat/completions"
+        by_key = {} if login else {"Authorization": f"Bearer {ground.keys[0]}"}
+        request = http_request("POST", path, {**by_key, **ONE_CONNECTION}, make(ground.body_bytes))
+
+        async def client() -> None:
+            while True:
+                await ask(ground.port, request, "body", tally)
+
+        clients = [asyncio.ensure_future(client()) for _ in range(SENDERS)]
+        await asyncio.sleep(0.5)
+        tally.ready.set()
+        await asyncio.gather(*clients)
+
+    return load
+
+
+def bodies_came(ground: Ground, tally: Tally) -> list[str]:
+    """Four bodies were under way at once."""
+    return _expect(four_bodies_at_once=tally.most_open["body"] >= SENDERS)
+
+
+def _nasty_conditions() -> list[Condition]:
+    return [
+        Condition(
+            f"nasty-{'login' if login else 'chat'}-{name.replace(' ', '-')}",
+            f"{SENDERS} at once to {'/auth/login' if login else 'chat'}: {name}",
+            nasty(make, login=login),
+            bodies_came,
+        )
+        for login in (True, False)
+        for name, make in NASTY.items()
+    ]
+
+
+IDLE = Condition("idle", "idle server", idle, nothing_expected)
+PAUSED = int(PAUSE_SECONDS * 100)
+
+CONDITIONS = [
+    IDLE,
+    Condition("logins", f"{LOGINS} logins at once", logins, logins_came),
+    Condition("chats", f"{CHATS} chats at once, {SLOTS} slots", chats, chats_came, mode="slow"),
+    Condition(
+        "postgres", "PostgreSQL stopped for 30 s", service_stopped, service_was_asked,
+        service="postgres", samples=PAUSED, keys=20,
+    ),
+    Condition(
+        "redis", "Redis stopped for 30 s", service_stopped, service_was_asked,
+        service="redis", samples=PAUSED, keys=20,
+    ),
+    Condition("provider", "a provider that hangs", hanging_provider, provider_hung, mode="hang"),
+    Condition(
+        "half-sent", f"{HALF_SENT:,} half-sent requests", half_sent,
+        connections_held("half-sent", HALF_SENT),
+    ),
+    Condition(
+        "stalled-streams", f"{READERS} readers of a stream stall", stalled_streams,
+        streams_stalled, mode="pour",
+    ),
+    Condition(
+        "stalled-documents", f"{READERS} readers of a document stall, no credentials",
+        stalled_documents, connections_held("reader", READERS),
+    ),
+    *_nasty_conditions(),
+]  # fmt: skip
