@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8001
 
-.PHONY: help run test lint format typecheck docs loadtest bench clean
+.PHONY: help run test lint format typecheck docs loadtest bench bench-live clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s '	'
 
@@ -52,6 +52,9 @@ loadtest: $(VENV)/.dev ## start a server, hold the guide's targets against it, g
 
 bench: $(VENV)/.dev ## compare with a bare server and LiteLLM; writes docs/performance.md
 	$(BIN)/python -m benchmarks.run
+
+bench-live: $(VENV)/.dev ## ask /health/live all the time under attack; writes its section
+	$(BIN)/python -m benchmarks.always_answering
 
 clean: ## remove what was set up
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

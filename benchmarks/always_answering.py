@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -40,6 +41,7 @@ P99_MS = 100.0
 MAX_MS = 1000.0
 THREADS = 64
 READY_SECONDS = 60.0
+DESCRIPTORS = 4096
 MIB = 1024 * 1024
 
 
@@ -252,6 +254,7 @@ def main() -> int:
         print("\n".join(condition.name for condition in CONDITIONS))
         return 0
     chosen = [c for c in CONDITIONS if not options.only or c.name.startswith(tuple(options.only))]
+    _raise_descriptor_limit()
     if not chosen:
         sys.exit(f"--only {' '.join(options.only)}: no such condition; --list shows the names")
     stored = json.loads(options.results.read_text()) if options.results.exists() else {"rows": []}
@@ -279,6 +282,14 @@ def main() -> int:
         return 0
     replace_section(options.page, SECTION, page_section(ordered, about))
     return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """A thousand connections, and some room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < DESCRIPTORS:
+        most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _run(chosen: Sequence[Condition], options: Options) -> Iterator[Row]:

@@ -71,6 +71,7 @@ class Crowd:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._providers: list[Provider] = []
         self._thread = threading.Thread(target=self._loop.run_forever, name="crowd", daemon=True)
         self._thread.start()
 
@@ -86,7 +87,10 @@ class Crowd:
         asyncio.run_coroutine_threadsafe(_quiet(), self._loop).result(30)
 
     def close(self) -> None:
-        """Stop the thread."""
+        """End every load and provider, and the thread."""
+        asyncio.run_coroutine_threadsafe(_quiet(), self._loop).result(30)
+        for provider in self._providers:
+            self._loop.call_soon_threadsafe(provider.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
@@ -94,6 +98,7 @@ class Crowd:
     def provider(self) -> Provider:
         """A provider in this loop."""
         provider = Provider()
+        self._providers.append(provider)
         asyncio.run_coroutine_threadsafe(provider.start(), self._loop).result(10)
         return provider
 
@@ -133,9 +138,9 @@ async def _exchange(port: int, request: bytes) -> str:
         while await reader.read(PIECE):
             pass
     finally:
+        writer.transport.abort()
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
-        writer.transport.abort()
     return head[9:12].decode("latin-1") if head.startswith(b"HTTP/1.") else "closed"
 
 
@@ -191,6 +196,10 @@ class Provider:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
         self.port = server.sockets[0].getsockname()[1]
         self._server = server
+
+    def close(self) -> None:
+        """Stop listening. Call it in the loop's thread."""
+        self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

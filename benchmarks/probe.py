@@ -91,6 +91,7 @@ class Probe:
                 wakes.append(began + asked * INTERVAL_SECONDS)
             if wakes:
                 self._wait(max(0.0, min(wakes) - time.monotonic()))
+        self._poller.close()
         return self._reading()
 
     def _ask(self, due: float) -> None:
