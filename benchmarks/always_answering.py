@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Row:
     reading: Reading | None
     peak_mb: float = 0.0
     problems: list[str] = field(default_factory=list)
+    revision: str = ""
 
     @property
     def outcome(self) -> str:
@@ -211,12 +212,13 @@ def _cells(row: Row) -> tuple[str, ...]:
 def page_section(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     """The section of docs/performance.md."""
     niceness = {row.reading.niceness for row in rows if row.reading is not None}
+    revisions = ", ".join(sorted({row.revision for row in rows}))
     return "\n\n".join(
         [
             "## Always answering",
             "Written by `make bench-live`; do not edit. How it is measured: "
             "[benchmarks/README.md](../benchmarks/README.md#always-answering).",
-            f"Measured {about['when']} at revision {about['revision']}, load average before it "
+            f"Measured {about['when']} at revision {revisions}, load average before it "
             f"{about['load_average']}; bodies of {about['body_mb']:g} MB. GET /health/live every "
             f"10 ms on a new connection, from a process of niceness "
             f"{', '.join(map(str, sorted(niceness)))}; a failure counts as 5 s. Target: no "
@@ -269,7 +271,7 @@ def main() -> int:
     given = Options(options.samples, options.body_mb, options.memory_mb)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     for row in _run(chosen, given):
-        rows[row.name] = row
+        rows[row.name] = replace(row, revision=about["revision"])
         print(" | ".join(_cells(row)), file=sys.stderr, flush=True)
         document = {"about": about, "rows": [asdict(found) for found in rows.values()]}
         options.results.write_text(json.dumps(document, indent=1))

@@ -61,7 +61,8 @@ class Tally:
             shown = []
             for status, count in sorted(statuses.items()):
                 times = sorted(self.times[kind, status])
-                shown.append(f"{status} x {count} ({times[len(times) // 2]:.2f} s)")
+                median = times[len(times) // 2]
+                shown.append(f"{status} x {count}" + (f" ({median:.2f} s)" if median else ""))
             parts.append(f"{kind}: {', '.join(shown)}" if shown else f"{kind}: none ended")
         return "; ".join(parts)
 

@@ -30,6 +30,7 @@ HANGING_CLIENTS = 100
 HALF_SENT = 1000
 READERS = 200
 SENDERS = 4
+SENDER_PAUSE_SECONDS = 0.05
 PIPELINED = 100
 PAUSE_SECONDS = 30.0
 CHAT_EVERY, LIST_EVERY, LOGIN_EVERY = 0.05, 0.1, 0.5
@@ -306,6 +307,7 @@ def nasty(make: Body, *, login: bool) -> Load:
         async def client() -> None:
             while True:
                 await ask(ground.port, request, "body", tally)
+                await asyncio.sleep(SENDER_PAUSE_SECONDS)  # refused at once, it would be a flood
 
         clients = [asyncio.ensure_future(client()) for _ in range(SENDERS)]
         await asyncio.sleep(0.5)
