@@ -165,14 +165,14 @@ async def half_sent(ground: Ground, tally: Tally) -> None:
 
 
 async def _hold(ground: Ground, tally: Tally, kind: str, requests: Sequence[bytes]) -> None:
-    """Open a connection for each request and read nothing; open those again that are closed."""
+    """Open a connection for each request and read nothing; replace those that are refused."""
     held: list[socket.socket | None] = [None] * len(requests)
     try:
         while True:
             for number, request in enumerate(requests):
                 connection = held[number]
                 if connection is not None and _closed(connection):
-                    tally.count(kind, "closed by the server", 0)
+                    tally.count(kind, "refused or closed", 0)
                     connection.close()
                     held[number] = connection = None
                 if connection is None:
