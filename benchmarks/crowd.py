@@ -147,6 +147,8 @@ async def _exchange(port: int, request: bytes) -> str:
 
 async def _send(writer: asyncio.StreamWriter, request: bytes) -> None:
     for start in range(0, len(request), PIECE):
+        if writer.is_closing():
+            return
         writer.write(request[start : start + PIECE])
         await writer.drain()
 
