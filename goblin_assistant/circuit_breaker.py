@@ -5,23 +5,36 @@
        └────────────(the trial succeeded)─────────┼──────────────────────────────┤
                                                   └────(the trial failed)────────┘
 
-Half open lets one call through at a time. Counting is by time and not by consecutive failures: one success among many failures
-says nothing about a provider's health (https://learn.microsoft.com/azure/architecture/patterns/circuit-breaker).
+Half open lets one trial through at a time. Counting is by time and not by consecutive failures: one success among many
+failures says nothing about a provider's health
+(https://learn.microsoft.com/azure/architecture/patterns/circuit-breaker).
+
+Each call has a ticket, and one verdict, which counts when the call ends. A ticket belongs to the period between two
+changes of the state in which it was taken: a call that began before the breaker opened says nothing about the provider
+now, and is no trial.
+
+**Slow calls.** A call that has shown no sign of life for a set time counts as failed at that moment, while it still
+waits: a provider that hangs never gives a verdict, and clients leave before the time limits. No thread looks for them;
+they are found when a call is asked for, when one ends, and when the state is read.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 from enum import IntEnum
+from typing import Literal
 
-from goblin_assistant.metrics import provider_circuit_state
+from goblin_assistant import metrics
 
 logger = logging.getLogger("goblin_assistant.routing")
 
 SLICES = 10
+
+Verdict = Literal["success", "failure", "abandoned"]
 
 
 class State(IntEnum):
@@ -32,11 +45,56 @@ class State(IntEnum):
     OPEN = 2
 
 
-class CircuitBreaker:
-    """Says whether a provider may be called. Every `acquire()` that returned True is followed by exactly one of
-    `success()`, `failure()` or `abandon()`.
+class Ticket:
+    """One call. It ends with `success()`, `failure()` or `abandon()`; whatever is called after that does nothing."""
 
-    `window` and `open_seconds` are in seconds; `failure_ratio` is a share, 0 to 1. `clock` is monotonic, in seconds.
+    __slots__ = ("_breaker", "_ended", "_limit", "answering", "period", "slow", "slow_at", "started")
+
+    def __init__(self, breaker: CircuitBreaker, period: int, now: float, limit: float) -> None:
+        self._breaker = breaker
+        self._ended = False
+        self._limit = limit
+        self.period = period
+        self.started = now
+        self.slow_at = now + limit
+        """When the call counts as slow, on the breaker's clock."""
+        self.slow = False
+        self.answering = False
+
+    def alive(self) -> None:
+        """The provider is at work: it sent something that is no token yet. Whether the call is slow counts from now."""
+        if not self._ended:
+            self._breaker.heard(self, self._limit)
+
+    def first_token(self) -> None:
+        """The answer has begun. A trial makes room for the next one; the verdict waits for the end."""
+        if not self._ended:
+            self.answering = True
+            self._breaker.heard(self, math.inf)
+
+    def success(self) -> None:
+        """The provider answered, even if only to reject the request."""
+        self._end("success")
+
+    def failure(self) -> None:
+        """The provider failed."""
+        self._end("failure")
+
+    def abandon(self) -> None:
+        """The call ended without a verdict: its client has gone, or the fault was ours."""
+        self._end("abandoned")
+
+    def _end(self, verdict: Verdict) -> None:
+        if not self._ended:
+            self._ended = True
+            self._breaker.ended(self, verdict)
+
+
+class CircuitBreaker:
+    """Says whether a provider may be called, and knows the calls that it is at work on.
+
+    `window` and `open_seconds` are in seconds; `failure_ratio` is a share, 0 to 1. `slow_first_token` and `slow_answer`
+    are the seconds after which a call counts as slow, streamed or not; 0: never. `clock` is monotonic, in seconds.
     """
 
     def __init__(
@@ -47,6 +105,8 @@ class CircuitBreaker:
         min_calls: int,
         failure_ratio: float,
         open_seconds: float,
+        slow_first_token: float = 0.0,
+        slow_answer: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.provider = provider
@@ -54,83 +114,146 @@ class CircuitBreaker:
         self._min_calls = min_calls
         self._failure_ratio = failure_ratio
         self._open_seconds = open_seconds
+        self._slow_first_token = slow_first_token or math.inf
+        self._slow_answer = slow_answer or math.inf
         self._clock = clock
+        # Finalisers take no part in this: a stream that nobody closed is ended by the reaper (reaper.py).
         self._lock = threading.Lock()
         self._slices: list[tuple[int, list[int]]] = []  # (slice number, [calls, failures]), oldest first
         self._state = State.CLOSED
+        self._period = 0
         self._opened_at = 0.0
-        self._trial_running = False
-        self._gauge = provider_circuit_state.labels(provider)
-        self._gauge.set(State.CLOSED)
+        self._trial: Ticket | None = None
+        self._in_flight: dict[Ticket, None] = {}  # oldest first; single operations on it are atomic
+        self._look_at = clock() + min(self._slow_first_token, self._slow_answer)
+        metrics.provider_circuit_state.labels(provider).set_function(lambda: self.state)
+        metrics.provider_calls_in_flight.labels(provider).set_function(self.in_flight)
+        metrics.provider_oldest_call_age_seconds.labels(provider).set_function(self.oldest_age)
+        self._slow_calls = metrics.provider_slow_calls_total.labels(provider)
 
     @property
     def state(self) -> State:
-        """The state now; an open breaker whose time is over still says OPEN until somebody tries."""
-        return self._state
+        """The state now. An open breaker whose time is over is half open, whether or not somebody tries."""
+        with self._lock:
+            return self._now(self._clock())
 
     def retry_after(self) -> float:
         """Seconds until a call may be let through, 0 when it may now."""
         with self._lock:
-            if self._state is State.CLOSED:
+            now = self._clock()
+            state = self._now(now)
+            if state is State.CLOSED:
                 return 0.0
-            if self._state is State.HALF_OPEN:
-                return 1.0 if self._trial_running else 0.0
-            return max(0.0, self._opened_at + self._open_seconds - self._clock())
+            if state is State.HALF_OPEN:
+                return 0.0 if self._trial is None else 1.0
+            return max(0.0, self._opened_at + self._open_seconds - now)
 
     def available(self) -> bool:
         """Whether `acquire()` would succeed now; takes nothing."""
-        return self._state is State.CLOSED or self.retry_after() == 0.0
+        return self.retry_after() == 0.0
 
-    def acquire(self) -> bool:
-        """Ask to make a call."""
-        if self._state is State.CLOSED:  # the common case takes no lock: a stale read lets one more call through
-            return True
-        with self._lock:
-            state = State(self._state.value)  # read again: it may have changed before the lock was had
-            if state is State.CLOSED:
-                return True
-            if state is State.OPEN:
-                if self._clock() < self._opened_at + self._open_seconds:
-                    return False
-                self._change(State.HALF_OPEN)
-            if self._trial_running:
-                return False
-            self._trial_running = True
-            return True
+    def in_flight(self) -> int:
+        """Calls that the provider is at work on now."""
+        return len(self._in_flight)
 
-    def success(self) -> None:
-        """The provider answered, be it that the request was wrong."""
-        with self._lock:
-            if self._state is State.HALF_OPEN:
-                self._trial_running = False
-                self._slices.clear()
-                self._change(State.CLOSED)
-            else:
-                self._count(failed=False)
+    def oldest_age(self) -> float:
+        """Seconds since the start of the oldest call that has no first token or whole answer yet; 0 without one."""
+        waiting = [ticket.started for ticket in list(self._in_flight) if not ticket.answering]
+        return max(0.0, self._clock() - waiting[0]) if waiting else 0.0
 
-    def failure(self) -> None:
-        """The provider failed."""
+    def acquire(self, *, streamed: bool = False) -> Ticket | None:
+        """Ask to make a call. None: not now."""
+        now = self._clock()
+        limit = self._slow_first_token if streamed else self._slow_answer
+        # The common case takes no lock: a stale read lets one more call through, whose verdict will not count.
+        if self._state is State.CLOSED and now < self._look_at:
+            ticket = Ticket(self, self._period, now, limit)
+            self._in_flight[ticket] = None
+            return ticket
         with self._lock:
-            if self._state is State.HALF_OPEN:
-                self._trial_running = False
-                self._open()
+            state = self._now(now)
+            if state is State.OPEN or (state is State.HALF_OPEN and self._trial is not None):
+                return None
+            ticket = Ticket(self, self._period, now, limit)
+            self._in_flight[ticket] = None
+            if state is State.HALF_OPEN:
+                self._trial = ticket
+            return ticket
+
+    # -- for tickets --------------------------------------------------------------------------
+    def heard(self, ticket: Ticket, limit: float) -> None:
+        """A call has shown a sign of life, and counts as slow `limit` seconds from now."""
+        now = self._clock()
+        if now < ticket.slow_at and self._trial is not ticket:
+            ticket.slow_at = now + limit
+            return
+        with self._lock:
+            self._look(ticket, now)
+            ticket.slow_at = now + limit
+            if ticket.answering and self._trial is ticket:
+                self._trial = None
+
+    def ended(self, ticket: Ticket, verdict: Verdict) -> None:
+        """A call is over."""
+        self._in_flight.pop(ticket, None)
+        with self._lock:
+            now = self._clock()
+            self._look(ticket, now)
+            if self._trial is ticket:
+                self._trial = None
+            # A slow call has been counted; one of another period says nothing about the provider now.
+            if ticket.slow or ticket.period != self._period:
                 return
-            calls, failures = self._count(failed=True)
-            if self._state is State.CLOSED and calls >= self._min_calls and failures >= self._failure_ratio * calls:
-                self._open()
+            if verdict == "success":
+                self._succeeded(now)
+            elif verdict == "failure":
+                self._failed(now)
 
-    def abandon(self) -> None:
-        """The call ended without a verdict: its client has gone."""
-        with self._lock:
-            self._trial_running = False
+    # -- with the lock held -------------------------------------------------------------------
+    def _now(self, now: float) -> State:
+        if now >= self._look_at:
+            # First, so that a ticket taken meanwhile is due later than this.
+            self._look_at = now + min(self._slow_first_token, self._slow_answer)
+            for ticket in list(self._in_flight):
+                self._look(ticket, now)
+                if not ticket.slow:
+                    self._look_at = min(self._look_at, ticket.slow_at)
+        if self._state is State.OPEN and now >= self._opened_at + self._open_seconds:
+            self._change(State.HALF_OPEN)
+        return self._state
 
-    def _open(self) -> None:
-        self._opened_at = self._clock()
+    def _look(self, ticket: Ticket, now: float) -> None:
+        if ticket.slow or now < ticket.slow_at:
+            return
+        ticket.slow = True
+        self._slow_calls.inc()
+        if self._trial is ticket:
+            self._trial = None
+        if ticket.period == self._period:
+            self._failed(now)
+
+    def _succeeded(self, now: float) -> None:
+        if self._state is State.CLOSED:
+            self._count(now, failed=False)
+        elif self._state is State.HALF_OPEN:
+            self._next_period(State.CLOSED)
+
+    def _failed(self, now: float) -> None:
+        if self._state is State.CLOSED:
+            calls, failures = self._count(now, failed=True)
+            if calls < self._min_calls or failures < self._failure_ratio * calls:
+                return
+        self._opened_at = now
+        self._next_period(State.OPEN)
+
+    def _next_period(self, state: State) -> None:
+        self._period += 1
+        self._trial = None
         self._slices.clear()
-        self._change(State.OPEN)
+        self._change(state)
 
-    def _count(self, *, failed: bool) -> tuple[int, int]:
-        number = int(self._clock() / self._slice_seconds)
+    def _count(self, now: float, *, failed: bool) -> tuple[int, int]:
+        number = int(now / self._slice_seconds)
         slices = self._slices
         while slices and slices[0][0] <= number - SLICES:
             slices.pop(0)
@@ -144,7 +267,6 @@ class CircuitBreaker:
 
     def _change(self, state: State) -> None:
         before, self._state = self._state, state
-        self._gauge.set(state)
         logger.log(
             logging.WARNING if state is State.OPEN else logging.INFO,
             "circuit_state_changed",

@@ -131,6 +131,29 @@ provider_circuit_state = Gauge(
     "provider_circuit_state", "Circuit breaker: 0 closed, 1 half open, 2 open.", ["provider"], registry=REGISTRY
 )
 
+provider_calls_in_flight = Gauge(
+    "provider_calls_in_flight", "Calls that a provider is at work on now, streams included.", ["provider"],
+    registry=REGISTRY,
+)  # fmt: skip
+provider_oldest_call_age_seconds = Gauge(
+    "provider_oldest_call_age_seconds",
+    "Age of the oldest call that a provider has given no first token or whole answer yet; 0 when there is none.",
+    ["provider"],
+    registry=REGISTRY,
+)
+provider_calls_max = Gauge(
+    "provider_calls_max",
+    "Calls at once that a provider's max_concurrency allows; absent without one.",
+    ["provider"],
+    registry=REGISTRY,
+)
+provider_slow_calls_total = Counter(
+    "provider_slow_calls_total",
+    "Calls that the circuit breaker counted as failed because they were slow.",
+    ["provider"],
+    registry=REGISTRY,
+)
+
 # -- limits and accounts --------------------------------------------------------------------------
 rate_limit_rejections_total = Counter(
     "rate_limit_rejections_total",
@@ -160,6 +183,11 @@ service_health_last_check_timestamp_seconds = Gauge(
 )
 server_threads_busy = Gauge("server_threads_busy", "Server threads at work now.", registry=REGISTRY)
 server_threads_max = Gauge("server_threads_max", "Server threads there are.", registry=REGISTRY)
+deadlines_thread_up = Gauge(
+    "deadlines_thread_up",
+    "1 while the thread that enforces the time limits of provider calls runs, or no call needs it.",
+    registry=REGISTRY,
+)
 log_records_dropped_total = Counter(
     "log_records_dropped_total", "Log lines dropped because nobody read standard output.", registry=REGISTRY
 )

@@ -7,9 +7,9 @@ here: it costs a third of a whole call's CPU.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import http.client
+import os
 import queue
 import socket
 import ssl
@@ -29,6 +29,18 @@ JOINED_BYTES = 65536
 """A larger body is not copied behind its head."""
 FIRST_BYTES = 8192
 """What is asked for of an answer at first; usually all of it."""
+
+_forks = 0
+"""How often this process was forked, from the first one on. An idle connection that was made before a fork belongs to
+the parent too: two processes on one socket would read each other's answers."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Head:
@@ -66,6 +78,8 @@ class Tracked:
     live: socket.socket | None = None  # http.client forgets `sock` when the server announces `Connection: close`
     dialled: socket.socket | None = None  # the same connection during a TLS handshake, which takes `sock` away
     carried = 0
+    condemned = False  # a cut call's: it may be in the pool before its socket is shut down
+    process = 0  # the one that connected, by the number of forks
     sock: Any
 
     def adopt(self, exchange: Exchange) -> None:
@@ -74,17 +88,17 @@ class Tracked:
             self.exchange = exchange
             exchange.connection = self
 
-    def shut_down(self) -> None:
-        """End the connection under the thread that uses it. The caller holds `ownership`."""
-        sock = self.dialled or self.sock or self.live
-        if sock is not None:
-            # Past SSLSocket.shutdown, which would take the TLS object away from under the thread that reads.
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+    def condemn(self) -> socket.socket | None:
+        """The socket to shut down, under the thread that uses it; no further request is sent over it. The caller
+        holds `ownership`, and lets go of it before it shuts the socket down."""
+        self.condemned = True
+        return self.dialled or self.sock or self.live
 
     def connect(self) -> None:
         """As urllib3."""
         self.carried = 0
+        self.condemned = False
+        self.process = _forks
         try:
             super().connect()  # type: ignore[misc]
         finally:
@@ -106,7 +120,7 @@ class Tracked:
         """Connect if need be, send a request and read the head of its answer. Raises what the layers below raise."""
         exchange = self.exchange
         assert exchange is not None
-        if exchange.fresh and self.carried:
+        if self.condemned or (self.carried and (exchange.fresh or self.process != _forks)):
             self.close()
         if self.sock is None:
             self.timeout = connect
@@ -179,10 +193,12 @@ class IdleConnections:
             raise queue.Empty from None
 
     def put(self, item: Any, block: bool = False) -> None:
-        """Keep one. Raises queue.Full."""
-        if len(self._items) >= self._maxsize:
-            raise queue.Full
-        self._items.append(item)
+        """Keep one, or close it. Never raises queue.Full, for which urllib3 writes a log line: a finaliser may put a
+        connection back, and must not take the log's locks."""
+        if len(self._items) < self._maxsize:
+            self._items.append(item)
+        elif item is not None:
+            item.close()
 
     def qsize(self) -> int:
         """How many there are, places for connections that are not made yet included."""

@@ -43,6 +43,8 @@ def cut_error(name: str, exchange: Exchange, timeouts: Timeouts) -> ProviderErro
         return Timeout(f"{name} sent nothing within {timeouts.first_token:g} s", provider=name)
     if exchange.cut == "idle":
         return Timeout(f"{name} was silent for {timeouts.idle:g} s", provider=name)
+    if exchange.cut == "unwatched":
+        return Timeout(f"the call to {name} was ended: its time limit could not be watched", provider=name)
     return Timeout(f"{name} did not finish before the request's deadline", provider=name)
 
 

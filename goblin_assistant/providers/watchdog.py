@@ -5,7 +5,12 @@ every quarter of a second it asks each call whether its client has gone or its t
 socket down. recv() then returns at once, also while the provider has not sent a single byte.
 
 It is the only clock once a connection stands: sockets have no timeouts of their own, which cost a poll() before every
-send and every receive.
+send and every receive. So it must not end: an exchange that cannot be looked at is cut and costs no other its
+deadline, a dead thread is started again, and the gauge deadlines_thread_up tells.
+
+**Finalisers.** Garbage collection closes an event stream that nobody closed, in any thread and at any allocation. It
+calls `Watchdog.release`, which therefore takes no lock but `ownership`, and that one can be taken again by the thread
+that holds it. Under it nothing is called that could wait.
 """
 
 from __future__ import annotations
@@ -13,10 +18,13 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
+from goblin_assistant.metrics import deadlines_thread_up
 from goblin_assistant.providers.base import Call
 
 if TYPE_CHECKING:
@@ -27,10 +35,14 @@ logger = logging.getLogger("goblin_assistant.providers")
 INTERVAL = 0.25
 """Seconds between looks; a cut call is over within this and a little more."""
 
-Cut = Literal["", "client_gone", "deadline", "first_token", "idle"]
+STALE_SECONDS = 5.0
+"""A thread that has not looked for so long, with calls on their way, counts as down."""
 
-ownership = threading.Lock()
-"""Who owns a connection's socket; held for nanoseconds."""
+Cut = Literal["", "client_gone", "deadline", "first_token", "idle", "unwatched"]
+
+ownership = threading.RLock()
+"""Who owns a connection's socket; held for nanoseconds. Re-entrant, because garbage collection may begin while it is
+held and finalise an event stream, which takes it too."""
 
 
 class Exchange:
@@ -63,8 +75,11 @@ class Exchange:
         if connection is not None:
             with ownership:
                 # It may serve another call by now: then this one is over and there is nothing to cut.
-                if connection.exchange is self:
-                    connection.shut_down()
+                sock = connection.condemn() if connection.exchange is self else None
+            if sock is not None:
+                # Past SSLSocket.shutdown, which would take the TLS object away from under the thread that reads.
+                with suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _client_gone(self) -> bool:
         if self.client_gone is None:
@@ -85,6 +100,7 @@ class Watchdog:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._looked_at = time.monotonic()
 
     def watch(self, call: Call) -> Exchange:
         """Begin an exchange; end it with `release`."""
@@ -95,7 +111,7 @@ class Watchdog:
         return exchange
 
     def release(self, exchange: Exchange) -> None:
-        """The exchange is over. Harmless when repeated."""
+        """The exchange is over. Harmless when repeated, and in a finaliser."""
         self._active.pop(id(exchange), None)
         connection = exchange.connection
         if connection is not None:
@@ -109,32 +125,56 @@ class Watchdog:
         """Exchanges on their way now."""
         return len(self._active)
 
+    def up(self) -> bool:
+        """Whether deadlines are in force: no call is on its way, or the thread has looked lately. Starts a dead one."""
+        if not self._active or time.monotonic() - self._looked_at < STALE_SECONDS:
+            return True
+        if not self._wake.is_set():
+            self._start()
+        return False
+
     def forget(self) -> None:
         """Begin anew in a process that was forked: the thread and the calls are its parent's."""
         self.__init__()  # type: ignore[misc]
 
     def _start(self) -> None:
         with self._starting:
-            if self._thread is None or not self._thread.is_alive():
+            self._looked_at = time.monotonic()
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="goblin-upstream-watchdog", daemon=True)
                 self._thread.start()
             self._wake.set()
 
     def _run(self) -> None:
-        while True:
-            self._wake.wait()
-            while self._active:
-                time.sleep(INTERVAL)
-                now = time.monotonic()
-                for exchange in list(self._active.values()):
-                    exchange.look(now)
-            self._wake.clear()
-            if self._active:  # came between the last look and the clear
-                self._wake.set()
+        try:
+            while True:
+                self._wake.wait()
+                while self._active:
+                    time.sleep(INTERVAL)
+                    self._look_at_all()
+                self._wake.clear()
+                if self._active:  # came between the last look and the clear
+                    self._wake.set()
+        finally:
+            with self._starting:  # the next call, or the next scrape, starts another
+                self._thread = None
+                self._wake.clear()
+
+    def _look_at_all(self) -> None:
+        now = self._looked_at = time.monotonic()
+        for exchange in list(self._active.values()):
+            try:
+                exchange.look(now)
+            except Exception:
+                logger.exception("exchange_unwatched", extra={"correlation_id": exchange.call.correlation_id})
+                if exchange.cut == "unwatched":  # it cannot be cut either
+                    self._active.pop(id(exchange), None)
+                exchange.cut = "unwatched"  # the next look shuts its socket down
 
 
 watchdog = Watchdog()
 """The one of this process."""
+deadlines_thread_up.set_function(watchdog.up)
 
 
 def _forked() -> None:
