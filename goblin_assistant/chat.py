@@ -6,6 +6,7 @@ The cheap refusals come first. A chat that got a slot leaves a usage record, wha
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from goblin_assistant import anthropic_messages, metrics
 from goblin_assistant.chat_request import Chat, ChatResult, TargetRequests, apply_defaults, check_allowed, may_use
 from goblin_assistant.chat_run import ModelLabels, Run, counted, requested_tier
-from goblin_assistant.chat_stream import ChatStream
+from goblin_assistant.chat_stream import ChatStream, close_events
 from goblin_assistant.config import Config
 from goblin_assistant.errors import AppError, ClientGone
 from goblin_assistant.limit_policy import RateLimits
@@ -75,50 +76,60 @@ class ChatService:
     def complete(self, chat: Chat) -> ChatResult:
         """Answer in one piece. Raises AppError or ProviderError."""
         run, targets, call = self._begin(chat)
-        requests = TargetRequests(chat, call)
+        try:
+            requests = TargetRequests(chat, call)
 
-        def attempt(target: Target) -> tuple[ChatResponse, bytes]:
-            run.trying(target)
-            request = requests.for_target(target)
-            if chat.operation == "embeddings":
-                response = target.provider.embed(request)
-            else:
-                response = target.provider.complete(request)
-            # Within the attempt: an answer that makes no sense is the provider's failure, and the next target may do better.
-            return response, requests.answer(target, response)
+            def attempt(target: Target) -> tuple[ChatResponse, bytes]:
+                run.trying(target)
+                request = requests.for_target(target)
+                if chat.operation == "embeddings":
+                    response = target.provider.embed(request)
+                else:
+                    response = target.provider.complete(request)
+                # Within the attempt: an answer that makes no sense is the provider's failure, and the next target may do better.
+                return response, requests.answer(target, response)
 
-        outcome = self._attempt(chat, run, targets, attempt, call, phase="waiting")
-        response, body = outcome.value
-        if response.model:
-            run.entry.model = response.model
-        if response.usage is None and chat.operation == "chat_completion":
-            run.content_events = estimate_completion_tokens(response.body)
-        run.succeeded(response.usage)
+            outcome = self._attempt(run, targets, attempt, call)
+            response, body = outcome.value
+            if response.model:
+                run.entry.model = response.model
+            if response.usage is None and chat.operation == "chat_completion":
+                run.content_events = estimate_completion_tokens(response.body)
+            run.succeeded(response.usage)
+            result = ChatResult(body, self._headers(run, outcome.target))
+        except BaseException as error:
+            self._ended_by(error, chat, run, targets, phase="waiting")
+            raise
         chat.defer(run.settle)
-        return ChatResult(body, self._headers(run, outcome.target))
+        return result
 
     def stream(self, chat: Chat) -> ChatStream:
         """Answer in pieces. Raises AppError or ProviderError for whatever fails before the first one."""
         run, targets, call = self._begin(chat)
-        run.entry.stream = True
-        requests = TargetRequests(chat, call)
+        try:
+            run.entry.stream = True
+            requests = TargetRequests(chat, call)
 
-        def attempt(target: Target) -> tuple[StreamEvent, Iterator[StreamEvent]]:
-            run.trying(target)
-            events = target.provider.stream(requests.for_target(target))
-            try:
-                return next(events), events
-            except StopIteration:
-                raise BadResponse("the provider's stream was empty", provider=target.provider.name) from None
+            def attempt(target: Target) -> tuple[StreamEvent, Iterator[StreamEvent]]:
+                run.trying(target)
+                events = target.provider.stream(requests.for_target(target))
+                try:
+                    return next(events), events
+                except StopIteration:
+                    raise BadResponse("the provider's stream was empty", provider=target.provider.name) from None
 
-        outcome = self._attempt(chat, run, targets, attempt, call, phase="before_first_token")
-        run.entry.first_token_ms = round((time.perf_counter() - chat.started) * 1000)
-        run.trace.add("first_token", provider=outcome.target.provider.name)
-        translator = None
-        if requests.translated_for(outcome.target):
-            translator = anthropic_messages.StreamTranslator(run.entry.model)
-        stream = ChatStream(chat, run, outcome, self.router, translator, self._is_draining)
-        stream.headers = self._headers(run, outcome.target)
+            outcome = self._attempt(run, targets, attempt, call, streamed=True)
+            run.hold(functools.partial(close_events, outcome.value[1]))
+            run.entry.first_token_ms = round((time.perf_counter() - chat.started) * 1000)
+            run.trace.add("first_token", provider=outcome.target.provider.name)
+            translator = None
+            if requests.translated_for(outcome.target):
+                translator = anthropic_messages.StreamTranslator(run.entry.model)
+            stream = ChatStream(chat, run, outcome, self.router, translator, self._is_draining)
+            stream.headers = self._headers(run, outcome.target)
+        except BaseException as error:
+            self._ended_by(error, chat, run, targets, phase="before_first_token")
+            raise
         return stream
 
     # -- parts --------------------------------------------------------------------------------
@@ -151,14 +162,13 @@ class ChatService:
             labels=self._labels,
         )
         call = Call(chat.correlation_id, time.monotonic() + self._timeout, chat.client_gone)
-        taken: list[Callable[[], None]] = []
         try:
             if principal.max_concurrency is not None:
                 label = principal.label
                 self._keys.acquire(label, principal.max_concurrency)
-                taken.append(lambda: self._keys.release(label))
+                run.hold(functools.partial(self._keys.release, label))
             waited = self.slots.acquire(chat.client_gone)
-            taken.append(self.slots.release)
+            run.hold(self.slots.release)
             if waited:
                 entry.queue_ms = round(waited * 1000)
                 trace.add("slot", waited_ms=entry.queue_ms)
@@ -166,16 +176,14 @@ class ChatService:
                 estimate = estimate_prompt_tokens(chat.body) + (_max_tokens(chat) or 0)
                 run.token_hold = self._limits.take_tokens(principal, estimate)
         except CallCancelled:
-            _release(taken)
+            run.give_back()
             metrics.client_disconnects_total.labels("waiting").inc()
             raise ClientGone("the client has gone") from None
         except BaseException:
-            _release(taken)
+            run.give_back()
             raise
-        for release in taken:
-            run.hold(release)
-        if principal.monthly_budget_microusd is not None:
-            try:
+        try:
+            if principal.monthly_budget_microusd is not None:
                 run.reservation = self._usage.reserve(
                     entry.id,
                     principal,
@@ -184,36 +192,35 @@ class ChatService:
                     self._most_completion_tokens(chat),
                     requested_tier(chat.body),
                 )
-            except AppError as error:
-                run.failed(error)
-                chat.defer(run.settle)
-                raise
-            except BaseException:
-                run.settle()
-                raise
+        except BaseException as error:
+            self._ended_by(error, chat, run, targets, phase="waiting")
+            raise
         return run, targets, call
 
     def _attempt(
-        self, chat: Chat, run: Run, targets: list[Target], attempt: Callable[[Target], Any], call: Call, *, phase: str
+        self,
+        run: Run,
+        targets: list[Target],
+        attempt: Callable[[Target], Any],
+        call: Call,
+        *,
+        streamed: bool = False,
     ) -> Outcome[Any]:
-        try:
-            outcome = self.router.run(targets, attempt, call, run.trace)
-        except CallCancelled:
-            run.cut("shutdown" if self._is_draining() else "client", phase)
-            chat.defer(run.settle)
-            raise ClientGone("the client has gone") from None
-        except (ProviderError, AppError) as error:
-            if isinstance(error, ProviderError) and not error.provider:
-                error.provider = run.entry.provider or targets[-1].provider.name
-            run.failed(error)
-            chat.defer(run.settle)
-            raise
-        except BaseException as error:
-            run.failed(AppError(type(error).__name__))
-            run.settle()
-            raise
+        outcome = self.router.run(targets, attempt, call, run.trace, streamed=streamed)
         run.reached(outcome)
         return outcome
+
+    def _ended_by(self, error: BaseException, chat: Chat, run: Run, targets: list[Target], *, phase: str) -> None:
+        """Note how a chat ended that got no answer, and have it settled. Raises ClientGone for CallCancelled."""
+        try:
+            if isinstance(error, CallCancelled):
+                run.cut("shutdown" if self._is_draining() else "client", phase)
+                raise ClientGone("the client has gone") from None
+            if isinstance(error, ProviderError) and not error.provider:
+                error.provider = run.entry.provider or targets[-1].provider.name
+            run.failed(error if isinstance(error, ProviderError | AppError) else AppError(type(error).__name__))
+        finally:
+            chat.defer(run.settle)
 
     def _most_completion_tokens(self, chat: Chat) -> int:
         if chat.operation == "embeddings":
@@ -235,11 +242,6 @@ class ChatService:
             "X-Goblin-Provider": target.provider.name,
             "X-Goblin-Attempts": str(run.trace.attempts),
         }
-
-
-def _release(taken: list[Callable[[], None]]) -> None:
-    for release in reversed(taken):
-        release()
 
 
 def _most_prompt_tokens(chat: Chat, targets: list[Target]) -> int:

@@ -79,10 +79,10 @@ class Run:
 
     def reached(self, outcome: Outcome[Any]) -> None:
         """A provider has answered, or begun to."""
+        self._holds.append(outcome.release)
         self._outcome = outcome
         self.entry.provider = outcome.target.provider.name
         self.entry.model = outcome.target.model
-        self._holds.append(outcome.release)
 
     def succeeded(self, usage: Usage | None) -> None:
         """The answer is whole. Writes the journal line, so that nothing is lost should the process be killed from here on."""
@@ -120,6 +120,11 @@ class Run:
             self.usage = self._estimate()
         self._close_entry(completed=False)
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything was given back."""
+        return self._settled
+
     def settle(self) -> None:
         """Write the record, the log line and the metrics, and give everything back. Later calls do nothing."""
         if self._settled:
@@ -127,15 +132,30 @@ class Run:
         self._settled = True
         entry = self.entry
         try:
-            label = self._label()
+            try:
+                label = self._label()
+            except Exception:  # the record matters more than its label
+                logger.exception("label_failed", extra={"correlation_id": entry.correlation_id})
+                label = metrics.OTHER_MODEL
             self._store.finish(entry, self.reservation, model_label=label)
-            if self.token_hold is not None:
-                self._limits.settle_tokens(self.token_hold, entry.prompt_tokens + entry.completion_tokens)
             self._count(label)
             self._log()
         finally:
-            for release in reversed(self._holds):
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Give back everything that is held. Without settle() before it: nothing is recorded."""
+        for release in (self._settle_tokens, *reversed(self._holds)):
+            try:
                 release()
+            except Exception:  # one that fails costs none of the others
+                logger.exception("release_failed", extra={"correlation_id": self.entry.correlation_id})
+        self._holds.clear()
+
+    def _settle_tokens(self) -> None:
+        hold, self.token_hold = self.token_hold, None
+        if hold is not None:
+            self._limits.settle_tokens(hold, self.entry.prompt_tokens + self.entry.completion_tokens)
 
     def _label(self) -> str:
         """The model's label in metrics. `gpt-4o` answers as `gpt-4o-2024-08-06`, which may be in no catalogue: then it is

@@ -12,7 +12,9 @@ from goblin_assistant import anthropic_messages, metrics
 from goblin_assistant.chat_request import Chat
 from goblin_assistant.chat_run import Run
 from goblin_assistant.errors import AppError, anthropic_body, openai_body
+from goblin_assistant.json_logging import correlation_id
 from goblin_assistant.providers.base import BadResponse, CallCancelled, Completed, ProviderError, StreamEvent
+from goblin_assistant.reaper import reaper
 from goblin_assistant.routing import Outcome, Router
 
 logger = logging.getLogger("goblin_assistant.chat")
@@ -42,6 +44,8 @@ class ChatStream:
         self._router = router
         self._translator = translator
         self._is_draining = is_draining
+        self._completed = False
+        reaper.start()
         self._pieces = self._generate()
         self._began = time.perf_counter()
 
@@ -51,7 +55,6 @@ class ChatStream:
     def _generate(self) -> Iterator[bytes]:
         run = self._run
         event, events = self._outcome.value
-        completed: Completed | None = None
         translator = self._translator
         try:
             while True:
@@ -70,6 +73,8 @@ class ChatStream:
                     ) from None
             if completed.model:
                 run.entry.model = completed.model
+            self._completed = True
+            self._outcome.ticket.success()
             self._end_provider_time()
             run.succeeded(completed.usage)
             if translator is not None:
@@ -79,19 +84,15 @@ class ChatStream:
         except ProviderError as error:
             error.provider = error.provider or run.entry.provider
             self._end_provider_time()
-            self._router.failed_midway(error, self._outcome.target, run.trace)
+            self._router.broke_off(error, self._outcome, run.trace)
             run.failed(error)
             reason = "timeout" if error.status == 504 else "provider"
             metrics.stream_incomplete_total.labels(reason).inc()
             if self.on_incomplete is not None:
                 self.on_incomplete(type(error).__name__)
             yield self._error_event(error)
-        except (CallCancelled, GeneratorExit) as error:
-            if completed is None:  # else only the end mark was not read: the answer is whole
-                self._end_provider_time()
-                self._cut()
-            if isinstance(error, GeneratorExit):
-                raise
+        except CallCancelled:
+            self._cut()
         except Exception as error:
             # A bug of ours: the status has gone out already, so the client is told inside the stream.
             logger.exception("stream_failed")
@@ -102,15 +103,17 @@ class ChatStream:
             if self.on_incomplete is not None:
                 self.on_incomplete(type(error).__name__)
             yield self._error_event(failure)
-        finally:
-            # Here and not only in close(): a server that loses its client may never call that (werkzeug's does not always).
-            self._close_events()
-            run.settle()
+        # Not in a `finally`: that runs when garbage collection ends the generator too, where no lock may be taken.
+        # Whoever stops early calls close(), or else __del__ has it called.
+        self._settle()
 
     def _end_provider_time(self) -> None:
         self._run.trace.provider_seconds += time.perf_counter() - self._began
 
     def _cut(self) -> None:
+        if self._completed:  # only the end mark was not read: the answer is whole
+            return
+        self._end_provider_time()
         reason = "shutdown" if self._is_draining() else "client"
         metrics.stream_incomplete_total.labels(reason).inc()
         self._run.cut(reason, "streaming")
@@ -124,14 +127,30 @@ class ChatStream:
 
     def close(self) -> None:
         """End the stream wherever it is, close the provider's connection and settle the books."""
-        self._pieces.close()  # type: ignore[attr-defined]
-        self._close_events()
-        if self._run.answered_at is None:
-            # Closed before the first piece was asked for: the generator never began, so its own handling never ran.
-            self._cut()
-        self._run.settle()
+        if self._run.settled:
+            return
+        correlation_id.set(self._chat.correlation_id)  # the reaper's thread has none
+        try:
+            self._pieces.close()  # type: ignore[attr-defined]
+            if self._run.answered_at is None:
+                self._cut()
+        finally:
+            self._settle()
 
-    def _close_events(self) -> None:
-        close = getattr(self._outcome.value[1], "close", None)
-        if close is not None:
-            close()
+    def __del__(self) -> None:
+        # A server that loses its client may never call close() (werkzeug's does not always).
+        if not self._run.settled:
+            reaper.hand_over(self.close)
+
+    def _settle(self) -> None:
+        try:
+            close_events(self._outcome.value[1])
+        finally:
+            self._run.settle()
+
+
+def close_events(events: Iterator[StreamEvent]) -> None:
+    """End a provider's stream, with its connection. Harmless when repeated."""
+    close = getattr(events, "close", None)
+    if close is not None:
+        close()

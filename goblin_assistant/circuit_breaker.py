@@ -150,7 +150,8 @@ class CircuitBreaker:
 
     def available(self) -> bool:
         """Whether `acquire()` would succeed now; takes nothing."""
-        return self.retry_after() == 0.0
+        # As in acquire(), the common case takes no lock.
+        return (self._state is State.CLOSED and self._clock() < self._look_at) or self.retry_after() == 0.0
 
     def in_flight(self) -> int:
         """Calls that the provider is at work on now."""
@@ -165,9 +166,11 @@ class CircuitBreaker:
         """Ask to make a call. None: not now."""
         now = self._clock()
         limit = self._slow_first_token if streamed else self._slow_answer
-        # The common case takes no lock: a stale read lets one more call through, whose verdict will not count.
+        # The common case takes no lock. A stale read lets one more call through, whose verdict does not count: the
+        # period is read before the state, and `_next_period` writes it after the state.
+        period = self._period
         if self._state is State.CLOSED and now < self._look_at:
-            ticket = Ticket(self, self._period, now, limit)
+            ticket = Ticket(self, period, now, limit)
             self._in_flight[ticket] = None
             return ticket
         with self._lock:
@@ -247,10 +250,10 @@ class CircuitBreaker:
         self._next_period(State.OPEN)
 
     def _next_period(self, state: State) -> None:
-        self._period += 1
         self._trial = None
         self._slices.clear()
         self._change(state)
+        self._period += 1
 
     def _count(self, now: float, *, failed: bool) -> tuple[int, int]:
         number = int(now / self._slice_seconds)

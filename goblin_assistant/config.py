@@ -213,6 +213,22 @@ class Config(BaseModel):
     breaker_open_seconds: Seconds = setting(
         15.0, "GOBLIN_BREAKER_OPEN_SECONDS", "seconds until an open breaker lets a trial through"
     )
+    breaker_slow_first_token: Annotated[float | None, BeforeValidator(_blank)] = setting(
+        None,
+        "GOBLIN_BREAKER_SLOW_FIRST_TOKEN_SECONDS",
+        "a stream without first token or comment for this long counts as failed for the breaker, while it still waits; "
+        "empty: 3/4 of GOBLIN_TIMEOUT_FIRST_TOKEN, since long reasoning is silent; 0: never",
+        ge=0,
+        le=86400,
+    )
+    breaker_slow_answer: Annotated[float | None, BeforeValidator(_blank)] = setting(
+        None,
+        "GOBLIN_BREAKER_SLOW_ANSWER_SECONDS",
+        "the same for an answer in one piece; empty: 3/4 of GOBLIN_TIMEOUT_TOTAL, since reasoning may take minutes; "
+        "lower it where answers are short; 0: never",
+        ge=0,
+        le=86400,
+    )
     idempotency_seconds: int = setting(
         600, "GOBLIN_IDEMPOTENCY_SECONDS", "how long an answer can be replayed", ge=1, le=86400
     )

@@ -149,7 +149,7 @@ provider_calls_max = Gauge(
 )
 provider_slow_calls_total = Counter(
     "provider_slow_calls_total",
-    "Calls that the circuit breaker counted as failed because they were slow.",
+    "Provider calls without a sign of life for GOBLIN_BREAKER_SLOW_FIRST_TOKEN_SECONDS or _SLOW_ANSWER_SECONDS.",
     ["provider"],
     registry=REGISTRY,
 )

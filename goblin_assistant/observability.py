@@ -16,6 +16,7 @@ from goblin_assistant.config import Config
 from goblin_assistant.json_logging import correlation_id
 from goblin_assistant.limit_policy import CHAT_ROUTES
 from goblin_assistant.metrics import UNMATCHED, http_errors_total, http_requests_total
+from goblin_assistant.reaper import reaper
 from goblin_assistant.request_info import ENVIRON_KEY, GOOD_ID, METHODS, RequestInfo, children_of, new_id, request_info
 
 __all__ = ["RequestInfo", "init_app", "initialise_series", "request_info"]
@@ -49,7 +50,7 @@ _CHAT_ERRORS = {
 class _Body:
     """The response's body, watched until its last byte."""
 
-    __slots__ = ("_exhausted", "_finished", "_gone", "_info", "_iterable", "_next")
+    __slots__ = ("_closed", "_exhausted", "_finished", "_gone", "_info", "_iterable", "_next")
 
     def __init__(self, iterable: Iterable[bytes], info: RequestInfo, gone: Any) -> None:
         self._iterable = iterable
@@ -58,6 +59,8 @@ class _Body:
         self._gone = gone
         self._exhausted = False
         self._finished = False
+        self._closed = False
+        reaper.start()
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -84,6 +87,7 @@ class _Body:
         return chunk
 
     def close(self) -> None:
+        self._closed = True
         try:
             close = getattr(self._iterable, "close", None)
             if close is not None:
@@ -92,7 +96,8 @@ class _Body:
             self._finish()
 
     def __del__(self) -> None:
-        self._finish()  # a server that could not write and forgot to close
+        if not self._closed:  # a server that could not write and forgot to close
+            reaper.hand_over(self.close)
 
     def _finish(self) -> None:
         if not self._finished:

@@ -12,21 +12,21 @@ see providers/http.py). Retry and fallback happen only before the first token ha
 
 from __future__ import annotations
 
-import functools
 import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-from goblin_assistant.circuit_breaker import CircuitBreaker
+from goblin_assistant.circuit_breaker import CircuitBreaker, Ticket
 from goblin_assistant.config import Config, ConfigError, GoblinFile
 from goblin_assistant.errors import CircuitOpen, OverloadedHere, UnknownModel
 from goblin_assistant.metrics import (
     chat_completion_errors_total,
     chat_fallbacks_total,
+    provider_calls_max,
     provider_retries_total,
 )
 from goblin_assistant.providers import Registry
@@ -50,6 +50,9 @@ T = TypeVar("T")
 _BACKOFF_BASE = 0.25
 _BACKOFF_CAP = 4.0
 _POLL_SECONDS = 0.25
+SLOW_SHARE = 0.75
+"""Where no setting says when a call is slow: after this share of its time limit. Whoever raises the limit for a model
+that thinks for long raises this too, and a provider that hangs is seen before its calls run into the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +88,20 @@ class Trace:
 
 @dataclass(slots=True)
 class Outcome(Generic[T]):
-    """A call that worked, and the places it holds until `release`."""
+    """A call that worked, and what it holds until `release`: its place at the provider, and for a stream its ticket,
+    which waits for the verdict."""
 
     value: T
     target: Target
-    breaker: CircuitBreaker
-    _release: Callable[[], None]
+    ticket: Ticket
+    _caps: Caps | None = None
 
     def release(self) -> None:
-        """Give the provider's place back."""
-        self._release()
+        """Give everything back; a call without a verdict is abandoned. Later calls do nothing."""
+        self.ticket.abandon()
+        caps, self._caps = self._caps, None
+        if caps is not None:
+            caps.release(self.target.provider.name)
 
 
 class RetryBudget:
@@ -132,18 +139,11 @@ class Router:
         self._file = config.file
         self._config = config
         self._caps = Caps()
-        self._breakers = {
-            name: CircuitBreaker(
-                name,
-                window=config.breaker_window,
-                min_calls=config.breaker_min_calls,
-                failure_ratio=config.breaker_failure_ratio,
-                open_seconds=config.breaker_open_seconds,
-            )
-            for name in registry.providers
-        }
+        self._breakers = {name: _breaker(name, config) for name in registry.providers}
         self._budgets = {name: RetryBudget(config.retry_budget_ratio) for name in registry.providers}
-        for name in registry.providers:
+        for name, provider in registry.providers.items():
+            if provider.max_concurrency is not None:
+                provider_calls_max.labels(name).set(provider.max_concurrency)
             for error in PROVIDER_ERRORS:
                 chat_completion_errors_total.labels(name, error.code)
         check_routes(config.file, registry)
@@ -180,9 +180,18 @@ class Router:
         return {name: breaker.state.name.lower() for name, breaker in self._breakers.items()}
 
     # -- calls --------------------------------------------------------------------------------
-    def run(self, targets: Sequence[Target], operation: Callable[[Target], T], call: Call, trace: Trace) -> Outcome[T]:
+    def run(
+        self,
+        targets: Sequence[Target],
+        operation: Callable[[Target], T],
+        call: Call,
+        trace: Trace,
+        *,
+        streamed: bool = False,
+    ) -> Outcome[T]:
         """Make the call at the first target that can, and return what it gave.
 
+        `streamed`: `operation` returns with the first token, and the caller gives the verdict when the stream ends.
         Raises the last ProviderError, CircuitOpen when no target may be called, OverloadedHere when their caps are full,
         or CallCancelled.
         """
@@ -195,42 +204,13 @@ class Router:
             further = any(self._breakers[later.provider.name].available() for later in targets[position + 1 :])
             repeats = 0
             while True:
-                if not breaker.acquire():
-                    trace.add("circuit_open", provider=name)
+                got = self._ask(target, operation, call, trace, previous, streamed)
+                if isinstance(got, Outcome):
+                    return got
+                if isinstance(got, str):
+                    capped = capped or got == "busy"
                     break
-                cap = target.provider.max_concurrency
-                if cap is not None and not self._caps.acquire(name, cap):
-                    breaker.abandon()
-                    capped = True
-                    trace.add("provider_busy", provider=name, cap=cap)
-                    break
-                if previous is not None and previous is not target:
-                    trace.fallback = True
-                    chat_fallbacks_total.labels(previous.provider.name, name).inc()
-                    trace.add("fallback", from_provider=previous.provider.name, to_provider=name)
-                previous = target
-                self._budgets[name].deposit()
-                trace.attempts += 1
-                began = time.perf_counter()
-                try:
-                    value = operation(target)
-                except ProviderError as error:
-                    self._failed(error, target, breaker, trace, began)
-                    if cap is not None:
-                        self._caps.release(name)
-                    last = error
-                except BaseException:
-                    breaker.abandon()
-                    if cap is not None:
-                        self._caps.release(name)
-                    trace.provider_seconds += time.perf_counter() - began
-                    raise
-                else:
-                    trace.provider_seconds += time.perf_counter() - began
-                    breaker.success()
-                    release = functools.partial(self._caps.release, name) if cap is not None else _nothing
-                    return Outcome(value, target, breaker, release)
-
+                last, previous = got, target
                 if isinstance(last, InvalidRequest) and not (isinstance(last, ContextLengthExceeded) and further):
                     raise last
                 if further or not last.retryable or repeats >= self._config.retries:
@@ -251,22 +231,67 @@ class Router:
             "every provider of this model has been failing and is given a pause; try again later", retry_after=soonest
         )
 
-    def failed_midway(self, error: ProviderError, target: Target, trace: Trace) -> None:
+    def broke_off(self, error: ProviderError, outcome: Outcome[Any], trace: Trace) -> None:
         """A stream broke after its first token: too late for another attempt, not for the books."""
-        self._breakers[target.provider.name].failure()
-        chat_completion_errors_total.labels(target.provider.name, error.code).inc()
-        trace.add("failed", provider=target.provider.name, error=error.code, upstream_status=error.upstream_status)
+        name = outcome.target.provider.name
+        _judge(outcome.ticket, error)
+        chat_completion_errors_total.labels(name, error.code).inc()
+        trace.add("failed", provider=name, error=error.code, upstream_status=error.upstream_status)
 
-    def _failed(
-        self, error: ProviderError, target: Target, breaker: CircuitBreaker, trace: Trace, began: float
-    ) -> None:
-        seconds = time.perf_counter() - began
-        trace.provider_seconds += seconds
-        # A refused request is an answer: the provider is well.
-        if isinstance(error, (InvalidRequest, ContentFiltered, ModelNotFound)):
-            breaker.success()
-        else:
-            breaker.failure()
+    def _ask(
+        self,
+        target: Target,
+        operation: Callable[[Target], T],
+        call: Call,
+        trace: Trace,
+        previous: Target | None,
+        streamed: bool,
+    ) -> Outcome[T] | ProviderError | Literal["open", "busy"]:
+        """One attempt. Whatever it takes is given back unless it is returned in an Outcome."""
+        name = target.provider.name
+        caps: Caps | None = None
+        outcome: Outcome[T] | None = None
+        ticket = self._breakers[name].acquire(streamed=streamed)
+        try:
+            if ticket is None:
+                trace.add("circuit_open", provider=name)
+                return "open"
+            cap = target.provider.max_concurrency
+            if cap is not None:
+                if not self._caps.acquire(name, cap):
+                    trace.add("provider_busy", provider=name, cap=cap)
+                    return "busy"
+                caps = self._caps
+            if previous is not None and previous is not target:
+                trace.fallback = True
+                chat_fallbacks_total.labels(previous.provider.name, name).inc()
+                trace.add("fallback", from_provider=previous.provider.name, to_provider=name)
+            self._budgets[name].deposit()
+            trace.attempts += 1
+            call.alive = ticket.alive
+            began = time.perf_counter()
+            try:
+                value = operation(target)
+            except ProviderError as error:
+                _judge(ticket, error)
+                self._failed(error, target, trace, time.perf_counter() - began)
+                return error
+            finally:
+                trace.provider_seconds += time.perf_counter() - began
+            if streamed:
+                ticket.first_token()
+            else:
+                ticket.success()
+            outcome = Outcome(value, target, ticket, caps)
+            return outcome
+        finally:
+            if outcome is None and ticket is not None:
+                ticket.abandon()
+                if caps is not None:
+                    caps.release(name)
+
+    @staticmethod
+    def _failed(error: ProviderError, target: Target, trace: Trace, seconds: float) -> None:
         chat_completion_errors_total.labels(target.provider.name, error.code).inc()
         trace.add(
             "failed",
@@ -298,8 +323,29 @@ class Router:
         return pause if pause < call.remaining() else None
 
 
-def _nothing() -> None:
-    pass
+def _breaker(name: str, config: Config) -> CircuitBreaker:
+    row = config.file.providers.get(name)
+    slow_first_token, slow_answer = config.breaker_slow_first_token, config.breaker_slow_answer
+    if slow_first_token is None:
+        limit = row.timeout_first_token if row is not None else None
+        slow_first_token = SLOW_SHARE * (limit or config.timeout_first_token)
+    return CircuitBreaker(
+        name,
+        window=config.breaker_window,
+        min_calls=config.breaker_min_calls,
+        failure_ratio=config.breaker_failure_ratio,
+        open_seconds=config.breaker_open_seconds,
+        slow_first_token=slow_first_token,
+        slow_answer=SLOW_SHARE * config.timeout_total if slow_answer is None else slow_answer,
+    )
+
+
+def _judge(ticket: Ticket, error: ProviderError) -> None:
+    # A refused request is an answer: the provider is well.
+    if isinstance(error, (InvalidRequest, ContentFiltered, ModelNotFound)):
+        ticket.success()
+    else:
+        ticket.failure()
 
 
 def _sleep(seconds: float, call: Call) -> None:

@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("extensions", "schemas", "schemas_*", "models", "errors", "request_body", "request_info"),
     ("providers", "providers.*"),
-    ("config", "config_*", "goblin_file", "metrics", "json_logging", "log_writer", "redaction", "version"),
+    ("config", "config_*", "goblin_file", "metrics", "json_logging", "log_writer", "reaper", "redaction", "version"),
 )  # fmt: skip
 
 WITHOUT_FLASK = ("chat", "chat_run", "routing", "usage", "accounts", "health", "service_checks", "providers.*", "slots")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import math
 
-from goblin_assistant.circuit_breaker import CircuitBreaker, State
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from goblin_assistant.circuit_breaker import CircuitBreaker, State, Ticket
 from goblin_assistant.metrics import REGISTRY
 
 
@@ -26,10 +30,15 @@ def breaker(clock: Clock) -> CircuitBreaker:
     return CircuitBreaker("test", window=10, min_calls=4, failure_ratio=0.5, open_seconds=5, clock=clock)
 
 
+def take(breaker: CircuitBreaker, *, streamed: bool = False) -> Ticket:
+    ticket = breaker.acquire(streamed=streamed)
+    assert ticket is not None
+    return ticket
+
+
 def fail(breaker: CircuitBreaker, times: int) -> None:
     for _ in range(times):
-        assert breaker.acquire()
-        breaker.failure()
+        take(breaker).failure()
 
 
 def gauge() -> float | None:
@@ -56,8 +65,7 @@ def test_it_opens_when_the_share_of_failures_is_reached_and_says_when_to_come_ba
 
 def test_failures_below_the_share_do_not_open_it(breaker: CircuitBreaker) -> None:
     for _ in range(10):
-        breaker.acquire()
-        breaker.success()
+        take(breaker).success()
     fail(breaker, 9)
     assert breaker.state is State.CLOSED
     fail(breaker, 1)
@@ -74,11 +82,11 @@ def test_failures_older_than_the_window_are_forgotten(breaker: CircuitBreaker, c
 def test_half_open_lets_one_trial_through_and_closes_on_success(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 4)
     clock.now += 5
-    assert breaker.acquire()
+    trial = take(breaker)
     assert breaker.state is State.HALF_OPEN
     assert gauge() == 1
     assert not breaker.acquire(), "a second call while the trial runs"
-    breaker.success()
+    trial.success()
     assert breaker.state is State.CLOSED
     assert gauge() == 0
     fail(breaker, 3)
@@ -88,8 +96,7 @@ def test_half_open_lets_one_trial_through_and_closes_on_success(breaker: Circuit
 def test_a_failed_trial_opens_it_for_the_whole_time_again(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 4)
     clock.now += 5
-    assert breaker.acquire()
-    breaker.failure()
+    take(breaker).failure()
     assert breaker.state is State.OPEN
     assert breaker.retry_after() == 5
 
@@ -97,8 +104,7 @@ def test_a_failed_trial_opens_it_for_the_whole_time_again(breaker: CircuitBreake
 def test_an_abandoned_trial_makes_room_for_the_next(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, 4)
     clock.now += 5
-    assert breaker.acquire()
-    breaker.abandon()
+    take(breaker).abandon()
     assert breaker.acquire()
 
 
@@ -108,3 +114,214 @@ def test_each_change_is_logged_once(breaker: CircuitBreaker, caplog: pytest.LogC
         breaker.acquire()
     changes = [record for record in caplog.records if record.message == "circuit_state_changed"]
     assert [(record.from_state, record.to_state) for record in changes] == [("closed", "open")]  # type: ignore[attr-defined]
+
+
+# -- one verdict a call -------------------------------------------------------------------------
+def test_a_second_verdict_on_a_ticket_does_nothing(breaker: CircuitBreaker) -> None:
+    for _ in range(3):
+        ticket = take(breaker)
+        ticket.failure()
+        ticket.failure()
+        ticket.success()
+    assert breaker.state is State.CLOSED, "three failures, not six"
+    assert breaker.in_flight() == 0
+    fail(breaker, 1)
+    assert breaker.state is State.OPEN
+
+
+def test_a_call_begun_before_it_opened_is_no_trial(breaker: CircuitBreaker, clock: Clock) -> None:
+    stragglers = [take(breaker) for _ in range(4)]
+    fail(breaker, 4)
+    clock.now += 5
+    assert breaker.state is State.HALF_OPEN
+    stragglers[0].success()
+    assert breaker.state is State.HALF_OPEN, "an old success does not close it"
+    trial = take(breaker)
+    stragglers[1].failure()
+    stragglers[2].abandon()
+    assert breaker.state is State.HALF_OPEN, "an old failure does not open it"
+    assert breaker.acquire() is None, "nor does an old call's end make room beside the trial"
+    trial.success()
+    stragglers[3].failure()
+    fail(breaker, 3)
+    assert breaker.state is State.CLOSED, "the old failure is not counted"
+
+
+def test_a_trials_first_token_makes_room_and_its_end_decides(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, 4)
+    clock.now += 5
+    first = take(breaker, streamed=True)
+    first.first_token()
+    assert breaker.state is State.HALF_OPEN
+    second = take(breaker, streamed=True)
+    first.failure()
+    assert breaker.state is State.OPEN
+    second.success()
+    assert breaker.state is State.OPEN
+
+
+def test_an_open_breaker_is_half_open_when_its_time_is_over_though_nobody_tries(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    fail(breaker, 4)
+    assert gauge() == 2
+    clock.now += 5
+    assert gauge() == 1
+
+
+# -- slow calls ---------------------------------------------------------------------------------
+@pytest.fixture
+def impatient(clock: Clock) -> CircuitBreaker:
+    return CircuitBreaker(
+        "test",
+        window=10,
+        min_calls=4,
+        failure_ratio=0.5,
+        open_seconds=5,
+        slow_first_token=2,
+        slow_answer=6,
+        clock=clock,
+    )
+
+
+def test_calls_that_hang_open_it_while_they_hang(impatient: CircuitBreaker, clock: Clock) -> None:
+    hanging = [take(impatient, streamed=True) for _ in range(4)]
+    clock.now += 1.9
+    assert impatient.state is State.CLOSED
+    clock.now += 0.2
+    assert impatient.acquire() is None
+    assert impatient.state is State.OPEN
+    assert impatient.in_flight() == 4
+    assert impatient.oldest_age() == pytest.approx(2.1)
+    for ticket in hanging:
+        ticket.failure()
+    assert impatient.retry_after() == 5
+    assert impatient.in_flight() == 0
+
+
+def test_an_answer_in_one_piece_has_its_own_limit(impatient: CircuitBreaker, clock: Clock) -> None:
+    for _ in range(4):
+        take(impatient)
+    clock.now += 5.9
+    assert impatient.state is State.CLOSED
+    clock.now += 0.2
+    assert impatient.state is State.OPEN
+
+
+@pytest.mark.parametrize("verdict", ["success", "failure", "abandon"])
+def test_a_slow_call_counts_as_failed_once_however_it_ends(
+    impatient: CircuitBreaker, clock: Clock, verdict: str
+) -> None:
+    for _ in range(3):
+        ticket = take(impatient, streamed=True)
+        clock.now += 2.1  # nobody looks before it ends
+        getattr(ticket, verdict)()
+    assert impatient.state is State.CLOSED, "three failures"
+    fail(impatient, 1)
+    assert impatient.state is State.OPEN
+
+
+def test_a_stream_that_has_begun_and_one_that_shows_signs_of_life_are_not_slow(
+    impatient: CircuitBreaker, clock: Clock
+) -> None:
+    begun = [take(impatient, streamed=True) for _ in range(4)]
+    commenting = [take(impatient, streamed=True) for _ in range(4)]
+    for ticket in begun:
+        ticket.first_token()
+    for _ in range(10):
+        clock.now += 1.5
+        for ticket in commenting:
+            ticket.alive()
+        assert impatient.state is State.CLOSED
+    assert impatient.oldest_age() == 15, "a comment is no answer"
+    clock.now += 2.1
+    assert impatient.state is State.OPEN
+
+
+def test_a_slow_trial_opens_it_again(impatient: CircuitBreaker, clock: Clock) -> None:
+    fail(impatient, 4)
+    clock.now += 5
+    trial = take(impatient, streamed=True)
+    clock.now += 2.1
+    assert impatient.state is State.OPEN
+    trial.success()
+    assert impatient.state is State.OPEN
+
+
+def test_without_a_limit_no_call_is_slow(breaker: CircuitBreaker, clock: Clock) -> None:
+    for _ in range(10):
+        take(breaker)
+    clock.now += 80_000
+    assert breaker.state is State.CLOSED
+
+
+# -- any order of things ------------------------------------------------------------------------
+class Interleaving(RuleBasedStateMachine):
+    """Calls begin, answer, end (once or twice, early or late), and time passes, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.breaker = CircuitBreaker(
+            "any", window=10, min_calls=2, failure_ratio=0.5, open_seconds=5,
+            slow_first_token=7, slow_answer=7, clock=self.clock,
+        )  # fmt: skip
+        self.tickets: list[Ticket] = []
+        self.over: set[Ticket] = set()
+        self.trials: list[Ticket] = []
+
+    @rule(streamed=st.booleans())
+    def begin(self, streamed: bool) -> None:
+        state = self.breaker.state
+        available = self.breaker.available()
+        ticket = self.breaker.acquire(streamed=streamed)
+        assert (ticket is not None) == available
+        assert state is not State.OPEN or ticket is None
+        if ticket is not None:
+            self.tickets.append(ticket)
+            if state is State.HALF_OPEN:
+                assert not self.trials_that_wait(), "two trials at once"
+                self.trials.append(ticket)
+
+    def trials_that_wait(self) -> list[Ticket]:
+        """Trials of this half-open time that have neither answered nor ended."""
+        period = max((trial.period for trial in self.trials), default=0)
+        return [
+            trial for trial in self.trials
+            if trial.period == period and trial not in self.over and not trial.answering and not trial.slow
+        ]  # fmt: skip
+
+    @rule(number=st.integers(0, 30), verdict=st.sampled_from(["success", "failure", "abandon", "first_token", "alive"]))
+    def tell(self, number: int, verdict: str) -> None:
+        if self.tickets:
+            ticket = self.tickets[number % len(self.tickets)]
+            state = self.breaker.state
+            trial = ticket in self.trials
+            getattr(ticket, verdict)()
+            if ticket in self.over or (state is not State.CLOSED and not trial):
+                assert self.breaker.state is state, "a late or second verdict changed the state"
+            if verdict in ("success", "failure", "abandon"):
+                self.over.add(ticket)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 4.9, 5.0, 7.0, 30.0]))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @invariant()
+    def calls_in_flight_are_those_not_ended(self) -> None:
+        assert self.breaker.in_flight() == len(self.tickets) - len(self.over)
+        assert 0 <= self.breaker.oldest_age() < math.inf
+
+    @invariant()
+    def it_is_never_stuck(self) -> None:
+        if self.breaker.state is State.HALF_OPEN and not self.trials_that_wait():
+            assert self.breaker.available(), "half open, with no trial, and nobody may try"
+        assert self.breaker.retry_after() <= 5
+
+    @invariant()
+    def counts_are_never_negative(self) -> None:
+        for _, (calls, failures) in self.breaker._slices:
+            assert 0 <= failures <= calls
+
+
+TestInterleaving = Interleaving.TestCase

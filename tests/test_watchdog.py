@@ -136,6 +136,7 @@ def kill(thread: threading.Thread) -> None:
     wait_until(lambda: not thread.is_alive(), what="the thread to end")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_watchdog_is_seen_and_started_again(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
     fake_upstream.default = Reply.raw(SILENCE)
     waiting = watchdog.watch(Call())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +28,8 @@ from goblin_assistant.schemas import (
     ModelItem,
     ModelList,
 )
+
+logger = logging.getLogger("goblin_assistant.chat")
 
 bp = APIBlueprint("chat", __name__, tag="Chat")
 
@@ -134,8 +138,11 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
     )
     response: Response
     try:
+        if claim is not None:
+            after.append(claim.abandon)  # does nothing after finish()
         if streamed:
             stream = parts.chat.stream(chat)
+            after.append(stream.close)
             response = _streamed(stream, info, claim)
         else:
             result = parts.chat.complete(chat)
@@ -144,26 +151,36 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
             if claim is not None:
                 claim.finish(Answer("application/json", result.body, result.headers))
     except BaseException as error:
-        if claim is not None:
-            claim.abandon()
         if isinstance(error, ClientGone):
             info.incomplete = True
+        if not isinstance(error, Exception):  # no handler makes a response of it
+            _end_all(after)
+        elif claim is not None:
+            claim.abandon()
         raise
     finally:
         _after_response(after)
     return response
 
 
-def _after_response(settles: list[Callable[[], None]]) -> None:
-    # Behind the last byte of whatever is sent: the answer, or the error that the handlers make of an exception.
-    if not settles:
+def _after_response(ends: list[Callable[[], None]]) -> None:
+    # Behind the last byte of whatever is sent: the answer, or the error that the handlers make of an exception. Flask
+    # runs this for the second response too, when the first was lost to an exception on its way; each may end twice.
+    if not ends:
         return
 
     @after_this_request
     def attach(response: Response) -> Response:
-        for settle in settles:
-            response.call_on_close(settle)
+        response.call_on_close(functools.partial(_end_all, ends))
         return response
+
+
+def _end_all(ends: list[Callable[[], None]]) -> None:
+    for end in reversed(ends):
+        try:
+            end()
+        except Exception:
+            logger.exception("chat_end_failed")
 
 
 def _streamed(stream: ChatStream, info: RequestInfo, claim: Claim | None) -> Response:
@@ -174,12 +191,8 @@ def _streamed(stream: ChatStream, info: RequestInfo, claim: Claim | None) -> Res
     stream.on_incomplete = note
     headers = {**_STREAM_HEADERS, **stream.headers}
     if claim is None:
-        response = Response(iter(stream), headers=headers)
-    else:
-        response = Response(_recorded(stream, claim, headers, info), headers=headers)
-        response.call_on_close(claim.abandon)  # does nothing after finish()
-    response.call_on_close(stream.close)
-    return response
+        return Response(iter(stream), headers=headers)
+    return Response(_recorded(stream, claim, headers, info), headers=headers)
 
 
 def _recorded(stream: ChatStream, claim: Claim, headers: dict[str, str], info: RequestInfo) -> Iterator[bytes]:

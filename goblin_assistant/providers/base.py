@@ -188,12 +188,14 @@ class Call:
     """The circumstances of one call, the same for every attempt.
 
     `deadline` is on `time.monotonic()`'s clock, for all attempts together. `client_gone` answers at once and from any thread; None when the
-    server cannot tell. Timeouts are in seconds.
+    server cannot tell. Timeouts are in seconds. `alive` is called when a provider sends something that is no answer yet,
+    such as a comment in a stream; the router sets it for each attempt.
     """
 
     correlation_id: str = ""
     deadline: float = field(default_factory=lambda: time.monotonic() + 300.0)
     client_gone: Callable[[], bool] | None = None
+    alive: Callable[[], None] | None = None
 
     def remaining(self) -> float:
         """Seconds until the deadline, never negative."""

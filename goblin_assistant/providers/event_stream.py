@@ -79,6 +79,8 @@ class EventStream(Iterator[bytes]):
                 if not is_comment(block):
                     self._start()
                     return without_first_comments(block)
+                if exchange.call.alive is not None:
+                    exchange.call.alive()
 
     def finish(self) -> None:
         """The protocol's end has been read: keep the connection if the answer ends here and now, else close it."""
@@ -102,6 +104,7 @@ class EventStream(Iterator[bytes]):
             self._end()
 
     def __del__(self) -> None:
+        # Garbage collection may call this in any thread, also under a lock: see "Finalisers" in watchdog.py.
         self.close()
 
     def _start(self) -> None:
