@@ -27,6 +27,8 @@ class ChatStream:
     `on_incomplete` is told the error's class name when the stream does not reach its end by our or the provider's fault.
     """
 
+    _made = False
+
     def __init__(
         self,
         chat: Chat,
@@ -48,6 +50,7 @@ class ChatStream:
         reaper.start()
         self._pieces = self._generate()
         self._began = time.perf_counter()
+        self._made = True
 
     def __iter__(self) -> Iterator[bytes]:
         return self._pieces
@@ -139,7 +142,7 @@ class ChatStream:
 
     def __del__(self) -> None:
         # A server that loses its client may never call close() (werkzeug's does not always).
-        if not self._run.settled:
+        if self._made and not self._run.settled:
             reaper.hand_over(self.close)
 
     def _settle(self) -> None:

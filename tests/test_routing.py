@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ from goblin_assistant.providers.base import (
     StreamEvent,
 )
 from goblin_assistant.routing import Outcome, Router, Target, Trace
+from tests.conftest import wait_until
 
 
 class Scripted(Provider):
@@ -246,6 +248,30 @@ def test_with_every_breaker_open_the_answer_says_when_to_come_back(make_router: 
         run(router, "m")
     assert refused.value.status == 503
     assert 14 < (refused.value.retry_after or 0) <= 15
+
+
+def test_calls_begun_before_it_opened_are_no_trials(make_router: RouterFactory) -> None:
+    provider = Scripted("a", BadResponse("down"))
+    router = make_router(provider, breaker_min_calls=2, retries=0, breaker_open_seconds=0.1)
+    begun, go = threading.Event(), threading.Event()
+
+    def straggle(target: Target) -> str:
+        begun.set()
+        assert go.wait(10)
+        return "late"
+
+    straggler = threading.Thread(
+        target=lambda: router.run(router.resolve("m"), straggle, Call(), Trace(time.perf_counter())).release()
+    )
+    straggler.start()
+    assert begun.wait(10)
+    for _ in range(2):
+        with pytest.raises(BadResponse):
+            run(router, "m")
+    wait_until(lambda: router.circuits() == {"a": "half_open"}, what="its time to be over, though nobody tries")
+    go.set()
+    straggler.join(10)
+    assert router.circuits() == {"a": "half_open"}
 
 
 def test_refused_requests_do_not_open_the_breaker(make_router: RouterFactory) -> None:

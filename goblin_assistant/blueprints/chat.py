@@ -122,24 +122,25 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
             )
         claim = held
 
-    chat = Chat(
-        principal=principal,
-        body=body,
-        raw=raw,
-        correlation_id=info.correlation_id,
-        stream=streamed,
-        dialect=dialect,
-        operation=operation,
-        headers=current.headers,  # type: ignore[arg-type]
-        client_gone=current.environ.get("waitress.client_disconnected"),
-        limit=info.limit,
-        started=info.started,
-        defer=after.append,
-    )
+    _after_response(after)
     response: Response
     try:
         if claim is not None:
             after.append(claim.abandon)  # does nothing after finish()
+        chat = Chat(
+            principal=principal,
+            body=body,
+            raw=raw,
+            correlation_id=info.correlation_id,
+            stream=streamed,
+            dialect=dialect,
+            operation=operation,
+            headers=current.headers,  # type: ignore[arg-type]
+            client_gone=current.environ.get("waitress.client_disconnected"),
+            limit=info.limit,
+            started=info.started,
+            defer=after.append,
+        )
         if streamed:
             stream = parts.chat.stream(chat)
             after.append(stream.close)
@@ -158,20 +159,16 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
         elif claim is not None:
             claim.abandon()
         raise
-    finally:
-        _after_response(after)
     return response
 
 
 def _after_response(ends: list[Callable[[], None]]) -> None:
     # Behind the last byte of whatever is sent: the answer, or the error that the handlers make of an exception. Flask
     # runs this for the second response too, when the first was lost to an exception on its way; each may end twice.
-    if not ends:
-        return
-
     @after_this_request
     def attach(response: Response) -> Response:
-        response.call_on_close(functools.partial(_end_all, ends))
+        if ends:
+            response.call_on_close(functools.partial(_end_all, ends))
         return response
 
 
