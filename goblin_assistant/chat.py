@@ -113,13 +113,13 @@ class ChatService:
             def attempt(target: Target) -> tuple[StreamEvent, Iterator[StreamEvent]]:
                 run.trying(target)
                 events = target.provider.stream(requests.for_target(target))
+                run.hold(functools.partial(close_events, events))
                 try:
                     return next(events), events
                 except StopIteration:
                     raise BadResponse("the provider's stream was empty", provider=target.provider.name) from None
 
             outcome = self._attempt(run, targets, attempt, call, streamed=True)
-            run.hold(functools.partial(close_events, outcome.value[1]))
             run.entry.first_token_ms = round((time.perf_counter() - chat.started) * 1000)
             run.trace.add("first_token", provider=outcome.target.provider.name)
             translator = None

@@ -42,10 +42,8 @@ HELLO = {"model": "up/m", "messages": [{"role": "user", "content": "hello"}], "m
 REQUESTS: dict[str, tuple[str, dict[str, Any], Reply]] = {
     "whole": ("/v1/chat/completions", HELLO, ANSWER),
     "stream": ("/v1/chat/completions", {**HELLO, "stream": True}, STREAM),
-    "translated": ("/v1/messages", HELLO, ANSWER),
     "translated stream": ("/v1/messages", {**HELLO, "stream": True}, STREAM),
     "embeddings": ("/v1/embeddings", {"model": "up/m", "input": "x"}, VECTORS),
-    "refused": ("/v1/chat/completions", HELLO, Reply.json(400, {"error": {"message": "no"}})),
     "failed": ("/v1/chat/completions", {**HELLO, "stream": True}, Reply.json(500, {})),
     "broken stream": ("/v1/chat/completions", {**HELLO, "stream": True}, Reply.sse([CHUNK])),
 }
