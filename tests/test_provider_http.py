@@ -446,3 +446,19 @@ def test_a_forked_process_cuts_calls_of_its_own(client: UpstreamClient, fake_ups
     _, status = os.waitpid(child, 0)
     watchdog.release(busy)
     assert os.waitstatus_to_exitcode(status) == 7
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"400 No"])
+@pytest.mark.parametrize("ask", ["post", "post_sse"])
+def test_an_answer_with_two_different_lengths_is_a_bad_one_and_its_connection_is_not_used_again(
+    client: UpstreamClient, fake_upstream: FakeUpstream, ask: str, status: bytes
+) -> None:
+    head = b"HTTP/1.1 %b\r\nContent-Type: text/event-stream\r\n" % status
+    lengths = b"Content-Length: 2\r\nContent-Length: 40\r\n\r\n"
+    hidden = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhidden"
+    fake_upstream.reply(Reply.raw(head + lengths + b"{}" + hidden))
+    with pytest.raises(BadResponse):
+        answer = getattr(client, ask)("/", b"{}", Call())
+        list(answer)
+    fake_upstream.reply(Reply.plain(200, b"mine"))
+    assert client.post("/", b"{}", Call()) == b"mine"

@@ -1,8 +1,9 @@
-"""The chunked body of a streamed answer, as much at a time as has arrived (RFC 9112, section 7.1).
+"""Chunked bodies (RFC 9112, section 7.1): one decoder for providers' answers and for clients' requests.
 
-http.client gives out one chunk a call. Providers send an event a chunk, so a server that has fallen behind would have to
-take every single event through all of its layers, and fall behind further. Here everything that one read of the socket
-brought comes in one piece: the busier the server, the larger the pieces and the less each event costs.
+http.client returns one chunk a call. Providers send an event a chunk, so a server that has fallen
+behind would pass every event through all of its layers. Here everything that one read of the socket
+brought comes in one piece: the busier the server, the larger the pieces and the less each event
+costs.
 """
 
 from __future__ import annotations
@@ -10,80 +11,125 @@ from __future__ import annotations
 import http.client
 import re
 from collections.abc import Callable
+from enum import Enum
 
 READ_SIZE = 4096
 MAX_LINE = 8192
-"""Of a chunk's size with its extensions, and of a trailer. Nobody sends any; a line without end is not kept."""
+"""Of a chunk's size with its extensions, and of a trailer field. Longer lines are an error."""
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?", re.DOTALL).fullmatch
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?").fullmatch
+
+
+class Step(Enum):
+    """What the decoder expects next."""
+
+    SIZE = 1
+    DATA = 2
+    END_OF_DATA = 3
+    TRAILER = 4
+    OVER = 5
+
+
+class ChunkDecoder:
+    """Bytes in, the body's bytes out.
+
+    `error` is set at the first byte that breaks the framing. The data before it has been returned,
+    however the bytes were cut into reads; nothing is returned after it.
+    """
+
+    __slots__ = ("error", "pending", "remaining", "step")
+
+    def __init__(self) -> None:
+        self.pending = b""
+        """Received and not decoded yet; once the body is over, what came behind it."""
+        self.remaining = 0
+        """Bytes that are missing from the current chunk's data."""
+        self.step = Step.SIZE
+        self.error: http.client.HTTPException | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """The part of the body that `data` completes."""
+        buffer = self.pending + data if self.pending else data
+        parts: list[bytes] = []
+        at = 0
+        step = self.step
+        while self.error is None and step is not Step.OVER:
+            if step is Step.DATA:
+                part = buffer[at : at + self.remaining]
+                if part:
+                    parts.append(part)
+                    at += len(part)
+                    self.remaining -= len(part)
+                if self.remaining:
+                    break
+                step = Step.END_OF_DATA
+            elif step is Step.END_OF_DATA:
+                if len(buffer) - at < 2:
+                    break
+                if not buffer.startswith(b"\r\n", at):
+                    self.error = http.client.HTTPException("a chunk is longer than its size")
+                    break
+                at += 2
+                step = Step.SIZE
+            else:
+                end = buffer.find(b"\r\n", at)
+                if end < 0:
+                    if len(buffer) - at > MAX_LINE:
+                        self.error = http.client.LineTooLong("chunk size")
+                    break
+                step = self._line(buffer[at:end], step)
+                at = end + 2
+        self.step = step
+        self.pending = buffer[at:]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _line(self, line: bytes, step: Step) -> Step:
+        if step is Step.TRAILER:  # behind the last chunk: fields until an empty line
+            return Step.TRAILER if line else Step.OVER
+        size = _SIZE(line)
+        if size is None:
+            self.error = http.client.HTTPException("a chunk without a size")
+            return step
+        self.remaining = int(size[1], 16)
+        return Step.DATA if self.remaining else Step.TRAILER
 
 
 class ChunkedBody:
-    """Takes the framing out of what `read(size)` gives. `read` returns b"" at the end of the connection."""
+    """Takes the framing out of what `read(size)` returns; `read` returns b"" at the connection's end."""
 
-    __slots__ = ("_buffer", "_left", "_read", "_state")
+    __slots__ = ("_decoder", "_ended", "_read")
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
-        self._buffer = b""
-        self._left = 0  # of the current chunk's data
-        self._state = "size"
+        self._decoder = ChunkDecoder()
+        self._ended = False
 
     @property
     def at_end(self) -> bool:
-        """Whether the body is over and nothing has come behind it: the connection can carry another request."""
-        return self._state == "over" and not self._buffer
+        """Whether the body is over and nothing has come behind it: the connection can carry another
+        request."""
+        return self._decoder.step is Step.OVER and not self._decoder.pending
 
     def read1(self) -> bytes:
         """What has arrived, at least a byte; waits for it; b"" at the body's end.
 
-        Raises IncompleteRead when the connection ends before, HTTPException for what is no chunk, and what `read`
-        raises.
+        A connection that ends behind the last chunk's size line ends the body: RFC 9112, section 8,
+        calls a body incomplete only if the zero-sized chunk is missing. Raises IncompleteRead when
+        the connection ends before it, HTTPException for what is no chunk, and what `read` raises.
         """
-        while self._state != "over":
-            if data := self._decode():
-                return data
-            if self._state == "over":
+        decoder = self._decoder
+        while not self._ended:
+            if decoder.error is not None:
+                raise decoder.error
+            if decoder.step is Step.OVER:
+                self._ended = True
                 break
             more = self._read(READ_SIZE)
             if not more:
-                raise http.client.IncompleteRead(b"")
-            self._buffer = self._buffer + more if self._buffer else more
+                if decoder.step is not Step.TRAILER:
+                    raise http.client.IncompleteRead(b"")
+                self._ended = True
+                break
+            if data := decoder.feed(more):
+                return data
         return b""
-
-    def _decode(self) -> bytes:
-        buffer, at, parts = self._buffer, 0, []
-        while True:
-            if self._state == "data":
-                part = buffer[at : at + self._left]
-                if part:
-                    parts.append(part)
-                    at += len(part)
-                    self._left -= len(part)
-                if self._left:
-                    break
-                self._state = "end of data"
-            if self._state == "end of data":
-                if len(buffer) - at < 2:
-                    break
-                if not buffer.startswith(b"\r\n", at):
-                    raise http.client.HTTPException("a chunk is longer than its size")
-                at += 2
-                self._state = "size"
-            end = buffer.find(b"\r\n", at)
-            if end < 0:
-                if len(buffer) - at > MAX_LINE:
-                    raise http.client.LineTooLong("chunk size")
-                break
-            line, at = buffer[at:end], end + 2
-            if self._state == "size":
-                size = _SIZE(line)
-                if size is None:
-                    raise http.client.HTTPException("a chunk without a size")
-                self._left = int(size[1], 16)
-                self._state = "data" if self._left else "trailer"
-            elif not line:  # behind the last chunk: lines until an empty one
-                self._state = "over"
-                break
-        self._buffer = buffer[at:]
-        return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -115,6 +115,10 @@ class QuickResponse(http.client.HTTPResponse):
                     self._take(buffered[len(_START) : buffered.find(b"\r\n")].decode("latin-1"), Head(pairs))
                     return
         super().begin()
+        if not self.chunked:
+            length = announced_length(self.headers.get_all("content-length", []))
+            if self.length is None:  # http.client takes no list, not even of one number
+                self.length = length
         if self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:  # nobody asked for it, and HTTP ends here
             self.will_close = True
 
@@ -135,11 +139,28 @@ class QuickResponse(http.client.HTTPResponse):
         self.chunked = (head.get("transfer-encoding") or "").lower() == "chunked"
         self.chunk_left = None
         self.will_close = "close" in head.get("connection", "").lower()
-        length = head.get("content-length", "")
-        # RFC 9112, 6.3: Transfer-Encoding overrides Content-Length, and without both the body ends with the connection.
-        self.length = int(length) if not self.chunked and length.isascii() and length.isdigit() else None
+        # RFC 9112, 6.3: Transfer-Encoding overrides Content-Length, and without both the body ends
+        # with the connection.
+        self.length = None
+        if not self.chunked:
+            self.length = announced_length(head.get_all("content-length", []))
         if not self.chunked and self.length is None:
             self.will_close = True
+
+
+def announced_length(values: list[str]) -> int | None:
+    """The length in the Content-Length fields of an answer; None when there are none.
+
+    Raises HTTPException for different values and for what is no number: nobody can tell where such a
+    body ends, and what follows it would be taken for the next answer (RFC 9112, section 6.3).
+    """
+    lengths = {part.strip(" \t") for value in values for part in value.split(",")}
+    if not lengths:
+        return None
+    length = lengths.pop()
+    if lengths or not (length.isascii() and length.isdigit() and len(length) < 16):
+        raise http.client.HTTPException("the answer's Content-Length is not one number")
+    return int(length)
 
 
 def split(head: bytes) -> list[tuple[str, str]] | None:
