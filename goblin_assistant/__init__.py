@@ -22,6 +22,7 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     """
     # Imported here, so that `from goblin_assistant.metrics import ...` in a tool of yours does not load the whole application.
     from goblin_assistant import (
+        body_limits,
         error_handlers,
         json_logging,
         lifecycle,
@@ -42,6 +43,7 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
 
     exporter.init_app(app)
     security_headers.init_app(app, settings)
+    body_limits.init_app(app, settings)
     limits = rate_limits.init_app(app, settings)
     error_handlers.init_app(app)
     openapi.init_app(app)

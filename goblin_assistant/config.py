@@ -181,6 +181,13 @@ class Config(BaseModel):
     max_body_bytes: int = setting(
         20 * 1024 * 1024, "GOBLIN_MAX_BODY_BYTES", "largest request body; images travel in it", ge=1024
     )
+    max_pending_body_bytes: Annotated[int | None, BeforeValidator(_blank)] = setting(
+        None,
+        "GOBLIN_MAX_PENDING_BODY_BYTES",
+        "bytes of all request bodies that are held at once; beyond it the oldest half-sent requests get 503; "
+        "empty: 16 times GOBLIN_MAX_BODY_BYTES",
+        ge=1024,
+    )
     cpu: Annotated[int | None, BeforeValidator(_blank)] = setting(
         None, "GOBLIN_CPU", "core to pin the process to; run one instance per core", ge=0
     )
@@ -297,6 +304,13 @@ class Config(BaseModel):
         return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
     @property
+    def pending_body_bytes(self) -> int:
+        """The bound of all request bodies together."""
+        if self.max_pending_body_bytes is not None:
+            return self.max_pending_body_bytes
+        return 16 * self.max_body_bytes
+
+    @property
     def limits_uri(self) -> str:
         """Where limits are counted."""
         return self.ratelimit_storage_uri or self.redis_url or "memory://"
@@ -327,6 +341,11 @@ class Config(BaseModel):
         problems = []
         if self.chat_slots is not None and self.chat_slots >= self.threads:
             problems.append(f"GOBLIN_CHAT_SLOTS={self.chat_slots}: must be below GOBLIN_THREADS={self.threads}")
+        if self.pending_body_bytes < self.max_body_bytes:
+            problems.append(
+                f"GOBLIN_MAX_PENDING_BODY_BYTES={self.pending_body_bytes}: "
+                f"must be at least GOBLIN_MAX_BODY_BYTES={self.max_body_bytes}"
+            )
         if self.secret_key is not None and len(self.secret_key.get_secret_value().encode()) < 32:
             problems.append(
                 "SECRET_KEY: 32 bytes or more; make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"

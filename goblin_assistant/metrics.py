@@ -188,6 +188,17 @@ deadlines_thread_up = Gauge(
     "1 while the thread that enforces the time limits of provider calls runs, or no call needs it.",
     registry=REGISTRY,
 )
+server_connections = Gauge("server_connections", "Client connections that are open now.", registry=REGISTRY)
+server_connections_shed_total = Counter(
+    "server_connections_shed_total",
+    "Idle and half-sent connections closed to make room for new ones.",
+    registry=REGISTRY,
+)
+server_request_body_bytes = Gauge(
+    "server_request_body_bytes",
+    "Bytes of request bodies held by the server, from their arrival until their answer; bodies below 16 KiB are left out.",
+    registry=REGISTRY,
+)
 log_records_dropped_total = Counter(
     "log_records_dropped_total", "Log lines dropped because nobody read standard output.", registry=REGISTRY
 )

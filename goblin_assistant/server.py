@@ -7,6 +7,7 @@ A second signal ends the process at once.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -20,9 +21,17 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
 from goblin_assistant import json_logging, lifecycle, metrics_endpoint, process_setup
+from goblin_assistant.body_limits import BodyLimits
 from goblin_assistant.config import Config
 from goblin_assistant.extensions import Runtime
-from goblin_assistant.metrics import server_threads_busy, server_threads_max
+from goblin_assistant.metrics import (
+    server_connections,
+    server_connections_shed_total,
+    server_request_body_bytes,
+    server_threads_busy,
+    server_threads_max,
+)
+from goblin_assistant.server_bodies import PendingBodies
 from goblin_assistant.server_channel import Channel
 from goblin_assistant.server_loop import Threads, make_map
 from goblin_assistant.version import __version__
@@ -32,9 +41,16 @@ logger = logging.getLogger("goblin_assistant.server")
 RECEIVE_TIMEOUT_SECONDS = 120.0
 """How long a client may take to send one request, from its first byte to its last."""
 
-BODY_SLACK = 1024 * 1024
-"""The server reads this much beyond GOBLIN_MAX_BODY_BYTES: up to there the application answers 413 itself, with its
-headers."""
+UNBOUNDED = 2**62
+"""waitress's own limit of a body; ours go by route and are counted by the parser."""
+
+ROOM = 16
+"""One part in so many of the connections is kept free, by closing those that have waited longest."""
+
+FULL_PAUSE_SECONDS = 0.2
+"""How long nobody is accepted after the process could open no further descriptor."""
+
+SHED_LOG_SECONDS = 10.0
 
 QUIET_SECONDS = 0.25
 """How long nothing may happen on any connection before a drained server ends."""
@@ -47,6 +63,26 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
 
     channel_class = Channel
     draining = False
+    paused_until = 0.0
+
+    def __init__(self, app: Any, *args: Any, limits: BodyLimits, bodies: PendingBodies, **kwargs: Any) -> None:
+        self.body_limits = limits
+        self.bodies = bodies
+        super().__init__(app, *args, **kwargs)
+
+    def accept(self) -> Any:
+        """As waitress; without a descriptor to spare, nobody is accepted for a moment: the waiting
+        connection would wake the loop again at once."""
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self.paused_until = time.monotonic() + FULL_PAUSE_SECONDS
+            raise
+
+    def readable(self) -> bool:
+        """As waitress, but not while paused."""
+        return bool(super().readable()) and time.monotonic() >= self.paused_until
 
     def maintenance(self, now: float) -> None:
         """As waitress: mark connections that have been idle for long; and have them looked at."""
@@ -72,10 +108,22 @@ class Server:
         self._runtime: Runtime = app.extensions["goblin"]
         self._map = make_map()
         adjustments = Adjustments(**settings(config, descriptors))
+        self._shed_above = adjustments.connection_limit - adjustments.connection_limit // ROOM
+        self._shed = 0
+        self._shed_logged = 0.0
+        self._bodies = PendingBodies(config.pending_body_bytes)
         self._dispatcher = Threads()
         self._dispatcher.set_thread_count(adjustments.threads)
         self.listeners = [
-            Listener(app.wsgi_app, self._map, dispatcher=self._dispatcher, adj=adjustments, sockinfo=sockinfo)
+            Listener(
+                app.wsgi_app,
+                self._map,
+                dispatcher=self._dispatcher,
+                adj=adjustments,
+                sockinfo=sockinfo,
+                limits=BodyLimits(config.max_body_bytes),
+                bodies=self._bodies,
+            )
             for sockinfo in adjustments.listen
         ]
         self._signals = 0
@@ -90,6 +138,8 @@ class Server:
         """Serve until the first signal, then drain. Call it in the main thread."""
         server_threads_max.set(self._config.threads)
         server_threads_busy.set_function(lambda: max(0, self._dispatcher.active_count))
+        server_connections.set_function(lambda: sum(len(listener.active_channels) for listener in self.listeners))
+        server_request_body_bytes.set_function(lambda: self._bodies.held)
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         while not self._signals:
@@ -101,11 +151,41 @@ class Server:
             self._map.tell(listener)  # it closes idle connections, and stops accepting when there are too many
         self._map.turn(timeout)
         now = time.monotonic()
+        paused = any(listener.paused_until > now for listener in self.listeners)
+        if paused or len(self._map) > self._shed_above:
+            self._make_room(now, out_of_descriptors=paused)
         if now - self._watched >= 1.0:
             self._watched = now
             for channel in self._channels():
                 if channel.watch(now, self._config.send_timeout_seconds, RECEIVE_TIMEOUT_SECONDS):
                     logger.warning("client_stalled", extra={"client": channel.addr[0]})
+
+    def _make_room(self, now: float, *, out_of_descriptors: bool) -> None:
+        """Close the connections that have waited longest: without a request, or with one that is only
+        half there. Those with a request at work stay."""
+        waiting = [
+            (channel.waiting_since(now), number, channel)
+            for number, channel in enumerate(self._channels())
+            if not channel.requests and not channel.total_outbufs_len
+        ]
+        waiting.sort()
+        chosen = waiting[: max(1, len(self._map) // ROOM)]
+        for _, _, channel in chosen:
+            channel.handle_close()
+        if chosen:
+            server_connections_shed_total.inc(len(chosen))
+            self._shed += len(chosen)
+        if now - self._shed_logged >= SHED_LOG_SECONDS:
+            self._shed_logged = now
+            logger.warning(
+                "connections_shed",
+                extra={
+                    "count": self._shed,
+                    "open": len(self._channels()),
+                    "reason": "no file descriptor left" if out_of_descriptors else "too many connections",
+                },
+            )
+            self._shed = 0
 
     def _channels(self) -> list[Channel]:
         return [channel for listener in self.listeners for channel in list(listener.active_channels.values())]
@@ -145,7 +225,8 @@ class Server:
 
     def _cut(self) -> None:
         channels = self._channels()
-        cut = [channel.requests[0] for channel in channels if channel.requests]
+        # A slice: a thread may end the request between a look at the list and its first element.
+        cut = [request for channel in channels for request in channel.requests[:1]]
         if cut:
             paths = [f"{request.command} {request.path}"[:200] for request in cut[:50]]
             logger.warning("requests_cut", extra={"count": len(cut), "requests": paths})
@@ -161,9 +242,9 @@ def settings(config: Config, descriptors: int = 1024) -> dict[str, Any]:
         "threads": config.threads,
         # Lets a request learn that its client has gone, and a silent stream with it.
         "channel_request_lookahead": 1,
-        "max_request_body_size": config.max_body_bytes + BODY_SLACK,
+        "max_request_body_size": UNBOUNDED,
         "max_request_header_size": 64 * 1024,
-        "connection_limit": max(64, min(8192, descriptors - 2 * config.threads - 128)),
+        "connection_limit": max(min(64, descriptors // 4), min(8192, descriptors - 2 * config.threads - 128)),
         "recv_bytes": 64 * 1024,
         # A client that reads slowly costs this much memory, then its thread waits.
         "outbuf_high_watermark": 1024 * 1024,

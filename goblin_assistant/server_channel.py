@@ -1,5 +1,5 @@
-"""waitress' connection, taught three things: to say goodbye while draining, to refuse in our shape, and to let a
-refusal arrive.
+"""waitress's connection with `Connection: close` while draining, errors in this API's format, lingering close so
+that clients receive them, and request bodies that are freed when it closes.
 
 waitress answers a request that it cannot parse, or whose body is too large, itself: as plain text, without correlation
 id, log line or metric. And it closes the connection at once, whereupon the unread rest of the body makes the kernel
@@ -11,31 +11,25 @@ from __future__ import annotations
 import json
 import socket
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import build_http_date
 
 from goblin_assistant.error_handlers import from_status
-from goblin_assistant.errors import body_for
+from goblin_assistant.errors import AppError, OverloadedHere, body_for, retry_after_of
 from goblin_assistant.request_info import GOOD_ID, RequestInfo, new_id
 from goblin_assistant.server_loop import Seat
+from goblin_assistant.server_parser import BodiesFull, RequestParser, path_info
 
 LINGER_SECONDS = 5.0
 JOINED_BYTES = 64 * 1024
 """A larger piece is not copied behind its head."""
 LINGER_BYTES = 256 * 1024 * 1024
-
-
-class TimedParser(HTTPRequestParser):  # type: ignore[misc]
-    """A request on its way in, and since when."""
-
-    def __init__(self, adj: Any) -> None:
-        super().__init__(adj)
-        self.began = time.monotonic()
+FULL_RETRY_SECONDS = 5.0
+"""Retry-After where there is no room for a body: those that are half-sent have been refused by then."""
 
 
 class RefusedTask(ErrorTask):  # type: ignore[misc]
@@ -44,11 +38,11 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
     def execute(self) -> None:
         """Write it, count it, log it."""
         request = self.request
-        error = from_status(request.error.code)
+        error = _error_of(request)
         given = request.headers.get("X_CORRELATION_ID", "")
         identity = given if GOOD_ID(given) else new_id()
-        path = getattr(request, "path", "")
-        info = RequestInfo(identity, getattr(request, "command", ""), path[:1024], self.channel.addr[0])
+        path = path_info(request.path)
+        info = RequestInfo(identity, request.command[:32], path[:1024], self.channel.addr[0])
         body = json.dumps(body_for(path, error, identity)).encode()
         self.status = f"{error.status} {request.error.reason}"
         self.response_headers.extend(
@@ -59,6 +53,9 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
                 ("x-request-id", identity),
             ]
         )
+        if (seconds := retry_after_of(error)) is not None:
+            self.response_headers.append(("Retry-After", str(seconds)))
+            info.error_type = type(error).__name__
         # Said for the client: waitress would promise an HTTP/1.0 client that wants it to keep the connection.
         request.headers["CONNECTION"] = "close"
         self.set_close_on_finish()
@@ -67,6 +64,12 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
         info.status, info.bytes = error.status, len(body)
         info.finish(complete=True)
         self.write(body)
+
+
+def _error_of(request: Any) -> AppError:
+    if isinstance(request.error, BodiesFull):
+        return OverloadedHere("too many request bodies are on their way; try again", retry_after=FULL_RETRY_SECONDS)
+    return from_status(request.error.code)
 
 
 class ApplicationTask(WSGITask):  # type: ignore[misc]
@@ -80,7 +83,10 @@ class ApplicationTask(WSGITask):  # type: ignore[misc]
 
     def build_response_header(self) -> bytes:
         """The header block."""
-        if self.channel.server.draining:
+        if self.request.final:  # an oversized body is still on its way
+            self.channel.linger = True
+            self.set_close_on_finish()
+        elif self.channel.server.draining:
             self.set_close_on_finish()
         if self.version == "1.1" and self.request.headers.get("CONNECTION", "").lower() != "close":
             lines = [f"HTTP/1.1 {self.status}"]
@@ -132,10 +138,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     task_class = ApplicationTask
     error_task_class = RefusedTask
-    parser_class = TimedParser
 
     interest = -1  # kept by the map that watches; see server_loop.py
     close_when_flushed: bool
+    request: RequestParser | None
     linger = False
     discarding_until = 0.0
     discarded = 0
@@ -145,6 +151,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(server, *args, **kwargs)
         self.server = Seat(server, self)
+        self.parser_class = partial(RequestParser, channel=self)
 
     def write_soon(self, data: Any) -> int:
         """As waitress, but what the socket takes at once goes past the buffers."""
@@ -162,10 +169,61 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                     return sent + int(super().write_soon(data[sent:]))
         return int(super().write_soon(data))
 
+    # -- bodies
+    def received(self, data: bytes) -> bool:
+        """As waitress; nothing behind a request that ends the connection, and within the bound over all
+        connections."""
+        if any(request.final for request in self.requests):
+            return False
+        result = bool(super().received(data))
+        bodies = self.server.bodies
+        if bodies.held > bodies.limit:
+            for request in bodies.to_shed():
+                request.channel.refuse(request)
+        return result
+
+    def refuse(self, request: RequestParser) -> None:
+        """Answer 503 to a request that is still arriving. For the main thread."""
+        with self.requests_lock:
+            if self.request is not request or not self.connected:
+                return
+            request.shed()
+            self.request = None
+            self.sent_continue = False
+            self.requests.append(request)
+            if len(self.requests) == 1:
+                self.server.add_task(self)
+
+    def service(self) -> None:
+        """As waitress, which forgets what is queued behind a request whose client has gone."""
+        super().service()
+        if not self.connected:
+            for request in list(self.requests):
+                request.close()
+
+    def handle_close(self) -> None:
+        """As waitress, and frees the body that was arriving. A running request's body is freed by its
+        thread, which may be reading it."""
+        super().handle_close()
+        request = self.request
+        if request is not None:
+            request.close()
+
+    def cancel(self) -> None:
+        """As waitress, and frees the bodies of what never ran."""
+        for request in list(self.requests):
+            request.close()
+        super().cancel()
+
     def busy(self) -> bool:
         """Whether a request runs, or waits, or its answer has not gone out, or one is arriving right now."""
         arriving = self.request is not None and time.monotonic() - self.request.began < LINGER_SECONDS
         return bool(self.requests or self.total_outbufs_len or arriving)
+
+    def waiting_since(self, now: float) -> float:
+        """Since when, on the monotonic clock, it has been idle or has been sending one request."""
+        request = self.request
+        return request.began if request is not None else now - (time.time() - self.last_activity)
 
     def watch(self, now: float, send_timeout: float, receive_timeout: float) -> bool:
         """Close when the client takes nothing, or never finishes its request. Called every second; `now` is
@@ -189,8 +247,12 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     # https://www.rfc-editor.org/rfc/rfc9112#section-9.6
     def handle_write(self) -> None:
         """As waitress, but a refusal lingers."""
+        if self.socket is None:
+            return  # reading, just before in the same turn, found the connection reset and closed it
         if self.linger and self.close_when_flushed and not self.will_close:
             self._flush_exception(self._flush_some)
+            if self.socket is None:
+                return  # the flush met a reset and closed
             if not self.total_outbufs_len and not self.will_close:
                 self.close_when_flushed = False
                 self.linger = False

@@ -20,7 +20,8 @@ from typing import Any
 from waitress import wasyncore
 from waitress.task import ThreadedTaskDispatcher
 
-_READ = select.POLLIN | select.POLLPRI
+_READ = select.POLLIN
+"""Without POLLPRI: HTTP has no urgent data, and waitress logs a warning for each turn that finds some."""
 _WRITE = select.POLLOUT
 
 
@@ -113,7 +114,10 @@ class Seat:
     """What a connection takes for its server: the listener, but a pulled trigger says whose it is, and only wakes the
     loop when there is something new for it."""
 
-    __slots__ = ("_channel", "_listener", "add_task", "adj", "application", "effective_port", "server_name")
+    __slots__ = (
+        "_channel", "_listener", "add_task", "adj", "application", "bodies", "body_limits", "effective_port",
+        "server_name",
+    )  # fmt: skip
 
     def __init__(self, listener: Any, channel: Any) -> None:
         self._listener = listener
@@ -124,6 +128,8 @@ class Seat:
         self.application = listener.application
         self.effective_port = listener.effective_port
         self.server_name = listener.server_name
+        self.body_limits = listener.body_limits
+        self.bodies = listener.bodies
 
     @property
     def draining(self) -> bool:

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "blueprints", "blueprints.*", "metrics_endpoint", "error_handlers", "json_requests", "openapi",
         "security_headers",
     ),
-    ("auth", "rate_limits", "observability"),
+    ("auth", "rate_limits", "body_limits", "observability"),
     ("chat", "chat_*", "health", "service_checks", "explain", "anthropic_*"),
     (
         "routing", "circuit_breaker", "slots", "idempotency", "usage", "usage_*", "budgets", "prices",

@@ -458,7 +458,6 @@ def test_an_answer_with_two_different_lengths_is_a_bad_one_and_its_connection_is
     hidden = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhidden"
     fake_upstream.reply(Reply.raw(head + lengths + b"{}" + hidden))
     with pytest.raises(BadResponse):
-        answer = getattr(client, ask)("/", b"{}", Call())
-        list(answer)
+        list(getattr(client, ask)("/", b"{}", Call()))
     fake_upstream.reply(Reply.plain(200, b"mine"))
     assert client.post("/", b"{}", Call()) == b"mine"

@@ -113,7 +113,7 @@ class FakeListener:
     """Counts how often it was woken."""
 
     name = "listener"
-    add_task = adj = application = effective_port = server_name = None  # of a real one
+    add_task = adj = application = effective_port = server_name = body_limits = bodies = None  # of a real one
 
     def __init__(self, watched: WatchedMap) -> None:
         self._map = watched

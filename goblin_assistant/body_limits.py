@@ -1,0 +1,94 @@
+"""How large a request's body may be: one table by route, asked by the server while the body arrives and by
+the application before anything reads it.
+
+A route that the table does not name has the general limit: a new route is bounded from its first day.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from flask import Flask
+
+from goblin_assistant.config import Config
+from goblin_assistant.errors import PayloadTooLarge
+from goblin_assistant.limit_policy import CHAT_ROUTES
+from goblin_assistant.request_info import current_request
+
+KIB = 1024
+
+GENERAL_BYTES = 64 * KIB
+"""Settings, keys, admin; and the routes that read no body: they are not sent one on purpose."""
+
+BYTES_BY_PREFIX: tuple[tuple[str, int], ...] = (
+    ("/auth/keys", GENERAL_BYTES),
+    ("/auth/", 16 * KIB),
+)
+"""The first prefix that fits decides. Chat routes take GOBLIN_MAX_BODY_BYTES and stand in
+limit_policy.CHAT_ROUTES."""
+
+MAX_DIGITS = 18
+"""Of a Content-Length that is worth converting."""
+
+
+class BodyLimits:
+    """The table, with this instance's limit for chats. No group has more than that."""
+
+    def __init__(self, chat_bytes: int) -> None:
+        self._chat = chat_bytes
+
+    def of(self, method: str, path: str) -> int:
+        """Bytes that a request may bring. `path` is decoded, as WSGI's PATH_INFO: the one that the
+        router sees."""
+        if method == "POST" and (path in CHAT_ROUTES or path.removesuffix("/") in CHAT_ROUTES):
+            return self._chat
+        for prefix, limit in BYTES_BY_PREFIX:
+            if path.startswith(prefix):
+                return min(limit, self._chat)
+        return min(GENERAL_BYTES, self._chat)
+
+
+class _Bounded(io.RawIOBase):
+    """A body without an announced length; raises PayloadTooLarge at the first byte too many."""
+
+    def __init__(self, source: Any, limit: int) -> None:
+        self._source = source
+        self._limit = limit
+        self._read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._source.read(len(buffer))
+        self._read += len(piece)
+        if self._read > self._limit:
+            raise PayloadTooLarge(_too_large(self._limit))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def _too_large(limit: int) -> str:
+    return f"the body is too large; this route takes {limit} bytes"
+
+
+def init_app(app: Flask, config: Config) -> None:
+    """Refuse what is announced as too large; what is not announced is cut while it is read. Under
+    `serve` the server reads no more than this either."""
+    limits = BodyLimits(config.max_body_bytes)
+
+    def bound_body() -> None:
+        current = current_request()
+        environ = current.environ
+        limit = limits.of(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""))
+        current.max_content_length = limit
+        announced = environ.get("CONTENT_LENGTH", "")
+        if not announced and "HTTP_TRANSFER_ENCODING" in environ:  # never under `serve`
+            # werkzeug would hand out the first `limit` bytes of more as if they were all.
+            environ["wsgi.input"] = _Bounded(environ["wsgi.input"], limit)
+            current.max_content_length = limit + 1
+        if announced.isdecimal() and (len(announced) > MAX_DIGITS or int(announced) > limit):
+            raise PayloadTooLarge(_too_large(limit))
+
+    app.before_request(bound_body)
