@@ -16,7 +16,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from flask import Flask, Response, request
 
 from goblin_assistant.config import Config
-from goblin_assistant.errors import Unauthorized
+from goblin_assistant.error_handlers import MESSAGES
+from goblin_assistant.errors import NotFound, Unauthorized
 from goblin_assistant.extensions import exporter
 from goblin_assistant.openapi import describe
 
@@ -40,6 +41,8 @@ def init_app(app: Flask, config: Config) -> None:
     )
     def metrics() -> Response:
         """For Prometheus. With GOBLIN_METRICS_TOKEN it takes that bearer token and no user's."""
+        if not _is_exact(request.environ):
+            raise NotFound(MESSAGES[404])
         if token is not None and not _authorized(request.headers.get("Authorization"), token):
             raise Unauthorized(
                 "this instance's metrics need the bearer token of GOBLIN_METRICS_TOKEN", reason="metrics_token"
@@ -47,7 +50,20 @@ def init_app(app: Flask, config: Config) -> None:
         text, content_type = exporter.generate_metrics(request.headers.get("Accept"), request.args.getlist("name[]"))
         return Response(text, content_type=content_type)
 
-    app.add_url_rule("/metrics", "metrics", metrics)
+    app.add_url_rule("/metrics", "metrics", metrics, strict_slashes=True)
+
+
+def _is_exact(environ: WSGIEnvironment) -> bool:
+    """Whether the path was sent as /metrics, letter by letter. A proxy that closes it compares with what
+    was sent, or with what it makes of that: no other spelling may lead here.
+
+    REQUEST_URI is waitress's, werkzeug's and uWSGI's name for the target as sent, RAW_URI gunicorn's.
+    """
+    target = environ.get("REQUEST_URI") or environ.get("RAW_URI")
+    if target is None:
+        return environ.get("PATH_INFO") == "/metrics"
+    path: str = target.partition("?")[0]
+    return path == environ.get("SCRIPT_NAME", "") + "/metrics"
 
 
 def _token_of(config: Config) -> bytes | None:
@@ -69,7 +85,7 @@ def standalone(config: Config) -> WSGIApplication:
             start_response(status, [("Content-Type", content_type), ("Content-Length", str(len(body))), *headers])
             return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
-        if environ.get("PATH_INFO") != "/metrics":
+        if not _is_exact(environ):
             return answer("404 Not Found", "text/plain; charset=utf-8", "only /metrics is served here\n")
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return answer("405 Method Not Allowed", "text/plain; charset=utf-8", "GET only\n", ("Allow", "GET, HEAD"))
@@ -88,6 +104,12 @@ class _ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
 
 class _Handler(WSGIRequestHandler):
     timeout = 10
+
+    def get_environ(self) -> WSGIEnvironment:
+        """With the target as it was sent; PATH_INFO is decoded, and its slashes at the start are one."""
+        environ = super().get_environ()
+        environ["REQUEST_URI"] = self.requestline.split()[1]
+        return environ
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: a scrape every few seconds is no news."""
