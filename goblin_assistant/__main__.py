@@ -7,8 +7,10 @@ thread at a time allocate anyway (measured: no more CPU with 32 connections, les
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from datetime import UTC
 
 TUNABLES = "GLIBC_TUNABLES"
 """https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html"""
@@ -20,9 +22,61 @@ def main() -> None:
     if "serve" in sys.argv[1:2] and sys.platform == "linux" and TUNABLES not in os.environ and sys.executable:
         os.environ[TUNABLES] = NO_THREAD_CACHES
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    from goblin_assistant.cli import main as command_line
+    if "serve" in sys.argv[1:2]:
+        _serve()
+    else:
+        from goblin_assistant.cli import main as command_line
 
-    command_line()
+        command_line()
+
+
+def _serve() -> None:
+    """Whatever keeps the server from starting is one line of JSON and exit 1: no memory for an import, no
+    thread, no descriptor, a folder that cannot be written."""
+    try:
+        from goblin_assistant.cli import main as command_line
+
+        command_line()
+    except Exception as error:
+        _report(error)
+        # Not sys.exit: what is half started, and short of memory, need not be taken down in order.
+        os._exit(1)
+
+
+def _report(error: Exception) -> None:
+    line = b'{"level":"CRITICAL","logger":"goblin_assistant.server","message":"cannot_start"}\n'
+    try:
+        line = _described(error)
+    except Exception:  # no memory for that either: the bare line has to do
+        pass
+    with contextlib.suppress(OSError):
+        os.write(1, line)
+
+
+def _described(error: Exception) -> bytes:
+    import json
+    from datetime import datetime
+
+    text = str(error)[:500]
+    logging = sys.modules.get("goblin_assistant.json_logging")
+    if logging is not None:
+        logging.flush(1.0)
+        text = logging.redact(text)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    fields = {
+        "timestamp": now.replace("+00:00", "Z"),
+        "level": "CRITICAL",
+        "logger": "goblin_assistant.server",
+        "message": "cannot_start",
+        "error": text or type(error).__name__,
+        "kind": type(error).__name__,
+        "where": where,
+    }
+    return json.dumps(fields).encode() + b"\n"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import signal
+import sys
 import time
 from types import FrameType
 from typing import Any
@@ -108,7 +109,7 @@ class Server:
         self._runtime: Runtime = app.extensions["goblin"]
         self._map = make_map()
         adjustments = Adjustments(**settings(config, descriptors))
-        self._shed_above = adjustments.connection_limit - adjustments.connection_limit // ROOM
+        self._shed_above = adjustments.connection_limit - max(2, adjustments.connection_limit // ROOM)
         self._shed = 0
         self._shed_logged = 0.0
         self._bodies = PendingBodies(config.pending_body_bytes)
@@ -149,7 +150,9 @@ class Server:
     def _turn(self, timeout: float = 1.0) -> None:
         for listener in self.listeners:
             self._map.tell(listener)  # it closes idle connections, and stops accepting when there are too many
-        self._map.turn(timeout)
+        now = time.monotonic()
+        paused = any(listener.paused_until > now for listener in self.listeners)
+        self._map.turn(min(timeout, FULL_PAUSE_SECONDS) if paused else timeout)
         now = time.monotonic()
         paused = any(listener.paused_until > now for listener in self.listeners)
         if paused or len(self._map) > self._shed_above:
@@ -173,6 +176,8 @@ class Server:
         for _, _, channel in chosen:
             channel.handle_close()
         if chosen:
+            for listener in self.listeners:
+                listener.paused_until = 0.0
             server_connections_shed_total.inc(len(chosen))
             self._shed += len(chosen)
         if now - self._shed_logged >= SHED_LOG_SECONDS:
@@ -263,8 +268,14 @@ def settings(config: Config, descriptors: int = 1024) -> dict[str, Any]:
     return values
 
 
+def _log_unraisable(hook: sys.UnraisableHookArgs) -> None:
+    """Errors of finalizers go to the log, not as a traceback to standard error."""
+    logger.warning("finalizer_failed", extra={"kind": hook.exc_type.__name__, "error": str(hook.exc_value)[:200]})
+
+
 def serve(app: Flask, config: Config) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Call it in the main thread."""
+    sys.unraisablehook = _log_unraisable
     process_setup.limit_malloc()
     descriptors = process_setup.raise_descriptor_limit()
     metrics_server = None
@@ -290,12 +301,16 @@ def serve(app: Flask, config: Config) -> int:
             "pid": os.getpid(),
         },
     )
+    code = 0
     try:
         server.run()
+    except Exception:
+        logger.exception("server_failed")
+        code = 1
     finally:
         if metrics_server is not None:
             metrics_server.shutdown()
             metrics_server.server_close()
         lifecycle.stop(app)
         json_logging.flush()
-    return 0
+    return code
