@@ -327,7 +327,7 @@ class Config(BaseModel):
         urls = [value for _, value in self if isinstance(value, str) and "://" in value]
         for row in self.file.providers.values():
             values += [row.api_key.get_secret_value()] if row.api_key else []
-            values += [os.environ.get(row.api_key_env, "")] if row.api_key_env else []
+            values += [self._environ.get(row.api_key_env, "")] if row.api_key_env else []
             urls += [row.base_url] if row.base_url else []
             # A key may travel in a header or the query, as an API version does: told apart by length.
             values += [value for value in (*row.headers.values(), *row.query.values()) if len(value) >= 16]

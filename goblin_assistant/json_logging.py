@@ -267,7 +267,7 @@ def flush(timeout: float = 2.0) -> bool:
 
 def _after_fork() -> None:
     if _handler is not None:
-        _handler.start_writer()
+        _handler.start_in_child()
 
 
 atexit.register(flush)

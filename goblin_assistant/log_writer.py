@@ -33,9 +33,17 @@ class QueueingHandler(logging.Handler):
         self.start_writer()
 
     def start_writer(self) -> None:
-        """Start the thread; again after a fork, which copies the queue but no threads."""
+        """Start the thread."""
         self._writer = threading.Thread(target=self._write_forever, name="log-writer", daemon=True)
         self._writer.start()
+
+    def start_in_child(self) -> None:
+        """Begin anew after a fork, which copies the queue but no threads: the lines in it are the parent's to write."""
+        self._lines = deque()
+        self._ready = threading.Event()
+        self._writing = False
+        self._flushing = 0
+        self.start_writer()
 
     def writing(self) -> bool:
         """Whether the thread lives."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import redis
@@ -72,8 +72,10 @@ _RESERVE = """
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local limit, window, amount = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+-- One of the two was evicted: without the other it would count holds that never end, or none.
+if redis.call('EXISTS', KEYS[1], KEYS[2]) == 1 then redis.call('DEL', KEYS[1], KEYS[2]) end
 for _, hold in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - window))) do
-  redis.call('HINCRBY', KEYS[2], '', -tonumber(redis.call('HGET', KEYS[2], hold)))
+  redis.call('HINCRBY', KEYS[2], '', -tonumber(redis.call('HGET', KEYS[2], hold) or '0'))
   redis.call('HDEL', KEYS[2], hold)
   redis.call('ZREM', KEYS[1], hold)
 end
@@ -82,7 +84,7 @@ local excess = total + amount - limit
 if excess > 0 then
   local held = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
   for i = 1, #held, 2 do
-    excess = excess - tonumber(redis.call('HGET', KEYS[2], held[i]))
+    excess = excess - tonumber(redis.call('HGET', KEYS[2], held[i]) or '0')
     if excess <= 0 then return math.max(1, tonumber(held[i + 1]) + window - now) end
   end
   return window
@@ -145,11 +147,12 @@ class SharedStorage(Storage, MovingWindowSupport):
             allowed, remaining, reset, retry = self._hit([PREFIX + key], [limit, window * MICROSECONDS, amount])
             return Hit(bool(allowed), int(remaining), int(reset) / MICROSECONDS, int(retry) / MICROSECONDS)
 
-        return self._either(shared, lambda: self._memory.hit(key, self._share(limit), window, amount))
+        return self._either([PREFIX + key], shared, lambda: self._memory.hit(key, self._share(limit), window, amount))
 
     def reserve(self, key: str, limit: int, window: int, amount: int, hold: str) -> float:
         """See limit_storage.Counts."""
         return self._either(
+            _pair(key),
             lambda: int(self._reserve(_pair(key), [limit, window * MICROSECONDS, amount, hold])) / MICROSECONDS,
             lambda: self._memory.reserve(key, self._share(limit), window, amount, hold),
         )
@@ -157,23 +160,43 @@ class SharedStorage(Storage, MovingWindowSupport):
     def settle(self, key: str, hold: str, amount: int) -> None:
         """See limit_storage.Counts."""
         self._memory.settle(key, hold, amount)  # taken while Redis was away
-        self._either(lambda: self._settle(_pair(key), [hold, amount]), lambda: None)
+        self._either(_pair(key), lambda: self._settle(_pair(key), [hold, amount]), lambda: None)
 
     def forget(self, key: str) -> None:
         """See limit_storage.Counts."""
         self._memory.forget(key)
-        self._either(lambda: self._redis.delete(PREFIX + key, *_pair(key)), lambda: None)
+        names = [PREFIX + key, *_pair(key)]
+        self._either(names, lambda: self._redis.delete(*names), lambda: None)
 
     def _share(self, limit: int) -> int:
         return max(1, limit // self._instances)
 
-    def _either(self, shared: Callable[[], T], local: Callable[[], T]) -> T:
+    def _either(self, names: Sequence[str], shared: Callable[[], T], local: Callable[[], T]) -> T:
         if not self.degraded:
             try:
                 return shared()
+            except redis.ResponseError as error:
+                self._refused(names, error)
             except (redis.RedisError, OSError) as error:
                 self._lost(error)
         return local()
+
+    def _refused(self, names: Sequence[str], error: redis.ResponseError) -> None:
+        """An error as an answer is a damaged key's or the server's (read-only, full): writing tells them apart.
+
+        The damaged keys go, so that the next request counts in Redis again.
+        """
+        try:
+            self._probe()
+            self._redis.delete(*names)
+        except (redis.RedisError, OSError) as lost:
+            self._lost(lost)
+            return
+        logger.warning("rate_limit_key_damaged", extra={"error_type": type(error).__name__})
+
+    def _probe(self) -> None:
+        # A write: a replica or a full Redis answers PING and still cannot count.
+        self._redis.set(PREFIX + "probe", 1, px=1000)
 
     def _lost(self, error: Exception) -> None:
         with self._lock:
@@ -190,8 +213,7 @@ class SharedStorage(Storage, MovingWindowSupport):
     def _return(self) -> None:
         while not self._closed.wait(RETRY_SECONDS):
             try:
-                # A write: a replica or a full Redis answers PING and still cannot count.
-                self._redis.set(PREFIX + "probe", 1, px=1000)
+                self._probe()
             except (redis.RedisError, OSError):
                 continue
             self.degraded = False
@@ -216,7 +238,9 @@ class SharedStorage(Storage, MovingWindowSupport):
             age, count = self._peek([PREFIX + key], [expiry * MICROSECONDS])
             return time.time() - int(age) / MICROSECONDS, int(count)
 
-        return self._either(shared, lambda: self._memory.get_moving_window(key, self._share(limit), expiry))
+        return self._either(
+            [PREFIX + key], shared, lambda: self._memory.get_moving_window(key, self._share(limit), expiry)
+        )
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Not offered: fixed windows are not used."""

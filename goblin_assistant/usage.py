@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from goblin_assistant import metrics
 from goblin_assistant.budgets import Budgets, Reservation
 from goblin_assistant.errors import PriceUnknown, Unauthorized, Unavailable
+from goblin_assistant.forking import run_in_child
 from goblin_assistant.models import now_ms
 from goblin_assistant.prices import Prices
 from goblin_assistant.usage_database import DatabaseAway, RecordRefused, UsageDatabase
@@ -31,7 +32,7 @@ from goblin_assistant.usage_estimates import (
     max_completion_tokens,
     most_prompt_tokens,
 )
-from goblin_assistant.usage_journal import Journal, orphans
+from goblin_assistant.usage_journal import Journal, orphans, skipped
 from goblin_assistant.usage_records import (
     COLUMNS,
     UNSAVED_EVENT,
@@ -118,6 +119,14 @@ class UsageStore:
         self.gatherer = Gatherer(self._save_gathered, gather_seconds)
         self._warned: set[tuple[str, str]] = set()
         self._costs: dict[tuple[str, str], Any] = {}
+        run_in_child(self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        # After a fork: the parent writes its own records.
+        self._unsaved = {}
+        self._overflowed = False
+        self._lock = threading.Lock()
+        self._retrying = threading.Lock()
 
     # -- before the call ----------------------------------------------------------------------
     def reserve(
@@ -322,10 +331,14 @@ class UsageStore:
         of them is written."""
         total = ImportResult()
         for orphan in orphans(self._journal.folder):
-            result = self.import_records(orphan.lines())
-            total.add(result)
-            orphan.damaged = bool(result.unreadable)
-            orphan.done()
+            try:
+                result = self.import_records(orphan.lines())
+                total.add(result)
+                orphan.damaged = bool(result.unreadable)
+                orphan.done()
+            except OSError as error:  # the disk's fault, of this file: the others are imported
+                skipped(orphan.path, error.strerror or str(error))
+                continue
             if result.imported or result.unreadable:
                 level = logging.ERROR if result.unreadable else logging.WARNING
                 extra = {"file": orphan.path.name, "imported": result.imported, "unreadable": result.unreadable}

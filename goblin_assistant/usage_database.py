@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from goblin_assistant.forking import run_in_child
+
 T = TypeVar("T")
 
 PAUSE_SECONDS = 3.0
@@ -48,6 +50,8 @@ class UsageDatabase:
         self._wait = SQLITE_WAIT_SECONDS if self.is_sqlite else WAIT_SECONDS
         self._idle: deque[PoolProxiedConnection] = deque()
         self._closed = False
+        self._parents: list[deque[PoolProxiedConnection]] = []
+        run_in_child(self._begin_anew)
         dbapi: Any = engine.dialect.loaded_dbapi
         self._errors: tuple[type[Exception], ...] = (dbapi.Error, SQLAlchemyError)
         self._refusals: tuple[type[Exception], ...] = (
@@ -56,6 +60,15 @@ class UsageDatabase:
             UnicodeError,
             OverflowError,
         )
+
+    def _begin_anew(self) -> None:
+        # After a fork. The connections are the parent's: kept, because giving them back or closing them would talk on
+        # them. https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing
+        self._parents.append(self._idle)
+        self._idle = deque()
+        self._away_until = 0.0
+        self._writers = threading.BoundedSemaphore(1 if self.is_sqlite else WRITERS)
+        self.engine.dispose(close=False)
 
     def sql(self, statement: str) -> str:
         """The statement with the driver's parameter marks."""

@@ -18,11 +18,13 @@ import contextlib
 import fcntl
 import logging
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from goblin_assistant.forking import run_in_child
 from goblin_assistant.usage_records import UsageEntry, journal_line
 
 logger = logging.getLogger("goblin_assistant.usage")
@@ -54,6 +56,7 @@ class Journal:
         self._pid = os.getpid()
         self._number = 0
         self._failing = False
+        run_in_child(self._begin_anew)
 
     def append(self, entry: UsageEntry) -> bool:
         """Write an entry, once; False when the file system does not take it (logged once until it does again)."""
@@ -61,8 +64,6 @@ class Journal:
         line = b"\n" + journal_line(entry)
         try:
             with self._lock:
-                if os.getpid() != self._pid:
-                    self._after_fork()
                 if entry.id in self._where:
                     return True
                 segment = self._current
@@ -140,8 +141,9 @@ class Journal:
                 _discard(old)
         return self._current
 
-    def _after_fork(self) -> None:
-        # The files belong to the parent; their locks are shared as long as both live.
+    def _begin_anew(self) -> None:
+        # After a fork. The files belong to the parent; their locks are shared as long as both live.
+        self._lock = threading.Lock()
         for segment in (*self._full, *([self._current] if self._current else ())):
             os.close(segment.fd)
         self._pid = os.getpid()
@@ -191,9 +193,8 @@ def orphans(folder: Path) -> Iterator[Orphan]:
     except FileNotFoundError:
         return
     for path in paths:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # another importer was faster, or it is not ours to read
+        fd = _open(path)
+        if fd is None:
             continue
         try:
             try:
@@ -204,3 +205,28 @@ def orphans(folder: Path) -> Iterator[Orphan]:
                 yield Orphan(path, fd)
         finally:
             os.close(fd)
+
+
+_skipped: set[Path] = set()
+
+
+def skipped(path: Path, reason: str) -> None:
+    """Say once a process that a file is left where it is: the monitor comes by every half minute."""
+    if path not in _skipped and len(_skipped) < 1000:
+        _skipped.add(path)
+        logger.error("usage_journal_skipped", extra={"file": path.name, "error": reason})
+
+
+def _open(path: Path) -> int | None:
+    try:
+        # Without O_NONBLOCK a named pipe would wait for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if path.is_symlink() or not isinstance(error, FileNotFoundError):  # else another importer was faster
+            skipped(path, error.strerror or str(error))
+        return None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        skipped(path, "not a regular file")
+        return None
+    return fd

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from goblin_assistant.forking import run_in_child
 from goblin_assistant.usage_records import UsageEntry
 
 logger = logging.getLogger("goblin_assistant.usage")
@@ -37,6 +38,7 @@ class Gatherer:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
+        run_in_child(self._begin_anew)
 
     def put(self, entry: UsageEntry) -> bool:
         """Take an entry; False when there are too many, or nobody to write it any more."""
@@ -68,6 +70,16 @@ class Gatherer:
         if thread is not None and thread is not threading.current_thread():
             thread.join(30.0)
         self._drain()
+
+    def _begin_anew(self) -> None:
+        # After a fork. The parent writes its own records; its locks may have been held at that moment.
+        self._waiting = deque()
+        self._writing = False
+        self._wake = threading.Event()
+        self._hurry = threading.Event()
+        self._emptied = threading.Condition()
+        self._starting = threading.Lock()
+        self._thread = None
 
     def _start(self) -> None:
         thread = self._thread

@@ -142,3 +142,17 @@ def test_a_wrong_configuration_exits_2_and_says_why(tmp_path: Path, command: lis
     assert "LOG_LEVEL=LOUD" in done.stderr
     assert "SECRET_KEY: required" in done.stderr
     assert done.stdout == ""
+
+
+def test_the_secret_of_a_row_is_read_where_the_configuration_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "goblin.toml").write_text('[providers.up]\nbase_url = "http://up/v1"\napi_key_env = "UP_KEY"\n')
+    (tmp_path / ".env").write_text("UP_KEY=from-the-env-file\n")
+    monkeypatch.setenv("UP_KEY", "of-another-process")
+    environ = {"GOBLIN_CONFIG_FILE": str(tmp_path / "goblin.toml"), "SECRET_KEY": SECRET}
+    assert "from-the-env-file" in Config.load(environ=environ, dotenv=tmp_path / ".env").secret_values()
+    environ["UP_KEY"] = "given"
+    values = Config.load(environ=environ, dotenv=tmp_path / ".env").secret_values()
+    assert "given" in values
+    assert "of-another-process" not in values

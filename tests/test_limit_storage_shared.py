@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import redis
 
 from goblin_assistant import shared_limit_storage
 from goblin_assistant.metrics import rate_limiter_degraded
@@ -168,3 +169,54 @@ def test_a_redis_that_restarts_between_two_requests_is_not_a_loss(redis_server: 
     assert storage.hit("a", 10, 60).allowed
     assert not storage.degraded
     storage.close()
+
+
+@pytest.mark.parametrize("evicted", ["holds", "amounts"])
+def test_an_evicted_key_of_a_pair_is_no_lost_server_and_counts_anew(
+    storage: SharedStorage, redis_server: RedisServer, evicted: str
+) -> None:
+    client = redis.Redis.from_url(redis_server.url)
+    assert storage.reserve("key:1", 1000, 60, 900, "h1") == 0
+    assert client.delete(f"{shared_limit_storage.PREFIX}{{key:1}}:{evicted}") == 1
+    assert storage.reserve("key:1", 1000, 60, 900, "h2") == 0
+    assert storage.reserve("key:1", 1000, 60, 900, "h3") > 0
+    storage.settle("key:1", "h2", 100)
+    assert storage.reserve("key:1", 1000, 60, 900, "h4") == 0
+    assert not storage.degraded
+    client.close()
+
+
+def test_a_hold_whose_amount_was_lost_ends_without_an_error(storage: SharedStorage, redis_server: RedisServer) -> None:
+    client = redis.Redis.from_url(redis_server.url)
+    assert storage.reserve("key:1", 1000, 1, 900, "h1") == 0
+    client.hdel(f"{shared_limit_storage.PREFIX}{{key:1}}:amounts", "h1")
+    wait_until(lambda: storage.reserve("key:1", 2000, 1, 900, "h2") == 0, 3)
+    assert not storage.degraded
+    client.close()
+
+
+def test_a_key_of_another_type_is_deleted_and_no_lost_server(
+    storage: SharedStorage, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = redis.Redis.from_url(redis_server.url)
+    client.set(shared_limit_storage.PREFIX + "a", "text")
+    with caplog.at_level("INFO", "goblin_assistant.limits"):
+        assert storage.hit("a", 10, 60).allowed
+        assert not storage.degraded
+        assert [storage.hit("a", 2, 60).allowed for _ in range(3)] == [True, True, False]
+    assert [record.message for record in caplog.records] == ["rate_limit_key_damaged"]
+    client.close()
+
+
+@pytest.mark.parametrize("setting", [("maxmemory", "1"), ("min-replicas-to-write", "3")])
+def test_a_redis_that_answers_and_takes_no_writes_is_lost(
+    storage: SharedStorage, redis_server: RedisServer, setting: tuple[str, str]
+) -> None:
+    client = redis.Redis.from_url(redis_server.url)
+    storage.hit("a", 10, 60)
+    client.config_set(*setting)
+    assert storage.hit("a", 10, 60).allowed
+    assert storage.degraded
+    client.config_set(setting[0], "0")
+    wait_until(lambda: not storage.degraded, 5)
+    client.close()

@@ -265,6 +265,20 @@ def test_a_forked_child_logs_too() -> None:
     assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["child"]
 
 
+def test_a_forked_child_does_not_write_the_lines_that_its_parent_had_queued() -> None:
+    done = run(
+        "import logging, os, threading\n"
+        "from goblin_assistant import json_logging, log_writer; json_logging.configure('INFO')\n"
+        "log_writer.GATHER_SECONDS = 1\n"  # the lines wait in the queue while the process forks
+        "log = logging.getLogger('goblin_assistant'); log.info('parent')\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    log.info('child'); json_logging.flush(); os._exit(0)\n"
+        "os.waitpid(child, 0)\n"
+    )
+    assert sorted(json.loads(line)["message"] for line in done.stdout.splitlines()) == ["child", "parent"]
+
+
 def test_a_full_pipe_that_is_read_later_loses_nothing_that_fits() -> None:
     reading, writing = os.pipe()
     process = subprocess.Popen(

@@ -10,12 +10,16 @@ import threading
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from goblin_assistant import usage_journal
 from goblin_assistant.usage_journal import Journal, orphans
-from goblin_assistant.usage_records import UsageEntry, entry_in
-from tests.books import entry
+from goblin_assistant.usage_records import UsageEntry, entry_in, journal_line
+from tests.accounts_fixtures import database_url, engine
+from tests.books import entry, open_store
 from tests.conftest import ROOT
+
+__all__ = ["database_url", "engine"]
 
 
 def read(folder: Path) -> list[UsageEntry]:
@@ -237,3 +241,22 @@ def test_a_forked_child_writes_a_journal_of_its_own(tmp_path: Path) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert len(list(orphans(tmp_path))) == 1
     journal.close()
+
+
+def test_whatever_is_no_readable_file_is_skipped_once_and_the_others_are_imported(
+    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    left = [entry(), entry()]
+    (folder / "0.jsonl").write_bytes(journal_line(left[0]))
+    (folder / "1.jsonl").mkdir()
+    os.mkfifo(folder / "2.jsonl")
+    (folder / "3.jsonl").symlink_to(tmp_path / "nowhere")
+    (folder / "4.jsonl").symlink_to("4.jsonl")
+    (folder / "5.jsonl").write_bytes(journal_line(left[1]))
+    with open_store(engine, tmp_path) as store, caplog.at_level("INFO", "goblin_assistant.usage"):
+        assert store.import_orphaned_journals().imported == 2
+        assert store.import_orphaned_journals().imported == 0
+    said = [record for record in caplog.records if record.message == "usage_journal_skipped"]
+    assert [record.file for record in said] == ["1.jsonl", "2.jsonl", "3.jsonl", "4.jsonl"]  # type: ignore[attr-defined]

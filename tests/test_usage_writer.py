@@ -103,8 +103,6 @@ def test_a_forked_process_writes_its_own() -> None:
         child = os.fork()
     if child == 0:
         target.gate.set()
-        gatherer._waiting.clear()
-        gatherer._writing = False
         gatherer.put(entry())
         os.write(writer, b"1" if gatherer.flush(5.0) and len(target.ids) == 1 else b"0")
         os._exit(0)
