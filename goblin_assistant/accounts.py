@@ -21,6 +21,7 @@ from goblin_assistant.errors import Conflict, NotFound, Unauthorized, Validation
 from goblin_assistant.models import User, now_ms, refresh_tokens, users
 from goblin_assistant.passwords import Passwords, check_new
 from goblin_assistant.principals import Principal, PrincipalStore
+from goblin_assistant.thread_budget import ThreadBudget
 from goblin_assistant.tokens import AccessTokens, digest, new_refresh_token
 
 __all__ = ["Accounts", "Principal", "TokenPair"]
@@ -51,13 +52,20 @@ class TokenPair:
 
 
 class Accounts:
-    """The users and their tokens; `keys` are their API keys. Shared by all threads."""
+    """The users and their tokens; `keys` are their API keys. Shared by all threads.
 
-    def __init__(self, engine: Engine, config: Config) -> None:
+    `threads` is the server's budget of held threads; a command has one of its own.
+    """
+
+    def __init__(self, engine: Engine, config: Config, threads: ThreadBudget | None = None) -> None:
         self._engine = engine
         self._refresh_ms = config.refresh_token_seconds * 1000
         self.tokens = AccessTokens(config.secret, config.access_token_seconds)
-        self.passwords = Passwords(config.password_hash_concurrency)
+        self.passwords = Passwords(
+            config.password_hash_concurrency,
+            config.most_logins,
+            threads or ThreadBudget(config.held_threads),
+        )
         self.principals = PrincipalStore(engine)
         self.keys = ApiKeys(engine, self.principals)
 

@@ -24,6 +24,7 @@ from goblin_assistant.prices import Prices
 from goblin_assistant.providers import build_registry
 from goblin_assistant.routing import Router
 from goblin_assistant.service_checks import build_monitor
+from goblin_assistant.thread_budget import ThreadBudget
 from goblin_assistant.usage import UsageStore
 from goblin_assistant.usage_writer import GATHER_SECONDS
 from goblin_assistant.version import __version__
@@ -103,7 +104,8 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     if config.sqlalchemy_url.startswith("sqlite"):
         config.instance_dir.mkdir(parents=True, exist_ok=True)
     engine = create_engine(config.sqlalchemy_url, **database.engine_options(config.sqlalchemy_url, config.threads))
-    accounts = Accounts(engine, config)
+    threads = ThreadBudget(config.held_threads)
+    accounts = Accounts(engine, config, threads)
     registry = build_registry(config)
     router = Router(config, registry)
     rows = config.file.providers
@@ -143,7 +145,7 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
             in_flight_seconds=config.timeout_total + 30,
             max_bytes=config.idempotency_max_bytes,
         ),
-        chat=ChatService(config, registry, router, usage, limits, is_draining=lambda: monitor.draining),
+        chat=ChatService(config, registry, router, usage, limits, threads, lambda: monitor.draining),
         monitor=monitor,
     )
     app.extensions["goblin"] = runtime

@@ -30,6 +30,7 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.routing import Outcome, Router, Target, Trace
 from goblin_assistant.slots import ChatSlots, KeyConcurrency
+from goblin_assistant.thread_budget import ThreadBudget
 from goblin_assistant.usage import (
     UsageEntry,
     UsageStore,
@@ -53,10 +54,11 @@ class ChatService:
         router: Router,
         usage: UsageStore,
         limits: RateLimits,
+        threads: ThreadBudget,
         is_draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self.router = router
-        self.slots = ChatSlots(config.slots, config.chat_slot_wait_seconds)
+        self.slots = ChatSlots(config.slots, config.chat_slot_wait_seconds, config.most_chats_waiting, threads)
         self._registry = registry
         self._usage = usage
         self._limits = limits

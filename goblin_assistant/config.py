@@ -122,6 +122,14 @@ class Config(BaseModel):
         le=64,
     )
 
+    logins_at_once: Annotated[int | None, BeforeValidator(_blank)] = setting(
+        None,
+        "GOBLIN_LOGINS_AT_ONCE",
+        "requests whose password is hashed or waits for it; further ones get 503 at once; "
+        "empty: a quarter of GOBLIN_THREADS",
+        ge=1,
+    )
+
     # -- limits
     ratelimit_enabled: bool = setting(True, "RATELIMIT_ENABLED", "false switches all request limits off")
     ratelimit_auth: Limit = setting(
@@ -154,6 +162,13 @@ class Config(BaseModel):
     )
     chat_slot_wait_seconds: float = setting(
         0.5, "GOBLIN_CHAT_SLOT_WAIT_SECONDS", "how long a chat waits for a slot before 503", ge=0, le=60
+    )
+    chats_waiting: Annotated[int | None, BeforeValidator(_blank)] = setting(
+        None,
+        "GOBLIN_CHATS_WAITING",
+        "chats that may wait for a slot, each in a thread; further ones get 503 at once; "
+        "empty: half of the threads beyond GOBLIN_CHAT_SLOTS",
+        ge=0,
     )
     grace_seconds: float = setting(
         30.0, "GOBLIN_GRACE_SECONDS", "how long running requests may finish after SIGTERM", ge=0, le=3600
@@ -296,6 +311,29 @@ class Config(BaseModel):
         return self.chat_slots if self.chat_slots is not None else self.threads - max(3, self.threads // 8)
 
     @property
+    def reserved_threads(self) -> int:
+        """Threads that only answer what takes no time: health, metrics, refusals."""
+        return 1 if self.threads < 16 else min(2, self.threads - self.slots)
+
+    @property
+    def held_threads(self) -> int:
+        """Threads that chats and logins may hold together, running or waiting."""
+        return self.threads - self.reserved_threads
+
+    @property
+    def most_chats_waiting(self) -> int:
+        """Chats that may wait for a slot."""
+        if self.chats_waiting is not None:
+            return self.chats_waiting
+        spare = self.threads - self.slots
+        return min(spare // 2, spare - self.reserved_threads)
+
+    @property
+    def most_logins(self) -> int:
+        """Requests with a password that may be inside at once."""
+        return self.logins_at_once if self.logins_at_once is not None else max(1, self.threads // 4)
+
+    @property
     def sqlalchemy_url(self) -> str:
         """DATABASE_URL with the driver that is installed, or SQLite in the instance folder."""
         url = self.database_url
@@ -341,6 +379,17 @@ class Config(BaseModel):
         problems = []
         if self.chat_slots is not None and self.chat_slots >= self.threads:
             problems.append(f"GOBLIN_CHAT_SLOTS={self.chat_slots}: must be below GOBLIN_THREADS={self.threads}")
+        elif self.slots + self.most_chats_waiting > self.held_threads:
+            problems.append(
+                f"GOBLIN_CHATS_WAITING={self.chats_waiting}: at most {self.held_threads - self.slots}, "
+                f"so that {self.reserved_threads} of GOBLIN_THREADS={self.threads} are left beside "
+                f"{self.slots} chat slots"
+            )
+        elif self.most_logins > self.held_threads:
+            problems.append(
+                f"GOBLIN_LOGINS_AT_ONCE={self.logins_at_once}: at most {self.held_threads} "
+                f"with GOBLIN_THREADS={self.threads}"
+            )
         if self.pending_body_bytes < self.max_body_bytes:
             problems.append(
                 f"GOBLIN_MAX_PENDING_BODY_BYTES={self.pending_body_bytes}: "

@@ -96,6 +96,7 @@ chat_price_unknown_total = Counter(
 )
 chat_slots_in_use = Gauge("chat_slots_in_use", "Chat slots taken now.", registry=REGISTRY)
 chat_slots_max = Gauge("chat_slots_max", "Chat slots there are.", registry=REGISTRY)
+chat_slots_waiting = Gauge("chat_slots_waiting", "Chats that wait for a slot now.", registry=REGISTRY)
 stream_incomplete_total = Counter(
     "stream_incomplete_total",
     "Streams that did not reach their end; reason is client, provider, timeout or shutdown.",
@@ -167,6 +168,11 @@ rate_limiter_degraded = Gauge(
     registry=REGISTRY,
 )
 auth_failures_total = Counter("auth_failures_total", "Credentials refused.", ["reason"], registry=REGISTRY)
+password_requests_waiting = Gauge(
+    "password_requests_waiting",
+    "Requests whose password is being hashed or waits for that now.",
+    registry=REGISTRY,
+)
 budget_rejections_total = Counter(
     "budget_rejections_total", "Chats refused with 402: the key's budget is spent.", registry=REGISTRY
 )

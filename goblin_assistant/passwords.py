@@ -7,8 +7,9 @@ never hash keep no malloc arena of that size either, which a semaphore around th
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TypeVar
@@ -17,6 +18,8 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from goblin_assistant.errors import OverloadedHere, ValidationFailed
+from goblin_assistant.metrics import password_requests_waiting
+from goblin_assistant.thread_budget import ThreadBudget
 
 T = TypeVar("T")
 
@@ -27,18 +30,27 @@ MAX_BYTES = 1024
 # Kept as text, because making one at start costs 33 ms of every cold start.
 _NOBODY = "$argon2id$v=19$m=19456,t=2,p=1$lq8QQPnn5mBnI52xN3n0zg$6QWKNsDAgifc8RBdk4Y6wQnpRoDENoEpb9dz9Z9dUl8"
 
-_WAIT_SECONDS = 10.0
-_QUEUE_PER_THREAD = 200  # more would wait longer than _WAIT_SECONDS anyway
+_WAIT_SECONDS = 2.0
+_RETRY_AFTER_SECONDS = 1.0
 
 
 class Passwords:
-    """Hashes and verifies. `concurrency` hashes are computed at once; a caller waits at most ten seconds for its own."""
+    """Hashes and verifies. `concurrency` hashes are computed at once.
 
-    def __init__(self, concurrency: int) -> None:
+    At most `waiting` requests are inside, each for two seconds at most; all count in `threads`, the server's budget of
+    held threads.
+    """
+
+    def __init__(self, concurrency: int, waiting: int, threads: ThreadBudget) -> None:
         # https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#argon2id
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="password")
-        self._places = threading.BoundedSemaphore(concurrency * _QUEUE_PER_THREAD)
+        self._most = waiting
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._mine = threading.local()
+        password_requests_waiting.set_function(lambda: self._inside)
 
     def hash(self, password: str) -> str:
         """The encoded hash. Raises OverloadedHere when too many are waiting."""
@@ -68,16 +80,40 @@ class Passwords:
             return False
         return known
 
-    def _run(self, function: Callable[..., T], *args: object) -> T:
-        if not self._places.acquire(blocking=False):
-            raise OverloadedHere("too many logins at once; try again shortly", retry_after=_WAIT_SECONDS)
-        future: Future[T] = self._pool.submit(function, *args)
-        future.add_done_callback(lambda _: self._places.release())
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among those who wait, for as long as the block runs; within one, hashing takes no second place.
+
+        Raises OverloadedHere at once when there is none.
+        """
+        if getattr(self._mine, "held", False):
+            yield
+            return
+        with self._lock:
+            if self._inside >= self._most or not self._threads.take():
+                raise _refusal()
+            self._inside += 1
+        self._mine.held = True
         try:
-            return future.result(_WAIT_SECONDS)
-        except FutureTimeout:
-            future.cancel()
-            raise OverloadedHere("too many logins at once; try again shortly", retry_after=_WAIT_SECONDS) from None
+            yield
+        finally:
+            self._mine.held = False
+            with self._lock:
+                self._inside -= 1
+                self._threads.give_back()
+
+    def _run(self, function: Callable[..., T], *args: object) -> T:
+        with self.place():
+            future: Future[T] = self._pool.submit(function, *args)
+            try:
+                return future.result(_WAIT_SECONDS)
+            except FutureTimeout:
+                future.cancel()
+                raise _refusal() from None
+
+
+def _refusal() -> OverloadedHere:
+    return OverloadedHere("too many logins at once; try again shortly", retry_after=_RETRY_AFTER_SECONDS)
 
 
 def check_new(password: str, email: str) -> None:

@@ -11,57 +11,86 @@ import time
 from collections.abc import Callable
 
 from goblin_assistant.errors import OverloadedHere, RateLimitExceeded
-from goblin_assistant.metrics import chat_slots_in_use, chat_slots_max, rate_limit_rejections_total
+from goblin_assistant.metrics import (
+    chat_slots_in_use,
+    chat_slots_max,
+    chat_slots_waiting,
+    rate_limit_rejections_total,
+)
 from goblin_assistant.providers.base import CallCancelled
+from goblin_assistant.thread_budget import ThreadBudget
 
 _POLL_SECONDS = 0.25
 
 
 class ChatSlots:
-    """A pool of `limit` slots; `acquire` waits at most `wait` seconds for one."""
+    """A pool of `limit` slots. At most `waiting` chats wait for one, each for `wait` seconds.
 
-    def __init__(self, limit: int, wait: float) -> None:
+    `threads` is the server's budget of held threads; a chat counts in it while it waits and while it runs.
+    """
+
+    def __init__(self, limit: int, wait: float, waiting: int, threads: ThreadBudget) -> None:
         self.limit = limit
         self._wait = wait
+        self._most_waiting = waiting
+        self._threads = threads
         self._lock = threading.Lock()
         self._freed = threading.Condition(self._lock)
         self._waiting = 0
         self._taken = 0
         chat_slots_max.set(limit)
         chat_slots_in_use.set_function(lambda: self._taken)
+        chat_slots_waiting.set_function(lambda: self._waiting)
 
     def acquire(self, client_gone: Callable[[], bool] | None = None) -> float:
         """Take a slot and return the seconds waited.
 
-        Raises OverloadedHere when none became free in time, CallCancelled when the client left meanwhile.
+        Raises OverloadedHere when none became free in time or too many wait already, CallCancelled when the client
+        left meanwhile.
         """
-        # A lock and a number where a semaphore would do: it costs four times as much, and nobody waits as a rule.
+        # Not a Semaphore: it costs four times as much, and waiting is rare.
         with self._lock:
+            if not self._threads.take():
+                raise self._refusal("all server threads are busy")
             if self._taken < self.limit:
                 self._taken += 1
                 return 0.0
+            if self._waiting >= self._most_waiting or not self._wait:
+                self._threads.give_back()
+                raise self._refusal(f"all {self.limit} chat slots are busy")
+            self._waiting += 1
+        got = False
+        try:
+            waited = self._wait_for_slot(client_gone)
+            got = True
+            return waited
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                if not got:
+                    self._threads.give_back()
+
+    def _wait_for_slot(self, client_gone: Callable[[], bool] | None) -> float:
         began = time.monotonic()
         while True:
             left = began + self._wait - time.monotonic()
             if left <= 0:
-                raise OverloadedHere(
-                    f"all {self.limit} chat slots are busy; try again shortly", retry_after=max(1.0, self._wait)
-                )
+                raise self._refusal(f"all {self.limit} chat slots are busy")
             with self._lock:
-                self._waiting += 1
-                try:
-                    if self._freed.wait_for(lambda: self._taken < self.limit, min(left, _POLL_SECONDS)):
-                        self._taken += 1
-                        return time.monotonic() - began
-                finally:
-                    self._waiting -= 1
+                if self._freed.wait_for(lambda: self._taken < self.limit, min(left, _POLL_SECONDS)):
+                    self._taken += 1
+                    return time.monotonic() - began
             if client_gone is not None and client_gone():
                 raise CallCancelled
+
+    def _refusal(self, why: str) -> OverloadedHere:
+        return OverloadedHere(f"{why}; try again shortly", retry_after=max(1.0, self._wait))
 
     def release(self) -> None:
         """Give a slot back."""
         with self._lock:
             self._taken -= 1
+            self._threads.give_back()
             if self._waiting:
                 self._freed.notify()
 

@@ -13,11 +13,14 @@ from sqlalchemy import Engine, select, update
 from goblin_assistant import passwords
 from goblin_assistant.accounts import Accounts, TokenPair, canonical, normalise
 from goblin_assistant.errors import Conflict, NotFound, OverloadedHere, Unauthorized, ValidationFailed
+from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.models import now_ms, refresh_tokens, users
 from goblin_assistant.passwords import Passwords, check_new
 from goblin_assistant.principals import FAILURES
+from goblin_assistant.thread_budget import ThreadBudget
 from goblin_assistant.tokens import AccessTokens
 from tests.accounts_fixtures import PASSWORD, account_log, accounts, database_url, engine, events, failures
+from tests.conftest import wait_until
 
 __all__ = ["account_log", "accounts", "database_url", "engine"]
 
@@ -127,7 +130,7 @@ def test_unknown_address_wrong_password_and_disabled_account_get_the_same_answer
 
 
 def test_an_unknown_address_costs_a_full_verification_with_todays_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
-    hasher = Passwords(1)
+    hasher = Passwords(1, 16, ThreadBudget(16))
     verified: list[str] = []
     real = PasswordHasher.verify
 
@@ -176,7 +179,7 @@ def test_no_more_passwords_are_hashed_at_once_than_allowed(monkeypatch: pytest.M
                 running -= 1
 
     monkeypatch.setattr(PasswordHasher, "verify", counted)
-    hasher = Passwords(2)
+    hasher = Passwords(2, 16, ThreadBudget(16))
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: hasher.verify(None, "x"), range(16)))
     hasher.close()
@@ -185,7 +188,7 @@ def test_no_more_passwords_are_hashed_at_once_than_allowed(monkeypatch: pytest.M
 
 def test_a_login_that_would_wait_too_long_is_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passwords, "_WAIT_SECONDS", 0.05)
-    hasher = Passwords(1)
+    hasher = Passwords(1, 16, ThreadBudget(16))
     release = threading.Event()
     hasher._pool.submit(release.wait)
     with pytest.raises(OverloadedHere) as caught:
@@ -194,6 +197,31 @@ def test_a_login_that_would_wait_too_long_is_told_to_come_back(monkeypatch: pyte
     monkeypatch.undo()
     release.set()
     assert hasher.hash(PASSWORD)
+    hasher.close()
+
+
+def test_logins_beyond_the_places_are_refused_at_once_with_retry_after() -> None:
+    threads = ThreadBudget(10)
+    hasher = Passwords(1, 3, threads)
+    release = threading.Event()
+    hasher._pool.submit(release.wait)
+    with ThreadPoolExecutor(3) as pool:
+        inside = [pool.submit(hasher.verify, None, "x") for _ in range(3)]
+        wait_until(lambda: REGISTRY.get_sample_value("password_requests_waiting") == 3)
+        assert threads.held == 3
+        with pytest.raises(OverloadedHere) as refused, hasher.place():
+            pytest.fail("there was no place")
+        assert refused.value.retry_after == 1
+        release.set()
+        assert [one.result(30) for one in inside] == [False] * 3
+    assert threads.held == 0
+    hasher.close()
+
+
+def test_within_a_place_a_hash_takes_no_second_one() -> None:
+    hasher = Passwords(1, 1, ThreadBudget(1))
+    with hasher.place():
+        assert hasher.verify(hasher.hash(PASSWORD), PASSWORD)
     hasher.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -97,6 +98,29 @@ def test_an_unknown_address_and_a_wrong_password_cannot_be_told_apart(client: Fl
         k: v for k, v in unknown.get_json().items() if k not in volatile
     }
     assert {name for name, _ in known.headers} == {name for name, _ in unknown.headers}
+
+
+def test_a_login_without_a_place_is_503_with_retry_after_and_no_failed_attempt(make_app: MakeApp) -> None:
+    app = make_app(ratelimit_enabled=True, ratelimit_login_account="1 per 15 minutes", logins_at_once=1)
+    client = app.test_client()
+    register(client)
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with parts(app).accounts.passwords.place():
+            inside.set()
+            leave.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(30)
+    refused = [login(client, "wrong password") for _ in range(3)]
+    leave.set()
+    holder.join()
+    assert [(one.status_code, one.get_json()["error"], one.headers["Retry-After"]) for one in refused] == [
+        (503, "overloaded", "1")
+    ] * 3
+    assert login(client).status_code == 200
 
 
 def test_fifteen_logins_are_ten_refusals_and_five_429_in_the_guides_words(make_app: MakeApp) -> None:

@@ -144,6 +144,27 @@ def test_a_wrong_configuration_exits_2_and_says_why(tmp_path: Path, command: lis
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"GOBLIN_CHATS_WAITING": "7"}, "GOBLIN_CHATS_WAITING=7: at most 6"),
+        ({"GOBLIN_LOGINS_AT_ONCE": "63"}, "GOBLIN_LOGINS_AT_ONCE=63: at most 62"),
+    ],
+)
+def test_threads_for_waiting_leave_some_for_health(tmp_path: Path, environ: dict[str, str], told: str) -> None:
+    assert told in "\n".join(problems(tmp_path, SECRET_KEY=SECRET, **environ))
+
+
+@pytest.mark.parametrize("threads", [4, 5, 8, 15, 16, 17, 64, 2048])
+def test_the_threads_of_every_default_fit_together(tmp_path: Path, threads: int) -> None:
+    for slots in (None, 1, threads - 2, threads - 1):
+        values = {"secret_key": SECRET, "threads": threads, "chat_slots": slots}
+        config = Config.load(values, environ={}, dotenv=tmp_path / ".env")
+        assert config.reserved_threads >= 1
+        assert config.slots + config.most_chats_waiting <= config.held_threads < threads
+        assert 1 <= config.most_logins <= config.held_threads
+
+
 def test_the_secret_of_a_row_is_read_where_the_configuration_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,31 @@ def test_busy_chat_slots_leave_threads_for_everything_else(
         assert [chat.result().status_code for chat in chats] == [200, 200, 200]
 
 
+def test_chats_that_find_no_place_to_wait_are_refused_and_leave_threads_for_everything_else(
+    serve: Serve,
+    fake_upstream: FakeUpstream,
+) -> None:
+    """16 threads, 13 slots, a place to wait, two threads that nobody may hold."""
+    server = start(serve, fake_upstream, GOBLIN_THREADS="16", GOBLIN_CHAT_SLOT_WAIT_SECONDS="60")
+    fake_upstream.default = Reply([SILENCE, *Reply.json(200, openai_chat()).steps])
+    headers = server.register()
+    with ThreadPoolExecutor(40) as pool:
+        chats = [
+            pool.submit(requests.post, server.url + "/chat/completions", json=CHAT, headers=headers, timeout=60)
+            for _ in range(40)
+        ]
+        wait_until(lambda: sum(chat.done() for chat in chats) == 26, 30)
+        refused = [chat.result() for chat in chats if chat.done()]
+        assert {(one.status_code, one.json()["error"]) for one in refused} == {(503, "overloaded")}
+        assert all(int(one.headers["Retry-After"]) >= 1 for one in refused)
+        assert requests.get(server.url + "/health/live", timeout=5).status_code == 200
+        metrics = server.metrics()
+        assert (metrics["chat_slots_in_use"], metrics["chat_slots_waiting"]) == (13, 1)
+        fake_upstream.release()
+        assert sorted(chat.result().status_code for chat in chats) == [200] * 14 + [503] * 26
+    assert server.metrics()["chat_slots_in_use"] == 0
+
+
 # -- refusals of the server itself ------------------------------------------------------------
 REFUSALS: dict[str, tuple[bytes, int, str]] = {
     "header": (b"GET / HTTP/1.1\r\nBad header\r\n\r\n", 400, "invalid_request"),

@@ -10,11 +10,16 @@ from goblin_assistant.errors import OverloadedHere, RateLimitExceeded
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.providers.base import CallCancelled
 from goblin_assistant.slots import Caps, ChatSlots, KeyConcurrency
+from goblin_assistant.thread_budget import ThreadBudget
 from tests.conftest import wait_until
 
 
+def pool(limit: int, wait: float, waiting: int = 100, threads: int = 100) -> ChatSlots:
+    return ChatSlots(limit, wait, waiting, ThreadBudget(threads))
+
+
 def test_a_chat_beyond_the_slots_is_refused_with_retry_after() -> None:
-    slots = ChatSlots(2, wait=0.01)
+    slots = pool(2, wait=0.01)
     slots.acquire()
     slots.acquire()
     with pytest.raises(OverloadedHere) as refused:
@@ -30,7 +35,7 @@ def test_a_chat_beyond_the_slots_is_refused_with_retry_after() -> None:
 
 def test_a_waiting_chat_gets_the_slot_that_becomes_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("goblin_assistant.slots._POLL_SECONDS", 60.0)  # it is woken, and does not come by
-    slots = ChatSlots(1, wait=120)
+    slots = pool(1, wait=120)
     slots.acquire()
     got = threading.Event()
     waiter = threading.Thread(target=lambda: (slots.acquire(), got.set()))
@@ -43,7 +48,7 @@ def test_a_waiting_chat_gets_the_slot_that_becomes_free(monkeypatch: pytest.Monk
 
 
 def test_many_threads_never_hold_more_than_there_are_and_leave_none_taken() -> None:
-    slots = ChatSlots(3, wait=30)
+    slots = pool(3, wait=30)
     holders: set[int] = set()
     most: list[int] = []
 
@@ -67,7 +72,7 @@ def test_many_threads_never_hold_more_than_there_are_and_leave_none_taken() -> N
 
 
 def test_a_waiting_chat_whose_client_has_gone_takes_no_slot() -> None:
-    slots = ChatSlots(1, wait=10)
+    slots = pool(1, wait=10)
     slots.acquire()
     with pytest.raises(CallCancelled):
         slots.acquire(client_gone=lambda: True)
@@ -104,3 +109,43 @@ def test_a_key_beyond_its_own_concurrency_gets_429() -> None:
     keys.acquire("key:2", 1)
     keys.release("key:1")
     keys.acquire("key:1", 1)
+
+
+def test_those_who_wait_for_a_slot_are_counted_and_the_next_one_is_refused_at_once() -> None:
+    threads = ThreadBudget(10)
+    slots = ChatSlots(1, 60, 2, threads)
+    slots.acquire()
+    waiters = [threading.Thread(target=slots.acquire) for _ in range(2)]
+    for waiter in waiters:
+        waiter.start()
+    wait_until(lambda: REGISTRY.get_sample_value("chat_slots_waiting") == 2)
+    assert threads.held == 3
+    with pytest.raises(OverloadedHere) as refused:
+        slots.acquire(client_gone=lambda: pytest.fail("it has waited"))
+    assert refused.value.retry_after
+    for _ in range(2):
+        slots.release()
+    for waiter in waiters:
+        waiter.join(10)
+    slots.release()
+    assert (threads.held, slots._taken, slots._waiting) == (0, 0, 0)
+
+
+def test_a_chat_takes_none_of_the_last_threads_though_a_slot_is_free() -> None:
+    threads = ThreadBudget(2)
+    slots = ChatSlots(2, 60, 2, threads)
+    assert threads.take()  # a login
+    slots.acquire()
+    with pytest.raises(OverloadedHere, match="threads"):
+        slots.acquire()
+    threads.give_back()
+    slots.acquire()
+
+
+def test_a_chat_that_waited_in_vain_gives_its_thread_back() -> None:
+    threads = ThreadBudget(5)
+    slots = ChatSlots(1, 0.01, 1, threads)
+    slots.acquire()
+    with pytest.raises(OverloadedHere):
+        slots.acquire()
+    assert threads.held == 1

@@ -54,9 +54,11 @@ def login(body: Credentials) -> dict[str, Any]:
     """A wrong password and an unknown address are the same answer, after the same time."""
     parts = runtime()
     email = canonical(body.email)  # else every spelling of an address would have attempts of its own
-    parts.rate_limits.login_attempt(email, request.remote_addr)
-    pair = parts.accounts.login(email, body.password)
-    parts.rate_limits.login_succeeded(email)
+    # A login that is refused for lack of a place is no failed one of its account.
+    with parts.accounts.passwords.place():
+        parts.rate_limits.login_attempt(email, request.remote_addr)
+        pair = parts.accounts.login(email, body.password)
+        parts.rate_limits.login_succeeded(email)
     return pair.as_dict()
 
 
