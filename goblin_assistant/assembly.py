@@ -103,7 +103,10 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     """Make every part in the order in which they need each other and bind them to the application."""
     if config.sqlalchemy_url.startswith("sqlite"):
         config.instance_dir.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(config.sqlalchemy_url, **database.engine_options(config.sqlalchemy_url, config.threads))
+    engine = create_engine(
+        config.sqlalchemy_url,
+        **database.engine_options(config.sqlalchemy_url, config.threads, config.database_timeout),
+    )
     threads = ThreadBudget(config.held_threads)
     accounts = Accounts(engine, config, threads)
     registry = build_registry(config)

@@ -104,6 +104,13 @@ class Config(BaseModel):
 
     # -- storage
     database_url: str = setting("", "DATABASE_URL", "SQLAlchemy URL; empty: SQLite in the instance folder")
+    database_timeout: float = setting(
+        5.0,
+        "GOBLIN_DATABASE_TIMEOUT",
+        "seconds that one statement may take, its wait for locks included; then the database counts as away",
+        ge=1,
+        le=300,
+    )
     redis_url: Annotated[str | None, BeforeValidator(_blank)] = setting(
         None, "REDIS_URL", "shared rate limits and idempotency keys; empty: this process's memory"
     )

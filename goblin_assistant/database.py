@@ -1,7 +1,7 @@
 """The database: how connections are made, and how its tables are brought up to date, once, whoever starts first.
 
 SQLite is used with WAL and synchronous=NORMAL: readers never wait for the writer, a crash of the process loses nothing, one of the machine at most the
-last transactions. Writers wait up to 10 s for each other (measured: about 1,000 small transactions a second from 32 threads, none refused).
+last transactions. Writers wait for each other up to GOBLIN_DATABASE_TIMEOUT (measured: about 1,000 small transactions a second from 32 threads, none refused).
 """
 
 from __future__ import annotations
@@ -24,37 +24,59 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 _LOCK_KEY = 0x60B11A  # any number, the same for every instance: pg_advisory_lock's
 _BUSY_SECONDS = 10
+DATABASE_SECONDS = 5.0  # GOBLIN_DATABASE_TIMEOUT's default
+MIGRATION_SECONDS = 3600.0
+POOL_SIZE = 24  # eight for usage records, four of each for keys and tokens, eight for everything else
+POOL_WAIT_SECONDS = 2.0
 _CACHE_KIB = 128
 """Of each SQLite connection. Its own 2,000 would come to 30 MB over the connections that a busy server keeps, and gain
 nothing measurable: the pages are in the kernel's memory as well."""
 
 
-def engine_options(url: str, threads: int) -> dict[str, Any]:
-    """What `create_engine` is given beside the URL. The pool holds a connection for every server thread."""
+def engine_options(url: str, threads: int, seconds: float = DATABASE_SECONDS) -> dict[str, Any]:
+    """What `create_engine` is given beside the URL. `seconds` is the limit of a statement.
+
+    SQLite's pool holds a connection for every thread, since a file answers at once. PostgreSQL's is smaller: beyond
+    what every chat needs, few threads at once may wait for a server that hangs.
+    """
     if make_url(url).get_backend_name() == "sqlite":
         return {
             "pool_size": threads,
             "max_overflow": 8,
             # The connection that was used last has its pages and statements in memory; the others are never made.
             "pool_use_lifo": True,
-            "connect_args": {"timeout": _BUSY_SECONDS},
+            "connect_args": {"timeout": seconds},
         }
+    from goblin_assistant.postgres_connection import Limits
+
+    limits = Limits(seconds)
+    milliseconds = round(seconds * 1000)
     return {
-        "pool_size": threads,
-        "max_overflow": 8,
-        "pool_timeout": 5,
+        "pool_size": POOL_SIZE,
+        "max_overflow": 0,
+        "pool_timeout": POOL_WAIT_SECONDS,
         "pool_use_lifo": True,
         # A connection that died while idle is found at checkout and not in the middle of a chat's record.
         "pool_pre_ping": True,
+        "pool_events": [(limits.on_checkin, "checkin"), (limits.on_checkout, "checkout")],
         "connect_args": {
+            "limits": limits,
             "connect_timeout": 3,
-            # A database that hangs must not hang requests: its statements end, and the usage record goes to the journal and log.
-            "options": "-c statement_timeout=10000 -c lock_timeout=5000",
+            "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
+            "tcp_user_timeout": milliseconds,
         },
     }
+
+
+@event.listens_for(Engine, "do_connect")
+def _connect(_dialect: Any, _record: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    limits = options.get("limits")
+    if limits is None:
+        return None  # SQLAlchemy connects
+    return limits.connect(*args, **{name: value for name, value in options.items() if name != "limits"})
 
 
 @event.listens_for(Engine, "connect")
@@ -150,11 +172,13 @@ def _run(engine: Engine, migrate: Any) -> None:
         return
     # The lock belongs to a session of its own, so that a migration may commit in between.
     with engine.connect() as guard:
+        _give_time(guard)
         guard.execute(text("SET statement_timeout = 0"))
         guard.execute(text("SET lock_timeout = 0"))
         guard.execute(text(f"SELECT pg_advisory_lock({_LOCK_KEY})"))
         try:
             with engine.connect() as connection:
+                _give_time(connection)
                 connection.execute(text("SET statement_timeout = 0"))
                 config.attributes["connection"] = connection
                 migrate(config)
@@ -163,6 +187,12 @@ def _run(engine: Engine, migrate: Any) -> None:
         finally:
             guard.execute(text(f"SELECT pg_advisory_unlock({_LOCK_KEY})"))
             guard.invalidate()
+
+
+def _give_time(connection: Connection) -> None:
+    # A migration may take long, and waits for another process's; a server that hangs does not hold it for ever.
+    driver: Any = connection.connection.driver_connection
+    driver.time_limit = MIGRATION_SECONDS
 
 
 @contextlib.contextmanager

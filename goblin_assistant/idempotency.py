@@ -13,16 +13,20 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
+from goblin_assistant.database_gate import Gate
 from goblin_assistant.errors import BadRequest, Conflict, IdempotencyMismatch
 from goblin_assistant.metrics import idempotent_replays_total
 
 logger = logging.getLogger("goblin_assistant.idempotency")
 
 MAX_KEY_LENGTH = 255
+AWAY_SECONDS = 2.0
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """A longer answer is delivered but not kept: its key is free again."""
 
@@ -159,10 +163,39 @@ class RedisIdempotencyStore(IdempotencyStore):
 
     def __init__(self, seconds: int, in_flight_seconds: float, url: str) -> None:
         import redis  # 9 MB and 0.1 s that a server without Redis never needs
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
 
         super().__init__(seconds, in_flight_seconds)
-        self._redis = redis.Redis.from_url(url, socket_connect_timeout=0.3, socket_timeout=0.5)
+        self._redis = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=0.3,
+            socket_timeout=0.5,
+            # Its default is three more times with pauses. Once more is for a connection that was closed while it idled.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
         self._away = redis.RedisError
+        self._lost = (redis.ConnectionError, redis.TimeoutError)
+        self._gate = Gate(AWAY_SECONDS)
+
+    def _ask(self, command: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        # Redis that hangs is left alone for a moment: each request would wait half a second for it, in a thread.
+        if not self._gate.enter():
+            raise self._away("no answer a moment ago")
+        try:
+            answer = command(*args, **options)
+        except self._lost:
+            self._gate.failed()
+            raise
+        except self._away:
+            self._gate.succeeded()  # an error, but an answer
+            raise
+        self._gate.succeeded()
+        return answer
+
+    @staticmethod
+    def _say(error: Exception) -> None:
+        logger.warning("idempotency_store_unavailable", extra={"error_type": type(error).__name__})
 
     def _claim(self, name: str, fingerprint: str) -> tuple[str, Answer | None] | None:
         key = f"goblin:idempotency:{name}"
@@ -170,9 +203,9 @@ class RedisIdempotencyStore(IdempotencyStore):
         try:
             # Two tries: the holder may vanish between SET and GET.
             for _ in range(2):
-                if self._redis.set(key, mark, nx=True, ex=max(1, int(self._in_flight_seconds))):
+                if self._ask(self._redis.set, key, mark, nx=True, ex=max(1, int(self._in_flight_seconds))):
                     return None
-                raw = self._redis.get(key)
+                raw = self._ask(self._redis.get, key)
                 if raw is not None:
                     held = orjson.loads(raw)
                     answer = held.get("answer")
@@ -180,7 +213,7 @@ class RedisIdempotencyStore(IdempotencyStore):
                         answer["content_type"], answer["body"].encode(), answer["headers"]
                     )
         except self._away as error:
-            logger.warning("idempotency_store_unavailable", extra={"error_type": type(error).__name__})
+            self._say(error)
         return None
 
     def _put(self, name: str, fingerprint: str, answer: Answer) -> None:
@@ -193,15 +226,15 @@ class RedisIdempotencyStore(IdempotencyStore):
             },
         }
         try:
-            self._redis.set(f"goblin:idempotency:{name}", orjson.dumps(held), ex=self._seconds)
+            self._ask(self._redis.set, f"goblin:idempotency:{name}", orjson.dumps(held), ex=self._seconds)
         except self._away as error:
-            logger.warning("idempotency_store_unavailable", extra={"error_type": type(error).__name__})
+            self._say(error)
 
     def _drop(self, name: str) -> None:
         try:
-            self._redis.delete(f"goblin:idempotency:{name}")
+            self._ask(self._redis.delete, f"goblin:idempotency:{name}")
         except self._away as error:
-            logger.warning("idempotency_store_unavailable", extra={"error_type": type(error).__name__})
+            self._say(error)
 
 
 def build_store(*, redis_url: str | None, seconds: int, in_flight_seconds: float, max_bytes: int) -> IdempotencyStore:

@@ -8,26 +8,29 @@ been revoked meanwhile. It is then asked again once a second, and not by every r
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import orjson
 from sqlalchemy import Engine, PoolProxiedConnection, Select, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from goblin_assistant.database_gate import Gate
 from goblin_assistant.errors import Unauthorized, Unavailable
+from goblin_assistant.forking import run_in_child
 from goblin_assistant.metrics import auth_failures_total
 from goblin_assistant.models import api_keys, now_ms, users
 from goblin_assistant.tokens import Claims, digest
 
 STALE_SECONDS = 60.0
-KEPT_CONNECTIONS = 2
+KEPT_CONNECTIONS = 4
 """Of each query. A checkout costs four times the SELECT (with PostgreSQL a round trip, its ping), and few threads are
 inside at once."""
+LOOKUP_SECONDS = 1.0
+"""What a SELECT by its key may take, and what may be waited for one of those connections."""
 AWAY_SECONDS = 1.0
 MAX_SEEN = 20_000
 SCOPES = frozenset({"chat", "embeddings", "admin"})
@@ -69,15 +72,20 @@ class Principal:
 _AWAY = "the database is away; try again shortly"
 
 
+_Kept = tuple[PoolProxiedConnection, Any]
+"""A connection and its cursor."""
+
+
 class _Query:
-    """One SELECT, compiled once, for one row."""
+    """One SELECT, compiled once, for one row.
+
+    It has a few places, each with a connection that is kept: that many threads may be inside. The others wait
+    LOOKUP_SECONDS at most, which is also what the database may take.
+    """
 
     def __init__(self, engine: Engine, statement: Select[*tuple[Any, ...]]) -> None:
         self._engine = engine
-        self._away_until = 0.0
-        # A file answers within microseconds: queueing for it costs less than a connection more, and 100 KB less memory.
-        self._turn = threading.Lock() if engine.dialect.name == "sqlite" else contextlib.nullcontext()
-        self._idle: deque[tuple[PoolProxiedConnection, Any]] = deque()  # each with its cursor
+        self._gate = Gate(AWAY_SECONDS)
         compiled = statement.compile(dialect=engine.dialect)
         self._sql = str(compiled)
         names = compiled.positiontup
@@ -85,58 +93,101 @@ class _Query:
         # Without a transaction around it PostgreSQL answers in one round trip instead of three.
         self._autocommit = engine.dialect.name == "postgresql"
         self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error)  # type: ignore[attr-defined]
+        # A file answers within microseconds: queueing for it costs less than a connection more, and 100 KB less memory.
+        self._size = 1 if engine.dialect.name == "sqlite" else KEPT_CONNECTIONS
+        # A SimpleQueue is written in C; a Semaphore costs ten times as much.
+        self._places: SimpleQueue[_Kept | None] = SimpleQueue()
+        self._parents: list[SimpleQueue[_Kept | None]] = []
+        self._fill()
+        run_in_child(self._begin_anew)
+
+    def _fill(self) -> None:
+        for _ in range(self._size):
+            self._places.put(None)
+
+    def _begin_anew(self) -> None:
+        # After a fork. The connections are the parent's: kept, because closing them would talk on them.
+        self._parents.append(self._places)
+        self._places = SimpleQueue()
+        self._gate = Gate(AWAY_SECONDS)
+        self._fill()
 
     def first(self, value: Any) -> Any:
         """The row as a tuple, or None. Raises Unavailable."""
-        if self._away_until and time.monotonic() < self._away_until:
+        gate = self._gate
+        failures = gate.failures
+        if not gate.enter():
             raise Unavailable(_AWAY, retry_after=2)
+        places = self._places
         try:
-            with self._turn:
-                return self._first(value)
+            kept = places.get(timeout=LOOKUP_SECONDS)
+        except Empty:
+            gate.failed()
+            raise Unavailable(_AWAY, retry_after=2) from None
+        left = None
+        try:
+            if gate.failures != failures:  # it failed while this thread waited: the queue does not try one by one
+                left = kept
+                raise Unavailable(_AWAY, retry_after=2)
+            row, left = self._first(kept, value)
         except self._errors as error:
-            self._away_until = time.monotonic() + AWAY_SECONDS
+            gate.failed()
             raise Unavailable(_AWAY, retry_after=2) from error
+        finally:
+            places.put(left)
+        gate.succeeded()
+        return row
 
-    def _first(self, value: Any) -> Any:
-        try:
-            return self._ask(*self._idle.pop(), value)
-        except IndexError:
-            pass
-        except self._errors:
-            # One that was kept has died meanwhile; so have the others. A new one is asked before anything is said.
-            with contextlib.suppress(IndexError):  # until none is left; other threads take some too
-                while True:
-                    self._idle.pop()[0].invalidate()
-        return self._ask(*self._connect(), value)
+    def _first(self, kept: _Kept | None, value: Any) -> tuple[Any, _Kept]:
+        if kept is not None:
+            began = time.monotonic()
+            try:
+                return self._ask(kept, value)
+            except self._errors:
+                if time.monotonic() - began > LOOKUP_SECONDS / 2:
+                    raise  # it hangs: a new connection would as well
+                # This one has died meanwhile; so have the others. A new one is asked before anything is said.
+                self._forget_idle()
+        return self._ask(self._connect(), value)
 
-    def _connect(self) -> tuple[PoolProxiedConnection, Any]:
+    def _forget_idle(self) -> None:
+        emptied = 0
+        with contextlib.suppress(Empty):
+            while True:
+                kept = self._places.get_nowait()
+                emptied += 1
+                if kept is not None:
+                    kept[0].invalidate()
+        for _ in range(emptied):
+            self._places.put(None)
+
+    def _connect(self) -> _Kept:
         connection = self._engine.raw_connection()
-        if self._autocommit:
-            connection.driver_connection.autocommit = True  # type: ignore[union-attr]
-        return connection, connection.cursor()
+        try:
+            cursor = connection.cursor()
+            if self._autocommit:
+                driver: Any = connection.driver_connection
+                driver.autocommit = True
+                driver.time_limit = LOOKUP_SECONDS
+                # A server that is well ends it before that: a table that is locked is no server that hangs.
+                cursor.execute(f"SET statement_timeout = {round(LOOKUP_SECONDS * 900)}")
+        except BaseException as error:
+            connection.invalidate(error)
+            raise
+        return connection, cursor
 
-    def _ask(self, connection: PoolProxiedConnection, cursor: Any, value: Any) -> Any:
+    def _ask(self, kept: _Kept, value: Any) -> tuple[Any, _Kept]:
+        connection, cursor = kept
         try:
             cursor.execute(self._sql, (value,) if self._positional else {"given": value})
-            row = cursor.fetchone()
+            return cursor.fetchone(), kept
         except BaseException as error:
             connection.invalidate(error)  # whatever state it is in, nobody else gets it
             raise
-        if len(self._idle) < KEPT_CONNECTIONS:
-            self._idle.append((connection, cursor))
-        else:
-            self._give_back(connection)
-        return row
-
-    def _give_back(self, connection: PoolProxiedConnection) -> None:
-        if self._autocommit:
-            connection.driver_connection.autocommit = False  # type: ignore[union-attr]
-        connection.close()
 
     def close(self) -> None:
-        """Give the kept connections back to the pool."""
-        while self._idle:
-            self._give_back(self._idle.pop()[0])
+        """Close the kept connections: their settings are nobody else's."""
+        self._forget_idle()
 
 
 class PrincipalStore:

@@ -25,8 +25,10 @@ T = TypeVar("T")
 
 PAUSE_SECONDS = 3.0
 WAIT_SECONDS = 2.0
-SQLITE_WAIT_SECONDS = 12.0  # SQLite's own patience with other processes is 10 s
+SQLITE_WAIT_SECONDS = 7.0  # SQLite's own patience with other processes is 5 s
 WRITERS = 8
+AT_ONCE_SECONDS = 0.5
+"""A kept connection that had died says so at once; one that fails later hung, and the next would as well."""
 
 
 class DatabaseAway(Exception):
@@ -113,12 +115,13 @@ class UsageDatabase:
                 connection, kept = self._idle.pop(), True
             except IndexError:
                 connection, kept = self.engine.raw_connection(), False
+            began = time.monotonic()
             try:
                 result = work(connection.cursor(), *args)
             except BaseException as error:
                 dead = self._is_disconnect(error, connection)
                 self._abandon(connection, dead)
-                if dead and kept:
+                if dead and kept and time.monotonic() - began < AT_ONCE_SECONDS:
                     continue
                 raise
             try:

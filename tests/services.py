@@ -157,9 +157,27 @@ class PostgresServer:
     def stop(self) -> None:
         """Fast shutdown: running transactions are rolled back, clients are cut."""
         if self.process is not None:
+            self.resume()
             self.process.send_signal(signal.SIGINT)
             self.process.wait(30)
             self.process = None
+
+    def pause(self) -> None:
+        """SIGSTOP to all of its processes: connections stay, and nothing answers."""
+        assert self.process is not None
+        for pid in (self.process.pid, *self._backends()):
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self.process is not None
+        for pid in (*self._backends(), self.process.pid):
+            os.kill(pid, signal.SIGCONT)
+
+    def _backends(self) -> list[int]:
+        assert self.process is not None
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def url(self, database: str) -> str:
         """The address of a database, as DATABASE_URL takes it."""

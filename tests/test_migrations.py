@@ -148,7 +148,7 @@ def test_sqlite_writes_ahead_and_enforces_foreign_keys(tmp_path: Path) -> None:
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
         assert connection.execute(text("PRAGMA synchronous")).scalar() == 1
-        assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 10_000
+        assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 5_000
         assert connection.execute(text("PRAGMA cache_size")).scalar() == -128
     made.dispose()
 

@@ -17,7 +17,9 @@ def open_engine(config: Config | None = None) -> Engine:
     config = config or Config.load()
     if config.sqlalchemy_url.startswith("sqlite"):
         config.instance_dir.mkdir(parents=True, exist_ok=True)
-    return create_engine(config.sqlalchemy_url, **database.engine_options(config.sqlalchemy_url, 2))
+    return create_engine(
+        config.sqlalchemy_url, **database.engine_options(config.sqlalchemy_url, 2, config.database_timeout)
+    )
 
 
 @contextlib.contextmanager
