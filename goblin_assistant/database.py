@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, Table, event, insert, inspect, text
 from sqlalchemy.engine import make_url
 
+from goblin_assistant.schema_compatibility import MIGRATIONS, IncompatibleSchema, known_revisions, standing
+
 if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
-
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 _LOCK_KEY = 0x60B11A  # any number, the same for every instance: pg_advisory_lock's
 _BUSY_SECONDS = 10
@@ -121,8 +121,8 @@ def alembic_config() -> AlembicConfig:
 
 
 def head_revision() -> str:
-    """The revision that this release needs: the highest, since the files are numbered in order (a test asks Alembic)."""
-    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+    """The revision that this release makes."""
+    return known_revisions()[-1]
 
 
 def current_revision(engine: Engine) -> str | None:
@@ -146,9 +146,18 @@ def is_current(engine: Engine) -> bool:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the tables up to date. Any number of processes may call this at once: one works, the others wait."""
-    if revision == "head" and is_current(engine):
-        return
+    """Bring the tables up to date. Any number of processes may call this at once: one works, the others wait.
+
+    Newer tables are left alone. Raises IncompatibleSchema when this release may not serve with them.
+    """
+    if revision == "head":
+        if is_current(engine):
+            return
+        found = standing(engine)
+        if found.is_newer:
+            if found.problem is not None:
+                raise IncompatibleSchema(f"the database is {found.problem}")
+            return
     from alembic import command
 
     _run(engine, lambda config: command.upgrade(config, revision))

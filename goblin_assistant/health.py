@@ -81,9 +81,9 @@ class _Schedule:
 class HealthMonitor:
     """Runs the checks every `interval` seconds, each for at most `timeout` seconds, and remembers what they found.
 
-    `circuits` gives the state of each provider's circuit breaker. `migrated` says whether the database has this
-    version's tables; it is asked after the database's check, until it has said yes once: in a rolling upgrade the
-    next version's migration must not take the instances of this one out of service.
+    `circuits` gives the state of each provider's circuit breaker. `schema_problem` says why this version may
+    not serve with the database's tables; it is asked after the database's check, until it has said None once: in a
+    rolling upgrade the next version's migration must not take the instances of this one out of service.
     """
 
     def __init__(
@@ -94,15 +94,15 @@ class HealthMonitor:
         jobs: Iterable[PeriodicJob] = (),
         *,
         circuits: Callable[[], dict[str, str]] | None = None,
-        migrated: Callable[[], bool] | None = None,
+        schema_problem: Callable[[], str | None] | None = None,
     ) -> None:
         self._services = {c.name: _Service(c, "unknown" if c.check is not None else "disabled") for c in checks}
         self._jobs = {job.name: job for job in jobs}
         self._interval = interval
         self._timeout = timeout
         self._circuits = circuits
-        self._is_migrated = migrated
-        self._migrated = migrated is None
+        self._ask_schema = schema_problem
+        self._schema_problem: str | None = None if schema_problem is None else "tables not looked at yet"
         self._draining = False
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
@@ -195,8 +195,8 @@ class HealthMonitor:
                 reasons.append(f"{REQUIRED}: {required.error}")
             elif required.status == "unknown":
                 reasons.append(f"{REQUIRED}: not checked yet")
-            elif not self._migrated:
-                reasons.append(f"{REQUIRED}: not migrated to this version; run: goblin-assistant db upgrade")
+            elif self._schema_problem is not None:
+                reasons.append(f"{REQUIRED}: {self._schema_problem}")
         return not reasons, reasons
 
     # -- the thread -------------------------------------------------------------------------------
@@ -250,8 +250,8 @@ class HealthMonitor:
         problem = None
         try:
             check(self._timeout)
-            if name == REQUIRED and not self._migrated and self._is_migrated is not None:
-                self._migrated = self._is_migrated()
+            if name == REQUIRED and self._schema_problem is not None and self._ask_schema is not None:
+                self._look_at_schema(self._ask_schema())
         except Exception as error:
             problem = describe(error)
             logger.debug("service_check_failed", exc_info=True, extra={"service": name})
@@ -261,6 +261,11 @@ class HealthMonitor:
             if not run.overdue and not self._stopped:
                 self._record(name, problem, elapsed)
             self._wake.notify_all()
+
+    def _look_at_schema(self, problem: str | None) -> None:
+        if problem != self._schema_problem and problem is not None:
+            logger.error("schema_not_served", extra={"reason": problem})
+        self._schema_problem = problem
 
     def _run_job(self, name: str, run: _Run) -> None:
         try:

@@ -15,6 +15,7 @@ from flask import Flask
 
 from goblin_assistant import database
 from goblin_assistant.extensions import Runtime
+from goblin_assistant.schema_compatibility import IncompatibleSchema
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -57,7 +58,10 @@ def start(app: Flask) -> None:
 def _start(app: Flask) -> None:
     runtime: Runtime = app.extensions["goblin"]
     if not runtime.config.production:
-        database.upgrade(runtime.engine)
+        try:
+            database.upgrade(runtime.engine)
+        except IncompatibleSchema as error:
+            logger.error("schema_not_served", extra={"reason": str(error)})
     try:
         runtime.usage.import_orphaned_journals()
     except Exception:

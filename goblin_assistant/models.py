@@ -45,6 +45,15 @@ metadata = MetaData(
 # SQLite only gives an INTEGER PRIMARY KEY its own values.
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
+schema_compatibility = Table(
+    "schema_compatibility",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1
+    Column("revision", String(32), nullable=False),
+    Column("serves_from", String(32), nullable=False),
+)
+"""One row, written by every migration: its revision, and the oldest whose release may serve with these tables."""
+
 users = Table(
     "users",
     metadata,

@@ -9,8 +9,8 @@ import requests
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from goblin_assistant.database import is_current
 from goblin_assistant.health import CheckFailed, HealthMonitor, PeriodicJob, ServiceCheck
+from goblin_assistant.schema_compatibility import standing
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -61,7 +61,7 @@ def build_monitor(
         config.health_timeout,
         jobs,
         circuits=renamed if circuits is not None else None,
-        migrated=lambda: is_current(engine),
+        schema_problem=lambda: standing(engine).problem,
     )
 
 

@@ -7,9 +7,13 @@ from collections.abc import Iterator
 
 import click
 from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from goblin_assistant import database
 from goblin_assistant.config import Config
+from goblin_assistant.health import describe
+from goblin_assistant.schema_compatibility import IncompatibleSchema, standing
 
 
 def open_engine(config: Config | None = None) -> Engine:
@@ -29,12 +33,21 @@ def open_database() -> Iterator[tuple[Config, Engine]]:
     engine = open_engine(config)
     try:
         if not database.is_current(engine):
-            if config.production:
-                raise click.ClickException("the database is not migrated; run: goblin-assistant db upgrade")
+            found = standing(engine)
+            if found.problem is not None and (config.production or found.is_newer):
+                raise click.ClickException(f"the database is {found.problem}")
             database.upgrade(engine)
         yield config, engine
+    except (OperationalError, PoolTimeout) as error:
+        raise _away(error) from None
     finally:
         engine.dispose()
+
+
+def _away(error: Exception) -> click.ClickException:
+    return click.ClickException(
+        f"the database does not answer ({describe(error)}); check that it is up and that DATABASE_URL is right"
+    )
 
 
 @click.group()
@@ -42,13 +55,43 @@ def db() -> None:
     """Migrate the database."""
 
 
+@contextlib.contextmanager
+def _migrating() -> Iterator[Engine]:
+    """The configured database; what Alembic or the database refuses becomes one sentence and exit code 1."""
+    from alembic.util import CommandError
+
+    engine = open_engine()
+    try:
+        yield engine
+    except IncompatibleSchema as error:
+        raise click.ClickException(str(error)) from None
+    except CommandError as error:
+        at = standing(engine)
+        if at.is_newer:
+            raise click.ClickException(
+                f"the database is at revision {at.current}, which this release ({at.release}) does not know; "
+                "use the command of the release that made it"
+            ) from None
+        raise click.ClickException(f"{error}") from None
+    except (OperationalError, PoolTimeout) as error:
+        raise _away(error) from None
+    finally:
+        engine.dispose()
+
+
 @db.command()
 @click.option("--revision", default="head", show_default=True, help="How far.")
 def upgrade(revision: str) -> None:
-    """Bring the tables up to date. Safe to run from several machines at once."""
-    engine = open_engine()
-    database.upgrade(engine, revision)
-    click.echo(f"at revision {database.current_revision(engine)}")
+    """Bring the tables up to date. Safe to run from several machines at once.
+
+    Newer tables that this release may serve with are left alone; exit 1 when it may not."""
+    with _migrating() as engine:
+        database.upgrade(engine, revision)
+        found = standing(engine)
+    if found.is_newer:
+        click.echo(f"at revision {found.current}, newer than this release ({found.release}) and compatible with it")
+    else:
+        click.echo(f"at revision {found.current}")
 
 
 @db.command()
@@ -56,14 +99,16 @@ def upgrade(revision: str) -> None:
 @click.confirmation_option(prompt="Tables and data may be dropped. Go on?")
 def downgrade(revision: str) -> None:
     """Take the tables back to REVISION (`base`: remove them all)."""
-    engine = open_engine()
-    database.downgrade(engine, revision)
-    click.echo(f"at revision {database.current_revision(engine) or 'base'}")
+    with _migrating() as engine:
+        database.downgrade(engine, revision)
+        click.echo(f"at revision {database.current_revision(engine) or 'base'}")
 
 
 @db.command()
 def current() -> None:
-    """Show the revision of the database and of this release; exit 1 when they differ."""
-    at = database.current_revision(open_engine())
-    click.echo(f"database {at or 'empty'}, release {database.head_revision()}")
-    raise SystemExit(0 if at == database.head_revision() else 1)
+    """Show the revision of the database and of this release; exit 1 when this release may not serve with it."""
+    with _migrating() as engine:
+        found = standing(engine)
+    click.echo(f"database {found.current or 'empty'}, release {found.release}")
+    if found.problem is not None:
+        raise click.ClickException(f"the database is {found.problem}")

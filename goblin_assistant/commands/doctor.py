@@ -15,12 +15,12 @@ import requests
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from goblin_assistant import database
 from goblin_assistant.commands.database import open_engine
 from goblin_assistant.config import Config, ConfigError
 from goblin_assistant.health import describe
 from goblin_assistant.providers import build_registry
 from goblin_assistant.routing import check_routes
+from goblin_assistant.schema_compatibility import standing
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -135,13 +135,8 @@ def _database(config: Config) -> Finding:
         with engine.connect() as connection:
             connection.execute(text("SELECT 1"))
         took = (time.perf_counter() - began) * 1000
-        if not database.is_current(engine):
-            at = database.current_revision(engine)
-            return Finding(
-                "fail",
-                "database",
-                f"at revision {at or 'none'}, this release needs {database.head_revision()}: goblin-assistant db upgrade",
-            )
+        if (problem := standing(engine).problem) is not None:
+            return Finding("fail", "database", problem)
         kind = engine.dialect.name
         if kind == "sqlite" and config.instances > 1:
             return Finding("fail", "database", f"SQLite with GOBLIN_INSTANCES={config.instances}: use PostgreSQL")
