@@ -28,11 +28,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "routing", "circuit_breaker", "slots", "idempotency", "usage", "usage_*", "budgets", "prices",
         "accounts", "api_keys", "passwords", "principals", "tokens", "refresh_*", "database", "migrations", "migrations.*",
-        "limit_*", "shared_limit_storage",
+        "limit_*", "shared_limit_storage", "postgres_connection", "schema_compatibility",
     ),
     ("extensions", "schemas", "schemas_*", "models", "errors", "request_body", "request_info"),
     ("providers", "providers.*"),
-    ("config", "config_*", "goblin_file", "metrics", "json_logging", "log_writer", "reaper", "redaction", "version"),
+    (
+        "config", "config_*", "goblin_file", "metrics", "json_logging", "log_writer", "redaction", "version",
+        "reaper", "thread_budget", "database_gate", "forking",
+    ),
 )  # fmt: skip
 
 WITHOUT_FLASK = ("chat", "chat_run", "routing", "usage", "accounts", "health", "service_checks", "providers.*", "slots")
