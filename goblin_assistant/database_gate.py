@@ -37,6 +37,12 @@ class Gate:
             self.failures += 1
             self._closed_until = time.monotonic() + self._pause
 
+    def undecided(self) -> None:
+        """The trial said nothing about the database: the next caller may try at once."""
+        if self._closed_until:
+            with self._lock:
+                self._closed_until = min(self._closed_until, time.monotonic())
+
     def succeeded(self) -> None:
         """The database answered."""
         if self._closed_until:

@@ -39,16 +39,23 @@ class LimitedConnection(psycopg.Connection[Any]):
         if gate is None:
             return super().wait(gen, interval, timeout)
         # In autocommit are the pool's check of a connection, and look-ups. What has begun goes on: it may be well.
-        if self.autocommit and not gate.enter():
+        # Its waits may also send nothing at all, and say nothing about the server.
+        asks = self.autocommit
+        if asks and not gate.enter():
             raise psycopg.OperationalError(_RECENTLY)
         try:
             result = super().wait(gen, interval, self.time_limit if timeout is None else timeout)
-        except psycopg.OperationalError:
+        except psycopg.Error:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 self.close()
                 gate.failed()
+            elif asks and self.closed:
+                gate.undecided()  # this one had died: a new one will tell
+            elif asks:
+                gate.succeeded()  # an error, but an answer
             raise
-        gate.succeeded()
+        if asks:
+            gate.succeeded()
         return result
 
 
@@ -65,7 +72,7 @@ class Limits:
             raise psycopg.OperationalError(_RECENTLY)
         try:
             connection = LimitedConnection.connect(*args, **options)
-        except psycopg.OperationalError:
+        except psycopg.Error:
             self.gate.failed()
             raise
         self.gate.succeeded()

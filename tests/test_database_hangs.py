@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import requests
 from sqlalchemy import create_engine, text
@@ -146,6 +147,35 @@ def test_a_locked_table_is_no_database_that_hangs(postgres_url: str) -> None:
             waiter.execute(text("SELECT * FROM t"))
         with engine.connect() as third:
             assert third.scalar(text("SELECT 1")) == 1
+    engine.dispose()
+
+
+@pytest.mark.parametrize("died", [True, False])
+def test_the_trial_that_meets_a_dead_connection_or_an_error_is_not_the_last_one_for_long(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, died: bool
+) -> None:
+    address = postgres_url.replace("postgresql://", "postgresql+psycopg://")
+    options = database.engine_options(address, 4, 1.0)
+    engine = create_engine(address, **options)
+    with engine.connect() as connection:
+        pid = connection.scalar(text("SELECT pg_backend_pid()"))
+    if died:
+        with psycopg.connect(postgres_url, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
+    gate: Gate = options["connect_args"]["limits"].gate
+    gate.failed()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2)
+    if not died:
+        connection = engine.raw_connection()  # type: ignore[assignment]
+        gate.failed()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 4)
+        connection.driver_connection.autocommit = True  # type: ignore[attr-defined]
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            connection.driver_connection.execute("SELECT * FROM nothing")  # type: ignore[attr-defined]
+        connection.close()
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT 1")) == 1
     engine.dispose()
 
 
