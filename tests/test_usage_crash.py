@@ -86,13 +86,14 @@ class Clients:
         self._url = url
         self._headers = headers
         self._wanted = wanted
+        self._finishing = False
         self._threads = [threading.Thread(target=self._chat, args=(number,), daemon=True) for number in range(16)]
         for thread in self._threads:
             thread.start()
 
     def _chat(self, number: int) -> None:
         turn = 0
-        while len(self.answered) < self._wanted:
+        while len(self.answered) < self._wanted or not self._finishing:
             turn += 1
             stream = turn % 3 == 0
             correlation_id = f"crash-{number}-{turn}"
@@ -117,7 +118,8 @@ class Clients:
         wait_until(lambda: len(self.answered) >= answers, timeout, f"{answers} answers")
 
     def finish(self) -> None:
-        """Until all wanted were answered."""
+        """Until all wanted were answered: not before, since an outage may outlast them."""
+        self._finishing = True
         for thread in self._threads:
             thread.join(180)
             assert not thread.is_alive()
