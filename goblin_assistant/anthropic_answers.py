@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from goblin_assistant.json_bounds import check_together
 from goblin_assistant.providers.base import ChatResponse, Usage
 
 STOP_REASONS: Mapping[str, str] = {
@@ -56,6 +57,7 @@ def response_from_openai(response: ChatResponse) -> bytes:
         if isinstance(text, str) and text:
             content.append({"type": "text", "text": text})
     calls = message.get("tool_calls") or ()
+    check_together(text for call in calls if isinstance(text := (call.get("function") or {}).get("arguments"), str))
     for call in calls:
         function = call.get("function") or {}
         content.append(

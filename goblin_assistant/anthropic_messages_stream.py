@@ -19,6 +19,7 @@ import orjson
 
 from goblin_assistant.anthropic_answers import STOP_REASONS, anthropic_usage, message_id
 from goblin_assistant.providers.base import BadResponse, Completed
+from goblin_assistant.providers.json_answers import parse_event
 
 Kind = Literal["thinking", "text", "tool_use"]
 
@@ -53,10 +54,7 @@ class StreamTranslator:
             data = b"\n".join(lines)
             if data.strip() == b"[DONE]":
                 continue
-            try:
-                chunk = orjson.loads(data)
-            except orjson.JSONDecodeError:
-                raise BadResponse("the provider sent an event that is not JSON") from None
+            chunk = parse_event("the provider", data)
             if isinstance(chunk, dict):
                 self._chunk(chunk)
         return b"".join(self._out)

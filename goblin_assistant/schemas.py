@@ -7,9 +7,18 @@ not know pass through to the provider, fields that we know are checked, and `nul
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WrapValidator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 class Strict(BaseModel):
@@ -25,13 +34,68 @@ class Query(BaseModel):
 
 
 class Open(BaseModel):
-    """A shape of somebody else's: known fields are checked without coercion, unknown ones kept."""
+    """A shape of somebody else's: known fields are checked without coercion, unknown ones left alone. The client's own
+    body goes on, not the model: copying unknown fields into it would be work for nothing."""
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, defer_build=True)
+    model_config = ConfigDict(
+        strict=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        defer_build=True,
+        json_schema_extra={"additionalProperties": True},
+    )
 
 
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """Name of a model, `provider/model` or an alias. It is stored and logged: no control characters."""
+
+# -- lists ----------------------------------------------------------------------------------------
+MAX_MESSAGES = 100_000
+"""Of one request, in every dialect: Anthropic's limit (https://platform.claude.com/docs/en/api/messages)."""
+MAX_BIASES = 10_000
+"""Entries of logit_bias; each wrong one is an error of its own."""
+_PIECE = 1000
+
+
+def in_pieces(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """Check a list a thousand items at a time and return it as it came. Pydantic would hold a model of each item until
+    the last one is checked, ten times the size of the body. More than MAX_MESSAGES objects are refused
+    before any of them is looked at."""
+    if type(value) is not list or len(value) <= _PIECE:
+        validate(value)
+        return value
+    if type(value[0]) is dict and len(value) > MAX_MESSAGES:
+        raise PydanticCustomError("too_long", f"at most {MAX_MESSAGES} items are accepted")  # type: ignore[arg-type]
+    for start in range(0, len(value), _PIECE):
+        try:
+            validate(value[start : start + _PIECE])
+        except ValidationError as error:
+            raise _moved(error, start) from None
+    return value
+
+
+def _moved(error: ValidationError, start: int) -> ValidationError:
+    # The same problems, with the positions that the items have in the whole list.
+    problems: list[InitErrorDetails] = []
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        location = problem["loc"]
+        if location and isinstance(location[0], int):
+            location = (start + location[0], *location[1:])
+        kind = PydanticCustomError(problem["type"], problem["msg"])
+        problems.append({"type": kind, "loc": location, "input": None})
+    return ValidationError.from_exception_data(error.title, problems)
+
+
+def few_entries(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """Refuse an object of more than MAX_BIASES entries before any of them is looked at."""
+    if type(value) is dict and len(value) > MAX_BIASES:
+        raise PydanticCustomError("too_long", f"at most {MAX_BIASES} entries are accepted")  # type: ignore[arg-type]
+    return validate(value)
+
+
+Item = TypeVar("Item")
+Items = Annotated[list[Item], Field(fail_fast=True), WrapValidator(in_pieces)]
+"""A list of any length: the first wrong item ends the check."""
 
 # -- chat -----------------------------------------------------------------------------------------
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -47,9 +111,9 @@ class ChatMessage(Open):
     """A message of the conversation. `content` may be null or absent beside `tool_calls`."""
 
     role: Role
-    content: str | list[ContentPart] | None = None
+    content: str | Items[ContentPart] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Items[dict[str, Any]] | None = None
     tool_call_id: str | None = None
 
 
@@ -62,7 +126,11 @@ class StreamOptions(Open):
 class ChatCompletionRequest(Open):
     """OpenAI's chat request. `model` may be left out: the user's default is taken, then the instance's."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[
+        list[ChatMessage],
+        Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
+        WrapValidator(in_pieces),
+    ]
     model: ModelName | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -71,14 +139,14 @@ class ChatCompletionRequest(Open):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: int | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    logit_bias: dict[str, float] | None = None
-    tools: list[dict[str, Any]] | None = None
+    logit_bias: Annotated[dict[str, float], WrapValidator(few_entries)] | None = None
+    tools: Items[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
@@ -90,9 +158,13 @@ class EmbeddingsRequest(Open):
 
     input: (
         Annotated[str, StringConstraints(min_length=1)]
-        | Annotated[list[str], Field(min_length=1)]
-        | Annotated[list[int], Field(min_length=1)]
-        | Annotated[list[Annotated[list[int], Field(min_length=1)]], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, fail_fast=True), WrapValidator(in_pieces)]
+        | Annotated[list[int], Field(min_length=1, fail_fast=True), WrapValidator(in_pieces)]
+        | Annotated[
+            list[Annotated[list[int], Field(min_length=1, fail_fast=True), WrapValidator(in_pieces)]],
+            Field(min_length=1, fail_fast=True),
+            WrapValidator(in_pieces),
+        ]
     )
     model: ModelName | None = None
     encoding_format: Literal["float", "base64"] | None = None

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, WrapValidator
 
-from goblin_assistant.schemas import ModelName, Open
+from goblin_assistant.schemas import MAX_MESSAGES, Items, ModelName, Open, in_pieces
 
 
 class InputBlock(Open):
@@ -23,7 +23,7 @@ class InputMessage(Open):
     """A turn of the conversation."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[InputBlock]
+    content: str | Items[InputBlock]
 
 
 class Metadata(Open):
@@ -35,16 +35,20 @@ class Metadata(Open):
 class MessagesRequest(Open):
     """Anthropic's request. `model` may be left out: the user's default is taken, then the instance's."""
 
-    messages: Annotated[list[InputMessage], Field(min_length=1, max_length=100_000)]
+    messages: Annotated[
+        list[InputMessage],
+        Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
+        WrapValidator(in_pieces),
+    ]
     max_tokens: Annotated[int, Field(ge=0, le=2**31)]
     model: ModelName | None = None
-    system: str | list[InputBlock] | None = None
+    system: str | Items[InputBlock] | None = None
     stream: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
-    stop_sequences: list[str] | None = None
-    tools: list[dict[str, Any]] | None = None
+    stop_sequences: Items[str] | None = None
+    tools: Items[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("providers", "providers.*"),
     (
         "config", "config_*", "goblin_file", "metrics", "json_logging", "log_writer", "redaction", "version",
-        "reaper", "thread_budget", "database_gate", "forking",
+        "reaper", "thread_budget", "database_gate", "forking", "json_bounds",
     ),
 )  # fmt: skip
 

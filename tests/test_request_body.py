@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import BaseModel
 
 from goblin_assistant.errors import BadRequest, ValidationFailed
 from goblin_assistant.request_body import MAX_PROBLEMS, load, load_object, parse_json
-from goblin_assistant.schemas import ChatCompletionRequest, EmbeddingsRequest
+from goblin_assistant.schemas import MAX_MESSAGES, ChatCompletionRequest, EmbeddingsRequest
+from goblin_assistant.schemas_messages import MessagesRequest
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -142,11 +144,60 @@ def test_values_are_never_repeated_and_made_up_names_only_when_they_look_like_na
     assert "pasword" in shown
 
 
-def test_only_the_first_problems_are_listed() -> None:
+def test_the_first_wrong_item_of_a_list_ends_the_check() -> None:
     with pytest.raises(ValidationFailed) as caught:
         parse_json(ChatCompletionRequest, chat(messages=[{"role": "x"}] * 500))
+    assert [problem["field"] for problem in caught.value.extra["fields"]] == ["messages[0].role"]
+
+
+def test_only_the_first_problems_are_listed() -> None:
+    with pytest.raises(ValidationFailed) as caught:
+        parse_json(ChatCompletionRequest, chat(logit_bias={f"k{number}": "x" for number in range(500)}))
     assert len(caught.value.extra["fields"]) == MAX_PROBLEMS
     assert "and 490 more" in str(caught.value)
+
+
+def test_a_wrong_item_far_down_a_long_list_is_named_by_its_place() -> None:
+    messages = [*HELLO * 4321, {"role": "user"}, {"role": "wizard"}]
+    with pytest.raises(ValidationFailed) as caught:
+        parse_json(ChatCompletionRequest, chat(messages=messages))
+    assert caught.value.param == "messages[4322].role"
+    parts = [{"type": "text", "text": "x"}] * 2500
+    for place, model in (("messages[0].content", ChatCompletionRequest), ("messages[0].content", MessagesRequest)):
+        body = {"max_tokens": 5, "messages": [{"role": "user", "content": [*parts, {"type": 3}]}]}
+        with pytest.raises(ValidationFailed) as caught:
+            parse_json(model, json.dumps(body).encode())
+        assert caught.value.param == place
+        assert caught.value.extra["fields"][-1]["field"] == "messages[0].content[2500].type"
+
+
+@pytest.mark.parametrize("model", [ChatCompletionRequest, MessagesRequest])
+def test_messages_are_counted_before_any_is_looked_at(model: type[BaseModel]) -> None:
+    most = json.dumps({"max_tokens": 5, "messages": HELLO * MAX_MESSAGES}, separators=(",", ":")).encode()
+    parse_json(model, most)
+    with pytest.raises(ValidationFailed, match="at most 100000 items"):
+        parse_json(model, b'{"max_tokens":5,"messages":[' + b"{}," * MAX_MESSAGES + b"{}]}")
+
+
+def test_more_biases_than_any_model_takes_are_counted_only() -> None:
+    with pytest.raises(ValidationFailed, match="at most 10000 entries"):
+        parse_json(ChatCompletionRequest, chat(logit_bias={str(number): "x" for number in range(10_001)}))
+
+
+def test_a_stored_object_of_many_fields_is_refused_before_they_are_compared() -> None:
+    with pytest.raises(ValidationFailed, match="too many fields"):
+        load_object(json.dumps({str(number): 1 for number in range(101)}).encode())
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [b"[],", b"{},", b'{"a":1},', b'"ab",', b"[1],", b"1,", b'{"a":[{}]},'],
+)
+def test_a_dense_body_is_refused_before_it_is_parsed(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goblin_assistant.json_bounds.orjson.loads", lambda raw: pytest.fail("it was parsed"))
+    raw = b'{"messages":[' + unit * (6_000_000 // len(unit)) + unit[:-1] + b"]}"
+    with pytest.raises(BadRequest, match="too many values"):
+        load(raw)
 
 
 def test_what_sdks_send_is_accepted_and_comes_back_untouched() -> None:

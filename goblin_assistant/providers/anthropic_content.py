@@ -22,6 +22,7 @@ from typing import Any
 
 import orjson
 
+from goblin_assistant.json_bounds import TooMuchStructure, check_together
 from goblin_assistant.providers.base import InvalidRequest
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
@@ -32,6 +33,7 @@ Block = dict[str, Any]
 
 def translate_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[Block], list[dict[str, Any]]]:
     """System blocks and turns. Raises InvalidRequest for what has no counterpart."""
+    _bound_arguments(messages)
     system: list[Block] = []
     turns: list[dict[str, Any]] = []
     for position, message in enumerate(messages):
@@ -62,6 +64,23 @@ def translate_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[Bloc
     if not turns:
         raise invalid("messages must hold at least one message of the user", "messages")
     return system, turns
+
+
+def _bound_arguments(messages: Sequence[Mapping[str, Any]]) -> None:
+    texts: list[str] = []
+    for message in messages:
+        calls = message.get("tool_calls")
+        if calls:
+            functions = [call.get("function") for call in calls]
+            texts += [
+                text
+                for function in functions
+                if isinstance(function, dict) and isinstance(text := function.get("arguments"), str)
+            ]
+    try:
+        check_together(texts)
+    except TooMuchStructure:
+        raise invalid("the arguments of the tool calls have too many values", "messages") from None
 
 
 def invalid(message: str, param: str) -> InvalidRequest:

@@ -40,6 +40,7 @@ from goblin_assistant.providers.base import (
     tier_of,
 )
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
+from goblin_assistant.providers.json_answers import parse_answer
 
 FINISH_REASONS: Mapping[str, str] = {
     "end_turn": "stop",
@@ -124,10 +125,7 @@ def openai_usage(usage: Usage) -> dict[str, Any]:
 
 def parse_message(provider: str, data: bytes) -> dict[str, Any]:
     """The body of a successful answer. Raises BadResponse for anything that is no message."""
-    try:
-        message = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        raise BadResponse(f"{provider} did not answer with JSON", provider=provider) from None
+    message = parse_answer(provider, data)
     if isinstance(message, dict):
         if isinstance(message.get("content"), list):
             return message

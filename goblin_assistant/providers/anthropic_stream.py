@@ -23,6 +23,7 @@ import orjson
 
 from goblin_assistant.providers.anthropic_response import finish_reason, openai_usage, parse_usage, stream_error
 from goblin_assistant.providers.base import BadResponse, Completed, Usage
+from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.sse import ends_as_objects
 
 
@@ -209,10 +210,7 @@ def events_of(provider: str, block: bytes) -> list[dict[str, Any]]:
         lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
         if not lines:
             continue
-        try:
-            parsed = orjson.loads(b"\n".join(lines))
-        except orjson.JSONDecodeError:
-            raise BadResponse(f"{provider} sent an event that is not JSON", provider=provider) from None
+        parsed = parse_event(provider, b"\n".join(lines))
         if not isinstance(parsed, dict):
             raise BadResponse(f"{provider} sent an event that is no object", provider=provider)
         found.append(parsed)

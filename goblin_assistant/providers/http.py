@@ -21,7 +21,6 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
-import orjson
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ProtocolError
@@ -32,6 +31,7 @@ from goblin_assistant.providers.base import BadResponse, Call, ProviderError
 from goblin_assistant.providers.connections import Head, TrackedPool, TrackedTLSPool
 from goblin_assistant.providers.event_stream import READ_SIZE, EventStream
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
+from goblin_assistant.providers.json_answers import parse_list
 from goblin_assistant.providers.transport import (
     TRANSPORT_ERRORS,
     Timeouts,
@@ -162,12 +162,7 @@ class UpstreamClient:
             answer = self._send("GET", path, None, exchange, None)
             if not 200 <= answer.status < 300:
                 raise self._failure(answer.stream(), exchange, ())
-            try:
-                return orjson.loads(self._body_of(answer, exchange))
-            except orjson.JSONDecodeError:
-                raise BadResponse(
-                    f"{self.provider_name} did not answer with JSON", provider=self.provider_name
-                ) from None
+            return parse_list(self.provider_name, self._body_of(answer, exchange))
         finally:
             watchdog.release(exchange)
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from goblin_assistant.config import Config, ProviderRow
@@ -27,6 +26,7 @@ from goblin_assistant.providers.base import (
     StreamEvent,
 )
 from goblin_assistant.providers.http import Timeouts, UpstreamClient
+from goblin_assistant.providers.json_answers import parse_answer
 from goblin_assistant.providers.openai_dialect import classify, encode, error_object, parse_usage, stream_error
 from goblin_assistant.providers.openai_stream import Follower
 from goblin_assistant.providers.presets import PRESETS
@@ -273,10 +273,7 @@ class OpenAICompatibleProvider(Provider):
         return encode(merged)
 
     def _parse(self, data: bytes, request: ChatRequest, key: str) -> dict[str, Any]:
-        try:
-            parsed = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            raise BadResponse(f"{self.name} did not answer with JSON", provider=self.name) from None
+        parsed = parse_answer(self.name, data)
         if isinstance(parsed, dict):
             if isinstance(parsed.get(key), list):
                 return parsed

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from goblin_assistant.providers.base import BadResponse, Completed, Usage
+from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.openai_dialect import error_object, parse_usage, stream_error
 from goblin_assistant.providers.sse import ends_as_objects
 
@@ -79,10 +78,7 @@ class Follower:
         return b"".join(event + b"\n\n" for event in kept)
 
     def _keeps(self, data: bytes) -> bool:
-        try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            raise BadResponse(f"{self._provider} sent an event that is not JSON", provider=self._provider) from None
+        chunk = parse_event(self._provider, data)
         if not isinstance(chunk, dict):
             raise BadResponse(f"{self._provider} sent an event that is no chunk", provider=self._provider)
         choices = chunk.get("choices")

@@ -15,6 +15,9 @@ from typing import Any
 
 _GOOD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, 5.6.2: a token
 _START = b"HTTP/1.1 200 "
+MAX_INFORMATIONAL = 20
+"""Answers with status 1xx ahead of the answer itself; one or two are usual. Without end they would keep a core busy
+until the deadline."""
 
 
 class Head(http.client.HTTPMessage):
@@ -101,6 +104,7 @@ class QuickResponse(http.client.HTTPResponse):
     """http.client's response with the short way. `begun`: bytes of an answer have come."""
 
     begun = False
+    _informational = 0
 
     def begin(self) -> None:
         """Read the head."""
@@ -127,6 +131,10 @@ class QuickResponse(http.client.HTTPResponse):
         # answer itself to whoever uses the connection next.
         while True:
             version, status, reason = super()._read_status()  # type: ignore[misc]
+            if 100 <= status < 200:
+                self._informational += 1
+                if self._informational > MAX_INFORMATIONAL:
+                    raise http.client.HTTPException("answers with status 1xx without end")
             if not 100 < status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
                 return version, status, reason
             http.client.parse_headers(self.fp)
