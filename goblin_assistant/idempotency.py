@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -40,32 +41,64 @@ class Answer:
     headers: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who claims a name, for which request. `token` tells a claim from a later one of the same name."""
+
+    name: str
+    fingerprint: str
+    token: str
+
+
 class Claim:
     """The right to answer for a key. Ends with `finish` or `abandon`, once; later calls do nothing."""
 
-    __slots__ = ("_done", "_fingerprint", "_name", "_store")
+    __slots__ = ("_done", "_holder", "_store")
 
-    def __init__(self, store: IdempotencyStore, name: str, fingerprint: str) -> None:
+    def __init__(self, store: IdempotencyStore, holder: Holder) -> None:
         self._store = store
-        self._name = name
-        self._fingerprint = fingerprint
+        self._holder = holder
         self._done = False
 
     def finish(self, answer: Answer) -> None:
-        """Keep the answer for those who ask again."""
+        """Keep the answer for those who ask again. Never raises: the answer itself has been given."""
         if self._done:
             return
         if len(answer.body) > MAX_ANSWER_BYTES:
             self.abandon()
             return
-        self._done = True
-        self._store._put(self._name, self._fingerprint, answer)
+        try:
+            self._store._put(self._holder, answer)
+            self._done = True
+        except Exception:
+            logger.exception("idempotency_answer_not_kept")
+            self.abandon()
 
     def abandon(self) -> None:
         """There is no answer to keep: free the key."""
         if not self._done:
             self._done = True
-            self._store._drop(self._name)
+            self._store._drop(self._holder)
+
+
+class Recording:
+    """A streamed answer while it passes. Beyond MAX_ANSWER_BYTES nothing is kept, and what was kept is let go."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self) -> None:
+        self._body: bytearray | None = bytearray()
+
+    def add(self, piece: bytes) -> None:
+        """Keep a piece."""
+        if self._body is not None:
+            self._body += piece
+            if len(self._body) > MAX_ANSWER_BYTES:
+                self._body = None
+
+    def body(self) -> bytes | None:
+        """All pieces together; None when they are too much."""
+        return None if self._body is None else bytes(self._body)
 
 
 class IdempotencyStore(ABC):
@@ -84,12 +117,14 @@ class IdempotencyStore(ABC):
         if not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable() or not key.isascii():
             raise BadRequest(f"Idempotency-Key: 1 to {MAX_KEY_LENGTH} printable ASCII characters")
         name = hashlib.sha256(f"{caller}\n{key}".encode()).hexdigest()
-        fingerprint = hashlib.sha256(path.encode() + b"\n" + body).hexdigest()
-        held = self._claim(name, fingerprint)
+        content = hashlib.sha256(path.encode() + b"\n")
+        content.update(body)
+        holder = Holder(name, content.hexdigest(), secrets.token_hex(8))
+        held = self._claim(holder)
         if held is None:
-            return Claim(self, name, fingerprint)
+            return Claim(self, holder)
         other, answer = held
-        if other != fingerprint:
+        if other != holder.fingerprint:
             raise IdempotencyMismatch("this Idempotency-Key was used with another request; use a new key")
         if answer is None:
             raise Conflict("a request with this Idempotency-Key is still being answered", reason="in_flight")
@@ -97,14 +132,21 @@ class IdempotencyStore(ABC):
         return answer
 
     @abstractmethod
-    def _claim(self, name: str, fingerprint: str) -> tuple[str, Answer | None] | None:
-        """Take the name atomically and return None, or return what is there."""
+    def _claim(self, holder: Holder) -> tuple[str, Answer | None] | None:
+        """Take the name atomically and return None, or return what is there: its fingerprint, and the answer."""
 
     @abstractmethod
-    def _put(self, name: str, fingerprint: str, answer: Answer) -> None: ...
+    def _put(self, holder: Holder, answer: Answer) -> None:
+        """Keep the answer, unless a successor has claimed the name meanwhile."""
 
     @abstractmethod
-    def _drop(self, name: str) -> None: ...
+    def _drop(self, holder: Holder) -> None:
+        """Free the name, unless it is a successor's."""
+
+
+ENTRY_BYTES = 600
+"""What an entry takes beside its texts: two hashes of 64 letters, the objects around them (measured)."""
+_HEADER_BYTES = 100
 
 
 class MemoryIdempotencyStore(IdempotencyStore):
@@ -114,52 +156,72 @@ class MemoryIdempotencyStore(IdempotencyStore):
         super().__init__(seconds, in_flight_seconds)
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._entries: OrderedDict[str, tuple[float, str, Answer | None]] = OrderedDict()
+        # Each in order of arrival, and all in one live equally long: whatever has to go is at the front.
+        self._claims: OrderedDict[str, tuple[float, Holder]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[float, str, Answer]] = OrderedDict()
         self._bytes = 0
 
-    def _claim(self, name: str, fingerprint: str) -> tuple[str, Answer | None] | None:
+    def _claim(self, holder: Holder) -> tuple[str, Answer | None] | None:
         now = time.monotonic()
         with self._lock:
             self._expire(now)
-            entry = self._entries.get(name)
-            if entry is not None and entry[0] > now:
-                return entry[1], entry[2]
-            self._remove(name)
-            self._entries[name] = (now + self._in_flight_seconds, fingerprint, None)
+            if (kept := self._answers.get(holder.name)) is not None:
+                return kept[1], kept[2]
+            if (claimed := self._claims.get(holder.name)) is not None:
+                return claimed[1].fingerprint, None
+            self._claims[holder.name] = (now + self._in_flight_seconds, holder)
             return None
 
-    def _put(self, name: str, fingerprint: str, answer: Answer) -> None:
+    def _put(self, holder: Holder, answer: Answer) -> None:
+        size = _size(answer)
         with self._lock:
-            self._remove(name)
-            self._entries[name] = (time.monotonic() + self._seconds, fingerprint, answer)
-            self._bytes += len(answer.body)
-            if self._bytes > self._max_bytes:
-                for old in [key for key, entry in self._entries.items() if entry[2] is not None]:
-                    self._remove(old)
-                    if self._bytes <= self._max_bytes:
-                        break
+            claimed = self._claims.get(holder.name)
+            if claimed is not None:
+                if claimed[1] is not holder:
+                    return
+                del self._claims[holder.name]
+            if size > self._max_bytes or holder.name in self._answers:
+                return
+            self._answers[holder.name] = (time.monotonic() + self._seconds, holder.fingerprint, answer)
+            self._bytes += size
+            while self._bytes > self._max_bytes:
+                self._remove_oldest()
 
-    def _drop(self, name: str) -> None:
+    def _drop(self, holder: Holder) -> None:
         with self._lock:
-            self._remove(name)
+            claimed = self._claims.get(holder.name)
+            if claimed is not None and claimed[1] is holder:
+                del self._claims[holder.name]
 
     def _expire(self, now: float) -> None:
-        # In order of arrival, so looking at the front is enough; an entry behind a longer-lived one waits its turn and is
-        # still not used, because its time is looked at when it is asked for.
-        while self._entries:
-            name, entry = next(iter(self._entries.items()))
-            if entry[0] > now:
-                return
-            self._remove(name)
+        while self._claims and next(iter(self._claims.values()))[0] <= now:
+            self._claims.popitem(last=False)
+        while self._answers and next(iter(self._answers.values()))[0] <= now:
+            self._remove_oldest()
 
-    def _remove(self, name: str) -> None:
-        entry = self._entries.pop(name, None)
-        if entry is not None and entry[2] is not None:
-            self._bytes -= len(entry[2].body)
+    def _remove_oldest(self) -> None:
+        _, (_, _, answer) = self._answers.popitem(last=False)
+        self._bytes -= _size(answer)
+
+
+def _size(answer: Answer) -> int:
+    headers = sum(len(name) + len(value) + _HEADER_BYTES for name, value in answer.headers.items())
+    return ENTRY_BYTES + len(answer.content_type) + len(answer.body) + headers
+
+
+_PUT = """
+local held = redis.call('GET', KEYS[1])
+if held == false or held == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3]) end
+"""
+_DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
 class RedisIdempotencyStore(IdempotencyStore):
-    """In Redis, for all instances. When Redis is away, requests are answered without the guarantee, and the log says so."""
+    """In Redis, for all instances. When Redis is away, requests are answered without the guarantee, and the log says so.
+
+    A claim is its fingerprint and token. An answer is a line of JSON about it, then its body as it is: a provider's
+    stream may hold bytes that are no UTF-8.
+    """
 
     def __init__(self, seconds: int, in_flight_seconds: float, url: str) -> None:
         import redis  # 9 MB and 0.1 s that a server without Redis never needs
@@ -197,44 +259,59 @@ class RedisIdempotencyStore(IdempotencyStore):
     def _say(error: Exception) -> None:
         logger.warning("idempotency_store_unavailable", extra={"error_type": type(error).__name__})
 
-    def _claim(self, name: str, fingerprint: str) -> tuple[str, Answer | None] | None:
-        key = f"goblin:idempotency:{name}"
-        mark = orjson.dumps({"fingerprint": fingerprint})
+    def _claim(self, holder: Holder) -> tuple[str, Answer | None] | None:
+        key = _key(holder)
         try:
             # Two tries: the holder may vanish between SET and GET.
             for _ in range(2):
-                if self._ask(self._redis.set, key, mark, nx=True, ex=max(1, int(self._in_flight_seconds))):
+                if self._ask(
+                    self._redis.set,
+                    key,
+                    _mark(holder),
+                    nx=True,
+                    ex=max(1, int(self._in_flight_seconds)),
+                ):
                     return None
                 raw = self._ask(self._redis.get, key)
-                if raw is not None:
-                    held = orjson.loads(raw)
-                    answer = held.get("answer")
-                    return held["fingerprint"], None if answer is None else Answer(
-                        answer["content_type"], answer["body"].encode(), answer["headers"]
-                    )
+                if isinstance(raw, bytes):
+                    return _read(raw)
         except self._away as error:
             self._say(error)
         return None
 
-    def _put(self, name: str, fingerprint: str, answer: Answer) -> None:
-        held = {
-            "fingerprint": fingerprint,
-            "answer": {
-                "content_type": answer.content_type,
-                "body": answer.body.decode(),
-                "headers": answer.headers,
-            },
+    def _put(self, holder: Holder, answer: Answer) -> None:
+        about = {
+            "fingerprint": holder.fingerprint,
+            "content_type": answer.content_type,
+            "headers": answer.headers,
         }
+        value = orjson.dumps(about) + b"\n" + answer.body
         try:
-            self._ask(self._redis.set, f"goblin:idempotency:{name}", orjson.dumps(held), ex=self._seconds)
+            self._ask(self._redis.eval, _PUT, 1, _key(holder), _mark(holder), value, self._seconds)
         except self._away as error:
             self._say(error)
 
-    def _drop(self, name: str) -> None:
+    def _drop(self, holder: Holder) -> None:
         try:
-            self._ask(self._redis.delete, f"goblin:idempotency:{name}")
+            self._ask(self._redis.eval, _DROP, 1, _key(holder), _mark(holder))
         except self._away as error:
             self._say(error)
+
+
+def _key(holder: Holder) -> str:
+    return f"goblin:idempotency:2:{holder.name}"  # 2: the form of the value; up to 0.1.0 it was one JSON object
+
+
+def _mark(holder: Holder) -> bytes:
+    return orjson.dumps({"fingerprint": holder.fingerprint, "token": holder.token})
+
+
+def _read(raw: bytes) -> tuple[str, Answer | None]:
+    line, newline, body = raw.partition(b"\n")
+    about: dict[str, Any] = orjson.loads(line)
+    if not newline:
+        return about["fingerprint"], None
+    return about["fingerprint"], Answer(about["content_type"], body, about["headers"])
 
 
 def build_store(*, redis_url: str | None, seconds: int, in_flight_seconds: float, max_bytes: int) -> IdempotencyStore:

@@ -16,6 +16,7 @@ from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.models import usage_records
 from tests.conftest import MakeApp, register, wait_until
 from tests.fake_upstream import FakeUpstream, Reply
+from tests.wire_bodies import openai_events
 
 MODELS = Reply.json(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
 HELLO = {"messages": [{"role": "user", "content": "hello there"}]}
@@ -207,6 +208,27 @@ def test_a_failed_chat_frees_its_idempotency_key(
     once = {**headers, "Idempotency-Key": "retry-1"}
     assert post(client, once, {**HELLO, "model": "m"}).status_code == 400
     assert post(client, once, {**HELLO, "model": "m"}).status_code == 200
+
+
+@pytest.mark.parametrize("store", ["memory", "redis"])
+def test_a_stream_of_any_bytes_arrives_whole_and_is_replayed(
+    make_app: MakeApp, upstream: FakeUpstream, request: pytest.FixtureRequest, store: str
+) -> None:
+    url = request.getfixturevalue("redis_server").url if store == "redis" else None
+    rows = {"up": {"base_url": upstream.url + "/v1", "models": ["m"]}}
+    client = make_app(file=GoblinFile.model_validate({"providers": rows}), redis_url=url).test_client()
+    client.get("/health/live")
+    wait_until(lambda: upstream.requests, what="the monitor's own request")
+    once = {"Authorization": f"Bearer {register(client)['access_token']}", "Idempotency-Key": "bytes-1"}
+    first, *rest = openai_events()
+    odd = b'data: {"choices":[{"index":0,"delta":{"content":"\xff\xfe"}}]}\n\n'
+    upstream.reply(Reply.sse([first, odd, *rest]))
+    body = {**HELLO, "model": "up/m", "stream": True}
+    answers = [post(client, once, body) for _ in range(2)]
+    assert odd in answers[0].data
+    assert answers[0].data.endswith(b"data: [DONE]\n\n")
+    assert answers[0].data == answers[1].data
+    assert answers[1].headers["Idempotent-Replayed"] == "true"
 
 
 @pytest.mark.parametrize("choices", ["nonsense", ["x"], [{"message": "x"}], [{"message": {"tool_calls": [5]}}]])

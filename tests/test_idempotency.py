@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from goblin_assistant.errors import BadRequest, Conflict, IdempotencyMismatch
 from goblin_assistant.idempotency import (
+    ENTRY_BYTES,
     MAX_ANSWER_BYTES,
     Answer,
     Claim,
     IdempotencyStore,
     MemoryIdempotencyStore,
+    Recording,
     RedisIdempotencyStore,
 )
+from tests.conftest import wait_until
 
 ANSWER = Answer("application/json", b'{"a": "\xc3\xa4"}', {"X-Goblin-Provider": "echo"})
 
@@ -78,19 +84,119 @@ def test_a_malformed_key_is_refused(store: IdempotencyStore, key: str) -> None:
 
 
 def test_memory_is_bounded_and_the_oldest_answer_goes_first() -> None:
-    store = MemoryIdempotencyStore(60, 60, 250)
+    store = MemoryIdempotencyStore(60, 60, 2 * (ENTRY_BYTES + 110) + 50)
     for number in range(3):
         claim(store, f"k{number}").finish(Answer("text/plain", b"x" * 100, {}))
     assert isinstance(begin(store, "k0"), Claim)
     assert isinstance(begin(store, "k2"), Answer)
-    assert store._bytes == 200
+    assert store._bytes == 2 * (ENTRY_BYTES + 110)
+
+
+def test_what_the_memory_store_counts_is_what_it_holds() -> None:
+    store = MemoryIdempotencyStore(60, 60, 10_000_000)
+    headers = {"Server-Timing": "queue;dur=0, overhead;dur=0.41, provider;dur=512.33", "X-Goblin-Attempts": "1"}
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(2000):
+            mine = {name: value + str(number) for name, value in headers.items()}
+            claim(store, f"k{number}").finish(Answer("application/json", b"x" * 100 + b"%d" % number, mine))
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 0.5 < held / store._bytes < 1.25
+
+
+def test_an_answer_larger_than_the_whole_memory_store_pushes_nothing_out() -> None:
+    store = MemoryIdempotencyStore(60, 60, 5000)
+    claim(store, "small").finish(ANSWER)
+    claim(store, "large").finish(Answer("text/plain", b"x" * 5001, {}))
+    assert isinstance(begin(store, "large"), Claim)
+    assert begin(store, "small") == ANSWER
+
+
+def test_a_full_memory_store_looks_at_the_oldest_answers_only() -> None:
+    class Counting(OrderedDict[str, Any]):
+        looked = 0
+
+        def items(self) -> Any:
+            Counting.looked += len(self)
+            return super().items()
+
+        def values(self) -> Any:  # the first is asked for
+            return super().values()
+
+    store = MemoryIdempotencyStore(60, 60, 1000 * (ENTRY_BYTES + 110))
+    store._answers, store._claims = Counting(), Counting()
+    for number in range(1500):
+        claim(store, f"k{number}").finish(Answer("text/plain", b"x" * 100, {}))
+    assert len(store._answers) == 1000
+    assert not store._claims
+    assert Counting.looked == 0
+
+
+@pytest.mark.parametrize("end", ["finish", "abandon"])
+def test_a_claim_that_ran_out_leaves_its_successor_alone(store: IdempotencyStore, end: str) -> None:
+    store._in_flight_seconds = 0
+    late = claim(store, "late")
+    store._in_flight_seconds = 60
+    successor = wait_until(lambda: claimed_anew(store), 5, "the claim to run out")  # in Redis it lives a second
+    late.finish(ANSWER) if end == "finish" else late.abandon()
+    with pytest.raises(Conflict):
+        begin(store, "late")
+    theirs = Answer("text/plain", b"theirs", {})
+    successor.finish(theirs)
+    assert begin(store, "late") == theirs
+
+
+def claimed_anew(store: IdempotencyStore) -> Claim | None:
+    try:
+        return claim(store, "late")
+    except Conflict:
+        return None
+
+
+def test_an_answer_of_any_bytes_is_replayed(store: IdempotencyStore) -> None:
+    body = bytes(range(256)) + b"data: \xff\xfe\n\n\n"
+    claim(store, "bytes").finish(Answer("text/event-stream", body, {"a": "b"}))
+    assert begin(store, "bytes") == Answer("text/event-stream", body, {"a": "b"})
+
+
+def test_a_store_that_fails_frees_the_key_and_lets_the_answer_go(
+    store: IdempotencyStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    held = claim(store, "broken")
+    monkeypatch.setattr(store, "_put", broken)
+    held.finish(ANSWER)
+    assert isinstance(begin(store, "broken"), Claim)
+    assert [record.message for record in caplog.records] == ["idempotency_answer_not_kept"]
+
+
+def test_a_recording_lets_go_of_what_is_too_long_to_keep() -> None:
+    recording = Recording()
+    for _ in range(MAX_ANSWER_BYTES // 1000):
+        recording.add(b"x" * 1000)
+    assert len(recording.body() or b"") == MAX_ANSWER_BYTES // 1000 * 1000
+    tracemalloc.start()
+    try:
+        recording.add(b"x" * 1000)
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(1000):
+            recording.add(b"x" * 10_000)
+        assert tracemalloc.get_traced_memory()[0] - before < 10_000
+    finally:
+        tracemalloc.stop()
+    assert recording.body() is None
 
 
 def test_answers_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     clock: Callable[[], float] = lambda: now  # noqa: E731
     monkeypatch.setattr("goblin_assistant.idempotency.time.monotonic", lambda: clock())
-    store = MemoryIdempotencyStore(60, 60, 1000)
+    store = MemoryIdempotencyStore(60, 60, 10_000)
     claim(store, "old").finish(ANSWER)
     now += 61
     assert isinstance(begin(store, "old"), Claim)

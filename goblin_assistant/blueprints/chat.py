@@ -14,7 +14,7 @@ from goblin_assistant.auth import current_principal, require_auth
 from goblin_assistant.chat import Chat, ChatStream, may_use
 from goblin_assistant.errors import ClientGone, UnknownModel
 from goblin_assistant.extensions import runtime
-from goblin_assistant.idempotency import Answer, Claim
+from goblin_assistant.idempotency import Answer, Claim, Recording
 from goblin_assistant.json_requests import JsonBytes, body_of, require_json
 from goblin_assistant.openapi import CHAT_ERRORS, describe
 from goblin_assistant.providers.base import Dialect
@@ -193,12 +193,13 @@ def _streamed(stream: ChatStream, info: RequestInfo, claim: Claim | None) -> Res
 
 
 def _recorded(stream: ChatStream, claim: Claim, headers: dict[str, str], info: RequestInfo) -> Iterator[bytes]:
-    pieces: list[bytes] = []
+    recording = Recording()
     for piece in stream:
-        pieces.append(piece)
+        recording.add(piece)
         yield piece
-    if not info.incomplete:
-        claim.finish(Answer(headers["Content-Type"], b"".join(pieces), headers))
+    # Too long to keep: the key is free again when the response is closed, and not while it is still being answered.
+    if not info.incomplete and (body := recording.body()) is not None:
+        claim.finish(Answer(headers["Content-Type"], body, headers))
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:
