@@ -105,6 +105,17 @@ class Server:
         """Resident memory now, of children too."""
         return sum(int(process.memory_info().rss) for process in self._family())
 
+    def reset_peak(self) -> None:
+        """Forget the peak of resident memory of the process itself."""
+        assert self._process is not None
+        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")  # proc(5)
+
+    def peak_bytes(self) -> int:
+        """The most resident memory of the process itself since then."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+
     def threads(self) -> int:
         """Threads now."""
         return sum(process.num_threads() for process in self._family())

@@ -52,6 +52,8 @@ ModelName = Annotated[str, StringConstraints(min_length=1, max_length=255, patte
 # -- lists ----------------------------------------------------------------------------------------
 MAX_MESSAGES = 100_000
 """Of one request, in every dialect: Anthropic's limit (https://platform.claude.com/docs/en/api/messages)."""
+MAX_INPUTS = 2048
+"""Texts of one embeddings request: OpenAI's limit (https://platform.openai.com/docs/api-reference/embeddings/create)."""
 MAX_BIASES = 10_000
 """Entries of logit_bias; each wrong one is an error of its own."""
 _PIECE = 1000
@@ -90,6 +92,13 @@ def few_entries(value: Any, validate: Callable[[Any], Any]) -> Any:
     """Refuse an object of more than MAX_BIASES entries before any of them is looked at."""
     if type(value) is dict and len(value) > MAX_BIASES:
         raise PydanticCustomError("too_long", f"at most {MAX_BIASES} entries are accepted")  # type: ignore[arg-type]
+    return validate(value)
+
+
+def few_inputs(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """Refuse more than MAX_INPUTS texts before any of them is looked at; the tokens of one text are no texts."""
+    if type(value) is list and len(value) > MAX_INPUTS and type(value[0]) is not int:
+        raise PydanticCustomError("too_long", f"at most {MAX_INPUTS} inputs are accepted")  # type: ignore[arg-type]
     return validate(value)
 
 
@@ -156,7 +165,7 @@ class ChatCompletionRequest(Open):
 class EmbeddingsRequest(Open):
     """OpenAI's embeddings request: text, texts, tokens, or lists of tokens."""
 
-    input: (
+    input: Annotated[
         Annotated[str, StringConstraints(min_length=1)]
         | Annotated[list[str], Field(min_length=1, fail_fast=True), WrapValidator(in_pieces)]
         | Annotated[list[int], Field(min_length=1, fail_fast=True), WrapValidator(in_pieces)]
@@ -164,8 +173,9 @@ class EmbeddingsRequest(Open):
             list[Annotated[list[int], Field(min_length=1, fail_fast=True), WrapValidator(in_pieces)]],
             Field(min_length=1, fail_fast=True),
             WrapValidator(in_pieces),
-        ]
-    )
+        ],
+        WrapValidator(few_inputs),
+    ]
     model: ModelName | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None

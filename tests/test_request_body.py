@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from goblin_assistant.errors import BadRequest, ValidationFailed
 from goblin_assistant.request_body import MAX_PROBLEMS, load, load_object, parse_json
-from goblin_assistant.schemas import MAX_MESSAGES, ChatCompletionRequest, EmbeddingsRequest
+from goblin_assistant.schemas import MAX_INPUTS, MAX_MESSAGES, ChatCompletionRequest, EmbeddingsRequest
 from goblin_assistant.schemas_messages import MessagesRequest
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -177,6 +177,17 @@ def test_messages_are_counted_before_any_is_looked_at(model: type[BaseModel]) ->
     parse_json(model, most)
     with pytest.raises(ValidationFailed, match="at most 100000 items"):
         parse_json(model, b'{"max_tokens":5,"messages":[' + b"{}," * MAX_MESSAGES + b"{}]}")
+
+
+def test_embeddings_take_many_tokens_and_no_more_texts_than_openai() -> None:
+    parse_json(EmbeddingsRequest, json.dumps({"input": list(range(200_000))}).encode())
+    parse_json(EmbeddingsRequest, json.dumps({"input": [[1, 2, 3]] * MAX_INPUTS}).encode())
+    for item in ("a", [1]):
+        with pytest.raises(ValidationFailed, match="at most 2048 inputs"):
+            parse_json(EmbeddingsRequest, json.dumps({"input": [item] * (MAX_INPUTS + 1)}).encode())
+    for wrong in ([1] * 5000 + ["a"], [[1]] * 1500 + [["a"]], ["a"] * 2000 + [1]):
+        with pytest.raises(ValidationFailed, match="input"):
+            parse_json(EmbeddingsRequest, json.dumps({"input": wrong}).encode())
 
 
 def test_more_biases_than_any_model_takes_are_counted_only() -> None:
