@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8001
 
-.PHONY: help run test lint format typecheck docs loadtest bench bench-live clean
+.PHONY: help run test lint format typecheck docs loadtest bench bench-bodies bench-live clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s '	'
 
@@ -55,6 +55,9 @@ bench: $(VENV)/.dev ## compare with a bare server and LiteLLM; writes docs/perfo
 
 bench-live: $(VENV)/.dev ## ask /health/live all the time under attack; writes its section
 	$(BIN)/python -m benchmarks.always_answering
+
+bench-bodies: $(VENV)/.dev ## CPU and memory of nasty request bodies; a section of docs/performance.md
+	$(BIN)/python -m benchmarks.nasty_bodies
 
 clean: ## remove what was set up
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, report, servers
+from benchmarks import machine, page, report, servers
 from benchmarks.processes import Server
 from benchmarks.results import Check
 from tests.nasty_bodies import EMBEDDINGS, HONEST, NASTY, NASTY_WHOLE, Make, inside
@@ -38,7 +38,7 @@ REFUSED = frozenset({400, 413})
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A body, where it goes, and what it should get. `fields`: a server may say so of the body itself."""
+    """A body, where it goes, and what it should get."""
 
     name: str
     path: str
@@ -207,12 +207,12 @@ def main() -> int:
     for check in verdicts:
         print(f"{check.outcome:>12}  {check.what}: {check.measured}  [{check.target}]")
     if not options.no_page and not options.only and sizes == list(SIZES):
-        part: dict[str, Any] = {"about": about, "rows": [asdict(row) for row in rows]}
+        part: dict[str, Any] = {"about": about, "rows": [{**asdict(row), "problems": row.problems} for row in rows]}
         part["checks"] = report.checks_as_dicts(verdicts)
         stored = options.cache / "bodies.json"
         stored.parent.mkdir(parents=True, exist_ok=True)
         stored.write_text(json.dumps(part, indent=1))
-        options.page.write_text(report.with_bodies(options.page.read_text(), part))
+        page.replace_section(options.page, "bodies", report.bodies_section(part))
         print(f"wrote {options.page}")
     return int(any(row.problems for row in rows))
 

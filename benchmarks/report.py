@@ -127,3 +127,36 @@ def _comparison(results: Mapping[str, Any]) -> Sequence[str]:
     ]
     text += ["### Start and memory", markdown_table(("server", "cold starts, s", "MB at start", "MB after load"), rows)]
     return [piece for piece in text if piece]
+
+
+BODIES = "## What a request body may cost"
+
+
+def bodies_section(part: Mapping[str, Any]) -> str:
+    """What `python -m benchmarks.nasty_bodies` measured: a row a body, the dearest route of each size."""
+    sizes = sorted({row["megabytes"] for row in part["rows"]})
+    names = dict.fromkeys(row["name"].partition(", ")[0] for row in part["rows"])
+    rows = []
+    for name in names:
+        mine = [row for row in part["rows"] if row["name"].partition(", ")[0] == name]
+        cells = []
+        for size in sizes:
+            of_size = [row for row in mine if row["megabytes"] == size]
+            cpu = max(row["cpu_ms"] for row in of_size) / size
+            cells.append(f"{cpu:.0f} ms/MB, {max(row['peak_mb'] for row in of_size):.0f} MB")
+        problems = sorted({problem for row in mine for problem in row["problems"]})
+        statuses = ", ".join(map(str, sorted({row["status"] for row in mine})))
+        rows.append((name, *cells, statuses, f"**MISSED: {', '.join(problems)}**" if problems else "met"))
+    head = ("body", *(f"{size} MB" for size in sizes), "statuses", "outcome")
+    about = part["about"]
+    return "\n\n".join(
+        [
+            BODIES,
+            "Written by `make bench-bodies`. CPU for each megabyte of the body, and how far the peak of memory rises: "
+            "the most of all routes that were asked. Bounds: 60 ms of CPU for a megabyte, 15 times the size in memory "
+            f"or 50 MB. Measured {about['when']} at revision {about['revision']}, load average before it "
+            f"{about['load_average']}.",
+            checks_table(Check(**check) for check in part["checks"]),
+            markdown_table(head, rows),
+        ]
+    )
