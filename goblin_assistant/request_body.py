@@ -19,6 +19,9 @@ from goblin_assistant.errors import BadRequest, ValidationFailed
 
 MAX_PROBLEMS = 10
 """How many wrong fields an answer names."""
+MAX_STORED_STRUCTURE = 1024 * 1024
+"""Bytes that the structure of a stored object may cost (see json_bounds.py): an API key with its hundred models takes
+8,000."""
 MAX_FIELDS = 100
 """How many fields a stored object may have: pydantic makes an error of every unknown one, and a million of them cost
 gigabytes."""
@@ -63,7 +66,7 @@ def load_object(raw: bytes) -> dict[str, Any]:
     A number without a fraction is an integer however it is written, 5.0 too: JSON Schema, and so our document, says so
     (https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.3).
     """
-    body = load(raw)
+    body = load(raw, MAX_STORED_STRUCTURE)
     if not isinstance(body, dict):
         raise BadRequest("the body must be a JSON object")
     if len(body) > MAX_FIELDS:
@@ -74,12 +77,12 @@ def load_object(raw: bytes) -> dict[str, Any]:
     return {key: _integral(value) for key, value in body.items()}
 
 
-def load(raw: bytes) -> Any:
-    """The JSON value in `raw`, or BadRequest."""
+def load(raw: bytes, most: int = json_bounds.MAX_STRUCTURE) -> Any:
+    """The JSON value in `raw`, or BadRequest. Its structure may cost `most` bytes."""
     if not raw:
         raise BadRequest("the body is empty; send a JSON object")
     try:
-        body = json_bounds.loads(raw)
+        body = json_bounds.loads(raw, most=most)
         if raw.count(b"{") + raw.count(b"[") > _BRACKETS:
             wrapped = body
             for _ in range(_HEADROOM):
@@ -89,8 +92,8 @@ def load(raw: bytes) -> Any:
         raise BadRequest(f"the body is not valid JSON: line {error.lineno} column {error.colno}") from None
     except json_bounds.TooMuchStructure:
         raise BadRequest(
-            "the body has too many values: at most about 700,000 numbers or texts, or 100,000 messages; what is "
-            "inside a text does not count"
+            f"the body has too many values: at most about {most // json_bounds.VALUE // 1000},000 numbers or texts, and "
+            "fewer lists and objects; what is inside a text does not count"
         ) from None
     except TypeError:
         raise BadRequest("the body is nested too deeply") from None

@@ -207,8 +207,10 @@ def test_a_stored_object_of_many_fields_is_refused_before_they_are_compared() ->
 def test_a_dense_body_is_refused_before_it_is_parsed(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("goblin_assistant.json_bounds.orjson.loads", lambda raw: pytest.fail("it was parsed"))
     raw = b'{"messages":[' + unit * (6_000_000 // len(unit)) + unit[:-1] + b"]}"
-    with pytest.raises(BadRequest, match="too many values"):
+    with pytest.raises(BadRequest, match="too many values: at most about 524,000"):
         load(raw)
+    with pytest.raises(BadRequest, match="too many values: at most about 10,000"):
+        load_object(raw[:100_000])
 
 
 def test_what_sdks_send_is_accepted_and_comes_back_untouched() -> None:

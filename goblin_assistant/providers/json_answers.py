@@ -25,7 +25,7 @@ def parse_event(provider: str, data: bytes) -> Any:
 
 def _parse(provider: str, data: bytes, per_byte: int, otherwise: str) -> Any:
     try:
-        return json_bounds.loads(data, per_byte)
+        return json_bounds.loads(data, per_byte=per_byte)
     except json_bounds.TooMuchStructure:
         raise BadResponse(f"{provider} sent JSON of too many values", provider=provider) from None
     except ValueError:
