@@ -316,7 +316,7 @@ class ErrorBody(Open):
     retry_after: int | None = Field(None, description="whole seconds; on 429 and 503", ge=1)
     provider: str | None = Field(None, description="which provider failed")
     param: str | None = Field(None, description="the field at fault")
-    fields: list[FieldProblem] | None = Field(None, description="every field at fault, on validation_failed")
+    fields: list[FieldProblem] | None = Field(None, description="fields at fault, at most ten, on validation_failed")
 
 
 class OpenAIErrorDetail(Open):

@@ -67,6 +67,14 @@ def test_a_key_given_twice_is_refused_wherever_we_decide_by_it() -> None:
             parse_json(ChatCompletionRequest, b'{"messages": [{"role": "user", "content": "x"}], ' + extra + b"}")
 
 
+@pytest.mark.parametrize("shift", range(-8, 3))
+def test_an_escaped_key_is_seen_wherever_it_stands(shift: int) -> None:
+    head = b'{"messages": [{"role": "user", "content": "x"}], "model": "a", "pad": "'
+    pad = b"x" * (1024 * 1024 - len(head) - len(b'", "mod') + shift)
+    with pytest.raises(BadRequest, match="same key twice"):
+        parse_json(ChatCompletionRequest, head + pad + b'", "mod\\u0065l": "b"}')
+
+
 def test_a_guarded_name_inside_the_content_is_no_repetition() -> None:
     body = {
         "model": "m",
