@@ -178,6 +178,6 @@ HONEST: dict[str, Make] = {
 
 EMBEDDINGS: dict[str, Make] = {
     "token ids": lambda size: orjson.dumps(
-        {"model": "echo", "input": [random.Random(1).randrange(100_000) for _ in range(min(size // 6, 600_000))]}
+        {"model": "echo", "input": [random.Random(1).randrange(100_000) for _ in range(min(size // 6, 300_000))]}
     ),
 }

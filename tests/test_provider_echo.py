@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from goblin_assistant.providers import echo_answers
 from goblin_assistant.providers.base import (
     BadResponse,
     Call,
@@ -356,3 +357,20 @@ def test_waits_end_with_the_client_or_the_deadline(options: dict[str, Any]) -> N
 
 def test_a_check_is_always_well() -> None:
     sim(error_rate=1, latency=60).check()
+
+
+@pytest.mark.parametrize("text", ["ab " * 60_000, "x" * 200_000, " " * 200_000, "a" * 65_536 + " b" * 50_000])
+def test_the_words_of_a_long_text_are_counted_as_those_of_a_short_one(text: str) -> None:
+    assert echo_answers.count_tokens(text) == len(text.split())
+
+
+def test_vectors_of_a_long_request_depend_on_its_first_words() -> None:
+    words = ["goblin"] * echo_answers.MAX_VECTOR_WORDS
+    first, tokens = echo_answers.embeddings({"input": " ".join([*words, "troll"])})
+    assert first == echo_answers.embeddings({"input": " ".join(words)})[0]
+    assert tokens == len(words) + 1
+
+
+def test_an_answer_has_an_end_as_a_models_has() -> None:
+    made = echo_answers.answer({"messages": [{"role": "user", "content": "ab " * (echo_answers.MAX_ANSWER_WORDS + 1)}]})
+    assert (len(made.words), made.finish_reason) == (echo_answers.MAX_ANSWER_WORDS, "length")

@@ -21,6 +21,7 @@ import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from typing import Any
 
 from goblin_assistant.providers.base import InvalidRequest
@@ -31,6 +32,11 @@ FILLER = "goblin"
 EMBEDDING_DIMENSIONS = 256
 MAX_EMBEDDING_DIMENSIONS = 4096
 MAX_CHOICES = 16
+MAX_ANSWER_WORDS = 100_000
+"""Words of an answer, as a model's longest: a prompt of 20 MB repeated word by word takes 400 MB."""
+MAX_VECTOR_WORDS = 10_000
+"""Words of one embeddings request that its vectors depend on, the first ones: each costs a microsecond or two."""
+_PIECE = 65536
 _SCHEMA_DEPTH = 8
 _SCHEMA_NODES = 500
 _WORDS = re.compile(r"\s*\S+")
@@ -53,8 +59,12 @@ class Answer:
 
 
 def count_tokens(text: str) -> int:
-    """Tokens of a text by the rule above."""
-    return len(text.split())
+    """Tokens of a text by the rule above. In pieces: a list of all words of 20 MB takes 400 MB."""
+    if len(text) <= _PIECE:
+        return len(text.split())
+    pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
+    split = sum(not (left[-1].isspace() or right[0].isspace()) for left, right in pairwise(pieces))
+    return sum(len(piece.split()) for piece in pieces) - split
 
 
 def prompt_tokens(body: Mapping[str, Any]) -> int:
@@ -76,10 +86,12 @@ def answer(body: Mapping[str, Any], length: int | None = None) -> Answer:
         text = _formatted(body.get("response_format"), said) or f"{INTRODUCTION} {said}".rstrip()
         for stop in _stops(body):
             text = text.partition(stop)[0]
-        words = _WORDS.findall(text)
+        words = [found[0] for found in islice(_WORDS.finditer(text), MAX_ANSWER_WORDS + 1)]
     limit = body.get("max_completion_tokens")
     if limit is None:
         limit = body.get("max_tokens")
+    if length is None and (not isinstance(limit, int) or limit > MAX_ANSWER_WORDS):
+        limit = MAX_ANSWER_WORDS
     if isinstance(limit, int) and not isinstance(limit, bool) and 0 <= limit < len(words):
         return Answer(words[:limit], (), "length", limit)
     return Answer(words, (), "stop", len(words))
@@ -107,16 +119,18 @@ def embeddings(body: Mapping[str, Any]) -> tuple[list[list[float] | str], int]:
         raise InvalidRequest(f"dimensions: 1 to {MAX_EMBEDDING_DIMENSIONS}", provider="echo", param="dimensions")
     encode = body.get("encoding_format") == "base64"
     vectors: list[list[float] | str] = []
-    tokens = 0
+    tokens, left = 0, MAX_VECTOR_WORDS
     for item in items:
         if isinstance(item, str):
-            words = item.lower().split()
+            words = item[: 20 * left].lower().split()
+            tokens += count_tokens(item)
         elif isinstance(item, list) and all(isinstance(i, int) for i in item):
-            words = [str(i) for i in item]
+            words = [str(i) for i in item[:left]]
+            tokens += len(item)
         else:
             raise InvalidRequest("input: texts or token lists, not both or others", provider="echo", param="input")
-        tokens += len(words)
-        vector = _vector(words, dimensions)
+        vector = _vector(words[:left], dimensions)
+        left = max(0, left - len(words))
         vectors.append(base64.b64encode(struct.pack(f"<{dimensions}f", *vector)).decode() if encode else vector)
     return vectors, tokens
 
