@@ -101,6 +101,10 @@ def _user(blocks: Iterable[Mapping[str, Any]], where: str) -> list[dict[str, Any
     results: list[dict[str, Any]] = []
     parts: list[Part] = []
     for position, block in enumerate(blocks):
+        if block["type"] == "text" and type(text := block.get("text")) is str:  # nearly all: no place to name
+            if text:
+                parts.append({"type": "text", "text": text})
+            continue
         here = f"{where}.content[{position}]"
         if block["type"] == "tool_result":
             result, images = _tool_result(block, here)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WrapValidator
 
-from goblin_assistant.schemas import MAX_MESSAGES, Items, ModelName, Open, in_pieces
+from goblin_assistant.schemas import MAX_MESSAGES, Items, ModelName, Open, Parts, in_pieces
 
 
 class InputBlock(Open):
@@ -23,7 +23,7 @@ class InputMessage(Open):
     """A turn of the conversation."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | Items[InputBlock]
+    content: str | Parts[InputBlock]
 
 
 class Metadata(Open):
@@ -42,7 +42,7 @@ class MessagesRequest(Open):
     ]
     max_tokens: Annotated[int, Field(ge=0, le=2**31)]
     model: ModelName | None = None
-    system: str | Items[InputBlock] | None = None
+    system: str | Parts[InputBlock] | None = None
     stream: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
