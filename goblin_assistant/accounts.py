@@ -67,7 +67,7 @@ class Accounts:
             threads or ThreadBudget(config.held_threads),
         )
         self.principals = PrincipalStore(engine)
-        self.keys = ApiKeys(engine, self.principals)
+        self.keys = ApiKeys(engine, self.principals, most=config.max_keys_per_user)
 
     # -- users --------------------------------------------------------------------------------
     def create(self, email: str, password: str, role: str = "user") -> User:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, ScalarSelect, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.database import insert_row
@@ -19,7 +19,7 @@ from goblin_assistant.tokens import digest, new_api_key
 logger = logging.getLogger("goblin_assistant.accounts")
 
 MAX_KEYS_PER_USER = 100
-"""Of those that are good; revoked and expired ones do not count."""
+"""GOBLIN_MAX_KEYS_PER_USER's default. Revoked and expired keys do not count."""
 MAX_ID = 2**63 - 1
 """The largest id that a database can hold: beyond it there is nothing to find, and the driver would fail."""
 PREFIX_LENGTH = 12
@@ -59,13 +59,17 @@ class NewKey:
 class ApiKeys:
     """The keys of all users. Raises AppErrors."""
 
-    def __init__(self, engine: Engine, principals: PrincipalStore) -> None:
+    def __init__(self, engine: Engine, principals: PrincipalStore, *, most: int = MAX_KEYS_PER_USER) -> None:
+        """`most` is how many good keys a user may have, whoever makes them."""
         self._engine = engine
+        self._most = most
         self._principals = principals
 
     def create(self, user_id: int, spec: KeySpec) -> NewKey:
         """Make a key for a user. Only an admin's key may have the scope admin."""
         with self._engine.begin() as connection:
+            if user_id <= MAX_ID:
+                self._lock_user(connection, user_id)
             role = _role(connection, user_id)
             if role is None:
                 raise NotFound("there is no such user")
@@ -76,10 +80,7 @@ class ApiKeys:
                 raise Forbidden("only an admin's key may have the scope 'admin'")
             if spec.expires_at is not None and spec.expires_at <= now_ms():
                 raise ValidationFailed("expires_at: must be in the future", param="expires_at")
-            mine = (api_keys.c.user_id == user_id, api_keys.c.revoked_at.is_(None), _live())
-            count = connection.scalar(select(func.count()).select_from(api_keys).where(*mine)) or 0
-            if count >= MAX_KEYS_PER_USER:
-                raise Conflict(f"there are {count} keys already; revoke one first")
+            self._check_room(connection, user_id)
             secret = new_api_key()
             row = self._insert(connection, user_id, spec, secret)
         logger.info("api_key_created", extra={"user_id": user_id, "key_id": row.id})
@@ -106,12 +107,15 @@ class ApiKeys:
         if not 0 <= grace_seconds <= MAX_GRACE_SECONDS:
             raise ValidationFailed(f"grace_seconds: 0 to {MAX_GRACE_SECONDS}", param="grace_seconds")
         with self._engine.begin() as connection:
+            self._lock_user(connection, _owner_of(key_id))
             old = self._find(connection, key_id, user_id)
             now = now_ms()
             if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
                 raise Conflict("the key is revoked or has expired; make a new one")
             if old.replaced_by_id is not None:
                 raise Conflict("the key has been rotated already; rotate its successor")
+            if grace_seconds:
+                self._check_room(connection, old.user_id, " (or rotate with grace_seconds 0)")
             spec = KeySpec(
                 old.name, old.scopes, old.allowed_models, old.requests_per_minute, old.tokens_per_minute,
                 old.max_concurrency, old.monthly_budget_microusd, old.expires_at,
@@ -169,6 +173,20 @@ class ApiKeys:
             logger.warning("last_used_not_written", extra={"keys": len(used)})
 
     @staticmethod
+    def _lock_user(connection: Connection, user_id: int | ScalarSelect[Any]) -> None:
+        # Changes nothing: of two that make keys for one user at once, the second waits and counts the first one's.
+        same = {"token_version": users.c.token_version}
+        connection.execute(update(users).where(users.c.id == user_id).values(same))
+
+    def _check_room(self, connection: Connection, user_id: int, otherwise: str = "") -> None:
+        mine = (api_keys.c.user_id == user_id, api_keys.c.revoked_at.is_(None), _live())
+        count = connection.scalar(select(func.count()).select_from(api_keys).where(*mine)) or 0
+        if count >= self._most:
+            raise Conflict(
+                f"there are {count} good keys already, and a user may have {self._most}; revoke one first{otherwise}"
+            )
+
+    @staticmethod
     def _find(connection: Connection, key_id: int, user_id: int | None) -> ApiKey:
         row = None
         if key_id <= MAX_ID:
@@ -197,6 +215,10 @@ class ApiKeys:
             budget_key_id=budget_key_id,
         )
         return self._find(connection, key_id, None)
+
+
+def _owner_of(key_id: int) -> ScalarSelect[Any]:
+    return select(api_keys.c.user_id).where(api_keys.c.id == min(key_id, MAX_ID)).scalar_subquery()
 
 
 def _role(connection: Connection, user_id: int) -> str | None:

@@ -121,6 +121,13 @@ class Config(BaseModel):
     )
     access_token_seconds: int = setting(900, "GOBLIN_ACCESS_TOKEN_SECONDS", "life of an access token", ge=60, le=86400)
     refresh_token_seconds: int = setting(2592000, "GOBLIN_REFRESH_TOKEN_SECONDS", "life of a refresh token", ge=300)
+    max_keys_per_user: int = setting(
+        100,
+        "GOBLIN_MAX_KEYS_PER_USER",
+        "good API keys that a user may have at once, whoever makes them",
+        ge=1,
+        le=100_000,
+    )
     password_hash_concurrency: int = setting(
         2,
         "GOBLIN_PASSWORD_HASH_CONCURRENCY",
@@ -269,7 +276,8 @@ class Config(BaseModel):
     budget_default_max_tokens: int = setting(
         4096,
         "GOBLIN_BUDGET_DEFAULT_MAX_TOKENS",
-        "tokens of the answer that are reserved from a key's budget when a chat sets no max_tokens",
+        "longest answer, in tokens, of a chat that sets no max_tokens, by a key with a budget or tokens per minute: "
+        "reserved, and sent to the provider",
         ge=1,
         le=10_000_000,
     )

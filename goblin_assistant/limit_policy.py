@@ -35,7 +35,7 @@ CHAT_ROUTES = frozenset({"/chat/completions", "/v1/chat/completions", "/v1/messa
 SCOPES: dict[str, tuple[str, ...]] = {
     "auth": ("ip",),
     "health": ("ip",),
-    "general": ("ip", "user", "key"),
+    "general": ("ip", "user"),
     "chat": ("ip", "user", "key"),
     "tokens": ("key",),
     "login": ("account",),
@@ -77,35 +77,49 @@ class RateLimits:
                 ("login", config.ratelimit_login_account),
             )
         }
+        self.chats_per_minute = min(rule.amount * MINUTE // rule.window for rule in self._rules["chat"])
+        """The most that a key's own limit may be without widening the instance's, also while limits are off: a key made
+        then must not be wider when they are on again."""
         for group, scopes in SCOPES.items():
             for scope in scopes:
                 rate_limit_rejections_total.labels(group, scope)
-
-    @property
-    def chats_per_minute(self) -> int:
-        """The most that a key's own limit may be without widening the instance's: the least of its limits, by the minute."""
-        if not self.enabled:
-            return 1_000_000_000
-        return min(rule.amount * MINUTE // rule.window for rule in self._rules["chat"])
 
     def close(self) -> None:
         """End the storage's connections."""
         self.storage.close()
 
     def check(self, group: str, principal: Principal | None, ip: str | None) -> Standing | None:
-        """Count one request of the chat, health or general group, by API key, user or (without a principal) address.
+        """Count one request of the chat, health or general group, by user and API key, or (without a principal) by
+        address.
 
-        A key's own requests per minute replace the limit of the chat group. Raises RateLimitExceeded. None when limits
-        are off.
+        A user's keys share the user's bucket. A key's own requests per minute narrow that further; those above the
+        group's limit, which only an admin can give, count alone. Raises RateLimitExceeded. None when limits are off.
         """
         if not self.enabled:
             return None
         rules = self._rules[group]
         if principal is None:
             return self._count(rules, address_key(ip), "ip")
-        if group == "chat" and principal.requests_per_minute is not None:
-            rules = _own_rules(principal.requests_per_minute)
-        return self._count(rules, principal.label, "user" if principal.key_id is None else "key")
+        own = principal.requests_per_minute if group == "chat" and principal.key_id is not None else None
+        if own is None:
+            return self._count(rules, principal.user_label, "user")
+        key_rules = _own_rules(own)
+        if own > self.chats_per_minute:
+            return self._count(key_rules, principal.shared_label, "key")
+        return self._count_both(key_rules, principal.shared_label, rules, principal.user_label)
+
+    def _count_both(self, key_rules: tuple[_Rule, ...], key: str, rules: tuple[_Rule, ...], user: str) -> Standing:
+        """Count a key's request in its own bucket and in its user's, or in neither."""
+        counted = [(rule, key, "key") for rule in key_rules] + [(rule, user, "user") for rule in rules]
+        hits = self.storage.hit_all([(rule.prefix + name, rule.amount, rule.window) for rule, name, _ in counted])
+        tightest = 0
+        for at, hit in enumerate(hits):
+            rule, _, scope = counted[at]
+            if not hit.allowed:
+                raise self.refused(rule.group, scope, rule.text, hit.retry_after, standing_of(rule.amount, hit))
+            if hit.remaining < hits[tightest].remaining:
+                tightest = at
+        return standing_of(counted[tightest][0].amount, hits[tightest])
 
     def _count(self, rules: tuple[_Rule, ...], caller: str, scope: str) -> Standing:
         standing: Standing | None = None
@@ -137,7 +151,7 @@ class RateLimits:
         limit = principal.tokens_per_minute
         if limit is None:
             return None
-        key = "tokens/" + principal.label
+        key = "tokens/" + principal.shared_label
         if amount > limit:
             raise self.refused("tokens", "key", f"{limit} tokens per 1 minute; this request may need {amount}", MINUTE)
         hold = os.urandom(8).hex()

@@ -13,6 +13,7 @@ import time
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -36,8 +37,16 @@ class Hit(NamedTuple):
     retry_after: float
 
 
+Bucket = tuple[str, int, int]
+"""A key, its limit, and the window in seconds."""
+
+
 class Counts(Protocol):
     """What the policy needs of a storage."""
+
+    def hit_all(self, buckets: Sequence[Bucket]) -> list[Hit]:
+        """Count one in each, if it fits into all of them; else in none, and the last of the list is the one that it
+        does not fit into. Atomic."""
 
     def hit(self, key: str, limit: int, window: int) -> Hit:
         """Count one, if that stays within `limit` in `window` seconds. Atomic."""
@@ -211,6 +220,24 @@ class MemoryStorage(Storage, MovingWindowSupport):
             for _ in range(amount):
                 times.append(now)
             return Hit(True, limit - used - amount, times[entry.start] + window - now, 0.0)
+
+    def hit_all(self, buckets: Sequence[Bucket]) -> list[Hit]:
+        """See Counts."""
+        with self._lock:
+            now = time.monotonic()
+            entries = [self._table(key, window).use(key, now, window) for key, _, window in buckets]
+            hits = []
+            for entry, (_, limit, window) in zip(entries, buckets, strict=True):
+                used = entry.weight()
+                first = entry.times[entry.start] if used else now
+                if used >= limit:
+                    must_go = entry.times[entry.start + used - limit] if used else now
+                    hits.append(Hit(False, 0, first + window - now, must_go + window - now))
+                    return hits
+                hits.append(Hit(True, limit - used - 1, first + window - now, 0.0))
+            for entry in entries:
+                entry.times.append(now)
+            return hits
 
     def reserve(self, key: str, limit: int, window: int, amount: int, hold: str) -> float:
         """See Counts."""

@@ -61,7 +61,20 @@ class Principal:
     monthly_budget_microusd: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
-    """`key:7` or `user:3`: what logs and limits call the caller."""
+    """`key:7` or `user:3`: what logs call the caller."""
+    budget_key_id: int | None = None
+    """The first of the keys that this one succeeds; they share their limits. None: this one."""
+
+    @property
+    def user_label(self) -> str:
+        """What limits call the user: all keys of one are counted together."""
+        return f"user:{self.user_id}"
+
+    @property
+    def shared_label(self) -> str:
+        """What limits call the caller: a rotated key and its successors are one, so that rotating gives no second
+        limit."""
+        return f"key:{self.budget_key_id}" if self.budget_key_id is not None else self.label
 
     @property
     def is_admin(self) -> bool:
@@ -205,7 +218,7 @@ class PrincipalStore:
             select(
                 key.id, key.user_id, key.scopes, key.allowed_models, key.requests_per_minute, key.tokens_per_minute,
                 key.max_concurrency, key.monthly_budget_microusd, key.expires_at, key.revoked_at,
-                user.role, user.settings, user.disabled_at,
+                user.role, user.settings, user.disabled_at, key.budget_key_id,
             )
             .select_from(api_keys.join(users, user.id == key.user_id))
             .where(key.key_hash == given),
@@ -273,6 +286,7 @@ class PrincipalStore:
             monthly_budget_microusd=row[7],
             settings=_json(row[11]) or {},
             label=f"key:{row[0]}",
+            budget_key_id=row[13],
         )
         self._remember(name, principal, row, left)
         return principal

@@ -18,7 +18,7 @@ from limits.storage import MovingWindowSupport, Storage
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from goblin_assistant.limit_storage import Hit, MemoryStorage
+from goblin_assistant.limit_storage import Bucket, Hit, MemoryStorage
 from goblin_assistant.metrics import rate_limiter_degraded
 
 logger = logging.getLogger("goblin_assistant.limits")
@@ -52,6 +52,37 @@ end
 for _ = 1, amount do redis.call('RPUSH', KEYS[1], string.format('%.0f', now)) end
 redis.call('PEXPIRE', KEYS[1], math.ceil(window / 1000))
 return {1, limit - used - amount, (oldest or now) + window - now, 0}
+"""
+
+# KEYS: lists. ARGV: limit and window (us) of each. Counts one in each if it fits into all, else in none.
+# Answers four numbers for each, as above; the last is the one that it does not fit into.
+_HIT_ALL = """
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+local answer = {}
+for i, key in ipairs(KEYS) do
+  local limit, window = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+  local oldest = tonumber(redis.call('LINDEX', key, 0))
+  while oldest and oldest <= now - window do
+    redis.call('LPOP', key)
+    oldest = tonumber(redis.call('LINDEX', key, 0))
+  end
+  local used = redis.call('LLEN', key)
+  local reset = (oldest or now) + window - now
+  if used >= limit then
+    local last = tonumber(redis.call('LINDEX', key, used - limit))
+    for _, value in ipairs({0, 0, reset, last and (last + window - now) or window}) do
+      answer[#answer + 1] = value
+    end
+    return answer
+  end
+  for _, value in ipairs({1, limit - used - 1, reset, 0}) do answer[#answer + 1] = value end
+end
+for i, key in ipairs(KEYS) do
+  redis.call('RPUSH', key, string.format('%.0f', now))
+  redis.call('PEXPIRE', key, math.ceil(tonumber(ARGV[2 * i]) / 1000))
+end
+return answer
 """
 
 # KEYS: list. ARGV: window (us). Answers age of the oldest hit (us), number of hits.
@@ -127,6 +158,7 @@ class SharedStorage(Storage, MovingWindowSupport):
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
         self._hit = self._redis.register_script(_HIT)
+        self._hit_all = self._redis.register_script(_HIT_ALL)
         self._peek = self._redis.register_script(_PEEK)
         self._reserve = self._redis.register_script(_RESERVE)
         self._settle = self._redis.register_script(_SETTLE)
@@ -148,6 +180,20 @@ class SharedStorage(Storage, MovingWindowSupport):
             return Hit(bool(allowed), int(remaining), int(reset) / MICROSECONDS, int(retry) / MICROSECONDS)
 
         return self._either([PREFIX + key], shared, lambda: self._memory.hit(key, self._share(limit), window, amount))
+
+    def hit_all(self, buckets: Sequence[Bucket]) -> list[Hit]:
+        """See limit_storage.Counts."""
+
+        def shared() -> list[Hit]:
+            limits = [value for _, limit, window in buckets for value in (limit, window * MICROSECONDS)]
+            found = self._hit_all([PREFIX + key for key, _, _ in buckets], limits)
+            return [
+                Hit(bool(found[at]), found[at + 1], found[at + 2] / MICROSECONDS, found[at + 3] / MICROSECONDS)
+                for at in range(0, len(found), 4)
+            ]
+
+        local = [(key, self._share(limit), window) for key, limit, window in buckets]
+        return self._either(shared, lambda: self._memory.hit_all(local))
 
     def reserve(self, key: str, limit: int, window: int, amount: int, hold: str) -> float:
         """See limit_storage.Counts."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -13,31 +12,36 @@ from goblin_assistant.errors import RateLimitExceeded, native_body
 from goblin_assistant.limit_policy import SCOPES, RateLimits, account_key, address_key
 from goblin_assistant.limit_storage import MemoryStorage
 from goblin_assistant.metrics import REGISTRY, rate_limit_rejections_total
+from goblin_assistant.principals import Principal
 
 
-@dataclass(frozen=True)
-class Caller:
-    """What the policy reads of a Principal."""
-
-    label: str = "key:7"
-    key_id: int | None = 7
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
+def Caller(
+    label: str = "key:7",
+    key_id: int | None = 7,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+    user_id: int | None = None,
+) -> Principal:
+    """A caller; unless told otherwise each of another user."""
+    return Principal(
+        user_id if user_id is not None else int(label.split(":")[1]),
+        "user",
+        key_id,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        label=label,
+    )
 
 
 def policy(**overrides: Any) -> RateLimits:
     return RateLimits(Config(env="development", secret_key="x" * 40, **overrides), MemoryStorage())
 
 
-def as_principal(caller: Caller) -> Any:
-    return cast(Any, caller)
-
-
-def chats(limits: RateLimits, caller: Caller | None, times: int, ip: str = "10.0.0.1") -> int:
+def chats(limits: RateLimits, caller: Principal | None, times: int, ip: str = "10.0.0.1") -> int:
     passed = 0
     for _ in range(times):
         try:
-            limits.check("chat", None if caller is None else as_principal(caller), ip)
+            limits.check("chat", caller, ip)
             passed += 1
         except RateLimitExceeded:
             pass
@@ -56,7 +60,7 @@ def test_a_caller_gets_thirty_chats_a_minute() -> None:
 
 def test_two_keys_behind_one_address_are_two_callers_and_two_anonymous_ones_are_one() -> None:
     limits = policy(ratelimit_chat="2 per minute")
-    assert chats(limits, Caller("key:1"), 2) == chats(limits, Caller("user:1", None), 2) == 2
+    assert chats(limits, Caller("key:1"), 2) == chats(limits, Caller("user:2", None), 2) == 2
     assert chats(limits, None, 3) == 2
 
 
@@ -64,6 +68,59 @@ def test_a_keys_own_limit_replaces_the_instances() -> None:
     limits = policy()
     assert chats(limits, Caller(requests_per_minute=3), 10) == 3
     assert chats(limits, Caller("key:9", 9, requests_per_minute=50), 100) == 50
+
+
+def test_all_keys_of_a_user_and_the_user_together_get_what_the_user_gets() -> None:
+    limits = policy()
+    keys = [Caller(f"key:{number}", number, user_id=3) for number in range(1, 21)]
+    narrow = [Caller(f"key:{n}", n, requests_per_minute=4, user_id=3) for n in range(21, 24)]
+    assert sum(chats(limits, key, 1) for key in keys) == 20
+    assert [chats(limits, key, 6) for key in narrow] == [4, 4, 2]
+    assert chats(limits, Caller("user:3", None), 1) == 0
+    assert chats(limits, Caller("key:30", 30, user_id=4), 40) == 30
+
+
+def test_a_request_that_a_narrower_key_is_refused_costs_its_user_nothing() -> None:
+    limits = policy()
+    assert chats(limits, Caller(requests_per_minute=3, user_id=3), 50) == 3
+    assert chats(limits, Caller("key:8", 8, user_id=3), 50) == 27
+
+
+def test_the_users_general_bucket_is_shared_by_the_keys_too() -> None:
+    limits = policy(ratelimit_default="3 per minute")
+    for number in (1, 2, 3):
+        limits.check("general", Caller(f"key:{number}", number, user_id=3), None)
+    with pytest.raises(RateLimitExceeded) as caught:
+        limits.check("general", Caller("key:4", 4, user_id=3), None)
+    assert caught.value.reason == "general_user"
+
+
+def test_a_key_that_an_admin_widened_counts_alone() -> None:
+    limits = policy()
+    assert chats(limits, Caller(requests_per_minute=50, user_id=3), 100) == 50
+    assert chats(limits, Caller("key:8", 8, user_id=3), 100) == 30
+
+
+def test_the_headers_tell_the_tighter_of_key_and_user() -> None:
+    limits = policy()
+    narrow = Caller(requests_per_minute=20, user_id=3)
+    first = limits.check("chat", narrow, None)
+    assert first is not None
+    assert (first.limit, first.remaining) == (20, 19)
+    chats(limits, Caller("key:8", 8, user_id=3), 20)
+    then = limits.check("chat", narrow, None)
+    assert then is not None
+    assert (then.limit, then.remaining) == (30, 8)
+
+
+def test_a_rotated_key_and_its_successor_share_their_limits() -> None:
+    limits = policy()
+    old = Principal(3, "user", 7, requests_per_minute=3, tokens_per_minute=100, label="key:7")
+    new = Principal(3, "user", 9, requests_per_minute=3, tokens_per_minute=100, label="key:9", budget_key_id=7)
+    assert [chats(limits, old, 2), chats(limits, new, 5)] == [2, 1]
+    limits.take_tokens(old, 60)
+    with pytest.raises(RateLimitExceeded):
+        limits.take_tokens(new, 60)
 
 
 def test_several_limits_hold_together() -> None:
@@ -96,7 +153,7 @@ def test_limits_switched_off_count_nothing() -> None:
 
 def test_tokens_a_minute_stay_on_when_request_limits_are_off() -> None:
     limits = policy(ratelimit_enabled=False)
-    caller = as_principal(Caller(tokens_per_minute=100))
+    caller = Caller(tokens_per_minute=100)
     limits.take_tokens(caller, 100)
     with pytest.raises(RateLimitExceeded, match="Rate limit exceeded: 100 tokens per 1 minute"):
         limits.take_tokens(caller, 1)
@@ -104,13 +161,13 @@ def test_tokens_a_minute_stay_on_when_request_limits_are_off() -> None:
 
 def test_a_key_without_a_token_limit_takes_none() -> None:
     limits = policy()
-    assert limits.take_tokens(as_principal(Caller()), 10**9) is None
+    assert limits.take_tokens(Caller(), 10**9) is None
     limits.settle_tokens(None, 5)
 
 
 def test_unused_tokens_are_given_back() -> None:
     limits = policy()
-    caller = as_principal(Caller(tokens_per_minute=100))
+    caller = Caller(tokens_per_minute=100)
     hold = limits.take_tokens(caller, 100)
     limits.settle_tokens(hold, 10)
     assert limits.take_tokens(caller, 90) is not None
@@ -118,12 +175,12 @@ def test_unused_tokens_are_given_back() -> None:
 
 def test_a_request_beyond_the_whole_limit_is_told_so() -> None:
     with pytest.raises(RateLimitExceeded, match="this request may need 101"):
-        policy().take_tokens(as_principal(Caller(tokens_per_minute=100)), 101)
+        policy().take_tokens(Caller(tokens_per_minute=100), 101)
 
 
 def test_threads_never_take_more_tokens_than_there_are() -> None:
     limits = policy()
-    caller = as_principal(Caller(tokens_per_minute=1000))
+    caller = Caller(tokens_per_minute=1000)
     taken: list[int] = []
 
     def work() -> None:
