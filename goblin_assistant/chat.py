@@ -20,6 +20,7 @@ from goblin_assistant.errors import AppError, ClientGone
 from goblin_assistant.limit_policy import RateLimits
 from goblin_assistant.models import now_ms
 from goblin_assistant.providers import Registry
+from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, choices, completion_limit
 from goblin_assistant.providers.base import (
     BadResponse,
     Call,
@@ -34,12 +35,14 @@ from goblin_assistant.thread_budget import ThreadBudget
 from goblin_assistant.usage import (
     UsageEntry,
     UsageStore,
-    estimate_completion_tokens,
     estimate_prompt_tokens,
     max_completion_tokens,
     most_prompt_tokens,
     new_record_id,
 )
+from goblin_assistant.usage_checks import UsageChecks
+from goblin_assistant.usage_delivered import DeliveredText
+from goblin_assistant.usage_estimates import prediction_tokens
 
 __all__ = ["Chat", "ChatResult", "ChatService", "ChatStream", "may_use"]
 
@@ -66,6 +69,7 @@ class ChatService:
         self.default_model = config.default_model or "echo"
         self._keys = KeyConcurrency()
         self._labels = ModelLabels()
+        self._checks = UsageChecks(registry)
         self._is_draining = is_draining
         for reason in ("client", "provider", "timeout", "shutdown"):
             metrics.stream_incomplete_total.labels(reason)
@@ -95,9 +99,7 @@ class ChatService:
             response, body = outcome.value
             if response.model:
                 run.entry.model = response.model
-            if response.usage is None and chat.operation == "chat_completion":
-                run.content_events = estimate_completion_tokens(response.body)
-            run.succeeded(response.usage)
+            run.succeeded(response.usage, response.body)
             result = ChatResult(body, self._headers(run, outcome.target))
         except BaseException as error:
             self._ended_by(error, chat, run, targets, phase="waiting")
@@ -110,11 +112,14 @@ class ChatService:
         run, targets, call = self._begin(chat)
         try:
             run.entry.stream = True
+            run.delivered = DeliveredText()
             requests = TargetRequests(chat, call)
 
             def attempt(target: Target) -> tuple[StreamEvent, Iterator[StreamEvent]]:
                 run.trying(target)
-                events = target.provider.stream(requests.for_target(target))
+                request = requests.for_target(target)
+                run.progress = request.progress
+                events = target.provider.stream(request)
                 run.hold(functools.partial(close_events, events))
                 try:
                     return next(events), events
@@ -140,6 +145,8 @@ class ChatService:
         requested = apply_defaults(chat, self.default_model)
         targets = self.router.resolve(requested)
         check_allowed(principal, requested, targets)
+        if principal.tokens_per_minute is not None or principal.monthly_budget_microusd is not None:
+            self._limit_answer(chat)
 
         trace = Trace(chat.started)
         if chat.limit is not None:
@@ -162,11 +169,12 @@ class ChatService:
             registry=self._registry,
             limits=self._limits,
             labels=self._labels,
+            checks=self._checks,
         )
         call = Call(chat.correlation_id, time.monotonic() + self._timeout, chat.client_gone)
         try:
             if principal.max_concurrency is not None:
-                label = principal.label
+                label = principal.shared_label
                 self._keys.acquire(label, principal.max_concurrency)
                 run.hold(functools.partial(self._keys.release, label))
             waited = self.slots.acquire(chat.client_gone)
@@ -175,7 +183,7 @@ class ChatService:
                 entry.queue_ms = round(waited * 1000)
                 trace.add("slot", waited_ms=entry.queue_ms)
             if principal.tokens_per_minute is not None:
-                estimate = estimate_prompt_tokens(chat.body) + (_max_tokens(chat) or 0)
+                estimate = estimate_prompt_tokens(chat.body) + self._most_completion_tokens(chat)
                 run.token_hold = self._limits.take_tokens(principal, estimate)
         except CallCancelled:
             run.give_back()
@@ -192,7 +200,7 @@ class ChatService:
                     [(target.provider.name, target.model) for target in targets],
                     _most_prompt_tokens(chat, targets),
                     self._most_completion_tokens(chat),
-                    requested_tier(chat.body),
+                    requested_tier(chat.body) if chat.operation == "chat_completion" else "",
                 )
         except BaseException as error:
             self._ended_by(error, chat, run, targets, phase="waiting")
@@ -225,9 +233,26 @@ class ChatService:
             chat.defer(run.settle)
 
     def _most_completion_tokens(self, chat: Chat) -> int:
-        if chat.operation == "embeddings":
+        """What is held for the answers, in money and in tokens a minute. Embeddings have none, whatever their body says."""
+        if chat.operation != "chat_completion":
             return 0
-        return max_completion_tokens(chat.body, self._usage.default_max_tokens)
+        body = chat.body
+        return max_completion_tokens(body, self._usage.default_max_tokens) + prediction_tokens(body)
+
+    def _limit_answer(self, chat: Chat) -> None:
+        """Send a limit where the request has none and its caller is held to money or tokens: what is held for the answer
+        is then the most that the provider may write."""
+        body, principal = chat.body, chat.principal
+        if chat.operation != "chat_completion" or completion_limit(body) is not None:
+            return
+        limit = self._usage.default_max_tokens
+        if principal.tokens_per_minute is not None:
+            room = principal.tokens_per_minute - estimate_prompt_tokens(body) - prediction_tokens(body)
+            limit = max(1, min(limit, room // choices(body)))
+        for name in LIMIT_FIELDS:  # -1 and other ways to say "no limit"
+            body.pop(name, None)
+        body["max_tokens"] = limit
+        chat.raw = b""
 
     @staticmethod
     def _headers(run: Run, target: Target) -> dict[str, str]:
@@ -249,14 +274,7 @@ class ChatService:
 def _most_prompt_tokens(chat: Chat, targets: list[Target]) -> int:
     # Exact where every provider that may be asked can count beforehand.
     counts = [counted(target, chat.body, chat.dialect) for target in targets]
-    return max((count if count is not None else most_prompt_tokens(chat.body)) for count in counts)
-
-
-def _max_tokens(chat: Chat) -> int | None:
-    body = chat.body
-    if chat.dialect == "anthropic":
-        return int(body["max_tokens"])
-    limit = body.get("max_completion_tokens") or body.get("max_tokens")
-    if limit is None:
-        return None
-    return int(limit) * int(body.get("n") or 1)
+    if None not in counts:
+        return max(count for count in counts if count is not None)
+    most = most_prompt_tokens(chat.body, [target.model for target in targets])
+    return max(most, *(count or 0 for count in counts))

@@ -3,8 +3,8 @@
 However a chat ends (answered, failed, cut), its run is settled once: one usage record, one `chat_completed` line, the metrics, and every
 hold given back in the reverse order of its taking. Settling waits until the last byte has gone; only the journal line is written before.
 
-Who pays for a chat that was cut: the tokens that the provider reported, else an estimate of the prompt and one token for each
-streamed event that carried content (docs/usage.md).
+Who pays for a chat that was cut: the tokens that the provider reported, but at least a quarter of the bytes of the
+text that was delivered; and an estimate of the prompt where nothing was reported (docs/usage.md).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -20,15 +21,19 @@ from goblin_assistant import json_logging, metrics
 from goblin_assistant.errors import AppError, source_of
 from goblin_assistant.limit_policy import RateLimits, TokenHold
 from goblin_assistant.providers import Registry
-from goblin_assistant.providers.base import Dialect, ProviderError, Usage, tier_of
+from goblin_assistant.providers.answer_limits import choices
+from goblin_assistant.providers.base import Dialect, Progress, ProviderError, Usage, tier_of
 from goblin_assistant.routing import Outcome, Target, Trace
 from goblin_assistant.usage import (
     Reservation,
     UsageEntry,
     UsageStore,
+    estimate_completion_tokens,
     estimate_prompt_tokens,
     max_completion_tokens,
 )
+from goblin_assistant.usage_checks import UsageChecks
+from goblin_assistant.usage_delivered import DeliveredText
 
 logger = logging.getLogger("goblin_assistant.chat")
 
@@ -47,11 +52,13 @@ class Run:
         registry: Registry,
         limits: RateLimits,
         labels: ModelLabels,
+        checks: UsageChecks,
     ) -> None:
         self.entry = entry
         self.trace = trace
         self.usage: Usage | None = None
-        self.content_events = 0
+        self.delivered: DeliveredText | None = None
+        self.progress: Progress | None = None
         self.reservation: Reservation | None = None
         self.token_hold: TokenHold | None = None
         self.error: BaseException | None = None
@@ -62,6 +69,8 @@ class Run:
         self._registry = registry
         self._limits = limits
         self._labels = labels
+        self._checks = checks
+        self._answer = b""
         self._holds: list[Callable[[], None]] = []
         self._settled = False
         self._outcome: Outcome[Any] | None = None
@@ -84,9 +93,11 @@ class Run:
         self.entry.provider = outcome.target.provider.name
         self.entry.model = outcome.target.model
 
-    def succeeded(self, usage: Usage | None) -> None:
-        """The answer is whole. Writes the journal line, so that nothing is lost should the process be killed from here on."""
-        self.usage = usage if usage is not None else self._estimate()
+    def succeeded(self, usage: Usage | None, answer: bytes = b"") -> None:
+        """The answer is whole. `answer` is its body where it was not streamed. Writes the journal line, so that nothing is
+        lost should the process be killed from here on."""
+        self._answer = answer
+        self.usage = self._checked(usage) if usage is not None else self._estimate()
         self.answered_at = time.perf_counter()
         self._close_entry(completed=True)
         self._store.journal(self.entry)
@@ -102,7 +113,7 @@ class Run:
         if isinstance(error, ProviderError) and not entry.provider:
             entry.provider = error.provider
         if self._outcome is not None and self.usage is None and entry.stream:
-            self.usage = self._estimate()
+            self.usage = self._usage_so_far()
         self._close_entry(completed=False)
 
     def cut(self, reason: str, phase: str) -> None:
@@ -117,7 +128,7 @@ class Run:
         self.trace.add("disconnected" if reason == "client" else "shutdown", phase=phase)
         if self.usage is None and self.trace.attempts:
             # The provider was at work on it: the prompt was read, and what was streamed was paid for.
-            self.usage = self._estimate()
+            self.usage = self._usage_so_far()
         self._close_entry(completed=False)
 
     @property
@@ -168,15 +179,42 @@ class Run:
             label = self._registry.label(entry.provider, self._target.model)
         return label
 
+    def _checked(self, usage: Usage) -> Usage:
+        if self._target is None:
+            return usage
+        answers = choices(self._body) if self.entry.operation == "chat_completion" else 0
+        return self._checks.checked(usage, self._target.provider, self._target.model, answers, self._estimate)
+
+    def _usage_so_far(self) -> Usage:
+        """Of an answer that was cut: what was reported until then, and at least what was delivered."""
+        estimate = self._estimate()
+        reported = self.progress.usage if self.progress is not None else None
+        if reported is None:
+            return estimate
+        reported = self._checked(reported)
+        if reported.completion_tokens < estimate.completion_tokens:
+            reported = replace(reported, completion_tokens=estimate.completion_tokens, source="estimated")
+        return reported
+
     def _estimate(self) -> Usage:
         prompt = counted(self._target, self._body, self._dialect) if self._target is not None else None
-        most = max_completion_tokens(self._body, self.content_events)
         return Usage(
             prompt_tokens=prompt if prompt is not None else estimate_prompt_tokens(self._body),
-            completion_tokens=min(self.content_events, most),  # events without text are counted too
+            completion_tokens=self._said(),
             source="estimated",
             tier=requested_tier(self._body),
         )
+
+    def _said(self) -> int:
+        if self.entry.operation != "chat_completion":
+            return 0
+        delivered = self.delivered
+        if delivered is None:
+            return estimate_completion_tokens(self._answer) if self._answer else 0
+        events = delivered.events
+        # Events without text are counted too, so not more of them than the request allows; text is never cut down: a
+        # provider that wrote more than it was asked for is paid for it.
+        return max(min(events, max_completion_tokens(self._body, events)), delivered.tokens)
 
     def _close_entry(self, *, completed: bool) -> None:
         entry, trace = self.entry, self.trace

@@ -59,10 +59,12 @@ class ChatStream:
         run = self._run
         event, events = self._outcome.value
         translator = self._translator
+        assert run.delivered is not None
+        deliver = run.delivered.add
         try:
             while True:
                 if type(event) is bytes:
-                    run.content_events += event.count(b"data:")
+                    deliver(event)
                     yield event if translator is None else translator.feed(event)
                 else:
                     assert isinstance(event, Completed)

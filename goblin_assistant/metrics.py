@@ -94,6 +94,12 @@ chat_cost_usd_total = Counter(
 chat_price_unknown_total = Counter(
     "chat_price_unknown_total", "Chat completions whose price is not known.", ["provider", "model"], registry=REGISTRY
 )
+provider_usage_unusable_total = Counter(
+    "provider_usage_unusable_total",
+    "Token counts of a provider that could not be true and were replaced by an estimate.",
+    ["provider", "model"],
+    registry=REGISTRY,
+)
 chat_slots_in_use = Gauge("chat_slots_in_use", "Chat slots taken now.", registry=REGISTRY)
 chat_slots_max = Gauge("chat_slots_max", "Chat slots there are.", registry=REGISTRY)
 chat_slots_waiting = Gauge("chat_slots_waiting", "Chats that wait for a slot now.", registry=REGISTRY)

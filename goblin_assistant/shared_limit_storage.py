@@ -186,14 +186,15 @@ class SharedStorage(Storage, MovingWindowSupport):
 
         def shared() -> list[Hit]:
             limits = [value for _, limit, window in buckets for value in (limit, window * MICROSECONDS)]
-            found = self._hit_all([PREFIX + key for key, _, _ in buckets], limits)
+            found = self._hit_all(names, limits)
             return [
                 Hit(bool(found[at]), found[at + 1], found[at + 2] / MICROSECONDS, found[at + 3] / MICROSECONDS)
                 for at in range(0, len(found), 4)
             ]
 
+        names = [PREFIX + key for key, _, _ in buckets]
         local = [(key, self._share(limit), window) for key, limit, window in buckets]
-        return self._either(shared, lambda: self._memory.hit_all(local))
+        return self._either(names, shared, lambda: self._memory.hit_all(local))
 
     def reserve(self, key: str, limit: int, window: int, amount: int, hold: str) -> float:
         """See limit_storage.Counts."""

@@ -151,8 +151,7 @@ class UsageStore:
         completion = self.default_max_tokens if max_tokens is None else max_tokens
         amount = 0
         for provider, model in candidates:
-            rates = self.prices.rates(provider, model, tier)
-            most = rates.most_microusd(prompt_tokens, completion) if rates is not None else None
+            most = self._most_microusd(provider, model, prompt_tokens, completion, tier)
             if most is None:
                 raise PriceUnknown(
                     f"the price of {provider}/{model} is not known, and this API key has a budget; "
@@ -168,6 +167,13 @@ class UsageStore:
             raise Unauthorized("this API key does not exist any more", reason="revoked") from None
         except DatabaseAway:
             raise Unavailable("the budget cannot be checked now; try again shortly", retry_after=5) from None
+
+    def _most_microusd(self, provider: str, model: str, prompt: int, completion: int, tier: str) -> int | None:
+        # A provider may answer a cheaper tier's request in the standard one, and charges for that.
+        every = [self.prices.rates(provider, model, each) for each in {"", tier}]
+        most = [rates.most_microusd(prompt, completion) for rates in every if rates is not None]
+        known = [amount for amount in most if amount is not None]
+        return max(known) if known and len(known) == len(most) else None
 
     # -- after it -----------------------------------------------------------------------------
     def journal(self, entry: UsageEntry) -> None:

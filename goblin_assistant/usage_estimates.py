@@ -1,123 +1,197 @@
 """How many tokens a request may take, before (or without) anybody who counts them. Pure functions.
 
-The rule, when the provider cannot count: text is counted in UTF-8 bytes, names and values of all fields that reach
-the model (messages, tools, response format).
+The rule, when the provider cannot count: text is counted in UTF-8 bytes, names and values of the whole body, but for
+the fields that are known not to reach the model (NOT_READ).
 * `estimate_prompt_tokens`, for bills and rates: 4 bytes a token. English prose has 4.4 to 4.8 bytes a token in the
   tokenizers of OpenAI (o200k) and
   Anthropic; the field names around it make up for the difference.
 * `most_prompt_tokens`, for reservations: 3 bytes a token. Source code (3.3 to 3.8) and Chinese (about 4 bytes, 1.3
   characters) stay below it; long runs of
-  digits, base64 and rare scripts may not.
-* An image is 1,600 tokens, whatever its size: Anthropic's most for a standard image (width x height / 750, scaled
-  down to 1.15 megapixels), above OpenAI's 1,105
-  at high detail and Gemini's 258 a tile.
-* Documents and audio are 2,000 tokens or a token for 16 characters of base64, whichever is more: a scanned page has
-  about 100 KB and 2,000 tokens.
+  base64 and rare scripts may not.
+* An image counts by its width and height (usage_images.py), and only where a content part of a message is one: a text
+  that begins like an image's address is a text, and so is an "image" among a tool's arguments.
+* PDF documents and audio are 2,000 tokens or a token for 16 characters of base64, whichever is more: a scanned page
+  has about 100 KB and 2,000 tokens. Files of another kind count as text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
+from goblin_assistant.providers.answer_limits import (
+    CHOICE_FIELDS,
+    LIMIT_FIELDS,
+    choices,
+    completion_limit,
+)
+from goblin_assistant.usage_delivered import FAIR_BYTES_PER_TOKEN, estimate_completion_tokens
+from goblin_assistant.usage_images import DEAR_FACTOR, IMAGE_TOKENS, image_in, image_tokens
 
-IMAGE_TOKENS = 1600
+__all__ = [
+    "ATTACHMENT_TOKENS", "IMAGE_TOKENS", "completion_limit", "estimate_completion_tokens", "estimate_prompt_tokens",
+    "max_completion_tokens", "most_prompt_tokens", "prediction_tokens",
+]  # fmt: skip
+
 ATTACHMENT_TOKENS = 2000
 ATTACHMENT_BYTES_PER_TOKEN = 16
-FAIR_BYTES_PER_TOKEN = 4
 CAUTIOUS_BYTES_PER_TOKEN = 3
 REPLY_TOKENS = 3  # every answer is primed with <|start|>assistant<|message|>: OpenAI's cookbook, "How to count tokens"
 
-_FIELDS = ("messages", "system", "tools", "functions", "response_format", "output_config", "input", "prompt")
-_IMAGES = frozenset({"image", "image_url", "input_image"})
-_ATTACHMENTS = frozenset({"file", "document", "input_audio", "input_file", "video_url", "audio_url", "file_url"})
+NOT_READ = frozenset({
+    "model", "stream", "stream_options", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "service_tier", "speed", "logit_bias", "reasoning_effort", "verbosity", "modalities", "anthropic_version",
+    "encoding_format", "tool_choice", *LIMIT_FIELDS, *CHOICE_FIELDS,
+})  # fmt: skip
+"""Fields that no provider shows to the model. Numbers and truth values beside them are settings, too."""
+
+_CONTENT = ("messages", "input", "system")
+_DATA = frozenset({"file", "document", "input_audio", "input_file", "video_url", "audio_url", "file_url"})
+_MARKS = frozenset({"type", "media_type", "detail", "format", "filename", "cache_control"})
+_DATA_FIELDS = frozenset({"data", "url", "file_data", "file_id", "file_url"})
+_SOUNDS = frozenset({"input_audio", "audio_url", "video_url"})
 
 
 def estimate_prompt_tokens(body: Mapping[str, Any]) -> int:
     """Tokens of a request's prompt, as near as can be told without the model's tokenizer. At least 1."""
-    return _tokens(body, FAIR_BYTES_PER_TOKEN)
+    return _Prompt(FAIR_BYTES_PER_TOKEN, most=False).tokens(body)
 
 
-def most_prompt_tokens(body: Mapping[str, Any]) -> int:
-    """Tokens that a request's prompt will hardly exceed: what money is reserved for. Never less than the estimate."""
-    return _tokens(body, CAUTIOUS_BYTES_PER_TOKEN)
+def most_prompt_tokens(body: Mapping[str, Any], models: Sequence[str] = ()) -> int:
+    """Tokens that a request's prompt will hardly exceed: what money is reserved for. Never less than the estimate.
 
-
-def estimate_completion_tokens(answer: bytes) -> int:
-    """Tokens of an answer whose provider did not count, by the bytes of its texts and tool calls. OpenAI or
-    Anthropic."""
-    try:
-        parsed = orjson.loads(answer)
-    except orjson.JSONDecodeError:
-        return 0
-    if not isinstance(parsed, Mapping):
-        return 0
-    choices = parsed.get("choices")
-    messages = [c.get("message") for c in choices if isinstance(c, Mapping)] if isinstance(choices, list) else []
-    return -(-_text_length([messages, parsed.get("content")]) // FAIR_BYTES_PER_TOKEN)
+    `models` are those that may be asked: some count images many times as high.
+    """
+    dear = any("4o-mini" in model for model in models)
+    return _Prompt(CAUTIOUS_BYTES_PER_TOKEN, most=True, image_factor=DEAR_FACTOR if dear else 1).tokens(body)
 
 
 def max_completion_tokens(body: Mapping[str, Any], default: int) -> int:
     """Tokens that the answers may have, all choices together; `default` for one that has no limit."""
-    limit = body.get("max_completion_tokens")
-    if limit is None:
-        limit = body.get("max_tokens")
-    each = _positive(limit, default)
-    return each * _positive(body.get("n"), 1)
+    limit = completion_limit(body)
+    return (default if limit is None else limit) * choices(body)
 
 
-def _positive(value: Any, default: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
+def prediction_tokens(body: Mapping[str, Any]) -> int:
+    """The most that a predicted output costs: what of it is not used is billed like an answer.
+
+    https://platform.openai.com/docs/guides/predicted-outputs
+    """
+    predicted = body.get("prediction")
+    return -(-text_length(predicted) // CAUTIOUS_BYTES_PER_TOKEN) if predicted is not None else 0
 
 
-def _tokens(body: Mapping[str, Any], bytes_per_token: int) -> int:
-    size = 0
-    fixed = REPLY_TOKENS if "messages" in body else 0
-    # A stack of its own: how deep a client nests its tools is not a matter of Python's recursion limit.
-    pending: list[Any] = [body[name] for name in _FIELDS if name in body]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, str):
-            if item.startswith("data:") and len(item) > 64:
-                fixed += IMAGE_TOKENS if item.startswith("data:image/") else _attachment(len(item))
-            else:
-                size += _size(item)
-        elif isinstance(item, Mapping):
+class _Prompt:
+    """One count of a body, in one of the two ways."""
+
+    def __init__(self, bytes_per_token: int, *, most: bool, image_factor: int = 1) -> None:
+        self._bytes_per_token = bytes_per_token
+        self._most = most
+        self._image_factor = image_factor
+        self._fixed = 0
+        self._size = 0
+
+    def tokens(self, body: Mapping[str, Any]) -> int:
+        """All of a request."""
+        self._fixed = REPLY_TOKENS if "messages" in body else 0
+        for name, value in body.items():
+            if name in NOT_READ:
+                continue
+            if name in _CONTENT and isinstance(value, list):
+                self._contents(value)
+            elif name == "metadata" and isinstance(value, Mapping):
+                self._text([inner for key, inner in value.items() if key != "user_id"])
+            elif isinstance(value, str | Mapping | list):
+                self._text(value)
+        return max(1, self._fixed - (-self._size // self._bytes_per_token))
+
+    def _contents(self, items: list[Any]) -> None:
+        """Messages, or the parts of a content: where an image is an image."""
+        pending: list[Any] = list(items)
+        while pending:
+            item = pending.pop()
+            if not isinstance(item, Mapping):
+                self._text(item)
+                continue
             kind = item.get("type")
-            if isinstance(kind, str) and kind in _IMAGES and not _is_schema(item):
-                fixed += IMAGE_TOKENS
-            elif isinstance(kind, str) and kind in _ATTACHMENTS and not _is_plain_text(item):
-                fixed += _attachment(_text_length(item))
-            else:
-                size += sum(map(len, item.keys()))
-                pending.extend(item.values())
-        elif isinstance(item, list):
-            pending.extend(item)
-        elif item is not None:
-            size += FAIR_BYTES_PER_TOKEN  # a number, a truth value, an id of a token
-    return max(1, fixed - (-size // bytes_per_token))
+            rest: Mapping[str, Any] = item
+            if (image := image_in(item)) is not None:
+                name, value = image
+                self._fixed += image_tokens(value, most=self._most) * self._image_factor
+                inner = item[name]
+                rest = {k: v for k, v in item.items() if k != name and not _is_mark(k, v)}
+                if isinstance(inner, Mapping):
+                    self._text([v for k, v in inner.items() if v is not value and not _is_mark(k, v)])
+            elif isinstance(kind, str) and kind in _DATA:
+                self._attachment(item, kind, pending)
+                continue
+            for key, value in rest.items():
+                # A message's content, a tool's result: lists of parts themselves.
+                if key == "content" and isinstance(value, list):
+                    self._size += len(key)
+                    pending.extend(value)
+                else:
+                    self._size += len(key)
+                    self._text(value)
+
+    def _attachment(self, part: Mapping[str, Any], kind: str, pending: list[Any]) -> None:
+        """A document, a sound or a film: its data by its length, all else as text."""
+        source = part.get("source")
+        if isinstance(source, Mapping) and source.get("type") in ("text", "content"):
+            # Anthropic: {"type": "document", "source": {"type": "text" | "content", ...}}
+            content = source.get("content")
+            if isinstance(content, list):
+                pending.extend(content)
+                source = {key: value for key, value in source.items() if key != "content"}
+            self._text([{**part, "source": source}])
+            return
+        data, texts = 0, []
+        for name, value in part.items():
+            inner = value if isinstance(value, Mapping) else {name: value}
+            for key, text in inner.items():
+                if key in _DATA_FIELDS and _is_binary(text, kind):
+                    data += len(text)
+                elif not _is_mark(key, text):
+                    texts.append(text)
+        self._text(texts)
+        self._fixed += max(ATTACHMENT_TOKENS, -(-data // ATTACHMENT_BYTES_PER_TOKEN))
+
+    def _text(self, item: Any) -> None:
+        size = 0
+        # A stack of its own: how deep a client nests its tools is not a matter of Python's recursion limit.
+        pending: list[Any] = [item]
+        while pending:
+            value = pending.pop()
+            if isinstance(value, str):
+                size += _size(value)
+            elif isinstance(value, Mapping):
+                size += sum(map(_size, value.keys()))
+                pending.extend(value.values())
+            elif isinstance(value, list):
+                pending.extend(value)
+            elif value is not None:
+                size += FAIR_BYTES_PER_TOKEN  # a number, a truth value, an id of a token
+        self._size += size
+
+
+def _is_mark(name: str, value: Any) -> bool:
+    """What an image or a file is called and how it is to be read: not shown to the model."""
+    return name in _MARKS and (name == "cache_control" or (isinstance(value, str) and len(value) <= 64))
+
+
+_BINARY = ("JVBERi0", "data:application/pdf;base64,", "data:audio/", "data:video/", "data:image/")
+
+
+def _is_binary(text: Any, kind: str) -> bool:
+    return isinstance(text, str) and (kind in _SOUNDS or text.startswith(_BINARY) or len(text) <= 64)
 
 
 def _size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _attachment(characters: int) -> int:
-    return max(ATTACHMENT_TOKENS, -(-characters // ATTACHMENT_BYTES_PER_TOKEN))
-
-
-def _is_schema(item: Mapping[str, Any]) -> bool:
-    return "properties" in item
-
-
-def _is_plain_text(item: Mapping[str, Any]) -> bool:
-    # Anthropic: {"type": "document", "source": {"type": "text" | "content", ...}}
-    source = item.get("source")
-    return isinstance(source, Mapping) and source.get("type") in ("text", "content")
-
-
-def _text_length(item: Any) -> int:
+def text_length(item: Any) -> int:
+    """Bytes of every text in something parsed."""
     length = 0
     pending: list[Any] = [item]
     while pending:

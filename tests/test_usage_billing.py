@@ -225,7 +225,7 @@ def test_a_model_that_answers_under_a_dated_name_is_counted_under_the_name_of_th
 ) -> None:
     counter = metrics.chat_cost_usd_total.labels("fake", "gpt-4o")
     before = counter._value.get()
-    fake_upstream.reply(Reply.json(200, openai_chat(usage=openai_usage(100, 0), model="gpt-4o-2024-08-06")))
+    fake_upstream.reply(Reply.json(200, openai_chat(usage=openai_usage(100, 1), model="gpt-4o-2024-08-06")))
     bench.chat()
-    assert counter._value.get() - before == pytest.approx(0.001)
+    assert counter._value.get() - before == pytest.approx(0.0011)
     assert rows(bench.engine, "SELECT model FROM usage_records") == [("gpt-4o-2024-08-06",)]

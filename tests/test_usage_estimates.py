@@ -100,7 +100,7 @@ def test_nesting_of_any_depth_is_counted() -> None:
     [
         ({}, 4096),
         ({"max_tokens": 10}, 10),
-        ({"max_completion_tokens": 7, "max_tokens": 10}, 7),
+        ({"max_completion_tokens": 7, "max_tokens": 10}, 10),
         ({"max_tokens": 10, "n": 3}, 30),
         ({"n": 2}, 8192),
         ({"max_tokens": None, "n": None}, 4096),

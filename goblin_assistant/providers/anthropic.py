@@ -16,6 +16,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from goblin_assistant.config import Config, ConfigError, ProviderRow
+from goblin_assistant.providers.answer_limits import LIMIT_FIELDS
 from goblin_assistant.providers.anthropic_models import CATALOGUE, Traits, learned, traits_of
 from goblin_assistant.providers.anthropic_request import build_request
 from goblin_assistant.providers.anthropic_response import classify, finish_reason, parse_message, parse_usage, to_openai
@@ -169,11 +170,11 @@ class AnthropicProvider(Provider):
     def stream(self, request: ChatRequest) -> Iterator[StreamEvent]:
         """POST the message; the answer's events go on as they come, or as OpenAI's chunks."""
         body, headers = self._prepare(request, stream=True)
-        follower = Follower(self.name)
+        follower = Follower(self.name, request.progress)
         if request.dialect == "openai":
             options = request.body.get("stream_options")
             asked = isinstance(options, dict) and options.get("include_usage") is True
-            follower = Translator(self.name, include_usage=asked)
+            follower = Translator(self.name, request.progress, include_usage=asked)
         feed = follower.feed
         events = self._client.post_sse(MESSAGES, body, request.call, headers=headers)
         try:
@@ -220,7 +221,10 @@ class AnthropicProvider(Provider):
         if bool(source.get("stream")) is not stream:
             changes["stream"] = stream
         headers = self._forwarded(request.headers)
-        if changes or request.raw is None:
+        # Limits by other names mean nothing here, and a server of the same dialect must not take one for max_tokens.
+        if foreign := [name for name in LIMIT_FIELDS if name != "max_tokens" and name in source]:
+            source = {name: value for name, value in source.items() if name not in foreign}
+        if changes or foreign or request.raw is None:
             return encode({**source, **changes}), headers
         return request.raw, headers
 

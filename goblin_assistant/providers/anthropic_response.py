@@ -38,6 +38,7 @@ from goblin_assistant.providers.base import (
     Timeout,
     Usage,
     tier_of,
+    token_count,
 )
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.json_answers import parse_answer
@@ -89,11 +90,13 @@ def finish_reason(stop_reason: Any) -> str | None:
 
 
 def parse_usage(value: Any) -> Usage | None:
-    """A `usage` object; None when there is none."""
+    """A `usage` object; None when there is none. What is no count is 0, and the usage is marked as absurd."""
     if not isinstance(value, dict):
-        return None
-    fresh, written = _count(value.get("input_tokens")), _count(value.get("cache_creation_input_tokens"))
-    read = _count(value.get("cache_read_input_tokens"))
+        return Usage(absurd=True) if value else None
+    absurd = [name for name in (*_PROMPT, "output_tokens") if _is_absurd(value.get(name))]
+    # One part of the prompt that is no count leaves its sum unknown.
+    known = not any(name in absurd for name in _PROMPT)
+    fresh, written, read = (_count(value.get(name)) if known else 0 for name in _PROMPT)
     details = value.get("output_tokens_details")
     kept = value.get("cache_creation")
     return Usage(
@@ -104,12 +107,19 @@ def parse_usage(value: Any) -> Usage | None:
         reasoning_tokens=_count(details.get("thinking_tokens")) if isinstance(details, dict) else 0,
         cache_write_1h_tokens=_count(kept.get("ephemeral_1h_input_tokens")) if isinstance(kept, dict) else 0,
         tier=tier_of(value.get("speed")),
+        absurd=bool(absurd),
     )
 
 
+_PROMPT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+
+def _is_absurd(value: Any) -> bool:
+    return value is not None and token_count(value) is None
+
+
 def _count(value: Any) -> int:
-    # A huge or negative count would spoil sums and budgets that rest on them.
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40 else 0
+    return token_count(value) or 0
 
 
 def openai_usage(usage: Usage) -> dict[str, Any]:

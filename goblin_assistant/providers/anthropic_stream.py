@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 from goblin_assistant.providers.anthropic_response import finish_reason, openai_usage, parse_usage, stream_error
-from goblin_assistant.providers.base import BadResponse, Completed, Usage
+from goblin_assistant.providers.base import BadResponse, Completed, Progress, Usage, later_usage
 from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.sse import ends_as_objects
 
@@ -30,10 +30,11 @@ from goblin_assistant.providers.sse import ends_as_objects
 class Follower:
     """The state of one stream that passes untouched."""
 
-    __slots__ = ("_held", "_provider", "_usage", "done", "finish_reason", "message_id", "model")
+    __slots__ = ("_held", "_progress", "_provider", "_usage", "done", "finish_reason", "message_id", "model")
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, progress: Progress | None = None) -> None:
         self._provider = provider
+        self._progress = progress if progress is not None else Progress()
         self._held: bytes | None = b""  # None once something has been let through
         self._usage: dict[str, Any] = {}
         self.done = False
@@ -63,7 +64,7 @@ class Follower:
 
     def usage(self) -> Usage | None:
         """What has been counted so far; None before message_start."""
-        return parse_usage(self._usage) if self._usage else None
+        return self._progress.usage
 
     def completed(self) -> Completed:
         """The stream is over. Raises BadResponse if it did not say so itself."""
@@ -90,7 +91,9 @@ class Follower:
     def _count(self, usage: Any) -> None:
         # Totals, not differences; what does not apply is left out or null and must not wipe what message_start said.
         if isinstance(usage, dict):
-            self._usage.update({name: value for name, value in usage.items() if value is not None})
+            merged = {**self._usage, **{name: value for name, value in usage.items() if value is not None}}
+            self._progress.usage = later_usage(self._progress.usage, parse_usage(merged) or Usage())
+            self._usage = merged
 
 
 class Translator(Follower):
@@ -98,8 +101,8 @@ class Translator(Follower):
 
     __slots__ = ("_calls", "_created", "_include_usage", "_out", "_thinking")
 
-    def __init__(self, provider: str, *, include_usage: bool) -> None:
-        super().__init__(provider)
+    def __init__(self, provider: str, progress: Progress | None = None, *, include_usage: bool) -> None:
+        super().__init__(provider, progress)
         self._include_usage = include_usage
         self._created = int(time.time())
         self._calls: dict[Any, int] = {}  # index of the content block -> index of the tool call

@@ -24,7 +24,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 Dialect = Literal["openai", "anthropic"]
@@ -162,7 +162,7 @@ class Usage:
     """Tokens of one call. `prompt_tokens` includes cached ones, as in OpenAI's usage object;
     `completion_tokens` includes reasoning ones. `cache_write_1h_tokens` is the part of `cache_write_tokens` that is kept
     for an hour, which costs more; `tier` the service tier that was charged, where it is not the standard one.
-    `source` says who counted."""
+    `source` says who counted. `absurd`: the provider's report held something that is no count."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -172,6 +172,40 @@ class Usage:
     source: Literal["provider", "estimated"] = "provider"
     cache_write_1h_tokens: int = 0
     tier: str = ""
+    absurd: bool = field(default=False, compare=False)
+
+
+def token_count(value: Any) -> int | None:
+    """A count of tokens in a provider's report; None: it is none. 100.0 is 100, as a server writes it
+    whose language has one type of number. A huge or negative one would spoil sums and budgets."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40 else None
+
+
+def later_usage(known: Usage | None, usage: Usage) -> Usage:
+    """The usage that holds after a further report of one stream: counts are totals, and a later one that is
+    smaller or makes no sense does not take back what was reported."""
+    if known is None:
+        return usage
+    if usage.prompt_tokens < known.prompt_tokens:
+        usage = replace(
+            usage,
+            prompt_tokens=known.prompt_tokens,
+            cached_tokens=known.cached_tokens,
+            cache_write_tokens=known.cache_write_tokens,
+            cache_write_1h_tokens=known.cache_write_1h_tokens,
+        )
+    if usage.completion_tokens < known.completion_tokens:
+        usage = replace(usage, completion_tokens=known.completion_tokens, reasoning_tokens=known.reasoning_tokens)
+    return usage
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a provider has reported of a stream that is still running: the last counts, if there were any."""
+
+    usage: Usage | None = None
 
 
 TIERS = frozenset({"flex", "priority", "fast"})
@@ -206,7 +240,8 @@ class Call:
 class ChatRequest:
     """One chat for one target. `body` is the request parsed, in `dialect`, and is never mutated by a
     provider; `raw` is the same as bytes where the client's own bytes can be sent as they are, else None.
-    `headers` are those of the client's that belong to its dialect, by lower-case name; never a credential."""
+    `headers` are those of the client's that belong to its dialect, by lower-case name; never a credential.
+    A provider whose stream reports usage before its end notes it in `progress`: it is billed if the stream is cut."""
 
     model: str  # the upstream's name for the model
     body: Mapping[str, Any]
@@ -215,6 +250,7 @@ class ChatRequest:
     dialect: Dialect = "openai"
     call: Call = field(default_factory=Call)
     headers: Mapping[str, str] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
 
 
 @dataclass(slots=True)

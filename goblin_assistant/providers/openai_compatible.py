@@ -15,6 +15,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from goblin_assistant.config import Config, ProviderRow
+from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, completion_limit
 from goblin_assistant.providers.base import (
     AuthenticationFailed,
     BadResponse,
@@ -27,7 +28,7 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.providers.http import Timeouts, UpstreamClient
 from goblin_assistant.providers.json_answers import parse_answer
-from goblin_assistant.providers.openai_dialect import classify, encode, error_object, parse_usage, stream_error
+from goblin_assistant.providers.openai_dialect import classify, encode, error_object, stream_error, usage_in
 from goblin_assistant.providers.openai_stream import Follower
 from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.providers.rows import api_key_of, declared_models, options_of, timeouts_of
@@ -187,7 +188,7 @@ class OpenAICompatibleProvider(Provider):
         return ChatResponse(
             data,
             model if isinstance(model, str) else request.model,
-            parse_usage(parsed.get("usage"), parsed.get("service_tier")),
+            usage_in(parsed),
             reason if isinstance(reason, str) else None,
         )
 
@@ -196,7 +197,7 @@ class OpenAICompatibleProvider(Provider):
         body = self._encode(request, stream=True)
         options = request.body.get("stream_options")
         asked = isinstance(options, dict) and options.get("include_usage") is True
-        follower = Follower(self.name, request.body, drop_usage=not asked)
+        follower = Follower(self.name, request.body, drop_usage=not asked, progress=request.progress)
         feed = follower.feed
         events = self._client.post_sse(self._chat_path(request), body, request.call, fields=request.body)
         try:
@@ -228,7 +229,7 @@ class OpenAICompatibleProvider(Provider):
         data = self._client.post(_at(path, request.model), body, request.call, fields=request.body)
         parsed = self._parse(data, request, "data")
         model = parsed.get("model")
-        return ChatResponse(data, model if isinstance(model, str) else request.model, parse_usage(parsed.get("usage")))
+        return ChatResponse(data, model if isinstance(model, str) else request.model, usage_in(parsed))
 
     def close(self) -> None:
         """Close idle connections."""
@@ -257,20 +258,30 @@ class OpenAICompatibleProvider(Provider):
                 changes["stream_options"] = (
                     {**options, "include_usage": True} if isinstance(options, dict) else {"include_usage": True}
                 )
-            if self._renames is not None and self._renames.match(request.model):
-                target = self._quirks.max_tokens_field
-                assert target is not None
-                other = "max_tokens" if target == "max_completion_tokens" else "max_completion_tokens"
-                if other in source:
-                    removed.append(other)
-                    if target not in source:
-                        changes[target] = source[other]
+            self._one_limit(request, changes, removed)
         if not changes and not removed:
             return request.raw if request.raw is not None else encode(source)
         merged = {**source, **changes}
         for name in removed:
             merged.pop(name, None)
         return encode(merged)
+
+    def _one_limit(self, request: ChatRequest, changes: dict[str, Any], removed: list[str]) -> None:
+        """Of several limits only one is sent: the one that the model takes by the row, else the older name, which
+        every server knows. Its own value, where it has one: no more than what was reserved for the request."""
+        source = request.body
+        present = [name for name in LIMIT_FIELDS if name in source]
+        if not present:
+            return
+        wanted: str | None = self._quirks.max_tokens_field
+        if wanted is None or self._renames is None or not self._renames.match(request.model):
+            if len(present) == 1:
+                return
+            given = [name for name in present if source[name] is not None]
+            wanted = "max_tokens" if "max_tokens" in given or not given else given[0]
+        if source.get(wanted) is None and (limit := completion_limit(source)) is not None:
+            changes[wanted] = limit
+        removed.extend(name for name in present if name != wanted)
 
     def _parse(self, data: bytes, request: ChatRequest, key: str) -> dict[str, Any]:
         parsed = parse_answer(self.name, data)

@@ -19,6 +19,7 @@ from goblin_assistant.providers.base import (
     Timeout,
     Usage,
     tier_of,
+    token_count,
 )
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 
@@ -54,23 +55,36 @@ def encode(body: Any) -> bytes:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def usage_in(answer: Mapping[str, Any]) -> Usage | None:
+    """The usage that an answer or a chunk reports; None: it reports none. What is no count is 0 and `absurd`."""
+    reported = answer.get("usage")
+    if not reported:
+        return None
+    usage = parse_usage(reported, answer.get("service_tier"))
+    return usage if usage is not None else Usage(absurd=True)
+
+
 def parse_usage(value: Any, service_tier: Any = None) -> Usage | None:
-    """A `usage` object; None when there is none or it makes no sense. `service_tier` stands beside it."""
+    """A `usage` object; None when there is none or nothing in it makes sense. `service_tier` stands beside it."""
     if not isinstance(value, dict):
         return None
-    prompt = _count(value.get("prompt_tokens"))
-    completion = _count(value.get("completion_tokens"))
+    given = (value.get("prompt_tokens"), value.get("completion_tokens"))
+    prompt, completion = map(token_count, given)
     if prompt is None and completion is None:
         return None
+    absurd = (prompt is None and given[0] is not None) or (completion is None and given[1] is not None)
     prompt_details = value.get("prompt_tokens_details")
     completion_details = value.get("completion_tokens_details")
-    cached = _count(prompt_details.get("cached_tokens")) if isinstance(prompt_details, dict) else None
+    cached = token_count(prompt_details.get("cached_tokens")) if isinstance(prompt_details, dict) else None
     if cached is None:
-        cached = _count(value.get("prompt_cache_hit_tokens"))  # DeepSeek: https://api-docs.deepseek.com/guides/kv_cache
+        # DeepSeek: https://api-docs.deepseek.com/guides/kv_cache
+        cached = token_count(value.get("prompt_cache_hit_tokens"))
     written = (
-        _count(prompt_details.get("cache_write_tokens")) if isinstance(prompt_details, dict) else None
+        token_count(prompt_details.get("cache_write_tokens")) if isinstance(prompt_details, dict) else None
     )  # OpenRouter
-    reasoning = _count(completion_details.get("reasoning_tokens")) if isinstance(completion_details, dict) else None
+    reasoning = (
+        token_count(completion_details.get("reasoning_tokens")) if isinstance(completion_details, dict) else None
+    )
     return Usage(
         prompt_tokens=prompt or 0,
         completion_tokens=completion or 0,
@@ -78,12 +92,8 @@ def parse_usage(value: Any, service_tier: Any = None) -> Usage | None:
         cache_write_tokens=written or 0,
         reasoning_tokens=reasoning or 0,
         tier=tier_of(service_tier),
+        absurd=absurd,
     )
-
-
-def _count(value: Any) -> int | None:
-    # A huge or negative count would spoil sums and budgets that rest on them.
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40 else None
 
 
 def error_object(parsed: Any) -> Mapping[str, Any] | None:

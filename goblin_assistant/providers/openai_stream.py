@@ -10,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.providers.base import BadResponse, Completed, Usage
+from goblin_assistant.providers.base import BadResponse, Completed, Progress, Usage, later_usage
 from goblin_assistant.providers.json_answers import parse_event
-from goblin_assistant.providers.openai_dialect import error_object, parse_usage, stream_error
+from goblin_assistant.providers.openai_dialect import error_object, stream_error, usage_in
 from goblin_assistant.providers.sse import ends_as_objects
 
 
 class Follower:
-    """The state of one stream. `drop_usage`: the usage chunk was asked for by us, not by the client."""
+    """The state of one stream. `drop_usage`: the usage chunk was asked for by us, not by the client. `progress` is
+    told the counts as they come."""
 
-    __slots__ = ("_drop_usage", "_fields", "_provider", "_seen", "done", "finish_reason", "model", "usage")
+    __slots__ = ("_drop_usage", "_fields", "_progress", "_provider", "_seen", "done", "finish_reason", "model", "usage")
 
-    def __init__(self, provider: str, fields: Mapping[str, Any], *, drop_usage: bool) -> None:
+    def __init__(
+        self, provider: str, fields: Mapping[str, Any], *, drop_usage: bool, progress: Progress | None = None
+    ) -> None:
+        self._progress = progress if progress is not None else Progress()
         self._provider = provider
         self._fields = fields
         self._drop_usage = drop_usage
@@ -88,9 +92,9 @@ class Follower:
             self._seen = True
         if not self.model and isinstance(chunk.get("model"), str):
             self.model = chunk["model"]
-        usage = parse_usage(chunk.get("usage"), chunk.get("service_tier"))
+        usage = usage_in(chunk)
         if usage is not None:
-            self.usage = usage
+            self.usage = self._progress.usage = later_usage(self.usage, usage)
         if not isinstance(choices, list):
             return True  # something new; not ours to judge
         for choice in choices:

@@ -1,0 +1,83 @@
+"""Whether a provider's count can be true, and what is booked where it cannot.
+
+A count is replaced by the estimate (usage_estimates.py, usage_delivered.py) when it
+
+    is no count          a text, a negative number, a truth value, 5.5
+    is 0 beside content  no prompt has no tokens, and a text that was delivered was generated
+    is beyond the model  more than its context window, or UNKNOWN_WINDOW where that is not known, for
+                         each answer asked for
+
+so that it can neither make a call free nor empty a budget. Each is counted
+(`provider_usage_unusable_total`) and logged once a model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from goblin_assistant import metrics
+from goblin_assistant.providers import Registry
+from goblin_assistant.providers.base import Provider, Usage
+
+logger = logging.getLogger("goblin_assistant.usage")
+
+BELIEVED = 65_536
+"""A count up to this is below any bound that matters; the model's window is not looked up for it."""
+UNKNOWN_WINDOW = 2_000_000
+"""The largest window in general use (Gemini 1.5 Pro, Grok 4 fast)."""
+WARNED_MODELS = 1000
+
+
+class UsageChecks:
+    """Checks the reports of all providers. Shared by all threads."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._warned: set[tuple[str, str]] = set()
+
+    def checked(
+        self, usage: Usage, provider: Provider, model: str, answers: int, estimate: Callable[[], Usage]
+    ) -> Usage:
+        """The usage with what cannot be true replaced. `answers` is how many were asked for, 0 for embeddings;
+        `estimate` counts what was asked and said, and is called only when it is needed."""
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        if not usage.absurd and 0 < prompt <= BELIEVED and (0 < completion <= BELIEVED or not answers):
+            return usage
+        most = BELIEVED
+        if max(prompt, completion) > BELIEVED:
+            most = max(BELIEVED, _window(provider, model))
+        estimated = estimate()
+        said = estimated.completion_tokens
+        reasons = []
+        if prompt > most or (prompt == 0 and (completion or said or usage.absurd or not answers)):
+            reasons.append("prompt_tokens")
+            usage = replace(
+                usage,
+                prompt_tokens=estimated.prompt_tokens,
+                cached_tokens=0,
+                cache_write_tokens=0,
+                cache_write_1h_tokens=0,
+            )
+        if completion > most * max(1, answers) or (completion == 0 and said):
+            reasons.append("completion_tokens")
+            usage = replace(usage, completion_tokens=said, reasoning_tokens=0)
+        if reasons:
+            usage = replace(usage, source="estimated")
+        if reasons or usage.absurd:
+            self._tell(provider.name, model, reasons)
+        return usage
+
+    def _tell(self, provider: str, model: str, counts: list[str]) -> None:
+        label = self._registry.label(provider, model)
+        metrics.provider_usage_unusable_total.labels(provider, label).inc()
+        if (provider, model) in self._warned or len(self._warned) >= WARNED_MODELS:
+            return
+        self._warned.add((provider, model))
+        logger.warning("usage_unusable", extra={"provider": provider, "model": model, "estimated": counts})
+
+
+def _window(provider: Provider, model: str) -> int:
+    windows = (known.context_window for known in provider.models() if known.id == model)
+    return next(windows, None) or UNKNOWN_WINDOW

@@ -1,0 +1,144 @@
+"""How much an answer said, where the provider does not tell: the bytes of its texts, four to a token.
+
+Counted are all texts that a model writes: content, reasoning, refusals, names and arguments of tool calls. Ids, roles
+and signatures are not.
+
+A stream's blocks are kept, up to HELD_BYTES, and looked at only when nobody has counted: most streams end with the
+provider's count and are never parsed for this. What is longer is parsed a block of HELD_BYTES at a time; the memory of
+a stream stays bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+FAIR_BYTES_PER_TOKEN = 4
+HELD_BYTES = 32_768
+
+_NO_TEXT = frozenset({
+    "role", "id", "type", "index", "finish_reason", "signature", "encrypted_content", "tool_call_id", "data",
+    "logprobs", "cache_control", "extra_content", "annotations", "thinking_blocks",
+})  # fmt: skip
+"""Names, marks and sounds; and what says again that which stands beside it (annotations, thinking blocks)."""
+_REASONING = frozenset({"reasoning_content", "reasoning", "reasoning_details"})
+
+
+class DeliveredText:
+    """What one streamed answer has said so far."""
+
+    __slots__ = ("_bytes", "_events", "_held", "_size")
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+        self._size = 0
+        self._events = 0
+        self._bytes = 0
+
+    def add(self, block: bytes) -> None:
+        """A block of whole events is on its way to the client."""
+        self._held.append(block)
+        self._size += len(block)
+        if self._size > HELD_BYTES:
+            self._count()
+
+    @property
+    def events(self) -> int:
+        """Events with data in them."""
+        self._count()
+        return self._events
+
+    @property
+    def tokens(self) -> int:
+        """A quarter of the bytes, rounded up."""
+        self._count()
+        return -(-self._bytes // FAIR_BYTES_PER_TOKEN)
+
+    def _count(self) -> None:
+        if not self._held:
+            return
+        held, self._held, self._size = self._held, [], 0
+        block = b"".join(held)
+        for line in block.split(b"\n"):
+            if line.startswith(b"data:"):
+                self._events += 1
+                try:
+                    chunk = orjson.loads(line[5:])
+                except orjson.JSONDecodeError:
+                    if line[5:].strip() != b"[DONE]":  # an event may have several lines of data
+                        self._bytes += len(line) - 5
+                    continue
+                if isinstance(chunk, dict):
+                    self._bytes += _said_in_chunk(chunk)
+
+
+def estimate_completion_tokens(answer: bytes) -> int:
+    """Tokens of a whole answer, OpenAI's or Anthropic's, by its text; 0: it says nothing, or cannot be read."""
+    try:
+        parsed = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return 0
+    if not isinstance(parsed, dict):
+        return 0
+    said = _said(parsed.get("content"))
+    for choice in _list(parsed.get("choices")):
+        if isinstance(choice, dict):
+            said += _said(choice.get("message")) + _length(choice.get("text"))
+    return -(-said // FAIR_BYTES_PER_TOKEN)
+
+
+def _said_in_chunk(chunk: Mapping[str, Any]) -> int:
+    found = chunk.get("choices")
+    if isinstance(found, list):
+        return sum(_said_in_choice(choice) for choice in found if isinstance(choice, dict))
+    kind = chunk.get("type")
+    if kind == "content_block_delta":
+        return _said(chunk.get("delta"))
+    return _said(chunk.get("content_block")) if kind == "content_block_start" else 0
+
+
+def _said_in_choice(choice: Mapping[str, Any]) -> int:
+    delta = choice.get("delta")
+    if isinstance(delta, dict):
+        content = delta.get("content")
+        if isinstance(content, str) and len(delta) == 1:  # what almost every chunk is
+            return _length(content)
+    # Some servers put the whole message into a chunk, and the older API has a text.
+    return _said(delta or choice.get("message")) + _length(choice.get("text"))
+
+
+def _said(item: Any) -> int:
+    """Bytes of the texts in a message, a delta, a block, or a list of blocks."""
+    length = 0
+    pending: list[Any] = [item]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            length += _length(value)
+        elif isinstance(value, list):
+            pending.extend(value)
+        elif isinstance(value, dict) and not str(value.get("type")).endswith("_tool_result"):
+            # OpenRouter and some others say their reasoning under two or three names.
+            reasoning = value.get("reasoning_content") or value.get("reasoning")
+            for name, inner in value.items():
+                if name in _NO_TEXT or (reasoning and name in _REASONING):
+                    continue
+                if name == "input" and isinstance(inner, dict):
+                    length += len(orjson.dumps(inner)) if inner else 0  # a tool's arguments, parsed
+                else:
+                    pending.append(inner)
+            if reasoning:
+                pending.append(reasoning)
+    return length
+
+
+def _length(text: Any) -> int:
+    if not isinstance(text, str):
+        return 0
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
