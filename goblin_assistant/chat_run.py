@@ -97,7 +97,13 @@ class Run:
         """The answer is whole. `answer` is its body where it was not streamed. Writes the journal line, so that nothing is
         lost should the process be killed from here on."""
         self._answer = answer
-        self.usage = self._checked(usage) if usage is not None else self._estimate()
+        progress = self.progress
+        if usage is None:
+            self.usage = self._estimate()
+        elif progress is not None and progress.usage is not None and not progress.final:
+            self.usage = self._usage_so_far()  # more was said after the last report
+        else:
+            self.usage = self._checked(usage)
         self.answered_at = time.perf_counter()
         self._close_entry(completed=True)
         self._store.journal(self.entry)
@@ -112,7 +118,8 @@ class Run:
         entry.error_source = source_of(error)
         if isinstance(error, ProviderError) and not entry.provider:
             entry.provider = error.provider
-        if self._outcome is not None and self.usage is None and entry.stream:
+        reported = self.progress is not None and self.progress.usage is not None
+        if self.usage is None and entry.stream and (self._outcome is not None or reported):
             self.usage = self._usage_so_far()
         self._close_entry(completed=False)
 

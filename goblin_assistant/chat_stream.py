@@ -48,6 +48,11 @@ class ChatStream:
         self._is_draining = is_draining
         self._completed = False
         reaper.start()
+        assert run.delivered is not None
+        self._deliver = run.delivered.add
+        first = outcome.value[0]
+        if type(first) is bytes:  # counted although the client may leave before it asks for it
+            self._deliver(first)
         self._pieces = self._generate()
         self._began = time.perf_counter()
         self._made = True
@@ -59,12 +64,10 @@ class ChatStream:
         run = self._run
         event, events = self._outcome.value
         translator = self._translator
-        assert run.delivered is not None
-        deliver = run.delivered.add
+        deliver = self._deliver
         try:
             while True:
                 if type(event) is bytes:
-                    deliver(event)
                     yield event if translator is None else translator.feed(event)
                 else:
                     assert isinstance(event, Completed)
@@ -76,6 +79,8 @@ class ChatStream:
                     raise BadResponse(
                         "the provider's stream ended before its end", provider=run.entry.provider
                     ) from None
+                if type(event) is bytes:
+                    deliver(event)
             if completed.model:
                 run.entry.model = completed.model
             self._completed = True

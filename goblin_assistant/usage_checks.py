@@ -7,7 +7,8 @@ A count is replaced by the estimate (usage_estimates.py, usage_delivered.py) whe
     is beyond the model  more than its context window, or UNKNOWN_WINDOW where that is not known, for
                          each answer asked for
 
-so that it can neither make a call free nor empty a budget. Each is counted
+A report with a count that is none, or beyond the model, is doubtful: its other count holds only where the
+estimate is smaller. So it can neither make a call free nor empty a budget. Each is counted
 (`provider_usage_unusable_total`) and logged once a model.
 """
 
@@ -50,9 +51,12 @@ class UsageChecks:
             most = max(BELIEVED, _window(provider, model))
         estimated = estimate()
         said = estimated.completion_tokens
-        reasons = []
-        if prompt > most or (prompt == 0 and (completion or said or usage.absurd or not answers)):
-            reasons.append("prompt_tokens")
+        # Who is wrong about one count is not believed in the other, where that is the smaller one.
+        doubtful = usage.absurd or prompt > most or completion > most * max(1, answers)
+        least_prompt, least_said = (estimated.prompt_tokens, said) if doubtful else (0, 0)
+        replaced = []
+        if not least_prompt <= prompt <= most or (prompt == 0 and (completion or said or not answers)):
+            replaced.append("prompt_tokens")
             usage = replace(
                 usage,
                 prompt_tokens=estimated.prompt_tokens,
@@ -60,13 +64,13 @@ class UsageChecks:
                 cache_write_tokens=0,
                 cache_write_1h_tokens=0,
             )
-        if completion > most * max(1, answers) or (completion == 0 and said):
-            reasons.append("completion_tokens")
+        if not least_said <= completion <= most * max(1, answers) or (completion == 0 and said):
+            replaced.append("completion_tokens")
             usage = replace(usage, completion_tokens=said, reasoning_tokens=0)
-        if reasons:
+        if replaced:
             usage = replace(usage, source="estimated")
-        if reasons or usage.absurd:
-            self._tell(provider.name, model, reasons)
+        if replaced or usage.absurd:
+            self._tell(provider.name, model, replaced)
         return usage
 
     def _tell(self, provider: str, model: str, counts: list[str]) -> None:

@@ -79,10 +79,12 @@ class Follower:
                 self._count(message.get("usage"))
                 self.model, self.message_id = str(message.get("model") or ""), str(message.get("id") or "")
         elif kind == "message_delta":
-            self._count(event.get("usage"))
-            delta = event.get("delta")
+            usage, delta = event.get("usage"), event.get("delta")
+            self._count(usage)
             if isinstance(delta, dict):
                 self.finish_reason = finish_reason(delta.get("stop_reason")) or self.finish_reason
+            if isinstance(usage, dict) and usage.get("output_tokens") is not None:
+                self._progress.final = self.finish_reason is not None
         elif kind == "message_stop":
             self.done = True
         elif kind == "error":

@@ -203,9 +203,11 @@ def later_usage(known: Usage | None, usage: Usage) -> Usage:
 
 @dataclass(slots=True)
 class Progress:
-    """What a provider has reported of a stream that is still running: the last counts, if there were any."""
+    """What a provider has reported of a stream that is still running: the last counts, if there were any.
+    `final`: they came at the end of the answer, so that nothing was said after them."""
 
     usage: Usage | None = None
+    final: bool = False
 
 
 TIERS = frozenset({"flex", "priority", "fast"})

@@ -100,6 +100,8 @@ class Follower:
         for choice in choices:
             if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str):
                 self.finish_reason = choice["finish_reason"]
+        if usage is not None:
+            self._progress.final = not choices or self.finish_reason is not None
         return not (self._drop_usage and usage is not None and not choices)
 
 
