@@ -163,6 +163,8 @@ class ScriptedServer:
             message = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": []}
             yield _event({"type": "message_start", "message": {**message, "usage": usage}})
             yield _event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
+            tool = {"type": "tool_use", "id": "t", "name": "", "input": {}}
+            yield _event({"type": "content_block_start", "index": 1, "content_block": tool})
         for at, (kind, size) in enumerate(pieces):
             if script.breaks_at == at:
                 return
@@ -183,7 +185,8 @@ class ScriptedServer:
             names = {"content": "text", "reasoning_content": "thinking", "arguments": "partial_json", "refusal": "text"}
             forms = {"text": "text_delta", "thinking": "thinking_delta", "partial_json": "input_json_delta"}
             name = names[kind]
-            event = _event({"type": "content_block_delta", "index": 0, "delta": {"type": forms[name], name: text}})
+            index = 1 if kind == "arguments" else 0
+            event = _event({"type": "content_block_delta", "index": index, "delta": {"type": forms[name], name: text}})
             return event + (_event({"type": "message_delta", "delta": {}, "usage": usage}) if usage else b"")
         delta: dict[str, Any] = {kind: text}
         if kind == "arguments":
