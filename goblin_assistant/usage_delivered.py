@@ -10,10 +10,17 @@ a stream stays bounded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
+
+_PLAIN = re.compile(
+    rb'"delta": ?\{(?:"type": ?"(?:text|thinking)_delta", ?)?"(?:content|reasoning_content|text|thinking)": ?"([^"\\]*)"\}'
+).search
+"""The one text of an event in which nothing is escaped: read without parsing, at a third of the cost. A quotation mark
+inside a text is escaped, so that no text looks like this."""
 
 FAIR_BYTES_PER_TOKEN = 4
 HELD_BYTES = 32_768
@@ -64,6 +71,10 @@ class DeliveredText:
         for line in block.split(b"\n"):
             if line.startswith(b"data:"):
                 self._events += 1
+                plain = _PLAIN(line)
+                if plain is not None and line.count(b'"delta"') == 1:
+                    self._bytes += plain.end(1) - plain.start(1)
+                    continue
                 try:
                     chunk = orjson.loads(line[5:])
                 except orjson.JSONDecodeError:
