@@ -11,7 +11,7 @@ from sqlalchemy import Engine, create_engine, select, update
 
 from goblin_assistant import principals
 from goblin_assistant.accounts import Accounts
-from goblin_assistant.api_keys import MAX_KEYS_PER_USER, KeySpec, NewKey
+from goblin_assistant.api_keys import MAX_KEYS_PER_USER, ApiKeys, KeySpec, NewKey
 from goblin_assistant.budgets import Budgets
 from goblin_assistant.errors import (
     BudgetExceeded,
@@ -183,6 +183,30 @@ def test_a_user_has_at_most_a_hundred_good_keys(accounts: Accounts, engine: Engi
     again = make(accounts, user_id)
     accounts.keys.revoke(again.row.id)
     make(accounts, user_id)
+
+
+def test_keys_made_at_once_do_not_pass_the_limit_and_rotated_ones_count(
+    accounts: Accounts, engine: Engine, user_id: int
+) -> None:
+    keys = ApiKeys(engine, accounts.principals, most=5)
+    start = threading.Barrier(8)
+
+    def attempt(_: int) -> NewKey | None:
+        start.wait()
+        try:
+            return keys.create(user_id, KeySpec("k"))
+        except Conflict:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [key for key in pool.map(attempt, range(8)) if key is not None]
+    assert len(made) == 5
+    with pytest.raises(Conflict, match="a user may have 5; revoke one first"):
+        keys.rotate(made[0].row.id)
+    successor = keys.rotate(made[0].row.id, grace_seconds=0)
+    assert accounts.principals.of_key(successor.secret).shared_label == f"key:{made[0].row.id}"
+    with pytest.raises(Conflict):
+        keys.create(user_id, KeySpec("k"))
 
 
 # -- rotation -------------------------------------------------------------------------------------

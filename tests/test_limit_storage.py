@@ -214,3 +214,16 @@ def test_the_wait_for_tokens_is_as_long_as_it_takes_for_enough_to_leave(clock: C
     storage.reserve("key:1", 100, 60, 70, "h2")
     assert storage.reserve("key:1", 100, 60, 30, "h3") == pytest.approx(50)
     assert storage.reserve("key:1", 100, 60, 31, "h3") == pytest.approx(60)
+
+
+def test_two_buckets_are_counted_together_or_not_at_all() -> None:
+    storage = MemoryStorage()
+    key, user = ("key:1", 3, 60), ("user:1", 5, 60)
+    assert [[hit.remaining for hit in storage.hit_all([key, user])] for _ in range(3)] == [[2, 4], [1, 3], [0, 2]]
+    refused = storage.hit_all([key, user])
+    assert [hit.allowed for hit in refused] == [False]
+    assert 55 < refused[0].retry_after <= 60
+    assert [storage.hit(*user).remaining for _ in range(2)] == [1, 0]
+    other = storage.hit_all([("key:2", 3, 60), user])
+    assert [hit.allowed for hit in other] == [True, False]
+    assert storage.hit("key:2", 3, 60).remaining == 2

@@ -46,6 +46,18 @@ def test_hits_leave_the_window(storage: SharedStorage) -> None:
     wait_until(lambda: storage.hit("a", 2, 1).allowed, 3)
 
 
+def test_two_buckets_are_counted_together_or_not_at_all(storage: SharedStorage) -> None:
+    key, user = ("key:1", 3, 60), ("user:1", 5, 60)
+    assert [[hit.remaining for hit in storage.hit_all([key, user])] for _ in range(3)] == [[2, 4], [1, 3], [0, 2]]
+    refused = storage.hit_all([key, user])
+    assert [hit.allowed for hit in refused] == [False]
+    assert 55 < refused[0].retry_after <= 60
+    assert [storage.hit(*user).remaining for _ in range(2)] == [1, 0]
+    other = storage.hit_all([("key:2", 3, 60), user])
+    assert [hit.allowed for hit in other] == [True, False]
+    assert storage.hit("key:2", 3, 60).remaining == 2
+
+
 def test_flask_limiter_sees_the_same_window(storage: SharedStorage) -> None:
     assert storage.get_moving_window("a", 3, 60)[1] == 0
     assert storage.acquire_entry("a", 3, 60)
