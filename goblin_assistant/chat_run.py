@@ -32,7 +32,7 @@ from goblin_assistant.usage import (
     estimate_prompt_tokens,
     max_completion_tokens,
 )
-from goblin_assistant.usage_checks import UsageChecks
+from goblin_assistant.usage_checks import UsageChecks, is_plain
 from goblin_assistant.usage_delivered import DeliveredText
 
 logger = logging.getLogger("goblin_assistant.chat")
@@ -187,9 +187,10 @@ class Run:
         return label
 
     def _checked(self, usage: Usage) -> Usage:
-        if self._target is None:
+        answered = self.entry.operation == "chat_completion"
+        if self._target is None or is_plain(usage, answered=answered):
             return usage
-        answers = choices(self._body) if self.entry.operation == "chat_completion" else 0
+        answers = choices(self._body) if answered else 0
         return self._checks.checked(usage, self._target.provider, self._target.model, answers, self._estimate)
 
     def _usage_so_far(self) -> Usage:

@@ -31,6 +31,15 @@ UNKNOWN_WINDOW = 2_000_000
 WARNED_MODELS = 1000
 
 
+def is_plain(usage: Usage, *, answered: bool) -> bool:
+    """Whether there is nothing to doubt, as with almost every report. `answered` is false for embeddings."""
+    return (
+        not usage.absurd
+        and 0 < usage.prompt_tokens <= BELIEVED
+        and (0 < usage.completion_tokens <= BELIEVED or not answered)
+    )
+
+
 class UsageChecks:
     """Checks the reports of all providers. Shared by all threads."""
 
@@ -44,8 +53,6 @@ class UsageChecks:
         """The usage with what cannot be true replaced. `answers` is how many were asked for, 0 for embeddings;
         `estimate` counts what was asked and said, and is called only when it is needed."""
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
-        if not usage.absurd and 0 < prompt <= BELIEVED and (0 < completion <= BELIEVED or not answers):
-            return usage
         most = BELIEVED
         if max(prompt, completion) > BELIEVED:
             most = max(BELIEVED, _window(provider, model))
