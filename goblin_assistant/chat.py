@@ -272,9 +272,10 @@ class ChatService:
 
 
 def _most_prompt_tokens(chat: Chat, targets: list[Target]) -> int:
+    most = most_prompt_tokens(chat.body, [target.model for target in targets])
+    if chat.operation != "chat_completion":
+        return most
     # Exact where every provider that may be asked can count beforehand.
     counts = [counted(target, chat.body, chat.dialect) for target in targets]
-    if None not in counts:
-        return max(count for count in counts if count is not None)
-    most = most_prompt_tokens(chat.body, [target.model for target in targets])
-    return max(most, *(count or 0 for count in counts))
+    exact = [count for count in counts if count is not None]
+    return max(exact) if len(exact) == len(counts) else max([most, *exact])

@@ -205,7 +205,9 @@ class Run:
         return reported
 
     def _estimate(self) -> Usage:
-        prompt = counted(self._target, self._body, self._dialect) if self._target is not None else None
+        prompt = None
+        if self._target is not None and self.entry.operation == "chat_completion":
+            prompt = counted(self._target, self._body, self._dialect)
         return Usage(
             prompt_tokens=prompt if prompt is not None else estimate_prompt_tokens(self._body),
             completion_tokens=self._said(),

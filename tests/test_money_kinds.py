@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from goblin_assistant import metrics
+from goblin_assistant.goblin_file import GoblinFile
 from goblin_assistant.providers.anthropic import AnthropicProvider
 from goblin_assistant.providers.base import ChatRequest, Model
 from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider, Quirks
 from goblin_assistant.usage_estimates import estimate_prompt_tokens, most_prompt_tokens
 from goblin_assistant.usage_images import image_size
-from tests.conftest import MakeApp
+from tests.conftest import MakeApp, register
 from tests.fake_upstream import CUT, FakeUpstream, Reply
 from tests.test_usage_billing import BODY, PROMPT_ESTIMATE, Bench
 from tests.wire_bodies import openai_chat, openai_events, openai_usage
@@ -220,6 +221,19 @@ def test_embeddings_hold_their_prompt_whatever_else_their_body_says(
     body = {"model": "fake/gpt-4o", "input": "x" * 160, name: limit}
     statuses = [bench.client.post("/v1/embeddings", json=body, headers=key).status_code for _ in range(4)]
     assert statuses == [200, 200, 429, 429]
+
+
+@pytest.mark.parametrize("messages", [[], [1], [{"content": 5}]])
+def test_embeddings_read_no_messages(make_app: MakeApp, messages: Any) -> None:
+    file = GoblinFile.model_validate({"prices": {"echo/*": {"input": 10, "output": 10}}})
+    client = make_app(file=file).test_client()
+    user = {"Authorization": f"Bearer {register(client)['access_token']}"}
+    made = client.post(
+        "/auth/keys", json={"name": "e", "scopes": ["embeddings"], "monthly_budget_usd": "0.01"}, headers=user
+    )
+    key = {"Authorization": f"Bearer {made.get_json()['key']}"}
+    body = {"model": "echo", "input": "word " * 4000, "messages": messages}
+    assert client.post("/v1/embeddings", json=body, headers=key).status_code == 402
 
 
 # -- estimates that could be fooled -----------------------------------------------------------------
