@@ -1,7 +1,7 @@
 """CPU of counting what a stream delivers: `python -m benchmarks.delivered_text`.
 
-Microseconds an event, the least of seven rounds: what every event costs (a stream that ends with the provider's count),
-and what it costs where the text has to be counted.
+Microseconds an event, the least of seven rounds: what every event costs (a stream that ends with
+the provider's count), and what it costs where the text has to be counted.
 """
 
 from __future__ import annotations

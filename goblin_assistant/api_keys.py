@@ -174,7 +174,8 @@ class ApiKeys:
 
     @staticmethod
     def _lock_user(connection: Connection, user_id: int | ScalarSelect[Any]) -> None:
-        # Changes nothing: of two that make keys for one user at once, the second waits and counts the first one's.
+        # Changes nothing: of two that make keys for one user at once, the second waits and counts
+        # the first one's.
         same = {"token_version": users.c.token_version}
         connection.execute(update(users).where(users.c.id == user_id).values(same))
 

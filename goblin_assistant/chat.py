@@ -233,15 +233,16 @@ class ChatService:
             chat.defer(run.settle)
 
     def _most_completion_tokens(self, chat: Chat) -> int:
-        """What is held for the answers, in money and in tokens a minute. Embeddings have none, whatever their body says."""
+        """What is held for the answers, in money and in tokens a minute. Embeddings have none,
+        whatever their body says."""
         if chat.operation != "chat_completion":
             return 0
         body = chat.body
         return max_completion_tokens(body, self._usage.default_max_tokens) + prediction_tokens(body)
 
     def _limit_answer(self, chat: Chat) -> None:
-        """Send a limit where the request has none and its caller is held to money or tokens: what is held for the answer
-        is then the most that the provider may write."""
+        """Send a limit where the request has none and its caller is held to money or tokens: what
+        is held for the answer is then the most that the provider may write."""
         body, principal = chat.body, chat.principal
         if chat.operation != "chat_completion" or completion_limit(body) is not None:
             return

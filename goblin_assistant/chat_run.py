@@ -3,8 +3,9 @@
 However a chat ends (answered, failed, cut), its run is settled once: one usage record, one `chat_completed` line, the metrics, and every
 hold given back in the reverse order of its taking. Settling waits until the last byte has gone; only the journal line is written before.
 
-Who pays for a chat that was cut: the tokens that the provider reported, but at least a quarter of the bytes of the
-text that was delivered; and an estimate of the prompt where nothing was reported (docs/usage.md).
+Who pays for a chat that was cut: the tokens that the provider reported, but at least a quarter of
+the bytes of the text that was delivered; and an estimate of the prompt where nothing was reported
+(docs/usage.md).
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ class Run:
         self.entry.model = outcome.target.model
 
     def succeeded(self, usage: Usage | None, answer: bytes = b"") -> None:
-        """The answer is whole. `answer` is its body where it was not streamed. Writes the journal line, so that nothing is
-        lost should the process be killed from here on."""
+        """The answer is whole. `answer` is its body where it was not streamed. Writes the journal
+        line, so that nothing is lost should the process be killed from here on."""
         self._answer = answer
         progress = self.progress
         if usage is None:
@@ -194,7 +195,8 @@ class Run:
         return self._checks.checked(usage, self._target.provider, self._target.model, answers, self._estimate)
 
     def _usage_so_far(self) -> Usage:
-        """Of an answer that was cut: what was reported until then, and at least what was delivered."""
+        """Of an answer that was cut: what was reported until then, and at least what was
+        delivered."""
         estimate = self._estimate()
         reported = self.progress.usage if self.progress is not None else None
         if reported is None:
@@ -222,8 +224,8 @@ class Run:
         if delivered is None:
             return estimate_completion_tokens(self._answer) if self._answer else 0
         events = delivered.events
-        # Events without text are counted too, so not more of them than the request allows; text is never cut down: a
-        # provider that wrote more than it was asked for is paid for it.
+        # Events without text are counted too, so not more of them than the request allows; text is
+        # never cut down: a provider that wrote more than it was asked for is paid for it.
         return max(min(events, max_completion_tokens(self._body, events)), delivered.tokens)
 
     def _close_entry(self, *, completed: bool) -> None:

@@ -78,8 +78,8 @@ class RateLimits:
             )
         }
         self.chats_per_minute = min(rule.amount * MINUTE // rule.window for rule in self._rules["chat"])
-        """The most that a key's own limit may be without widening the instance's, also while limits are off: a key made
-        then must not be wider when they are on again."""
+        """The most that a key's own limit may be without widening the instance's, also while limits
+        are off: a key made then must not be wider when they are on again."""
         for group, scopes in SCOPES.items():
             for scope in scopes:
                 rate_limit_rejections_total.labels(group, scope)
@@ -89,11 +89,12 @@ class RateLimits:
         self.storage.close()
 
     def check(self, group: str, principal: Principal | None, ip: str | None) -> Standing | None:
-        """Count one request of the chat, health or general group, by user and API key, or (without a principal) by
-        address.
+        """Count one request of the chat, health or general group, by user and API key, or (without
+        a principal) by address.
 
-        A user's keys share the user's bucket. A key's own requests per minute narrow that further; those above the
-        group's limit, which only an admin can give, count alone. Raises RateLimitExceeded. None when limits are off.
+        A user's keys share the user's bucket. A key's own requests per minute narrow that further;
+        those above the group's limit, which only an admin can give, count alone. Raises
+        RateLimitExceeded. None when limits are off.
         """
         if not self.enabled:
             return None

@@ -45,8 +45,8 @@ class Counts(Protocol):
     """What the policy needs of a storage."""
 
     def hit_all(self, buckets: Sequence[Bucket]) -> list[Hit]:
-        """Count one in each, if it fits into all of them; else in none, and the last of the list is the one that it
-        does not fit into. Atomic."""
+        """Count one in each, if it fits into all of them; else in none, and the last of the list is
+        the one that it does not fit into. Atomic."""
 
     def hit(self, key: str, limit: int, window: int) -> Hit:
         """Count one, if that stays within `limit` in `window` seconds. Atomic."""

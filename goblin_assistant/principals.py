@@ -72,8 +72,8 @@ class Principal:
 
     @property
     def shared_label(self) -> str:
-        """What limits call the caller: a rotated key and its successors are one, so that rotating gives no second
-        limit."""
+        """What limits call the caller: a rotated key and its successors are one, so that rotating
+        gives no second limit."""
         return f"key:{self.budget_key_id}" if self.budget_key_id is not None else self.label
 
     @property

@@ -54,8 +54,8 @@ redis.call('PEXPIRE', KEYS[1], math.ceil(window / 1000))
 return {1, limit - used - amount, (oldest or now) + window - now, 0}
 """
 
-# KEYS: lists. ARGV: limit and window (us) of each. Counts one in each if it fits into all, else in none.
-# Answers four numbers for each, as above; the last is the one that it does not fit into.
+# KEYS: lists. ARGV: limit and window (us) of each. Counts one in each if it fits into all, else in
+# none. Answers four numbers for each, as above; the last is the one that it does not fit into.
 _HIT_ALL = """
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])

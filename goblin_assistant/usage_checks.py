@@ -7,9 +7,9 @@ A count is replaced by the estimate (usage_estimates.py, usage_delivered.py) whe
     is beyond the model  more than its context window, or UNKNOWN_WINDOW where that is not known, for
                          each answer asked for
 
-A report with a count that is none, or beyond the model, is doubtful: its other count holds only where the
-estimate is smaller. So it can neither make a call free nor empty a budget. Each is counted
-(`provider_usage_unusable_total`) and logged once a model.
+A report with a count that is none, or beyond the model, is doubtful: its other count holds only
+where the estimate is smaller. So it can neither make a call free nor empty a budget. Each is
+counted (`provider_usage_unusable_total`) and logged once a model.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from goblin_assistant.providers.base import Provider, Usage
 logger = logging.getLogger("goblin_assistant.usage")
 
 BELIEVED = 65_536
-"""A count up to this is below any bound that matters; the model's window is not looked up for it."""
+"""A count up to this is below any bound that matters; the model's window is not looked up for
+it."""
 UNKNOWN_WINDOW = 2_000_000
 """The largest window in general use (Gemini 1.5 Pro, Grok 4 fast)."""
 WARNED_MODELS = 1000
 
 
 def is_plain(usage: Usage, *, answered: bool) -> bool:
-    """Whether there is nothing to doubt, as with almost every report. `answered` is false for embeddings."""
+    """Whether there is nothing to doubt, as with almost every report. `answered` is false for
+    embeddings."""
     return (
         not usage.absurd
         and 0 < usage.prompt_tokens <= BELIEVED
@@ -50,8 +52,9 @@ class UsageChecks:
     def checked(
         self, usage: Usage, provider: Provider, model: str, answers: int, estimate: Callable[[], Usage]
     ) -> Usage:
-        """The usage with what cannot be true replaced. `answers` is how many were asked for, 0 for embeddings;
-        `estimate` counts what was asked and said, and is called only when it is needed."""
+        """The usage with what cannot be true replaced. `answers` is how many were asked for, 0 for
+        embeddings; `estimate` counts what was asked and said, and is called only when it is
+        needed."""
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         most = BELIEVED
         if max(prompt, completion) > BELIEVED:

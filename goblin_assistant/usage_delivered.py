@@ -1,11 +1,12 @@
-"""How much an answer said, where the provider does not tell: the bytes of its texts, four to a token.
+"""How much an answer said, where the provider does not tell: the bytes of its texts, four to a
+token.
 
-Counted are all texts that a model writes: content, reasoning, refusals, names and arguments of tool calls. Ids, roles
-and signatures are not.
+Counted are all texts that a model writes: content, reasoning, refusals, names and arguments of tool
+calls. Ids, roles and signatures are not.
 
-A stream's blocks are kept, up to HELD_BYTES, and looked at only when nobody has counted: most streams end with the
-provider's count and are never parsed for this. What is longer is parsed a block of HELD_BYTES at a time; the memory of
-a stream stays bounded.
+A stream's blocks are kept, up to HELD_BYTES, and looked at only when nobody has counted: most
+streams end with the provider's count and are never parsed for this. What is longer is parsed a
+block of HELD_BYTES at a time; the memory of a stream stays bounded.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import orjson
 _PLAIN = re.compile(
     rb'"delta": ?\{(?:"type": ?"(?:text|thinking)_delta", ?)?"(?:content|reasoning_content|text|thinking)": ?"([^"\\]*)"\}'
 ).search
-"""The one text of an event in which nothing is escaped: read without parsing, at a third of the cost. A quotation mark
-inside a text is escaped, so that no text looks like this."""
+"""The one text of an event in which nothing is escaped: read without parsing, at a third of the
+cost. A quotation mark inside a text is escaped, so that no text looks like this."""
 
 FAIR_BYTES_PER_TOKEN = 4
 HELD_BYTES = 32_768
@@ -29,7 +30,8 @@ _NO_TEXT = frozenset({
     "role", "id", "type", "index", "finish_reason", "signature", "encrypted_content", "tool_call_id", "data",
     "logprobs", "cache_control", "extra_content", "annotations", "thinking_blocks",
 })  # fmt: skip
-"""Names, marks and sounds; and what says again that which stands beside it (annotations, thinking blocks)."""
+"""Names, marks and sounds; and what says again that which stands beside it (annotations, thinking
+blocks)."""
 _REASONING = frozenset({"reasoning_content", "reasoning", "reasoning_details"})
 
 
@@ -86,7 +88,8 @@ class DeliveredText:
 
 
 def estimate_completion_tokens(answer: bytes) -> int:
-    """Tokens of a whole answer, OpenAI's or Anthropic's, by its text; 0: it says nothing, or cannot be read."""
+    """Tokens of a whole answer, OpenAI's or Anthropic's, by its text; 0: it says nothing, or cannot
+    be read."""
     try:
         parsed = orjson.loads(answer)
     except orjson.JSONDecodeError:

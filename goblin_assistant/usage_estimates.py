@@ -1,16 +1,18 @@
 """How many tokens a request may take, before (or without) anybody who counts them. Pure functions.
 
-The rule, when the provider cannot count: text is counted in UTF-8 bytes, names and values of the whole body, but for
-the fields that are known not to reach the model (NOT_READ).
+The rule, when the provider cannot count: text is counted in UTF-8 bytes, names and values of the
+whole body, but for the fields that are known not to reach the model (NOT_READ).
 * `estimate_prompt_tokens`, for bills and rates: 4 bytes a token. English prose has 4.4 to 4.8 bytes a token in the
   tokenizers of OpenAI (o200k) and
   Anthropic; the field names around it make up for the difference.
 * `most_prompt_tokens`, for reservations: 3 bytes a token. Source code (3.3 to 3.8) and Chinese (about 4 bytes, 1.3
   characters) stay below it; long runs of
   base64 and rare scripts may not.
-* An image counts by its width and height (usage_images.py), and only where a content part of a message is one: a text
+* An image counts by its width and height (usage_images.py), and only where a content part of a
+message is one: a text
   that begins like an image's address is a text, and so is an "image" among a tool's arguments.
-* PDF documents and audio are 2,000 tokens or a token for 16 characters of base64, whichever is more: a scanned page
+* PDF documents and audio are 2,000 tokens or a token for 16 characters of base64, whichever is
+more: a scanned page
   has about 100 KB and 2,000 tokens. Files of another kind count as text.
 """
 
@@ -43,7 +45,8 @@ NOT_READ = frozenset({
     "service_tier", "speed", "logit_bias", "reasoning_effort", "verbosity", "modalities", "anthropic_version",
     "encoding_format", "tool_choice", *LIMIT_FIELDS, *CHOICE_FIELDS,
 })  # fmt: skip
-"""Fields that no provider shows to the model. Numbers and truth values beside them are settings, too."""
+"""Fields that no provider shows to the model. Numbers and truth values beside them are settings,
+too."""
 
 _CONTENT = ("messages", "input", "system")
 _DATA = frozenset({"file", "document", "input_audio", "input_file", "video_url", "audio_url", "file_url"})
@@ -58,7 +61,8 @@ def estimate_prompt_tokens(body: Mapping[str, Any]) -> int:
 
 
 def most_prompt_tokens(body: Mapping[str, Any], models: Sequence[str] = ()) -> int:
-    """Tokens that a request's prompt will hardly exceed: what money is reserved for. Never less than the estimate.
+    """Tokens that a request's prompt will hardly exceed: what money is reserved for. Never less
+    than the estimate.
 
     `models` are those that may be asked: some count images many times as high.
     """
@@ -158,7 +162,8 @@ class _Prompt:
 
     def _text(self, item: Any) -> None:
         size = 0
-        # A stack of its own: how deep a client nests its tools is not a matter of Python's recursion limit.
+        # A stack of its own: how deep a client nests its tools is not a matter of Python's
+        # recursion limit.
         pending: list[Any] = [item]
         while pending:
             value = pending.pop()

@@ -1,4 +1,5 @@
-"""How many tokens an image of a request may take, by its width and height where its bytes tell them. Pure functions.
+"""How many tokens an image of a request may take, by its width and height where its bytes tell
+them. Pure functions.
 
     estimate, for bills     width x height / 750, at most 1,600: Anthropic's rule for a standard image,
                             above OpenAI's 1,445 for eight tiles and Gemini's 258 a tile
@@ -6,9 +7,9 @@
                             32 x 32 pixels, Anthropic's high resolution ends at 4,784
     both                    at least 260: OpenAI's 255 at low detail, Gemini's 258
 
-An image whose size cannot be told (an address, a file id, an unknown format) counts the most. gpt-4o-mini counts an
-image 33.3 times as high as gpt-4o does.
-Sources: https://platform.claude.com/docs/en/build-with-claude/vision,
+An image whose size cannot be told (an address, a file id, an unknown format) counts the most.
+gpt-4o-mini counts an image 33.3 times as high as gpt-4o does. Sources:
+https://platform.claude.com/docs/en/build-with-claude/vision,
 https://platform.openai.com/docs/guides/images-vision, https://ai.google.dev/gemini-api/docs/tokens.
 """
 
@@ -34,8 +35,8 @@ _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 def image_in(part: Mapping[str, Any]) -> tuple[str, str] | None:
     """(name of the field, its text) of the image that a content part holds; None: it holds none.
 
-    The text is a data URL, an address, base64, or a file's id. OpenAI's `image_url` and `input_image`, Anthropic's
-    `image`.
+    The text is a data URL, an address, base64, or a file's id. OpenAI's `image_url` and
+    `input_image`, Anthropic's `image`.
     """
     kind = part.get("type")
     if kind == "image":
@@ -65,7 +66,8 @@ def image_tokens(image: str, *, most: bool) -> int:
 
 
 def image_size(image: str) -> tuple[int, int] | None:
-    """Width and height of a PNG, JPEG, GIF or WebP in base64 (a data URL or bare); None: they cannot be told."""
+    """Width and height of a PNG, JPEG, GIF or WebP in base64 (a data URL or bare); None: they
+    cannot be told."""
     start = 0
     if image.startswith("data:"):
         start = image.find(";base64,") + 8

@@ -221,7 +221,8 @@ class AnthropicProvider(Provider):
         if bool(source.get("stream")) is not stream:
             changes["stream"] = stream
         headers = self._forwarded(request.headers)
-        # Limits by other names mean nothing here, and a server of the same dialect must not take one for max_tokens.
+        # Limits by other names mean nothing here, and a server of the same dialect must not take
+        # one for max_tokens.
         if foreign := [name for name in LIMIT_FIELDS if name != "max_tokens" and name in source]:
             source = {name: value for name, value in source.items() if name not in foreign}
         if changes or foreign or request.raw is None:

@@ -90,7 +90,8 @@ def finish_reason(stop_reason: Any) -> str | None:
 
 
 def parse_usage(value: Any) -> Usage | None:
-    """A `usage` object; None when there is none. What is no count is 0, and the usage is marked as absurd."""
+    """A `usage` object; None when there is none. What is no count is 0, and the usage is marked as
+    absurd."""
     if not isinstance(value, dict):
         return Usage(absurd=True) if value else None
     absurd = [name for name in (*_PROMPT, "output_tokens") if _is_absurd(value.get(name))]

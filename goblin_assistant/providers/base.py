@@ -176,16 +176,17 @@ class Usage:
 
 
 def token_count(value: Any) -> int | None:
-    """A count of tokens in a provider's report; None: it is none. 100.0 is 100, as a server writes it
-    whose language has one type of number. A huge or negative one would spoil sums and budgets."""
+    """A count of tokens in a provider's report; None: it is none. 100.0 is 100, as a server writes
+    it whose language has one type of number. A huge or negative one would spoil sums and
+    budgets."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40 else None
 
 
 def later_usage(known: Usage | None, usage: Usage) -> Usage:
-    """The usage that holds after a further report of one stream: counts are totals, and a later one that is
-    smaller or makes no sense does not take back what was reported."""
+    """The usage that holds after a further report of one stream: counts are totals, and a later one
+    that is smaller or makes no sense does not take back what was reported."""
     if known is None:
         return usage
     if usage.prompt_tokens < known.prompt_tokens:
@@ -203,8 +204,8 @@ def later_usage(known: Usage | None, usage: Usage) -> Usage:
 
 @dataclass(slots=True)
 class Progress:
-    """What a provider has reported of a stream that is still running: the last counts, if there were any.
-    `final`: they came at the end of the answer, so that nothing was said after them."""
+    """What a provider has reported of a stream that is still running: the last counts, if there
+    were any. `final`: they came at the end of the answer, so that nothing was said after them."""
 
     usage: Usage | None = None
     final: bool = False
@@ -242,8 +243,9 @@ class Call:
 class ChatRequest:
     """One chat for one target. `body` is the request parsed, in `dialect`, and is never mutated by a
     provider; `raw` is the same as bytes where the client's own bytes can be sent as they are, else None.
-    `headers` are those of the client's that belong to its dialect, by lower-case name; never a credential.
-    A provider whose stream reports usage before its end notes it in `progress`: it is billed if the stream is cut."""
+    `headers` are those of the client's that belong to its dialect, by lower-case name; never a
+    credential. A provider whose stream reports usage before its end notes it in `progress`: it is
+    billed if the stream is cut."""
 
     model: str  # the upstream's name for the model
     body: Mapping[str, Any]

@@ -267,8 +267,9 @@ class OpenAICompatibleProvider(Provider):
         return encode(merged)
 
     def _one_limit(self, request: ChatRequest, changes: dict[str, Any], removed: list[str]) -> None:
-        """Of several limits only one is sent: the one that the model takes by the row, else the older name, which
-        every server knows. Its own value, where it has one: no more than what was reserved for the request."""
+        """Of several limits only one is sent: the one that the model takes by the row, else the
+        older name, which every server knows. Its own value, where it has one: no more than what was
+        reserved for the request."""
         source = request.body
         present = [name for name in LIMIT_FIELDS if name in source]
         if not present:

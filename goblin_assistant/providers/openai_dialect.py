@@ -56,7 +56,8 @@ def encode(body: Any) -> bytes:
 
 
 def usage_in(answer: Mapping[str, Any]) -> Usage | None:
-    """The usage that an answer or a chunk reports; None: it reports none. What is no count is 0 and `absurd`."""
+    """The usage that an answer or a chunk reports; None: it reports none. What is no count is 0 and
+    `absurd`."""
     reported = answer.get("usage")
     if not reported:
         return None
@@ -65,7 +66,8 @@ def usage_in(answer: Mapping[str, Any]) -> Usage | None:
 
 
 def parse_usage(value: Any, service_tier: Any = None) -> Usage | None:
-    """A `usage` object; None when there is none or nothing in it makes sense. `service_tier` stands beside it."""
+    """A `usage` object; None when there is none or nothing in it makes sense. `service_tier` stands
+    beside it."""
     if not isinstance(value, dict):
         return None
     given = (value.get("prompt_tokens"), value.get("completion_tokens"))

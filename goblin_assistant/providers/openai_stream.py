@@ -17,8 +17,8 @@ from goblin_assistant.providers.sse import ends_as_objects
 
 
 class Follower:
-    """The state of one stream. `drop_usage`: the usage chunk was asked for by us, not by the client. `progress` is
-    told the counts as they come."""
+    """The state of one stream. `drop_usage`: the usage chunk was asked for by us, not by the
+    client. `progress` is told the counts as they come."""
 
     __slots__ = ("_drop_usage", "_fields", "_progress", "_provider", "_seen", "done", "finish_reason", "model", "usage")
 
