@@ -13,7 +13,7 @@ from tests.scripted_server import ABSURD, Script
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 640, 480) + b"\x08\x06\0\0\0").decode()
 SIZES = st.sampled_from((0, 1, 7, 90, 4000))
-GLYPHS = st.sampled_from((0, 1, 2, 14, 300, 6000))
+GLYPHS = st.sampled_from((0, 1, 2, 14, 300, 6000, 12_000))
 FIELDS = st.sampled_from(("content", "reasoning_content", "refusal", "arguments"))
 LIMIT = st.sampled_from((None, 1, 3, 40, 2500))
 

@@ -145,7 +145,7 @@ class ScriptedServer:
         if script.report == "early" and truth.reported:
             return None
         most = truth.limit if script.keeps else truth.limit * 2
-        hidden = int(most * script.hidden) if last else 0
+        hidden = int(most * script.hidden) // (1 if last else 2)
         truth.reported = max(-(-truth.delivered // TOKEN), hidden)
         truth.reported_prompt = truth.prompt
         return self._named({"prompt_tokens": truth.prompt, "completion_tokens": truth.reported})

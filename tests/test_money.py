@@ -143,7 +143,7 @@ def spend(till: Till, principal: Principal, calls: list[Case]) -> tuple[list[Tru
 
 BUDGETS = st.sampled_from((300, 3_000, 30_000, 150_000))
 PROPERTY = settings(
-    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=1200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
@@ -179,7 +179,7 @@ def test_a_budget_is_exceeded_by_at_most_what_the_calls_in_flight_wrote_beyond_t
     assert (recorded[0][0] or 0) == spent
 
 
-@settings(PROPERTY, max_examples=150)
+@settings(PROPERTY, max_examples=400)
 @given(tokens=st.sampled_from((50, 700, 9_000, 40_000)), calls=st.lists(cases(keeps=True), min_size=1, max_size=6))
 def test_a_minute_has_no_more_tokens_than_its_key_where_providers_keep_to_the_limit_that_was_sent(
     till: Till, tokens: int, calls: list[Case]
