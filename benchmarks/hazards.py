@@ -20,8 +20,8 @@ import psutil
 
 from benchmarks import servers
 from benchmarks.crowd import Mode, Provider, Tally, ask, open_silent, reset
-from benchmarks.nasty_bodies import NASTY, Body
 from benchmarks.native import http_request
+from tests.nasty_bodies import MESSAGES, NASTY, NASTY_WHOLE, Make, inside
 from tests.services import PostgresServer, RedisServer
 
 LOGINS = 250
@@ -296,7 +296,7 @@ def service_was_asked(ground: Ground, tally: Tally) -> list[str]:
     )
 
 
-def nasty(make: Body, *, login: bool) -> Load:
+def nasty(make: Make, *, login: bool) -> Load:
     """Four clients that send one body again and again: with a key to chat, or without to login."""
 
     async def load(ground: Ground, tally: Tally) -> None:
@@ -323,16 +323,27 @@ def bodies_came(ground: Ground, tally: Tally) -> list[str]:
 
 
 def _nasty_conditions() -> list[Condition]:
+    """Each body to the chat route. To the login one of them: it is refused by its length, whatever it holds."""
+    values = {name: _as_body(make, "messages") for name, make in NASTY.items()}
     return [
-        Condition(
-            f"nasty-{'login' if login else 'chat'}-{name.replace(' ', '-')}",
-            f"{SENDERS} at once to {'/auth/login' if login else 'chat'}: {name}",
-            nasty(make, login=login),
-            bodies_came,
-        )
-        for login in (True, False)
-        for name, make in NASTY.items()
+        _nasty_condition("login", "empty objects", _as_body(NASTY["empty objects"], "email")),
+        *(_nasty_condition("chat", name, make) for name, make in {**values, **NASTY_WHOLE}.items()),
     ]
+
+
+def _nasty_condition(route: str, name: str, make: Make) -> Condition:
+    return Condition(
+        f"nasty-{route}-{name.replace(' ', '-').replace(',', '')}",
+        f"{SENDERS} at once to {'/auth/login' if route == 'login' else 'chat'}: {name}",
+        nasty(make, login=route == "login"),
+        bodies_came,
+    )
+
+
+def _as_body(make: Make, field: str) -> Make:
+    """A nasty value where it hurts most: in the messages of a chat, in the e-mail address of a login."""
+    others = {"messages": MESSAGES} if field == "messages" else {}
+    return lambda size: inside(field, make(size), **others)
 
 
 IDLE = Condition("idle", "idle server", idle, nothing_expected)
