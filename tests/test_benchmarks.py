@@ -313,7 +313,7 @@ def test_the_table_has_a_row_for_each_condition_the_idle_server_first(
     crowd: Crowd,
     tmp_path: Path,
 ) -> None:
-    [nasty] = [found for found in CONDITIONS if found.name == "nasty-login-deep"]
+    [nasty] = [found for found in CONDITIONS if found.name == "nasty-chat-deep-lists"]
     options = Options(samples=50, body_mb=0.01)
     rows = [measure(condition, options, crowd, tmp_path) for condition in (nasty, IDLE)]
     assert [row.reading.samples for row in rows if row.reading] == [50, 50]
