@@ -35,13 +35,20 @@ def chat(upstream_port: int, threads: int) -> Wsgi:
         body = environ["wsgi.input"].read()
         streamed = b'"stream":true' in body
         response = pool.urlopen(
-            "POST", "/v1/chat/completions", body=body, headers=headers, preload_content=not streamed, retries=False
+            "POST",
+            "/v1/chat/completions",
+            body=body,
+            headers=headers,
+            preload_content=not streamed,
+            retries=False,
         )
         if streamed:
             start_response("200 OK", [("Content-Type", "text/event-stream")])
             return pieces(response)
         data = response.data
-        start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(data)))])
+        start_response(
+            "200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(data)))]
+        )
         return [data]
 
     return application

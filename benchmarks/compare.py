@@ -38,7 +38,9 @@ class Comparison:
     """What came out. `figures`: cold starts in seconds, resident memory in MB, by server."""
 
     samples: list[Sample] = field(default_factory=list)
-    figures: dict[str, Any] = field(default_factory=lambda: {"cold_start": {}, "rss": {}, "rss_idle": {}})
+    figures: dict[str, Any] = field(
+        default_factory=lambda: {"cold_start": {}, "rss": {}, "rss_idle": {}}
+    )
     problems: list[str] = field(default_factory=list)
 
 
@@ -58,7 +60,12 @@ def say(text: str) -> None:
 
 
 def measure(
-    settings: Settings, task: Task, concurrency: int, round_: int, seconds: float, result: Comparison | None
+    settings: Settings,
+    task: Task,
+    concurrency: int,
+    round_: int,
+    seconds: float,
+    result: Comparison | None,
 ) -> None:
     """One sample; None for `result` means warming up."""
     task.server.go_on()
@@ -116,7 +123,10 @@ def run(settings: Settings) -> Comparison:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goblin-bench-")))
         upstream = stack.enter_context(
             native.upstream(
-                settings.cache, chunks=STREAM_CHUNKS, interval_us=STREAM_INTERVAL_US, core=settings.load_core
+                settings.cache,
+                chunks=STREAM_CHUNKS,
+                interval_us=STREAM_INTERVAL_US,
+                core=settings.load_core,
             )
         )
         core = settings.server_core
@@ -149,9 +159,13 @@ def run(settings: Settings) -> Comparison:
             for kind, concurrencies in _plan(settings):
                 for concurrency in concurrencies:
                     for task in tasks:
-                        if _group(task.kind) != kind or (task.kind == "chat, API key" and concurrency != 32):
+                        if _group(task.kind) != kind or (
+                            task.kind == "chat, API key" and concurrency != 32
+                        ):
                             continue
-                        say(f"round {round_ + 1}/{settings.rounds}: {kind} c={concurrency} {task.name}")
+                        say(
+                            f"round {round_ + 1}/{settings.rounds}: {kind} c={concurrency} {task.name}"
+                        )
                         seconds = settings.stream_seconds if kind == "stream" else settings.seconds
                         measure(settings, task, concurrency, round_, seconds, result)
         for name, server in started:
@@ -175,7 +189,9 @@ def _plan(settings: Settings) -> list[tuple[str, tuple[int, ...]]]:
     return [(kind, concurrencies) for kind, concurrencies in plan if kind in settings.kinds]
 
 
-def _tasks(settings: Settings, by_name: dict[str, Server], credentials: servers.Credentials) -> list[Task]:
+def _tasks(
+    settings: Settings, by_name: dict[str, Server], credentials: servers.Credentials
+) -> list[Task]:
     bare, goblin = servers.bare_requests(), servers.goblin_requests(credentials)
     tasks = [
         Task("bare", by_name["bare"], "chat", bare["chat"]),
@@ -186,7 +202,11 @@ def _tasks(settings: Settings, by_name: dict[str, Server], credentials: servers.
     tasks += [Task("goblin", by_name["goblin"], kind, request) for kind, request in goblin.items()]
     if "litellm" in by_name:
         tasks += [
-            Task("litellm", by_name["litellm"], kind, request) for kind, request in servers.litellm_requests().items()
+            Task("litellm", by_name["litellm"], kind, request)
+            for kind, request in servers.litellm_requests().items()
         ]
     order = {"bare": 0, "bare flask": 0, "bare login": 0, "goblin": 1, "litellm": 2}
-    return sorted((task for task in tasks if _group(task.kind) in settings.kinds), key=lambda task: order[task.name])
+    return sorted(
+        (task for task in tasks if _group(task.kind) in settings.kinds),
+        key=lambda task: order[task.name],
+    )

@@ -54,7 +54,9 @@ def counted(event: bytes, events: int, streams: int) -> None:
 
 def main() -> None:
     """Print the table."""
-    print("| event | bytes | 100 events, counted by the provider | 100, not counted | 2,000, counted or not |")
+    print(
+        "| event | bytes | 100 events, counted by the provider | 100, not counted | 2,000, counted or not |"
+    )
     print("|---|---|---|---|---|")
     for name, event in (("OpenAI", OPENAI), ("Anthropic", ANTHROPIC)):
         short = microseconds(lambda e=event: held(e, 100, 200), 20_000)  # type: ignore[misc]

@@ -29,7 +29,9 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def cpu_per_hit(storage: MemoryStorage | TheirStorage, callers: int, hits: int, rate: float | None = None) -> float:
+def cpu_per_hit(
+    storage: MemoryStorage | TheirStorage, callers: int, hits: int, rate: float | None = None
+) -> float:
     """Microseconds of CPU for one hit, spread over `callers` addresses; at `rate` hits a second, or as fast as it
     goes."""
     chosen = [f"LIMITER/ip:{random.randrange(callers)}/general/100/1/minute" for _ in range(hits)]
@@ -44,7 +46,11 @@ def cpu_per_hit(storage: MemoryStorage | TheirStorage, callers: int, hits: int, 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--theirs", action="store_true", help="measure limits' own storage too, at 500 hits a second")
+    parser.add_argument(
+        "--theirs",
+        action="store_true",
+        help="measure limits' own storage too, at 500 hits a second",
+    )
     arguments = parser.parse_args()
 
     print(f"{'addresses':>10} {'us per hit':>11} {'keys held':>10} {'RSS MiB':>8}")
@@ -66,7 +72,9 @@ def main() -> None:
     )
 
     if arguments.theirs:
-        print(f"\nat 500 hits a second {'ours':>10} {'limits':>10}   (us of CPU per hit; threads alive after)")
+        print(
+            f"\nat 500 hits a second {'ours':>10} {'limits':>10}   (us of CPU per hit; threads alive after)"
+        )
         for callers in (1, 10_000, 100_000):
             row = []
             for kind in (MemoryStorage, TheirStorage):

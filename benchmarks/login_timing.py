@@ -41,10 +41,20 @@ def server(folder: Path) -> Server:
         "RATELIMIT_AUTH": HUGE, "RATELIMIT_LOGIN_ACCOUNT": HUGE, "RATELIMIT_HEALTH": HUGE,
     }  # fmt: skip
     command = [sys.executable, "-m", "goblin_assistant", "serve"]
-    return Server("goblin", command, port=port, ready_path="/health/live", folder=folder, core=None, env=settings)
+    return Server(
+        "goblin",
+        command,
+        port=port,
+        ready_path="/health/live",
+        folder=folder,
+        core=None,
+        env=settings,
+    )
 
 
-def post(connection: http.client.HTTPConnection, path: str, body: dict[str, str]) -> tuple[int, float]:
+def post(
+    connection: http.client.HTTPConnection, path: str, body: dict[str, str]
+) -> tuple[int, float]:
     """Status and milliseconds."""
     payload = json.dumps(body)
     began = time.perf_counter()
@@ -88,13 +98,22 @@ def compare(port: int, samples: int) -> bool:
     random.Random(7).shuffle(order)
     for number, name in enumerate(order):
         email = EMAIL if name == "wrong password" else f"nobody{number}@example.com"
-        status, milliseconds = post(connection, "/auth/login", {"email": email, "password": "not the password"})
+        status, milliseconds = post(
+            connection, "/auth/login", {"email": email, "password": "not the password"}
+        )
         assert status == 401, status
         times[name].append(milliseconds)
     connection.close()
-    print(f"{'':<16}{'p5':>9}{'median':>9}{'mean':>9}{'p95':>9}   ms, {samples} each, in random order")
+    print(
+        f"{'':<16}{'p5':>9}{'median':>9}{'mean':>9}{'p95':>9}   ms, {samples} each, in random order"
+    )
     for name, values in times.items():
-        figures = (quantile(values, 0.05), statistics.median(values), statistics.fmean(values), quantile(values, 0.95))
+        figures = (
+            quantile(values, 0.05),
+            statistics.median(values),
+            statistics.fmean(values),
+            quantile(values, 0.95),
+        )
         print(f"{name:<16}" + "".join(f"{figure:9.2f}" for figure in figures))
     # What two samples of one and the same distribution give: the yardstick for the figures above.
     mixed = times["unknown address"] + times["wrong password"]
@@ -103,7 +122,9 @@ def compare(port: int, samples: int) -> bool:
     unknown, wrong = times["unknown address"], times["wrong password"]
     shared = overlap(unknown, wrong)
     print(f"overlap {shared:.3f} (a sample against itself, shuffled: {same:.3f})")
-    print(f"an unknown address takes longer in {longer(unknown, wrong):.1%} of pairs (chance: 50 %)")
+    print(
+        f"an unknown address takes longer in {longer(unknown, wrong):.1%} of pairs (chance: 50 %)"
+    )
     return shared >= 0.8
 
 
@@ -151,11 +172,15 @@ def waves(running: Server, idle: int, rounds: int, concurrency: int) -> bool:
     grown = (peak - idle) / MIB
     after = (running.rss_bytes() - idle) / MIB
     print(f"\n{rounds} waves of {concurrency} logins at once: {len(waits) / seconds:.0f} logins/s")
-    print(f"login           median {statistics.median(waits):6.0f} ms   p95 {quantile(waits, 0.95):6.0f} ms")
+    print(
+        f"login           median {statistics.median(waits):6.0f} ms   p95 {quantile(waits, 0.95):6.0f} ms"
+    )
     print(
         f"/health         median {statistics.median(health):6.1f} ms   p95 {quantile(health, 0.95):6.1f} ms   meanwhile"
     )
-    print(f"memory          idle {idle / MIB:.0f} MiB   peak +{grown:.0f} MiB   afterwards +{after:.0f} MiB")
+    print(
+        f"memory          idle {idle / MIB:.0f} MiB   peak +{grown:.0f} MiB   afterwards +{after:.0f} MiB"
+    )
     return grown < 150 and quantile(health, 0.95) < 100
 
 
@@ -178,7 +203,9 @@ def main() -> int:
         calm = waves(running, idle, chosen.rounds, chosen.concurrency)
         print()
         alike = compare(running.port, chosen.samples)
-    print(f"\nmemory and health: {'pass' if calm else 'FAIL'}   timing: {'pass' if alike else 'FAIL'}")
+    print(
+        f"\nmemory and health: {'pass' if calm else 'FAIL'}   timing: {'pass' if alike else 'FAIL'}"
+    )
     return 0 if calm and alike else 1
 
 

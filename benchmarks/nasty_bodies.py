@@ -32,7 +32,12 @@ MAX_CPU_MS = 60.0
 """For each megabyte."""
 MAX_TIMES = 15.0
 MAX_MB = 50.0
-LOGIN, CHAT, MESSAGES, EMBED = "/auth/login", "/v1/chat/completions", "/v1/messages", "/v1/embeddings"
+LOGIN, CHAT, MESSAGES, EMBED = (
+    "/auth/login",
+    "/v1/chat/completions",
+    "/v1/messages",
+    "/v1/embeddings",
+)
 REFUSED = frozenset({400, 413})
 
 
@@ -158,7 +163,10 @@ def checks(rows: list[Row]) -> list[Check]:
     nasty = [row for row in rows if not row.name.startswith("honest")]
     honest = [row for row in rows if row.name.startswith("honest")]
     found = []
-    for what, part in (("bodies that are cheap to send", nasty), ("bodies that people send", honest)):
+    for what, part in (
+        ("bodies that are cheap to send", nasty),
+        ("bodies that people send", honest),
+    ):
         if not part:
             continue
         cpu = max(part, key=lambda row: row.cpu_ms / row.megabytes)
@@ -182,9 +190,15 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.nasty_bodies", description=__doc__)
     parser.add_argument("--sizes", default="1,5,20", help="megabytes, separated by commas")
-    parser.add_argument("--only", default="", help="bodies whose name or path holds this text; writes no page")
-    parser.add_argument("--cache", type=Path, default=ROOT / ".make" / "bench", help="where results are kept")
-    parser.add_argument("--server-core", type=int, default=0, help="the core that the server is pinned to; -1: none")
+    parser.add_argument(
+        "--only", default="", help="bodies whose name or path holds this text; writes no page"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=ROOT / ".make" / "bench", help="where results are kept"
+    )
+    parser.add_argument(
+        "--server-core", type=int, default=0, help="the core that the server is pinned to; -1: none"
+    )
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
     parser.add_argument("--no-page", action="store_true", help="measure and print only")
     return parser.parse_args()
@@ -207,7 +221,10 @@ def main() -> int:
     for check in verdicts:
         print(f"{check.outcome:>12}  {check.what}: {check.measured}  [{check.target}]")
     if not options.no_page and not options.only and sizes == list(SIZES):
-        part: dict[str, Any] = {"about": about, "rows": [{**asdict(row), "problems": row.problems} for row in rows]}
+        part: dict[str, Any] = {
+            "about": about,
+            "rows": [{**asdict(row), "problems": row.problems} for row in rows],
+        }
         part["checks"] = report.checks_as_dicts(verdicts)
         stored = options.cache / "bodies.json"
         stored.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,9 @@ def build(cache: Path) -> None:
     """Compile both programs into `cache`, unless they are there and newer than their source. Raises NoCompiler."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        raise NoCompiler("the benchmarks need a C compiler (apt-get install gcc libc6-dev), or CC=/path/to/one")
+        raise NoCompiler(
+            "the benchmarks need a C compiler (apt-get install gcc libc6-dev), or CC=/path/to/one"
+        )
     cache.mkdir(parents=True, exist_ok=True)
     for name in ("upstream", "loadgen"):
         source, program = HERE / f"{name}.c", cache / name
@@ -63,7 +65,9 @@ def pinned(core: int | None, command: Iterable[str]) -> list[str]:
 def upstream(cache: Path, *, chunks: int, interval_us: int, core: int | None) -> Iterator[int]:
     """A running provider; its port. Streams have `chunks` events, `interval_us` microseconds apart."""
     port = free_port()
-    process = subprocess.Popen(pinned(core, [str(cache / "upstream"), str(port), str(chunks), str(interval_us)]))
+    process = subprocess.Popen(
+        pinned(core, [str(cache / "upstream"), str(port), str(chunks), str(interval_us)])
+    )
     try:
         end = time.monotonic() + 5
         while not listens(port):
@@ -94,7 +98,11 @@ class Load:
     @property
     def clean(self) -> bool:
         """Nothing failed and every answer was a success."""
-        return self.failures == 0 and all(code.startswith("2") for code in self.statuses) and self.requests > 0
+        return (
+            self.failures == 0
+            and all(code.startswith("2") for code in self.statuses)
+            and self.requests > 0
+        )
 
 
 def parse_load(text: str) -> Load:
@@ -148,7 +156,11 @@ def finish_load(process: subprocess.Popen[bytes]) -> Load:
 
 def http_request(method: str, path: str, headers: dict[str, str], body: bytes = b"") -> bytes:
     """A request as it goes over the wire, keep-alive."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *(f"{name}: {value}" for name, value in headers.items())]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
     if body:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

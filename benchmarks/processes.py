@@ -50,7 +50,10 @@ class Server:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -78,7 +81,9 @@ class Server:
         # A socket of its own: an HTTP library would add its retries to a cold start.
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-                connection.sendall(f"GET {self._ready} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+                connection.sendall(
+                    f"GET {self._ready} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+                )
                 return connection.recv(64).startswith(b"HTTP/1.1 200")
         except OSError:
             return False
@@ -114,7 +119,9 @@ class Server:
         """The most resident memory of the process itself since then."""
         assert self._process is not None
         status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+        return 1024 * int(
+            next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]
+        )
 
     def threads(self) -> int:
         """Threads now."""

@@ -51,7 +51,9 @@ def _samples(results: Mapping[str, Any]) -> list[Sample]:
 def verdict(results: Mapping[str, Any]) -> str:
     """For a terminal."""
     checks = all_checks(results)
-    lines = [f"{check.outcome:>12}  {check.what}: {check.measured}  [{check.target}]" for check in checks]
+    lines = [
+        f"{check.outcome:>12}  {check.what}: {check.measured}  [{check.target}]" for check in checks
+    ]
     if problems := results.get("compare", {}).get("problems"):
         lines += ["", "Problems during the run:", *problems]
     return "\n".join(lines)
@@ -70,16 +72,25 @@ def page(results: Mapping[str, Any]) -> str:
         parts += _comparison(results)
     for name, title in EXPERIMENT_TITLES.items():
         if name in results:
-            parts += [f"## {title}", _about(results[name]["about"]), _figures(results[name]["figures"])]
+            parts += [
+                f"## {title}",
+                _about(results[name]["about"]),
+                _figures(results[name]["figures"]),
+            ]
     if "machine" in results:
         rows = [(name, value) for name, value in results["machine"].items()]
-        parts += ["## Machine and versions", markdown_table(("what", "which"), rows).replace("---:", "---")]
+        parts += [
+            "## Machine and versions",
+            markdown_table(("what", "which"), rows).replace("---:", "---"),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
 def _about(about: Mapping[str, Any]) -> str:
     text = f"Measured {about['when']} at revision {about['revision']}, load average before it {about['load_average']}"
-    return text + (f", {about['rounds']} rounds of {about['seconds']:g} s." if "rounds" in about else ".")
+    return text + (
+        f", {about['rounds']} rounds of {about['seconds']:g} s." if "rounds" in about else "."
+    )
 
 
 def _figures(figures: Mapping[str, Any]) -> str:
@@ -103,8 +114,14 @@ def _comparison(results: Mapping[str, Any]) -> Sequence[str]:
         _about(part["about"]),
         "Medians over the rounds, with ranges. All servers on one core, one process each.",
     ]
-    text += ["### POST /v1/chat/completions, answer in one piece", samples_table(samples, "chat", both, levels)]
-    text += ["On `echo`, without an upstream:", samples_table(samples, "echo", [("goblin", "echo")], levels)]
+    text += [
+        "### POST /v1/chat/completions, answer in one piece",
+        samples_table(samples, "chat", both, levels),
+    ]
+    text += [
+        "On `echo`, without an upstream:",
+        samples_table(samples, "echo", [("goblin", "echo")], levels),
+    ]
     streams = [(name, "stream") for name in ("bare", "goblin", "litellm")]
     text += [
         "### POST /v1/chat/completions, streamed",
@@ -125,7 +142,10 @@ def _comparison(results: Mapping[str, Any]) -> Sequence[str]:
         )
         for name in figures["rss"]
     ]
-    text += ["### Start and memory", markdown_table(("server", "cold starts, s", "MB at start", "MB after load"), rows)]
+    text += [
+        "### Start and memory",
+        markdown_table(("server", "cold starts, s", "MB at start", "MB after load"), rows),
+    ]
     return [piece for piece in text if piece]
 
 
@@ -146,7 +166,9 @@ def bodies_section(part: Mapping[str, Any]) -> str:
             cells.append(f"{cpu:.0f} ms/MB, {max(row['peak_mb'] for row in of_size):.0f} MB")
         problems = sorted({problem for row in mine for problem in row["problems"]})
         statuses = ", ".join(map(str, sorted({row["status"] for row in mine})))
-        rows.append((name, *cells, statuses, f"**MISSED: {', '.join(problems)}**" if problems else "met"))
+        rows.append(
+            (name, *cells, statuses, f"**MISSED: {', '.join(problems)}**" if problems else "met")
+        )
     head = ("body", *(f"{size} MB" for size in sizes), "statuses", "outcome")
     about = part["about"]
     return "\n\n".join(

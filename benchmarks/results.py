@@ -58,7 +58,11 @@ def select(samples: Iterable[Sample], server: str, kind: str, concurrency: int) 
 
 
 def spread(
-    samples: Iterable[Sample], server: str, kind: str, concurrency: int, figure: Callable[[Sample], float]
+    samples: Iterable[Sample],
+    server: str,
+    kind: str,
+    concurrency: int,
+    figure: Callable[[Sample], float],
 ) -> Spread | None:
     """Median and range of a figure; None where nothing was measured."""
     found = select(samples, server, kind, concurrency)
@@ -74,7 +78,11 @@ def ratio(
 ) -> Spread | None:
     """Compare (server, kind) with (server, kind) round by round; None where a round of both is missing."""
     lower = {sample.round: sample for sample in select(samples, *below, concurrency)}
-    pairs = [(sample, lower[sample.round]) for sample in select(samples, *above, concurrency) if sample.round in lower]
+    pairs = [
+        (sample, lower[sample.round])
+        for sample in select(samples, *above, concurrency)
+        if sample.round in lower
+    ]
     return Spread.of(combine(a, b) for a, b in pairs) if pairs else None
 
 
@@ -89,10 +97,17 @@ class Check:
 
 
 def at_most(
-    what: str, value: Spread | None, bound: float, unit: str = "", stretch: float | None = None, digits: int = 2
+    what: str,
+    value: Spread | None,
+    bound: float,
+    unit: str = "",
+    stretch: float | None = None,
+    digits: int = 2,
 ) -> Check:
     """`value` has to stay at or below `bound`."""
-    target = f"<= {bound:g}{unit}" + (f" (stretch {stretch:g}{unit})" if stretch is not None else "")
+    target = f"<= {bound:g}{unit}" + (
+        f" (stretch {stretch:g}{unit})" if stretch is not None else ""
+    )
     if value is None:
         return Check(what, "-", target, "not measured")
     outcome: Outcome = "met" if value.median <= bound else "MISSED"
@@ -102,10 +117,17 @@ def at_most(
 
 
 def at_least(
-    what: str, value: Spread | None, bound: float, unit: str = "", stretch: float | None = None, digits: int = 1
+    what: str,
+    value: Spread | None,
+    bound: float,
+    unit: str = "",
+    stretch: float | None = None,
+    digits: int = 1,
 ) -> Check:
     """`value` has to reach `bound`."""
-    target = f">= {bound:g}{unit}" + (f" (stretch {stretch:g}{unit})" if stretch is not None else "")
+    target = f">= {bound:g}{unit}" + (
+        f" (stretch {stretch:g}{unit})" if stretch is not None else ""
+    )
     if value is None:
         return Check(what, "-", target, "not measured")
     outcome: Outcome = "met" if value.median >= bound else "MISSED"
@@ -132,9 +154,23 @@ def compare_checks(samples: Sequence[Sample], figures: Mapping[str, Any]) -> lis
         over_bare = ratio(samples, ("goblin", kind), ("bare", "chat"), 32)
         under = inverse(ratio(samples, ("goblin", kind), ("litellm", "chat"), 32))
         checks.append(
-            at_most(f"{kind}, concurrency 32: CPU per request, times the bare function", over_bare, 2.0, "x", 1.5)
+            at_most(
+                f"{kind}, concurrency 32: CPU per request, times the bare function",
+                over_bare,
+                2.0,
+                "x",
+                1.5,
+            )
         )
-        checks.append(at_least(f"{kind}, concurrency 32: LiteLLM's CPU per request, times ours", under, 9.0, "x", 15.0))
+        checks.append(
+            at_least(
+                f"{kind}, concurrency 32: LiteLLM's CPU per request, times ours",
+                under,
+                9.0,
+                "x",
+                15.0,
+            )
+        )
     added = ratio(samples, ("goblin", "chat"), ("bare", "chat"), 1, lambda a, b: a.p50 - b.p50)
     checks.append(at_most("chat, concurrency 1: p50 above the bare function", added, 1.0, " ms"))
     for concurrency in STREAM_CONCURRENCIES:
@@ -153,7 +189,15 @@ def compare_checks(samples: Sequence[Sample], figures: Mapping[str, Any]) -> lis
     starts = figures.get("cold_start", {}).get("goblin")
     checks.append(at_most("cold start", Spread.of(starts) if starts else None, 1.0, " s"))
     memory = figures.get("rss", {}).get("goblin")
-    checks.append(at_most("resident memory after load", Spread.of([memory]) if memory else None, 90.0, " MB", digits=0))
+    checks.append(
+        at_most(
+            "resident memory after load",
+            Spread.of([memory]) if memory else None,
+            90.0,
+            " MB",
+            digits=0,
+        )
+    )
     return checks
 
 
@@ -171,12 +215,18 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def checks_table(checks: Iterable[Check]) -> str:
     """The verdict as Markdown."""
-    rows = [(c.what, c.measured, c.target, f"**{c.outcome}**" if c.outcome == "MISSED" else c.outcome) for c in checks]
+    rows = [
+        (c.what, c.measured, c.target, f"**{c.outcome}**" if c.outcome == "MISSED" else c.outcome)
+        for c in checks
+    ]
     return markdown_table(("what", "measured", "target", "outcome"), rows)
 
 
 def samples_table(
-    samples: Sequence[Sample], kind: str, servers: Sequence[tuple[str, str]], concurrencies: Sequence[int]
+    samples: Sequence[Sample],
+    kind: str,
+    servers: Sequence[tuple[str, str]],
+    concurrencies: Sequence[int],
 ) -> str:
     """One kind of request: a row a server and concurrency. `servers` are (server, its kind)."""
     rows = []
@@ -188,10 +238,19 @@ def samples_table(
                 continue
             others = [
                 spread(samples, server, its_kind, concurrency, figure)
-                for figure in (lambda s: s.rate, lambda s: s.first_p50 if kind == "stream" else s.p50, lambda s: s.p95)
+                for figure in (
+                    lambda s: s.rate,
+                    lambda s: s.first_p50 if kind == "stream" else s.p50,
+                    lambda s: s.p95,
+                )
             ]
             label = server if its_kind == kind else f"{server} ({its_kind})"
-            texts = [value.text(digits) if value else "-" for value, digits in zip(others, (0, 2, 2), strict=True)]
+            texts = [
+                value.text(digits) if value else "-"
+                for value, digits in zip(others, (0, 2, 2), strict=True)
+            ]
             rows.append((f"{concurrency}", label, cpu.text(), *texts))
     p50 = "first event p50 ms" if kind == "stream" else "p50 ms"
-    return markdown_table(("concurrency", "server", f"CPU us per {unit}", f"{unit}s/s", p50, "p95 ms"), rows)
+    return markdown_table(
+        ("concurrency", "server", f"CPU us per {unit}", f"{unit}s/s", p50, "p95 ms"), rows
+    )

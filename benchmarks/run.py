@@ -21,15 +21,24 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="a minute or two, to see that everything works; writes no page"
+        "--quick",
+        action="store_true",
+        help="a minute or two, to see that everything works; writes no page",
     )
     parser.add_argument(
-        "--only", default="", help=f"comma-separated, out of {', '.join(ALL)}; the others keep their last results"
+        "--only",
+        default="",
+        help=f"comma-separated, out of {', '.join(ALL)}; the others keep their last results",
     )
-    parser.add_argument("--kinds", default="", help=f"of compare: comma-separated, out of {', '.join(KINDS)}")
+    parser.add_argument(
+        "--kinds", default="", help=f"of compare: comma-separated, out of {', '.join(KINDS)}"
+    )
     parser.add_argument("--rounds", type=int, help="of compare")
     parser.add_argument(
-        "--cache", type=Path, default=ROOT / ".make" / "bench", help="compiled programs, LiteLLM, results"
+        "--cache",
+        type=Path,
+        default=ROOT / ".make" / "bench",
+        help="compiled programs, LiteLLM, results",
     )
     parser.add_argument(
         "--litellm-venv",
@@ -37,11 +46,22 @@ def arguments() -> argparse.Namespace:
         help="a virtual environment that has litellm[proxy]; default: one made in the cache",
     )
     parser.add_argument("--without-litellm", action="store_true")
-    parser.add_argument("--server-core", type=int, default=0, help="the core that every server is pinned to; -1: none")
-    parser.add_argument("--load-core", type=int, default=1, help="the core of client and upstream; -1: none")
+    parser.add_argument(
+        "--server-core",
+        type=int,
+        default=0,
+        help="the core that every server is pinned to; -1: none",
+    )
+    parser.add_argument(
+        "--load-core", type=int, default=1, help="the core of client and upstream; -1: none"
+    )
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--no-page", action="store_true", help="measure and print only")
-    parser.add_argument("--render", action="store_true", help="measure nothing, write the page from the last results")
+    parser.add_argument(
+        "--render",
+        action="store_true",
+        help="measure nothing, write the page from the last results",
+    )
     return parser.parse_args()
 
 
@@ -79,7 +99,9 @@ def _check(options: argparse.Namespace, results: dict[str, Any]) -> None:
     """End with what is wrong before anything is built or measured."""
     for name, accepted in (("only", ALL), ("kinds", KINDS)):
         if unknown := set(filter(None, getattr(options, name).split(","))) - set(accepted):
-            sys.exit(f"--{name}: unknown: {', '.join(sorted(unknown))}; there are {', '.join(accepted)}")
+            sys.exit(
+                f"--{name}: unknown: {', '.join(sorted(unknown))}; there are {', '.join(accepted)}"
+            )
     if options.rounds is not None and options.rounds < 1:
         sys.exit("--rounds: at least 1")
     if options.render and not results:
@@ -114,7 +136,9 @@ def _measure(options: argparse.Namespace, cache: Path, results: dict[str, Any]) 
     }
     results["machine"] = machine.describe()
     if settings.with_litellm:
-        results["machine"]["litellm"] = servers.litellm_version(servers.litellm_venv(cache, options.litellm_venv))
+        results["machine"]["litellm"] = servers.litellm_version(
+            servers.litellm_venv(cache, options.litellm_venv)
+        )
     if "compare" in chosen:
         comparison = compare.run(settings)
         results["compare"] = {
@@ -128,7 +152,11 @@ def _measure(options: argparse.Namespace, cache: Path, results: dict[str, Any]) 
             compare.say(f"experiment: {name}")
             figures, checks = experiment(settings)
             compare.say(scale.describe(figures))
-            results[name] = {"about": about, "figures": figures, "checks": report.checks_as_dicts(checks)}
+            results[name] = {
+                "about": about,
+                "figures": figures,
+                "checks": report.checks_as_dicts(checks),
+            }
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ from loadtest.run import find_multiple
 Report = tuple[dict[str, Any], list[Check]]
 
 
-def _load(settings: Settings, port: int, request: bytes, connections: int, seconds: float, *options: str) -> Load:
+def _load(
+    settings: Settings, port: int, request: bytes, connections: int, seconds: float, *options: str
+) -> Load:
     return native.finish_load(
         native.start_load(
             settings.cache,
@@ -40,14 +42,18 @@ def _exact(value: float | None) -> Spread | None:
     return None if value is None else Spread(value, value, value)
 
 
-def fast_streams(settings: Settings, *, streams: int = 256, interval_us: int = 10_000, chunks: int = 1000) -> Report:
+def fast_streams(
+    settings: Settings, *, streams: int = 256, interval_us: int = 10_000, chunks: int = 1000
+) -> Report:
     """Many streams with 10 ms between chunks on one core: the share of the direct chunk rate that gets through."""
     once = ("-n", str(streams), "-r", "1000")
     figures: dict[str, Any] = {"streams": streams, "interval_ms": interval_us / 1000}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goblin-bench-")))
         upstream = stack.enter_context(
-            native.upstream(settings.cache, chunks=chunks, interval_us=interval_us, core=settings.load_core)
+            native.upstream(
+                settings.cache, chunks=chunks, interval_us=interval_us, core=settings.load_core
+            )
         )
         direct = _load(settings, upstream, servers.bare_requests()["stream"], streams, 600, *once)
         figures["direct"] = direct.events / direct.seconds
@@ -57,7 +63,11 @@ def fast_streams(settings: Settings, *, streams: int = 256, interval_us: int = 1
                 servers.bare("chat", upstream, folder, settings.server_core, threads=threads)
                 if name == "bare"
                 else servers.goblin(
-                    upstream, folder, settings.server_core, threads=threads, GOBLIN_CHAT_SLOTS=str(streams + 8)
+                    upstream,
+                    folder,
+                    settings.server_core,
+                    threads=threads,
+                    GOBLIN_CHAT_SLOTS=str(streams + 8),
                 )
             )
             with server:
@@ -76,7 +86,9 @@ def fast_streams(settings: Settings, *, streams: int = 256, interval_us: int = 1
     return figures, [at_least(what, share, 80.0, " %")]
 
 
-def slow_streams(settings: Settings, *, streams: int = 500, tokens_per_second: int = 20, seconds: int = 20) -> Report:
+def slow_streams(
+    settings: Settings, *, streams: int = 500, tokens_per_second: int = 20, seconds: int = 20
+) -> Report:
     """Many streams at a model's pace; meanwhile GET /health fifty times a second. Added time to first token, memory
     a stream."""
     interval_us = 1_000_000 // tokens_per_second
@@ -86,13 +98,20 @@ def slow_streams(settings: Settings, *, streams: int = 500, tokens_per_second: i
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goblin-bench-")))
         upstream = stack.enter_context(
             native.upstream(
-                settings.cache, chunks=tokens_per_second * seconds, interval_us=interval_us, core=settings.load_core
+                settings.cache,
+                chunks=tokens_per_second * seconds,
+                interval_us=interval_us,
+                core=settings.load_core,
             )
         )
         direct = _load(settings, upstream, servers.bare_requests()["stream"], streams, 600, *once)
         server = stack.enter_context(
             servers.goblin(
-                upstream, folder, settings.server_core, threads=streams + 100, GOBLIN_CHAT_SLOTS=str(streams + 16)
+                upstream,
+                folder,
+                settings.server_core,
+                threads=streams + 100,
+                GOBLIN_CHAT_SLOTS=str(streams + 16),
             )
         )
         requests = servers.goblin_requests(servers.register(server.port))
@@ -143,7 +162,9 @@ def slow_streams(settings: Settings, *, streams: int = 500, tokens_per_second: i
     return figures, checks
 
 
-def _flatness(settings: Settings, variants: dict[str, Callable[[int], float]], rounds: int) -> dict[str, Spread]:
+def _flatness(
+    settings: Settings, variants: dict[str, Callable[[int], float]], rounds: int
+) -> dict[str, Spread]:
     values: dict[str, list[float]] = {name: [] for name in variants}
     for round_ in range(rounds):
         for name, once in variants.items():
@@ -167,13 +188,19 @@ def _flat_check(what: str, spreads: dict[str, Spread]) -> Check:
     )
 
 
-def addresses(settings: Settings, counts: tuple[int, ...] = (1, 100, 10_000, 100_000), rounds: int = 3) -> Report:
+def addresses(
+    settings: Settings, counts: tuple[int, ...] = (1, 100, 10_000, 100_000), rounds: int = 3
+) -> Report:
     """CPU of GET /health, which is limited by address, while that many client addresses take turns."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goblin-bench-")))
         server = stack.enter_context(
             servers.goblin(
-                1, folder, settings.server_core, GOBLIN_TRUSTED_PROXY="127.0.0.1", GOBLIN_HEALTH_INTERVAL="3600"
+                1,
+                folder,
+                settings.server_core,
+                GOBLIN_TRUSTED_PROXY="127.0.0.1",
+                GOBLIN_HEALTH_INTERVAL="3600",
             )
         )
         request = native.http_request("GET", "/health", {"X-Forwarded-For": native.ADDRESS_MARK})
@@ -185,9 +212,21 @@ def addresses(settings: Settings, counts: tuple[int, ...] = (1, 100, 10_000, 100
                 nonlocal offset
                 say(f"{count} addresses, round {round_ + 1}/{rounds}")
                 if round_ == 0 and count > 1:  # all of them have been seen before it counts
-                    _load(settings, server.port, request, 32, 600, "-a", str(count), "-n", str(count))
+                    _load(
+                        settings, server.port, request, 32, 600, "-a", str(count), "-n", str(count)
+                    )
                 before = server.cpu_seconds()
-                load = _load(settings, server.port, request, 32, settings.seconds, "-a", str(count), "-o", str(offset))
+                load = _load(
+                    settings,
+                    server.port,
+                    request,
+                    32,
+                    settings.seconds,
+                    "-a",
+                    str(count),
+                    "-o",
+                    str(offset),
+                )
                 offset += load.requests
                 return (server.cpu_seconds() - before) / load.requests * 1e6
 
@@ -195,7 +234,9 @@ def addresses(settings: Settings, counts: tuple[int, ...] = (1, 100, 10_000, 100
 
         spreads = _flatness(settings, {f"{count:,}": once(count) for count in counts}, rounds)
     figures = {name: spread.median for name, spread in spreads.items()}
-    return figures, [_flat_check(f"CPU per request, {counts[0]:,} to {counts[-1]:,} client addresses", spreads)]
+    return figures, [
+        _flat_check(f"CPU per request, {counts[0]:,} to {counts[-1]:,} client addresses", spreads)
+    ]
 
 
 def flood(settings: Settings, total: int = 1_000_000) -> Report:
@@ -206,7 +247,11 @@ def flood(settings: Settings, total: int = 1_000_000) -> Report:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goblin-bench-")))
         server = stack.enter_context(
             servers.goblin(
-                1, folder, settings.server_core, GOBLIN_TRUSTED_PROXY="127.0.0.1", GOBLIN_HEALTH_INTERVAL="3600"
+                1,
+                folder,
+                settings.server_core,
+                GOBLIN_TRUSTED_PROXY="127.0.0.1",
+                GOBLIN_HEALTH_INTERVAL="3600",
             )
         )
         request = native.http_request("GET", "/health", {"X-Forwarded-For": native.ADDRESS_MARK})
@@ -215,14 +260,29 @@ def flood(settings: Settings, total: int = 1_000_000) -> Report:
         for done in range(step, total + 1, step):
             say(f"{done:,} of {total:,} addresses")
             _load(
-                settings, server.port, request, 32, 3600, "-a", str(total + 1), "-o", str(done - step), "-n", str(step)
+                settings,
+                server.port,
+                request,
+                32,
+                3600,
+                "-a",
+                str(total + 1),
+                "-o",
+                str(done - step),
+                "-n",
+                str(step),
             )
             marks[f"{done:,}"] = server.rss_bytes() / 1e6
     values = list(marks.values())
     late_growth = values[-1] - values[len(values) // 2]
     shown = ", ".join(f"{name}: {value:.0f} MB" for name, value in marks.items())
     outcome = "met" if late_growth <= 2.0 else "MISSED"
-    check = Check(f"memory while {total:,} addresses pass by", shown, "no growth in the second half (2 MB)", outcome)  # type: ignore[arg-type]
+    check = Check(
+        f"memory while {total:,} addresses pass by",
+        shown,
+        "no growth in the second half (2 MB)",
+        outcome,
+    )  # type: ignore[arg-type]
     return dict(marks), [check]
 
 
@@ -237,7 +297,11 @@ def usage_rows(settings: Settings, rows: int = 1_000_000, rounds: int = 5) -> Re
         running = []
         for label, count in (("0 rows", 0), (f"{rows:,} rows", rows)):
             server = servers.goblin(
-                upstream, folder, settings.server_core, name=f"goblin-{count}", GOBLIN_USAGE_RETENTION_DAYS="0"
+                upstream,
+                folder,
+                settings.server_core,
+                name=f"goblin-{count}",
+                GOBLIN_USAGE_RETENTION_DAYS="0",
             )
             server.start()
             request = servers.goblin_requests(servers.register(server.port))["chat"]
@@ -250,7 +314,9 @@ def usage_rows(settings: Settings, rows: int = 1_000_000, rounds: int = 5) -> Re
             server.halt()
             running.append(server)
 
-            def measure(round_: int, server: Any = server, request: bytes = request, label: str = label) -> float:
+            def measure(
+                round_: int, server: Any = server, request: bytes = request, label: str = label
+            ) -> float:
                 say(f"{label}, round {round_ + 1}/{rounds}")
                 server.go_on()
                 before = server.cpu_seconds()
@@ -282,7 +348,9 @@ def fill(database: Path, count: int, batch: int = 50_000) -> None:
         if name not in template and required:
             template[name] = 0 if "CHAR" not in kind and "TEXT" not in kind else ""
     names = list({**template, "id": 0, "created_at": 0, "correlation_id": 0})
-    statement = f"INSERT INTO usage_records ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+    statement = (
+        f"INSERT INTO usage_records ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+    )
     start = int(time.time() * 1000) - count * 60
     for first in range(0, count, batch):
         rows = []
@@ -309,7 +377,9 @@ def guide_targets(settings: Settings) -> Report:
         for row in verdict.get("targets", []):
             shown = f"{row['rate']}/s, p95 {row['p95_ms']} ms, {row['result']}"
             figures[f"{multiple:g} x {row['title']}"] = shown
-    what = "the guide's targets, all at once, on two cores: highest multiple of the rates that holds"
+    what = (
+        "the guide's targets, all at once, on two cores: highest multiple of the rates that holds"
+    )
     return figures, [at_least(what, _exact(found), 1.0, "x", digits=2)]
 
 

@@ -25,14 +25,25 @@ LITELLM = "litellm[proxy]==1.106.2"
 LITELLM_KEY = "sk-bench-master-key"
 
 MESSAGES = [
-    {"role": "system", "content": "You are a helpful assistant. Answer in one sentence and do not make things up."},
-    {"role": "user", "content": "Which animal jumps over the lazy dog in the well-known sentence with every letter?"},
+    {
+        "role": "system",
+        "content": "You are a helpful assistant. Answer in one sentence and do not make things up.",
+    },
+    {
+        "role": "user",
+        "content": "Which animal jumps over the lazy dog in the well-known sentence with every letter?",
+    },
 ]
 
 
 def chat_body(model: str, *, stream: bool = False) -> bytes:
     """A short chat."""
-    body: dict[str, Any] = {"model": model, "messages": MESSAGES, "temperature": 0.7, "max_tokens": 100}
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": MESSAGES,
+        "temperature": 0.7,
+        "max_tokens": 100,
+    }
     if stream:
         body["stream"] = True
     return json.dumps(body, separators=(",", ":")).encode()
@@ -47,10 +58,20 @@ class Subject:
     requests: Mapping[str, bytes]
 
 
-def bare(kind: str, upstream_port: int, folder: Path, core: int | None, *, threads: int = THREADS) -> Server:
+def bare(
+    kind: str, upstream_port: int, folder: Path, core: int | None, *, threads: int = THREADS
+) -> Server:
     """A bare function (bare.py)."""
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.bare", kind, str(port), str(upstream_port), str(threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.bare",
+        kind,
+        str(port),
+        str(upstream_port),
+        str(threads),
+    ]
     ready = "/health" if kind == "flask" else "/"
     return Server(
         f"bare {kind}", command, port=port, ready_path=ready, folder=folder / f"bare-{kind}", core=core,
@@ -94,7 +115,9 @@ def goblin(
         **extra,
     }
     command = [sys.executable, "-m", "goblin_assistant", "serve"]
-    return Server(name, command, port=port, ready_path="/health/live", folder=place, core=core, env=env)
+    return Server(
+        name, command, port=port, ready_path="/health/live", folder=place, core=core, env=env
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +149,10 @@ def _post(port: int, path: str, body: Mapping[str, Any], token: str = "") -> dic
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}",
         data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})},
+        headers={
+            "Content-Type": "application/json",
+            **({"Authorization": f"Bearer {token}"} if token else {}),
+        },
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
         result: dict[str, Any] = json.load(answer)
@@ -140,8 +166,12 @@ def goblin_requests(credentials: Credentials) -> dict[str, bytes]:
     login = json.dumps({"email": EMAIL, "password": PASSWORD}).encode()
     return {
         "chat": http_request("POST", "/v1/chat/completions", by_token, chat_body("bench/bench")),
-        "chat, API key": http_request("POST", "/v1/chat/completions", by_key, chat_body("bench/bench")),
-        "stream": http_request("POST", "/v1/chat/completions", by_token, chat_body("bench/bench", stream=True)),
+        "chat, API key": http_request(
+            "POST", "/v1/chat/completions", by_key, chat_body("bench/bench")
+        ),
+        "stream": http_request(
+            "POST", "/v1/chat/completions", by_token, chat_body("bench/bench", stream=True)
+        ),
         "echo": http_request("POST", "/v1/chat/completions", by_token, chat_body("echo/echo")),
         "health": http_request("GET", "/health", {"Origin": ORIGIN}),
         "login": http_request("POST", "/auth/login", {"Origin": ORIGIN}, login),
@@ -196,7 +226,15 @@ def litellm(venv: Path, upstream_port: int, folder: Path, core: int | None) -> S
         "LITELLM_MODE": "PRODUCTION",
         "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
     }
-    return Server("litellm", command, port=port, ready_path="/health/liveliness", folder=place, core=core, env=env)
+    return Server(
+        "litellm",
+        command,
+        port=port,
+        ready_path="/health/liveliness",
+        folder=place,
+        core=core,
+        env=env,
+    )
 
 
 def litellm_requests() -> dict[str, bytes]:
@@ -204,6 +242,8 @@ def litellm_requests() -> dict[str, bytes]:
     headers = {"Authorization": f"Bearer {LITELLM_KEY}"}
     return {
         "chat": http_request("POST", "/v1/chat/completions", headers, chat_body("bench")),
-        "stream": http_request("POST", "/v1/chat/completions", headers, chat_body("bench", stream=True)),
+        "stream": http_request(
+            "POST", "/v1/chat/completions", headers, chat_body("bench", stream=True)
+        ),
         "health": http_request("GET", "/health/liveliness", {}),
     }

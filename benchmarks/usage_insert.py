@@ -34,7 +34,9 @@ PER_ROUND = 500
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", help="SQLAlchemy URL of an empty database; default: SQLite in a temporary folder")
+    parser.add_argument(
+        "--url", help="SQLAlchemy URL of an empty database; default: SQLite in a temporary folder"
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[0, 10_000, 100_000, 1_000_000])
     parser.add_argument("--cpu", type=int, default=0, help="core to pin to")
     options = parser.parse_args()
@@ -44,11 +46,15 @@ def main() -> None:
         engine = create_engine(url, **database.engine_options(url, 8))
         metadata.create_all(engine)
         key = _key(engine)
-        store = UsageStore(engine, Prices({"echo/*": PriceRow(input=Decimal(1), output=Decimal(1))}), Path(folder))
+        store = UsageStore(
+            engine, Prices({"echo/*": PriceRow(input=Decimal(1), output=Decimal(1))}), Path(folder)
+        )
         print(
             f"{engine.dialect.name}; CPU microseconds per record, median of {ROUNDS} rounds of {PER_ROUND} (lowest-highest)"
         )
-        print(f"{'rows before':>12} {'journal':>18} {'record':>18} {'reserve + settle':>18} {'record, wall':>18}")
+        print(
+            f"{'rows before':>12} {'journal':>18} {'record':>18} {'reserve + settle':>18} {'record, wall':>18}"
+        )
         for rows in options.rows:
             _fill(engine, rows)
             print(f"{rows:>12}", *_measure(store, key))
@@ -62,7 +68,9 @@ def _measure(store: UsageStore, key: int) -> list[str]:
     for _ in range(ROUNDS):
         entries = [_entry(None) for _ in range(PER_ROUND)]
         journal.append(_cpu(lambda entries=entries: [store.journal(one) for one in entries])[0])
-        cpu, elapsed = _cpu(lambda entries=entries: [store.finish(one, None, "echo") for one in entries])
+        cpu, elapsed = _cpu(
+            lambda entries=entries: [store.finish(one, None, "echo") for one in entries]
+        )
         record.append(cpu)
         wall.append(elapsed)
 
@@ -79,7 +87,9 @@ def _measure(store: UsageStore, key: int) -> list[str]:
 def _cpu(work: Callable[[], Any]) -> tuple[float, float]:
     cpu, elapsed = time.process_time(), time.perf_counter()
     work()
-    return (time.process_time() - cpu) / PER_ROUND * 1e6, (time.perf_counter() - elapsed) / PER_ROUND * 1e6
+    return (time.process_time() - cpu) / PER_ROUND * 1e6, (
+        time.perf_counter() - elapsed
+    ) / PER_ROUND * 1e6
 
 
 def _spread(values: list[float]) -> str:
@@ -96,11 +106,19 @@ def _entry(key: int | None) -> UsageEntry:
 def _key(engine: Engine) -> int:
     with engine.begin() as connection:
         connection.execute(
-            users.insert().values(id=1, email="bench@example.com", password_hash="-", settings={}, created_at=now_ms())
+            users.insert().values(
+                id=1, email="bench@example.com", password_hash="-", settings={}, created_at=now_ms()
+            )
         )
         connection.execute(
             api_keys.insert().values(
-                id=1, user_id=1, name="bench", prefix="gob_", key_hash="-", scopes=[], created_at=now_ms()
+                id=1,
+                user_id=1,
+                name="bench",
+                prefix="gob_",
+                key_hash="-",
+                scopes=[],
+                created_at=now_ms(),
             )
         )
     return 1
@@ -120,7 +138,9 @@ def _fill(engine: Engine, rows: int) -> None:
             one.user_id = number % 200
             batch.append(one.as_row())
             if len(batch) == 5000:
-                connection.execute(text(f"INSERT INTO usage_records ({names}) VALUES ({marks})"), batch)
+                connection.execute(
+                    text(f"INSERT INTO usage_records ({names}) VALUES ({marks})"), batch
+                )
                 batch = []
         if batch:
             connection.execute(text(f"INSERT INTO usage_records ({names}) VALUES ({marks})"), batch)

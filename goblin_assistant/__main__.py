@@ -19,7 +19,12 @@ NO_THREAD_CACHES = "glibc.malloc.tcache_count=0"
 
 def main() -> None:
     """Run the command line. GLIBC_TUNABLES in the environment wins."""
-    if "serve" in sys.argv[1:2] and sys.platform == "linux" and TUNABLES not in os.environ and sys.executable:
+    if (
+        "serve" in sys.argv[1:2]
+        and sys.platform == "linux"
+        and TUNABLES not in os.environ
+        and sys.executable
+    ):
         os.environ[TUNABLES] = NO_THREAD_CACHES
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     if "serve" in sys.argv[1:2]:

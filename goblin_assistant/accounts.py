@@ -79,7 +79,10 @@ class Accounts:
         encoded = self.passwords.hash(password)
         try:
             with self._engine.begin() as connection:
-                user = _user(connection, insert_row(connection, users, email=address, password_hash=encoded, role=role))
+                user = _user(
+                    connection,
+                    insert_row(connection, users, email=address, password_hash=encoded, role=role),
+                )
         except IntegrityError:
             raise Conflict("there is an account with this e-mail address") from None
         logger.info("user_created", extra={"user_id": user.id, "role": role})
@@ -147,26 +150,36 @@ class Accounts:
             row = _refresh_token(connection, refresh_tokens.c.token_hash == digest(token))
             now = now_ms()
             if row is None:
-                raise Unauthorized("the refresh token is not valid; log in again", reason="refresh_unknown")
+                raise Unauthorized(
+                    "the refresh token is not valid; log in again", reason="refresh_unknown"
+                )
             if row.used_at is not None:
                 if row.revoked_at is None:
                     # Once only: else whoever holds an old token could log its owner out again and again.
                     self._end_family(connection, row)
-                raise Unauthorized("the refresh token was used before; log in again", reason="refresh_reused")
+                raise Unauthorized(
+                    "the refresh token was used before; log in again", reason="refresh_reused"
+                )
             if row.revoked_at is not None or row.expires_at <= now:
-                raise Unauthorized("the refresh token has expired; log in again", reason="refresh_expired")
+                raise Unauthorized(
+                    "the refresh token has expired; log in again", reason="refresh_expired"
+                )
             user = _user(connection, row.user_id)
             if user.disabled_at is not None:
                 raise Unauthorized("the account is disabled", reason="disabled")
             # Of two uses at once only one finds it unused.
             unused = (refresh_tokens.c.used_at.is_(None), refresh_tokens.c.revoked_at.is_(None))
             taken = connection.execute(
-                update(refresh_tokens).where(refresh_tokens.c.id == row.id, *unused).values(used_at=now)
+                update(refresh_tokens)
+                .where(refresh_tokens.c.id == row.id, *unused)
+                .values(used_at=now)
             )
             if taken.rowcount != 1:
                 connection.rollback()
                 self._end_family(connection, row)
-                raise Unauthorized("the refresh token was used before; log in again", reason="refresh_reused")
+                raise Unauthorized(
+                    "the refresh token was used before; log in again", reason="refresh_reused"
+                )
             pair = self._issue(connection, user, row.family_id)
             connection.commit()
         return pair
@@ -176,7 +189,9 @@ class Accounts:
         mine = refresh_tokens.c.user_id == user_id
         with self._engine.begin() as connection:
             if refresh_token is not None:
-                row = _refresh_token(connection, mine & (refresh_tokens.c.token_hash == digest(refresh_token)))
+                row = _refresh_token(
+                    connection, mine & (refresh_tokens.c.token_hash == digest(refresh_token))
+                )
                 if row is not None:
                     _revoke(connection, refresh_tokens.c.family_id == row.family_id)
             else:
@@ -195,7 +210,9 @@ class Accounts:
     def delete_expired_tokens(self) -> None:
         """Forget refresh tokens that expired a day ago; until then a reuse of one is still noticed."""
         with self._engine.begin() as connection:
-            connection.execute(delete(refresh_tokens).where(refresh_tokens.c.expires_at < now_ms() - 86_400_000))
+            connection.execute(
+                delete(refresh_tokens).where(refresh_tokens.c.expires_at < now_ms() - 86_400_000)
+            )
 
     def close(self) -> None:
         """End the threads that hash, give kept connections back."""
@@ -211,13 +228,20 @@ class Accounts:
         token = new_refresh_token()
         expires = now_ms() + self._refresh_ms
         insert_row(
-            connection, refresh_tokens, user_id=user.id, family_id=family, token_hash=digest(token), expires_at=expires
+            connection,
+            refresh_tokens,
+            user_id=user.id,
+            family_id=family,
+            token_hash=digest(token),
+            expires_at=expires,
         )
         return TokenPair(self.tokens.issue(user.id, user.token_version), token, self.tokens.seconds)
 
     def _by_email(self, email: str) -> User | None:
         with self._engine.connect() as connection:
-            row = connection.execute(select(users).where(users.c.email == canonical(email))).one_or_none()
+            row = connection.execute(
+                select(users).where(users.c.email == canonical(email))
+            ).one_or_none()
         return None if row is None else User(*row)
 
     def _end_family(self, connection: Connection, row: Row[Any]) -> None:
@@ -225,12 +249,16 @@ class Accounts:
         # The thief may hold an access token as well: both holders are out now, not when it expires.
         _update(connection, row.user_id, token_version=users.c.token_version + 1)
         connection.commit()
-        logger.warning("refresh_token_reused", extra={"user_id": row.user_id, "family": row.family_id[:8]})
+        logger.warning(
+            "refresh_token_reused", extra={"user_id": row.user_id, "family": row.family_id[:8]}
+        )
 
     def _new_password(self, user_id: int, password: str, event: str) -> User:
         encoded = self.passwords.hash(password)
         with self._engine.begin() as connection:
-            user = _update(connection, user_id, password_hash=encoded, token_version=users.c.token_version + 1)
+            user = _update(
+                connection, user_id, password_hash=encoded, token_version=users.c.token_version + 1
+            )
             _revoke(connection, refresh_tokens.c.user_id == user_id)
         logger.info(event, extra={"user_id": user_id})
         return user
@@ -248,10 +276,15 @@ class Accounts:
 
 def normalise(email: str) -> str:
     """The address in lower case, or ValidationFailed."""
-    from email_validator import EmailNotValidError, validate_email  # compiles patterns for 30 ms: not at every start
+    from email_validator import (
+        EmailNotValidError,
+        validate_email,
+    )  # compiles patterns for 30 ms: not at every start
 
     try:
-        return validate_email(email, check_deliverability=False, test_environment=True).normalized.lower()
+        return validate_email(
+            email, check_deliverability=False, test_environment=True
+        ).normalized.lower()
     except EmailNotValidError:
         raise ValidationFailed("email: not an e-mail address", param="email") from None
 
@@ -286,5 +319,7 @@ def _refresh_token(connection: Connection, condition: ColumnElement[bool]) -> Ro
 
 def _revoke(connection: Connection, condition: ColumnElement[bool]) -> None:
     connection.execute(
-        update(refresh_tokens).where(condition, refresh_tokens.c.revoked_at.is_(None)).values(revoked_at=now_ms())
+        update(refresh_tokens)
+        .where(condition, refresh_tokens.c.revoked_at.is_(None))
+        .values(revoked_at=now_ms())
     )

@@ -50,14 +50,20 @@ def response_from_openai(response: ChatResponse) -> bytes:
     choices = completion.get("choices") or [{}]
     message = choices[0].get("message") or {}
     content: list[dict[str, Any]] = []
-    reasoning = message.get("reasoning_content") or message.get("reasoning")  # DeepSeek, vLLM; OpenRouter
+    reasoning = message.get("reasoning_content") or message.get(
+        "reasoning"
+    )  # DeepSeek, vLLM; OpenRouter
     if isinstance(reasoning, str) and reasoning:
         content.append({"type": "thinking", "thinking": reasoning, "signature": ""})
     for text in (message.get("content"), message.get("refusal")):
         if isinstance(text, str) and text:
             content.append({"type": "text", "text": text})
     calls = message.get("tool_calls") or ()
-    check_together(text for call in calls if isinstance(text := (call.get("function") or {}).get("arguments"), str))
+    check_together(
+        text
+        for call in calls
+        if isinstance(text := (call.get("function") or {}).get("arguments"), str)
+    )
     for call in calls:
         function = call.get("function") or {}
         content.append(

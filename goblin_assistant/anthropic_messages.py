@@ -44,9 +44,19 @@ IGNORED = frozenset({"cache_control", "diagnostics", "inference_geo", "service_t
 
 TOOL_HINTS = frozenset({"cache_control", "eager_input_streaming", "input_examples", "type"})
 
-NEUTRAL: Mapping[str, tuple[Any, ...]] = {"speed": ("standard",), "mcp_servers": ([],), "container": ()}
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "speed": ("standard",),
+    "mcp_servers": ([],),
+    "container": (),
+}
 
-EFFORTS: Mapping[str, str] = {"low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "xhigh"}
+EFFORTS: Mapping[str, str] = {
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "xhigh",
+    "max": "xhigh",
+}
 
 Part = dict[str, Any]
 
@@ -56,10 +66,13 @@ def request_to_openai(body: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in body.items():
         if value is None or name in TRANSLATED or name in IGNORED or value in NEUTRAL.get(name, ()):
             continue
-        raise BadRequest(f"{name} is known to Anthropic's models only; leave it out for this model", param=name)
+        raise BadRequest(
+            f"{name} is known to Anthropic's models only; leave it out for this model", param=name
+        )
     if body["max_tokens"] == 0:
         raise BadRequest(
-            "max_tokens: 0 (filling the prompt cache) is known to Anthropic's models only", param="max_tokens"
+            "max_tokens: 0 (filling the prompt cache) is known to Anthropic's models only",
+            param="max_tokens",
         )
     request: dict[str, Any] = {
         "model": body.get("model"),
@@ -101,7 +114,9 @@ def _user(blocks: Iterable[Mapping[str, Any]], where: str) -> list[dict[str, Any
     results: list[dict[str, Any]] = []
     parts: list[Part] = []
     for position, block in enumerate(blocks):
-        if block["type"] == "text" and type(text := block.get("text")) is str:  # nearly all: no place to name
+        if (
+            block["type"] == "text" and type(text := block.get("text")) is str
+        ):  # nearly all: no place to name
             if text:
                 parts.append({"type": "text", "text": text})
             continue
@@ -129,10 +144,19 @@ def _assistant(blocks: Iterable[Mapping[str, Any]], where: str) -> dict[str, Any
         elif kind == "tool_use":
             arguments = orjson.dumps(block.get("input") or {}).decode()
             name, call_id = _string(block, "name", here), _string(block, "id", here)
-            calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
+            calls.append(
+                {
+                    "id": call_id,
+                    "type": "function",
+                    "function": {"name": name, "arguments": arguments},
+                }
+            )
         elif kind not in ("thinking", "redacted_thinking"):
             raise _unknown(here)
-    message: dict[str, Any] = {"role": "assistant", "content": "".join(text) if text or not calls else None}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "".join(text) if text or not calls else None,
+    }
     if calls:
         message["tool_calls"] = calls
     return message
@@ -151,7 +175,11 @@ def _tool_result(block: Mapping[str, Any], where: str) -> tuple[dict[str, Any], 
     said = "\n".join(text) or ("(see the attachment below)" if images else "")
     if block.get("is_error"):
         said = f"Error: {said}"
-    return {"role": "tool", "tool_call_id": _string(block, "tool_use_id", where), "content": said}, images
+    return {
+        "role": "tool",
+        "tool_call_id": _string(block, "tool_use_id", where),
+        "content": said,
+    }, images
 
 
 def _parts(block: Mapping[str, Any], where: str) -> list[Part]:
@@ -170,17 +198,25 @@ def _parts(block: Mapping[str, Any], where: str) -> list[Part]:
 def _document(block: Mapping[str, Any], source: Mapping[str, Any], where: str) -> list[Part]:
     kind, title = source.get("type"), block.get("title")
     if kind == "base64":
-        return [{"type": "file", "file": {"filename": title or "document.pdf", "file_data": _url(source, where)}}]
+        return [
+            {
+                "type": "file",
+                "file": {"filename": title or "document.pdf", "file_data": _url(source, where)},
+            }
+        ]
     if kind == "text":
         text = _string(source, "data", where)
         return [{"type": "text", "text": f"{title}\n\n{text}" if title else text}]
     if kind == "content":
         inner = _blocks(source.get("content"), where)
         return [
-            part for position, item in enumerate(inner) for part in _parts(item, f"{where}.source.content[{position}]")
+            part
+            for position, item in enumerate(inner)
+            for part in _parts(item, f"{where}.source.content[{position}]")
         ]
     raise BadRequest(
-        f"{where}: this model takes a document's content, not its address or a file of Anthropic's", param="messages"
+        f"{where}: this model takes a document's content, not its address or a file of Anthropic's",
+        param="messages",
     )
 
 
@@ -197,15 +233,22 @@ def _url(source: Mapping[str, Any], where: str) -> str:
     if kind == "url":
         return _string(source, "url", where)
     if kind == "base64":
-        return f"data:{_string(source, 'media_type', where)};base64,{_string(source, 'data', where)}"
-    raise BadRequest(f"{where}: a file of Anthropic's Files API is known to Anthropic's models only", param="messages")
+        return (
+            f"data:{_string(source, 'media_type', where)};base64,{_string(source, 'data', where)}"
+        )
+    raise BadRequest(
+        f"{where}: a file of Anthropic's Files API is known to Anthropic's models only",
+        param="messages",
+    )
 
 
 def _plain(content: str | list[Mapping[str, Any]], where: str) -> str:
     """A system prompt's text; blocks are paragraphs. One string, because not every server takes parts there."""
     if isinstance(content, str):
         return content
-    return "\n\n".join(_text(block, f"{where}[{position}]") for position, block in enumerate(content))
+    return "\n\n".join(
+        _text(block, f"{where}[{position}]") for position, block in enumerate(content)
+    )
 
 
 def _text(block: Mapping[str, Any], where: str) -> str:
@@ -215,12 +258,17 @@ def _text(block: Mapping[str, Any], where: str) -> str:
 def _string(value: Mapping[str, Any], name: str, where: str) -> str:
     found = value.get(name)
     if not isinstance(found, str):
-        raise BadRequest(f"{where}.{name} must be text", param="system" if where.startswith("system") else "messages")
+        raise BadRequest(
+            f"{where}.{name} must be text",
+            param="system" if where.startswith("system") else "messages",
+        )
     return found
 
 
 def _unknown(where: str) -> BadRequest:
-    return BadRequest(f"{where}: this type of block is known to Anthropic's models only", param="messages")
+    return BadRequest(
+        f"{where}: this type of block is known to Anthropic's models only", param="messages"
+    )
 
 
 # -- tools and thinking ---------------------------------------------------------------------------
@@ -248,7 +296,10 @@ def _translate_tools(body: Mapping[str, Any], request: dict[str, Any]) -> None:
 
 def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
     if tool.get("type") not in (None, "custom"):
-        raise BadRequest(f"{where}: tools that Anthropic runs or defines are known to its models only", param="tools")
+        raise BadRequest(
+            f"{where}: tools that Anthropic runs or defines are known to its models only",
+            param="tools",
+        )
     name, schema = tool.get("name"), tool.get("input_schema")
     if not isinstance(name, str) or not isinstance(schema, dict):
         raise BadRequest(f"{where}: a tool needs a name and an input_schema", param="tools")
@@ -256,7 +307,11 @@ def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key, value in tool.items():
         if key in ("description", "strict"):
             function[key] = value
-        elif key not in TOOL_HINTS and key not in ("name", "input_schema") and value not in (None, False, ["direct"]):
+        elif (
+            key not in TOOL_HINTS
+            and key not in ("name", "input_schema")
+            and value not in (None, False, ["direct"])
+        ):
             raise BadRequest(f"{where}.{key} is known to Anthropic's models only", param="tools")
     return {"type": "function", "function": function}
 
@@ -266,18 +321,28 @@ def _translate_thinking(body: Mapping[str, Any], request: dict[str, Any]) -> Non
     effort = output.get("effort")
     if effort is not None:
         if not isinstance(effort, str) or effort not in EFFORTS:
-            raise BadRequest(f"output_config.effort: accepted: {', '.join(EFFORTS)}", param="output_config")
+            raise BadRequest(
+                f"output_config.effort: accepted: {', '.join(EFFORTS)}", param="output_config"
+            )
         request["reasoning_effort"] = EFFORTS[effort]
     elif thinking.get("type") == "enabled":
         budget = thinking.get("budget_tokens")
         if not isinstance(budget, int):
             raise BadRequest("thinking.budget_tokens must be a whole number", param="thinking")
-        request["reasoning_effort"] = "low" if budget <= 4096 else "medium" if budget <= 16384 else "high"
+        request["reasoning_effort"] = (
+            "low" if budget <= 4096 else "medium" if budget <= 16384 else "high"
+        )
     wanted = output.get("format")
     if wanted is not None:
-        schema = wanted.get("schema") if isinstance(wanted, dict) and wanted.get("type") == "json_schema" else None
+        schema = (
+            wanted.get("schema")
+            if isinstance(wanted, dict) and wanted.get("type") == "json_schema"
+            else None
+        )
         if not isinstance(schema, dict):
-            raise BadRequest("output_config.format: accepted: json_schema with a schema", param="output_config")
+            raise BadRequest(
+                "output_config.format: accepted: json_schema with a schema", param="output_config"
+            )
         request["response_format"] = {
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": schema, "strict": True},

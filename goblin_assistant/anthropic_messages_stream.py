@@ -32,7 +32,16 @@ _START: dict[Kind, dict[str, Any]] = {
 class StreamTranslator:
     """The state of one stream. `model` is named until the upstream says a better name."""
 
-    __slots__ = ("_call", "_calls_seen", "_index", "_message", "_open", "_out", "_pending", "_reason")
+    __slots__ = (
+        "_call",
+        "_calls_seen",
+        "_index",
+        "_message",
+        "_open",
+        "_out",
+        "_pending",
+        "_reason",
+    )
 
     def __init__(self, model: str) -> None:
         self._message: dict[str, Any] | None = {"id": "", "model": model}
@@ -68,7 +77,9 @@ class StreamTranslator:
         if self._calls_seen and reason == "end_turn":
             reason = "tool_use"  # some servers say stop all the same
         usage = anthropic_usage(completed.usage)
-        self._event("message_delta", delta={"stop_reason": reason, "stop_sequence": None}, usage=usage)
+        self._event(
+            "message_delta", delta={"stop_reason": reason, "stop_sequence": None}, usage=usage
+        )
         self._event("message_stop")
         return b"".join(self._out)
 
@@ -76,13 +87,19 @@ class StreamTranslator:
     def _chunk(self, chunk: dict[str, Any]) -> None:
         self._begin(chunk)
         choices = chunk.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        choice = (
+            choices[0]
+            if isinstance(choices, list) and choices and isinstance(choices[0], dict)
+            else {}
+        )
         if isinstance(choice.get("finish_reason"), str):
             self._reason = choice["finish_reason"]
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             return
-        reasoning = delta.get("reasoning_content") or delta.get("reasoning")  # DeepSeek, vLLM; OpenRouter
+        reasoning = delta.get("reasoning_content") or delta.get(
+            "reasoning"
+        )  # DeepSeek, vLLM; OpenRouter
         if isinstance(reasoning, str) and reasoning:
             self._enter("thinking")
             self._delta({"type": "thinking_delta", "thinking": reasoning})
@@ -102,12 +119,18 @@ class StreamTranslator:
         arguments = function.get("arguments")
         text = arguments if isinstance(arguments, str) else ""
         # A call is new by its index, or by its id where a server gives every call index 0 (Gemini has).
-        same = self._call is not None and self._call[0] == index and (not call_id or call_id == self._call[1])
+        same = (
+            self._call is not None
+            and self._call[0] == index
+            and (not call_id or call_id == self._call[1])
+        )
         if not same or self._open != "tool_use":
             name = function.get("name")
             if not isinstance(name, str) or not name:
                 if index in self._calls_seen:
-                    raise BadResponse("the provider mixes the pieces of several tool calls, which cannot be translated")
+                    raise BadResponse(
+                        "the provider mixes the pieces of several tool calls, which cannot be translated"
+                    )
                 self._pending += text
                 return
             self._close()
@@ -115,7 +138,12 @@ class StreamTranslator:
             self._calls_seen.add(index)
             self._start(
                 "tool_use",
-                {"type": "tool_use", "id": call_id or f"toolu_{uuid.uuid4().hex}", "name": name, "input": {}},
+                {
+                    "type": "tool_use",
+                    "id": call_id or f"toolu_{uuid.uuid4().hex}",
+                    "name": name,
+                    "input": {},
+                },
             )
             text, self._pending = self._pending + text, ""
         if text:
@@ -158,4 +186,6 @@ class StreamTranslator:
         self._event("content_block_delta", index=self._index, delta=delta)
 
     def _event(self, kind: str, **fields: Any) -> None:
-        self._out.append(b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields})))
+        self._out.append(
+            b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
+        )

@@ -59,7 +59,9 @@ class NewKey:
 class ApiKeys:
     """The keys of all users. Raises AppErrors."""
 
-    def __init__(self, engine: Engine, principals: PrincipalStore, *, most: int = MAX_KEYS_PER_USER) -> None:
+    def __init__(
+        self, engine: Engine, principals: PrincipalStore, *, most: int = MAX_KEYS_PER_USER
+    ) -> None:
         """`most` is how many good keys a user may have, whoever makes them."""
         self._engine = engine
         self._most = most
@@ -75,7 +77,9 @@ class ApiKeys:
                 raise NotFound("there is no such user")
             unknown = sorted(set(spec.scopes) - SCOPES)
             if unknown or not spec.scopes:
-                raise ValidationFailed(f"scopes: one or more of {', '.join(sorted(SCOPES))}", param="scopes")
+                raise ValidationFailed(
+                    f"scopes: one or more of {', '.join(sorted(SCOPES))}", param="scopes"
+                )
             if "admin" in spec.scopes and role != "admin":
                 raise Forbidden("only an admin's key may have the scope 'admin'")
             if spec.expires_at is not None and spec.expires_at <= now_ms():
@@ -99,13 +103,17 @@ class ApiKeys:
         with self._engine.connect() as connection:
             return self._find(connection, key_id, user_id)
 
-    def rotate(self, key_id: int, user_id: int | None = None, grace_seconds: int = DEFAULT_GRACE_SECONDS) -> NewKey:
+    def rotate(
+        self, key_id: int, user_id: int | None = None, grace_seconds: int = DEFAULT_GRACE_SECONDS
+    ) -> NewKey:
         """Replace a key by a new one with the same limits; the old one is good for `grace_seconds` more.
 
         They share one budget: what either spends counts for both.
         """
         if not 0 <= grace_seconds <= MAX_GRACE_SECONDS:
-            raise ValidationFailed(f"grace_seconds: 0 to {MAX_GRACE_SECONDS}", param="grace_seconds")
+            raise ValidationFailed(
+                f"grace_seconds: 0 to {MAX_GRACE_SECONDS}", param="grace_seconds"
+            )
         with self._engine.begin() as connection:
             self._lock_user(connection, _owner_of(key_id))
             old = self._find(connection, key_id, user_id)
@@ -121,17 +129,25 @@ class ApiKeys:
                 old.max_concurrency, old.monthly_budget_microusd, old.expires_at,
             )  # fmt: skip
             secret = new_api_key()
-            row = self._insert(connection, old.user_id, spec, secret, budget_key_id=old.budget_key_id or old.id)
+            row = self._insert(
+                connection, old.user_id, spec, secret, budget_key_id=old.budget_key_id or old.id
+            )
             # Of two rotations at once one finds the key replaced.
             current = (api_keys.c.replaced_by_id.is_(None), api_keys.c.revoked_at.is_(None))
             changed = connection.execute(
                 update(api_keys)
                 .where(api_keys.c.id == key_id, *current)
-                .values(replaced_by_id=row.id, expires_at=_earlier(old.expires_at, now + grace_seconds * 1000))
+                .values(
+                    replaced_by_id=row.id,
+                    expires_at=_earlier(old.expires_at, now + grace_seconds * 1000),
+                )
             )
             if changed.rowcount != 1:
                 raise Conflict("the key has been rotated already; rotate its successor")
-        logger.info("api_key_rotated", extra={"key_id": key_id, "new_key_id": row.id, "grace_seconds": grace_seconds})
+        logger.info(
+            "api_key_rotated",
+            extra={"key_id": key_id, "new_key_id": row.id, "grace_seconds": grace_seconds},
+        )
         return NewKey(secret, row)
 
     def revoke(self, key_id: int, user_id: int | None = None) -> None:
@@ -139,7 +155,9 @@ class ApiKeys:
         with self._engine.begin() as connection:
             row = self._find(connection, key_id, user_id)
             if row.revoked_at is None:
-                connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=now_ms()))
+                connection.execute(
+                    update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=now_ms())
+                )
         if row.revoked_at is None:
             logger.info("api_key_revoked", extra={"key_id": key_id})
 
@@ -167,7 +185,11 @@ class ApiKeys:
                 # In the order of ids, as every instance does it: two never wait for each other crosswise.
                 for key_id, at in sorted(used.items()):
                     newer = or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at < at)
-                    connection.execute(update(api_keys).where(api_keys.c.id == key_id, newer).values(last_used_at=at))
+                    connection.execute(
+                        update(api_keys)
+                        .where(api_keys.c.id == key_id, newer)
+                        .values(last_used_at=at)
+                    )
         except SQLAlchemyError:
             self._principals.put_back_used(used)
             logger.warning("last_used_not_written", extra={"keys": len(used)})
@@ -197,7 +219,13 @@ class ApiKeys:
         return ApiKey(*row)
 
     def _insert(
-        self, connection: Connection, user_id: int, spec: KeySpec, secret: str, *, budget_key_id: int | None = None
+        self,
+        connection: Connection,
+        user_id: int,
+        spec: KeySpec,
+        secret: str,
+        *,
+        budget_key_id: int | None = None,
     ) -> ApiKey:
         key_id = insert_row(
             connection,
@@ -207,7 +235,9 @@ class ApiKeys:
             prefix=secret[:PREFIX_LENGTH],
             key_hash=digest(secret),
             scopes=sorted(set(spec.scopes)),
-            allowed_models=None if spec.allowed_models is None else sorted(set(spec.allowed_models)),
+            allowed_models=None
+            if spec.allowed_models is None
+            else sorted(set(spec.allowed_models)),
             requests_per_minute=spec.requests_per_minute,
             tokens_per_minute=spec.tokens_per_minute,
             max_concurrency=spec.max_concurrency,

@@ -61,7 +61,11 @@ class _App(APIFlask):
         known = self._adapters.get((host, scheme))
         if known is None or "HTTP_UPGRADE" in environ or not host:
             adapter = super().create_url_adapter(request)
-            if adapter is not None and len(self._adapters) < MAX_HOSTS and "HTTP_UPGRADE" not in environ:
+            if (
+                adapter is not None
+                and len(self._adapters) < MAX_HOSTS
+                and "HTTP_UPGRADE" not in environ
+            ):
                 self._adapters[host, scheme] = adapter
             return adapter
         return MapAdapter(
@@ -132,7 +136,9 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
         PeriodicJob("delete_expired_refresh_tokens", 3600.0, accounts.delete_expired_tokens),
     ]
     if config.usage_retention_days:
-        jobs.append(PeriodicJob("prune_usage", 3600.0, lambda: usage.prune(config.usage_retention_days)))
+        jobs.append(
+            PeriodicJob("prune_usage", 3600.0, lambda: usage.prune(config.usage_retention_days))
+        )
     monitor = build_monitor(config, engine, registry, circuits=router.circuits, jobs=jobs)
     runtime = Runtime(
         config=config,
@@ -148,7 +154,9 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
             in_flight_seconds=config.timeout_total + 30,
             max_bytes=config.idempotency_max_bytes,
         ),
-        chat=ChatService(config, registry, router, usage, limits, threads, lambda: monitor.draining),
+        chat=ChatService(
+            config, registry, router, usage, limits, threads, lambda: monitor.draining
+        ),
         monitor=monitor,
     )
     app.extensions["goblin"] = runtime

@@ -58,7 +58,8 @@ def require_auth(
             if principal is None:
                 error: AppError | None = g.auth_error
                 raise error or Unauthorized(
-                    "send a credential: Authorization: Bearer <access token or API key>", reason=None
+                    "send a credential: Authorization: Bearer <access token or API key>",
+                    reason=None,
                 )
             if not keys and principal.key_id is not None:
                 raise Forbidden("an API key may not do this; log in and use the access token")
@@ -80,7 +81,9 @@ def _authenticate(environ: WSGIEnvironment) -> Principal | None:
         kind, _, credential = header.partition(" ")
         credential = credential.strip()
         if kind.lower() != "bearer" or not credential:
-            raise Unauthorized("Authorization must be: Bearer <access token or API key>", reason="bad_token")
+            raise Unauthorized(
+                "Authorization must be: Bearer <access token or API key>", reason="bad_token"
+            )
     else:
         credential = environ.get("HTTP_X_API_KEY", "").strip()
         if not credential:

@@ -43,10 +43,10 @@ _OPEN_PERIOD = (
 _HOLD = "INSERT INTO budget_reservations (id, key_id, period, amount_microusd, expires_at) VALUES (?, ?, ?, ?, ?)"
 _STATE = f"SELECT spent_microusd, reserved_microusd FROM budget_periods WHERE key_id = ({_OWNER}) AND period = ?"
 _DROP = "DELETE FROM budget_reservations WHERE id = ?"
-_DROP_RETURNING = "DELETE FROM budget_reservations WHERE id = ? RETURNING key_id, period, amount_microusd"
-_DROP_STALE = (
-    "DELETE FROM budget_reservations WHERE id = ? AND expires_at < ? RETURNING key_id, period, amount_microusd"
+_DROP_RETURNING = (
+    "DELETE FROM budget_reservations WHERE id = ? RETURNING key_id, period, amount_microusd"
 )
+_DROP_STALE = "DELETE FROM budget_reservations WHERE id = ? AND expires_at < ? RETURNING key_id, period, amount_microusd"
 _STALE = "SELECT id FROM budget_reservations WHERE expires_at < ? ORDER BY id LIMIT 500"
 _BOOK = (
     "UPDATE budget_periods SET spent_microusd = spent_microusd + ?, reserved_microusd = reserved_microusd - ? "
@@ -118,12 +118,23 @@ class Budgets:
     def __init__(self, database: UsageDatabase) -> None:
         self._database = database
         sql = database.sql
-        self._reserve, self._open, self._hold, self._state = sql(_RESERVE), sql(_OPEN_PERIOD), sql(_HOLD), sql(_STATE)
+        self._reserve, self._open, self._hold, self._state = (
+            sql(_RESERVE),
+            sql(_OPEN_PERIOD),
+            sql(_HOLD),
+            sql(_STATE),
+        )
         self._drop, self._drop_returning, self._book = sql(_DROP), sql(_DROP_RETURNING), sql(_BOOK)
-        self._book_first, self._drop_stale, self._stale = sql(_BOOK_FIRST), sql(_DROP_STALE), sql(_STALE)
+        self._book_first, self._drop_stale, self._stale = (
+            sql(_BOOK_FIRST),
+            sql(_DROP_STALE),
+            sql(_STALE),
+        )
         self._owner = sql(_OWNER)
 
-    def reserve(self, record_id: str, key_id: int, budget_microusd: int, amount: int, expires_at: int) -> Reservation:
+    def reserve(
+        self, record_id: str, key_id: int, budget_microusd: int, amount: int, expires_at: int
+    ) -> Reservation:
         """Hold `amount` micro-dollars until `expires_at` (ms). Raises BudgetExceeded, DatabaseAway or RecordRefused
         (the key is gone)."""
         period = period_of(record_id)
@@ -134,7 +145,9 @@ class Budgets:
             raise _exceeded(budget_microusd, refusal, amount)
         return reservation
 
-    def _try(self, cursor: Any, wanted: Reservation, budget: int, expires_at: int) -> BudgetState | None:
+    def _try(
+        self, cursor: Any, wanted: Reservation, budget: int, expires_at: int
+    ) -> BudgetState | None:
         key_id, period, amount = wanted.key_id, wanted.period, wanted.amount_microusd
         if amount > budget or not self._take(cursor, key_id, period, amount, budget):
             return self._read(cursor, key_id, period)
@@ -155,13 +168,24 @@ class Budgets:
     def _read(self, cursor: Any, key_id: int, period: str) -> BudgetState:
         cursor.execute(self._state, (key_id, period))
         row = cursor.fetchone()
-        return BudgetState(period, int(row[0]), int(row[1])) if row is not None else BudgetState(period, 0, 0)
+        return (
+            BudgetState(period, int(row[0]), int(row[1]))
+            if row is not None
+            else BudgetState(period, 0, 0)
+        )
 
     def state(self, key_id: int, now_ms: int) -> BudgetState:
         """What a key has spent and reserved in the month of `now_ms`."""
         return self._database.run(self._read, key_id, month_of(now_ms))
 
-    def book(self, cursor: Any, record_id: str, key_id: int | None, cost: int | None, held: Reservation | None) -> None:
+    def book(
+        self,
+        cursor: Any,
+        record_id: str,
+        key_id: int | None,
+        cost: int | None,
+        held: Reservation | None,
+    ) -> None:
         """Within the transaction that wrote the record: end its reservation and count its cost."""
         released = 0
         period = period_of(record_id)
@@ -175,7 +199,9 @@ class Budgets:
         if not cursor.rowcount and cost:
             cursor.execute(self._book_first, (period, cost, key_id))
 
-    def book_spent(self, cursor: Any, records: Iterable[tuple[str, int | None, int | None]]) -> None:
+    def book_spent(
+        self, cursor: Any, records: Iterable[tuple[str, int | None, int | None]]
+    ) -> None:
         """The same for new records without reservations, as (id, key_id, cost): one UPDATE a key."""
         spent: dict[tuple[int, str], int] = {}
         for record_id, key_id, cost in records:

@@ -12,7 +12,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from goblin_assistant import anthropic_messages, metrics
-from goblin_assistant.chat_request import Chat, ChatResult, TargetRequests, apply_defaults, check_allowed, may_use
+from goblin_assistant.chat_request import (
+    Chat,
+    ChatResult,
+    TargetRequests,
+    apply_defaults,
+    check_allowed,
+    may_use,
+)
 from goblin_assistant.chat_run import ModelLabels, Run, counted, requested_tier
 from goblin_assistant.chat_stream import ChatStream, close_events
 from goblin_assistant.config import Config
@@ -61,7 +68,9 @@ class ChatService:
         is_draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self.router = router
-        self.slots = ChatSlots(config.slots, config.chat_slot_wait_seconds, config.most_chats_waiting, threads)
+        self.slots = ChatSlots(
+            config.slots, config.chat_slot_wait_seconds, config.most_chats_waiting, threads
+        )
         self._registry = registry
         self._usage = usage
         self._limits = limits
@@ -124,7 +133,9 @@ class ChatService:
                 try:
                     return next(events), events
                 except StopIteration:
-                    raise BadResponse("the provider's stream was empty", provider=target.provider.name) from None
+                    raise BadResponse(
+                        "the provider's stream was empty", provider=target.provider.name
+                    ) from None
 
             outcome = self._attempt(run, targets, attempt, call, streamed=True)
             run.entry.first_token_ms = round((time.perf_counter() - chat.started) * 1000)
@@ -220,7 +231,9 @@ class ChatService:
         run.reached(outcome)
         return outcome
 
-    def _ended_by(self, error: BaseException, chat: Chat, run: Run, targets: list[Target], *, phase: str) -> None:
+    def _ended_by(
+        self, error: BaseException, chat: Chat, run: Run, targets: list[Target], *, phase: str
+    ) -> None:
         """Note how a chat ended that got no answer, and have it settled. Raises ClientGone for CallCancelled."""
         try:
             if isinstance(error, CallCancelled):
@@ -228,7 +241,11 @@ class ChatService:
                 raise ClientGone("the client has gone") from None
             if isinstance(error, ProviderError) and not error.provider:
                 error.provider = run.entry.provider or targets[-1].provider.name
-            run.failed(error if isinstance(error, ProviderError | AppError) else AppError(type(error).__name__))
+            run.failed(
+                error
+                if isinstance(error, ProviderError | AppError)
+                else AppError(type(error).__name__)
+            )
         finally:
             chat.defer(run.settle)
 
@@ -248,7 +265,9 @@ class ChatService:
             return
         limit = self._usage.default_max_tokens
         if principal.tokens_per_minute is not None:
-            room = principal.tokens_per_minute - estimate_prompt_tokens(body) - prediction_tokens(body)
+            room = (
+                principal.tokens_per_minute - estimate_prompt_tokens(body) - prediction_tokens(body)
+            )
             limit = max(1, min(limit, room // choices(body)))
         for name in LIMIT_FIELDS:  # -1 and other ways to say "no limit"
             body.pop(name, None)
@@ -260,9 +279,7 @@ class ChatService:
         elapsed = (time.perf_counter() - run.trace.started) * 1000
         provider = run.trace.provider_seconds * 1000
         queue = run.entry.queue_ms
-        timing = (
-            f"queue;dur={queue}, overhead;dur={max(0.0, elapsed - provider - queue):.2f}, provider;dur={provider:.2f}"
-        )
+        timing = f"queue;dur={queue}, overhead;dur={max(0.0, elapsed - provider - queue):.2f}, provider;dur={provider:.2f}"
         if run.entry.first_token_ms is not None:
             timing += f", first_token;dur={run.entry.first_token_ms}"
         return {

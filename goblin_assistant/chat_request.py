@@ -64,7 +64,11 @@ def apply_defaults(chat: Chat, default_model: str) -> str:
     if not settings or chat.operation != "chat_completion":
         return str(model)
     # Not in Anthropic's dialect: since its API version 2026-10-21 a temperature makes a request invalid, and a setting must not.
-    if settings.get("temperature") is not None and body.get("temperature") is None and chat.dialect != "anthropic":
+    if (
+        settings.get("temperature") is not None
+        and body.get("temperature") is None
+        and chat.dialect != "anthropic"
+    ):
         body["temperature"] = settings["temperature"]
         chat.raw = b""
     if (
@@ -80,7 +84,9 @@ def apply_defaults(chat: Chat, default_model: str) -> str:
             if not body.get("system"):
                 body["system"] = prompt
                 chat.raw = b""
-        elif not any(message.get("role") in ("system", "developer") for message in body["messages"]):
+        elif not any(
+            message.get("role") in ("system", "developer") for message in body["messages"]
+        ):
             body["messages"] = [{"role": "system", "content": prompt}, *body["messages"]]
             chat.raw = b""
     return str(model)
@@ -97,7 +103,8 @@ def check_allowed(principal: Principal, requested: str, targets: list[Target]) -
         may_use(allowed, target.name) or may_use(allowed, target.model) for target in targets
     ):
         raise Forbidden(
-            f"this API key may not use model {requested!r}; it may use: {', '.join(sorted(allowed))}", param="model"
+            f"this API key may not use model {requested!r}; it may use: {', '.join(sorted(allowed))}",
+            param="model",
         )
 
 
@@ -126,7 +133,8 @@ class TargetRequests:
             return anthropic_messages.response_from_openai(response)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise BadResponse(
-                f"{target.provider.name}'s answer is no chat completion", provider=target.provider.name
+                f"{target.provider.name}'s answer is no chat completion",
+                provider=target.provider.name,
             ) from error
 
     def for_target(self, target: Target) -> ChatRequest:
@@ -141,5 +149,9 @@ class TargetRequests:
             body, raw = {**body, "model": target.model}, None
         headers: dict[str, str] = {}
         if dialect == "anthropic":
-            headers = {name: value for name in DIALECT_HEADERS if (value := chat.headers.get(name)) is not None}
+            headers = {
+                name: value
+                for name in DIALECT_HEADERS
+                if (value := chat.headers.get(name)) is not None
+            }
         return ChatRequest(target.model, body, raw, chat.stream, dialect, self._call, headers)

@@ -168,13 +168,17 @@ class Run:
             try:
                 release()
             except Exception:  # one that fails costs none of the others
-                logger.exception("release_failed", extra={"correlation_id": self.entry.correlation_id})
+                logger.exception(
+                    "release_failed", extra={"correlation_id": self.entry.correlation_id}
+                )
         self._holds.clear()
 
     def _settle_tokens(self) -> None:
         hold, self.token_hold = self.token_hold, None
         if hold is not None:
-            self._limits.settle_tokens(hold, self.entry.prompt_tokens + self.entry.completion_tokens)
+            self._limits.settle_tokens(
+                hold, self.entry.prompt_tokens + self.entry.completion_tokens
+            )
 
     def _label(self) -> str:
         """The model's label in metrics. `gpt-4o` answers as `gpt-4o-2024-08-06`, which may be in no catalogue: then it is
@@ -192,7 +196,9 @@ class Run:
         if self._target is None or is_plain(usage, answered=answered):
             return usage
         answers = choices(self._body) if answered else 0
-        return self._checks.checked(usage, self._target.provider, self._target.model, answers, self._estimate)
+        return self._checks.checked(
+            usage, self._target.provider, self._target.model, answers, self._estimate
+        )
 
     def _usage_so_far(self) -> Usage:
         """Of an answer that was cut: what was reported until then, and at least what was
@@ -203,7 +209,9 @@ class Run:
             return estimate
         reported = self._checked(reported)
         if reported.completion_tokens < estimate.completion_tokens:
-            reported = replace(reported, completion_tokens=estimate.completion_tokens, source="estimated")
+            reported = replace(
+                reported, completion_tokens=estimate.completion_tokens, source="estimated"
+            )
         return reported
 
     def _estimate(self) -> Usage:
@@ -248,7 +256,9 @@ class Run:
         entry.reasoning_tokens = usage.reasoning_tokens
         entry.token_source = usage.source
         called = self._target.model if self._target is not None else None
-        entry.cost_microusd = self._store.prices.cost_microusd(entry.provider, entry.model, usage, called)
+        entry.cost_microusd = self._store.prices.cost_microusd(
+            entry.provider, entry.model, usage, called
+        )
 
     def _count(self, label: str) -> None:
         entry, trace = self.entry, self.trace
@@ -267,7 +277,9 @@ class Run:
                 if entry.stream and entry.first_token_ms is not None:
                     children.first_token.observe(entry.first_token_ms / 1000)
             else:
-                metrics.provider_latency_seconds.labels(entry.provider, entry.operation).observe(trace.provider_seconds)
+                metrics.provider_latency_seconds.labels(entry.provider, entry.operation).observe(
+                    trace.provider_seconds
+                )
         if entry.completed and self.answered_at is not None:
             total = self.answered_at - trace.started
             metrics.chat_gateway_overhead_seconds.observe(

@@ -13,7 +13,13 @@ from goblin_assistant.chat_request import Chat
 from goblin_assistant.chat_run import Run
 from goblin_assistant.errors import AppError, anthropic_body, openai_body
 from goblin_assistant.json_logging import correlation_id
-from goblin_assistant.providers.base import BadResponse, CallCancelled, Completed, ProviderError, StreamEvent
+from goblin_assistant.providers.base import (
+    BadResponse,
+    CallCancelled,
+    Completed,
+    ProviderError,
+    StreamEvent,
+)
 from goblin_assistant.reaper import reaper
 from goblin_assistant.routing import Outcome, Router
 
@@ -107,7 +113,9 @@ class ChatStream:
             # A bug of ours: the status has gone out already, so the client is told inside the stream.
             logger.exception("stream_failed")
             self._end_provider_time()
-            failure = AppError("the stream broke off; the correlation id leads to the cause in the log")
+            failure = AppError(
+                "the stream broke off; the correlation id leads to the cause in the log"
+            )
             run.failed(failure)
             metrics.stream_incomplete_total.labels("provider").inc()
             if self.on_incomplete is not None:
@@ -131,7 +139,11 @@ class ChatStream:
     def _error_event(self, error: ProviderError | AppError) -> bytes:
         correlation_id = self._chat.correlation_id
         if self._chat.dialect == "anthropic":
-            return b"event: error\ndata: " + orjson.dumps(anthropic_body(error, correlation_id)) + b"\n\n"
+            return (
+                b"event: error\ndata: "
+                + orjson.dumps(anthropic_body(error, correlation_id))
+                + b"\n\n"
+            )
         # No [DONE] behind it: an SDK raises for the error event, and a client that counts on [DONE] sees that it is missing.
         return b"data: " + orjson.dumps(openai_body(error, correlation_id)) + b"\n\n"
 

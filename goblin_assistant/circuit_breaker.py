@@ -48,7 +48,16 @@ class State(IntEnum):
 class Ticket:
     """One call. It ends with `success()`, `failure()` or `abandon()`; whatever is called after that does nothing."""
 
-    __slots__ = ("_breaker", "_ended", "_limit", "answering", "period", "slow", "slow_at", "started")
+    __slots__ = (
+        "_breaker",
+        "_ended",
+        "_limit",
+        "answering",
+        "period",
+        "slow",
+        "slow_at",
+        "started",
+    )
 
     def __init__(self, breaker: CircuitBreaker, period: int, now: float, limit: float) -> None:
         self._breaker = breaker
@@ -119,7 +128,9 @@ class CircuitBreaker:
         self._clock = clock
         # Finalisers take no part in this: a stream that nobody closed is ended by the reaper (reaper.py).
         self._lock = threading.Lock()
-        self._slices: list[tuple[int, list[int]]] = []  # (slice number, [calls, failures]), oldest first
+        self._slices: list[
+            tuple[int, list[int]]
+        ] = []  # (slice number, [calls, failures]), oldest first
         self._state = State.CLOSED
         self._period = 0
         self._opened_at = 0.0
@@ -151,7 +162,9 @@ class CircuitBreaker:
     def available(self) -> bool:
         """Whether `acquire()` would succeed now; takes nothing."""
         # As in acquire(), the common case takes no lock.
-        return (self._state is State.CLOSED and self._clock() < self._look_at) or self.retry_after() == 0.0
+        return (
+            self._state is State.CLOSED and self._clock() < self._look_at
+        ) or self.retry_after() == 0.0
 
     def in_flight(self) -> int:
         """Calls that the provider is at work on now."""
@@ -273,5 +286,9 @@ class CircuitBreaker:
         logger.log(
             logging.WARNING if state is State.OPEN else logging.INFO,
             "circuit_state_changed",
-            extra={"provider": self.provider, "from_state": before.name.lower(), "to_state": state.name.lower()},
+            extra={
+                "provider": self.provider,
+                "from_state": before.name.lower(),
+                "to_state": state.name.lower(),
+            },
         )

@@ -48,7 +48,9 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--host", help="Address to listen on. [default: GOBLIN_HOST]")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on. [default: GOBLIN_PORT]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port to listen on. [default: GOBLIN_PORT]"
+)
 def serve(host: str | None, port: int | None) -> None:
     """Serve until SIGTERM, then finish what is running."""
     from goblin_assistant import process_setup
@@ -89,7 +91,9 @@ def show_config(env_example: bool, table: bool) -> None:
         click.echo(config_docs.table(), nl=False)
     else:
         for name, value in Config.load().redacted().items():
-            click.echo(f"{name}={json.dumps(value) if isinstance(value, list) else '' if value is None else value}")
+            click.echo(
+                f"{name}={json.dumps(value) if isinstance(value, list) else '' if value is None else value}"
+            )
 
 
 def main() -> None:

@@ -29,7 +29,14 @@ from pydantic import (
     model_validator,
 )
 
-from goblin_assistant.goblin_file import GoblinFile, ModelRow, PriceRow, ProviderRow, Url, WeightedTarget
+from goblin_assistant.goblin_file import (
+    GoblinFile,
+    ModelRow,
+    PriceRow,
+    ProviderRow,
+    Url,
+    WeightedTarget,
+)
 
 __all__ = [
     "Config", "ConfigError", "GoblinFile", "ModelRow", "PriceRow", "ProviderRow", "WeightedTarget",
@@ -42,12 +49,18 @@ class ConfigError(Exception):
     """The configuration cannot be used. `problems` has a line for each thing that is wrong."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("configuration is not valid:\n" + "\n".join(f"  - {problem}" for problem in problems))
+        super().__init__(
+            "configuration is not valid:\n" + "\n".join(f"  - {problem}" for problem in problems)
+        )
         self.problems = problems
 
 
 def _split(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
 
 
 def _limit(value: str) -> str:
@@ -57,7 +70,9 @@ def _limit(value: str) -> str:
     try:
         parse_many(value)
     except ValueError:
-        raise ValueError("accepted: '<count> per <second|minute|hour|day>', for example '10 per minute'") from None
+        raise ValueError(
+            "accepted: '<count> per <second|minute|hour|day>', for example '10 per minute'"
+        ) from None
     return value
 
 
@@ -80,18 +95,28 @@ def setting(default: Any, env: str, help: str, **extra: Any) -> Any:
 class Config(BaseModel):
     """The settings. Attribute names are ours; `env_name()` gives the variable."""
 
-    model_config = ConfigDict(extra="ignore", populate_by_name=True, validate_default=True, frozen=True)
+    model_config = ConfigDict(
+        extra="ignore", populate_by_name=True, validate_default=True, frozen=True
+    )
 
     # -- what this is
     env: Literal["production", "development"] = setting(
-        "production", "GOBLIN_ENV", "development makes its own secret, migrates at start and opens registration"
+        "production",
+        "GOBLIN_ENV",
+        "development makes its own secret, migrates at start and opens registration",
     )
-    secret_key: Secret = setting(None, "SECRET_KEY", "signs access tokens; 32 bytes or more; required in production")
+    secret_key: Secret = setting(
+        None, "SECRET_KEY", "signs access tokens; 32 bytes or more; required in production"
+    )
     instance_dir: Path = setting(
-        Path("instance"), "GOBLIN_INSTANCE_DIR", "where SQLite, the development secret and the usage journal live"
+        Path("instance"),
+        "GOBLIN_INSTANCE_DIR",
+        "where SQLite, the development secret and the usage journal live",
     )
     config_file: Path = setting(
-        Path("goblin.toml"), "GOBLIN_CONFIG_FILE", "provider rows, aliases, chains and prices; optional"
+        Path("goblin.toml"),
+        "GOBLIN_CONFIG_FILE",
+        "provider rows, aliases, chains and prices; optional",
     )
 
     # -- logging and browsers
@@ -99,11 +124,15 @@ class Config(BaseModel):
         "INFO", "LOG_LEVEL", "least severe level that is logged"
     )
     cors_origins: CommaList = setting(
-        [], "CORS_ORIGINS", "comma-separated origins that browsers may call from; * only in development"
+        [],
+        "CORS_ORIGINS",
+        "comma-separated origins that browsers may call from; * only in development",
     )
 
     # -- storage
-    database_url: str = setting("", "DATABASE_URL", "SQLAlchemy URL; empty: SQLite in the instance folder")
+    database_url: str = setting(
+        "", "DATABASE_URL", "SQLAlchemy URL; empty: SQLite in the instance folder"
+    )
     database_timeout: float = setting(
         5.0,
         "GOBLIN_DATABASE_TIMEOUT",
@@ -117,10 +146,16 @@ class Config(BaseModel):
 
     # -- accounts
     registration: Literal["open", "closed", ""] = setting(
-        "", "GOBLIN_REGISTRATION", "open or closed; empty: open in development, closed in production"
+        "",
+        "GOBLIN_REGISTRATION",
+        "open or closed; empty: open in development, closed in production",
     )
-    access_token_seconds: int = setting(900, "GOBLIN_ACCESS_TOKEN_SECONDS", "life of an access token", ge=60, le=86400)
-    refresh_token_seconds: int = setting(2592000, "GOBLIN_REFRESH_TOKEN_SECONDS", "life of a refresh token", ge=300)
+    access_token_seconds: int = setting(
+        900, "GOBLIN_ACCESS_TOKEN_SECONDS", "life of an access token", ge=60, le=86400
+    )
+    refresh_token_seconds: int = setting(
+        2592000, "GOBLIN_REFRESH_TOKEN_SECONDS", "life of a refresh token", ge=300
+    )
     max_keys_per_user: int = setting(
         100,
         "GOBLIN_MAX_KEYS_PER_USER",
@@ -145,23 +180,35 @@ class Config(BaseModel):
     )
 
     # -- limits
-    ratelimit_enabled: bool = setting(True, "RATELIMIT_ENABLED", "false switches all request limits off")
+    ratelimit_enabled: bool = setting(
+        True, "RATELIMIT_ENABLED", "false switches all request limits off"
+    )
     ratelimit_auth: Limit = setting(
         "10 per minute", "RATELIMIT_AUTH", "/auth/register, login, refresh, logout, password; by IP"
     )
     ratelimit_chat: Limit = setting(
         "30 per minute", "RATELIMIT_CHAT", "chat, messages and embeddings; by API key or user"
     )
-    ratelimit_health: Limit = setting("60 per minute", "RATELIMIT_HEALTH", "/health routes but live and ready; by IP")
-    ratelimit_default: Limit = setting("100 per minute", "RATELIMIT_DEFAULT", "everything else; by API key, user or IP")
+    ratelimit_health: Limit = setting(
+        "60 per minute", "RATELIMIT_HEALTH", "/health routes but live and ready; by IP"
+    )
+    ratelimit_default: Limit = setting(
+        "100 per minute", "RATELIMIT_DEFAULT", "everything else; by API key, user or IP"
+    )
     ratelimit_login_account: Limit = setting(
-        "10 per 15 minutes", "RATELIMIT_LOGIN_ACCOUNT", "failed logins of one account before it is locked for a while"
+        "10 per 15 minutes",
+        "RATELIMIT_LOGIN_ACCOUNT",
+        "failed logins of one account before it is locked for a while",
     )
     ratelimit_storage_uri: Annotated[str | None, BeforeValidator(_blank)] = setting(
         None, "RATELIMIT_STORAGE_URI", "memory:// or redis://...; empty: REDIS_URL, else memory"
     )
     instances: int = setting(
-        1, "GOBLIN_INSTANCES", "instances behind the proxy; divides the limits while Redis is lost", ge=1, le=1000
+        1,
+        "GOBLIN_INSTANCES",
+        "instances behind the proxy; divides the limits while Redis is lost",
+        ge=1,
+        le=1000,
     )
 
     # -- server
@@ -175,7 +222,11 @@ class Config(BaseModel):
         ge=1,
     )
     chat_slot_wait_seconds: float = setting(
-        0.5, "GOBLIN_CHAT_SLOT_WAIT_SECONDS", "how long a chat waits for a slot before 503", ge=0, le=60
+        0.5,
+        "GOBLIN_CHAT_SLOT_WAIT_SECONDS",
+        "how long a chat waits for a slot before 503",
+        ge=0,
+        le=60,
     )
     chats_waiting: Annotated[int | None, BeforeValidator(_blank)] = setting(
         None,
@@ -185,7 +236,11 @@ class Config(BaseModel):
         ge=0,
     )
     grace_seconds: float = setting(
-        30.0, "GOBLIN_GRACE_SECONDS", "how long running requests may finish after SIGTERM", ge=0, le=3600
+        30.0,
+        "GOBLIN_GRACE_SECONDS",
+        "how long running requests may finish after SIGTERM",
+        ge=0,
+        le=3600,
     )
     drain_delay_seconds: float = setting(
         0.0,
@@ -206,9 +261,14 @@ class Config(BaseModel):
         "GOBLIN_TRUSTED_PROXY",
         "address of the proxy whose X-Forwarded-* headers count, or * behind a closed network",
     )
-    trusted_proxy_count: int = setting(1, "GOBLIN_TRUSTED_PROXY_COUNT", "proxies in front", ge=1, le=10)
+    trusted_proxy_count: int = setting(
+        1, "GOBLIN_TRUSTED_PROXY_COUNT", "proxies in front", ge=1, le=10
+    )
     max_body_bytes: int = setting(
-        20 * 1024 * 1024, "GOBLIN_MAX_BODY_BYTES", "largest request body; images travel in it", ge=1024
+        20 * 1024 * 1024,
+        "GOBLIN_MAX_BODY_BYTES",
+        "largest request body; images travel in it",
+        ge=1024,
     )
     max_pending_body_bytes: Annotated[int | None, BeforeValidator(_blank)] = setting(
         None,
@@ -220,29 +280,51 @@ class Config(BaseModel):
     cpu: Annotated[int | None, BeforeValidator(_blank)] = setting(
         None, "GOBLIN_CPU", "core to pin the process to; run one instance per core", ge=0
     )
-    metrics_token: Secret = setting(None, "GOBLIN_METRICS_TOKEN", "bearer token that /metrics demands; empty: none")
+    metrics_token: Secret = setting(
+        None, "GOBLIN_METRICS_TOKEN", "bearer token that /metrics demands; empty: none"
+    )
     metrics_port: Annotated[int | None, BeforeValidator(_blank)] = setting(
         None, "GOBLIN_METRICS_PORT", "serve /metrics on this port only", ge=1, le=65535
     )
 
     # -- chat
-    default_model: str = setting("", "GOBLIN_DEFAULT_MODEL", "model of a chat that names none; empty: echo")
-    echo_enabled: bool = setting(True, "GOBLIN_ECHO_ENABLED", "the embedded offline provider")
-    timeout_total: Seconds = setting(300.0, "GOBLIN_TIMEOUT_TOTAL", "seconds for a whole chat, all attempts together")
-    timeout_connect: Seconds = setting(5.0, "GOBLIN_TIMEOUT_CONNECT", "seconds to connect to a provider")
-    timeout_first_token: Seconds = setting(
-        60.0, "GOBLIN_TIMEOUT_FIRST_TOKEN", "seconds to a stream's first event; not for answers in one piece"
+    default_model: str = setting(
+        "", "GOBLIN_DEFAULT_MODEL", "model of a chat that names none; empty: echo"
     )
-    timeout_idle: Seconds = setting(60.0, "GOBLIN_TIMEOUT_IDLE", "seconds of silence within a stream")
+    echo_enabled: bool = setting(True, "GOBLIN_ECHO_ENABLED", "the embedded offline provider")
+    timeout_total: Seconds = setting(
+        300.0, "GOBLIN_TIMEOUT_TOTAL", "seconds for a whole chat, all attempts together"
+    )
+    timeout_connect: Seconds = setting(
+        5.0, "GOBLIN_TIMEOUT_CONNECT", "seconds to connect to a provider"
+    )
+    timeout_first_token: Seconds = setting(
+        60.0,
+        "GOBLIN_TIMEOUT_FIRST_TOKEN",
+        "seconds to a stream's first event; not for answers in one piece",
+    )
+    timeout_idle: Seconds = setting(
+        60.0, "GOBLIN_TIMEOUT_IDLE", "seconds of silence within a stream"
+    )
     retries: int = setting(2, "GOBLIN_RETRIES", "further attempts at one target", ge=0, le=10)
     retry_after_cap: Seconds = setting(
-        10.0, "GOBLIN_RETRY_AFTER_CAP", "longest wait for a provider's Retry-After; above it, move on"
+        10.0,
+        "GOBLIN_RETRY_AFTER_CAP",
+        "longest wait for a provider's Retry-After; above it, move on",
     )
     retry_budget_ratio: float = setting(
-        0.2, "GOBLIN_RETRY_BUDGET_RATIO", "retries per request of the last minute, per provider", ge=0, le=1
+        0.2,
+        "GOBLIN_RETRY_BUDGET_RATIO",
+        "retries per request of the last minute, per provider",
+        ge=0,
+        le=1,
     )
-    breaker_window: Seconds = setting(30.0, "GOBLIN_BREAKER_WINDOW", "seconds of calls that a circuit breaker looks at")
-    breaker_min_calls: int = setting(10, "GOBLIN_BREAKER_MIN_CALLS", "calls in the window before it may open", ge=1)
+    breaker_window: Seconds = setting(
+        30.0, "GOBLIN_BREAKER_WINDOW", "seconds of calls that a circuit breaker looks at"
+    )
+    breaker_min_calls: int = setting(
+        10, "GOBLIN_BREAKER_MIN_CALLS", "calls in the window before it may open", ge=1
+    )
     breaker_failure_ratio: float = setting(
         0.5, "GOBLIN_BREAKER_FAILURE_RATIO", "share of failures that opens it", gt=0, le=1
     )
@@ -269,7 +351,10 @@ class Config(BaseModel):
         600, "GOBLIN_IDEMPOTENCY_SECONDS", "how long an answer can be replayed", ge=1, le=86400
     )
     idempotency_max_bytes: int = setting(
-        64 * 1024 * 1024, "GOBLIN_IDEMPOTENCY_MAX_BYTES", "memory for answers kept in this process", ge=0
+        64 * 1024 * 1024,
+        "GOBLIN_IDEMPOTENCY_MAX_BYTES",
+        "memory for answers kept in this process",
+        ge=0,
     )
 
     # -- usage
@@ -282,24 +367,39 @@ class Config(BaseModel):
         le=10_000_000,
     )
     usage_retention_days: int = setting(
-        90, "GOBLIN_USAGE_RETENTION_DAYS", "usage records older than this are deleted; 0 keeps them", ge=0
+        90,
+        "GOBLIN_USAGE_RETENTION_DAYS",
+        "usage records older than this are deleted; 0 keeps them",
+        ge=0,
     )
 
     # -- health
     chroma_url: Url = setting(None, "CHROMA_URL", "Chroma server to watch")
-    sandbox_url: Url = setting(None, "SANDBOX_URL", "sandbox service to watch; GET /health must answer 2xx")
-    health_interval: Seconds = setting(15.0, "GOBLIN_HEALTH_INTERVAL", "seconds between checks of the services")
-    health_timeout: Seconds = setting(3.0, "GOBLIN_HEALTH_TIMEOUT", "seconds that one check may take")
+    sandbox_url: Url = setting(
+        None, "SANDBOX_URL", "sandbox service to watch; GET /health must answer 2xx"
+    )
+    health_interval: Seconds = setting(
+        15.0, "GOBLIN_HEALTH_INTERVAL", "seconds between checks of the services"
+    )
+    health_timeout: Seconds = setting(
+        3.0, "GOBLIN_HEALTH_TIMEOUT", "seconds that one check may take"
+    )
 
     # -- providers
     openai_api_key: Secret = setting(None, "OPENAI_API_KEY", "switches the openai provider on")
-    openai_base_url: Url = setting(None, "OPENAI_BASE_URL", "another address for the openai provider, ending in /v1")
-    anthropic_api_key: Secret = setting(None, "ANTHROPIC_API_KEY", "switches the anthropic provider on")
+    openai_base_url: Url = setting(
+        None, "OPENAI_BASE_URL", "another address for the openai provider, ending in /v1"
+    )
+    anthropic_api_key: Secret = setting(
+        None, "ANTHROPIC_API_KEY", "switches the anthropic provider on"
+    )
     anthropic_base_url: Url = setting(
         None, "ANTHROPIC_BASE_URL", "another address for the anthropic provider, without /v1"
     )
 
-    file: GoblinFile = Field(default_factory=GoblinFile, description="contents of goblin.toml", exclude=True)
+    file: GoblinFile = Field(
+        default_factory=GoblinFile, description="contents of goblin.toml", exclude=True
+    )
 
     # Environment and .env as they were read: rows name variables of their own. Private, so that no printout shows it.
     _environ: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -323,7 +423,11 @@ class Config(BaseModel):
     @property
     def slots(self) -> int:
         """Chat slots: below the thread count, so that health, metrics and login always have a thread."""
-        return self.chat_slots if self.chat_slots is not None else self.threads - max(3, self.threads // 8)
+        return (
+            self.chat_slots
+            if self.chat_slots is not None
+            else self.threads - max(3, self.threads // 8)
+        )
 
     @property
     def reserved_threads(self) -> int:
@@ -383,7 +487,9 @@ class Config(BaseModel):
             values += [self._environ.get(row.api_key_env, "")] if row.api_key_env else []
             urls += [row.base_url] if row.base_url else []
             # A key may travel in a header or the query, as an API version does: told apart by length.
-            values += [value for value in (*row.headers.values(), *row.query.values()) if len(value) >= 16]
+            values += [
+                value for value in (*row.headers.values(), *row.query.values()) if len(value) >= 16
+            ]
         for url in urls:
             if match := re.search(r"://[^/@\s:]*:([^/@\s]+)@", url):
                 values += [match.group(1), unquote(match.group(1))]
@@ -393,7 +499,9 @@ class Config(BaseModel):
     def _together(self) -> Self:
         problems = []
         if self.chat_slots is not None and self.chat_slots >= self.threads:
-            problems.append(f"GOBLIN_CHAT_SLOTS={self.chat_slots}: must be below GOBLIN_THREADS={self.threads}")
+            problems.append(
+                f"GOBLIN_CHAT_SLOTS={self.chat_slots}: must be below GOBLIN_THREADS={self.threads}"
+            )
         elif self.slots + self.most_chats_waiting > self.held_threads:
             problems.append(
                 f"GOBLIN_CHATS_WAITING={self.chats_waiting}: at most {self.held_threads - self.slots}, "
@@ -423,15 +531,28 @@ class Config(BaseModel):
                 problems.append("CORS_ORIGINS: * is refused in production; list the origins")
         for origin in self.cors_origins:
             if origin != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin):
-                problems.append(f"CORS_ORIGINS: {origin!r} is no origin; accepted: scheme://host[:port], no path")
-        if self.database_url and not re.match(r"^(sqlite|postgres(ql)?(\+psycopg)?)://", self.database_url):
-            problems.append("DATABASE_URL: accepted: sqlite:///path or postgresql://user:password@host/name")
-        for name, uri in (("REDIS_URL", self.redis_url), ("RATELIMIT_STORAGE_URI", self.ratelimit_storage_uri)):
+                problems.append(
+                    f"CORS_ORIGINS: {origin!r} is no origin; accepted: scheme://host[:port], no path"
+                )
+        if self.database_url and not re.match(
+            r"^(sqlite|postgres(ql)?(\+psycopg)?)://", self.database_url
+        ):
+            problems.append(
+                "DATABASE_URL: accepted: sqlite:///path or postgresql://user:password@host/name"
+            )
+        for name, uri in (
+            ("REDIS_URL", self.redis_url),
+            ("RATELIMIT_STORAGE_URI", self.ratelimit_storage_uri),
+        ):
             if uri and not re.match(
-                r"^(rediss?|unix)://" if name == "REDIS_URL" else r"^(memory|rediss?|redis\+unix)://", uri
+                r"^(rediss?|unix)://"
+                if name == "REDIS_URL"
+                else r"^(memory|rediss?|redis\+unix)://",
+                uri,
             ):
                 problems.append(
-                    f"{name}: accepted: redis://host:port/db" + ("" if name == "REDIS_URL" else " or memory://")
+                    f"{name}: accepted: redis://host:port/db"
+                    + ("" if name == "REDIS_URL" else " or memory://")
                 )
         if problems:
             raise _Problems(problems)
@@ -450,7 +571,11 @@ class Config(BaseModel):
         `overrides` maps attribute names or variable names to values (tests). `environ` replaces os.environ, `dotenv` the file `.env`.
         """
         path = dotenv if dotenv is not None else Path(".env")
-        file_values = {k: v for k, v in dotenv_values(path).items() if v is not None} if path.is_file() else {}
+        file_values = (
+            {k: v for k, v in dotenv_values(path).items() if v is not None}
+            if path.is_file()
+            else {}
+        )
         process = dict(os.environ if environ is None else environ)
         values: dict[str, Any] = {**file_values, **process}
         by_env = {cls.env_name(name): name for name in cls.model_fields if name != "file"}
@@ -462,7 +587,9 @@ class Config(BaseModel):
             and not name.startswith(("GOBLIN_TEST_", "GOBLIN_LOADTEST"))
         ]
         chosen: dict[str, Any] = {
-            by_env[k]: v for k, v in values.items() if k in by_env and not (v == "" and _empty_is_default(by_env[k]))
+            by_env[k]: v
+            for k, v in values.items()
+            if k in by_env and not (v == "" and _empty_is_default(by_env[k]))
         }
         for key, value in (overrides or {}).items():
             name = by_env.get(key, key)
@@ -476,7 +603,10 @@ class Config(BaseModel):
                 try:
                     chosen["file"] = GoblinFile.model_validate(tomllib.loads(toml.read_text()))
                 except ValidationError as error:
-                    problems += [f"{toml} [{'.'.join(str(p) for p in e['loc'])}]: {e['msg']}" for e in error.errors()]
+                    problems += [
+                        f"{toml} [{'.'.join(str(p) for p in e['loc'])}]: {e['msg']}"
+                        for e in error.errors()
+                    ]
                 except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                     problems.append(f"{toml}: not TOML: {error}")
             elif "config_file" in chosen:

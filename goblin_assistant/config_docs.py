@@ -24,7 +24,11 @@ _HEADER = """\
 
 def fields() -> list[tuple[str, FieldInfo]]:
     """(variable, field) in the order of their definition."""
-    return [(Config.env_name(name), info) for name, info in Config.model_fields.items() if name not in HIDDEN]
+    return [
+        (Config.env_name(name), info)
+        for name, info in Config.model_fields.items()
+        if name not in HIDDEN
+    ]
 
 
 def env_example() -> str:
@@ -40,7 +44,9 @@ def table() -> str:
     lines = ["| setting | default | accepted | what it does |", "|---|---|---|---|"]
     for name, info in fields():
         default = _default(info)
-        lines.append(f"| `{name}` | {f'`{default}`' if default else ''} | {_accepted(info)} | {_sentence(info)} |")
+        lines.append(
+            f"| `{name}` | {f'`{default}`' if default else ''} | {_accepted(info)} | {_sentence(info)} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -88,7 +94,12 @@ def _kinds(annotation: Any) -> list[str]:
     if origin is typing.Annotated:
         return _kinds(typing.get_args(annotation)[0])
     if origin in (types.UnionType, typing.Union):
-        return [kind for part in typing.get_args(annotation) if part is not type(None) for kind in _kinds(part)]
+        return [
+            kind
+            for part in typing.get_args(annotation)
+            if part is not type(None)
+            for kind in _kinds(part)
+        ]
     if origin is Literal:
         return [", ".join(f"`{value}`" for value in typing.get_args(annotation) if value)]
     if origin is list:

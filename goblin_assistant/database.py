@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, Table, event, insert, inspect, text
 from sqlalchemy.engine import make_url
 
-from goblin_assistant.schema_compatibility import MIGRATIONS, IncompatibleSchema, known_revisions, standing
+from goblin_assistant.schema_compatibility import (
+    MIGRATIONS,
+    IncompatibleSchema,
+    known_revisions,
+    standing,
+)
 
 if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
@@ -26,7 +31,9 @@ _LOCK_KEY = 0x60B11A  # any number, the same for every instance: pg_advisory_loc
 _BUSY_SECONDS = 10
 DATABASE_SECONDS = 5.0  # GOBLIN_DATABASE_TIMEOUT's default
 MIGRATION_SECONDS = 3600.0
-POOL_SIZE = 24  # eight for usage records, four of each for keys and tokens, eight for everything else
+POOL_SIZE = (
+    24  # eight for usage records, four of each for keys and tokens, eight for everything else
+)
 POOL_WAIT_SECONDS = 2.0
 _CACHE_KIB = 128
 """Of each SQLite connection. Its own 2,000 would come to 30 MB over the connections that a busy server keeps, and gain
@@ -76,7 +83,9 @@ def _connect(_dialect: Any, _record: Any, args: tuple[Any, ...], options: dict[s
     limits = options.get("limits")
     if limits is None:
         return None  # SQLAlchemy connects
-    return limits.connect(*args, **{name: value for name, value in options.items() if name != "limits"})
+    return limits.connect(
+        *args, **{name: value for name, value in options.items() if name != "limits"}
+    )
 
 
 @event.listens_for(Engine, "connect")
@@ -112,7 +121,9 @@ def insert_row(connection: Connection, table: Table, **values: Any) -> int:
 
 def alembic_config() -> AlembicConfig:
     """Alembic's configuration, without an ini file: the migrations travel inside the package."""
-    from alembic.config import Config as AlembicConfig  # 10 MB and 0.2 s that a server with current tables never needs
+    from alembic.config import (
+        Config as AlembicConfig,
+    )  # 10 MB and 0.2 s that a server with current tables never needs
 
     config = AlembicConfig()
     config.set_main_option("script_location", str(MIGRATIONS))

@@ -156,7 +156,11 @@ def _class_for(status: int) -> type[AppError]:
 
 
 def _kept(headers: Any) -> dict[str, str]:
-    return {k: v for k, v in dict(headers).items() if k.lower() not in ("content-type", "content-length")}
+    return {
+        k: v
+        for k, v in dict(headers).items()
+        if k.lower() not in ("content-type", "content-length")
+    }
 
 
 def _flatten(detail: dict[str, Any]) -> list[tuple[str, str]]:
@@ -175,4 +179,8 @@ def _note(error_type: str) -> None:
 def _log_exception(exc_info: Any) -> None:
     # In place of Flask's "Exception on /path [GET]": one event name for every unhandled failure, the path in a field
     # of its own.
-    logger.error("unhandled_exception", exc_info=exc_info, extra={"method": request.method, "path": request.path})
+    logger.error(
+        "unhandled_exception",
+        exc_info=exc_info,
+        extra={"method": request.method, "path": request.path},
+    )

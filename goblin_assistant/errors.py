@@ -234,7 +234,11 @@ def retry_after_of(error: AppError | ProviderError) -> int | None:
 
 def native_body(error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
     """`{"error": code, "message", "correlation_id"}`, with `retry_after` on 429 and 503, `source` and `provider`."""
-    body: dict[str, Any] = {"error": error.code, "message": str(error), "correlation_id": correlation_id}
+    body: dict[str, Any] = {
+        "error": error.code,
+        "message": str(error),
+        "correlation_id": correlation_id,
+    }
     if (seconds := retry_after_of(error)) is not None:
         body["retry_after"] = seconds
     body["source"] = source_of(error)
@@ -269,7 +273,9 @@ def openai_body(error: AppError | ProviderError, correlation_id: str) -> dict[st
 def anthropic_body(error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
     """`{"type": "error", "error": {"type", "message"}, "request_id"}`, under /v1/messages."""
     inner: dict[str, Any] = {
-        "type": ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error"),
+        "type": ANTHROPIC_TYPES.get(
+            error.status, "api_error" if error.status >= 500 else "invalid_request_error"
+        ),
         "message": str(error),
         "code": error.code,
         "source": source_of(error),

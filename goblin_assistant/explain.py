@@ -20,7 +20,16 @@ from goblin_assistant.schemas_accounts import from_microusd
 
 MAX_RECORDS = 50  # under one correlation id: a client may send the same id again and again
 _STANDARD = frozenset(
-    {"timestamp", "level", "logger", "message", "correlation_id", "usage_record", "exc_info", "stack_info"}
+    {
+        "timestamp",
+        "level",
+        "logger",
+        "message",
+        "correlation_id",
+        "usage_record",
+        "exc_info",
+        "stack_info",
+    }
 )
 
 # Events of routing.Trace and chat_run.Run: what they mean, with their own details filled in.
@@ -59,7 +68,12 @@ def records_of(engine: Engine, correlation_id: str) -> list[dict[str, Any]]:
     record, key = usage_records.c, api_keys.c
     with engine.connect() as connection:
         rows = connection.execute(
-            select(usage_records, users.c.email, key.name.label("key_name"), key.prefix.label("key_prefix"))
+            select(
+                usage_records,
+                users.c.email,
+                key.name.label("key_name"),
+                key.prefix.label("key_prefix"),
+            )
             .outerjoin(users, users.c.id == record.user_id)
             .outerjoin(api_keys, key.id == record.key_id)
             .where(record.correlation_id == correlation_id)
@@ -127,9 +141,13 @@ def _sentence(event: Mapping[str, Any]) -> str:
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str]:
-    began = datetime.fromtimestamp(record["created_at"] / 1000, UTC).isoformat(timespec="milliseconds")
+    began = datetime.fromtimestamp(record["created_at"] / 1000, UTC).isoformat(
+        timespec="milliseconds"
+    )
     answered = f"{record['provider']}/{record['model']}" if record["provider"] else "nobody"
-    attempts = f"{record['attempts']}" + (" (fell back to another provider)" if record["fallback"] else "")
+    attempts = f"{record['attempts']}" + (
+        " (fell back to another provider)" if record["fallback"] else ""
+    )
     tokens = f"{record['prompt_tokens']} prompt + {record['completion_tokens']} completion"
     parts = [f"{record[name]} {label}" for name, label in _TOKEN_PARTS if record[name]]
     tokens += f" (of which {', '.join(parts)})" if parts else ""
@@ -144,7 +162,9 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
         "status": _status(record),
         "attempts": attempts,
         "waited for a slot": f"{record['queue_ms']} ms",
-        "first token": "-" if record["first_token_ms"] is None else f"{record['first_token_ms']} ms",
+        "first token": "-"
+        if record["first_token_ms"] is None
+        else f"{record['first_token_ms']} ms",
         "duration": f"{record['duration_ms']} ms",
         "tokens": f"{tokens}; {_SOURCES.get(record['token_source'], record['token_source'])}",
         "cost": "not known: no price for this model" if cost is None else f"${from_microusd(cost)}",
@@ -156,7 +176,11 @@ _TOKEN_PARTS = (
     ("cache_write_tokens", "written to the cache"),
     ("reasoning_tokens", "reasoning"),
 )
-_SOURCES = {"provider": "counted by the provider", "estimated": "estimated", "none": "none were used"}
+_SOURCES = {
+    "provider": "counted by the provider",
+    "estimated": "estimated",
+    "none": "none were used",
+}
 
 
 def _principal(record: Mapping[str, Any]) -> str:
@@ -178,9 +202,18 @@ def _status(record: Mapping[str, Any]) -> str:
 
 def said(line: Mapping[str, Any]) -> str:
     """A log line in one line: time, level, event and its details."""
-    details = [f"{key}={value}" for key, value in line.items() if key not in _STANDARD and value is not None]
+    details = [
+        f"{key}={value}"
+        for key, value in line.items()
+        if key not in _STANDARD and value is not None
+    ]
     return " ".join(
-        [str(line.get("timestamp", "-")), str(line.get("level", "-")), str(line.get("message", "")), *details]
+        [
+            str(line.get("timestamp", "-")),
+            str(line.get("level", "-")),
+            str(line.get("message", "")),
+            *details,
+        ]
     )
 
 

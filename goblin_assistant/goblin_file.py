@@ -35,11 +35,14 @@ class ProviderRow(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     kind: str | None = Field(
-        None, description="openai_compatible (default), anthropic, echo, or the name of an installed entry point"
+        None,
+        description="openai_compatible (default), anthropic, echo, or the name of an installed entry point",
     )
     enabled: bool = True
     base_url: Url = None
-    api_key: SecretStr | None = Field(None, description="prefer api_key_env: files are copied, variables are not")
+    api_key: SecretStr | None = Field(
+        None, description="prefer api_key_env: files are copied, variables are not"
+    )
     api_key_env: str | None = None
     models: list[str | ModelRow] | None = None
     headers: dict[str, str] = Field(default_factory=dict)
@@ -48,7 +51,9 @@ class ProviderRow(BaseModel):
     timeout_connect: float | None = Field(None, gt=0)
     timeout_first_token: float | None = Field(None, gt=0)
     timeout_idle: float | None = Field(None, gt=0)
-    options: dict[str, Any] = Field(default_factory=dict, description="passed to the provider's class as it is")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the provider's class as it is"
+    )
 
 
 class WeightedTarget(BaseModel):
@@ -84,7 +89,9 @@ class GoblinFile(BaseModel):
     def _names(cls, value: dict[str, ProviderRow]) -> dict[str, ProviderRow]:
         for name in value:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name):
-                raise ValueError(f"{name!r} is no provider name: lower case letters, digits, _ . -, at most 64")
+                raise ValueError(
+                    f"{name!r} is no provider name: lower case letters, digits, _ . -, at most 64"
+                )
         return value
 
     @field_validator("chains")

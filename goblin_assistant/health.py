@@ -16,7 +16,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from goblin_assistant.metrics import service_health_last_check_timestamp_seconds, service_health_status
+from goblin_assistant.metrics import (
+    service_health_last_check_timestamp_seconds,
+    service_health_status,
+)
 from goblin_assistant.providers.base import ProviderError
 
 logger = logging.getLogger("goblin_assistant.health")
@@ -96,13 +99,17 @@ class HealthMonitor:
         circuits: Callable[[], dict[str, str]] | None = None,
         schema_problem: Callable[[], str | None] | None = None,
     ) -> None:
-        self._services = {c.name: _Service(c, "unknown" if c.check is not None else "disabled") for c in checks}
+        self._services = {
+            c.name: _Service(c, "unknown" if c.check is not None else "disabled") for c in checks
+        }
         self._jobs = {job.name: job for job in jobs}
         self._interval = interval
         self._timeout = timeout
         self._circuits = circuits
         self._ask_schema = schema_problem
-        self._schema_problem: str | None = None if schema_problem is None else "tables not looked at yet"
+        self._schema_problem: str | None = (
+            None if schema_problem is None else "tables not looked at yet"
+        )
         self._draining = False
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
@@ -122,8 +129,12 @@ class HealthMonitor:
                 return
             self._pid = os.getpid()
             now = time.monotonic()
-            self._checks = _Schedule({name: now for name, s in self._services.items() if s.check.check is not None})
-            self._chores = _Schedule({name: now + job.interval_seconds for name, job in self._jobs.items()})
+            self._checks = _Schedule(
+                {name: now for name, s in self._services.items() if s.check.check is not None}
+            )
+            self._chores = _Schedule(
+                {name: now + job.interval_seconds for name, job in self._jobs.items()}
+            )
             self._thread = threading.Thread(target=self._loop, name="goblin-health", daemon=True)
             self._thread.start()
 
@@ -166,7 +177,11 @@ class HealthMonitor:
         service = self._services.get(name)
         if service is None:
             return None
-        circuits = self._circuits() if self._circuits is not None and service.check.kind == "provider" else {}
+        circuits = (
+            self._circuits()
+            if self._circuits is not None and service.check.kind == "provider"
+            else {}
+        )
         with self._lock:
             return _report(service, circuits)
 
@@ -174,7 +189,9 @@ class HealthMonitor:
         """The state of the whole, and the report of each service."""
         circuits = self._circuits() if self._circuits is not None else {}
         with self._lock:
-            services = {name: _report(service, circuits) for name, service in self._services.items()}
+            services = {
+                name: _report(service, circuits) for name, service in self._services.items()
+            }
         states = {name: service["status"] for name, service in services.items()}
         if states.get(REQUIRED) == "unhealthy":
             return "unhealthy", services
@@ -227,13 +244,17 @@ class HealthMonitor:
                 if name not in self._chores.running:
                     self._spawn(self._chores, name, now, self._run_job)
 
-    def _spawn(self, schedule: _Schedule, name: str, now: float, target: Callable[[str, _Run], None]) -> None:
+    def _spawn(
+        self, schedule: _Schedule, name: str, now: float, target: Callable[[str, _Run], None]
+    ) -> None:
         # A thread per run, 0.1 ms every 15 s, and not a pool: a pool's threads are waited for at exit, also those
         # that hang.
         run = _Run(deadline=now + self._timeout, started=now)
         schedule.running[name] = run
         try:
-            threading.Thread(target=target, args=(name, run), name=f"goblin-{name}", daemon=True).start()
+            threading.Thread(
+                target=target, args=(name, run), name=f"goblin-{name}", daemon=True
+            ).start()
         except RuntimeError:  # no more threads to be had: the next round may be luckier
             del schedule.running[name]
             logger.warning("health_thread_unavailable", extra={"service": name})
@@ -242,7 +263,9 @@ class HealthMonitor:
         for name, run in self._checks.running.items():
             if not run.overdue and run.deadline <= now:
                 run.overdue = True
-                self._record(name, f"no answer within {self._timeout:g} s", (now - run.started) * 1000)
+                self._record(
+                    name, f"no answer within {self._timeout:g} s", (now - run.started) * 1000
+                )
 
     def _run_check(self, name: str, run: _Run) -> None:
         check = self._services[name].check.check
@@ -250,7 +273,11 @@ class HealthMonitor:
         problem = None
         try:
             check(self._timeout)
-            if name == REQUIRED and self._schema_problem is not None and self._ask_schema is not None:
+            if (
+                name == REQUIRED
+                and self._schema_problem is not None
+                and self._ask_schema is not None
+            ):
                 self._look_at_schema(self._ask_schema())
         except Exception as error:
             problem = describe(error)
@@ -319,7 +346,11 @@ def _report(service: _Service, circuits: dict[str, str]) -> dict[str, Any]:
 def _rfc3339(seconds: float | None) -> str | None:
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(seconds, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 def _withdraw(name: str) -> None:

@@ -125,9 +125,13 @@ class IdempotencyStore(ABC):
             return Claim(self, holder)
         other, answer = held
         if other != holder.fingerprint:
-            raise IdempotencyMismatch("this Idempotency-Key was used with another request; use a new key")
+            raise IdempotencyMismatch(
+                "this Idempotency-Key was used with another request; use a new key"
+            )
         if answer is None:
-            raise Conflict("a request with this Idempotency-Key is still being answered", reason="in_flight")
+            raise Conflict(
+                "a request with this Idempotency-Key is still being answered", reason="in_flight"
+            )
         idempotent_replays_total.inc()
         return answer
 
@@ -182,7 +186,11 @@ class MemoryIdempotencyStore(IdempotencyStore):
                 del self._claims[holder.name]
             if size > self._max_bytes or holder.name in self._answers:
                 return
-            self._answers[holder.name] = (time.monotonic() + self._seconds, holder.fingerprint, answer)
+            self._answers[holder.name] = (
+                time.monotonic() + self._seconds,
+                holder.fingerprint,
+                answer,
+            )
             self._bytes += size
             while self._bytes > self._max_bytes:
                 self._remove_oldest()
@@ -314,7 +322,9 @@ def _read(raw: bytes) -> tuple[str, Answer | None]:
     return about["fingerprint"], Answer(about["content_type"], body, about["headers"])
 
 
-def build_store(*, redis_url: str | None, seconds: int, in_flight_seconds: float, max_bytes: int) -> IdempotencyStore:
+def build_store(
+    *, redis_url: str | None, seconds: int, in_flight_seconds: float, max_bytes: int
+) -> IdempotencyStore:
     """The store that the configuration asks for."""
     if redis_url:
         return RedisIdempotencyStore(seconds, in_flight_seconds, redis_url)

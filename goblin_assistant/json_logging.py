@@ -145,7 +145,9 @@ def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {str(_plain(str(key), depth)): _plain(item, depth + 1) for key, item in value.items()}
+        return {
+            str(_plain(str(key), depth)): _plain(item, depth + 1) for key, item in value.items()
+        }
     if isinstance(value, (list, tuple, set, frozenset, deque)):
         return [_plain(item, depth + 1) for item in value]
     try:

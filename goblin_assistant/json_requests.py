@@ -34,7 +34,9 @@ class OrjsonProvider(JSONProvider):
 class Request(FlaskRequest):
     """A request whose body, where a route asks for JSON, is one JSON object or an error in our words."""
 
-    def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> dict[str, Any]:  # type: ignore[override]
+    def get_json(
+        self, force: bool = False, silent: bool = False, cache: bool = True
+    ) -> dict[str, Any]:  # type: ignore[override]
         """The body as an object; raises BadRequest or UnsupportedMediaType. The flags are Flask's and change nothing
         here."""
         require_json(self)
@@ -44,7 +46,9 @@ class Request(FlaskRequest):
 def require_json(request: FlaskRequest) -> None:
     """Refuse a body that says it is something else. One that says nothing is taken for JSON, which it then has to
     be."""
-    if request.environ.get("CONTENT_TYPE") == "application/json":  # nearly always; the parse below takes microseconds
+    if (
+        request.environ.get("CONTENT_TYPE") == "application/json"
+    ):  # nearly always; the parse below takes microseconds
         return
     kind = request.mimetype
     if kind and kind != "application/json" and not kind.endswith("+json"):

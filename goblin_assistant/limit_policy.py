@@ -29,7 +29,9 @@ logger = logging.getLogger("goblin_assistant.limits")
 
 MINUTE = 60
 
-CHAT_ROUTES = frozenset({"/chat/completions", "/v1/chat/completions", "/v1/messages", "/v1/embeddings"})
+CHAT_ROUTES = frozenset(
+    {"/chat/completions", "/v1/chat/completions", "/v1/messages", "/v1/embeddings"}
+)
 """The routes of the chat group: those that end in a provider."""
 
 SCOPES: dict[str, tuple[str, ...]] = {
@@ -77,7 +79,9 @@ class RateLimits:
                 ("login", config.ratelimit_login_account),
             )
         }
-        self.chats_per_minute = min(rule.amount * MINUTE // rule.window for rule in self._rules["chat"])
+        self.chats_per_minute = min(
+            rule.amount * MINUTE // rule.window for rule in self._rules["chat"]
+        )
         """The most that a key's own limit may be without widening the instance's, also while limits
         are off: a key made then must not be wider when they are on again."""
         for group, scopes in SCOPES.items():
@@ -101,7 +105,11 @@ class RateLimits:
         rules = self._rules[group]
         if principal is None:
             return self._count(rules, address_key(ip), "ip")
-        own = principal.requests_per_minute if group == "chat" and principal.key_id is not None else None
+        own = (
+            principal.requests_per_minute
+            if group == "chat" and principal.key_id is not None
+            else None
+        )
         if own is None:
             return self._count(rules, principal.user_label, "user")
         key_rules = _own_rules(own)
@@ -109,15 +117,23 @@ class RateLimits:
             return self._count(key_rules, principal.shared_label, "key")
         return self._count_both(key_rules, principal.shared_label, rules, principal.user_label)
 
-    def _count_both(self, key_rules: tuple[_Rule, ...], key: str, rules: tuple[_Rule, ...], user: str) -> Standing:
+    def _count_both(
+        self, key_rules: tuple[_Rule, ...], key: str, rules: tuple[_Rule, ...], user: str
+    ) -> Standing:
         """Count a key's request in its own bucket and in its user's, or in neither."""
-        counted = [(rule, key, "key") for rule in key_rules] + [(rule, user, "user") for rule in rules]
-        hits = self.storage.hit_all([(rule.prefix + name, rule.amount, rule.window) for rule, name, _ in counted])
+        counted = [(rule, key, "key") for rule in key_rules] + [
+            (rule, user, "user") for rule in rules
+        ]
+        hits = self.storage.hit_all(
+            [(rule.prefix + name, rule.amount, rule.window) for rule, name, _ in counted]
+        )
         tightest = 0
         for at, hit in enumerate(hits):
             rule, _, scope = counted[at]
             if not hit.allowed:
-                raise self.refused(rule.group, scope, rule.text, hit.retry_after, standing_of(rule.amount, hit))
+                raise self.refused(
+                    rule.group, scope, rule.text, hit.retry_after, standing_of(rule.amount, hit)
+                )
             if hit.remaining < hits[tightest].remaining:
                 tightest = at
         return standing_of(counted[tightest][0].amount, hits[tightest])
@@ -127,20 +143,30 @@ class RateLimits:
         for rule in rules:
             hit = self.storage.hit(rule.prefix + caller, rule.amount, rule.window)
             if not hit.allowed:
-                raise self.refused(rule.group, scope, rule.text, hit.retry_after, standing_of(rule.amount, hit))
+                raise self.refused(
+                    rule.group, scope, rule.text, hit.retry_after, standing_of(rule.amount, hit)
+                )
             if standing is None or hit.remaining < standing.remaining:
                 standing = standing_of(rule.amount, hit)
         assert standing is not None
         return standing
 
     def refused(
-        self, group: str, scope: str, text: str, retry_after: float, standing: Standing | None = None
+        self,
+        group: str,
+        scope: str,
+        text: str,
+        retry_after: float,
+        standing: Standing | None = None,
     ) -> RateLimitExceeded:
         """The guide's 429, counted. `text` is "10 per 1 minute"."""
         rate_limit_rejections_total.labels(group, scope).inc()
         headers = {} if standing is None else headers_of(standing)
         return RateLimitExceeded(
-            f"Rate limit exceeded: {text}", retry_after=retry_after, reason=f"{group}_{scope}", headers=headers
+            f"Rate limit exceeded: {text}",
+            retry_after=retry_after,
+            reason=f"{group}_{scope}",
+            headers=headers,
         )
 
     def take_tokens(self, principal: Principal, amount: int) -> TokenHold | None:
@@ -154,7 +180,12 @@ class RateLimits:
             return None
         key = "tokens/" + principal.shared_label
         if amount > limit:
-            raise self.refused("tokens", "key", f"{limit} tokens per 1 minute; this request may need {amount}", MINUTE)
+            raise self.refused(
+                "tokens",
+                "key",
+                f"{limit} tokens per 1 minute; this request may need {amount}",
+                MINUTE,
+            )
         hold = os.urandom(8).hex()
         wait = self.storage.reserve(key, limit, MINUTE, amount, hold)
         if wait > 0:
@@ -180,7 +211,11 @@ class RateLimits:
         except RateLimitExceeded as refusal:
             logger.warning(
                 "login_locked",
-                extra={"account": account, "client": ip, "retry_after": round(refusal.retry_after or 0.0, 1)},
+                extra={
+                    "account": account,
+                    "client": ip,
+                    "retry_after": round(refusal.retry_after or 0.0, 1),
+                },
             )
             raise
 
@@ -244,4 +279,7 @@ def _ipv6_key(ip: str) -> str:
 
 def account_key(email: str) -> str:
     """An account without its address: these keys are seen in Redis and in the log."""
-    return "account:" + hashlib.sha256(email.strip().lower().encode("utf-8", "replace")).hexdigest()[:16]
+    return (
+        "account:"
+        + hashlib.sha256(email.strip().lower().encode("utf-8", "replace")).hexdigest()[:16]
+    )

@@ -184,7 +184,11 @@ class MemoryStorage(Storage, MovingWindowSupport):
     STORAGE_SCHEME = ["goblin+memory"]
 
     def __init__(
-        self, uri: str | None = None, wrap_exceptions: bool = False, max_keys: int = MAX_KEYS, **_: Any
+        self,
+        uri: str | None = None,
+        wrap_exceptions: bool = False,
+        max_keys: int = MAX_KEYS,
+        **_: Any,
     ) -> None:
         super().__init__(uri, wrap_exceptions)
         self._max_keys = max_keys
@@ -193,10 +197,14 @@ class MemoryStorage(Storage, MovingWindowSupport):
         self._holds: dict[int, _Table[_Holds]] = {}
 
     def __len__(self) -> int:
-        return sum(len(table) for table in self._windows.values()) + sum(len(table) for table in self._holds.values())
+        return sum(len(table) for table in self._windows.values()) + sum(
+            len(table) for table in self._holds.values()
+        )
 
     def __bool__(self) -> bool:
-        return True  # flask-limiter asks whether there is a storage by its truth; an empty one is one
+        return (
+            True  # flask-limiter asks whether there is a storage by its truth; an empty one is one
+        )
 
     def _table(self, key: str, window: int) -> _Table[_Window]:
         kind = (window, ADDRESS_MARK in key)
@@ -216,7 +224,9 @@ class MemoryStorage(Storage, MovingWindowSupport):
                     return Hit(False, 0, 0.0, float(window))
                 first = times[entry.start]
                 must_go = times[min(entry.start + used + amount - limit, len(times)) - 1]
-                return Hit(False, max(0, limit - used), first + window - now, must_go + window - now)
+                return Hit(
+                    False, max(0, limit - used), first + window - now, must_go + window - now
+                )
             for _ in range(amount):
                 times.append(now)
             return Hit(True, limit - used - amount, times[entry.start] + window - now, 0.0)

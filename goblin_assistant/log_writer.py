@@ -14,13 +14,20 @@ from typing import TextIO
 from goblin_assistant.metrics import log_records_dropped_total
 
 QUEUE_LINES = 10_000
-GATHER_SECONDS = 0.01  # how long the writer lets lines gather: one write and one thread switch for all of them
+GATHER_SECONDS = (
+    0.01  # how long the writer lets lines gather: one write and one thread switch for all of them
+)
 
 
 class QueueingHandler(logging.Handler):
     """Formats at once, writes later. `stream` None means standard output, past Python's own buffer."""
 
-    def __init__(self, formatter: logging.Formatter, stream: TextIO | None = None, capacity: int = QUEUE_LINES) -> None:
+    def __init__(
+        self,
+        formatter: logging.Formatter,
+        stream: TextIO | None = None,
+        capacity: int = QUEUE_LINES,
+    ) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self.stream = stream

@@ -22,7 +22,23 @@ PlatformCollector(registry=REGISTRY)
 GCCollector(registry=REGISTRY)
 
 # 0.1, 0.5 and 2 s are the guide's targets: a quantile is only right next to a bucket edge. 300 s is the longest chat.
-DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+DURATION_BUCKETS = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+)
 OVERHEAD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0)
 
 OTHER_MODEL = "other"
@@ -33,7 +49,10 @@ UNMATCHED = "<unmatched>"
 
 # -- HTTP -----------------------------------------------------------------------------------------
 http_requests_total = Counter(
-    "http_requests_total", "HTTP requests answered.", ["method", "endpoint", "status_code"], registry=REGISTRY
+    "http_requests_total",
+    "HTTP requests answered.",
+    ["method", "endpoint", "status_code"],
+    registry=REGISTRY,
 )
 http_request_duration_seconds = Histogram(
     "http_request_duration_seconds",
@@ -43,7 +62,10 @@ http_request_duration_seconds = Histogram(
     registry=REGISTRY,
 )
 http_requests_in_progress = Gauge(
-    "http_requests_in_progress", "HTTP requests being answered now.", ["method", "endpoint"], registry=REGISTRY
+    "http_requests_in_progress",
+    "HTTP requests being answered now.",
+    ["method", "endpoint"],
+    registry=REGISTRY,
 )
 http_errors_total = Counter(
     "http_errors_total",
@@ -54,7 +76,10 @@ http_errors_total = Counter(
 
 # -- chat -----------------------------------------------------------------------------------------
 chat_completions_total = Counter(
-    "chat_completions_total", "Chat completions that succeeded.", ["provider", "model"], registry=REGISTRY
+    "chat_completions_total",
+    "Chat completions that succeeded.",
+    ["provider", "model"],
+    registry=REGISTRY,
 )
 chat_completion_tokens_total = Counter(
     "chat_completion_tokens_total",
@@ -89,10 +114,16 @@ chat_gateway_overhead_seconds = Histogram(
     registry=REGISTRY,
 )
 chat_cost_usd_total = Counter(
-    "chat_cost_usd_total", "Cost of chat completions in US dollars.", ["provider", "model"], registry=REGISTRY
+    "chat_cost_usd_total",
+    "Cost of chat completions in US dollars.",
+    ["provider", "model"],
+    registry=REGISTRY,
 )
 chat_price_unknown_total = Counter(
-    "chat_price_unknown_total", "Chat completions whose price is not known.", ["provider", "model"], registry=REGISTRY
+    "chat_price_unknown_total",
+    "Chat completions whose price is not known.",
+    ["provider", "model"],
+    registry=REGISTRY,
 )
 provider_usage_unusable_total = Counter(
     "provider_usage_unusable_total",
@@ -102,7 +133,9 @@ provider_usage_unusable_total = Counter(
 )
 chat_slots_in_use = Gauge("chat_slots_in_use", "Chat slots taken now.", registry=REGISTRY)
 chat_slots_max = Gauge("chat_slots_max", "Chat slots there are.", registry=REGISTRY)
-chat_slots_waiting = Gauge("chat_slots_waiting", "Chats that wait for a slot now.", registry=REGISTRY)
+chat_slots_waiting = Gauge(
+    "chat_slots_waiting", "Chats that wait for a slot now.", registry=REGISTRY
+)
 stream_incomplete_total = Counter(
     "stream_incomplete_total",
     "Streams that did not reach their end; reason is client, provider, timeout or shutdown.",
@@ -121,12 +154,17 @@ usage_records_unsaved_total = Counter(
     registry=REGISTRY,
 )
 idempotent_replays_total = Counter(
-    "idempotent_replays_total", "Answers replayed for a repeated Idempotency-Key.", registry=REGISTRY
+    "idempotent_replays_total",
+    "Answers replayed for a repeated Idempotency-Key.",
+    registry=REGISTRY,
 )
 
 # -- routing --------------------------------------------------------------------------------------
 provider_retries_total = Counter(
-    "provider_retries_total", "Attempts repeated at the same provider.", ["provider", "reason"], registry=REGISTRY
+    "provider_retries_total",
+    "Attempts repeated at the same provider.",
+    ["provider", "reason"],
+    registry=REGISTRY,
 )
 chat_fallbacks_total = Counter(
     "chat_fallbacks_total",
@@ -135,7 +173,10 @@ chat_fallbacks_total = Counter(
     registry=REGISTRY,
 )
 provider_circuit_state = Gauge(
-    "provider_circuit_state", "Circuit breaker: 0 closed, 1 half open, 2 open.", ["provider"], registry=REGISTRY
+    "provider_circuit_state",
+    "Circuit breaker: 0 closed, 1 half open, 2 open.",
+    ["provider"],
+    registry=REGISTRY,
 )
 
 provider_calls_in_flight = Gauge(
@@ -173,19 +214,26 @@ rate_limiter_degraded = Gauge(
     "1 while the shared limit storage is lost and limits are counted in this process.",
     registry=REGISTRY,
 )
-auth_failures_total = Counter("auth_failures_total", "Credentials refused.", ["reason"], registry=REGISTRY)
+auth_failures_total = Counter(
+    "auth_failures_total", "Credentials refused.", ["reason"], registry=REGISTRY
+)
 password_requests_waiting = Gauge(
     "password_requests_waiting",
     "Requests whose password is being hashed or waits for that now.",
     registry=REGISTRY,
 )
 budget_rejections_total = Counter(
-    "budget_rejections_total", "Chats refused with 402: the key's budget is spent.", registry=REGISTRY
+    "budget_rejections_total",
+    "Chats refused with 402: the key's budget is spent.",
+    registry=REGISTRY,
 )
 
 # -- the process ----------------------------------------------------------------------------------
 service_health_status = Gauge(
-    "service_health_status", "1 when the last check of a service passed, else 0.", ["service_name"], registry=REGISTRY
+    "service_health_status",
+    "1 when the last check of a service passed, else 0.",
+    ["service_name"],
+    registry=REGISTRY,
 )
 service_health_last_check_timestamp_seconds = Gauge(
     "service_health_last_check_timestamp_seconds",
@@ -200,7 +248,9 @@ deadlines_thread_up = Gauge(
     "1 while the thread that enforces the time limits of provider calls runs, or no call needs it.",
     registry=REGISTRY,
 )
-server_connections = Gauge("server_connections", "Client connections that are open now.", registry=REGISTRY)
+server_connections = Gauge(
+    "server_connections", "Client connections that are open now.", registry=REGISTRY
+)
 server_connections_shed_total = Counter(
     "server_connections_shed_total",
     "Idle and half-sent connections closed to make room for new ones.",
@@ -212,6 +262,10 @@ server_request_body_bytes = Gauge(
     registry=REGISTRY,
 )
 log_records_dropped_total = Counter(
-    "log_records_dropped_total", "Log lines dropped because nobody read standard output.", registry=REGISTRY
+    "log_records_dropped_total",
+    "Log lines dropped because nobody read standard output.",
+    registry=REGISTRY,
 )
-app_build_info = Gauge("app_build_info", "1, labelled with the version that runs.", ["version"], registry=REGISTRY)
+app_build_info = Gauge(
+    "app_build_info", "1, labelled with the version that runs.", ["version"], registry=REGISTRY
+)

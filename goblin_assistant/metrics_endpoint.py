@@ -45,9 +45,12 @@ def init_app(app: Flask, config: Config) -> None:
             raise NotFound(MESSAGES[404])
         if token is not None and not _authorized(request.headers.get("Authorization"), token):
             raise Unauthorized(
-                "this instance's metrics need the bearer token of GOBLIN_METRICS_TOKEN", reason="metrics_token"
+                "this instance's metrics need the bearer token of GOBLIN_METRICS_TOKEN",
+                reason="metrics_token",
             )
-        text, content_type = exporter.generate_metrics(request.headers.get("Accept"), request.args.getlist("name[]"))
+        text, content_type = exporter.generate_metrics(
+            request.headers.get("Accept"), request.args.getlist("name[]")
+        )
         return Response(text, content_type=content_type)
 
     app.add_url_rule("/metrics", "metrics", metrics, strict_slashes=True)
@@ -67,12 +70,18 @@ def _is_exact(environ: WSGIEnvironment) -> bool:
 
 
 def _token_of(config: Config) -> bytes | None:
-    return config.metrics_token.get_secret_value().encode() if config.metrics_token is not None else None
+    return (
+        config.metrics_token.get_secret_value().encode()
+        if config.metrics_token is not None
+        else None
+    )
 
 
 def _authorized(header: str | None, token: bytes) -> bool:
     scheme, _, given = (header or "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "replace"), token)
+    return scheme.lower() == "bearer" and hmac.compare_digest(
+        given.strip().encode("utf-8", "replace"), token
+    )
 
 
 def standalone(config: Config) -> WSGIApplication:
@@ -80,18 +89,35 @@ def standalone(config: Config) -> WSGIApplication:
     token = _token_of(config)
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        def answer(status: str, content_type: str, text: str, *headers: tuple[str, str]) -> list[bytes]:
+        def answer(
+            status: str, content_type: str, text: str, *headers: tuple[str, str]
+        ) -> list[bytes]:
             body = text.encode()
-            start_response(status, [("Content-Type", content_type), ("Content-Length", str(len(body))), *headers])
+            start_response(
+                status,
+                [("Content-Type", content_type), ("Content-Length", str(len(body))), *headers],
+            )
             return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
         if not _is_exact(environ):
-            return answer("404 Not Found", "text/plain; charset=utf-8", "only /metrics is served here\n")
+            return answer(
+                "404 Not Found", "text/plain; charset=utf-8", "only /metrics is served here\n"
+            )
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return answer("405 Method Not Allowed", "text/plain; charset=utf-8", "GET only\n", ("Allow", "GET, HEAD"))
+            return answer(
+                "405 Method Not Allowed",
+                "text/plain; charset=utf-8",
+                "GET only\n",
+                ("Allow", "GET, HEAD"),
+            )
         if token is not None and not _authorized(environ.get("HTTP_AUTHORIZATION"), token):
             challenge = ("WWW-Authenticate", 'Bearer realm="goblin-assistant"')
-            return answer("401 Unauthorized", "text/plain; charset=utf-8", "a bearer token is needed\n", challenge)
+            return answer(
+                "401 Unauthorized",
+                "text/plain; charset=utf-8",
+                "a bearer token is needed\n",
+                challenge,
+            )
         text, content_type = exporter.generate_metrics(environ.get("HTTP_ACCEPT"), None)
         return answer("200 OK", content_type, text)
 
@@ -119,7 +145,9 @@ def serve_standalone(config: Config) -> WSGIServer | None:
     """Listen on GOBLIN_METRICS_PORT in a thread; None when it is not set. `shutdown()` ends it."""
     if config.metrics_port is None:
         return None
-    server = make_server(config.host, config.metrics_port, standalone(config), _ThreadingServer, _Handler)
+    server = make_server(
+        config.host, config.metrics_port, standalone(config), _ThreadingServer, _Handler
+    )
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     logger.info("metrics_listening", extra={"host": config.host, "port": server.server_port})
     return server

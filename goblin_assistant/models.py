@@ -62,7 +62,9 @@ users = Table(
     Column("password_hash", String(255), nullable=False),
     Column("role", String(16), default="user", nullable=False),  # user, admin
     Column("settings", JSON, default=dict, nullable=False),
-    Column("token_version", Integer, default=0, nullable=False),  # raised: every access token of the user is void
+    Column(
+        "token_version", Integer, default=0, nullable=False
+    ),  # raised: every access token of the user is void
     Column("created_at", BigInteger, default=now_ms, nullable=False),
     Column("disabled_at", BigInteger),
 )
@@ -72,7 +74,9 @@ refresh_tokens = Table(
     "refresh_tokens",
     metadata,
     Column("id", BigId, primary_key=True),
-    Column("user_id", BigId, ForeignKey("users.id", ondelete="CASCADE"), index=True, nullable=False),
+    Column(
+        "user_id", BigId, ForeignKey("users.id", ondelete="CASCADE"), index=True, nullable=False
+    ),
     Column("family_id", String(32), index=True, nullable=False),
     Column("token_hash", String(64), unique=True, nullable=False),  # sha256, hex
     Column("created_at", BigInteger, default=now_ms, nullable=False),
@@ -86,7 +90,9 @@ api_keys = Table(
     "api_keys",
     metadata,
     Column("id", BigId, primary_key=True),
-    Column("user_id", BigId, ForeignKey("users.id", ondelete="CASCADE"), index=True, nullable=False),
+    Column(
+        "user_id", BigId, ForeignKey("users.id", ondelete="CASCADE"), index=True, nullable=False
+    ),
     Column("name", String(100), nullable=False),
     Column("prefix", String(16), nullable=False),
     Column("key_hash", String(64), unique=True, nullable=False),  # sha256, hex
@@ -136,7 +142,9 @@ usage_records = Table(
     Column("correlation_id", String(128), index=True, nullable=False),
     Column("user_id", BigInteger),
     Column("key_id", BigInteger),
-    Column("operation", String(24), default="chat_completion", nullable=False),  # chat_completion, embeddings
+    Column(
+        "operation", String(24), default="chat_completion", nullable=False
+    ),  # chat_completion, embeddings
     Column("provider", String(64), default="", nullable=False),
     Column("model_requested", String(255), default="", nullable=False),
     Column("model", String(255), default="", nullable=False),  # the one that answered
@@ -145,7 +153,9 @@ usage_records = Table(
     Column("cached_tokens", BigInteger, default=0, nullable=False),
     Column("cache_write_tokens", BigInteger, default=0, nullable=False),
     Column("reasoning_tokens", BigInteger, default=0, nullable=False),
-    Column("token_source", String(16), default="provider", nullable=False),  # provider, estimated, none
+    Column(
+        "token_source", String(16), default="provider", nullable=False
+    ),  # provider, estimated, none
     Column("cost_microusd", BigInteger),  # null: price unknown
     Column("duration_ms", BigInteger, default=0, nullable=False),
     Column("queue_ms", BigInteger, default=0, nullable=False),
@@ -156,7 +166,9 @@ usage_records = Table(
     Column("attempts", Integer, default=1, nullable=False),
     Column("fallback", Boolean, default=False, nullable=False),
     Column("stream", Boolean, default=False, nullable=False),
-    Column("completed", Boolean, default=True, nullable=False),  # false: cut by the client, the provider or a shutdown
+    Column(
+        "completed", Boolean, default=True, nullable=False
+    ),  # false: cut by the client, the provider or a shutdown
     Column("timeline", Text),  # JSON list of attempts, for `goblin-assistant explain`
     Index("ix_usage_records_user_id_id", "user_id", "id"),
     Index("ix_usage_records_key_id_id", "key_id", "id"),

@@ -17,7 +17,15 @@ from goblin_assistant.json_logging import correlation_id
 from goblin_assistant.limit_policy import CHAT_ROUTES
 from goblin_assistant.metrics import UNMATCHED, http_errors_total, http_requests_total
 from goblin_assistant.reaper import reaper
-from goblin_assistant.request_info import ENVIRON_KEY, GOOD_ID, METHODS, RequestInfo, children_of, new_id, request_info
+from goblin_assistant.request_info import (
+    ENVIRON_KEY,
+    GOOD_ID,
+    METHODS,
+    RequestInfo,
+    children_of,
+    new_id,
+    request_info,
+)
 
 __all__ = ["RequestInfo", "init_app", "initialise_series", "request_info"]
 
@@ -123,7 +131,9 @@ class _Observed:
         )
         environ[ENVIRON_KEY] = info
 
-        def start(status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Any:
+        def start(
+            status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+        ) -> Any:
             info.status = int(status[:3])
             for name, value in headers:
                 if name == "Content-Length":
@@ -131,7 +141,11 @@ class _Observed:
             headers.extend(info.headers)
             headers.append(("X-Correlation-ID", identity))
             headers.append(("x-request-id", identity))  # what the OpenAI SDK shows as request_id
-            return start_response(status, headers) if exc_info is None else start_response(status, headers, exc_info)
+            return (
+                start_response(status, headers)
+                if exc_info is None
+                else start_response(status, headers, exc_info)
+            )
 
         try:
             iterable = self._inner(environ, start)

@@ -31,7 +31,10 @@ Every response carries `X-Correlation-ID`: quote it when you report a problem. E
 """
 
 TAGS: tuple[tuple[str, str], ...] = (
-    ("Chat", "Completions, embeddings and models. Paths under /v1 are what an OpenAI or Anthropic SDK calls."),
+    (
+        "Chat",
+        "Completions, embeddings and models. Paths under /v1 are what an OpenAI or Anthropic SDK calls.",
+    ),
     ("Accounts", "Register, log in, refresh, log out."),
     ("API keys", "Keys for programs, with scopes, limits and budgets of their own."),
     ("Settings", "A user's defaults for chats."),
@@ -82,12 +85,17 @@ CHAT_ERRORS = (400, 402, 404, 409, 413, 415, 422, 502, 503, 504)
 
 TEXT: dict[str, Any] = {"type": "string"}
 # No type: OpenAPI 3.1 cannot say whether a schema means the whole stream or each of its events.
-EVENTS: dict[str, Any] = {"description": "Server-sent events, one JSON object in each `data`; see the description."}
+EVENTS: dict[str, Any] = {
+    "description": "Server-sent events, one JSON object in each `data`; see the description."
+}
 
 UNLIMITED = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 HEADERS: dict[str, Any] = {
-    "CorrelationID": {"description": "Names this request in logs and usage records", "schema": {"type": "string"}},
+    "CorrelationID": {
+        "description": "Names this request in logs and usage records",
+        "schema": {"type": "string"},
+    },
     "RetryAfter": {
         "description": "Seconds to wait before trying again",
         "schema": {"type": "integer", "minimum": 1},
@@ -210,7 +218,9 @@ def complete(app: APIFlask, spec: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
-def _complete_operation(operation: dict[str, Any], path: str, method: str, view: Callable[..., Any]) -> None:
+def _complete_operation(
+    operation: dict[str, Any], path: str, method: str, view: Callable[..., Any]
+) -> None:
     notes = getattr(view, "_spec", {})
     # The path is part of the id: some endpoints have two.
     operation["operationId"] = f"{method.lower()}{re.sub(r'[^A-Za-z0-9]+', '_', path).rstrip('_')}"
@@ -219,9 +229,15 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str, view:
     if (rule := getattr(view, "auth_rule", None)) is not None:
         scope, admin, keys = rule  # set by auth.require_auth
         operation["security"] = [{name: []} for name in (SECURITY_SCHEMES if keys else ("bearer",))]
-        needs = [f"scope `{scope}`"] * (scope is not None) + ["role admin"] * admin + ["no API key"] * (not keys)
+        needs = (
+            [f"scope `{scope}`"] * (scope is not None)
+            + ["role admin"] * admin
+            + ["no API key"] * (not keys)
+        )
         if needs:
-            operation["description"] = f"{operation.get('description', '')}\n\nNeeds: {', '.join(needs)}.".strip()
+            operation["description"] = (
+                f"{operation.get('description', '')}\n\nNeeds: {', '.join(needs)}.".strip()
+            )
         codes |= {401, 403, 503}
     if "requestBody" in operation:
         operation["requestBody"]["required"] = True
@@ -230,22 +246,34 @@ def _complete_operation(operation: dict[str, Any], path: str, method: str, view:
         codes |= {400, 404} if "{" in path else {400}
     if path not in UNLIMITED:
         codes.add(429)
-    schema = next(model.__name__ for prefix, model in DIALECTS if path == prefix or path.startswith(prefix + "/"))
+    schema = next(
+        model.__name__
+        for prefix, model in DIALECTS
+        if path == prefix or path.startswith(prefix + "/")
+    )
     for code in sorted(codes):
         response = responses.setdefault(str(code), {})
         response.setdefault("description", MEANINGS[code])
-        response["content"] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+        response["content"] = {
+            "application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+        }
         if code in (429, 503):
-            response.setdefault("headers", {})["Retry-After"] = {"$ref": "#/components/headers/RetryAfter"}
+            response.setdefault("headers", {})["Retry-After"] = {
+                "$ref": "#/components/headers/RetryAfter"
+            }
     if media := notes.get("goblin_text"):
         content = responses["200"].setdefault("content", {})
         if notes["response"]["schema"] == {}:
             content.clear()
-        content.update({kind: {"schema": EVENTS if kind == "text/event-stream" else TEXT} for kind in media})
+        content.update(
+            {kind: {"schema": EVENTS if kind == "text/event-stream" else TEXT} for kind in media}
+        )
     for code in ("204", "304"):  # these have no body
         responses.get(code, {}).pop("content", None)
     for response in responses.values():
-        response.setdefault("headers", {})["X-Correlation-ID"] = {"$ref": "#/components/headers/CorrelationID"}
+        response.setdefault("headers", {})["X-Correlation-ID"] = {
+            "$ref": "#/components/headers/CorrelationID"
+        }
 
 
 # -- routes ---------------------------------------------------------------------------------------
@@ -259,17 +287,29 @@ def document() -> Response:
     return Response(made, content_type="application/json", headers={"Cache-Control": "no-cache"})
 
 
-@bp.get("/docs", strict_slashes=True)  # its links are relative: under /docs/ they would lead nowhere
+@bp.get(
+    "/docs", strict_slashes=True
+)  # its links are relative: under /docs/ they would lead nowhere
 def page() -> Response:
     """The document, for people."""
-    return Response(PAGE, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": PAGE_POLICY})
+    return Response(
+        PAGE,
+        content_type="text/html; charset=utf-8",
+        headers={"Content-Security-Policy": PAGE_POLICY},
+    )
 
 
 @bp.get("/docs/rapidoc.js")
 def script() -> Response:
     """RapiDoc, from this package and not from a CDN: the page works where there is no internet."""
-    packed = resources.files("goblin_assistant").joinpath("static/rapidoc/rapidoc-min.js.gz").read_bytes()
+    packed = (
+        resources.files("goblin_assistant")
+        .joinpath("static/rapidoc/rapidoc-min.js.gz")
+        .read_bytes()
+    )
     headers = {"Cache-Control": "public, max-age=86400", "Vary": "Accept-Encoding"}
     if "gzip" in request.headers.get("Accept-Encoding", ""):
-        return Response(packed, content_type="text/javascript", headers={**headers, "Content-Encoding": "gzip"})
+        return Response(
+            packed, content_type="text/javascript", headers={**headers, "Content-Encoding": "gzip"}
+        )
     return Response(gzip.decompress(packed), content_type="text/javascript", headers=headers)

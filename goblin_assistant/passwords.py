@@ -113,7 +113,9 @@ class Passwords:
 
 
 def _refusal() -> OverloadedHere:
-    return OverloadedHere("too many logins at once; try again shortly", retry_after=_RETRY_AFTER_SECONDS)
+    return OverloadedHere(
+        "too many logins at once; try again shortly", retry_after=_RETRY_AFTER_SECONDS
+    )
 
 
 def check_new(password: str, email: str) -> None:

@@ -65,7 +65,12 @@ class Rates:
                 band = further
         total = band.per_call
         if prompt:
-            if band.prompt is None or band.cached is None or band.cache_write is None or band.cache_write_1h is None:
+            if (
+                band.prompt is None
+                or band.cached is None
+                or band.cache_write is None
+                or band.cache_write_1h is None
+            ):
                 return None
             # A provider whose parts exceed the whole is believed in the whole.
             cached = min(usage.cached_tokens, prompt)
@@ -91,13 +96,20 @@ class Rates:
         for number, band in enumerate(self.bands):
             if number and prompt_tokens <= band.above:
                 break
-            if (prompt_tokens and band.prompt is None) or (completion_tokens and band.completion is None):
+            if (prompt_tokens and band.prompt is None) or (
+                completion_tokens and band.completion is None
+            ):
                 return None
             dearest_prompt = max(
-                rate or 0 for rate in (band.prompt, band.cached, band.cache_write, band.cache_write_1h)
+                rate or 0
+                for rate in (band.prompt, band.cached, band.cache_write, band.cache_write_1h)
             )
             dearest_completion = max(band.completion or 0, band.reasoning or 0)
-            total = band.per_call + prompt_tokens * dearest_prompt + completion_tokens * dearest_completion
+            total = (
+                band.per_call
+                + prompt_tokens * dearest_prompt
+                + completion_tokens * dearest_completion
+            )
             most = max(most, -(-total // self.scale))
         return most
 
@@ -121,8 +133,12 @@ class Prices:
         free: Collection[str] = ("echo",),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._exact = {name: _override(row) for name, row in overrides.items() if not name.endswith("*")}
-        patterns = [(name[:-1], _override(row)) for name, row in overrides.items() if name.endswith("*")]
+        self._exact = {
+            name: _override(row) for name, row in overrides.items() if not name.endswith("*")
+        }
+        patterns = [
+            (name[:-1], _override(row)) for name, row in overrides.items() if name.endswith("*")
+        ]
         self._patterns = sorted(patterns, key=lambda item: -len(item[0]))
         self._base_urls = dict(base_urls or {})
         self._free = frozenset(free)
@@ -145,7 +161,9 @@ class Prices:
         """Whether goblin.toml gives the price."""
         return self._override(f"{provider}/{model}") is not None
 
-    def cost_microusd(self, provider: str, model: str, usage: Usage, target: str | None = None) -> int | None:
+    def cost_microusd(
+        self, provider: str, model: str, usage: Usage, target: str | None = None
+    ) -> int | None:
         """What a call cost, in whole micro-dollars; None: not known.
 
         `model` is the one that answered (`gpt-4o-2024-08-06`), `target` the name that it was called by (`gpt-4o`, a
@@ -156,7 +174,9 @@ class Prices:
             if self.overridden(provider, target):
                 model = target
             else:
-                rates = self.rates(provider, model, usage.tier) or self.rates(provider, target, usage.tier)
+                rates = self.rates(provider, model, usage.tier) or self.rates(
+                    provider, target, usage.tier
+                )
                 return rates.cost_microusd(usage) if rates is not None else None
         rates = self.rates(provider, model, usage.tier)
         return rates.cost_microusd(usage) if rates is not None else None
@@ -173,7 +193,9 @@ class Prices:
         from genai_prices.data_snapshot import get_snapshot
 
         # Not DataSnapshot.find_provider_model: it remembers every name it is asked for, without bound.
-        found = known.find_model(model.removeprefix("models/"), all_providers=get_snapshot().providers)
+        found = known.find_model(
+            model.removeprefix("models/"), all_providers=get_snapshot().providers
+        )
         if found is None or not found.prices:
             return None
         # A model of another provider's list (Azure's gpt-4o is OpenAI's) does not take over its tiers.
@@ -211,7 +233,9 @@ class _Conditional:
     def __init__(self, model: Any, tiers: bool) -> None:
         self._model = model
         self._tiers = tiers
-        self._compiled: dict[int, Rates | None] = {}  # by the price object's identity; the snapshot keeps them alive
+        self._compiled: dict[
+            int, Rates | None
+        ] = {}  # by the price object's identity; the snapshot keeps them alive
 
     def at(self, now: datetime, tier: str = "") -> Rates | None:
         if tier and self._tiers:
@@ -225,7 +249,14 @@ class _Conditional:
 
 def _override(row: PriceRow) -> Rates:
     return _rates(
-        {0: {"input": row.input, "output": row.output, "cache_read": row.cached_input, "cache_write": row.cache_write}}
+        {
+            0: {
+                "input": row.input,
+                "output": row.output,
+                "cache_read": row.cached_input,
+                "cache_write": row.cache_write,
+            }
+        }
     )
 
 
@@ -245,10 +276,17 @@ def _compile(price: Any) -> Rates | None:
     docs/usage.md."""
     from genai_prices.types import TieredPrices
 
-    values = {ours: value for key, ours in _UNITS.items() if (value := getattr(price, key)) is not None}
+    values = {
+        ours: value for key, ours in _UNITS.items() if (value := getattr(price, key)) is not None
+    }
     if not {"input", "output"} & set(values):
         return None
-    starts = {0} | {tier.start for value in values.values() if isinstance(value, TieredPrices) for tier in value.tiers}
+    starts = {0} | {
+        tier.start
+        for value in values.values()
+        if isinstance(value, TieredPrices)
+        for tier in value.tiers
+    }
     bands: dict[int, dict[str, Decimal | None]] = {}
     for start in sorted(starts):
         bands[start] = {}
@@ -289,7 +327,8 @@ def _rates(bands: Mapping[int, Mapping[str, Decimal | None]]) -> Rates:
                 cache_write=written,
                 cache_write_1h=_first(rate.get("cache_write_1h"), written),
                 reasoning=_first(rate.get("reasoning"), completion),
-                per_call=(rate.get("per_call") or 0) * 1000,  # dollars per 1,000 calls = 1,000 micro-dollars per call
+                per_call=(rate.get("per_call") or 0)
+                * 1000,  # dollars per 1,000 calls = 1,000 micro-dollars per call
             )
         )
     return Rates(scale, tuple(compiled))

@@ -105,7 +105,10 @@ class _Query:
         self._positional = names is not None
         # Without a transaction around it PostgreSQL answers in one round trip instead of three.
         self._autocommit = engine.dialect.name == "postgresql"
-        self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, engine.dialect.loaded_dbapi.Error)  # type: ignore[attr-defined]
+        self._errors: tuple[type[Exception], ...] = (
+            SQLAlchemyError,
+            engine.dialect.loaded_dbapi.Error,
+        )  # type: ignore[attr-defined]
         # A file answers within microseconds: queueing for it costs less than a connection more, and 100 KB less memory.
         self._size = 1 if engine.dialect.name == "sqlite" else KEPT_CONNECTIONS
         # A SimpleQueue is written in C; a Semaphore costs ten times as much.
@@ -139,7 +142,9 @@ class _Query:
             raise Unavailable(_AWAY, retry_after=2) from None
         left = None
         try:
-            if gate.failures != failures:  # it failed while this thread waited: the queue does not try one by one
+            if (
+                gate.failures != failures
+            ):  # it failed while this thread waited: the queue does not try one by one
                 left = kept
                 raise Unavailable(_AWAY, retry_after=2)
             row, left = self._first(kept, value)
@@ -211,7 +216,9 @@ class PrincipalStore:
         user, key = users.c, api_keys.c
         self._user = _Query(
             engine,
-            select(user.role, user.settings, user.token_version, user.disabled_at).where(user.id == given),
+            select(user.role, user.settings, user.token_version, user.disabled_at).where(
+                user.id == given
+            ),
         )
         self._key = _Query(
             engine,
@@ -238,7 +245,9 @@ class PrincipalStore:
         except Unavailable:
             return self._recent(name)
         if row is None or row[2] != claims.token_version:
-            raise Unauthorized("the access token is no longer valid; log in again", reason="bad_token")
+            raise Unauthorized(
+                "the access token is no longer valid; log in again", reason="bad_token"
+            )
         if row[3] is not None:
             raise Unauthorized("the account is disabled", reason="disabled")
         if (known := self._unchanged(name, row)) is not None:
@@ -313,7 +322,9 @@ class PrincipalStore:
         self._seen[name] = (time.monotonic() + seconds, entry[1], row)
         return entry[1]
 
-    def _remember(self, name: str, principal: Principal, row: Any, seconds: float = STALE_SECONDS) -> None:
+    def _remember(
+        self, name: str, principal: Principal, row: Any, seconds: float = STALE_SECONDS
+    ) -> None:
         if len(self._seen) >= MAX_SEEN:
             self._older, self._seen = self._seen, {}
         self._seen[name] = (time.monotonic() + seconds, principal, row)

@@ -60,7 +60,9 @@ def finish_before_switching() -> bool:
     try:
         if os.sched_getscheduler(0) != os.SCHED_OTHER:
             return False
-        _for_each_thread(lambda thread: os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0)))
+        _for_each_thread(
+            lambda thread: os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
+        )
     except OSError:  # a sandbox may forbid it, and the server works without
         return False
     return True

@@ -33,7 +33,9 @@ __all__ = ["Group", "RateLimits", "group_of", "init_app"]
 
 Group = Literal["auth", "health", "chat", "general", ""]
 
-_AUTH_ROUTES = frozenset(f"/auth/{name}" for name in ("register", "login", "refresh", "logout", "password"))
+_AUTH_ROUTES = frozenset(
+    f"/auth/{name}" for name in ("register", "login", "refresh", "logout", "password")
+)
 _EXEMPT_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 
@@ -63,7 +65,9 @@ def init_app(app: Flask, config: Config) -> RateLimits:
     if not config.limits_uri.startswith("memory:"):
         from goblin_assistant import shared_limit_storage  # noqa: F401 -- registers itself; without Redis nobody loads it
     if not config.ratelimit_enabled:
-        return RateLimits(config, cast(Counts, storage_from_string(uri, instances=config.instances)))
+        return RateLimits(
+            config, cast(Counts, storage_from_string(uri, instances=config.instances))
+        )
 
     limiter = Limiter(
         _address,
@@ -89,7 +93,9 @@ def init_app(app: Flask, config: Config) -> RateLimits:
             counted = limiter.current_limit
             if counted is None:
                 return
-            standing: Standing | None = Standing(counted.limit.amount, max(0, counted.remaining), counted.reset_at)
+            standing: Standing | None = Standing(
+                counted.limit.amount, max(0, counted.remaining), counted.reset_at
+            )
         elif group:
             principal = auth.identify() if group != "health" else None
             standing = policy.check(group, principal, current.remote_addr)
@@ -131,4 +137,6 @@ def _address() -> str:
 def _refuse(limit: RequestLimit) -> None:
     policy: RateLimits = current_app.extensions["goblin_rate_limits"]
     standing = Standing(limit.limit.amount, 0, limit.reset_at)
-    raise policy.refused("auth", "ip", str(limit.limit), limit.window.reset_time - time.time(), standing)
+    raise policy.refused(
+        "auth", "ip", str(limit.limit), limit.window.reset_time - time.time(), standing
+    )

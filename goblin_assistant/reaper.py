@@ -29,7 +29,10 @@ class Reaper:
         """Make sure that the thread runs."""
         if self._running:
             return
-        with self._starting, suppress(RuntimeError):  # no more threads to be had: the next start may be luckier
+        with (
+            self._starting,
+            suppress(RuntimeError),
+        ):  # no more threads to be had: the next start may be luckier
             if not self._running:
                 threading.Thread(target=self._run, name="goblin-reaper", daemon=True).start()
                 self._running = True

@@ -26,7 +26,16 @@ MAX_FIELDS = 100
 """How many fields a stored object may have: pydantic makes an error of every unknown one, and a million of them cost
 gigabytes."""
 
-GUARDED_KEYS = ("model", "messages", "stream", "input", "max_tokens", "max_completion_tokens", "n", "system")
+GUARDED_KEYS = (
+    "model",
+    "messages",
+    "stream",
+    "input",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "system",
+)
 """Keys of a chat that we decide by (allow-list, price, budget). Given twice, we and the provider could each read
 another one."""
 
@@ -90,7 +99,9 @@ def load(raw: bytes, most: int = json_bounds.MAX_STRUCTURE) -> Any:
                 wrapped = [wrapped]
             orjson.dumps(wrapped)
     except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not valid JSON: line {error.lineno} column {error.colno}") from None
+        raise BadRequest(
+            f"the body is not valid JSON: line {error.lineno} column {error.colno}"
+        ) from None
     except json_bounds.TooMuchStructure:
         raise BadRequest(
             f"the body has too many values: at most about {most // json_bounds.VALUE // 1000},000 numbers or texts, and "
@@ -123,11 +134,15 @@ def from_problems(found: Iterable[tuple[str, str]]) -> ValidationFailed:
             continue
         merged[field] = message.removeprefix("Value error, ")
     problems = [{"field": field, "message": message} for field, message in merged.items()]
-    text = "; ".join(f"{field}: {message}" if field else message for field, message in merged.items())
+    text = "; ".join(
+        f"{field}: {message}" if field else message for field, message in merged.items()
+    )
     if more:
         text += f"; and {more} more"
     param = next((field for field in merged if field), None)
-    return ValidationFailed(text or "the request is not valid", param=param, extra={"fields": problems})
+    return ValidationFailed(
+        text or "the request is not valid", param=param, extra={"fields": problems}
+    )
 
 
 def field_name(location: Iterable[str | int]) -> str:
@@ -147,13 +162,17 @@ def field_name(location: Iterable[str | int]) -> str:
     return path
 
 
-_UNION_TAGS = frozenset({"str", "int", "float", "bool", "none", "constrained-str", "constrained-int", "ContentPart"})
+_UNION_TAGS = frozenset(
+    {"str", "int", "float", "bool", "none", "constrained-str", "constrained-int", "ContentPart"}
+)
 
 
 def _has_escaped_letter(raw: bytes) -> bool:
     # In pieces: one search of 20 MB of escapes would keep all other threads waiting. An escape has six bytes.
     starts = range(0, len(raw), _PIECE)
-    return any(_ESCAPED_LETTER.search(raw, start, start + _PIECE + 5) is not None for start in starts)
+    return any(
+        _ESCAPED_LETTER.search(raw, start, start + _PIECE + 5) is not None for start in starts
+    )
 
 
 def _refuse_repeated_keys(raw: bytes, body: dict[str, Any]) -> None:

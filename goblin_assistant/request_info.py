@@ -22,7 +22,9 @@ from goblin_assistant.metrics import (
 logger = logging.getLogger("goblin_assistant")
 
 ENVIRON_KEY = "goblin.request"
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+)
 OTHER_METHOD = "OTHER"
 """Label of a method that no RFC knows: a client can make up as many as it likes."""
 
@@ -49,7 +51,9 @@ class RequestInfo:
         "incomplete", "label", "limit", "method", "path", "principal", "started", "status",
     )  # fmt: skip
 
-    def __init__(self, correlation_id: str = "-", method: str = "", path: str = "", client: str = "") -> None:
+    def __init__(
+        self, correlation_id: str = "-", method: str = "", path: str = "", client: str = ""
+    ) -> None:
         self.correlation_id = correlation_id
         self.method = method
         self.path = path
@@ -60,7 +64,9 @@ class RequestInfo:
         self.error_type: str | None = None
         self.incomplete = False
         self.headers: list[tuple[str, str]] = []
-        self.limit: tuple[int, int] | None = None  # the limit that it was counted against, and what is left
+        self.limit: tuple[int, int] | None = (
+            None  # the limit that it was counted against, and what is left
+        )
         self.started = perf_counter()
         self.status = 0
         self.bytes = 0
@@ -86,7 +92,9 @@ class RequestInfo:
         children.count(self.status)
         failed = self.status >= 500
         if failed or (self.error_type is not None and self.incomplete):
-            http_errors_total.labels(self.label, self.endpoint, self.error_type or f"HTTP{self.status}").inc()
+            http_errors_total.labels(
+                self.label, self.endpoint, self.error_type or f"HTTP{self.status}"
+            ).inc()
         fields: dict[str, Any] = {
             "correlation_id": self.correlation_id,
             "method": self.method,
@@ -102,7 +110,9 @@ class RequestInfo:
             fields["completed"] = False
         if self.error_type is not None:
             fields["error_type"] = self.error_type
-        json_logging.event(logger, logging.WARNING if failed else logging.INFO, "request_completed", fields)
+        json_logging.event(
+            logger, logging.WARNING if failed else logging.INFO, "request_completed", fields
+        )
 
 
 class Children:
@@ -120,7 +130,9 @@ class Children:
     def count(self, status: int) -> None:
         child = self._statuses.get(status)
         if child is None:
-            child = self._statuses[status] = http_requests_total.labels(self._method, self._endpoint, str(status))
+            child = self._statuses[status] = http_requests_total.labels(
+                self._method, self._endpoint, str(status)
+            )
         child.inc()
 
 

@@ -83,7 +83,13 @@ class Trace:
 
     def add(self, event: str, **details: Any) -> None:
         """Note an event now."""
-        self.events.append({"at_ms": round((time.perf_counter() - self.started) * 1000, 1), "event": event, **details})
+        self.events.append(
+            {
+                "at_ms": round((time.perf_counter() - self.started) * 1000, 1),
+                "event": event,
+                **details,
+            }
+        )
 
 
 @dataclass(slots=True)
@@ -117,7 +123,9 @@ class RetryBudget:
 
     def deposit(self) -> None:
         """A call is made."""
-        self._tokens = min(self._cap, self._tokens + self._ratio)  # a lost update costs a fraction of a retry
+        self._tokens = min(
+            self._cap, self._tokens + self._ratio
+        )  # a lost update costs a fraction of a retry
 
     def take(self) -> bool:
         """Ask for a retry."""
@@ -140,7 +148,9 @@ class Router:
         self._config = config
         self._caps = Caps()
         self._breakers = {name: _breaker(name, config) for name in registry.providers}
-        self._budgets = {name: RetryBudget(config.retry_budget_ratio) for name in registry.providers}
+        self._budgets = {
+            name: RetryBudget(config.retry_budget_ratio) for name in registry.providers
+        }
         for name, provider in registry.providers.items():
             if provider.max_concurrency is not None:
                 provider_calls_max.labels(name).set(provider.max_concurrency)
@@ -157,7 +167,9 @@ class Router:
         """The targets for a model, in the order in which they are to be tried. Raises UnknownModel."""
         targets = self._resolve(model)
         if not targets:
-            raise UnknownModel(f"model {model!r} is not served here; GET /v1/models lists what is", param="model")
+            raise UnknownModel(
+                f"model {model!r} is not served here; GET /v1/models lists what is", param="model"
+            )
         return targets
 
     def _resolve(self, model: str) -> list[Target]:
@@ -170,7 +182,9 @@ class Router:
             rows.sort(key=lambda row: random.random() ** (1.0 / row.weight), reverse=True)
             return _unique([target for row in rows for target in self._resolve(row.model)])
         if model in file.chains:
-            return _unique([target for name in file.chains[model] for target in self._resolve(name)])
+            return _unique(
+                [target for name in file.chains[model] for target in self._resolve(name)]
+            )
         found = self.registry.find(model)
         return [Target(*found[0])] if found else []
 
@@ -201,7 +215,9 @@ class Router:
         for position, target in enumerate(targets):
             name = target.provider.name
             breaker = self._breakers[name]
-            further = any(self._breakers[later.provider.name].available() for later in targets[position + 1 :])
+            further = any(
+                self._breakers[later.provider.name].available() for later in targets[position + 1 :]
+            )
             repeats = 0
             while True:
                 got = self._ask(target, operation, call, trace, previous, streamed)
@@ -211,7 +227,9 @@ class Router:
                     capped = capped or got == "busy"
                     break
                 last, previous = got, target
-                if isinstance(last, InvalidRequest) and not (isinstance(last, ContextLengthExceeded) and further):
+                if isinstance(last, InvalidRequest) and not (
+                    isinstance(last, ContextLengthExceeded) and further
+                ):
                     raise last
                 if further or not last.retryable or repeats >= self._config.retries:
                     break
@@ -225,10 +243,13 @@ class Router:
         if last is not None:
             raise last
         if capped:
-            raise OverloadedHere("the provider's concurrency limit is reached; try again shortly", retry_after=1)
+            raise OverloadedHere(
+                "the provider's concurrency limit is reached; try again shortly", retry_after=1
+            )
         soonest = min(self._breakers[target.provider.name].retry_after() for target in targets)
         raise CircuitOpen(
-            "every provider of this model has been failing and is given a pause; try again later", retry_after=soonest
+            "every provider of this model has been failing and is given a pause; try again later",
+            retry_after=soonest,
         )
 
     def broke_off(self, error: ProviderError, outcome: Outcome[Any], trace: Trace) -> None:
@@ -364,7 +385,11 @@ def _unique(targets: list[Target]) -> list[Target]:
 def check_routes(file: GoblinFile, registry: Registry) -> None:
     """Raise ConfigError for a name that leads nowhere or in a circle, before a client finds out."""
     problems: list[str] = []
-    kinds: dict[str, Mapping[str, Any]] = {"aliases": file.aliases, "chains": file.chains, "weighted": file.weighted}
+    kinds: dict[str, Mapping[str, Any]] = {
+        "aliases": file.aliases,
+        "chains": file.chains,
+        "weighted": file.weighted,
+    }
     edges: dict[str, list[str]] = {}
     for kind, table in kinds.items():
         for name, value in table.items():
@@ -383,9 +408,13 @@ def check_routes(file: GoblinFile, registry: Registry) -> None:
             for further in edges[name]:
                 walk(further, (*path, name))
         elif path and not registry.find(name) and "/" not in name:
-            problems.append(f"goblin.toml {path[0]!r}: no provider serves {name!r}; write provider/model")
+            problems.append(
+                f"goblin.toml {path[0]!r}: no provider serves {name!r}; write provider/model"
+            )
         elif path and not registry.find(name) and name.split("/", 1)[0] not in registry.providers:
-            problems.append(f"goblin.toml {path[0]!r}: there is no provider {name.split('/', 1)[0]!r} for {name!r}")
+            problems.append(
+                f"goblin.toml {path[0]!r}: there is no provider {name.split('/', 1)[0]!r} for {name!r}"
+            )
 
     for name in edges:
         walk(name, ())

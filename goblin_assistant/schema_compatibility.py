@@ -55,7 +55,9 @@ class Standing:
 
 def known_revisions() -> list[str]:
     """The revisions of this release, in order: the files are numbered (a test asks Alembic)."""
-    return sorted(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+    return sorted(
+        path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")
+    )
 
 
 def standing(engine: Engine) -> Standing:
@@ -70,6 +72,8 @@ def standing(engine: Engine) -> Standing:
             return Standing(current, release)
         # A row of another revision is of a migration that did not write its own: it says nothing.
         row = connection.execute(
-            select(schema_compatibility.c.serves_from).where(schema_compatibility.c.revision == current)
+            select(schema_compatibility.c.serves_from).where(
+                schema_compatibility.c.revision == current
+            )
         ).one_or_none()
     return Standing(current, release, None if row is None else row.serves_from)

@@ -46,7 +46,9 @@ class Open(BaseModel):
     )
 
 
-ModelName = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+ModelName = Annotated[
+    str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
 """Name of a model, `provider/model` or an alias. It is stored and logged: no control characters."""
 
 # -- lists ----------------------------------------------------------------------------------------
@@ -185,7 +187,9 @@ class EmbeddingsRequest(Open):
         | Annotated[list[str], Field(min_length=1, fail_fast=True), WrapValidator(in_pieces)]
         | Annotated[list[int], Field(min_length=1, fail_fast=True), WrapValidator(in_pieces)]
         | Annotated[
-            list[Annotated[list[int], Field(min_length=1, fail_fast=True), WrapValidator(in_pieces)]],
+            list[
+                Annotated[list[int], Field(min_length=1, fail_fast=True), WrapValidator(in_pieces)]
+            ],
             Field(min_length=1, fail_fast=True),
             WrapValidator(in_pieces),
         ],
@@ -324,14 +328,18 @@ class FieldProblem(Strict):
 class ErrorBody(Open):
     """What native routes answer when they fail."""
 
-    error: str = Field(description="snake_case code, see docs/errors.md", examples=["rate_limit_exceeded"])
+    error: str = Field(
+        description="snake_case code, see docs/errors.md", examples=["rate_limit_exceeded"]
+    )
     message: str
     correlation_id: str
     source: Literal["client", "limit", "gateway", "provider"]
     retry_after: int | None = Field(None, description="whole seconds; on 429 and 503", ge=1)
     provider: str | None = Field(None, description="which provider failed")
     param: str | None = Field(None, description="the field at fault")
-    fields: list[FieldProblem] | None = Field(None, description="fields at fault, at most ten, on validation_failed")
+    fields: list[FieldProblem] | None = Field(
+        None, description="fields at fault, at most ten, on validation_failed"
+    )
 
 
 class OpenAIErrorDetail(Open):

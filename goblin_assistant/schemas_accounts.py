@@ -61,7 +61,9 @@ def _in_range(value: datetime) -> datetime:
     return value
 
 
-Time = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_text), AfterValidator(_in_range)]
+Time = Annotated[
+    AwareDatetime, Field(strict=False), BeforeValidator(_text), AfterValidator(_in_range)
+]
 """A time in RFC 3339, with its zone."""
 
 
@@ -69,7 +71,11 @@ Time = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_text), Aft
 class Credentials(Strict):
     """E-mail address and password."""
 
-    email: Annotated[str, StringConstraints(min_length=1, max_length=320), Field(json_schema_extra={"format": "email"})]
+    email: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=320),
+        Field(json_schema_extra={"format": "email"}),
+    ]
     password: Text
 
 
@@ -126,11 +132,14 @@ class KeyLimits(Strict):
 class KeyIn(KeyLimits):
     """A new key."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    name: Annotated[
+        str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
+    ]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = ["chat", "embeddings"]
-    expires_in: Annotated[int, Field(ge=1, le=3_153_600_000, description="seconds; instead of expires_at")] | None = (
-        None
-    )
+    expires_in: (
+        Annotated[int, Field(ge=1, le=3_153_600_000, description="seconds; instead of expires_at")]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _one_end(self) -> Self:
@@ -142,7 +151,12 @@ class KeyIn(KeyLimits):
 class KeyChange(KeyLimits):
     """Changes to a key: what is left out stays as it is, null takes a limit away."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")] | None = None
+    name: (
+        Annotated[
+            str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
+        ]
+        | None
+    ) = None
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] | None = None
 
 

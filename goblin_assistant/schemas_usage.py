@@ -16,15 +16,23 @@ class UsageQuery(Query):
     """What is to be added up, and how."""
 
     from_: Moment | None = Field(
-        None, alias="from", description="first day (2026-11-01) or time with its zone; default: 30 days with today"
+        None,
+        alias="from",
+        description="first day (2026-11-01) or time with its zone; default: 30 days with today",
     )
-    to: Moment | None = Field(None, description="last day, which is included, or a time, which is not; default: now")
+    to: Moment | None = Field(
+        None, description="last day, which is included, or a time, which is not; default: now"
+    )
     group_by: str = Field(
-        "day", max_length=40, description="day, model, key, user, separated by commas; user for admins only"
+        "day",
+        max_length=40,
+        description="day, model, key, user, separated by commas; user for admins only",
     )
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     cursor: str | None = Field(None, max_length=2000, description="next_cursor of the page before")
-    format: Literal["json", "csv"] | None = Field(None, description="default: what the header Accept prefers, or json")
+    format: Literal["json", "csv"] | None = Field(
+        None, description="default: what the header Accept prefers, or json"
+    )
     user_id: Number | None = Field(None, description="another user's records; admins only")
     key_id: Number | None = Field(None, description="one API key's records")
     scope: Literal["own", "all"] = Field("own", description="all: everybody's records; admins only")
@@ -34,7 +42,9 @@ class UsageSums(Strict):
     """Sums over a group of requests."""
 
     requests: int
-    failed_requests: int = Field(description="that did not reach their end: errors, cut streams, refused by the budget")
+    failed_requests: int = Field(
+        description="that did not reach their end: errors, cut streams, refused by the budget"
+    )
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = Field(description="part of prompt_tokens")

@@ -63,7 +63,11 @@ class _Constant:
             headers.extend([header for header in HEADERS if header[0] not in present])
             if environ["wsgi.url_scheme"] == "https":
                 headers.append(HSTS)
-            return start_response(status, headers) if exc_info is None else start_response(status, headers, exc_info)
+            return (
+                start_response(status, headers)
+                if exc_info is None
+                else start_response(status, headers, exc_info)
+            )
 
         return self._inner(environ, start)
 
@@ -81,15 +85,21 @@ class _Cors:
         origin = environ.get("HTTP_ORIGIN")
         if origin is None:
             return response
-        if environ["REQUEST_METHOD"] == "OPTIONS" or any(name == "Vary" for name, _ in response.headers):
+        if environ["REQUEST_METHOD"] == "OPTIONS" or any(
+            name == "Vary" for name, _ in response.headers
+        ):
             return self._evaluate(response)
         headers = self._known.get(origin)
         if headers is None:
             probe = self._evaluate(Response())
             headers = [
-                (name, value) for name, value in probe.headers if name.startswith("Access-Control-") or name == "Vary"
+                (name, value)
+                for name, value in probe.headers
+                if name.startswith("Access-Control-") or name == "Vary"
             ]
-            if headers and len(self._known) < MAX_KNOWN_ORIGINS:  # an origin may be spelled in many ways
+            if (
+                headers and len(self._known) < MAX_KNOWN_ORIGINS
+            ):  # an origin may be spelled in many ways
                 self._known[origin] = headers
         info = environ.get(ENVIRON_KEY)
         if info is None:  # without the wrapper that sends what is in there
@@ -105,7 +115,9 @@ def _cors(app: Flask, origins: list[str]) -> Callable[[Response], Response]:
         app,
         # Patterns, because flask-cors takes a literal with brackets ([::1]) for a pattern of its own; anchored,
         # because it matches from the start only, and https://example.com.evil.net begins with https://example.com.
-        origins="*" if any_origin else [re.compile(re.escape(origin) + r"\Z", re.IGNORECASE) for origin in origins],
+        origins="*"
+        if any_origin
+        else [re.compile(re.escape(origin) + r"\Z", re.IGNORECASE) for origin in origins],
         expose_headers=EXPOSED,
         max_age=600,
         send_wildcard=any_origin,

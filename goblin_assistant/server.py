@@ -66,7 +66,9 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
     draining = False
     paused_until = 0.0
 
-    def __init__(self, app: Any, *args: Any, limits: BodyLimits, bodies: PendingBodies, **kwargs: Any) -> None:
+    def __init__(
+        self, app: Any, *args: Any, limits: BodyLimits, bodies: PendingBodies, **kwargs: Any
+    ) -> None:
         self.body_limits = limits
         self.bodies = bodies
         super().__init__(app, *args, **kwargs)
@@ -109,7 +111,9 @@ class Server:
         self._runtime: Runtime = app.extensions["goblin"]
         self._map = make_map()
         adjustments = Adjustments(**settings(config, descriptors))
-        self._shed_above = adjustments.connection_limit - max(2, adjustments.connection_limit // ROOM)
+        self._shed_above = adjustments.connection_limit - max(
+            2, adjustments.connection_limit // ROOM
+        )
         self._shed = 0
         self._shed_logged = 0.0
         self._bodies = PendingBodies(config.pending_body_bytes)
@@ -139,7 +143,9 @@ class Server:
         """Serve until the first signal, then drain. Call it in the main thread."""
         server_threads_max.set(self._config.threads)
         server_threads_busy.set_function(lambda: max(0, self._dispatcher.active_count))
-        server_connections.set_function(lambda: sum(len(listener.active_channels) for listener in self.listeners))
+        server_connections.set_function(
+            lambda: sum(len(listener.active_channels) for listener in self.listeners)
+        )
         server_request_body_bytes.set_function(lambda: self._bodies.held)
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
@@ -149,7 +155,9 @@ class Server:
 
     def _turn(self, timeout: float = 1.0) -> None:
         for listener in self.listeners:
-            self._map.tell(listener)  # it closes idle connections, and stops accepting when there are too many
+            self._map.tell(
+                listener
+            )  # it closes idle connections, and stops accepting when there are too many
         now = time.monotonic()
         paused = any(listener.paused_until > now for listener in self.listeners)
         self._map.turn(min(timeout, FULL_PAUSE_SECONDS) if paused else timeout)
@@ -187,13 +195,19 @@ class Server:
                 extra={
                     "count": self._shed,
                     "open": len(self._channels()),
-                    "reason": "no file descriptor left" if out_of_descriptors else "too many connections",
+                    "reason": "no file descriptor left"
+                    if out_of_descriptors
+                    else "too many connections",
                 },
             )
             self._shed = 0
 
     def _channels(self) -> list[Channel]:
-        return [channel for listener in self.listeners for channel in list(listener.active_channels.values())]
+        return [
+            channel
+            for listener in self.listeners
+            for channel in list(listener.active_channels.values())
+        ]
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._signals += 1
@@ -207,7 +221,9 @@ class Server:
         began = time.monotonic()
         self._runtime.monitor.drain()
         busy = sum(channel.busy() for channel in self._channels())
-        logger.info("draining", extra={"requests": busy, "grace_seconds": self._config.grace_seconds})
+        logger.info(
+            "draining", extra={"requests": busy, "grace_seconds": self._config.grace_seconds}
+        )
         for listener in self.listeners:
             listener.draining = True
         while time.monotonic() < began + self._config.drain_delay_seconds:
@@ -241,7 +257,11 @@ class Server:
 
 def settings(config: Config, descriptors: int = 1024) -> dict[str, Any]:
     """waitress' adjustments for a configuration; `descriptors` is how many files the process may open."""
-    host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
+    host = (
+        f"[{config.host}]"
+        if ":" in config.host and not config.host.startswith("[")
+        else config.host
+    )
     values: dict[str, Any] = {
         "listen": f"{host}:{config.port}",
         "threads": config.threads,
@@ -249,7 +269,9 @@ def settings(config: Config, descriptors: int = 1024) -> dict[str, Any]:
         "channel_request_lookahead": 1,
         "max_request_body_size": UNBOUNDED,
         "max_request_header_size": 64 * 1024,
-        "connection_limit": max(min(64, descriptors // 4), min(8192, descriptors - 2 * config.threads - 128)),
+        "connection_limit": max(
+            min(64, descriptors // 4), min(8192, descriptors - 2 * config.threads - 128)
+        ),
         "recv_bytes": 64 * 1024,
         # A client that reads slowly costs this much memory, then its thread waits.
         "outbuf_high_watermark": 1024 * 1024,
@@ -270,7 +292,10 @@ def settings(config: Config, descriptors: int = 1024) -> dict[str, Any]:
 
 def _log_unraisable(hook: sys.UnraisableHookArgs) -> None:
     """Errors of finalizers go to the log, not as a traceback to standard error."""
-    logger.warning("finalizer_failed", extra={"kind": hook.exc_type.__name__, "error": str(hook.exc_value)[:200]})
+    logger.warning(
+        "finalizer_failed",
+        extra={"kind": hook.exc_type.__name__, "error": str(hook.exc_value)[:200]},
+    )
 
 
 def serve(app: Flask, config: Config) -> int:
@@ -287,7 +312,9 @@ def serve(app: Flask, config: Config) -> int:
         metrics_server = metrics_endpoint.serve_standalone(config)
         server = Server(app, config, descriptors)
     except OSError as error:
-        logger.error("cannot_start", extra={"error": str(error), "host": config.host, "port": config.port})
+        logger.error(
+            "cannot_start", extra={"error": str(error), "host": config.host, "port": config.port}
+        )
         json_logging.flush()
         return 1
     process_setup.freeze_startup_objects()

@@ -68,7 +68,9 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
 
 def _error_of(request: Any) -> AppError:
     if isinstance(request.error, BodiesFull):
-        return OverloadedHere("too many request bodies are on their way; try again", retry_after=FULL_RETRY_SECONDS)
+        return OverloadedHere(
+            "too many request bodies are on their way; try again", retry_after=FULL_RETRY_SECONDS
+        )
     return from_status(request.error.code)
 
 
@@ -108,7 +110,13 @@ class ApplicationTask(WSGITask):  # type: ignore[misc]
     def write(self, data: bytes) -> None:
         """Send a piece of the body, the first one behind the head."""
         length = self.content_length
-        if self.wrote_header or not data or not self.complete or len(data) > JOINED_BYTES or not self.has_body:
+        if (
+            self.wrote_header
+            or not data
+            or not self.complete
+            or len(data) > JOINED_BYTES
+            or not self.has_body
+        ):
             super().write(data)
             return
         head = self.build_response_header()
@@ -217,7 +225,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def busy(self) -> bool:
         """Whether a request runs, or waits, or its answer has not gone out, or one is arriving right now."""
-        arriving = self.request is not None and time.monotonic() - self.request.began < LINGER_SECONDS
+        arriving = (
+            self.request is not None and time.monotonic() - self.request.began < LINGER_SECONDS
+        )
         return bool(self.requests or self.total_outbufs_len or arriving)
 
     def waiting_since(self, now: float) -> float:
@@ -238,7 +248,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.stuck_since = 0.0
         if self.discarding_until and now > self.discarding_until:
             self.handle_close()
-        elif self.request is not None and not self.requests and now - self.request.began > receive_timeout:
+        elif (
+            self.request is not None
+            and not self.requests
+            and now - self.request.began > receive_timeout
+        ):
             self.handle_close()
             return True
         return False

@@ -25,7 +25,9 @@ FRAMING_SLACK = 64 * 1024
 """Chunk sizes, extensions and trailers may take as many bytes as the data, and this much more."""
 
 _CONTROL = re.compile("[\x00-\x20\x7f]").search
-_HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+;=%\-]*(?::\d*)?|\[[0-9A-Fa-f:.%A-Za-z]+\](?::\d*)?").fullmatch
+_HOST = re.compile(
+    r"[A-Za-z0-9._~!$&'()*+;=%\-]*(?::\d*)?|\[[0-9A-Fa-f:.%A-Za-z]+\](?::\d*)?"
+).fullmatch
 _ENCODING = re.compile(rb"^transfer-encoding:[ \t]*chunked[ \t]*$", re.IGNORECASE | re.MULTILINE)
 
 

@@ -24,7 +24,9 @@ Check = Callable[[float], None]
 RESERVED = frozenset({"database", "redis", "chroma", "sandbox", "all", "live", "ready"})
 """Names with a meaning under /health; a provider of such a name is watched as `provider-<name>`."""
 
-CHROMA_HEARTBEAT = "/api/v2/heartbeat"  # https://docs.trychroma.com/reference/server-api ; v1 answers 410
+CHROMA_HEARTBEAT = (
+    "/api/v2/heartbeat"  # https://docs.trychroma.com/reference/server-api ; v1 answers 410
+)
 SANDBOX_HEALTH = "/health"
 
 
@@ -43,17 +45,26 @@ def build_monitor(
         assert circuits is not None
         return {names.get(name, name): state for name, state in circuits().items()}
 
-    redis_url = config.redis_url or (config.limits_uri if "redis" in config.limits_uri.partition(":")[0] else None)
+    redis_url = config.redis_url or (
+        config.limits_uri if "redis" in config.limits_uri.partition(":")[0] else None
+    )
     checks = [
         ServiceCheck("database", "dependency", database_check(engine)),
         ServiceCheck("redis", "dependency", redis_check(redis_url) if redis_url else None),
         ServiceCheck(
-            "chroma", "dependency", http_check(config.chroma_url + CHROMA_HEARTBEAT) if config.chroma_url else None
+            "chroma",
+            "dependency",
+            http_check(config.chroma_url + CHROMA_HEARTBEAT) if config.chroma_url else None,
         ),
         ServiceCheck(
-            "sandbox", "dependency", http_check(config.sandbox_url + SANDBOX_HEALTH) if config.sandbox_url else None
+            "sandbox",
+            "dependency",
+            http_check(config.sandbox_url + SANDBOX_HEALTH) if config.sandbox_url else None,
         ),
-        *(ServiceCheck(names[name], "provider", _provider_check(p)) for name, p in registry.providers.items()),
+        *(
+            ServiceCheck(names[name], "provider", _provider_check(p))
+            for name, p in registry.providers.items()
+        ),
     ]
     return HealthMonitor(
         checks,

@@ -144,7 +144,9 @@ class SharedStorage(Storage, MovingWindowSupport):
 
     STORAGE_SCHEME = ["goblin+redis", "goblin+rediss", "goblin+redis+unix", "goblin+unix"]
 
-    def __init__(self, uri: str, wrap_exceptions: bool = False, instances: int = 1, **_: Any) -> None:
+    def __init__(
+        self, uri: str, wrap_exceptions: bool = False, instances: int = 1, **_: Any
+    ) -> None:
         super().__init__(uri, wrap_exceptions)
         self._instances = instances
         self._memory = MemoryStorage()
@@ -176,19 +178,34 @@ class SharedStorage(Storage, MovingWindowSupport):
         """See limit_storage.Counts."""
 
         def shared() -> Hit:
-            allowed, remaining, reset, retry = self._hit([PREFIX + key], [limit, window * MICROSECONDS, amount])
-            return Hit(bool(allowed), int(remaining), int(reset) / MICROSECONDS, int(retry) / MICROSECONDS)
+            allowed, remaining, reset, retry = self._hit(
+                [PREFIX + key], [limit, window * MICROSECONDS, amount]
+            )
+            return Hit(
+                bool(allowed), int(remaining), int(reset) / MICROSECONDS, int(retry) / MICROSECONDS
+            )
 
-        return self._either([PREFIX + key], shared, lambda: self._memory.hit(key, self._share(limit), window, amount))
+        return self._either(
+            [PREFIX + key],
+            shared,
+            lambda: self._memory.hit(key, self._share(limit), window, amount),
+        )
 
     def hit_all(self, buckets: Sequence[Bucket]) -> list[Hit]:
         """See limit_storage.Counts."""
 
         def shared() -> list[Hit]:
-            limits = [value for _, limit, window in buckets for value in (limit, window * MICROSECONDS)]
+            limits = [
+                value for _, limit, window in buckets for value in (limit, window * MICROSECONDS)
+            ]
             found = self._hit_all(names, limits)
             return [
-                Hit(bool(found[at]), found[at + 1], found[at + 2] / MICROSECONDS, found[at + 3] / MICROSECONDS)
+                Hit(
+                    bool(found[at]),
+                    found[at + 1],
+                    found[at + 2] / MICROSECONDS,
+                    found[at + 3] / MICROSECONDS,
+                )
                 for at in range(0, len(found), 4)
             ]
 
@@ -200,7 +217,10 @@ class SharedStorage(Storage, MovingWindowSupport):
         """See limit_storage.Counts."""
         return self._either(
             _pair(key),
-            lambda: int(self._reserve(_pair(key), [limit, window * MICROSECONDS, amount, hold])) / MICROSECONDS,
+            lambda: (
+                int(self._reserve(_pair(key), [limit, window * MICROSECONDS, amount, hold]))
+                / MICROSECONDS
+            ),
             lambda: self._memory.reserve(key, self._share(limit), window, amount, hold),
         )
 
@@ -253,7 +273,11 @@ class SharedStorage(Storage, MovingWindowSupport):
         rate_limiter_degraded.set(1)
         logger.error(
             "rate_limiter_degraded",
-            extra={"error": str(error), "instances": self._instances, "retry_seconds": RETRY_SECONDS},
+            extra={
+                "error": str(error),
+                "instances": self._instances,
+                "retry_seconds": RETRY_SECONDS,
+            },
         )
         threading.Thread(target=self._return, name="limits-redis", daemon=True).start()
 
@@ -286,7 +310,9 @@ class SharedStorage(Storage, MovingWindowSupport):
             return time.time() - int(age) / MICROSECONDS, int(count)
 
         return self._either(
-            [PREFIX + key], shared, lambda: self._memory.get_moving_window(key, self._share(limit), expiry)
+            [PREFIX + key],
+            shared,
+            lambda: self._memory.get_moving_window(key, self._share(limit), expiry),
         )
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:

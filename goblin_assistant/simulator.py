@@ -53,21 +53,33 @@ class Simulator:
         """Answer one request."""
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         if method in ("GET", "HEAD") and path in ("/", "/health"):
-            return _json(start_response, 200, {"status": "ok", "service": "Goblin Assistant provider simulator"})
+            return _json(
+                start_response,
+                200,
+                {"status": "ok", "service": "Goblin Assistant provider simulator"},
+            )
         if method in ("GET", "HEAD") and path == "/v1/models":
             rows = [
-                {"id": m.id, "object": "model", "created": 0, "owned_by": "goblin"} for m in self._provider.models()
+                {"id": m.id, "object": "model", "created": 0, "owned_by": "goblin"}
+                for m in self._provider.models()
             ]
             return _json(start_response, 200, {"object": "list", "data": rows})
         if path not in ("/v1/chat/completions", "/v1/embeddings"):
             return _failed(
-                start_response, 404, "not_found", "POST /v1/chat/completions, /v1/embeddings; GET /v1/models, /health"
+                start_response,
+                404,
+                "not_found",
+                "POST /v1/chat/completions, /v1/embeddings; GET /v1/models, /health",
             )
         if method != "POST":
-            return _failed(start_response, 405, "method_not_allowed", "POST only", [("Allow", "POST")])
+            return _failed(
+                start_response, 405, "method_not_allowed", "POST only", [("Allow", "POST")]
+            )
         body = _body(environ)
         if body is None:
-            return _failed(start_response, 400, "invalid_request", "the body is no JSON object, or too large")
+            return _failed(
+                start_response, 400, "invalid_request", "the body is no JSON object, or too large"
+            )
         try:
             return self._answer(environ, start_response, path, body)
         except CallCancelled:
@@ -85,7 +97,10 @@ class Simulator:
             client_gone=environ.get("waitress.client_disconnected"),
         )
         request = ChatRequest(
-            model if isinstance(model, str) and model else "echo", body, stream=body.get("stream") is True, call=call
+            model if isinstance(model, str) and model else "echo",
+            body,
+            stream=body.get("stream") is True,
+            call=call,
         )
         if path == "/v1/embeddings":
             return _raw(start_response, self._provider.embed(request).body)
@@ -93,7 +108,10 @@ class Simulator:
             return _raw(start_response, self._provider.complete(request).body)
         events = self._provider.stream(request)
         first = next(events)  # an error that comes instead of an answer still gets its status
-        start_response("200 OK", [("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache")])
+        start_response(
+            "200 OK",
+            [("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache")],
+        )
         return _events(first, events)
 
 
@@ -114,14 +132,19 @@ def _events(first: StreamEvent, events: Iterator[StreamEvent]) -> Iterator[bytes
 def _body(environ: Environ) -> dict[str, Any] | None:
     try:
         length = int(environ.get("CONTENT_LENGTH") or 0)
-        parsed = orjson.loads(environ["wsgi.input"].read(length)) if length <= MAX_BODY_BYTES else None
+        parsed = (
+            orjson.loads(environ["wsgi.input"].read(length)) if length <= MAX_BODY_BYTES else None
+        )
     except ValueError:
         return None
     return parsed if isinstance(parsed, dict) else None
 
 
 def _raw(
-    start_response: StartResponse, body: bytes, status: int = 200, headers: Iterable[tuple[str, str]] = ()
+    start_response: StartResponse,
+    body: bytes,
+    status: int = 200,
+    headers: Iterable[tuple[str, str]] = (),
 ) -> list[bytes]:
     start_response(
         f"{status} {'OK' if status == 200 else 'Simulated'}",
@@ -137,15 +160,27 @@ def _json(
 
 
 def _failed(
-    start_response: StartResponse, status: int, code: str, message: str, headers: Iterable[tuple[str, str]] = ()
+    start_response: StartResponse,
+    status: int,
+    code: str,
+    message: str,
+    headers: Iterable[tuple[str, str]] = (),
 ) -> list[bytes]:
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     return _json(start_response, status, {"error": error}, headers)
 
 
 def _provider_failed(start_response: StartResponse, error: ProviderError) -> list[bytes]:
-    default = (error.status, "invalid_request_error" if error.status < 500 else "server_error", error.code)
+    default = (
+        error.status,
+        "invalid_request_error" if error.status < 500 else "server_error",
+        error.code,
+    )
     status, kind, code = _STATUSES.get(type(error), default)
-    headers = [("Retry-After", str(math.ceil(error.retry_after)))] if error.retry_after is not None else []
+    headers = (
+        [("Retry-After", str(math.ceil(error.retry_after)))]
+        if error.retry_after is not None
+        else []
+    )
     body = {"error": {"message": str(error), "type": kind, "param": error.param, "code": code}}
     return _json(start_response, status, body, headers)

@@ -136,7 +136,9 @@ class KeyConcurrency:
         if not self._caps.acquire(label, cap):
             rate_limit_rejections_total.labels("concurrency", "key").inc()
             raise RateLimitExceeded(
-                f"Concurrency limit exceeded: {cap} at once for this API key", retry_after=1, param=None
+                f"Concurrency limit exceeded: {cap} at once for this API key",
+                retry_after=1,
+                param=None,
             )
 
     def release(self, label: str) -> None:

@@ -58,10 +58,15 @@ class AccessTokens:
         if claims is not None:
             if claims.expires_at > time.time():
                 return claims
-            raise Unauthorized("the access token has expired; refresh it or log in again", reason="expired_token")
+            raise Unauthorized(
+                "the access token has expired; refresh it or log in again", reason="expired_token"
+            )
         try:
             payload = jwt.decode(
-                token, self._secret, algorithms=["HS256"], options={"require": ["sub", "tv", "exp", "iat"]}
+                token,
+                self._secret,
+                algorithms=["HS256"],
+                options={"require": ["sub", "tv", "exp", "iat"]},
             )
             claims = Claims(int(payload["sub"]), int(payload["tv"]), float(payload["exp"]))
         except jwt.ExpiredSignatureError:
@@ -69,7 +74,9 @@ class AccessTokens:
                 "the access token has expired; refresh it or log in again", reason="expired_token"
             ) from None
         except (jwt.InvalidTokenError, ValueError, TypeError):
-            raise Unauthorized("the access token is not valid; log in again", reason="bad_token") from None
+            raise Unauthorized(
+                "the access token is not valid; log in again", reason="bad_token"
+            ) from None
         with self._lock:
             if len(self._cache) >= _CACHE_SIZE:
                 # Rare, so the plain way: forget them all, each is checked once more.

@@ -58,7 +58,9 @@ _MARKS = ", ".join("?" * len(COLUMNS))
 _INSERT = f"INSERT INTO usage_records ({', '.join(COLUMNS)}) VALUES ({_MARKS}) ON CONFLICT (id) DO NOTHING"
 _PRUNE = "DELETE FROM usage_records WHERE id IN (SELECT id FROM usage_records WHERE id < ? ORDER BY id LIMIT ?)"
 
-KEPT_IN_MEMORY = 5000  # records that wait for the database; about 2 KB each. The others wait in the journal
+KEPT_IN_MEMORY = (
+    5000  # records that wait for the database; about 2 KB each. The others wait in the journal
+)
 BATCH = 200
 WARNED_MODELS = 1000
 
@@ -104,7 +106,9 @@ class UsageStore:
         self.prices = prices
         self.default_max_tokens = default_max_tokens
         self._database = (
-            UsageDatabase(engine) if pause_seconds is None else UsageDatabase(engine, pause_seconds=pause_seconds)
+            UsageDatabase(engine)
+            if pause_seconds is None
+            else UsageDatabase(engine, pause_seconds=pause_seconds)
         )
         self.budgets = Budgets(self._database)
         self._journal = Journal(instance_dir / "journal")
@@ -162,13 +166,19 @@ class UsageStore:
         if amount == 0:
             return None
         try:
-            return self.budgets.reserve(entry_id, principal.key_id, budget, amount, now_ms() + self._reservation_ms)
+            return self.budgets.reserve(
+                entry_id, principal.key_id, budget, amount, now_ms() + self._reservation_ms
+            )
         except RecordRefused:
             raise Unauthorized("this API key does not exist any more", reason="revoked") from None
         except DatabaseAway:
-            raise Unavailable("the budget cannot be checked now; try again shortly", retry_after=5) from None
+            raise Unavailable(
+                "the budget cannot be checked now; try again shortly", retry_after=5
+            ) from None
 
-    def _most_microusd(self, provider: str, model: str, prompt: int, completion: int, tier: str) -> int | None:
+    def _most_microusd(
+        self, provider: str, model: str, prompt: int, completion: int, tier: str
+    ) -> int | None:
         # A provider may answer a cheaper tier's request in the standard one, and charges for that.
         every = [self.prices.rates(provider, model, each) for each in {"", tier}]
         most = [rates.most_microusd(prompt, completion) for rates in every if rates is not None]
@@ -184,7 +194,10 @@ class UsageStore:
             logger.exception("journal_failed")
 
     def finish(
-        self, entry: UsageEntry, reservation: Reservation | None, model_label: str = metrics.OTHER_MODEL
+        self,
+        entry: UsageEntry,
+        reservation: Reservation | None,
+        model_label: str = metrics.OTHER_MODEL,
     ) -> None:
         """Write the record, settle its reservation and count its cost. Never raises. `model_label` is the bounded
         label for metrics."""
@@ -232,13 +245,17 @@ class UsageStore:
         cursor.executemany(self._insert, [entry.values() for entry in entries])
         if cursor.rowcount != len(entries):  # the sum of all
             raise _SomeWereThere
-        self.budgets.book_spent(cursor, ((entry.id, entry.key_id, entry.cost_microusd) for entry in entries))
+        self.budgets.book_spent(
+            cursor, ((entry.id, entry.key_id, entry.cost_microusd) for entry in entries)
+        )
 
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait until the records of finished chats have been written, or kept; False after `timeout` seconds."""
         return self.gatherer.flush(timeout)
 
-    def _insert_and_book(self, cursor: Any, entry: UsageEntry, reservation: Reservation | None) -> None:
+    def _insert_and_book(
+        self, cursor: Any, entry: UsageEntry, reservation: Reservation | None
+    ) -> None:
         cursor.execute(self._insert, entry.values())
         if cursor.rowcount:
             self.budgets.book(cursor, entry.id, entry.key_id, entry.cost_microusd, reservation)
@@ -347,7 +364,11 @@ class UsageStore:
                 continue
             if result.imported or result.unreadable:
                 level = logging.ERROR if result.unreadable else logging.WARNING
-                extra = {"file": orphan.path.name, "imported": result.imported, "unreadable": result.unreadable}
+                extra = {
+                    "file": orphan.path.name,
+                    "imported": result.imported,
+                    "unreadable": result.unreadable,
+                }
                 logger.log(level, "usage_journal_imported", extra=extra)
         return total
 

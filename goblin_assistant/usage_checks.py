@@ -50,7 +50,12 @@ class UsageChecks:
         self._warned: set[tuple[str, str]] = set()
 
     def checked(
-        self, usage: Usage, provider: Provider, model: str, answers: int, estimate: Callable[[], Usage]
+        self,
+        usage: Usage,
+        provider: Provider,
+        model: str,
+        answers: int,
+        estimate: Callable[[], Usage],
     ) -> Usage:
         """The usage with what cannot be true replaced. `answers` is how many were asked for, 0 for
         embeddings; `estimate` counts what was asked and said, and is called only when it is
@@ -65,7 +70,9 @@ class UsageChecks:
         doubtful = usage.absurd or prompt > most or completion > most * max(1, answers)
         least_prompt, least_said = (estimated.prompt_tokens, said) if doubtful else (0, 0)
         replaced = []
-        if not least_prompt <= prompt <= most or (prompt == 0 and (completion or said or not answers)):
+        if not least_prompt <= prompt <= most or (
+            prompt == 0 and (completion or said or not answers)
+        ):
             replaced.append("prompt_tokens")
             usage = replace(
                 usage,
@@ -89,7 +96,9 @@ class UsageChecks:
         if (provider, model) in self._warned or len(self._warned) >= WARNED_MODELS:
             return
         self._warned.add((provider, model))
-        logger.warning("usage_unusable", extra={"provider": provider, "model": model, "estimated": counts})
+        logger.warning(
+            "usage_unusable", extra={"provider": provider, "model": model, "estimated": counts}
+        )
 
 
 def _window(provider: Provider, model: str) -> int:

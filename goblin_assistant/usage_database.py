@@ -160,4 +160,8 @@ class UsageDatabase:
 
 def _name(error: Exception) -> str:
     # The class only: a driver's text may hold the address.
-    return type(error.orig).__name__ if isinstance(error, DBAPIError) and error.orig else type(error).__name__
+    return (
+        type(error.orig).__name__
+        if isinstance(error, DBAPIError) and error.orig
+        else type(error).__name__
+    )

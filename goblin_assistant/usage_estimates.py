@@ -49,7 +49,9 @@ NOT_READ = frozenset({
 too."""
 
 _CONTENT = ("messages", "input", "system")
-_DATA = frozenset({"file", "document", "input_audio", "input_file", "video_url", "audio_url", "file_url"})
+_DATA = frozenset(
+    {"file", "document", "input_audio", "input_file", "video_url", "audio_url", "file_url"}
+)
 _MARKS = frozenset({"type", "media_type", "detail", "format", "filename", "cache_control"})
 _DATA_FIELDS = frozenset({"data", "url", "file_data", "file_id", "file_url"})
 _SOUNDS = frozenset({"input_audio", "audio_url", "video_url"})
@@ -67,7 +69,9 @@ def most_prompt_tokens(body: Mapping[str, Any], models: Sequence[str] = ()) -> i
     `models` are those that may be asked: some count images many times as high.
     """
     dear = any("4o-mini" in model for model in models)
-    return _Prompt(CAUTIOUS_BYTES_PER_TOKEN, most=True, image_factor=DEAR_FACTOR if dear else 1).tokens(body)
+    return _Prompt(
+        CAUTIOUS_BYTES_PER_TOKEN, most=True, image_factor=DEAR_FACTOR if dear else 1
+    ).tokens(body)
 
 
 def max_completion_tokens(body: Mapping[str, Any], default: int) -> int:
@@ -125,7 +129,9 @@ class _Prompt:
                 inner = item[name]
                 rest = {k: v for k, v in item.items() if k != name and not _is_mark(k, v)}
                 if isinstance(inner, Mapping):
-                    self._text([v for k, v in inner.items() if v is not value and not _is_mark(k, v)])
+                    self._text(
+                        [v for k, v in inner.items() if v is not value and not _is_mark(k, v)]
+                    )
             elif isinstance(kind, str) and kind in _DATA:
                 self._attachment(item, kind, pending)
                 continue
@@ -181,14 +187,18 @@ class _Prompt:
 
 def _is_mark(name: str, value: Any) -> bool:
     """What an image or a file is called and how it is to be read: not shown to the model."""
-    return name in _MARKS and (name == "cache_control" or (isinstance(value, str) and len(value) <= 64))
+    return name in _MARKS and (
+        name == "cache_control" or (isinstance(value, str) and len(value) <= 64)
+    )
 
 
 _BINARY = ("JVBERi0", "data:application/pdf;base64,", "data:audio/", "data:video/", "data:image/")
 
 
 def _is_binary(text: Any, kind: str) -> bool:
-    return isinstance(text, str) and (kind in _SOUNDS or text.startswith(_BINARY) or len(text) <= 64)
+    return isinstance(text, str) and (
+        kind in _SOUNDS or text.startswith(_BINARY) or len(text) <= 64
+    )
 
 
 def _size(text: str) -> int:

@@ -53,7 +53,9 @@ def image_in(part: Mapping[str, Any]) -> tuple[str, str] | None:
         return "file_id", part["file_id"]
     if kind not in ("image_url", "input_image") or not isinstance(value, str):
         return None
-    return ("image_url", value) if value.startswith(("data:image/", "https://", "http://")) else None
+    return (
+        ("image_url", value) if value.startswith(("data:image/", "https://", "http://")) else None
+    )
 
 
 def image_tokens(image: str, *, most: bool) -> int:

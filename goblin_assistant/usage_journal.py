@@ -106,7 +106,10 @@ class Journal:
     def lines(self) -> Iterator[bytes]:
         """Everything in this process's files: also what was saved long since (importing it again changes nothing)."""
         with self._lock:
-            paths = [segment.path for segment in (*self._full, *([self._current] if self._current else ()))]
+            paths = [
+                segment.path
+                for segment in (*self._full, *([self._current] if self._current else ()))
+            ]
         for path in paths:
             with contextlib.suppress(OSError), path.open("rb") as file:
                 yield from file
@@ -126,7 +129,9 @@ class Journal:
         while True:
             self._number += 1
             path = self.folder / f"{self._pid}-{os.urandom(4).hex()}-{self._number}{SUFFIX}"
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fd = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
             fcntl.flock(fd, fcntl.LOCK_EX)
             # An importer may have had the lock for the moment in between, and have deleted the empty file.
             if _is_at(fd, path):
@@ -222,7 +227,9 @@ def _open(path: Path) -> int | None:
         # Without O_NONBLOCK a named pipe would wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        if path.is_symlink() or not isinstance(error, FileNotFoundError):  # else another importer was faster
+        if path.is_symlink() or not isinstance(
+            error, FileNotFoundError
+        ):  # else another importer was faster
             skipped(path, error.strerror or str(error))
         return None
     if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -84,8 +84,18 @@ class UsageEntry:
     def tidy(self) -> None:
         """Take the time from the id and cut the texts to what the columns hold."""
         self.created_at = int(self.id[:12], 16)
-        texts = self.correlation_id + self.provider + self.model_requested + self.model + (self.error_type or "")
-        if len(texts) > 128 or not (texts.isascii() and texts.isprintable()) or len(self.provider) > 64:
+        texts = (
+            self.correlation_id
+            + self.provider
+            + self.model_requested
+            + self.model
+            + (self.error_type or "")
+        )
+        if (
+            len(texts) > 128
+            or not (texts.isascii() and texts.isprintable())
+            or len(self.provider) > 64
+        ):
             for name, length in _TEXTS:
                 if value := getattr(self, name):
                     setattr(self, name, _clean(value, length))
@@ -106,7 +116,16 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(COLUMNS, (int,)),
     **dict.fromkeys(("user_id", "key_id", "cost_microusd", "first_token_ms"), (int, type(None))),
     **dict.fromkeys(
-        ("id", "correlation_id", "operation", "provider", "model_requested", "model", "token_source"), (str,)
+        (
+            "id",
+            "correlation_id",
+            "operation",
+            "provider",
+            "model_requested",
+            "model",
+            "token_source",
+        ),
+        (str,),
     ),
     **dict.fromkeys(("error_type", "error_source", "timeline"), (str, type(None))),
     **dict.fromkeys(("fallback", "stream", "completed"), (bool,)),

@@ -109,7 +109,8 @@ def _parse(text: str, name: str) -> int:
             found = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
     except (ValueError, OverflowError):
         raise ValidationFailed(
-            f"{name}: accepted: a day (2026-11-23) or a time with its zone (2026-11-23T12:00:00Z)", param=name
+            f"{name}: accepted: a day (2026-11-23) or a time with its zone (2026-11-23T12:00:00Z)",
+            param=name,
         ) from None
     if not 0 <= found < 2**47:
         raise ValidationFailed(f"{name}: accepted: 1970 and later", param=name)
@@ -120,7 +121,9 @@ def parse_groups(text: str) -> tuple[str, ...]:
     """`day,model` as a tuple without repetitions. Raises ValidationFailed."""
     groups = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not groups or not set(groups) <= set(GROUPS):
-        raise ValidationFailed(f"group_by: accepted: {', '.join(GROUPS)}, separated by commas", param="group_by")
+        raise ValidationFailed(
+            f"group_by: accepted: {', '.join(GROUPS)}, separated by commas", param="group_by"
+        )
     return groups
 
 
@@ -144,7 +147,13 @@ def report(
     result = Report(start_ms, end_ms, tuple(group_by))
     columns = [part.label(name) for name, part in parts.items()]
     sums = [total.label(name) for name, total in _SUMS.items()]
-    page = select(*columns, *sums).where(*where).group_by(*parts.values()).order_by(*parts.values()).limit(limit + 1)
+    page = (
+        select(*columns, *sums)
+        .where(*where)
+        .group_by(*parts.values())
+        .order_by(*parts.values())
+        .limit(limit + 1)
+    )
     if after is not None:
         page = page.where(_follows(list(parts.values()), after))
     try:
@@ -154,7 +163,9 @@ def report(
             result.rows = [_row(row) for row in found[:limit]]
             _name(connection, result.rows)
     except SQLAlchemyError:
-        raise Unavailable("the usage records cannot be read now; try again shortly", retry_after=5) from None
+        raise Unavailable(
+            "the usage records cannot be read now; try again shortly", retry_after=5
+        ) from None
     if len(found) > limit:
         result.next_cursor = _write_cursor([found[limit - 1][name] for name in parts])
     return result
@@ -164,7 +175,9 @@ def _follows(parts: Sequence[ColumnElement[Any]], after: Sequence[Any]) -> Colum
     """Whether a group comes after the one of the cursor, in the order of its parts."""
     cases = []
     for position, (part, value) in enumerate(zip(parts, after, strict=True)):
-        same = [earlier == literal(old) for earlier, old in zip(parts[:position], after, strict=False)]
+        same = [
+            earlier == literal(old) for earlier, old in zip(parts[:position], after, strict=False)
+        ]
         cases.append(and_(*same, part > literal(value)))
     return or_(*cases)
 
@@ -179,7 +192,9 @@ def _row(found: Any) -> dict[str, Any]:
         elif name in ("key_id", "user_id"):
             row[name] = int(value) or None
         else:
-            row[name] = int(value or 0)  # PostgreSQL sums whole numbers to Decimal, and nothing to null
+            row[name] = int(
+                value or 0
+            )  # PostgreSQL sums whole numbers to Decimal, and nothing to null
             if name == "cost_microusd":
                 row["cost_usd"] = from_microusd(row[name])
     return row
@@ -204,12 +219,18 @@ def _name(connection: Connection, rows: list[dict[str, Any]]) -> None:
 
 
 def _write_cursor(values: Sequence[Any]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
+    return (
+        base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode())
+        .decode()
+        .rstrip("=")
+    )
 
 
 def _read_cursor(cursor: str, names: Sequence[str]) -> list[Any]:
     try:
-        values = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+        values = json.loads(
+            base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        )
         if not isinstance(values, list) or len(values) != len(names):
             raise ValueError("not the columns of this report")
         for name, value in zip(names, values, strict=True):

@@ -27,7 +27,9 @@ BATCH = 200
 class Gatherer:
     """Hands entries to `write`, at most BATCH at once, in a thread of its own that begins with the first of them."""
 
-    def __init__(self, write: Callable[[list[UsageEntry]], None], seconds: float = GATHER_SECONDS) -> None:
+    def __init__(
+        self, write: Callable[[list[UsageEntry]], None], seconds: float = GATHER_SECONDS
+    ) -> None:
         self.seconds = seconds
         self._write = write
         self._waiting: deque[UsageEntry] = deque()

@@ -34,7 +34,9 @@ class Account:
         self._lock = RLock()
         self._error: AccountError | None = None
         if (email is None) != (password is None):
-            self._error = AccountError("--account-email and --account-password go together: give both, or neither")
+            self._error = AccountError(
+                "--account-email and --account-password go together: give both, or neither"
+            )
 
     def headers(self) -> dict[str, str]:
         """Credentials for a request. Raises AccountError."""
@@ -100,7 +102,10 @@ class Account:
                     "RATELIMIT_ENABLED=false"
                 )
             goes = "go on" if self._tokens else "begin"
-            print(f"POST {path}: rate limited, waiting {wait:g} s before the load test can {goes}", flush=True)
+            print(
+                f"POST {path}: rate limited, waiting {wait:g} s before the load test can {goes}",
+                flush=True,
+            )
             gevent.sleep(wait)
 
 

@@ -79,7 +79,9 @@ def server(**env: str) -> Iterator[str]:
                 end = time.monotonic() + 30
                 while not _up(url):
                     if process.poll() is not None or time.monotonic() > end:
-                        raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')[-3000:]}")
+                        raise RuntimeError(
+                            f"the server did not start:\n{log.read_text(errors='replace')[-3000:]}"
+                        )
                     time.sleep(0.02)
                 yield url
             finally:
@@ -118,10 +120,20 @@ def locust(url: str, *options: str, quiet: bool = False) -> tuple[int, dict[str,
     return code, json.loads(text) if text else {}
 
 
-def targets(url: str, seconds: int, multiple: float, *options: str, quiet: bool = False) -> tuple[int, dict[str, Any]]:
+def targets(
+    url: str, seconds: int, multiple: float, *options: str, quiet: bool = False
+) -> tuple[int, dict[str, Any]]:
     """The guide's rates, so many times, for so long."""
     return locust(
-        url, "--scenario", "targets", "--multiple", str(multiple), "--run-time", f"{seconds}s", *options, quiet=quiet
+        url,
+        "--scenario",
+        "targets",
+        "--multiple",
+        str(multiple),
+        "--run-time",
+        f"{seconds}s",
+        *options,
+        quiet=quiet,
     )
 
 
@@ -144,7 +156,9 @@ def highest(holds: Callable[[float], bool], step: float = STEP, most: float = 64
     return good
 
 
-def find_multiple(seconds: int, say: Callable[[str], None], **env: str) -> tuple[float, dict[float, dict[str, Any]]]:
+def find_multiple(
+    seconds: int, say: Callable[[str], None], **env: str
+) -> tuple[float, dict[float, dict[str, Any]]]:
     """The highest multiple that holds, and every verdict on the way. A multiple that fails is tried twice: a machine
     that others use fails one by accident."""
     tried: dict[float, dict[str, Any]] = {}
@@ -155,9 +169,12 @@ def find_multiple(seconds: int, say: Callable[[str], None], **env: str) -> tuple
                 code, verdict = targets(url, seconds, multiple, quiet=True)
             tried[multiple] = verdict
             shown = ", ".join(
-                f"{row['title']} {row['rate']}/s p95 {row['p95_ms']} ms" for row in verdict.get("targets", [])
+                f"{row['title']} {row['rate']}/s p95 {row['p95_ms']} ms"
+                for row in verdict.get("targets", [])
             )
-            say(f"{multiple:g} times the rates: {'holds' if code == 0 else 'does not hold'} ({shown})")
+            say(
+                f"{multiple:g} times the rates: {'holds' if code == 0 else 'does not hold'} ({shown})"
+            )
             if code == 0:
                 return True
         return False
@@ -168,10 +185,18 @@ def find_multiple(seconds: int, say: Callable[[str], None], **env: str) -> tuple
 def main() -> int:
     """Locust's exit code: 1 when a target is missed or a request failed."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.run", description=__doc__)
-    parser.add_argument("--seconds", type=_seconds, default=30, help="of the run (of each, with --find-multiple)")
-    parser.add_argument("--multiple", type=multiple_of_rates, default=1.0, help="of the guide's rates")
-    parser.add_argument("--find-multiple", action="store_true", help="look for the highest multiple that holds")
-    parser.add_argument("--html", type=Path, default=ROOT / ".make" / "loadtest.html", help="the report")
+    parser.add_argument(
+        "--seconds", type=_seconds, default=30, help="of the run (of each, with --find-multiple)"
+    )
+    parser.add_argument(
+        "--multiple", type=multiple_of_rates, default=1.0, help="of the guide's rates"
+    )
+    parser.add_argument(
+        "--find-multiple", action="store_true", help="look for the highest multiple that holds"
+    )
+    parser.add_argument(
+        "--html", type=Path, default=ROOT / ".make" / "loadtest.html", help="the report"
+    )
     parser.add_argument("--cpu", default="", help="pin the server to this core")
     options = parser.parse_args()
     # The server is stopped, whoever ends this.

@@ -66,7 +66,11 @@ class Session:
 
     def choose(self) -> None:
         """Put the scenario's users in place."""
-        by_scenario: dict[str, list[Any]] = {"guide": [GuideUser], "targets": [*SCHEDULED], "stream": [StreamUser]}
+        by_scenario: dict[str, list[Any]] = {
+            "guide": [GuideUser],
+            "targets": [*SCHEDULED],
+            "stream": [StreamUser],
+        }
         chosen = by_scenario[self.scenario]
         # The schedule is needed on workers too: they make the users that the master asks for by name.
         users = schedule(self.multiple)
@@ -107,7 +111,9 @@ class Session:
         self.obstacle = why
         self.environment.process_exit_code = 1
         runner = self.environment.runner
-        if runner is not None and not isinstance(runner, WorkerRunner):  # a worker tells its master, which ends the run
+        if runner is not None and not isinstance(
+            runner, WorkerRunner
+        ):  # a worker tells its master, which ends the run
             # Locust goes on to make users when this returns; they find no account and leave.
             gevent.spawn(runner.quit if self.environment.web_ui is None else runner.stop)
 
@@ -115,14 +121,18 @@ class Session:
         """The run is over; answers from now on do not count."""
         self._ended = time.monotonic()
 
-    def note(self, name: str, milliseconds: float, exception: object, context: dict[str, Any]) -> None:
+    def note(
+        self, name: str, milliseconds: float, exception: object, context: dict[str, Any]
+    ) -> None:
         """One request that Locust reports."""
         now = time.monotonic()
         if not self._began or now < self._began or self._ended is not None:
             return
         outcome = "failed" if exception else "limited" if context.get("limited") else "ok"
         milliseconds += context.get("late_ms", 0.0)
-        self.recorder.note(context.get("target"), context.get("scenario", name), milliseconds, outcome)  # type: ignore[arg-type]
+        self.recorder.note(
+            context.get("target"), context.get("scenario", name), milliseconds, outcome
+        )  # type: ignore[arg-type]
 
     def verdict(self) -> Verdict:
         """The judgement of what has been measured until now."""
@@ -130,7 +140,9 @@ class Session:
             return no_verdict(f"The load test did not begin: {self.obstacle}")
         end = self._ended if self._ended is not None else time.monotonic()
         if self._began > end:
-            return no_verdict(f"The run was over before its warm-up of {WARM_UP_SECONDS:g} s; run for longer.")
+            return no_verdict(
+                f"The run was over before its warm-up of {WARM_UP_SECONDS:g} s; run for longer."
+            )
         seconds = max(0.001, end - self._began) if self._began else 0.001
         return judge(
             self.recorder,
@@ -160,10 +172,17 @@ def add_arguments(parser: Any) -> None:
         help="targets: so many times the rates",
     )
     parser.add_argument(
-        "--account-email", default="", env_var="GOBLIN_LOADTEST_EMAIL", help="an existing account; empty: register one"
+        "--account-email",
+        default="",
+        env_var="GOBLIN_LOADTEST_EMAIL",
+        help="an existing account; empty: register one",
     )
     parser.add_argument(
-        "--account-password", default="", env_var="GOBLIN_LOADTEST_PASSWORD", is_secret=True, help="its password"
+        "--account-password",
+        default="",
+        env_var="GOBLIN_LOADTEST_PASSWORD",
+        is_secret=True,
+        help="its password",
     )
     parser.add_argument(
         "--verdict-json",
@@ -177,13 +196,19 @@ def add_arguments(parser: Any) -> None:
 def install(environment: Environment) -> Session:
     """Connect a session to a Locust environment. Ends the program when the verdict could not be written."""
     options = environment.parsed_options
-    if options is not None and options.verdict_json and not Path(options.verdict_json).absolute().parent.is_dir():
+    if (
+        options is not None
+        and options.verdict_json
+        and not Path(options.verdict_json).absolute().parent.is_dir()
+    ):
         sys.exit(f"--verdict-json {options.verdict_json}: there is no such folder")
     session = Session(environment)
     session.choose()
     worker = isinstance(environment.runner, WorkerRunner)
 
-    def on_request(name: str, response_time: float, exception: object, context: dict[str, Any], **_: Any) -> None:
+    def on_request(
+        name: str, response_time: float, exception: object, context: dict[str, Any], **_: Any
+    ) -> None:
         session.note(name, response_time, exception, context)
 
     def on_test_start(**_: Any) -> None:
@@ -287,7 +312,9 @@ def _add_to_web_page(web_ui: Any, session: Session) -> None:
             verdict = session.verdict()
             rows = [{"name": row.title, **cells(row)} for row in verdict.rows]
             # The page sorts by name; what is wrong, and what to do about it, is at /verdict.
-            rows.append({"name": "~", "target": "Verdict (more at /verdict)", "result": verdict.word})
+            rows.append(
+                {"name": "~", "target": "Verdict (more at /verdict)", "result": verdict.word}
+            )
             body = {**response.get_json(), "extended_stats": [{"key": "verdict", "data": rows}]}
             response.set_data(json.dumps(body))
         return response

@@ -41,7 +41,12 @@ def headers_of(user: Any) -> dict[str, str]:
     except AccountError as error:
         # Before the run has begun nobody counts this; in the middle of it the run has failed.
         user.environment.events.request.fire(
-            request_type="POST", name="account", response_time=0, response_length=0, exception=error, context={}
+            request_type="POST",
+            name="account",
+            response_time=0,
+            response_length=0,
+            exception=error,
+            context={},
         )
         raise gevent.GreenletExit from error  # Locust prints a traceback for StopUser
 
@@ -72,7 +77,13 @@ class Requests(FastHttpUser):
         context = {"target": target, "scenario": name, "late_ms": self.late * 1000}
         headers = headers_of(self) if authorised else None
         with self.client.request(
-            method, path, name=name, json=body, headers=headers, catch_response=True, context=context
+            method,
+            path,
+            name=name,
+            json=body,
+            headers=headers,
+            catch_response=True,
+            context=context,
         ) as response:
             check(response, expect)
 
@@ -92,7 +103,9 @@ class Requests(FastHttpUser):
         """A login with the right password."""
         account: Account = self.environment.goblin_account  # type: ignore[attr-defined]
         body = {"email": account.email, "password": account.password}
-        self._send("POST", "/auth/login", target="login", name="login", body=body, expect="access_token")
+        self._send(
+            "POST", "/auth/login", target="login", name="login", body=body, expect="access_token"
+        )
 
 
 def check(response: ResponseContextManager, expect: str | None) -> None:
@@ -140,12 +153,16 @@ class GuideUser(Requests):
     @task(3)
     def health_sandbox(self) -> None:
         """GET /health/sandbox"""
-        self._send("GET", "/health/sandbox", target="health", name="health_sandbox", expect="status")
+        self._send(
+            "GET", "/health/sandbox", target="health", name="health_sandbox", expect="status"
+        )
 
     @task(2)
     def get_models(self) -> None:
         """GET /chat/models"""
-        self._send("GET", "/chat/models", target=None, name="get_models", authorised=True, expect="data")
+        self._send(
+            "GET", "/chat/models", target=None, name="get_models", authorised=True, expect="data"
+        )
 
     @task(1)
     def chat_completion(self) -> None:
@@ -273,10 +290,17 @@ class StreamUser(HttpUser):
         started = time.perf_counter()
         context = {"target": None, "scenario": "stream"}
         with self.client.post(
-            "/chat/completions", json=body, headers=headers_of(self), stream=True, catch_response=True, context=context
+            "/chat/completions",
+            json=body,
+            headers=headers_of(self),
+            stream=True,
+            catch_response=True,
+            context=context,
         ) as response:
             meta = response.request_meta["context"]
-            meta["target"] = "first_token"  # of whatever goes wrong; what goes well gets entries of its own below
+            meta["target"] = (
+                "first_token"  # of whatever goes wrong; what goes well gets entries of its own below
+            )
             if response.status_code != 200:
                 check(response, None)  # type: ignore[arg-type]
                 if response.status_code == 429:
@@ -303,7 +327,11 @@ class StreamUser(HttpUser):
             meta["target"] = None
             response.success()
         fire = self.environment.events.request.fire
-        for target, seconds in (("first_token", first - started), ("chunk_gap", gap), ("stream", last - started)):
+        for target, seconds in (
+            ("first_token", first - started),
+            ("chunk_gap", gap),
+            ("stream", last - started),
+        ):
             fire(
                 request_type="SSE",
                 name=target,

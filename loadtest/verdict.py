@@ -172,12 +172,18 @@ class Verdict:
 
 
 def judge(
-    recorder: Recorder, targets: Sequence[Target], seconds: float, *, check_rate: bool, multiple: float = 1.0
+    recorder: Recorder,
+    targets: Sequence[Target],
+    seconds: float,
+    *,
+    check_rate: bool,
+    multiple: float = 1.0,
 ) -> Verdict:
     """Hold what was measured in `seconds` against `targets`. Rates are checked, times `multiple`, only if
     `check_rate`."""
     rows = tuple(
-        _row(target, recorder.tallies.get(target.name, Tally()), seconds, check_rate, multiple) for target in targets
+        _row(target, recorder.tallies.get(target.name, Tally()), seconds, check_rate, multiple)
+        for target in targets
     )
     notes: list[str] = []
     if recorder.failures:
@@ -244,7 +250,10 @@ def _total(counts: Counter[str]) -> int:
 
 
 def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    return ", ".join(
+        f"{name} {count}"
+        for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 COLUMNS: tuple[tuple[str, str], ...] = (
@@ -279,7 +288,9 @@ def cells(row: Row) -> dict[str, str]:
     }
 
 
-def table(rows: Iterable[Mapping[str, str]], columns: Sequence[tuple[str, str]] = COLUMNS) -> list[str]:
+def table(
+    rows: Iterable[Mapping[str, str]], columns: Sequence[tuple[str, str]] = COLUMNS
+) -> list[str]:
     """Lines of an aligned table; the first column to the left, the others to the right."""
     lines = [dict(columns), *rows]
     widths = [max(len(line[key]) for line in lines) for key, _ in columns]

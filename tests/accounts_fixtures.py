@@ -63,7 +63,9 @@ def accounts(engine: Engine, database_url: str) -> Iterator[Accounts]:
 
 
 @pytest.fixture
-def account_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+def account_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
     """What is logged about accounts."""
     monkeypatch.setattr(logging.getLogger("goblin_assistant"), "propagate", True)
     caplog.set_level(logging.INFO, logger="goblin_assistant")

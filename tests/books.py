@@ -34,7 +34,10 @@ def add_user(engine: Engine, email: str | None = None) -> int:
     with engine.begin() as connection:
         row = connection.execute(
             users.insert().values(
-                email=email or f"{uuid.uuid4().hex}@example.com", password_hash="-", settings={}, created_at=now_ms()
+                email=email or f"{uuid.uuid4().hex}@example.com",
+                password_hash="-",
+                settings={},
+                created_at=now_ms(),
             )
         )
         assert row.inserted_primary_key is not None

@@ -108,7 +108,9 @@ def client(app: Flask) -> FlaskClient:
     return app.test_client()
 
 
-def register(client: FlaskClient, email: str = "ada@example.com", password: str = PASSWORD) -> dict[str, Any]:
+def register(
+    client: FlaskClient, email: str = "ada@example.com", password: str = PASSWORD
+) -> dict[str, Any]:
     """Create an account; the answer holds access_token and refresh_token, as a login's does."""
     answer = client.post("/auth/register", json={"email": email, "password": password})
     assert answer.status_code in (200, 201), answer.get_data(as_text=True)
@@ -157,7 +159,9 @@ class Server:
 
         def find() -> dict[str, Any] | None:
             lines = self.log_lines(message)
-            return next((line for line in lines if all(line.get(k) == v for k, v in fields.items())), None)
+            return next(
+                (line for line in lines if all(line.get(k) == v for k, v in fields.items())), None
+            )
 
         line: dict[str, Any] = wait_until(find, timeout, f"log line {message} {fields}")
         return line
@@ -168,7 +172,9 @@ class Server:
 
     def register(self, email: str = "ada@example.com", password: str = PASSWORD) -> dict[str, str]:
         """Create an account; the headers of its user."""
-        answer = requests.post(self.url + "/auth/register", json={"email": email, "password": password}, timeout=30)
+        answer = requests.post(
+            self.url + "/auth/register", json={"email": email, "password": password}, timeout=30
+        )
         assert answer.status_code in (200, 201), answer.text
         body = answer.json()
         if "access_token" not in body:
@@ -251,7 +257,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 def _up(server: Server) -> bool:
     if server.process.poll() is not None:
-        raise AssertionError(f"the server ended: {b''.join(server.output + server.errors).decode()}")
+        raise AssertionError(
+            f"the server ended: {b''.join(server.output + server.errors).decode()}"
+        )
     try:
         return requests.get(server.url + "/health/live", timeout=2).status_code == 200
     except requests.RequestException:

@@ -84,7 +84,9 @@ class Reply:
         return Reply([_head(status, fields) + body], stale=stale)
 
     @staticmethod
-    def json(status: int, body: Any, headers: Mapping[str, str] | None = None, *, stale: bool = False) -> Reply:
+    def json(
+        status: int, body: Any, headers: Mapping[str, str] | None = None, *, stale: bool = False
+    ) -> Reply:
         """A whole JSON answer."""
         return Reply.plain(status, json.dumps(body).encode(), headers=headers, stale=stale)
 
@@ -105,14 +107,22 @@ class Reply:
         """A stream: headers, then each step as a chunk of its own; ends properly unless a step closes it."""
         fields = {"Content-Type": content_type, "Cache-Control": "no-cache", **(headers or {})}
         if framing == "close":
-            return Reply([_head(status, {**fields, "Connection": "close"}), *events], keep_alive=False)
+            return Reply(
+                [_head(status, {**fields, "Connection": "close"}), *events], keep_alive=False
+            )
         steps: list[Step] = [_head(status, {**fields, "Transfer-Encoding": "chunked"})]
-        steps += [b"%x\r\n%b\r\n" % (len(step), step) if isinstance(step, bytes) else step for step in events]
+        steps += [
+            b"%x\r\n%b\r\n" % (len(step), step) if isinstance(step, bytes) else step
+            for step in events
+        ]
         return Reply([*steps, b"0\r\n\r\n"])
 
 
 def _head(status: int, headers: Mapping[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status} Scripted", *(f"{name}: {value}" for name, value in headers.items())]
+    lines = [
+        f"HTTP/1.1 {status} Scripted",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
@@ -141,7 +151,9 @@ class FakeUpstream:
     """The server. `default` answers when the script is at its end; `reset_on_accept` resets new connections at once."""
 
     default: Reply = field(
-        default_factory=lambda: Reply.json(500, {"error": {"message": "the script of this test is at its end"}})
+        default_factory=lambda: Reply.json(
+            500, {"error": {"message": "the script of this test is at its end"}}
+        )
     )
     reset_on_accept: bool = False
     requests: list[Request] = field(default_factory=list)
@@ -237,7 +249,10 @@ class FakeUpstream:
                 buffered += data
             head, _, buffered = buffered.partition(b"\r\n\r\n")
             first, *lines = head.decode("latin-1").split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            headers = {
+                name.lower(): value.strip()
+                for name, _, value in (line.partition(":") for line in lines)
+            }
             length = int(headers.get("content-length", 0))
             while len(buffered) < length:
                 data = connection.recv(65536)
@@ -269,7 +284,9 @@ class FakeUpstream:
             return False
         end = time.monotonic() + (step.seconds if isinstance(step, Pause) else 60)
         while time.monotonic() < end and not (isinstance(step, Silence) and self._release.is_set()):
-            if select.select([connection], [], [], 0.01)[0] and not connection.recv(1, socket.MSG_PEEK):
+            if select.select([connection], [], [], 0.01)[0] and not connection.recv(
+                1, socket.MSG_PEEK
+            ):
                 with self._lock:
                     self.closed_by_peer += not self._closing
                 return False

@@ -40,7 +40,13 @@ class Target(BaseHTTPRequestHandler):
         if self.path.startswith("/auth/"):
             created = 201 if self.path == "/auth/register" else 200
             self._answer(
-                created, {"access_token": "a", "refresh_token": "r", "token_type": "bearer", "expires_in": 900}
+                created,
+                {
+                    "access_token": "a",
+                    "refresh_token": "r",
+                    "token_type": "bearer",
+                    "expires_in": 900,
+                },
             )
         elif body.get("stream"):
             self._stream()
@@ -58,7 +64,9 @@ class Target(BaseHTTPRequestHandler):
         elif rule[0] == NULL:
             self._answer(200, None)
         else:
-            self._answer(rule[0], {"error": "ruled", "message": "as the test wants it", "retry_after": 1})
+            self._answer(
+                rule[0], {"error": "ruled", "message": "as the test wants it", "retry_after": 1}
+            )
         return True
 
     def _answer(self, status: int, body: dict[str, Any] | None) -> None:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from tests.scripted_server import ABSURD, Script
 
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 640, 480) + b"\x08\x06\0\0\0").decode()
+PNG = base64.b64encode(
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 640, 480) + b"\x08\x06\0\0\0"
+).decode()
 SIZES = st.sampled_from((0, 1, 7, 90, 4000))
 GLYPHS = st.sampled_from((0, 1, 2, 14, 300, 6000, 12_000))
 FIELDS = st.sampled_from(("content", "reasoning_content", "refusal", "arguments"))
@@ -32,7 +34,9 @@ class Case:
 @st.composite
 def texts(draw: st.DrawFn) -> str:
     """A text; some begin like an image's address."""
-    start = draw(st.sampled_from(("", "data:image/png;base64,", "data:application/pdf;base64,", "{")))
+    start = draw(
+        st.sampled_from(("", "data:image/png;base64,", "data:application/pdf;base64,", "{"))
+    )
     return start + draw(st.sampled_from(("x", "é", "漢"))) * draw(SIZES)
 
 
@@ -52,13 +56,18 @@ def contents(draw: st.DrawFn, dialect: str) -> Any:
 @st.composite
 def bodies(draw: st.DrawFn, dialect: str, model: str) -> dict[str, Any]:
     """A request in one dialect, with what else may stand in it."""
-    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": draw(contents(dialect))}]}
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": draw(contents(dialect))}],
+    }
     if dialect == "anthropic":
         body["max_tokens"] = draw(st.sampled_from((1, 3, 40, 2500)))
         if draw(st.booleans()):
             body["system"] = draw(texts())
         if draw(st.booleans()):
-            body["tools"] = [{"name": "f", "description": draw(texts()), "input_schema": {"type": "object"}}]
+            body["tools"] = [
+                {"name": "f", "description": draw(texts()), "input_schema": {"type": "object"}}
+            ]
         if model.startswith("claude/"):
             extra = {
                 "max_completion_tokens": draw(LIMIT),
@@ -81,7 +90,9 @@ def bodies(draw: st.DrawFn, dialect: str, model: str) -> dict[str, Any]:
             "documents": [{"text": draw(texts())}],
         }
         extra |= {name: value for name, value in more.items() if draw(st.booleans())}
-    return body | {name: value for name, value in extra.items() if value is not None or draw(st.booleans())}
+    return body | {
+        name: value for name, value in extra.items() if value is not None or draw(st.booleans())
+    }
 
 
 @st.composite
@@ -102,4 +113,6 @@ def cases(draw: st.DrawFn, *, keeps: bool | None = None) -> Case:
     body = draw(bodies(dialect, model))
     if draw(st.booleans()):
         body["stream"] = True
-    return Case(body, dialect, script, draw(st.sampled_from((None, None, 0, 1, 2, 4))), draw(st.booleans()))
+    return Case(
+        body, dialect, script, draw(st.sampled_from((None, None, 0, 1, 2, 4))), draw(st.booleans())
+    )

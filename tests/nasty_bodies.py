@@ -21,7 +21,11 @@ MESSAGES = b'[{"role":"user","content":"hello"}]'
 def inside(field: str, value: bytes, **others: bytes) -> bytes:
     """An object with `value` under `field`. The values of `others` are JSON too."""
     members = {**{name: text for name, text in others.items() if name != field}, field: value}
-    return b"{" + b",".join(b'"%b":%b' % (name.encode(), text) for name, text in members.items()) + b"}"
+    return (
+        b"{"
+        + b",".join(b'"%b":%b' % (name.encode(), text) for name, text in members.items())
+        + b"}"
+    )
 
 
 def repeated(unit: bytes, opening: bytes = b"[", closing: bytes = b"]") -> Make:
@@ -113,7 +117,9 @@ NASTY: dict[str, Make] = {
     "NaN": repeated(b"NaN"),
     "wrong messages": repeated(b'{"role":"wizard","content":1}'),
     "messages of a letter": repeated(b'{"role":"user","content":"a"}'),
-    "parts of a letter": repeated(b'{"type":"text","text":"a"}', b'[{"role":"user","content":[', b"]}]"),
+    "parts of a letter": repeated(
+        b'{"type":"text","text":"a"}', b'[{"role":"user","content":[', b"]}]"
+    ),
     "wrong parts": repeated(b"{}", b'[{"role":"user","content":[', b"]}]"),
     "tool calls": repeated(
         b'{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}',
@@ -136,8 +142,12 @@ NASTY_WHOLE: dict[str, Make] = {
     "a string": quoted(b"x"),
     "open objects": lambda size: b'{"a":' * (size // 5),
     "many unknown keys": distinct(lambda number: b'"k%x":1' % number),
-    "many keys of a guarded name": distinct(lambda number: b'"model%x":1' % number, b'{"model":"a","model":"b",'),
-    "the end is missing": lambda size: inside("messages", repeated(b'{"role":"user","content":"x"}')(size))[:-1],
+    "many keys of a guarded name": distinct(
+        lambda number: b'"model%x":1' % number, b'{"model":"a","model":"b",'
+    ),
+    "the end is missing": lambda size: inside(
+        "messages", repeated(b'{"role":"user","content":"x"}')(size)
+    )[:-1],
 }
 
 
@@ -158,12 +168,17 @@ def _images(size: int) -> bytes:
 
 def _history(size: int) -> bytes:
     text = _code(size // 2000)
-    turn = [{"role": "user", "content": text}, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
+    turn = [
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": [{"type": "text", "text": text}]},
+    ]
     return orjson.dumps({"messages": [*turn * 1000, turn[0]], "max_tokens": 16})
 
 
 def _json(size: int) -> bytes:
-    table = orjson.dumps([{"id": number, "tags": [], "at": {"x": 1.5}} for number in range(size // 50)])
+    table = orjson.dumps(
+        [{"id": number, "tags": [], "at": {"x": 1.5}} for number in range(size // 50)]
+    )
     return _chat(table.decode())
 
 
@@ -173,11 +188,16 @@ HONEST: dict[str, Make] = {
     "pasted table of numbers": lambda size: _chat("1,2,3,4,5,6,7,8,9\n" * (size // 19)),
     "pictures in base64": _images,
     "a history of 2,000 messages": _history,
-    "text of many scripts": lambda size: _chat("Ein Kobold, 一只地精, гоблин \U0001f47a. " * (size // 55)),
+    "text of many scripts": lambda size: _chat(
+        "Ein Kobold, 一只地精, гоблин \U0001f47a. " * (size // 55)
+    ),
 }
 
 EMBEDDINGS: dict[str, Make] = {
     "token ids": lambda size: orjson.dumps(
-        {"model": "echo", "input": [random.Random(1).randrange(100_000) for _ in range(min(size // 6, 300_000))]}
+        {
+            "model": "echo",
+            "input": [random.Random(1).randrange(100_000) for _ in range(min(size // 6, 300_000))],
+        }
     ),
 }

@@ -27,7 +27,10 @@ from tests.wire_bodies import ToolCalls
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "provider_plugin"
 TEXT = "Hello there, goblin."
-TOOLS: ToolCalls = (("get_weather", {"city": "Cebu", "days": 2}), ("get_time", {"zone": "Asia/Manila"}))
+TOOLS: ToolCalls = (
+    ("get_weather", {"city": "Cebu", "days": 2}),
+    ("get_time", {"zone": "Asia/Manila"}),
+)
 
 
 class Wire(ABC):
@@ -49,14 +52,18 @@ class Wire(ABC):
         """A whole answer: 12 prompt tokens, 4 of them cached, 5 completion tokens."""
 
     @abstractmethod
-    def events(self, text: str = TEXT, tool_calls: ToolCalls = (), *, done: bool = True) -> list[bytes]:
+    def events(
+        self, text: str = TEXT, tool_calls: ToolCalls = (), *, done: bool = True
+    ) -> list[bytes]:
         """The same as a stream's events; without `done` its end is missing."""
 
     @abstractmethod
     def error(self, status: int) -> Any:
         """An error body with the canary in it."""
 
-    def make(self, url: str, *, connect: float = 2.0, first_token: float = 5.0, idle: float = 5.0) -> Provider:
+    def make(
+        self, url: str, *, connect: float = 2.0, first_token: float = 5.0, idle: float = 5.0
+    ) -> Provider:
         """The provider, pointed at `url`."""
         row = ProviderRow(
             kind=self.name,
@@ -86,7 +93,9 @@ class OpenAIWire(Wire):
     def answer(self, text: str = TEXT, tool_calls: ToolCalls = ()) -> bytes:
         return json.dumps(wire_bodies.openai_chat(text, tool_calls)).encode()
 
-    def events(self, text: str = TEXT, tool_calls: ToolCalls = (), *, done: bool = True) -> list[bytes]:
+    def events(
+        self, text: str = TEXT, tool_calls: ToolCalls = (), *, done: bool = True
+    ) -> list[bytes]:
         events = wire_bodies.openai_events(text, tool_calls)
         return events if done else events[:-3]  # neither finish reason, usage nor [DONE]
 
@@ -108,7 +117,9 @@ class AnthropicWire(Wire):
     def answer(self, text: str = TEXT, tool_calls: ToolCalls = ()) -> bytes:
         return json.dumps(wire_bodies.anthropic_message(text, tool_calls)).encode()
 
-    def events(self, text: str = TEXT, tool_calls: ToolCalls = (), *, done: bool = True) -> list[bytes]:
+    def events(
+        self, text: str = TEXT, tool_calls: ToolCalls = (), *, done: bool = True
+    ) -> list[bytes]:
         return wire_bodies.anthropic_events(text, tool_calls, done=done)
 
     def error(self, status: int) -> Any:
@@ -118,7 +129,9 @@ class AnthropicWire(Wire):
             404: "not_found_error",
             429: "rate_limit_error",
         }
-        return wire_bodies.anthropic_error({**kinds, 529: "overloaded_error"}.get(status, "api_error"))
+        return wire_bodies.anthropic_error(
+            {**kinds, 529: "overloaded_error"}.get(status, "api_error")
+        )
 
 
 class PluginWire(Wire):
@@ -137,7 +150,9 @@ class PluginWire(Wire):
     def answer(self, text: str = TEXT, tool_calls: ToolCalls = ()) -> bytes:
         return json.dumps(wire_bodies.llama_answer(text)).encode()
 
-    def events(self, text: str = TEXT, tool_calls: ToolCalls = (), *, done: bool = True) -> list[bytes]:
+    def events(
+        self, text: str = TEXT, tool_calls: ToolCalls = (), *, done: bool = True
+    ) -> list[bytes]:
         return wire_bodies.llama_events(text, done=done)
 
     def error(self, status: int) -> Any:
@@ -154,12 +169,20 @@ else:
 
 
 # -- requests and what comes back ---------------------------------------------------------------
-def request(model: str, *, stream: bool = False, call: Call | None = None, **fields: Any) -> ChatRequest:
+def request(
+    model: str, *, stream: bool = False, call: Call | None = None, **fields: Any
+) -> ChatRequest:
     """A small chat."""
-    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "Say hello"}], **fields}
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Say hello"}],
+        **fields,
+    }
     if stream:
         body["stream"] = True
-    return ChatRequest(model, body, json.dumps(body).encode(), stream, call=call or Call(correlation_id="corr-1"))
+    return ChatRequest(
+        model, body, json.dumps(body).encode(), stream, call=call or Call(correlation_id="corr-1")
+    )
 
 
 def collect(events: list[StreamEvent]) -> tuple[str, list[tuple[str, Any]], Completed]:
@@ -187,5 +210,8 @@ def collect(events: list[StreamEvent]) -> tuple[str, list[tuple[str, Any]], Comp
 def whole(body: bytes) -> tuple[str, list[tuple[str, Any]]]:
     """Text and tool calls of an answer in one piece."""
     message = json.loads(body)["choices"][0]["message"]
-    calls = [(c["function"]["name"], json.loads(c["function"]["arguments"])) for c in message.get("tool_calls") or ()]
+    calls = [
+        (c["function"]["name"], json.loads(c["function"]["arguments"]))
+        for c in message.get("tool_calls") or ()
+    ]
     return message["content"] or "", calls

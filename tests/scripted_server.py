@@ -66,7 +66,9 @@ class Truth:
         that broke off before it reported or said anything."""
         if not (self.delivered or self.reported_prompt):
             return 0
-        return max(self.prompt, self.reported_prompt) + max(self.reported, -(-self.delivered // TOKEN))
+        return max(self.prompt, self.reported_prompt) + max(
+            self.reported, -(-self.delivered // TOKEN)
+        )
 
     @property
     def excess(self) -> int:
@@ -84,7 +86,9 @@ def prompt_of(value: Any) -> int:
         return 0
     if value.get("type") in ("image_url", "image") and ("image_url" in value or "source" in value):
         return 1600 * TOKEN
-    return sum(prompt_of(inner) for key, inner in value.items() if key not in ("model", "type", "role"))
+    return sum(
+        prompt_of(inner) for key, inner in value.items() if key not in ("model", "type", "role")
+    )
 
 
 class ScriptedServer:
@@ -160,9 +164,21 @@ class ScriptedServer:
         pieces = self._fit(script, truth)
         if self.anthropic:
             usage = self._usage(script, truth, last=False)
-            message = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": []}
+            message = {
+                "id": "m",
+                "type": "message",
+                "role": "assistant",
+                "model": "m",
+                "content": [],
+            }
             yield _event({"type": "message_start", "message": {**message, "usage": usage}})
-            yield _event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
+            yield _event(
+                {
+                    "type": "content_block_start",
+                    "index": 0,
+                    "content_block": {"type": "text", "text": ""},
+                }
+            )
             tool = {"type": "tool_use", "id": "t", "name": "", "input": {}}
             yield _event({"type": "content_block_start", "index": 1, "content_block": tool})
         for at, (kind, size) in enumerate(pieces):
@@ -172,7 +188,9 @@ class ScriptedServer:
             yield self._piece(kind, GLYPH * size, self._usage(script, truth, last=False))
         if self.anthropic:
             usage = self._usage(script, truth, last=True)
-            yield _event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage})
+            yield _event(
+                {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}
+            )
             yield _event({"type": "message_stop"})
             return
         yield _event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
@@ -182,15 +200,34 @@ class ScriptedServer:
 
     def _piece(self, kind: str, text: str, usage: Any) -> bytes:
         if self.anthropic:
-            names = {"content": "text", "reasoning_content": "thinking", "arguments": "partial_json", "refusal": "text"}
-            forms = {"text": "text_delta", "thinking": "thinking_delta", "partial_json": "input_json_delta"}
+            names = {
+                "content": "text",
+                "reasoning_content": "thinking",
+                "arguments": "partial_json",
+                "refusal": "text",
+            }
+            forms = {
+                "text": "text_delta",
+                "thinking": "thinking_delta",
+                "partial_json": "input_json_delta",
+            }
             name = names[kind]
             index = 1 if kind == "arguments" else 0
-            event = _event({"type": "content_block_delta", "index": index, "delta": {"type": forms[name], name: text}})
-            return event + (_event({"type": "message_delta", "delta": {}, "usage": usage}) if usage else b"")
+            event = _event(
+                {
+                    "type": "content_block_delta",
+                    "index": index,
+                    "delta": {"type": forms[name], name: text},
+                }
+            )
+            return event + (
+                _event({"type": "message_delta", "delta": {}, "usage": usage}) if usage else b""
+            )
         delta: dict[str, Any] = {kind: text}
         if kind == "arguments":
-            delta = {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "", "arguments": text}}]}
+            delta = {
+                "tool_calls": [{"index": 0, "id": "c", "function": {"name": "", "arguments": text}}]
+            }
         chunk: dict[str, Any] = {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
         return _event({**chunk, "usage": usage} if usage is not None else chunk)
 
@@ -199,13 +236,27 @@ class ScriptedServer:
         for kind, size in pieces:
             texts[kind] += GLYPH * size
         if self.anthropic:
-            blocks: list[dict[str, Any]] = [{"type": "text", "text": text} for text in texts.values()]
-            return {"id": "m", "type": "message", "model": "m", "content": blocks, "stop_reason": "end_turn"}
+            blocks: list[dict[str, Any]] = [
+                {"type": "text", "text": text} for text in texts.values()
+            ]
+            return {
+                "id": "m",
+                "type": "message",
+                "model": "m",
+                "content": blocks,
+                "stop_reason": "end_turn",
+            }
         arguments = texts.pop("arguments", None)
         message: dict[str, Any] = {"role": "assistant", "content": None, **texts}
         if arguments is not None:
-            message["tool_calls"] = [{"id": "c", "type": "function", "function": {"name": "", "arguments": arguments}}]
-        return {"id": "m", "object": "chat.completion", "choices": [{"index": 0, "message": message}]}
+            message["tool_calls"] = [
+                {"id": "c", "type": "function", "function": {"name": "", "arguments": arguments}}
+            ]
+        return {
+            "id": "m",
+            "object": "chat.completion",
+            "choices": [{"index": 0, "message": message}],
+        }
 
 
 class Events:
@@ -228,4 +279,6 @@ class Events:
 
 
 def _event(value: Any) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return (
+        b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    )

@@ -25,7 +25,8 @@ import pytest
 def find_binary(name: str, *folders: str) -> str:
     """The path of a program, or skip (fail when services are required)."""
     path = shutil.which(
-        name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/bin", *folders])
+        name,
+        path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/bin", *folders]),
     )
     if path is None:
         if os.environ.get("GOBLIN_TEST_REQUIRE_SERVICES") == "1":
@@ -73,7 +74,17 @@ class RedisServer:
     def start(self) -> None:
         """Start (again) on the same port, empty."""
         self.process = subprocess.Popen(
-            [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+            [
+                self.binary,
+                "--port",
+                str(self.port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ],
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
         )
@@ -177,7 +188,9 @@ class PostgresServer:
     def _backends(self) -> list[int]:
         assert self.process is not None
         pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
 
     def url(self, database: str) -> str:
         """The address of a database, as DATABASE_URL takes it."""
@@ -206,7 +219,8 @@ class Nginx:
     def start(self, http: str) -> None:
         """Run with `http` as the contents of the http block."""
         temporary = "".join(
-            f"{kind}_temp_path {self.folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+            f"{kind}_temp_path {self.folder}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         body = http.replace("{port}", str(self.port)).replace("{folder}", str(self.folder))
         config = self.folder / "nginx.conf"
@@ -294,7 +308,16 @@ class Chroma:
     def start(self) -> None:
         """Start (again) on the same port, with the data of before."""
         self.process = subprocess.Popen(
-            [self.binary, "run", "--path", str(self.folder), "--host", "127.0.0.1", "--port", str(self.port)],
+            [
+                self.binary,
+                "run",
+                "--path",
+                str(self.folder),
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+            ],
             cwd=self.folder,
             env={**os.environ, "ANONYMIZED_TELEMETRY": "False"},
             stdout=subprocess.DEVNULL,

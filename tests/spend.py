@@ -28,12 +28,18 @@ def main() -> None:
                 tokens = random.choice((10, 50, 100))
                 record = new_record_id()
                 try:
-                    held = store.reserve(record, principal(key, budget), [("echo", "echo")], 0, tokens * factor)
+                    held = store.reserve(
+                        record, principal(key, budget), [("echo", "echo")], 0, tokens * factor
+                    )
                 except BudgetExceeded:
                     refused.append(record)
                     continue
                 made = entry(
-                    id=record, key_id=key, prompt_tokens=0, completion_tokens=tokens, cost_microusd=tokens * 100
+                    id=record,
+                    key_id=key,
+                    prompt_tokens=0,
+                    completion_tokens=tokens,
+                    cost_microusd=tokens * 100,
                 )
                 store.journal(made)
                 store.finish(made, held)

@@ -12,14 +12,28 @@ from sqlalchemy import Engine, select, update
 
 from goblin_assistant import passwords
 from goblin_assistant.accounts import Accounts, TokenPair, canonical, normalise
-from goblin_assistant.errors import Conflict, NotFound, OverloadedHere, Unauthorized, ValidationFailed
+from goblin_assistant.errors import (
+    Conflict,
+    NotFound,
+    OverloadedHere,
+    Unauthorized,
+    ValidationFailed,
+)
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.models import now_ms, refresh_tokens, users
 from goblin_assistant.passwords import Passwords, check_new
 from goblin_assistant.principals import FAILURES
 from goblin_assistant.thread_budget import ThreadBudget
 from goblin_assistant.tokens import AccessTokens
-from tests.accounts_fixtures import PASSWORD, account_log, accounts, database_url, engine, events, failures
+from tests.accounts_fixtures import (
+    PASSWORD,
+    account_log,
+    accounts,
+    database_url,
+    engine,
+    events,
+    failures,
+)
 from tests.conftest import wait_until
 
 __all__ = ["account_log", "accounts", "database_url", "engine"]
@@ -109,16 +123,23 @@ def test_users_are_listed_in_pages(accounts: Accounts) -> None:
 
 
 @pytest.mark.parametrize("user_id", [0, 99, 2**63 - 1, 2**63, 10**30])
-def test_an_id_that_does_not_exist_is_not_found_however_large(accounts: Accounts, user_id: int) -> None:
+def test_an_id_that_does_not_exist_is_not_found_however_large(
+    accounts: Accounts, user_id: int
+) -> None:
     with pytest.raises(NotFound):
         accounts.get(user_id)
 
 
 # -- login ----------------------------------------------------------------------------------------
-def test_unknown_address_wrong_password_and_disabled_account_get_the_same_answer(accounts: Accounts) -> None:
+def test_unknown_address_wrong_password_and_disabled_account_get_the_same_answer(
+    accounts: Accounts,
+) -> None:
     user = accounts.create("ada@example.com", PASSWORD)
     answers = []
-    for email, password in (("nobody@example.com", PASSWORD), ("ada@example.com", "wrong password")):
+    for email, password in (
+        ("nobody@example.com", PASSWORD),
+        ("ada@example.com", "wrong password"),
+    ):
         with pytest.raises(Unauthorized) as caught:
             accounts.login(email, password)
         answers.append((str(caught.value), caught.value.reason))
@@ -129,7 +150,9 @@ def test_unknown_address_wrong_password_and_disabled_account_get_the_same_answer
     assert caught.value.reason == "disabled"
 
 
-def test_an_unknown_address_costs_a_full_verification_with_todays_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_address_costs_a_full_verification_with_todays_parameters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     hasher = Passwords(1, 16, ThreadBudget(16))
     verified: list[str] = []
     real = PasswordHasher.verify
@@ -186,7 +209,9 @@ def test_no_more_passwords_are_hashed_at_once_than_allowed(monkeypatch: pytest.M
     assert most == 2
 
 
-def test_a_login_that_would_wait_too_long_is_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_login_that_would_wait_too_long_is_told_to_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(passwords, "_WAIT_SECONDS", 0.05)
     hasher = Passwords(1, 16, ThreadBudget(16))
     release = threading.Event()
@@ -231,7 +256,13 @@ def test_an_access_token_says_who_and_never_what_they_may(accounts: Accounts) ->
 
     accounts.create("ada@example.com", PASSWORD, "admin")
     token = accounts.login("ada@example.com", PASSWORD).access_token
-    assert set(jwt.decode(token, options={"verify_signature": False})) == {"sub", "tv", "iat", "exp", "jti"}
+    assert set(jwt.decode(token, options={"verify_signature": False})) == {
+        "sub",
+        "tv",
+        "iat",
+        "exp",
+        "jti",
+    }
 
 
 @pytest.mark.parametrize("algorithm", ["none", "HS512"])
@@ -261,7 +292,9 @@ def test_a_token_of_another_secret_or_with_a_changed_letter_is_refused() -> None
             tokens.check(bad)
 
 
-def test_an_expired_token_is_refused_also_when_it_was_checked_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_token_is_refused_also_when_it_was_checked_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tokens = AccessTokens("s" * 40, 60)
     token = tokens.issue(1, 0)
     claims = tokens.check(token)
@@ -348,16 +381,23 @@ def test_of_sixteen_uses_of_one_refresh_token_at_once_at_most_one_succeeds_and_t
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(use, range(16))) == 1
     with engine.connect() as connection:
-        open_rows = connection.execute(select(refresh_tokens).where(refresh_tokens.c.revoked_at.is_(None))).all()
+        open_rows = connection.execute(
+            select(refresh_tokens).where(refresh_tokens.c.revoked_at.is_(None))
+        ).all()
     assert not open_rows
 
 
-def test_expired_unknown_and_foreign_refresh_tokens_are_refused_by_reason(accounts: Accounts, engine: Engine) -> None:
+def test_expired_unknown_and_foreign_refresh_tokens_are_refused_by_reason(
+    accounts: Accounts, engine: Engine
+) -> None:
     user = accounts.create("ada@example.com", PASSWORD)
     pair = accounts.login("ada@example.com", PASSWORD)
     with engine.begin() as connection:
         connection.execute(update(refresh_tokens).values(expires_at=now_ms() - 1))
-    for token, reason in ((pair.refresh_token, "refresh_expired"), ("gor_made_up", "refresh_unknown")):
+    for token, reason in (
+        (pair.refresh_token, "refresh_expired"),
+        ("gor_made_up", "refresh_unknown"),
+    ):
         with pytest.raises(Unauthorized) as caught:
             accounts.refresh(token)
         assert caught.value.reason == reason
@@ -371,13 +411,21 @@ def test_tokens_are_stored_as_hashes_only(accounts: Accounts, engine: Engine) ->
     accounts.create("ada@example.com", PASSWORD)
     pair = accounts.login("ada@example.com", PASSWORD)
     with engine.connect() as connection:
-        stored = str([tuple(row) for table in (refresh_tokens, users) for row in connection.execute(select(table))])
+        stored = str(
+            [
+                tuple(row)
+                for table in (refresh_tokens, users)
+                for row in connection.execute(select(table))
+            ]
+        )
     assert pair.refresh_token.removeprefix("gor_") not in stored
     assert pair.access_token not in stored
     assert PASSWORD not in stored
 
 
-def test_refresh_tokens_are_kept_until_a_day_after_their_end(accounts: Accounts, engine: Engine) -> None:
+def test_refresh_tokens_are_kept_until_a_day_after_their_end(
+    accounts: Accounts, engine: Engine
+) -> None:
     accounts.create("ada@example.com", PASSWORD)
     for age in (2 * 86_400_000, 3_600_000):
         pair = accounts.login("ada@example.com", PASSWORD)

@@ -48,7 +48,9 @@ def good(group: click.Command, *args: str, stdin: str | None = None) -> Any:
 @pytest.fixture
 def ada(folder: Path) -> dict[str, Any]:
     """A user, made by command."""
-    made: dict[str, Any] = good(users, "create", ADA, "--password-stdin", "--json", stdin=PASSWORD + "\n")
+    made: dict[str, Any] = good(
+        users, "create", ADA, "--password-stdin", "--json", stdin=PASSWORD + "\n"
+    )
     return made
 
 
@@ -67,16 +69,30 @@ def test_the_first_admin_is_made_in_an_empty_folder(folder: Path, accounts: Acco
     assert out == "created admin root@example.com (id 1)\n"
     assert accounts.login("root@example.com", PASSWORD)
     assert accounts.by_email("root@example.com").role == "admin"
-    good(users, "create", "--email", "second@example.com", "--role", "admin", "--password-stdin", stdin=PASSWORD)
+    good(
+        users,
+        "create",
+        "--email",
+        "second@example.com",
+        "--role",
+        "admin",
+        "--password-stdin",
+        stdin=PASSWORD,
+    )
     assert accounts.by_email("second@example.com").role == "admin"
     assert run(users, "create", "--password-stdin", stdin=PASSWORD).exit_code == 2
-    assert run(users, "create", "a@example.com", "--email", "b@example.com", stdin=PASSWORD).exit_code == 2
+    assert (
+        run(users, "create", "a@example.com", "--email", "b@example.com", stdin=PASSWORD).exit_code
+        == 2
+    )
 
 
 def test_the_password_is_asked_for_twice_and_never_shown(folder: Path) -> None:
     out = good(users, "create", ADA, stdin=f"{PASSWORD}\n{PASSWORD}\n")
     assert PASSWORD not in out
-    assert run(users, "create", "eve@example.com", stdin="one password\nanother one\n").exit_code != 0
+    assert (
+        run(users, "create", "eve@example.com", stdin="one password\nanother one\n").exit_code != 0
+    )
 
 
 def test_users_are_listed_for_people_and_for_programs(ada: dict[str, Any]) -> None:
@@ -88,7 +104,9 @@ def test_users_are_listed_for_people_and_for_programs(ada: dict[str, Any]) -> No
     assert ADA in table
 
 
-def test_disabling_enabling_role_and_password_reach_the_server_at_once(ada: dict[str, Any], accounts: Accounts) -> None:
+def test_disabling_enabling_role_and_password_reach_the_server_at_once(
+    ada: dict[str, Any], accounts: Accounts
+) -> None:
     claims = accounts.tokens.check(accounts.login(ADA, PASSWORD).access_token)
     good(users, "role", ADA, "admin")
     assert accounts.principals.of_token(claims).is_admin
@@ -110,7 +128,9 @@ def test_disabling_enabling_role_and_password_reach_the_server_at_once(ada: dict
         (["disable", "nobody@example.com"], "no user"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(ada: dict[str, Any], args: list[str], said: str) -> None:
+def test_what_cannot_be_done_is_said_in_a_line(
+    ada: dict[str, Any], args: list[str], said: str
+) -> None:
     result = run(users, *args, stdin=PASSWORD)
     assert result.exit_code != 0
     assert isinstance(result.exception, AppError)
@@ -143,11 +163,15 @@ def test_a_key_made_by_command_works_and_is_all_that_standard_output_holds(
     assert principal.monthly_budget_microusd == 12_500_000
 
 
-def test_keys_are_listed_changed_rotated_and_revoked(ada: dict[str, Any], accounts: Accounts) -> None:
+def test_keys_are_listed_changed_rotated_and_revoked(
+    ada: dict[str, Any], accounts: Accounts
+) -> None:
     made = good(keys, "create", ADA, "--name", "team", "--json")
     number = str(made["id"])
     assert made["key"] not in json.dumps(good(keys, "list", "--user", ADA, "--json"))
-    good(keys, "change", number, "--monthly-budget-usd", "3", "--model", "echo", "--name", "renamed")
+    good(
+        keys, "change", number, "--monthly-budget-usd", "3", "--model", "echo", "--name", "renamed"
+    )
     assert accounts.principals.of_key(made["key"]).monthly_budget_microusd == 3_000_000
     good(keys, "change", number, "--monthly-budget-usd", "none", "--model", "none")
     principal = accounts.principals.of_key(made["key"])
@@ -178,12 +202,15 @@ def test_keys_are_listed_changed_rotated_and_revoked(ada: dict[str, Any], accoun
         ("--expires-in", "tomorrow"),
     ],
 )
-def test_a_limit_that_makes_no_sense_is_a_usage_error(ada: dict[str, Any], option: tuple[str, str]) -> None:
+def test_a_limit_that_makes_no_sense_is_a_usage_error(
+    ada: dict[str, Any], option: tuple[str, str]
+) -> None:
     assert run(keys, "create", ADA, "--name", "team", *option).exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("45s", 45), ("30m", 1800), ("12h", 43_200), ("90d", 7_776_000), ("2w", 1_209_600)]
+    ("text", "seconds"),
+    [("45s", 45), ("30m", 1800), ("12h", 43_200), ("90d", 7_776_000), ("2w", 1_209_600)],
 )
 def test_durations(text: str, seconds: int) -> None:
     assert Duration().convert(text, None, None) == seconds

@@ -44,7 +44,9 @@ def patch_user(client: FlaskClient, admin: dict[str, str], user_id: int, **chang
     return client.patch(f"/admin/users/{user_id}", json=changes, headers=admin)
 
 
-def test_an_admin_makes_users_and_admins_also_while_registration_is_closed(make_app: MakeApp) -> None:
+def test_an_admin_makes_users_and_admins_also_while_registration_is_closed(
+    make_app: MakeApp,
+) -> None:
     app = make_app(registration="closed")
     client = app.test_client()
     client.get("/health")
@@ -56,14 +58,18 @@ def test_an_admin_makes_users_and_admins_also_while_registration_is_closed(make_
         answer = client.post("/admin/users", json=body, headers=admin)
         assert (answer.status_code, answer.get_json()["role"]) == (201, role)
     assert client.post("/admin/users", json=body, headers=admin).status_code == 409
-    assert client.post("/admin/users", json={**body, "role": "root"}, headers=admin).status_code == 400
+    assert (
+        client.post("/admin/users", json={**body, "role": "root"}, headers=admin).status_code == 400
+    )
 
 
 def test_users_are_listed_in_pages_without_anything_secret(
     client: FlaskClient, admin: dict[str, str], eve: dict[str, Any]
 ) -> None:
     first = client.get("/admin/users?limit=1", headers=admin).get_json()
-    second = client.get(f"/admin/users?limit=1&after={first['next_after']}", headers=admin).get_json()
+    second = client.get(
+        f"/admin/users?limit=1&after={first['next_after']}", headers=admin
+    ).get_json()
     assert [first["users"][0]["email"], second["users"][0]["email"]] == ["root@example.com", EVE]
     assert set(first["users"][0]) == {"id", "email", "role", "created_at", "disabled_at"}
     assert client.get("/admin/users?limit=0", headers=admin).status_code == 400
@@ -74,11 +80,16 @@ def test_a_disabled_user_is_out_with_all_tokens_and_keys_at_once(
     client: FlaskClient, admin: dict[str, str], eve: dict[str, Any]
 ) -> None:
     tokens = login(client).get_json()
-    key = client.post("/auth/keys", json={"name": "k"}, headers=bearer(tokens["access_token"])).get_json()["key"]
+    key = client.post(
+        "/auth/keys", json={"name": "k"}, headers=bearer(tokens["access_token"])
+    ).get_json()["key"]
     assert patch_user(client, admin, eve["id"], disabled=True).get_json()["disabled_at"]
     for credential in (tokens["access_token"], key):
         assert client.get("/settings/", headers=bearer(credential)).status_code == 401
-    assert client.post("/auth/refresh", json={"refresh_token": tokens["refresh_token"]}).status_code == 401
+    assert (
+        client.post("/auth/refresh", json={"refresh_token": tokens["refresh_token"]}).status_code
+        == 401
+    )
     assert login(client).status_code == 401
     assert patch_user(client, admin, eve["id"], disabled=False).get_json()["disabled_at"] is None
     assert login(client).status_code == 200
@@ -114,12 +125,22 @@ def test_admins_cannot_lock_themselves_out(client: FlaskClient, admin: dict[str,
     assert client.get("/admin/users", headers=admin).status_code == 200
 
 
-def test_an_unknown_user_or_key_is_a_404_however_large_its_number(client: FlaskClient, admin: dict[str, str]) -> None:
+def test_an_unknown_user_or_key_is_a_404_however_large_its_number(
+    client: FlaskClient, admin: dict[str, str]
+) -> None:
     for number in ("999", str(2**63), "9" * 60):
         assert client.get(f"/admin/users/{number}", headers=admin).status_code == 404
-        assert client.patch(f"/admin/users/{number}", json={"role": "user"}, headers=admin).status_code == 404
+        assert (
+            client.patch(f"/admin/users/{number}", json={"role": "user"}, headers=admin).status_code
+            == 404
+        )
         assert client.get(f"/admin/users/{number}/keys", headers=admin).status_code == 404
-        assert client.post(f"/admin/users/{number}/keys", json={"name": "k"}, headers=admin).status_code == 404
+        assert (
+            client.post(
+                f"/admin/users/{number}/keys", json={"name": "k"}, headers=admin
+            ).status_code
+            == 404
+        )
         assert client.get(f"/admin/keys/{number}", headers=admin).status_code == 404
         assert client.delete(f"/admin/keys/{number}", headers=admin).status_code == 404
 
@@ -135,7 +156,12 @@ def test_an_admin_gives_changes_rotates_and_revokes_keys_of_others(
 
     mine = bearer(login(client).get_json()["access_token"])
     assert client.get("/auth/keys", headers=mine).get_json()["keys"][0]["id"] == key["id"]
-    assert client.patch(f"/admin/keys/{key['id']}", json={"monthly_budget_usd": None}, headers=mine).status_code == 403
+    assert (
+        client.patch(
+            f"/admin/keys/{key['id']}", json={"monthly_budget_usd": None}, headers=mine
+        ).status_code
+        == 403
+    )
 
     changed = client.patch(
         f"/admin/keys/{key['id']}",
@@ -148,9 +174,15 @@ def test_an_admin_gives_changes_rotates_and_revokes_keys_of_others(
         headers=admin,
     ).get_json()
     assert (changed["monthly_budget_usd"], changed["requests_per_minute"]) == ("10.50", None)
-    assert (changed["allowed_models"], changed["scopes"], changed["name"]) == (["echo"], ["chat"], "team")
+    assert (changed["allowed_models"], changed["scopes"], changed["name"]) == (
+        ["echo"],
+        ["chat"],
+        "team",
+    )
 
-    rotated = client.post(f"/admin/keys/{key['id']}/rotate", json={"grace_seconds": 0}, headers=admin).get_json()
+    rotated = client.post(
+        f"/admin/keys/{key['id']}/rotate", json={"grace_seconds": 0}, headers=admin
+    ).get_json()
     assert rotated["monthly_budget_usd"] == "10.50"
     assert client.get("/settings/", headers=bearer(key["key"])).status_code == 401
     assert client.get("/settings/", headers=bearer(rotated["key"])).status_code == 200
@@ -165,12 +197,18 @@ def test_a_user_cannot_be_given_the_admin_scope(
     client: FlaskClient, admin: dict[str, str], eve: dict[str, Any]
 ) -> None:
     path = f"/admin/users/{eve['id']}/keys"
-    assert client.post(path, json={"name": "k", "scopes": ["admin"]}, headers=admin).status_code == 403
+    assert (
+        client.post(path, json={"name": "k", "scopes": ["admin"]}, headers=admin).status_code == 403
+    )
 
 
-def test_an_admins_key_opens_admin_routes_only_with_the_admin_scope(client: FlaskClient, admin: dict[str, str]) -> None:
+def test_an_admins_key_opens_admin_routes_only_with_the_admin_scope(
+    client: FlaskClient, admin: dict[str, str]
+) -> None:
     for scopes, status in ((["chat"], 403), (["admin"], 200)):
-        made = client.post("/auth/keys", json={"name": "k", "scopes": scopes}, headers=admin).get_json()
+        made = client.post(
+            "/auth/keys", json={"name": "k", "scopes": scopes}, headers=admin
+        ).get_json()
         assert client.get("/admin/users", headers=bearer(made["key"])).status_code == status
 
 

@@ -25,7 +25,11 @@ ALERTS = [rule["alert"] for group in GROUPS for rule in group["rules"] if "alert
 
 def promtool(*arguments: str) -> str:
     done = subprocess.run(
-        [find_binary("promtool"), *arguments], capture_output=True, text=True, check=False, timeout=60
+        [find_binary("promtool"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -59,18 +63,27 @@ def test_every_alert_has_a_severity_a_summary_and_its_runbooks_address() -> None
 def test_every_metric_in_the_rules_is_exported() -> None:
     exported = {"up"}
     for metric in REGISTRY.collect():
-        exported |= {metric.name, metric.name + "_total", metric.name + "_bucket", metric.name + "_count"}
+        exported |= {
+            metric.name,
+            metric.name + "_total",
+            metric.name + "_bucket",
+            metric.name + "_count",
+        }
     recorded = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
     named = set()
     for group in GROUPS:
         for rule in group["rules"]:
-            expression = re.sub(r"\b(by|on|ignoring|without)\s*\([^)]*\)|\{[^}]*\}", " ", rule["expr"])
+            expression = re.sub(
+                r"\b(by|on|ignoring|without)\s*\([^)]*\)|\{[^}]*\}", " ", rule["expr"]
+            )
             named |= set(re.findall(r"\b[a-z]\w*[_:][\w:]*\b(?!\s*\()", expression))
     assert len(named) > 15
     assert named - exported - recorded == set()
 
 
-def test_a_real_prometheus_scrapes_an_instance_and_evaluates_the_rules(serve: Serve, tmp_path: Path) -> None:
+def test_a_real_prometheus_scrapes_an_instance_and_evaluates_the_rules(
+    serve: Serve, tmp_path: Path
+) -> None:
     binary = find_binary("prometheus")
     server = serve()
     port = free_port()
@@ -102,13 +115,20 @@ def test_a_real_prometheus_scrapes_an_instance_and_evaluates_the_rules(serve: Se
 
     try:
         wait_until(lambda: query('up{job="goblin-assistant"} == 1'), 30, "the scrape")
-        wait_until(lambda: query('ALERTS{alertname="Watchdog",alertstate="firing"}'), 30, "the Watchdog")
+        wait_until(
+            lambda: query('ALERTS{alertname="Watchdog",alertstate="firing"}'), 30, "the Watchdog"
+        )
         wait_until(lambda: query("job_endpoint:http_requests:rate5m"), 30, "a recording")
         groups = requests.get(url + "/rules", timeout=5).json()["data"]["groups"]
-        assert [rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "err"] == []
-        assert {rule["name"] for group in groups for rule in group["rules"] if rule["type"] == "alerting"} == set(
-            ALERTS
-        )
+        assert [
+            rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "err"
+        ] == []
+        assert {
+            rule["name"]
+            for group in groups
+            for rule in group["rules"]
+            if rule["type"] == "alerting"
+        } == set(ALERTS)
         firing = {row["metric"]["alertname"] for row in query('ALERTS{alertstate="firing"}')}
         assert firing == {"Watchdog"}
     finally:

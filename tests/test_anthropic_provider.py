@@ -31,7 +31,9 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 @pytest.fixture
 def provider(fake_upstream: FakeUpstream) -> Iterator[AnthropicProvider]:
-    made = AnthropicProvider("anthropic", fake_upstream.url, api_key="sk-ant-1", fallback_models=CATALOGUE)
+    made = AnthropicProvider(
+        "anthropic", fake_upstream.url, api_key="sk-ant-1", fallback_models=CATALOGUE
+    )
     yield made
     made.close()
 
@@ -45,7 +47,9 @@ def request(
     dialect: Dialect = "openai",
     headers: Mapping[str, str] | None = None,
 ) -> ChatRequest:
-    return ChatRequest(model, body, raw, stream, dialect, Call(correlation_id="id-1"), headers or {})
+    return ChatRequest(
+        model, body, raw, stream, dialect, Call(correlation_id="id-1"), headers or {}
+    )
 
 
 def native(stream: bool = False, **more: Any) -> dict[str, Any]:
@@ -59,9 +63,13 @@ def native(stream: bool = False, **more: Any) -> dict[str, Any]:
 
 
 # -- OpenAI's dialect -----------------------------------------------------------------------------
-def test_a_chat_is_sent_as_a_message(provider: AnthropicProvider, fake_upstream: FakeUpstream) -> None:
+def test_a_chat_is_sent_as_a_message(
+    provider: AnthropicProvider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.json(200, anthropic_message()))
-    response = provider.complete(request({"model": "anthropic/claude-sonnet-4-5", "messages": HELLO, "max_tokens": 7}))
+    response = provider.complete(
+        request({"model": "anthropic/claude-sonnet-4-5", "messages": HELLO, "max_tokens": 7})
+    )
     sent = fake_upstream.requests[0]
     assert (sent.method, sent.path) == ("POST", "/v1/messages")
     assert sent.headers["x-api-key"] == "sk-ant-1"
@@ -80,7 +88,9 @@ def test_a_chat_is_sent_as_a_message(provider: AnthropicProvider, fake_upstream:
     assert response.usage.prompt_tokens == 12
 
 
-def test_a_streamed_chat_asks_for_a_stream(provider: AnthropicProvider, fake_upstream: FakeUpstream) -> None:
+def test_a_streamed_chat_asks_for_a_stream(
+    provider: AnthropicProvider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse(anthropic_events()))
     events = list(provider.stream(request({"messages": HELLO}, stream=True)))
     assert fake_upstream.requests[0].json()["stream"] is True
@@ -100,7 +110,9 @@ def test_a_request_that_cannot_be_translated_sends_nothing(
 
 
 # -- Anthropic's own dialect ----------------------------------------------------------------------
-def test_in_its_own_dialect_the_bytes_pass_both_ways(provider: AnthropicProvider, fake_upstream: FakeUpstream) -> None:
+def test_in_its_own_dialect_the_bytes_pass_both_ways(
+    provider: AnthropicProvider, fake_upstream: FakeUpstream
+) -> None:
     raw = b'{ "model": "claude-sonnet-4-5", "max_tokens": 10, "messages": [{"role":"user","content":"Hello"}], "new": 1e2 }'
     answer = orjson.dumps(anthropic_message()) + b" \n"
     fake_upstream.reply(Reply.plain(200, answer))
@@ -110,7 +122,9 @@ def test_in_its_own_dialect_the_bytes_pass_both_ways(provider: AnthropicProvider
         "x-api-key": "gob_x",
         "anthropic-workspace-id": "w",
     }
-    response = provider.complete(request(orjson.loads(raw), raw=raw, dialect="anthropic", headers=headers))
+    response = provider.complete(
+        request(orjson.loads(raw), raw=raw, dialect="anthropic", headers=headers)
+    )
     sent = fake_upstream.requests[0]
     assert sent.body == raw
     assert response.body == answer
@@ -128,22 +142,29 @@ def test_in_its_own_dialect_a_stream_passes_byte_for_byte(
     sent = anthropic_events("Hello there, goblin.")
     fake_upstream.reply(Reply.sse(sent))
     body = native(stream=True)
-    events = list(provider.stream(request(body, raw=orjson.dumps(body), stream=True, dialect="anthropic")))
+    events = list(
+        provider.stream(request(body, raw=orjson.dumps(body), stream=True, dialect="anthropic"))
+    )
     assert b"".join(event for event in events if isinstance(event, bytes)) == b"".join(sent)
     assert events[-1] == Completed("claude-sonnet-4-5", events[-1].usage, "stop")  # type: ignore[union-attr]
     assert fake_upstream.requests[0].headers["anthropic-version"] == "2023-06-01"
 
 
-def test_only_the_models_name_is_replaced(provider: AnthropicProvider, fake_upstream: FakeUpstream) -> None:
+def test_only_the_models_name_is_replaced(
+    provider: AnthropicProvider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.json(200, anthropic_message()))
     provider.complete(request(native(top_k=5) | {"model": "an-alias"}, dialect="anthropic"))
     assert fake_upstream.requests[0].json() == native(top_k=5)
 
 
 @pytest.mark.parametrize(
-    "header", [{"anthropic-version": "latest"}, {"anthropic-beta": "a\tb"}, {"anthropic-beta": "x" * 2000}]
+    "header",
+    [{"anthropic-version": "latest"}, {"anthropic-beta": "a\tb"}, {"anthropic-beta": "x" * 2000}],
 )
-def test_a_header_that_is_none_is_refused(provider: AnthropicProvider, header: dict[str, str]) -> None:
+def test_a_header_that_is_none_is_refused(
+    provider: AnthropicProvider, header: dict[str, str]
+) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(header))):
         provider.complete(request(native(), dialect="anthropic", headers=header))
 
@@ -160,7 +181,9 @@ def test_an_overloaded_service_that_says_so_in_its_stream_can_be_retried(
         assert CANARY not in str(caught.value)
 
 
-def test_a_cut_stream_is_no_end_in_either_dialect(provider: AnthropicProvider, fake_upstream: FakeUpstream) -> None:
+def test_a_cut_stream_is_no_end_in_either_dialect(
+    provider: AnthropicProvider, fake_upstream: FakeUpstream
+) -> None:
     for dialect in ("openai", "anthropic"):
         fake_upstream.reply(Reply.sse(anthropic_events(done=False)))
         events = provider.stream(request(native(), stream=True, dialect=dialect))  # type: ignore[arg-type]
@@ -168,7 +191,9 @@ def test_a_cut_stream_is_no_end_in_either_dialect(provider: AnthropicProvider, f
             list(events)
 
 
-def test_closing_a_stream_closes_the_connection(provider: AnthropicProvider, fake_upstream: FakeUpstream) -> None:
+def test_closing_a_stream_closes_the_connection(
+    provider: AnthropicProvider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse([*anthropic_events()[:5], SILENCE]))
     events = provider.stream(request(native(stream=True), stream=True, dialect="anthropic"))
     next(events)
@@ -176,7 +201,9 @@ def test_closing_a_stream_closes_the_connection(provider: AnthropicProvider, fak
     wait_until(lambda: fake_upstream.open_connections == 0)
 
 
-def test_a_connection_serves_several_streams(provider: AnthropicProvider, fake_upstream: FakeUpstream) -> None:
+def test_a_connection_serves_several_streams(
+    provider: AnthropicProvider, fake_upstream: FakeUpstream
+) -> None:
     for _ in range(3):
         fake_upstream.reply(Reply.sse(anthropic_events()))
         list(provider.stream(request({"messages": HELLO}, stream=True)))
@@ -188,14 +215,27 @@ def test_a_check_learns_the_models_and_what_they_accept(
     provider: AnthropicProvider, fake_upstream: FakeUpstream
 ) -> None:
     assert any(model.id == "claude-opus-5-5" for model in provider.models())
-    row = {"type": "model", "id": "claude-new-1", "display_name": "New", "created_at": "2026-11-01T00:00:00Z"}
-    listed = {
-        "data": [{**row, "max_tokens": 999, "max_input_tokens": 5000}, {**row, "id": "gone", "lifecycle": "retired"}, 5]
+    row = {
+        "type": "model",
+        "id": "claude-new-1",
+        "display_name": "New",
+        "created_at": "2026-11-01T00:00:00Z",
     }
-    fake_upstream.reply(Reply.json(200, {**listed, "has_more": False, "first_id": "x", "last_id": "y"}))
+    listed = {
+        "data": [
+            {**row, "max_tokens": 999, "max_input_tokens": 5000},
+            {**row, "id": "gone", "lifecycle": "retired"},
+            5,
+        ]
+    }
+    fake_upstream.reply(
+        Reply.json(200, {**listed, "has_more": False, "first_id": "x", "last_id": "y"})
+    )
     provider.check()
     assert fake_upstream.requests[0].path == "/v1/models?limit=1000"
-    assert [(model.id, model.context_window) for model in provider.models()] == [("claude-new-1", 5000)]
+    assert [(model.id, model.context_window) for model in provider.models()] == [
+        ("claude-new-1", 5000)
+    ]
     fake_upstream.reply(Reply.json(200, anthropic_message()))
     provider.complete(request({"messages": HELLO}, model="claude-new-1"))
     assert fake_upstream.requests[1].json()["max_tokens"] == 999
@@ -223,12 +263,19 @@ def test_a_check_that_fails_says_how_and_forgets_nothing(
 # -- configuration --------------------------------------------------------------------------------
 def config(tmp_path: Any, environ: dict[str, str], **providers: Any) -> Config:
     overrides: dict[str, Any] = {"file": {"providers": providers}} if providers else {}
-    return Config.load(overrides, environ={"SECRET_KEY": "x" * 40, **environ}, dotenv=tmp_path / "absent")
+    return Config.load(
+        overrides, environ={"SECRET_KEY": "x" * 40, **environ}, dotenv=tmp_path / "absent"
+    )
 
 
-def test_the_key_in_the_environment_switches_it_on(tmp_path: Any, fake_upstream: FakeUpstream) -> None:
+def test_the_key_in_the_environment_switches_it_on(
+    tmp_path: Any, fake_upstream: FakeUpstream
+) -> None:
     registry = build_registry(
-        config(tmp_path, {"ANTHROPIC_API_KEY": "sk-ant-2", "ANTHROPIC_BASE_URL": fake_upstream.url + "/v1/"})
+        config(
+            tmp_path,
+            {"ANTHROPIC_API_KEY": "sk-ant-2", "ANTHROPIC_BASE_URL": fake_upstream.url + "/v1/"},
+        )
     )
     provider = registry.get("anthropic")
     assert provider.dialects == {"openai", "anthropic"}
@@ -257,7 +304,9 @@ def test_a_row_sets_models_headers_and_options(tmp_path: Any, fake_upstream: Fak
     assert provider.serves("m-1")
     assert not provider.serves("claude-opus-5-5")
     assert provider.max_concurrency == 3
-    fake_upstream.reply(Reply.json(200, anthropic_message()), Reply.json(200, {"data": [{"id": "m-2"}]}))
+    fake_upstream.reply(
+        Reply.json(200, anthropic_message()), Reply.json(200, {"data": [{"id": "m-2"}]})
+    )
     provider.complete(request({"messages": HELLO, "temperature": 0.5}, model="claude-opus-5"))
     provider.check()
     provider.close()

@@ -21,7 +21,11 @@ WEATHER = {
     "function": {
         "name": "get_weather",
         "description": "Weather of a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
     },
 }
 
@@ -54,9 +58,15 @@ def test_system_and_developer_messages_become_the_system_prompt_wherever_they_st
             {"role": "developer", "content": [{"type": "text", "text": "Be kind."}]},
         ]
     )
-    assert request["system"] == [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind."}]
+    assert request["system"] == [
+        {"type": "text", "text": "Be brief."},
+        {"type": "text", "text": "Be kind."},
+    ]
     assert [turn["role"] for turn in request["messages"]] == ["user"]
-    assert build(messages=[{"role": "system", "content": "Be brief."}, *HELLO])["system"] == "Be brief."
+    assert (
+        build(messages=[{"role": "system", "content": "Be brief."}, *HELLO])["system"]
+        == "Be brief."
+    )
 
 
 def test_a_conversation_with_parallel_tool_calls_makes_alternating_turns() -> None:
@@ -72,11 +82,19 @@ def test_a_conversation_with_parallel_tool_calls_makes_alternating_turns() -> No
                         "type": "function",
                         "function": {"name": "get_weather", "arguments": '{"city":"Oslo"}'},
                     },
-                    {"id": "call.2", "type": "function", "function": {"name": "get_weather", "arguments": ""}},
+                    {
+                        "id": "call.2",
+                        "type": "function",
+                        "function": {"name": "get_weather", "arguments": ""},
+                    },
                 ],
             },
             {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
-            {"role": "tool", "tool_call_id": "call.2", "content": [{"type": "text", "text": "sun"}]},
+            {
+                "role": "tool",
+                "tool_call_id": "call.2",
+                "content": [{"type": "text", "text": "sun"}],
+            },
             {"role": "user", "content": "And now?"},
         ],
         tools=[WEATHER],
@@ -86,7 +104,12 @@ def test_a_conversation_with_parallel_tool_calls_makes_alternating_turns() -> No
         {
             "role": "assistant",
             "content": [
-                {"type": "tool_use", "id": "call_1", "name": "get_weather", "input": {"city": "Oslo"}},
+                {
+                    "type": "tool_use",
+                    "id": "call_1",
+                    "name": "get_weather",
+                    "input": {"city": "Oslo"},
+                },
                 {"type": "tool_use", "id": "call_2", "name": "get_weather", "input": {}},
             ],
         },
@@ -94,7 +117,11 @@ def test_a_conversation_with_parallel_tool_calls_makes_alternating_turns() -> No
             "role": "user",
             "content": [
                 {"type": "tool_result", "tool_use_id": "call_1", "content": "rain"},
-                {"type": "tool_result", "tool_use_id": "call_2", "content": [{"type": "text", "text": "sun"}]},
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "call_2",
+                    "content": [{"type": "text", "text": "sun"}],
+                },
                 {"type": "text", "text": "And now?"},
             ],
         },
@@ -104,7 +131,10 @@ def test_a_conversation_with_parallel_tool_calls_makes_alternating_turns() -> No
 def test_images_by_address_and_by_value() -> None:
     parts = [
         {"type": "text", "text": "What is this?"},
-        {"type": "image_url", "image_url": {"url": "https://example.com/cat.png", "detail": "high"}},
+        {
+            "type": "image_url",
+            "image_url": {"url": "https://example.com/cat.png", "detail": "high"},
+        },
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
     ]
     assert build(messages=[{"role": "user", "content": parts}])["messages"][0]["content"] == [
@@ -117,7 +147,10 @@ def test_images_by_address_and_by_value() -> None:
 def test_files_become_documents() -> None:
     text = base64.b64encode("Grüße".encode()).decode()
     parts = [
-        {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="}},
+        {
+            "type": "file",
+            "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="},
+        },
         {"type": "file", "file": {"file_data": f"data:text/plain;charset=utf-8;base64,{text}"}},
     ]
     assert build(messages=[{"role": "user", "content": parts}])["messages"][0]["content"] == [
@@ -126,7 +159,10 @@ def test_files_become_documents() -> None:
             "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="},
             "title": "a.pdf",
         },
-        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Grüße"}},
+        {
+            "type": "document",
+            "source": {"type": "text", "media_type": "text/plain", "data": "Grüße"},
+        },
     ]
 
 
@@ -148,7 +184,13 @@ def test_thinking_blocks_come_back_in_front_of_the_tool_call_they_led_to() -> No
 def test_cache_marks_of_a_client_are_kept() -> None:
     mark = {"type": "ephemeral"}
     request = build(
-        messages=[{"role": "system", "content": [{"type": "text", "text": "Long.", "cache_control": mark}]}, *HELLO],
+        messages=[
+            {
+                "role": "system",
+                "content": [{"type": "text", "text": "Long.", "cache_control": mark}],
+            },
+            *HELLO,
+        ],
         tools=[{**WEATHER, "cache_control": mark}],
         cache_control=mark,
     )
@@ -162,21 +204,49 @@ def test_cache_marks_of_a_client_are_kept() -> None:
     [
         {"role": "function", "name": "f", "content": "x"},
         {"role": "user", "content": ""},
-        {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]},
+        {
+            "role": "user",
+            "content": [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}],
+        },
         {"role": "user", "content": [{"type": "text"}]},
         {"role": "user", "content": [{"type": "image_url"}]},
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "ftp://x/y.png"}}]},
-        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/svg+xml;base64,AAAA"}}]},
-        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png,plain"}}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/svg+xml;base64,AAAA"}}
+            ],
+        },
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "data:image/png,plain"}}],
+        },
         {"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]},
-        {"role": "user", "content": [{"type": "file", "file": {"file_data": "data:text/plain;base64,/////w=="}}]},
-        {"role": "user", "content": [{"type": "file", "file": {"file_data": "data:application/zip;base64,AAAA"}}]},
-        {"role": "system", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]},
+        {
+            "role": "user",
+            "content": [{"type": "file", "file": {"file_data": "data:text/plain;base64,/////w=="}}],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "file", "file": {"file_data": "data:application/zip;base64,AAAA"}}
+            ],
+        },
+        {
+            "role": "system",
+            "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}],
+        },
         {"role": "tool", "content": "x"},
         {"role": "assistant", "content": None, "audio": {"id": "a"}},
         {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "custom"}]},
-        {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{"}}]},
-        {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "[]"}}]},
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{"}}],
+        },
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "[]"}}],
+        },
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
     ],
 )
@@ -197,7 +267,11 @@ def test_tools_become_input_schemas() -> None:
         {
             "name": "get_weather",
             "description": "Weather of a city",
-            "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+            "input_schema": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+            },
         },
         {"name": "now", "input_schema": {"type": "object", "properties": {}}, "strict": True},
     ]
@@ -217,7 +291,10 @@ def test_tools_become_input_schemas() -> None:
         ),
         ({"parallel_tool_calls": True}, None),
         ({"parallel_tool_calls": False}, {"type": "auto", "disable_parallel_tool_use": True}),
-        ({"tool_choice": "required", "parallel_tool_calls": False}, {"type": "any", "disable_parallel_tool_use": True}),
+        (
+            {"tool_choice": "required", "parallel_tool_calls": False},
+            {"type": "any", "disable_parallel_tool_use": True},
+        ),
     ],
 )
 def test_tool_choice(given: dict[str, Any], expected: dict[str, Any] | None) -> None:
@@ -301,7 +378,11 @@ def test_every_parameter_of_openai_is_decided_upon() -> None:
     # A new one of the SDK shows up here; until then it is refused by name, never dropped.
     fields = completion_create_params.CompletionCreateParamsBase.__annotations__.keys() | {"stream"}
     refused_outright = {"audio", "web_search_options", "functions", "function_call", "moderation"}
-    assert fields == (TRANSLATED | IGNORED | NEUTRAL.keys() | refused_outright) - {"thinking", "top_k", "cache_control"}
+    assert fields == (TRANSLATED | IGNORED | NEUTRAL.keys() | refused_outright) - {
+        "thinking",
+        "top_k",
+        "cache_control",
+    }
 
 
 def test_what_is_sent_is_known_to_the_sdk_of_anthropic() -> None:
@@ -325,7 +406,9 @@ def test_a_json_schema_becomes_an_output_format_with_closed_objects() -> None:
         "type": "object",
         "properties": {
             "type": {"type": "string", "enum": ["object"]},
-            "inner": {"anyOf": [{"type": ["object", "null"], "properties": {}}, {"$ref": "#/$defs/item"}]},
+            "inner": {
+                "anyOf": [{"type": ["object", "null"], "properties": {}}, {"$ref": "#/$defs/item"}]
+            },
         },
         "$defs": {"item": {"type": "object", "additionalProperties": True}},
     }
@@ -351,15 +434,29 @@ def test_the_text_format_asks_for_nothing() -> None:
         ("claude-sonnet-4-5", "high", {"thinking": {"type": "enabled", "budget_tokens": 16384}}),
         ("claude-haiku-4-5", "minimal", {"thinking": {"type": "enabled", "budget_tokens": 1024}}),
         ("claude-haiku-4-5", "none", {}),
-        ("claude-opus-4-6", "max", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}}),
-        ("claude-sonnet-5-5", "xhigh", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "xhigh"}}),
-        ("claude-sonnet-5-5", "minimal", {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}),
+        (
+            "claude-opus-4-6",
+            "max",
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}},
+        ),
+        (
+            "claude-sonnet-5-5",
+            "xhigh",
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": "xhigh"}},
+        ),
+        (
+            "claude-sonnet-5-5",
+            "minimal",
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}},
+        ),
         ("claude-sonnet-5-5", "none", {"thinking": {"type": "disabled"}}),
     ],
 )
 def test_reasoning_effort(model: str, effort: str, expected: dict[str, Any]) -> None:
     request = build(model, reasoning_effort=effort)
-    assert {key: request[key] for key in ("thinking", "output_config") if key in request} == expected
+    assert {
+        key: request[key] for key in ("thinking", "output_config") if key in request
+    } == expected
 
 
 def test_a_thinking_budget_stays_below_the_longest_answer() -> None:
@@ -381,7 +478,11 @@ def test_an_effort_that_a_model_does_not_know_is_refused(model: str, effort: str
 
 
 def test_forced_tools_and_thinking_exclude_each_other() -> None:
-    forced: dict[str, Any] = {"tools": [WEATHER], "tool_choice": "required", "reasoning_effort": "low"}
+    forced: dict[str, Any] = {
+        "tools": [WEATHER],
+        "tool_choice": "required",
+        "reasoning_effort": "low",
+    }
     assert refused("claude-sonnet-4-5", **forced).param == "reasoning_effort"
     newer = build("claude-sonnet-4-6", **forced)
     assert "thinking" not in newer
@@ -405,7 +506,9 @@ def test_sampling_that_a_model_does_not_take_is_refused_or_left_out_as_the_opera
     assert refused("claude-opus-4-7", temperature=0.2).param == "temperature"
     assert refused("claude-sonnet-5-5", top_p=0.2).param == "top_p"
     assert refused("claude-haiku-4-5", temperature=0.2, top_p=0.2).param == "top_p"
-    assert refused("claude-haiku-4-5", temperature=0.2, reasoning_effort="low").param == "temperature"
+    assert (
+        refused("claude-haiku-4-5", temperature=0.2, reasoning_effort="low").param == "temperature"
+    )
     for model in ("claude-opus-4-7", "claude-haiku-4-5"):
         body = {"messages": HELLO, "temperature": 0.2, "top_p": 0.3}
         request = build_request(body, model, traits_of(model), drop_sampling=True)
@@ -471,4 +574,6 @@ def test_effort_levels_are_the_sdks() -> None:
 
     hint = output_config_param.OutputConfigParam.__annotations__["effort"]
     text = getattr(hint, "__forward_arg__", str(hint))
-    assert all(f'"{level}"' in text or f"'{level}'" in text for level in ALL_EFFORTS), get_args(hint)
+    assert all(f'"{level}"' in text or f"'{level}'" in text for level in ALL_EFFORTS), get_args(
+        hint
+    )

@@ -52,7 +52,9 @@ def delta(index: int, kind: str, **fields: Any) -> bytes:
     return event("content_block_delta", index=index, delta={"type": kind, **fields})
 
 
-def translate(events: Sequence[bytes], *, include_usage: bool = False) -> tuple[list[dict[str, Any]], Translator]:
+def translate(
+    events: Sequence[bytes], *, include_usage: bool = False
+) -> tuple[list[dict[str, Any]], Translator]:
     translator = Translator("anthropic", include_usage=include_usage)
     out = b"".join(translator.feed(block) for block in events)
     chunks = [json.loads(line[6:]) for line in out.decode().splitlines() if line]
@@ -67,7 +69,9 @@ def deltas(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 # -- answers --------------------------------------------------------------------------------------
 def test_usage_counts_cached_tokens_as_part_of_the_prompt() -> None:
-    assert parse_usage(USAGE) == Usage(60, 8, cached_tokens=30, cache_write_tokens=20, reasoning_tokens=3)
+    assert parse_usage(USAGE) == Usage(
+        60, 8, cached_tokens=30, cache_write_tokens=20, reasoning_tokens=3
+    )
     assert parse_usage({"input_tokens": -5, "output_tokens": 2**50}) == Usage(0, 0)
     assert parse_usage(None) is None
 
@@ -92,7 +96,11 @@ def test_an_answer_with_text_thinking_and_tool_calls() -> None:
     assert answer["reasoning_content"] == "Hm."
     assert answer["thinking_blocks"] == message["content"][:2]
     assert answer["tool_calls"] == [
-        {"id": "toolu_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city":"Oslo"}'}},
+        {
+            "id": "toolu_1",
+            "type": "function",
+            "function": {"name": "get_weather", "arguments": '{"city":"Oslo"}'},
+        },
         {"id": "toolu_2", "type": "function", "function": {"name": "now", "arguments": "{}"}},
     ]
     assert completion["choices"][0]["finish_reason"] == "tool_calls"
@@ -156,7 +164,11 @@ def test_usage_is_a_last_chunk_only_for_clients_that_asked() -> None:
 def test_parallel_tool_calls_keep_their_own_numbers_beside_text_and_thinking() -> None:
     events = [
         event("message_start", message=anthropic_message(usage=USAGE) | {"content": []}),
-        event("content_block_start", index=0, content_block={"type": "thinking", "thinking": "", "signature": ""}),
+        event(
+            "content_block_start",
+            index=0,
+            content_block={"type": "thinking", "thinking": "", "signature": ""},
+        ),
         delta(0, "thinking_delta", thinking="Hm"),
         delta(0, "thinking_delta", thinking="."),
         delta(0, "signature_delta", signature="sig"),
@@ -164,15 +176,27 @@ def test_parallel_tool_calls_keep_their_own_numbers_beside_text_and_thinking() -
         event("content_block_start", index=1, content_block={"type": "text", "text": ""}),
         delta(1, "text_delta", text="See:"),
         event("content_block_stop", index=1),
-        event("content_block_start", index=2, content_block={"type": "tool_use", "id": "a", "name": "f", "input": {}}),
+        event(
+            "content_block_start",
+            index=2,
+            content_block={"type": "tool_use", "id": "a", "name": "f", "input": {}},
+        ),
         delta(2, "input_json_delta", partial_json=""),
         delta(2, "input_json_delta", partial_json='{"x":'),
         delta(2, "input_json_delta", partial_json="1}"),
         event("content_block_stop", index=2),
-        event("content_block_start", index=3, content_block={"type": "tool_use", "id": "b", "name": "g", "input": {}}),
+        event(
+            "content_block_start",
+            index=3,
+            content_block={"type": "tool_use", "id": "b", "name": "g", "input": {}},
+        ),
         event("content_block_stop", index=3),
         event("an_event_of_tomorrow"),
-        event("message_delta", delta={"stop_reason": "tool_use", "stop_sequence": None}, usage={"output_tokens": 9}),
+        event(
+            "message_delta",
+            delta={"stop_reason": "tool_use", "stop_sequence": None},
+            usage={"output_tokens": 9},
+        ),
         event("message_stop"),
     ]
     chunks, translator = translate(events)
@@ -182,10 +206,28 @@ def test_parallel_tool_calls_keep_their_own_numbers_beside_text_and_thinking() -
         {"reasoning_content": "."},
         {"thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "sig"}]},
         {"content": "See:"},
-        {"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}]},
+        {
+            "tool_calls": [
+                {
+                    "index": 0,
+                    "id": "a",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": ""},
+                }
+            ]
+        },
         {"tool_calls": [{"index": 0, "function": {"arguments": '{"x":'}}]},
         {"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]},
-        {"tool_calls": [{"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": ""}}]},
+        {
+            "tool_calls": [
+                {
+                    "index": 1,
+                    "id": "b",
+                    "type": "function",
+                    "function": {"name": "g", "arguments": ""},
+                }
+            ]
+        },
         {},
     ]
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
@@ -198,7 +240,9 @@ def test_blocks_of_any_size_say_the_same(size: int) -> None:
 
     whole = b"".join(anthropic_events(tool_calls=[("f", {"x": 1})]))
     cutter = Blocks()
-    blocks = [block for at in range(0, len(whole), size) if (block := cutter.feed(whole[at : at + size]))]
+    blocks = [
+        block for at in range(0, len(whole), size) if (block := cutter.feed(whole[at : at + size]))
+    ]
     chunks, _ = translate(blocks)
     expected, _ = translate(anthropic_events(tool_calls=[("f", {"x": 1})]))
     assert deltas(chunks) == deltas(expected)
@@ -215,16 +259,26 @@ def test_in_its_own_dialect_every_byte_passes() -> None:
     assert follower.done
 
 
-@pytest.mark.parametrize("follower", [Follower("anthropic"), Translator("anthropic", include_usage=False)])
-def test_nothing_goes_out_before_the_second_event_so_that_an_early_error_can_be_retried(follower: Follower) -> None:
+@pytest.mark.parametrize(
+    "follower", [Follower("anthropic"), Translator("anthropic", include_usage=False)]
+)
+def test_nothing_goes_out_before_the_second_event_so_that_an_early_error_can_be_retried(
+    follower: Follower,
+) -> None:
     assert follower.feed(anthropic_events()[0]) == b""
     with pytest.raises(Overloaded):
-        follower.feed(b"event: error\ndata: " + orjson.dumps(anthropic_error("overloaded_error")) + b"\n\n")
+        follower.feed(
+            b"event: error\ndata: " + orjson.dumps(anthropic_error("overloaded_error")) + b"\n\n"
+        )
 
 
 @pytest.mark.parametrize("kind", [Follower, Translator])
 def test_a_ping_lets_the_first_event_through(kind: type[Follower]) -> None:
-    follower = Translator("anthropic", include_usage=False) if kind is Translator else Follower("anthropic")
+    follower = (
+        Translator("anthropic", include_usage=False)
+        if kind is Translator
+        else Follower("anthropic")
+    )
     assert follower.feed(anthropic_events()[0]) == b""
     assert follower.feed(event("ping")) != b""
 
@@ -247,7 +301,9 @@ def test_an_error_after_the_first_token_is_found_on_the_fast_path() -> None:
     for block in anthropic_events()[:6]:
         follower.feed(block)
     with pytest.raises(RateLimited) as caught:
-        follower.feed(b"event: error\ndata: " + orjson.dumps(anthropic_error("rate_limit_error")) + b"\n\n")
+        follower.feed(
+            b"event: error\ndata: " + orjson.dumps(anthropic_error("rate_limit_error")) + b"\n\n"
+        )
     assert CANARY not in str(caught.value)
 
 
@@ -273,7 +329,9 @@ def test_an_error_after_the_first_token_is_found_on_the_fast_path() -> None:
 )
 def test_each_status_has_its_error(status: int, kind: str, error: type[ProviderError]) -> None:
     headers = {"retry-after": "7"}
-    found = classify(UpstreamFailure("anthropic", status, headers, orjson.dumps(anthropic_error(kind))))
+    found = classify(
+        UpstreamFailure("anthropic", status, headers, orjson.dumps(anthropic_error(kind)))
+    )
     assert type(found) is error
     assert found.upstream_status == status
     assert found.provider == "anthropic"
@@ -285,7 +343,10 @@ def test_each_status_has_its_error(status: int, kind: str, error: type[ProviderE
 def test_a_prompt_that_is_too_long_is_an_invalid_request_because_only_its_text_says_so() -> None:
     body = {
         "type": "error",
-        "error": {"type": "invalid_request_error", "message": "prompt is too long: 2 tokens > 1 maximum"},
+        "error": {
+            "type": "invalid_request_error",
+            "message": "prompt is too long: 2 tokens > 1 maximum",
+        },
     }
     found = classify(UpstreamFailure("anthropic", 400, {}, orjson.dumps(body)))
     assert not isinstance(found, ContextLengthExceeded)
@@ -309,7 +370,9 @@ def test_error_codes_refine_the_status(status: int, code: str, error: type[Provi
         assert found.retry_after > 60  # no attempt at the same target is worth making
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>bad gateway</html>", b'"text"', b'{"error": "text"}', b"[1]"])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>bad gateway</html>", b'"text"', b'{"error": "text"}', b"[1]"]
+)
 def test_a_failure_without_a_structured_body_goes_by_its_status(body: bytes) -> None:
     assert type(classify(UpstreamFailure("anthropic", 502, {}, body))) is BadResponse
     assert type(classify(UpstreamFailure("anthropic", 429, {}, body))) is RateLimited

@@ -58,10 +58,18 @@ def test_a_key_becomes_a_principal_with_all_its_limits(accounts: Accounts, user_
         tokens_per_minute=400, max_concurrency=5, monthly_budget_microusd=1_234_567, expires_at=now_ms() + 60_000,
     )  # fmt: skip
     principal = accounts.principals.of_key(made.secret)
-    assert (principal.user_id, principal.key_id, principal.label) == (user_id, made.row.id, f"key:{made.row.id}")
+    assert (principal.user_id, principal.key_id, principal.label) == (
+        user_id,
+        made.row.id,
+        f"key:{made.row.id}",
+    )
     assert principal.scopes == {"embeddings"}
     assert principal.allowed_models == {"openai/*", "echo"}
-    assert (principal.requests_per_minute, principal.tokens_per_minute, principal.max_concurrency) == (3, 400, 5)
+    assert (
+        principal.requests_per_minute,
+        principal.tokens_per_minute,
+        principal.max_concurrency,
+    ) == (3, 400, 5)
     assert principal.monthly_budget_microusd == 1_234_567
 
 
@@ -123,14 +131,19 @@ def test_expired_unknown_and_orphaned_keys_are_refused_by_reason(
 
 def test_changed_limits_count_from_the_next_request_on(accounts: Accounts, user_id: int) -> None:
     made = make(accounts, user_id, monthly_budget_microusd=5)
-    accounts.keys.change(made.row.id, {"monthly_budget_microusd": None, "allowed_models": ["echo"], "scopes": ["chat"]})
+    accounts.keys.change(
+        made.row.id,
+        {"monthly_budget_microusd": None, "allowed_models": ["echo"], "scopes": ["chat"]},
+    )
     principal = accounts.principals.of_key(made.secret)
     assert principal.monthly_budget_microusd is None
     assert principal.allowed_models == {"echo"}
     assert principal.scopes == {"chat"}
 
 
-def test_the_admin_scope_needs_an_admin_and_ends_with_the_role(accounts: Accounts, user_id: int) -> None:
+def test_the_admin_scope_needs_an_admin_and_ends_with_the_role(
+    accounts: Accounts, user_id: int
+) -> None:
     with pytest.raises(Forbidden):
         make(accounts, user_id, scopes=["chat", "admin"])
     plain = make(accounts, user_id)
@@ -139,7 +152,9 @@ def test_the_admin_scope_needs_an_admin_and_ends_with_the_role(accounts: Account
     accounts.set_role(user_id, "admin")
     made = make(accounts, user_id, scopes=["admin"])
     assert accounts.principals.of_key(made.secret).is_admin
-    assert not accounts.principals.of_key(plain.secret).is_admin, "an admin's key without the scope is no admin"
+    assert not accounts.principals.of_key(plain.secret).is_admin, (
+        "an admin's key without the scope is no admin"
+    )
     accounts.set_role(user_id, "user")
     assert not accounts.principals.of_key(made.secret).is_admin
 
@@ -174,7 +189,9 @@ def test_others_keys_do_not_exist_for_a_user(accounts: Accounts, user_id: int) -
     assert accounts.principals.of_key(made.secret)
 
 
-def test_a_user_has_at_most_a_hundred_good_keys(accounts: Accounts, engine: Engine, user_id: int) -> None:
+def test_a_user_has_at_most_a_hundred_good_keys(
+    accounts: Accounts, engine: Engine, user_id: int
+) -> None:
     for _ in range(MAX_KEYS_PER_USER):
         last = make(accounts, user_id)
     with pytest.raises(Conflict):
@@ -217,7 +234,11 @@ def test_old_and_new_key_are_good_for_the_grace_time_with_the_same_limits(
     new = accounts.keys.rotate(old.row.id, grace_seconds=60)
     before, after = (accounts.principals.of_key(key.secret) for key in (old, new))
     assert after.key_id != before.key_id
-    assert (after.requests_per_minute, after.allowed_models, after.scopes) == (3, {"echo"}, {"chat"})
+    assert (after.requests_per_minute, after.allowed_models, after.scopes) == (
+        3,
+        {"echo"},
+        {"chat"},
+    )
     row = accounts.keys.get(old.row.id)
     assert row.replaced_by_id == new.row.id
     assert row.expires_at is not None
@@ -243,7 +264,9 @@ def test_rotation_never_prolongs_a_key(accounts: Accounts, user_id: int) -> None
     assert new.row.expires_at == end
 
 
-def test_a_rotated_revoked_or_expired_key_cannot_be_rotated(accounts: Accounts, engine: Engine, user_id: int) -> None:
+def test_a_rotated_revoked_or_expired_key_cannot_be_rotated(
+    accounts: Accounts, engine: Engine, user_id: int
+) -> None:
     rotated, revoked, expired = (make(accounts, user_id) for _ in range(3))
     accounts.keys.rotate(rotated.row.id)
     accounts.keys.revoke(revoked.row.id)
@@ -273,7 +296,9 @@ def test_of_eight_rotations_at_once_one_succeeds(accounts: Accounts, user_id: in
     assert accounts.keys.get(old.row.id).replaced_by_id == made[0].row.id
 
 
-def test_a_rotated_key_and_its_successors_share_one_budget(accounts: Accounts, engine: Engine, user_id: int) -> None:
+def test_a_rotated_key_and_its_successors_share_one_budget(
+    accounts: Accounts, engine: Engine, user_id: int
+) -> None:
     budgets = Budgets(UsageDatabase(engine))
     limit = 1_000_000
 
@@ -295,7 +320,9 @@ def test_a_rotated_key_and_its_successors_share_one_budget(accounts: Accounts, e
 
 
 # -- last used ------------------------------------------------------------------------------------
-def test_last_use_is_written_by_the_chore_and_not_by_the_request(accounts: Accounts, user_id: int) -> None:
+def test_last_use_is_written_by_the_chore_and_not_by_the_request(
+    accounts: Accounts, user_id: int
+) -> None:
     made = make(accounts, user_id)
     before = now_ms()
     accounts.principals.of_key(made.secret)
@@ -308,7 +335,9 @@ def test_last_use_is_written_by_the_chore_and_not_by_the_request(accounts: Accou
     assert accounts.keys.get(made.row.id).last_used_at == used
 
 
-def test_an_instance_that_is_late_does_not_turn_last_use_back(accounts: Accounts, engine: Engine, user_id: int) -> None:
+def test_an_instance_that_is_late_does_not_turn_last_use_back(
+    accounts: Accounts, engine: Engine, user_id: int
+) -> None:
     made = make(accounts, user_id)
     accounts.principals.of_key(made.secret)
     later = now_ms() + 60_000
@@ -332,7 +361,9 @@ def test_a_caller_seen_within_a_minute_passes_while_the_database_is_away(
     seen, unseen = make(accounts, user.id), make(accounts, user.id)
     ending = make(accounts, user.id, expires_at=now_ms() + 20_000)
     claims = accounts.tokens.check(accounts.login("ada@example.com", PASSWORD).access_token)
-    known = [accounts.principals.of_key(key.secret) for key in (seen, ending)] + [accounts.principals.of_token(claims)]
+    known = [accounts.principals.of_key(key.secret) for key in (seen, ending)] + [
+        accounts.principals.of_token(claims)
+    ]
 
     own_postgres.stop()
     assert accounts.principals.of_key(seen.secret) == known[0]
@@ -374,7 +405,9 @@ def test_while_the_database_is_away_it_is_asked_once_a_second_and_not_by_every_r
     assert len(asked) == 1
 
 
-def test_the_memory_of_callers_is_bounded(accounts: Accounts, user_id: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_callers_is_bounded(
+    accounts: Accounts, user_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(principals, "MAX_SEEN", 10)
     for _ in range(35):
         accounts.principals.of_key(make(accounts, user_id).secret)
@@ -386,7 +419,9 @@ def test_a_thousand_lookups_from_many_threads_leave_no_connection_behind(
 ) -> None:
     made = make(accounts, user_id)
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda _: accounts.principals.of_key(made.secret).key_id, range(1000)))
+        found = list(
+            pool.map(lambda _: accounts.principals.of_key(made.secret).key_id, range(1000))
+        )
     assert set(found) == {made.row.id}
     assert engine.pool.checkedout() <= principals.KEPT_CONNECTIONS  # type: ignore[attr-defined]
     accounts.close()

@@ -38,7 +38,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
 )  # fmt: skip
 
-WITHOUT_FLASK = ("chat", "chat_run", "routing", "usage", "accounts", "health", "service_checks", "providers.*", "slots")
+WITHOUT_FLASK = (
+    "chat",
+    "chat_run",
+    "routing",
+    "usage",
+    "accounts",
+    "health",
+    "service_checks",
+    "providers.*",
+    "slots",
+)
 """What must be usable without a request, and testable without an application."""
 
 
@@ -72,7 +82,11 @@ def imports(path: Path, *, lazy: bool) -> Iterator[str]:
             assert node.level == 0, f"{path.name}: relative import"
             for alias in node.names:
                 dotted = f"{node.module}.{alias.name}"
-                yield dotted if dotted.removeprefix("goblin_assistant.") in MODULES else str(node.module)
+                yield (
+                    dotted
+                    if dotted.removeprefix("goblin_assistant.") in MODULES
+                    else str(node.module)
+                )
         else:
             pending.extend(ast.iter_child_nodes(node))
 
@@ -85,7 +99,11 @@ def ours(path: Path, *, lazy: bool) -> set[str]:
 
 def layer_of(module: str) -> int:
     """0 is the top."""
-    found = [number for number, names in enumerate(LAYERS) if any(fnmatchcase(module, name) for name in names)]
+    found = [
+        number
+        for number, names in enumerate(LAYERS)
+        if any(fnmatchcase(module, name) for name in names)
+    ]
     assert len(found) == 1, f"{module} must have exactly one layer in LAYERS, has {found}"
     return found[0]
 
@@ -93,7 +111,11 @@ def layer_of(module: str) -> int:
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_a_module_imports_only_from_its_own_layer_and_below(module: str) -> None:
     own = layer_of(module)
-    upward = {name for name in ours(MODULES[module], lazy=True) if name in MODULES and layer_of(name) < own}
+    upward = {
+        name
+        for name in ours(MODULES[module], lazy=True)
+        if name in MODULES and layer_of(name) < own
+    }
     assert not upward, f"{module or '__init__'} imports from above: {sorted(upward)}"
 
 
@@ -101,7 +123,9 @@ def test_imports_form_no_circle() -> None:
     graph = {name: ours(path, lazy=False) & set(MODULES) - {name} for name, path in MODULES.items()}
     for name in graph:
         # Importing a module runs the packages around it first; they are not a dependency of its own making.
-        graph[name] = {other for other in graph[name] if not name.startswith(f"{other}.") and other != ""}
+        graph[name] = {
+            other for other in graph[name] if not name.startswith(f"{other}.") and other != ""
+        }
     graphlib.TopologicalSorter(graph).prepare()
 
 
@@ -110,7 +134,9 @@ def test_what_works_without_a_request_imports_no_flask(module: str) -> None:
     if not any(fnmatchcase(module, name) for name in WITHOUT_FLASK):
         pytest.skip("may import Flask")
     flask = {
-        name for name in imports(MODULES[module], lazy=True) if name.split(".")[0].startswith(("flask", "apiflask"))
+        name
+        for name in imports(MODULES[module], lazy=True)
+        if name.split(".")[0].startswith(("flask", "apiflask"))
     }
     assert not flask
 
@@ -119,17 +145,25 @@ def test_only_the_provider_client_and_the_service_checks_talk_http() -> None:
     talkers = {
         name
         for name, path in MODULES.items()
-        if any(other.startswith(("requests", "urllib3", "http.client", "httpx")) for other in imports(path, lazy=True))
+        if any(
+            other.startswith(("requests", "urllib3", "http.client", "httpx"))
+            for other in imports(path, lazy=True)
+        )
     }
     above = ("commands*", "cli")  # doctor and explain may ask over HTTP
-    assert all(any(fnmatchcase(name, p) for p in ("providers.*", "service_checks", *above)) for name in talkers), (
-        talkers
-    )
+    assert all(
+        any(fnmatchcase(name, p) for p in ("providers.*", "service_checks", *above))
+        for name in talkers
+    ), talkers
 
 
 def test_the_database_is_spoken_to_without_the_orm() -> None:
     """6 MB and 60 ms of every start: docs/adr/0011."""
-    found = {name for name, path in MODULES.items() if any("sqlalchemy.orm" in m for m in imports(path, lazy=True))}
+    found = {
+        name
+        for name, path in MODULES.items()
+        if any("sqlalchemy.orm" in m for m in imports(path, lazy=True))
+    }
     assert not found
 
 

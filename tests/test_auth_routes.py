@@ -45,7 +45,9 @@ def test_registering_answers_the_account_and_logging_in_the_tokens(client: Flask
     assert client.get("/auth/me", headers=bearer(tokens["access_token"])).get_json() == body
 
 
-def test_an_address_that_is_taken_is_a_409_and_a_bad_one_a_400_that_names_the_field(client: FlaskClient) -> None:
+def test_an_address_that_is_taken_is_a_409_and_a_bad_one_a_400_that_names_the_field(
+    client: FlaskClient,
+) -> None:
     register(client)
     again = client.post("/auth/register", json={"email": EMAIL, "password": PASSWORD})
     assert (again.status_code, again.get_json()["error"]) == (409, "conflict")
@@ -91,7 +93,10 @@ def test_the_guides_login_is_a_401_and_not_a_complaint_about_its_body(client: Fl
 
 def test_an_unknown_address_and_a_wrong_password_cannot_be_told_apart(client: FlaskClient) -> None:
     register(client)
-    known, unknown = login(client, "wrong password"), login(client, "wrong password", "nobody@example.com")
+    known, unknown = (
+        login(client, "wrong password"),
+        login(client, "wrong password", "nobody@example.com"),
+    )
     volatile = {"correlation_id"}
     assert known.status_code == unknown.status_code == 401
     assert {k: v for k, v in known.get_json().items() if k not in volatile} == {
@@ -100,8 +105,12 @@ def test_an_unknown_address_and_a_wrong_password_cannot_be_told_apart(client: Fl
     assert {name for name, _ in known.headers} == {name for name, _ in unknown.headers}
 
 
-def test_a_login_without_a_place_is_503_with_retry_after_and_no_failed_attempt(make_app: MakeApp) -> None:
-    app = make_app(ratelimit_enabled=True, ratelimit_login_account="1 per 15 minutes", logins_at_once=1)
+def test_a_login_without_a_place_is_503_with_retry_after_and_no_failed_attempt(
+    make_app: MakeApp,
+) -> None:
+    app = make_app(
+        ratelimit_enabled=True, ratelimit_login_account="1 per 15 minutes", logins_at_once=1
+    )
     client = app.test_client()
     register(client)
     inside, leave = threading.Event(), threading.Event()
@@ -117,13 +126,15 @@ def test_a_login_without_a_place_is_503_with_retry_after_and_no_failed_attempt(m
     refused = [login(client, "wrong password") for _ in range(3)]
     leave.set()
     holder.join()
-    assert [(one.status_code, one.get_json()["error"], one.headers["Retry-After"]) for one in refused] == [
-        (503, "overloaded", "1")
-    ] * 3
+    assert [
+        (one.status_code, one.get_json()["error"], one.headers["Retry-After"]) for one in refused
+    ] == [(503, "overloaded", "1")] * 3
     assert login(client).status_code == 200
 
 
-def test_fifteen_logins_are_ten_refusals_and_five_429_in_the_guides_words(make_app: MakeApp) -> None:
+def test_fifteen_logins_are_ten_refusals_and_five_429_in_the_guides_words(
+    make_app: MakeApp,
+) -> None:
     client = make_app(ratelimit_enabled=True).test_client()
     answers = [login(client, "test", "test@example.com") for _ in range(15)]
     assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 5
@@ -153,7 +164,9 @@ def test_an_account_is_locked_for_a_while_however_many_addresses_try_and_whether
         assert statuses == [401] * 5 + [429] * 3
     # Also with the right password, until the time is over: else the lock would tell when it was guessed.
     locked = client.post(
-        "/auth/login", json={"email": EMAIL.upper(), "password": PASSWORD}, environ_base={"REMOTE_ADDR": "10.9.9.9"}
+        "/auth/login",
+        json={"email": EMAIL.upper(), "password": PASSWORD},
+        environ_base={"REMOTE_ADDR": "10.9.9.9"},
     )
     assert locked.status_code == 429
     assert 0 < int(locked.headers["Retry-After"]) <= 900
@@ -161,7 +174,11 @@ def test_an_account_is_locked_for_a_while_however_many_addresses_try_and_whether
 
 
 def test_the_right_password_clears_what_was_counted(make_app: MakeApp) -> None:
-    app = make_app(ratelimit_enabled=True, ratelimit_auth="1000 per minute", ratelimit_login_account="5 per 15 minutes")
+    app = make_app(
+        ratelimit_enabled=True,
+        ratelimit_auth="1000 per minute",
+        ratelimit_login_account="5 per 15 minutes",
+    )
     client = app.test_client()
     register(client)
     for _ in range(3):
@@ -170,19 +187,31 @@ def test_the_right_password_clears_what_was_counted(make_app: MakeApp) -> None:
 
 
 def test_thirty_two_guesses_at_once_are_counted_before_any_is_checked(make_app: MakeApp) -> None:
-    app = make_app(ratelimit_enabled=True, ratelimit_auth="1000 per minute", ratelimit_login_account="5 per 15 minutes")
+    app = make_app(
+        ratelimit_enabled=True,
+        ratelimit_auth="1000 per minute",
+        ratelimit_login_account="5 per 15 minutes",
+    )
     register(app.test_client())
     with ThreadPoolExecutor(16) as pool:
-        statuses = list(pool.map(lambda _: login(app.test_client(), "wrong password").status_code, range(32)))
+        statuses = list(
+            pool.map(lambda _: login(app.test_client(), "wrong password").status_code, range(32))
+        )
     assert sorted(statuses) == [401] * 5 + [429] * 27
 
 
 def test_a_stolen_access_token_is_no_way_to_guess_the_password(make_app: MakeApp) -> None:
-    app = make_app(ratelimit_enabled=True, ratelimit_auth="1000 per minute", ratelimit_login_account="5 per 15 minutes")
+    app = make_app(
+        ratelimit_enabled=True,
+        ratelimit_auth="1000 per minute",
+        ratelimit_login_account="5 per 15 minutes",
+    )
     client = app.test_client()
     headers = bearer(register(client)["access_token"])
     body = {"current_password": "a wild guess", "new_password": "another long password"}
-    statuses = [client.post("/auth/password", json=body, headers=headers).status_code for _ in range(8)]
+    statuses = [
+        client.post("/auth/password", json=body, headers=headers).status_code for _ in range(8)
+    ]
     assert statuses == [401] * 5 + [429] * 3
 
 
@@ -196,7 +225,10 @@ def test_a_reused_refresh_token_logs_both_holders_out_and_is_logged_and_counted(
     assert client.get("/auth/me", headers=bearer(thief["access_token"])).status_code == 200
     second = client.post("/auth/refresh", json={"refresh_token": owner["refresh_token"]})
     assert second.status_code == 401
-    assert client.post("/auth/refresh", json={"refresh_token": thief["refresh_token"]}).status_code == 401
+    assert (
+        client.post("/auth/refresh", json={"refresh_token": thief["refresh_token"]}).status_code
+        == 401
+    )
     for token in (owner["access_token"], thief["access_token"]):
         assert client.get("/auth/me", headers=bearer(token)).status_code == 401
     assert failures("refresh_reused") >= before + 1
@@ -208,20 +240,32 @@ def test_logout_ends_one_session_or_all(client: FlaskClient) -> None:
     first = register(client)
     second = login(client).get_json()
     headers = bearer(first["access_token"])
-    one = client.post("/auth/logout", json={"refresh_token": first["refresh_token"]}, headers=headers)
+    one = client.post(
+        "/auth/logout", json={"refresh_token": first["refresh_token"]}, headers=headers
+    )
     assert (one.status_code, one.data) == (204, b"")
-    assert client.post("/auth/refresh", json={"refresh_token": first["refresh_token"]}).status_code == 401
+    assert (
+        client.post("/auth/refresh", json={"refresh_token": first["refresh_token"]}).status_code
+        == 401
+    )
     assert client.get("/auth/me", headers=headers).status_code == 200, "other sessions live on"
     assert client.post("/auth/logout", json={}, headers=headers).status_code == 204
     assert client.get("/auth/me", headers=headers).status_code == 401
-    assert client.post("/auth/refresh", json={"refresh_token": second["refresh_token"]}).status_code == 401
+    assert (
+        client.post("/auth/refresh", json={"refresh_token": second["refresh_token"]}).status_code
+        == 401
+    )
 
 
-def test_a_changed_password_gives_the_caller_a_new_session_and_ends_the_rest(client: FlaskClient) -> None:
+def test_a_changed_password_gives_the_caller_a_new_session_and_ends_the_rest(
+    client: FlaskClient,
+) -> None:
     old = register(client)
     headers = bearer(old["access_token"])
     new = client.post(
-        "/auth/password", json={"current_password": PASSWORD, "new_password": "another long password"}, headers=headers
+        "/auth/password",
+        json={"current_password": PASSWORD, "new_password": "another long password"},
+        headers=headers,
     )
     assert new.status_code == 200
     assert client.get("/auth/me", headers=bearer(new.get_json()["access_token"])).status_code == 200
@@ -242,13 +286,17 @@ def test_a_changed_password_gives_the_caller_a_new_session_and_ends_the_rest(cli
         {"x-api-key": "gob_unknown"},
     ],
 )
-def test_a_bad_credential_is_a_401_that_names_its_scheme(client: FlaskClient, headers: dict[str, str]) -> None:
+def test_a_bad_credential_is_a_401_that_names_its_scheme(
+    client: FlaskClient, headers: dict[str, str]
+) -> None:
     answer = client.get("/settings/", headers=headers)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-def test_a_missing_credential_is_a_401_that_is_not_counted_as_a_failure(client: FlaskClient) -> None:
+def test_a_missing_credential_is_a_401_that_is_not_counted_as_a_failure(
+    client: FlaskClient,
+) -> None:
     from goblin_assistant.principals import FAILURES
 
     before = sum(failures(reason) for reason in FAILURES)
@@ -263,7 +311,9 @@ def make_key(client: FlaskClient, headers: dict[str, str], **body: Any) -> Any:
     return client.post("/auth/keys", json={"name": "test", **body}, headers=headers)
 
 
-def test_a_key_is_shown_once_and_works_in_both_headers(client: FlaskClient, auth_headers: dict[str, str]) -> None:
+def test_a_key_is_shown_once_and_works_in_both_headers(
+    client: FlaskClient, auth_headers: dict[str, str]
+) -> None:
     made = make_key(client, auth_headers)
     assert made.status_code == 201
     key = made.get_json()["key"]
@@ -274,7 +324,9 @@ def test_a_key_is_shown_once_and_works_in_both_headers(client: FlaskClient, auth
     assert client.get("/settings/", headers={"x-api-key": key}).status_code == 200
 
 
-def test_a_revoked_key_is_refused_on_the_next_request(client: FlaskClient, auth_headers: dict[str, str]) -> None:
+def test_a_revoked_key_is_refused_on_the_next_request(
+    client: FlaskClient, auth_headers: dict[str, str]
+) -> None:
     made = make_key(client, auth_headers).get_json()
     assert client.get("/settings/", headers=bearer(made["key"])).status_code == 200
     assert client.delete(f"/auth/keys/{made['id']}", headers=auth_headers).status_code == 204
@@ -282,15 +334,22 @@ def test_a_revoked_key_is_refused_on_the_next_request(client: FlaskClient, auth_
     assert client.get("/auth/keys", headers=auth_headers).get_json()["keys"][0]["revoked_at"]
 
 
-def test_a_rotated_key_is_answered_like_a_new_one(client: FlaskClient, auth_headers: dict[str, str]) -> None:
+def test_a_rotated_key_is_answered_like_a_new_one(
+    client: FlaskClient, auth_headers: dict[str, str]
+) -> None:
     made = make_key(client, auth_headers, monthly_budget_usd="1.10", scopes=["chat"]).get_json()
-    rotated = client.post(f"/auth/keys/{made['id']}/rotate", json={"grace_seconds": 60}, headers=auth_headers)
+    rotated = client.post(
+        f"/auth/keys/{made['id']}/rotate", json={"grace_seconds": 60}, headers=auth_headers
+    )
     assert rotated.status_code == 201
     new = rotated.get_json()
     assert (new["monthly_budget_usd"], new["scopes"]) == ("1.10", ["chat"])
     for key in (made["key"], new["key"]):
         assert client.get("/settings/", headers=bearer(key)).status_code == 200
-    assert client.post(f"/auth/keys/{made['id']}/rotate", json={}, headers=auth_headers).status_code == 409
+    assert (
+        client.post(f"/auth/keys/{made['id']}/rotate", json={}, headers=auth_headers).status_code
+        == 409
+    )
 
 
 @pytest.mark.parametrize(
@@ -305,7 +364,12 @@ def test_a_rotated_key_is_answered_like_a_new_one(client: FlaskClient, auth_head
     ],
 )
 def test_money_is_exact_to_the_micro_dollar(
-    app: Flask, client: FlaskClient, auth_headers: dict[str, str], amount: str, micro: int, shown: str
+    app: Flask,
+    client: FlaskClient,
+    auth_headers: dict[str, str],
+    amount: str,
+    micro: int,
+    shown: str,
 ) -> None:
     made = make_key(client, auth_headers, monthly_budget_usd=amount).get_json()
     assert made["monthly_budget_usd"] == shown
@@ -342,10 +406,15 @@ def test_a_key_that_makes_no_sense_is_a_400(
     assert make_key(client, auth_headers, **body).status_code == 400
 
 
-def test_a_keys_end_is_a_time_or_a_number_of_seconds(client: FlaskClient, auth_headers: dict[str, str]) -> None:
+def test_a_keys_end_is_a_time_or_a_number_of_seconds(
+    client: FlaskClient, auth_headers: dict[str, str]
+) -> None:
     made = make_key(client, auth_headers, expires_at="2999-01-31T13:00:00+01:00").get_json()
     assert made["expires_at"] == "2999-01-31T12:00:00Z"
-    assert make_key(client, auth_headers, expires_in=3600).get_json()["expires_at"] > made["created_at"]
+    assert (
+        make_key(client, auth_headers, expires_in=3600).get_json()["expires_at"]
+        > made["created_at"]
+    )
 
 
 def test_a_user_may_narrow_a_keys_rate_but_only_an_admin_may_widen_it(make_app: MakeApp) -> None:
@@ -361,7 +430,9 @@ def test_a_user_may_narrow_a_keys_rate_but_only_an_admin_may_widen_it(make_app: 
     assert make_key(client, headers, requests_per_minute=3000).status_code == 201
 
 
-def test_only_an_admin_can_make_a_key_with_the_admin_scope(client: FlaskClient, auth_headers: dict[str, str]) -> None:
+def test_only_an_admin_can_make_a_key_with_the_admin_scope(
+    client: FlaskClient, auth_headers: dict[str, str]
+) -> None:
     assert make_key(client, auth_headers, scopes=["admin"]).status_code == 403
 
 

@@ -66,7 +66,9 @@ def routes(app: Flask) -> list[tuple[str, str]]:
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<int:[^>]+>", "999999", rule.rule)
         path = re.sub(r"<[^>]+>", "nothing", path)
-        found += [(method, path) for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})]
+        found += [
+            (method, path) for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
+        ]
     return found
 
 
@@ -81,7 +83,9 @@ def test_a_junk_body_is_a_4xx_on_every_route_that_takes_one(make_app: MakeApp, k
     for method, path in routes(app):
         if method in ("GET", "DELETE") or path == "/auth/logout":
             continue
-        answer = client.open(path, method=method, data=body, headers={**headers, "Content-Type": content_type})
+        answer = client.open(
+            path, method=method, data=body, headers={**headers, "Content-Type": content_type}
+        )
         place = f"{method} {path}: {answer.status_code} {answer.get_data(as_text=True)[:300]}"
         assert answer.status_code < 500, place
         if answer.status_code >= 400:
@@ -92,7 +96,17 @@ def test_a_junk_body_is_a_4xx_on_every_route_that_takes_one(make_app: MakeApp, k
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=x", "%00", "a=%ff", "=", "limit=-1", "limit=99999999999999999999", "%F0%28", "x[]=1&x[]=2"]
+    "query",
+    [
+        "limit=x",
+        "%00",
+        "a=%ff",
+        "=",
+        "limit=-1",
+        "limit=99999999999999999999",
+        "%F0%28",
+        "x[]=1&x[]=2",
+    ],
 )
 def test_a_junk_query_is_never_a_5xx(make_app: MakeApp, query: str) -> None:
     app = make_app()
@@ -101,7 +115,9 @@ def test_a_junk_query_is_never_a_5xx(make_app: MakeApp, query: str) -> None:
     for method, path in routes(app):
         if method == "GET":
             answer = client.get(f"{path}?{query}", headers=headers)
-            assert answer.status_code < 500 or path == "/health/ready", f"{path}: {answer.get_data(as_text=True)}"
+            assert answer.status_code < 500 or path == "/health/ready", (
+                f"{path}: {answer.get_data(as_text=True)}"
+            )
 
 
 @pytest.mark.parametrize(
@@ -119,12 +135,16 @@ def test_a_junk_query_is_never_a_5xx(make_app: MakeApp, query: str) -> None:
     ],
     ids=lambda headers: repr(headers)[:40],
 )
-def test_a_junk_credential_is_a_401_on_every_route_that_needs_one(client: FlaskClient, headers: dict[str, str]) -> None:
+def test_a_junk_credential_is_a_401_on_every_route_that_needs_one(
+    client: FlaskClient, headers: dict[str, str]
+) -> None:
     document = client.get("/openapi.json").get_json()
     for path, item in document["paths"].items():
         for method, operation in item.items():
             if operation.get("security"):
-                answer = client.open(re.sub(r"\{[^}]+\}", "1", path), method=method.upper(), headers=headers, json={})
+                answer = client.open(
+                    re.sub(r"\{[^}]+\}", "1", path), method=method.upper(), headers=headers, json={}
+                )
                 assert answer.status_code == 401, f"{method} {path}: {answer.status_code}"
                 assert answer.headers["WWW-Authenticate"].startswith("Bearer")
                 error_of(path, answer.get_json())
@@ -133,7 +153,14 @@ def test_a_junk_credential_is_a_401_on_every_route_that_needs_one(client: FlaskC
 @pytest.mark.parametrize("method", ["PATCH", "DELETE", "TRACE", "PROPFIND", "BREW"])
 def test_a_wrong_method_is_a_405_with_allow_or_a_404(app: Flask, method: str) -> None:
     client = app.test_client()
-    for path in ("/chat/completions", "/v1/chat/completions", "/health", "/auth/login", "/metrics", "/openapi.json"):
+    for path in (
+        "/chat/completions",
+        "/v1/chat/completions",
+        "/health",
+        "/auth/login",
+        "/metrics",
+        "/openapi.json",
+    ):
         answer = client.open(path, method=method)
         assert answer.status_code == 405, f"{method} {path}"
         assert answer.headers["Allow"]
@@ -148,22 +175,32 @@ def test_a_body_beyond_the_limit_is_a_413_on_every_route(make_app: MakeApp) -> N
     for method, path in routes(app):
         if method in ("POST", "PUT", "PATCH") and path != "/auth/logout":
             answer = client.open(
-                path, method=method, data=body, headers={**headers, "Content-Type": "application/json"}
+                path,
+                method=method,
+                data=body,
+                headers={**headers, "Content-Type": "application/json"},
             )
             # A route without a body does not read it; a route for admins refuses the caller first.
-            assert answer.status_code in (413, 403, 404, 200), f"{method} {path}: {answer.status_code}"
+            assert answer.status_code in (413, 403, 404, 200), (
+                f"{method} {path}: {answer.status_code}"
+            )
             if answer.status_code == 413:
                 error_of(path, answer.get_json())
 
 
-def test_ten_thousand_junk_requests_leave_no_new_series_no_5xx_and_only_json_lines(serve: Serve) -> None:
+def test_ten_thousand_junk_requests_leave_no_new_series_no_5xx_and_only_json_lines(
+    serve: Serve,
+) -> None:
     server = serve()
     headers = server.register()
     chance = random.Random(20261123)
     session = requests.Session()
 
     def word(size: int) -> str:
-        return "".join(chance.choice(string.ascii_letters + string.digits + "-_.~%!$&'()*+,;=:@/") for _ in range(size))
+        return "".join(
+            chance.choice(string.ascii_letters + string.digits + "-_.~%!$&'()*+,;=:@/")
+            for _ in range(size)
+        )
 
     def one() -> int:
         kind = chance.randrange(4)
@@ -172,13 +209,24 @@ def test_ten_thousand_junk_requests_leave_no_new_series_no_5xx_and_only_json_lin
                 f"{server.url}/{word(chance.randint(1, 60))}", timeout=10, allow_redirects=False
             ).status_code
         if kind == 1:
-            method = "".join(chance.choice(string.ascii_uppercase) for _ in range(chance.randint(3, 12)))
+            method = "".join(
+                chance.choice(string.ascii_uppercase) for _ in range(chance.randint(3, 12))
+            )
             return session.request(method, f"{server.url}/health", timeout=10).status_code
         if kind == 2:
-            odd = "".join(chance.choice(string.printable[:95]) for _ in range(chance.randint(1, 200))).strip() or "x"
-            return session.get(f"{server.url}/health", headers={"X-Correlation-ID": odd}, timeout=10).status_code
+            odd = (
+                "".join(
+                    chance.choice(string.printable[:95]) for _ in range(chance.randint(1, 200))
+                ).strip()
+                or "x"
+            )
+            return session.get(
+                f"{server.url}/health", headers={"X-Correlation-ID": odd}, timeout=10
+            ).status_code
         body = {"model": word(20), "messages": [{"role": "user", "content": "x"}]}
-        return session.post(f"{server.url}/chat/completions", json=body, headers=headers, timeout=10).status_code
+        return session.post(
+            f"{server.url}/chat/completions", json=body, headers=headers, timeout=10
+        ).status_code
 
     def series() -> set[str]:
         return {re.sub(r'le="[^"]*"', "", name) for name in server.metrics()}

@@ -38,7 +38,13 @@ from tests.fake_upstream import FakeUpstream, Reply
 
 
 def sample(
-    server: str, cpu_us: float, *, kind: str = "chat", concurrency: int = 32, round: int = 0, p50: float = 1.0
+    server: str,
+    cpu_us: float,
+    *,
+    kind: str = "chat",
+    concurrency: int = 32,
+    round: int = 0,
+    p50: float = 1.0,
 ) -> Sample:
     """A sample of which only these figures matter."""
     return Sample(server, kind, concurrency, round, cpu_us, rate=100.0, p50=p50, p95=2 * p50)
@@ -51,7 +57,11 @@ def test_ratio_compares_within_a_round_and_takes_the_median() -> None:
 
 
 def test_ratio_leaves_out_rounds_that_only_one_side_has() -> None:
-    samples = [sample("bare", 100, round=0), sample("goblin", 150, round=0), sample("goblin", 900, round=1)]
+    samples = [
+        sample("bare", 100, round=0),
+        sample("goblin", 150, round=0),
+        sample("goblin", 900, round=1),
+    ]
     assert ratio(samples, ("goblin", "chat"), ("bare", "chat"), 32) == Spread(1.5, 1.5, 1.5)
 
 
@@ -61,13 +71,23 @@ def test_ratio_of_what_was_not_measured_is_none() -> None:
 
 
 def test_select_keeps_kinds_and_levels_apart() -> None:
-    samples = [sample("bare", 1), sample("bare", 2, kind="stream"), sample("bare", 3, concurrency=1)]
+    samples = [
+        sample("bare", 1),
+        sample("bare", 2, kind="stream"),
+        sample("bare", 3, concurrency=1),
+    ]
     assert [found.cpu_us for found in select(samples, "bare", "chat", 32)] == [1]
 
 
 @pytest.mark.parametrize(
     ("value", "outcome"),
-    [(1.4, "stretch met"), (1.5, "stretch met"), (2.0, "met"), (2.01, "MISSED"), (None, "not measured")],
+    [
+        (1.4, "stretch met"),
+        (1.5, "stretch met"),
+        (2.0, "met"),
+        (2.01, "MISSED"),
+        (None, "not measured"),
+    ],
 )
 def test_at_most_tells_met_from_missed(value: float | None, outcome: str) -> None:
     spread = None if value is None else Spread.of([value])
@@ -75,7 +95,8 @@ def test_at_most_tells_met_from_missed(value: float | None, outcome: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("value", "outcome"), [(15.0, "stretch met"), (9.0, "met"), (8.9, "MISSED"), (None, "not measured")]
+    ("value", "outcome"),
+    [(15.0, "stretch met"), (9.0, "met"), (8.9, "MISSED"), (None, "not measured")],
 )
 def test_at_least_tells_met_from_missed(value: float | None, outcome: str) -> None:
     spread = None if value is None else Spread.of([value])
@@ -123,15 +144,27 @@ def test_a_missed_target_stands_out_on_the_page() -> None:
     samples = [sample("bare", 100), sample("goblin", 300), sample("litellm", 900)]
     results = {
         "compare": {
-            "about": {"when": "now", "revision": "abc", "load_average": "0.1", "rounds": 1, "seconds": 1.0},
+            "about": {
+                "when": "now",
+                "revision": "abc",
+                "load_average": "0.1",
+                "rounds": 1,
+                "seconds": 1.0,
+            },
             "samples": samples_as_dicts(samples),
-            "figures": {"cold_start": {"goblin": [0.5]}, "rss": {"goblin": 60.0}, "rss_idle": {"goblin": 50.0}},
+            "figures": {
+                "cold_start": {"goblin": [0.5]},
+                "rss": {"goblin": 60.0},
+                "rss_idle": {"goblin": 50.0},
+            },
             "problems": ["goblin chat c=32: 3 failures"],
         },
         "usage_rows": {
             "about": {"when": "now", "revision": "abc", "load_average": "0.1"},
             "figures": {"0 rows": 600.0},
-            "checks": checks_as_dicts([Check("CPU per chat, 0 to 5 usage records", "+1 %", "flat", "met")]),
+            "checks": checks_as_dicts(
+                [Check("CPU per chat, 0 to 5 usage records", "+1 %", "flat", "met")]
+            ),
         },
         "machine": {"processor": "one"},
     }
@@ -140,7 +173,9 @@ def test_a_missed_target_stands_out_on_the_page() -> None:
     assert "| cold start | 0.50 s | <= 1 s | met |" in text
     assert "## Usage records in the database" in text
     assert "3 failures" in verdict(results)
-    assert [check.outcome for check in all_checks(results)].count("MISSED") == 2  # 300 is also more than 900 / 9
+    assert [check.outcome for check in all_checks(results)].count(
+        "MISSED"
+    ) == 2  # 300 is also more than 900 / 9
 
 
 def test_a_section_is_replaced_in_its_place_and_the_rest_of_the_page_stays(tmp_path: Path) -> None:
@@ -167,11 +202,19 @@ def test_growth_within_the_noise_is_flat_and_beyond_it_is_not() -> None:
     quiet = {"1": Spread(100, 99, 101), "100,000": Spread(104, 103, 105)}
     grown = {"1": Spread(100, 99, 101), "100,000": Spread(130, 129, 131)}
     noisy = {"1": Spread(100, 80, 120), "100,000": Spread(130, 110, 150)}
-    assert [_flat_check("x", spreads).outcome for spreads in (quiet, grown, noisy)] == ["met", "MISSED", "met"]
+    assert [_flat_check("x", spreads).outcome for spreads in (quiet, grown, noisy)] == [
+        "met",
+        "MISSED",
+        "met",
+    ]
 
 
 def test_a_table_has_a_line_for_its_head_one_for_its_columns_and_one_a_row() -> None:
-    assert markdown_table(("a", "b"), [("1", "2")]).splitlines() == ["| a | b |", "|---|---:|", "| 1 | 2 |"]
+    assert markdown_table(("a", "b"), [("1", "2")]).splitlines() == [
+        "| a | b |",
+        "|---|---:|",
+        "| 1 | 2 |",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -188,18 +231,28 @@ def test_loadgen_counts_answers_in_one_piece(programs: Path) -> None:
     request = native.http_request("POST", "/v1/chat/completions", {}, chat_body("bench"))
     with native.upstream(programs, chunks=3, interval_us=1000, core=None) as port:
         load = native.finish_load(
-            native.start_load(programs, port, request, connections=4, seconds=60, core=None, options=("-n", "100"))
+            native.start_load(
+                programs, port, request, connections=4, seconds=60, core=None, options=("-n", "100")
+            )
         )
     assert (load.requests, load.events, load.failures, load.statuses) == (100, 0, 0, {"200": 100})
     assert load.clean
 
 
 def test_loadgen_counts_the_events_of_streams(programs: Path) -> None:
-    request = native.http_request("POST", "/v1/chat/completions", {}, chat_body("bench", stream=True))
+    request = native.http_request(
+        "POST", "/v1/chat/completions", {}, chat_body("bench", stream=True)
+    )
     with native.upstream(programs, chunks=20, interval_us=500, core=None) as port:
         load = native.finish_load(
             native.start_load(
-                programs, port, request, connections=5, seconds=60, core=None, options=("-n", "10", "-r", "20")
+                programs,
+                port,
+                request,
+                connections=5,
+                seconds=60,
+                core=None,
+                options=("-n", "10", "-r", "20"),
             )
         )
     # Twenty with text, then finish reason, usage and [DONE].
@@ -209,14 +262,18 @@ def test_loadgen_counts_the_events_of_streams(programs: Path) -> None:
 def test_loadgen_reports_a_refused_connection_as_failures(programs: Path) -> None:
     request = native.http_request("GET", "/health", {})
     load = native.finish_load(
-        native.start_load(programs, native.free_port(), request, connections=2, seconds=0.3, core=None)
+        native.start_load(
+            programs, native.free_port(), request, connections=2, seconds=0.3, core=None
+        )
     )
     assert load.requests == 0
     assert load.failures > 0
     assert not load.clean
 
 
-def test_without_a_compiler_the_benchmarks_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_benchmarks_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(native.NoCompiler, match="apt-get install gcc"):

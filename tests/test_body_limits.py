@@ -50,7 +50,9 @@ def test_every_route_has_the_limit_of_its_group_and_refuses_more(make_app: MakeA
             limit = limits.of(method, path)
             assert limit == expected(method, rule.rule), f"{method} {rule.rule}"
             for spelling in (path, path + "/"):
-                answer = client.open(spelling, method=method, environ_overrides={"CONTENT_LENGTH": str(limit + 1)})
+                answer = client.open(
+                    spelling, method=method, environ_overrides={"CONTENT_LENGTH": str(limit + 1)}
+                )
                 assert answer.status_code == 413, f"{method} {spelling}"
             seen.add(limit)
     assert seen == {16 * KIB, 64 * KIB, CHAT_BYTES}
@@ -70,7 +72,9 @@ def test_a_route_that_is_added_later_is_limited(app: Flask) -> None:
 
 def test_no_group_has_more_than_the_setting() -> None:
     limits = BodyLimits(1024)
-    assert {limits.of("POST", path) for path in ("/auth/login", "/settings/", "/v1/messages")} == {1024}
+    assert {limits.of("POST", path) for path in ("/auth/login", "/settings/", "/v1/messages")} == {
+        1024
+    }
 
 
 @pytest.fixture
@@ -88,7 +92,12 @@ def development(make_app: MakeApp) -> Iterator[str]:
 def test_another_server_than_ours_is_held_to_the_limits_too(development: str) -> None:
     body = json.dumps({"email": "a@example.com", "password": "wrong password"}).encode()
     pieces = [body, b" " * 16 * KIB]
-    for data, status in ((body, 401), (b"".join(pieces), 413), (iter([body]), 401), (iter(pieces), 413)):
+    for data, status in (
+        (body, 401),
+        (b"".join(pieces), 413),
+        (iter([body]), 401),
+        (iter(pieces), 413),
+    ):
         answer = requests.post(
             development + "/auth/login",
             data=data,
@@ -146,7 +155,10 @@ def test_no_spelling_of_a_path_gets_around_its_limit(serve: Serve) -> None:
         assert head["connection"] == "close", target
     for target in ("/auth/login", "//auth/login", "/%61uth/login", "http://a/auth/login/"):
         assert refusal(server, announced(target, 16 * KIB + 1))[0]["status"] == "413", target
-    assert refusal(server, announced("/v1/chat/completions", 64 * KIB + 1, method="GET"))[0]["status"] == "413"
+    assert (
+        refusal(server, announced("/v1/chat/completions", 64 * KIB + 1, method="GET"))[0]["status"]
+        == "413"
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +169,9 @@ def test_no_spelling_of_a_path_gets_around_its_limit(serve: Serve) -> None:
         ("/v1/messages", lambda body: body["error"]["code"]),
     ],
 )
-def test_a_413_has_its_routes_shape_cors_id_metric_and_line(serve: Serve, path: str, code: Any) -> None:
+def test_a_413_has_its_routes_shape_cors_id_metric_and_line(
+    serve: Serve, path: str, code: Any
+) -> None:
     server = serve(CORS_ORIGINS="https://app.example.com")
     for extra in ("", "Expect: 100-continue\r\n"):
         head, body = refusal(server, announced(path, CHAT_BYTES + 1, extra))
@@ -268,7 +282,9 @@ def test_beyond_the_bound_the_oldest_half_sent_requests_make_way(serve: Serve) -
     stalled = [half_sent(server, 1_000_000, announce=1_500_000) for _ in range(7)]
     wait_until(lambda: body_bytes(server) == 7_000_000, 10)
     chat = {"model": "echo", "messages": [{"role": "user", "content": "x" * 1_500_000}]}
-    answer = requests.post(server.url + "/v1/chat/completions", json=chat, headers=headers, timeout=30)
+    answer = requests.post(
+        server.url + "/v1/chat/completions", json=chat, headers=headers, timeout=30
+    )
     assert answer.status_code == 200
     first = stalled[0].recv(65536)
     assert first.split()[1] == b"503"

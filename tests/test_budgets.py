@@ -25,7 +25,11 @@ ECHO = [("echo", "echo")]
 @pytest.fixture(params=["sqlite", "postgres"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """Both databases."""
-    url = f"sqlite:///{tmp_path / 'books.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    url = (
+        f"sqlite:///{tmp_path / 'books.db'}"
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgres_url")
+    )
     engine = open_database(url)
     yield engine
     engine.dispose()
@@ -48,7 +52,9 @@ def settle(store: UsageStore, held: Reservation, cost: int | None) -> None:
     store.finish(entry(id=held.id, key_id=held.key_id, cost_microusd=cost), held)
 
 
-def test_what_a_chat_may_cost_is_held_and_then_replaced_by_what_it_cost(engine: Engine, store: UsageStore) -> None:
+def test_what_a_chat_may_cost_is_held_and_then_replaced_by_what_it_cost(
+    engine: Engine, store: UsageStore
+) -> None:
     key = add_key(engine)
     held = store.reserve(new_record_id(), principal(key, DOLLAR), ECHO, 40, 60)
     assert held is not None
@@ -65,13 +71,17 @@ def test_a_chat_that_cost_nothing_gives_everything_back(engine: Engine, store: U
     assert budget_of(engine, key) == (0, 0)
 
 
-def test_a_chat_whose_cost_turns_out_unknown_gives_its_reservation_back(engine: Engine, store: UsageStore) -> None:
+def test_a_chat_whose_cost_turns_out_unknown_gives_its_reservation_back(
+    engine: Engine, store: UsageStore
+) -> None:
     key = add_key(engine)
     settle(store, hold(store, key), None)
     assert budget_of(engine, key) == (0, 0)
 
 
-def test_the_last_micro_dollar_can_be_spent_and_not_one_more(engine: Engine, store: UsageStore) -> None:
+def test_the_last_micro_dollar_can_be_spent_and_not_one_more(
+    engine: Engine, store: UsageStore
+) -> None:
     key = add_key(engine)
     hold(store, key, 100, budget=20_000)
     hold(store, key, 100, budget=20_000)
@@ -83,7 +93,9 @@ def test_the_last_micro_dollar_can_be_spent_and_not_one_more(engine: Engine, sto
     hold(store, key, 100, budget=10_000)
 
 
-def test_the_refusal_says_what_there_is_and_when_there_is_more(engine: Engine, store: UsageStore) -> None:
+def test_the_refusal_says_what_there_is_and_when_there_is_more(
+    engine: Engine, store: UsageStore
+) -> None:
     key = add_key(engine)
     before = budget_rejections_total._value.get()
     settle(store, hold(store, key), 2500)
@@ -93,7 +105,14 @@ def test_the_refusal_says_what_there_is_and_when_there_is_more(engine: Engine, s
     error = refused.value
     period = month_of(now_ms())
     assert error.status == 402
-    for part in ("$0.01 ", period, "$0.0025 is spent", "$0.005 is reserved", "may cost $0.01", next_month(period)):
+    for part in (
+        "$0.01 ",
+        period,
+        "$0.0025 is spent",
+        "$0.005 is reserved",
+        "may cost $0.01",
+        next_month(period),
+    ):
         assert part in error.message
     assert error.extra == {
         "budget_usd": "0.01", "spent_usd": "0.0025", "reserved_usd": "0.005", "needed_usd": "0.01",
@@ -103,14 +122,18 @@ def test_the_refusal_says_what_there_is_and_when_there_is_more(engine: Engine, s
     assert budget_of(engine, key) == (2500, 5000)
 
 
-def test_a_request_for_more_than_any_database_holds_is_refused_and_no_error(engine: Engine, store: UsageStore) -> None:
+def test_a_request_for_more_than_any_database_holds_is_refused_and_no_error(
+    engine: Engine, store: UsageStore
+) -> None:
     key = add_key(engine)
     with pytest.raises(BudgetExceeded):
         hold(store, key, 10**40)
     assert budget_of(engine, key) == (0, 0)
 
 
-def test_a_key_without_a_budget_reserves_nothing_but_its_spending_is_counted(engine: Engine, store: UsageStore) -> None:
+def test_a_key_without_a_budget_reserves_nothing_but_its_spending_is_counted(
+    engine: Engine, store: UsageStore
+) -> None:
     key = add_key(engine)
     assert store.reserve(new_record_id(), principal(key, None), ECHO, 10, 10) is None
     assert store.reserve(new_record_id(), principal(None, DOLLAR), ECHO, 10, 10) is None
@@ -135,29 +158,42 @@ def test_a_budget_of_nothing_buys_nothing(engine: Engine, store: UsageStore) -> 
 
 
 def test_the_dearest_candidate_is_reserved_for(engine: Engine, tmp_path: Path) -> None:
-    rows_ = {"a/m": PriceRow(input=1, output=1), "b/m": PriceRow(input=9, output=2), "c/m": PriceRow(input=2, output=9)}
+    rows_ = {
+        "a/m": PriceRow(input=1, output=1),
+        "b/m": PriceRow(input=9, output=2),
+        "c/m": PriceRow(input=2, output=9),
+    }
     with open_store(engine, tmp_path / "x", prices=Prices(rows_)) as store:
         key = principal(add_key(engine), DOLLAR)
         for prompt, completion, expected in ((100, 0, 900), (0, 100, 900), (100, 100, 1100)):
-            held = store.reserve(new_record_id(), key, [("a", "m"), ("b", "m"), ("c", "m")], prompt, completion)
+            held = store.reserve(
+                new_record_id(), key, [("a", "m"), ("b", "m"), ("c", "m")], prompt, completion
+            )
             assert held is not None
             assert held.amount_microusd == expected
 
 
-def test_an_answer_without_a_limit_is_reserved_for_at_the_default(engine: Engine, tmp_path: Path) -> None:
+def test_an_answer_without_a_limit_is_reserved_for_at_the_default(
+    engine: Engine, tmp_path: Path
+) -> None:
     with open_store(engine, tmp_path / "x", default_max_tokens=50) as store:
         held = store.reserve(new_record_id(), principal(add_key(engine), DOLLAR), ECHO, 10, None)
         assert held is not None
         assert held.amount_microusd == 6000
 
 
-def test_a_model_without_a_price_is_refused_to_a_key_with_a_budget(engine: Engine, store: UsageStore) -> None:
+def test_a_model_without_a_price_is_refused_to_a_key_with_a_budget(
+    engine: Engine, store: UsageStore
+) -> None:
     key = principal(add_key(engine), DOLLAR)
     with pytest.raises(PriceUnknown, match=r'\[prices."ollama/llama3"\]'):
         store.reserve(new_record_id(), key, [("echo", "echo"), ("ollama", "llama3")], 10, 10)
     with pytest.raises(PriceUnknown):  # no price for output, and output was asked for
         store.reserve(new_record_id(), key, [("openai", "text-embedding-3-small")], 10, 10)
-    assert store.reserve(new_record_id(), key, [("openai", "text-embedding-3-small")], 1000, 0) is not None
+    assert (
+        store.reserve(new_record_id(), key, [("openai", "text-embedding-3-small")], 1000, 0)
+        is not None
+    )
 
 
 def test_without_the_database_nothing_is_spent(engine: Engine, store: UsageStore) -> None:
@@ -188,18 +224,27 @@ def test_reservations_of_killed_processes_end_by_themselves(engine: Engine, tmp_
         assert budget_of(engine, other) == (0, 0)
 
 
-def test_a_chat_that_ends_after_its_reservation_was_released_only_adds_its_cost(engine: Engine, tmp_path: Path) -> None:
+def test_a_chat_that_ends_after_its_reservation_was_released_only_adds_its_cost(
+    engine: Engine, tmp_path: Path
+) -> None:
     with open_store(engine, tmp_path / "x", reservation_seconds=0.0) as store:
         key = add_key(engine)
         late, other = hold(store, key), hold(store, key)
         assert store.budgets.release_stale(now_ms() + 1) == 2
         settle(store, late, 700)
         assert budget_of(engine, key) == (700, 0)
-        assert store.import_records([journal_line(entry(id=other.id, key_id=key, cost_microusd=300))]).imported == 1
+        assert (
+            store.import_records(
+                [journal_line(entry(id=other.id, key_id=key, cost_microusd=300))]
+            ).imported
+            == 1
+        )
         assert budget_of(engine, key) == (1000, 0)
 
 
-def test_a_rotated_key_goes_on_spending_the_budget_of_the_first(engine: Engine, store: UsageStore) -> None:
+def test_a_rotated_key_goes_on_spending_the_budget_of_the_first(
+    engine: Engine, store: UsageStore
+) -> None:
     first = add_key(engine)
     second = add_key(engine, budget_key_id=first)
     settle(store, hold(store, first, 100), 10_000)
@@ -217,7 +262,9 @@ def test_a_rotated_key_goes_on_spending_the_budget_of_the_first(engine: Engine, 
     assert store.budgets.state(second, now_ms()).spent_microusd == 18_003
 
 
-def test_each_month_has_its_budget_and_a_chat_counts_where_it_began(engine: Engine, store: UsageStore) -> None:
+def test_each_month_has_its_budget_and_a_chat_counts_where_it_began(
+    engine: Engine, store: UsageStore
+) -> None:
     key = add_key(engine)
     november = first_id_at(1_796_083_199_999)  # 2026-11-30T23:59:59.999Z
     december = first_id_at(1_796_083_200_000)

@@ -18,7 +18,9 @@ DOLLAR = 1_000_000
 
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return (
-        f"sqlite:///{tmp_path / 'books.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+        f"sqlite:///{tmp_path / 'books.db'}"
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgres_url")
     )
 
 
@@ -28,7 +30,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return database_url(request, tmp_path)
 
 
-@pytest.mark.parametrize("factor", [1, 3], ids=["exact estimates", "estimates three times too high"])
+@pytest.mark.parametrize(
+    "factor", [1, 3], ids=["exact estimates", "estimates three times too high"]
+)
 def test_sixty_four_threads_and_three_processes_never_spend_more_than_one_dollar(
     url: str, tmp_path: Path, factor: int
 ) -> None:
@@ -58,7 +62,9 @@ def test_sixty_four_threads_and_three_processes_never_spend_more_than_one_dollar
     assert admitted > 100
     assert refused > 0
 
-    recorded = int(rows(engine, "SELECT SUM(cost_microusd) FROM usage_records WHERE key_id = :k", k=key)[0][0])
+    recorded = int(
+        rows(engine, "SELECT SUM(cost_microusd) FROM usage_records WHERE key_id = :k", k=key)[0][0]
+    )
     assert recorded <= DOLLAR
     # With exact estimates all of it goes: the smallest chat costs a thousand micro-dollars.
     assert recorded > (DOLLAR - 1000 if factor == 1 else DOLLAR // 2)
@@ -75,7 +81,9 @@ output = 1000
 """
 
 
-def test_three_servers_together_keep_to_one_dollar_over_http(url: str, tmp_path: Path, serve: Serve) -> None:
+def test_three_servers_together_keep_to_one_dollar_over_http(
+    url: str, tmp_path: Path, serve: Serve
+) -> None:
     toml = tmp_path / "goblin.toml"
     toml.write_text(TOML)
     environment = {"DATABASE_URL": url, "GOBLIN_CONFIG_FILE": str(toml), "SECRET_KEY": "s" * 40}
@@ -97,7 +105,10 @@ def test_three_servers_together_keep_to_one_dollar_over_http(url: str, tmp_path:
         for turn in range(4):
             server = servers[(number + turn) % 3]
             answer = session.post(
-                server.url + "/v1/chat/completions", json={**body, "stream": turn % 2 == 1}, headers=key, timeout=60
+                server.url + "/v1/chat/completions",
+                json={**body, "stream": turn % 2 == 1},
+                headers=key,
+                timeout=60,
             )
             statuses.append(answer.status_code)
             if answer.status_code == 200 and turn % 2:
@@ -112,7 +123,9 @@ def test_three_servers_together_keep_to_one_dollar_over_http(url: str, tmp_path:
     # Some were refused only because others were running: now that nothing is, the rest of the dollar can be spent.
     for _ in range(20):
         statuses.append(
-            requests.post(servers[0].url + "/chat/completions", json=body, headers=key, timeout=60).status_code
+            requests.post(
+                servers[0].url + "/chat/completions", json=body, headers=key, timeout=60
+            ).status_code
         )
     for server in servers:
         assert server.stop() == 0
@@ -121,6 +134,8 @@ def test_three_servers_together_keep_to_one_dollar_over_http(url: str, tmp_path:
     engine = open_database(url)
     spent = int(rows(engine, "SELECT SUM(cost_microusd) FROM usage_records")[0][0])
     assert spent == statuses.count(200) * 7000 == 142 * 7000
-    assert rows(engine, "SELECT SUM(spent_microusd), SUM(reserved_microusd) FROM budget_periods") == [(spent, 0)]
+    assert rows(
+        engine, "SELECT SUM(spent_microusd), SUM(reserved_microusd) FROM budget_periods"
+    ) == [(spent, 0)]
     assert count(engine, "budget_reservations") == 0
     engine.dispose()

@@ -48,20 +48,37 @@ def test_planted_secrets_appear_in_no_log_line_response_or_metric(
     wait_until(lambda: fake_upstream.requests)
     call("POST", "/auth/login", json={"email": "ada@example.com", "password": PASSWORD + "!"})
     call("POST", "/auth/register", json={"email": PASSWORD, "password": PASSWORD})
-    call("POST", "/auth/login", json={"email": "ada@example.com", "password": PASSWORD, "extra": PASSWORD})
+    call(
+        "POST",
+        "/auth/login",
+        json={"email": "ada@example.com", "password": PASSWORD, "extra": PASSWORD},
+    )
     call("POST", "/auth/login", data=f'{{"email": "a", "password": "{PASSWORD}')
     call("GET", "/usage", headers={"Authorization": f"Bearer {BEARER}"})
     call("GET", "/usage", headers={"Authorization": f"Basic {BEARER}"})
     call("GET", "/usage", headers={"x-api-key": BEARER})
-    call("GET", f"/nowhere?key={PROVIDER_KEY}&api_key={BEARER}", headers={"X-Correlation-ID": f"{BEARER} {{}}"})
+    call(
+        "GET",
+        f"/nowhere?key={PROVIDER_KEY}&api_key={BEARER}",
+        headers={"X-Correlation-ID": f"{BEARER} {{}}"},
+    )
     chat = {"model": "up/m", "messages": [{"role": "user", "content": CONTENT}]}
     for status in (400, 401, 403, 404, 429, 500, 529):
-        words = {"error": {"message": f"{WORDS} {PROVIDER_KEY}", "type": WORDS, "code": WORDS, "param": WORDS}}
+        words = {
+            "error": {
+                "message": f"{WORDS} {PROVIDER_KEY}",
+                "type": WORDS,
+                "code": WORDS,
+                "param": WORDS,
+            }
+        }
         fake_upstream.reply(Reply.json(status, words, {"X-Words": WORDS}))
         call("POST", "/v1/chat/completions", json=chat, headers=headers)
     fake_upstream.reply(Reply.plain(200, f"<html>{WORDS}</html>".encode(), "text/html"))
     call("POST", "/chat/completions", json=chat, headers=headers)
-    fake_upstream.reply(Reply.sse([f'data: {{"error": {{"message": "{WORDS}", "code": "{WORDS}"}}}}\n\n'.encode()]))
+    fake_upstream.reply(
+        Reply.sse([f'data: {{"error": {{"message": "{WORDS}", "code": "{WORDS}"}}}}\n\n'.encode()])
+    )
     call("POST", "/chat/completions", json={**chat, "stream": True}, headers=headers)
     fake_upstream.reply(Reply.sse([f"data: {WORDS}".encode(), CUT]))
     call("POST", "/chat/completions", json={**chat, "stream": True}, headers=headers)

@@ -16,7 +16,9 @@ HELLO = {"messages": [{"role": "user", "content": "hello there"}]}
 def chain(serve: Serve, tmp_path: Path) -> tuple[Server, Server]:
     back = serve()
     headers = back.register()
-    key = requests.post(back.url + "/auth/keys", json={"name": "front"}, headers=headers, timeout=10).json()["key"]
+    key = requests.post(
+        back.url + "/auth/keys", json={"name": "front"}, headers=headers, timeout=10
+    ).json()["key"]
     config = tmp_path / "front.toml"
     config.write_text(f'[providers.back]\nbase_url = "{back.url}/v1"\napi_key_env = "BACK_KEY"\n')
     front = serve(GOBLIN_CONFIG_FILE=str(config), BACK_KEY=key)
@@ -24,13 +26,22 @@ def chain(serve: Serve, tmp_path: Path) -> tuple[Server, Server]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_correlation_id_is_the_same_in_both_logs(chain: tuple[Server, Server], stream: bool) -> None:
+def test_the_correlation_id_is_the_same_in_both_logs(
+    chain: tuple[Server, Server], stream: bool
+) -> None:
     front = chain[0]
     headers = {**front.register(), "X-Correlation-ID": f"chained-{stream}"}
-    body = {**HELLO, "model": "back/echo/echo", "stream": stream, "stream_options": {"include_usage": True}}
+    body = {
+        **HELLO,
+        "model": "back/echo/echo",
+        "stream": stream,
+        "stream_options": {"include_usage": True},
+    }
     if not stream:
         del body["stream_options"]
-    answer = requests.post(front.url + "/v1/chat/completions", json=body, headers=headers, timeout=20)
+    answer = requests.post(
+        front.url + "/v1/chat/completions", json=body, headers=headers, timeout=20
+    )
     assert answer.status_code == 200, answer.text
     assert answer.headers["X-Correlation-ID"] == f"chained-{stream}"
     assert answer.headers["X-Goblin-Provider"] == "back"
@@ -38,16 +49,22 @@ def test_the_correlation_id_is_the_same_in_both_logs(chain: tuple[Server, Server
         assert answer.text.endswith("data: [DONE]\n\n")
         assert answer.text.count("[DONE]") == 1
     for server in chain:
-        server.wait_for_line("request_completed", path="/v1/chat/completions", correlation_id=f"chained-{stream}")
+        server.wait_for_line(
+            "request_completed", path="/v1/chat/completions", correlation_id=f"chained-{stream}"
+        )
     tokens = [
         (line["prompt_tokens"], line["completion_tokens"], line["token_source"])
-        for line in (s.wait_for_line("chat_completed", correlation_id=f"chained-{stream}") for s in chain)
+        for line in (
+            s.wait_for_line("chat_completed", correlation_id=f"chained-{stream}") for s in chain
+        )
     ]
     assert tokens[0] == tokens[1], "both bill the same tokens"
     assert tokens[0][2] == "provider"
 
 
-def test_the_front_learns_the_backs_models_and_their_prices_stay_unknown(chain: tuple[Server, Server]) -> None:
+def test_the_front_learns_the_backs_models_and_their_prices_stay_unknown(
+    chain: tuple[Server, Server],
+) -> None:
     front, _ = chain
     headers = front.register()
 
@@ -60,13 +77,22 @@ def test_the_front_learns_the_backs_models_and_their_prices_stay_unknown(chain: 
 
 def test_a_limit_of_the_back_is_the_fronts_providers_limit(serve: Serve, tmp_path: Path) -> None:
     back = serve(RATELIMIT_ENABLED="true", RATELIMIT_CHAT="1 per minute")
-    key = requests.post(back.url + "/auth/keys", json={"name": "f"}, headers=back.register(), timeout=10).json()["key"]
+    key = requests.post(
+        back.url + "/auth/keys", json={"name": "f"}, headers=back.register(), timeout=10
+    ).json()["key"]
     config = tmp_path / "front.toml"
-    config.write_text(f'[providers.back]\nbase_url = "{back.url}/v1"\napi_key_env = "BACK_KEY"\nmodels = ["echo"]\n')
+    config.write_text(
+        f'[providers.back]\nbase_url = "{back.url}/v1"\napi_key_env = "BACK_KEY"\nmodels = ["echo"]\n'
+    )
     front = serve(GOBLIN_CONFIG_FILE=str(config), BACK_KEY=key)
     headers = front.register()
     body = {**HELLO, "model": "back/echo"}
-    assert requests.post(front.url + "/chat/completions", json=body, headers=headers, timeout=20).status_code == 200
+    assert (
+        requests.post(
+            front.url + "/chat/completions", json=body, headers=headers, timeout=20
+        ).status_code
+        == 200
+    )
     refused = requests.post(front.url + "/chat/completions", json=body, headers=headers, timeout=20)
     assert refused.status_code == 503
     assert refused.json()["error"] == "provider_rate_limited"

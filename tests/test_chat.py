@@ -34,7 +34,9 @@ def upstream(fake_upstream: FakeUpstream) -> FakeUpstream:
 @pytest.fixture
 def chat_app(make_app: MakeApp, upstream: FakeUpstream) -> Flask:
     rows = {"up": {"base_url": upstream.url + "/v1", "models": ["m"]}}
-    return make_app(file=GoblinFile.model_validate({"providers": rows, "aliases": {"nick": "up/m"}}))
+    return make_app(
+        file=GoblinFile.model_validate({"providers": rows, "aliases": {"nick": "up/m"}})
+    )
 
 
 @pytest.fixture
@@ -55,7 +57,12 @@ def records(app: Flask) -> Sequence[Row[Any]]:
         return connection.execute(select(usage_records).order_by(usage_records.c.id)).all()
 
 
-def post(client: FlaskClient, headers: dict[str, str], body: dict[str, Any], path: str = "/chat/completions") -> Any:
+def post(
+    client: FlaskClient,
+    headers: dict[str, str],
+    body: dict[str, Any],
+    path: str = "/chat/completions",
+) -> Any:
     return client.post(path, json=body, headers=headers)
 
 
@@ -75,7 +82,9 @@ def test_bytes_go_to_the_provider_and_come_back_untouched(
 ) -> None:
     upstream.reply(Reply.plain(200, ANSWER))
     raw = b'{ "model":"m" ,"messages":[{"role":"user","content":"x"}],"brand_new":{"deep":[1,2.50],"huge":12345678901234567890123}, "seed":7 }'
-    answer = client.post("/v1/chat/completions", data=raw, headers={**headers, "Content-Type": "application/json"})
+    answer = client.post(
+        "/v1/chat/completions", data=raw, headers={**headers, "Content-Type": "application/json"}
+    )
     assert answer.data == ANSWER
     assert upstream.requests[-1].body == raw
     assert upstream.requests[-1].headers["x-correlation-id"] == answer.headers["X-Correlation-ID"]
@@ -85,7 +94,13 @@ def test_fields_that_nobody_knows_survive_where_the_body_has_to_change(
     client: FlaskClient, headers: dict[str, str], upstream: FakeUpstream
 ) -> None:
     upstream.reply(Reply.plain(200, ANSWER))
-    body = {**HELLO, "model": "nick", "brand_new": {"deep": [1, 2.5]}, "seed": 7, "tools": [{"type": "function"}]}
+    body = {
+        **HELLO,
+        "model": "nick",
+        "brand_new": {"deep": [1, 2.5]},
+        "seed": 7,
+        "tools": [{"type": "function"}],
+    }
     assert post(client, headers, body).status_code == 200
     sent = upstream.requests[-1].json()
     assert sent == {**body, "model": "m"}
@@ -94,7 +109,12 @@ def test_fields_that_nobody_knows_survive_where_the_body_has_to_change(
 def test_a_users_settings_fill_in_what_the_request_leaves_out(
     client: FlaskClient, headers: dict[str, str], upstream: FakeUpstream
 ) -> None:
-    settings = {"model": "up/m", "temperature": 0.25, "max_tokens": 77, "system_prompt": "Be brief."}
+    settings = {
+        "model": "up/m",
+        "temperature": 0.25,
+        "max_tokens": 77,
+        "system_prompt": "Be brief.",
+    }
     assert client.put("/settings/", json=settings, headers=headers).status_code == 200
     upstream.reply(Reply.plain(200, ANSWER), Reply.plain(200, ANSWER))
     post(client, headers, HELLO)
@@ -122,9 +142,18 @@ def test_one_record_says_what_a_chat_used(
     (record,) = records(chat_app)
     assert record.correlation_id == answer.headers["X-Correlation-ID"]
     assert (record.provider, record.model, record.model_requested) == ("up", "m-2026", "nick")
-    assert (record.prompt_tokens, record.completion_tokens, record.token_source) == (11, 3, "provider")
+    assert (record.prompt_tokens, record.completion_tokens, record.token_source) == (
+        11,
+        3,
+        "provider",
+    )
     assert record.cost_microusd is None, "nobody knows a price for it"
-    assert (record.status_code, record.completed, record.stream, record.attempts) == (200, True, False, 1)
+    assert (record.status_code, record.completed, record.stream, record.attempts) == (
+        200,
+        True,
+        False,
+        1,
+    )
     labels = {"provider": "up", "model": "m"}  # the name in the catalogue
     assert REGISTRY.get_sample_value("chat_price_unknown_total", labels)
 
@@ -147,7 +176,9 @@ def test_a_stream_ends_with_done_and_counts_its_tokens(
     assert record.first_token_ms is not None
 
 
-def test_an_unknown_model_is_404_in_each_dialect(client: FlaskClient, headers: dict[str, str]) -> None:
+def test_an_unknown_model_is_404_in_each_dialect(
+    client: FlaskClient, headers: dict[str, str]
+) -> None:
     native = post(client, headers, {**HELLO, "model": "nope"})
     assert native.status_code == 404
     assert native.json["error"] == "model_not_found"
@@ -157,7 +188,9 @@ def test_an_unknown_model_is_404_in_each_dialect(client: FlaskClient, headers: d
     assert openai.json["error"]["param"] == "model"
 
 
-def test_models_lists_what_may_be_asked_for_and_describes_each(client: FlaskClient, headers: dict[str, str]) -> None:
+def test_models_lists_what_may_be_asked_for_and_describes_each(
+    client: FlaskClient, headers: dict[str, str]
+) -> None:
     listed = client.get("/v1/models", headers=headers).json["data"]
     assert {"echo/echo", "up/m", "nick"} <= {row["id"] for row in listed}
     for row in listed:
@@ -166,8 +199,12 @@ def test_models_lists_what_may_be_asked_for_and_describes_each(client: FlaskClie
     assert client.get("/v1/models/no/such", headers=headers).status_code == 404
 
 
-def test_a_key_with_a_list_of_models_may_use_and_sees_only_those(client: FlaskClient, headers: dict[str, str]) -> None:
-    made = client.post("/auth/keys", json={"name": "narrow", "allowed_models": ["up/*"]}, headers=headers)
+def test_a_key_with_a_list_of_models_may_use_and_sees_only_those(
+    client: FlaskClient, headers: dict[str, str]
+) -> None:
+    made = client.post(
+        "/auth/keys", json={"name": "narrow", "allowed_models": ["up/*"]}, headers=headers
+    )
     key = {"Authorization": f"Bearer {made.json['key']}"}
     refused = post(client, key, {**HELLO, "model": "echo"})
     assert refused.status_code == 403
@@ -191,7 +228,9 @@ def test_a_repeated_key_gets_the_same_answer_and_is_billed_once(
     assert post(client, once, {**HELLO, "model": "m", "n": 1}).status_code == 422
 
 
-def test_a_repeated_stream_is_replayed_whole(client: FlaskClient, headers: dict[str, str], chat_app: Flask) -> None:
+def test_a_repeated_stream_is_replayed_whole(
+    client: FlaskClient, headers: dict[str, str], chat_app: Flask
+) -> None:
     once = {**headers, "Idempotency-Key": "stream-1"}
     first = post(client, once, {**HELLO, "stream": True})
     again = post(client, once, {**HELLO, "stream": True})
@@ -216,10 +255,15 @@ def test_a_stream_of_any_bytes_arrives_whole_and_is_replayed(
 ) -> None:
     url = request.getfixturevalue("redis_server").url if store == "redis" else None
     rows = {"up": {"base_url": upstream.url + "/v1", "models": ["m"]}}
-    client = make_app(file=GoblinFile.model_validate({"providers": rows}), redis_url=url).test_client()
+    client = make_app(
+        file=GoblinFile.model_validate({"providers": rows}), redis_url=url
+    ).test_client()
     client.get("/health/live")
     wait_until(lambda: upstream.requests, what="the monitor's own request")
-    once = {"Authorization": f"Bearer {register(client)['access_token']}", "Idempotency-Key": "bytes-1"}
+    once = {
+        "Authorization": f"Bearer {register(client)['access_token']}",
+        "Idempotency-Key": "bytes-1",
+    }
     first, *rest = openai_events()
     odd = b'data: {"choices":[{"index":0,"delta":{"content":"\xff\xfe"}}]}\n\n'
     upstream.reply(Reply.sse([first, odd, *rest]))
@@ -231,17 +275,31 @@ def test_a_stream_of_any_bytes_arrives_whole_and_is_replayed(
     assert answers[1].headers["Idempotent-Replayed"] == "true"
 
 
-@pytest.mark.parametrize("choices", ["nonsense", ["x"], [{"message": "x"}], [{"message": {"tool_calls": [5]}}]])
+@pytest.mark.parametrize(
+    "choices", ["nonsense", ["x"], [{"message": "x"}], [{"message": {"tool_calls": [5]}}]]
+)
 def test_an_answer_that_cannot_be_translated_is_a_clear_failure_and_gives_its_slot_back(
-    client: FlaskClient, headers: dict[str, str], chat_app: Flask, upstream: FakeUpstream, choices: Any
+    client: FlaskClient,
+    headers: dict[str, str],
+    chat_app: Flask,
+    upstream: FakeUpstream,
+    choices: Any,
 ) -> None:
     usage = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
-    upstream.reply(Reply.json(200, {"object": "chat.completion", "model": "m", "choices": choices, "usage": usage}))
+    upstream.reply(
+        Reply.json(
+            200, {"object": "chat.completion", "model": "m", "choices": choices, "usage": usage}
+        )
+    )
     answer = post(client, headers, {**HELLO, "model": "m", "max_tokens": 5}, "/v1/messages")
     assert answer.status_code == 502
     assert answer.json["error"]["source"] == "provider"
     (record,) = records(chat_app)
-    assert (record.status_code, record.completed, record.error_type) == (502, False, "provider_bad_response")
+    assert (record.status_code, record.completed, record.error_type) == (
+        502,
+        False,
+        "provider_bad_response",
+    )
 
 
 # -- embeddings -------------------------------------------------------------------------------
@@ -252,7 +310,9 @@ def test_embeddings_are_deterministic_and_recorded(
     first = client.post("/v1/embeddings", json=body, headers=headers)
     assert first.status_code == 200
     assert [item["index"] for item in first.json["data"]] == [0, 1]
-    assert client.post("/v1/embeddings", json=body, headers=headers).json["data"] == first.json["data"]
+    assert (
+        client.post("/v1/embeddings", json=body, headers=headers).json["data"] == first.json["data"]
+    )
     record = records(chat_app)[0]
     assert record.operation == "embeddings"
     assert record.prompt_tokens > 0

@@ -33,7 +33,10 @@ from tests.fake_upstream import SILENCE, FakeUpstream, Reply
 MODELS = Reply.json(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
 MESSAGE = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
-ANSWER = Reply.json(200, {"id": "c", "object": "chat.completion", "model": "m", "choices": [MESSAGE], "usage": USAGE})
+ANSWER = Reply.json(
+    200,
+    {"id": "c", "object": "chat.completion", "model": "m", "choices": [MESSAGE], "usage": USAGE},
+)
 VECTORS = Reply.json(200, {"object": "list", "model": "m", "data": [], "usage": USAGE})
 CHUNK = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n'
 STREAM = Reply.sse([CHUNK, CHUNK, b"data: [DONE]\n\n"])
@@ -82,7 +85,12 @@ def client(app: Flask, fake_upstream: FakeUpstream) -> FlaskClient:
 def key(client: FlaskClient) -> dict[str, str]:
     """Of a key that takes everything that a chat may take, with room for one."""
     headers = {"Authorization": f"Bearer {register(client)['access_token']}"}
-    wish = {"name": "k", "tokens_per_minute": 1_000_000, "max_concurrency": 1, "monthly_budget_usd": "100"}
+    wish = {
+        "name": "k",
+        "tokens_per_minute": 1_000_000,
+        "max_concurrency": 1,
+        "monthly_budget_usd": "100",
+    }
     made = client.post("/auth/keys", json=wish, headers=headers)
     assert made.status_code == 201, made.json
     return {"Authorization": f"Bearer {made.json['key']}"}
@@ -132,7 +140,9 @@ def ask(client: FlaskClient, key: dict[str, str], upstream: FakeUpstream, kind: 
 def taken(app: Flask) -> dict[str, float | None]:
     """Everything that a chat holds while it runs."""
     with app.extensions["goblin"].engine.connect() as connection:
-        reservations = connection.execute(select(func.count()).select_from(budget_reservations)).scalar_one()
+        reservations = connection.execute(
+            select(func.count()).select_from(budget_reservations)
+        ).scalar_one()
     return {
         "slots": REGISTRY.get_sample_value("chat_slots_in_use"),
         "calls": REGISTRY.get_sample_value("provider_calls_in_flight", {"provider": "up"}) or 0,
@@ -159,7 +169,9 @@ def test_an_exception_at_any_line_of_a_chat_leaves_nothing_taken(
         before = f"{place[0].rsplit('/', 1)[-1]}:{place[1]} in {function}"
         if taken(app) != nothing:
             gc.collect()  # closes what the server would drop with the broken response
-            wait_until(lambda: taken(app) == nothing, 2, what=f"to come back after {before}: {taken(app)}")
+            wait_until(
+                lambda: taken(app) == nothing, 2, what=f"to come back after {before}: {taken(app)}"
+            )
     assert ask(client, key, fake_upstream, kind) == usual
     wait_until(lambda: watchdog.active() == 0, what="every upstream exchange to be over")
 
@@ -170,7 +182,9 @@ def test_a_dropped_stream_is_settled_though_the_thread_that_collects_it_holds_ev
 ) -> None:
     service = app.extensions["goblin"].chat
     fake_upstream.default = Reply.sse([CHUNK, SILENCE])
-    stream = service.stream(chat.Chat(Principal(1, "user"), {**HELLO, "stream": True}, b"", stream=True))
+    stream = service.stream(
+        chat.Chat(Principal(1, "user"), {**HELLO, "stream": True}, b"", stream=True)
+    )
     assert next(iter(stream)) == CHUNK
     cycle: list[object] = [stream]
     cycle.append(cycle)

@@ -27,7 +27,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def breaker(clock: Clock) -> CircuitBreaker:
-    return CircuitBreaker("test", window=10, min_calls=4, failure_ratio=0.5, open_seconds=5, clock=clock)
+    return CircuitBreaker(
+        "test", window=10, min_calls=4, failure_ratio=0.5, open_seconds=5, clock=clock
+    )
 
 
 def take(breaker: CircuitBreaker, *, streamed: bool = False) -> Ticket:
@@ -72,14 +74,18 @@ def test_failures_below_the_share_do_not_open_it(breaker: CircuitBreaker) -> Non
     assert breaker.state is State.OPEN
 
 
-def test_failures_older_than_the_window_are_forgotten(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_failures_older_than_the_window_are_forgotten(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
     fail(breaker, 3)
     clock.now += 11
     fail(breaker, 1)
     assert breaker.state is State.CLOSED
 
 
-def test_half_open_lets_one_trial_through_and_closes_on_success(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_half_open_lets_one_trial_through_and_closes_on_success(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
     fail(breaker, 4)
     clock.now += 5
     trial = take(breaker)
@@ -93,7 +99,9 @@ def test_half_open_lets_one_trial_through_and_closes_on_success(breaker: Circuit
     assert breaker.state is State.CLOSED, "the old failures are forgotten"
 
 
-def test_a_failed_trial_opens_it_for_the_whole_time_again(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_failed_trial_opens_it_for_the_whole_time_again(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
     fail(breaker, 4)
     clock.now += 5
     take(breaker).failure()
@@ -108,7 +116,9 @@ def test_an_abandoned_trial_makes_room_for_the_next(breaker: CircuitBreaker, clo
     assert breaker.acquire()
 
 
-def test_each_change_is_logged_once(breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_change_is_logged_once(
+    breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO", logger="goblin_assistant.routing"):
         fail(breaker, 4)
         breaker.acquire()
@@ -147,7 +157,9 @@ def test_a_call_begun_before_it_opened_is_no_trial(breaker: CircuitBreaker, cloc
     assert breaker.state is State.CLOSED, "the old failure is not counted"
 
 
-def test_a_trials_first_token_makes_room_and_its_end_decides(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_trials_first_token_makes_room_and_its_end_decides(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
     fail(breaker, 4)
     clock.now += 5
     first = take(breaker, streamed=True)
@@ -291,7 +303,10 @@ class Interleaving(RuleBasedStateMachine):
             if trial.period == period and trial not in self.over and not trial.answering and not trial.slow
         ]  # fmt: skip
 
-    @rule(number=st.integers(0, 30), verdict=st.sampled_from(["success", "failure", "abandon", "first_token", "alive"]))
+    @rule(
+        number=st.integers(0, 30),
+        verdict=st.sampled_from(["success", "failure", "abandon", "first_token", "alive"]),
+    )
     def tell(self, number: int, verdict: str) -> None:
         if self.tickets:
             ticket = self.tickets[number % len(self.tickets)]

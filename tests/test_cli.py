@@ -22,7 +22,9 @@ def test_a_command_is_found_under_its_name(name: str) -> None:
 
 
 def test_help_lists_every_command_with_what_it_does() -> None:
-    lines = CliRunner().invoke(cli, ["--help"]).output.partition("Commands:")[2].strip().splitlines()
+    lines = (
+        CliRunner().invoke(cli, ["--help"]).output.partition("Commands:")[2].strip().splitlines()
+    )
     listed = dict(line.split(maxsplit=1) for line in lines)
     assert set(listed) == {*COMMANDS, "serve", "config"}
 

@@ -50,8 +50,12 @@ def test_every_problem_is_reported_at_once_by_name_with_what_is_accepted(tmp_pat
 
 
 def test_a_loose_boolean_is_refused_and_no_means_no(tmp_path: Path) -> None:
-    assert "RATELIMIT_ENABLED" in problems(tmp_path, SECRET_KEY=SECRET, RATELIMIT_ENABLED="perhaps")[0]
-    assert not Config.load(environ={"SECRET_KEY": SECRET, "RATELIMIT_ENABLED": "no"}).ratelimit_enabled
+    assert (
+        "RATELIMIT_ENABLED" in problems(tmp_path, SECRET_KEY=SECRET, RATELIMIT_ENABLED="perhaps")[0]
+    )
+    assert not Config.load(
+        environ={"SECRET_KEY": SECRET, "RATELIMIT_ENABLED": "no"}
+    ).ratelimit_enabled
 
 
 def test_a_short_or_wrong_secret_is_refused_and_never_repeated(tmp_path: Path) -> None:
@@ -84,11 +88,16 @@ def test_goblin_toml_is_checked_like_a_setting(tmp_path: Path) -> None:
     assert "modles" in text
     file.write_text("not toml")
     assert "not TOML" in problems(tmp_path, SECRET_KEY=SECRET, GOBLIN_CONFIG_FILE=str(file))[0]
-    assert "does not exist" in problems(tmp_path, SECRET_KEY=SECRET, GOBLIN_CONFIG_FILE=str(tmp_path / "no"))[0]
+    assert (
+        "does not exist"
+        in problems(tmp_path, SECRET_KEY=SECRET, GOBLIN_CONFIG_FILE=str(tmp_path / "no"))[0]
+    )
 
 
 def test_the_example_file_is_valid(tmp_path: Path) -> None:
-    config = Config.load({"config_file": ROOT / "goblin.toml.example"}, environ={"SECRET_KEY": SECRET})
+    config = Config.load(
+        {"config_file": ROOT / "goblin.toml.example"}, environ={"SECRET_KEY": SECRET}
+    )
     assert config.file.chains["safe"] == ["team/large", "local/llama3.2"]
 
 
@@ -151,7 +160,9 @@ def test_a_wrong_configuration_exits_2_and_says_why(tmp_path: Path, command: lis
         ({"GOBLIN_LOGINS_AT_ONCE": "63"}, "GOBLIN_LOGINS_AT_ONCE=63: at most 62"),
     ],
 )
-def test_threads_for_waiting_leave_some_for_health(tmp_path: Path, environ: dict[str, str], told: str) -> None:
+def test_threads_for_waiting_leave_some_for_health(
+    tmp_path: Path, environ: dict[str, str], told: str
+) -> None:
     assert told in "\n".join(problems(tmp_path, SECRET_KEY=SECRET, **environ))
 
 
@@ -168,11 +179,16 @@ def test_the_threads_of_every_default_fit_together(tmp_path: Path, threads: int)
 def test_the_secret_of_a_row_is_read_where_the_configuration_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "goblin.toml").write_text('[providers.up]\nbase_url = "http://up/v1"\napi_key_env = "UP_KEY"\n')
+    (tmp_path / "goblin.toml").write_text(
+        '[providers.up]\nbase_url = "http://up/v1"\napi_key_env = "UP_KEY"\n'
+    )
     (tmp_path / ".env").write_text("UP_KEY=from-the-env-file\n")
     monkeypatch.setenv("UP_KEY", "of-another-process")
     environ = {"GOBLIN_CONFIG_FILE": str(tmp_path / "goblin.toml"), "SECRET_KEY": SECRET}
-    assert "from-the-env-file" in Config.load(environ=environ, dotenv=tmp_path / ".env").secret_values()
+    assert (
+        "from-the-env-file"
+        in Config.load(environ=environ, dotenv=tmp_path / ".env").secret_values()
+    )
     environ["UP_KEY"] = "given"
     values = Config.load(environ=environ, dotenv=tmp_path / ".env").secret_values()
     assert "given" in values

@@ -29,7 +29,9 @@ def preflight(client: FlaskClient, origin: str, path: str = "/chat/completions")
 
 
 @pytest.mark.parametrize("origin", [ORIGIN, "http://[::1]:3000"])
-def test_a_configured_origin_may_call_and_read_our_headers(client: FlaskClient, origin: str) -> None:
+def test_a_configured_origin_may_call_and_read_our_headers(
+    client: FlaskClient, origin: str
+) -> None:
     headers = client.get("/health", headers={"Origin": origin}).headers
     assert headers["Access-Control-Allow-Origin"] == origin
     exposed = headers["Access-Control-Expose-Headers"]
@@ -52,10 +54,15 @@ def test_a_configured_origin_may_call_and_read_our_headers(client: FlaskClient, 
         "null",
     ],
 )
-def test_an_origin_that_only_resembles_a_configured_one_may_not(client: FlaskClient, origin: str) -> None:
+def test_an_origin_that_only_resembles_a_configured_one_may_not(
+    client: FlaskClient, origin: str
+) -> None:
     if "\n" in origin:
         origin = origin.replace("\n", " ")
-    assert "Access-Control-Allow-Origin" not in client.get("/health", headers={"Origin": origin}).headers
+    assert (
+        "Access-Control-Allow-Origin"
+        not in client.get("/health", headers={"Origin": origin}).headers
+    )
     assert "Access-Control-Allow-Origin" not in preflight(client, origin)
 
 
@@ -79,7 +86,10 @@ def test_a_preflight_is_answered_without_credentials_and_cached(client: FlaskCli
 
 def test_preflights_are_never_limited(make_app: MakeApp) -> None:
     client = make_app(
-        cors_origins=[ORIGIN], ratelimit_enabled=True, ratelimit_chat="2 per minute", ratelimit_auth="2 per minute"
+        cors_origins=[ORIGIN],
+        ratelimit_enabled=True,
+        ratelimit_chat="2 per minute",
+        ratelimit_auth="2 per minute",
     ).test_client()
     for path in ("/chat/completions", "/auth/login", "/settings/"):
         for _ in range(5):
@@ -92,5 +102,10 @@ def test_without_configured_origins_nobody_may_call(make_app: MakeApp) -> None:
 
 
 def test_a_wildcard_in_development_is_sent_as_a_wildcard(make_app: MakeApp) -> None:
-    headers = make_app(cors_origins=["*"]).test_client().get("/health", headers={"Origin": ORIGIN}).headers
+    headers = (
+        make_app(cors_origins=["*"])
+        .test_client()
+        .get("/health", headers={"Origin": ORIGIN})
+        .headers
+    )
     assert headers["Access-Control-Allow-Origin"] == "*"

@@ -32,7 +32,9 @@ def chat(url: str, headers: dict[str, str]) -> requests.Response:
 
 
 def key(url: str, headers: dict[str, str], **spec: Any) -> dict[str, str]:
-    answer = requests.post(url + "/auth/keys", json={"name": "k", **spec}, headers=headers, timeout=BOUND)
+    answer = requests.post(
+        url + "/auth/keys", json={"name": "k", **spec}, headers=headers, timeout=BOUND
+    )
     assert answer.status_code == 201, answer.text
     return {"Authorization": f"Bearer {answer.json()['key']}"}
 
@@ -56,14 +58,19 @@ def test_known_keys_go_on_while_postgresql_hangs_and_every_chat_is_in_the_books_
         assert chat(server.url, credential).status_code == 200
     paused.pause()
     with ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(lambda n: chat(server.url, user if n % 8 == 0 else known), range(160)))
+        answers = list(
+            pool.map(lambda n: chat(server.url, user if n % 8 == 0 else known), range(160))
+        )
         assert {answer.status_code for answer in answers} == {200}
         assert requests.get(server.url + "/health/live", timeout=BOUND).status_code == 200
         refused = list(pool.map(lambda _: chat(server.url, unseen), range(40)))
         assert {(one.status_code, one.json()["error"]) for one in refused} == {(503, "unavailable")}
         login = {"email": "ada@example.com", "password": PASSWORD}
         logins = list(
-            pool.map(lambda _: requests.post(server.url + "/auth/login", json=login, timeout=BOUND), range(40))
+            pool.map(
+                lambda _: requests.post(server.url + "/auth/login", json=login, timeout=BOUND),
+                range(40),
+            )
         )
         assert {one.status_code for one in logins} == {503}
         assert all(int(one.headers["Retry-After"]) >= 1 for one in (*refused, *logins))
@@ -77,7 +84,9 @@ def test_known_keys_go_on_while_postgresql_hangs_and_every_chat_is_in_the_books_
     assert rows == 163
 
 
-def test_a_key_with_a_budget_is_refused_while_postgresql_hangs(serve: Serve, paused: PostgresServer) -> None:
+def test_a_key_with_a_budget_is_refused_while_postgresql_hangs(
+    serve: Serve, paused: PostgresServer
+) -> None:
     server = serve(
         DATABASE_URL=paused.create_database(),
         GOBLIN_DATABASE_TIMEOUT="1",
@@ -101,7 +110,9 @@ def priced(folder: Path) -> Path:
     return path
 
 
-def test_a_statement_a_commit_and_a_new_connection_end_while_postgresql_hangs(paused: PostgresServer) -> None:
+def test_a_statement_a_commit_and_a_new_connection_end_while_postgresql_hangs(
+    paused: PostgresServer,
+) -> None:
     address = paused.create_database().replace("postgresql://", "postgresql+psycopg://")
     engine = create_engine(address, **database.engine_options(address, 4, 1.0))
     one, other = engine.connect(), engine.connect()
@@ -198,7 +209,9 @@ def test_a_redis_that_hangs_holds_up_few_answers_with_idempotency_keys(
     store._redis.close()
 
 
-def test_when_the_pause_is_over_one_tries_and_the_others_do_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_the_pause_is_over_one_tries_and_the_others_do_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     gate = Gate(1.0)
     assert gate.enter()
     assert gate.enter()

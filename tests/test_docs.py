@@ -56,7 +56,10 @@ def test_the_guides_section_testing_the_setup_works_as_written(serve: Serve) -> 
     assert shell(steps[0], server.port).split() == ["401"] * 10 + ["429"] * 5
     metrics = shell(steps[1], server.port)
     assert "http_requests_total{" in metrics
-    assert 'http_request_duration_seconds_bucket{endpoint="/auth/login",le="2.0",method="POST"} 15.0' in metrics
+    assert (
+        'http_request_duration_seconds_bucket{endpoint="/auth/login",le="2.0",method="POST"} 15.0'
+        in metrics
+    )
     assert '"status":"ok"' in shell(steps[2], server.port)
 
 
@@ -77,7 +80,9 @@ def test_the_guides_limit_answer_is_exactly_as_written(serve: Serve) -> None:
 def test_the_guides_metric_snippet_runs() -> None:
     page = (ROOT / "docs" / "production-guide.md").read_text()
     snippet = next(
-        block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "chat_completions_total" in block
+        block
+        for block in re.findall(r"```python\n(.*?)```", page, re.S)
+        if "chat_completions_total" in block
     )
     exec(compile(snippet, "production-guide.md", "exec"), {})
 
@@ -92,10 +97,14 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     assert [
-        page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md" and f"({page.name})" not in index
+        page.name
+        for page in (ROOT / "docs").glob("*.md")
+        if page.name != "README.md" and f"({page.name})" not in index
     ] == []
 
 
 def test_every_decision_is_in_the_list_of_decisions() -> None:
     index = (ROOT / "docs" / "adr" / "README.md").read_text()
-    assert [page.name for page in (ROOT / "docs" / "adr").glob("0*.md") if f"({page.name})" not in index] == []
+    assert [
+        page.name for page in (ROOT / "docs" / "adr").glob("0*.md") if f"({page.name})" not in index
+    ] == []

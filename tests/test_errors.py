@@ -39,7 +39,9 @@ def client() -> Iterator[FlaskClient]:
     """An application of nothing but failures."""
     app = APIFlask("goblin_assistant", spec_path=None, docs_path=None)
     app.config["MAX_CONTENT_LENGTH"] = 2000
-    config = Config.load({"env": "development", "cors_origins": ["https://app.example.com"]}, environ={})
+    config = Config.load(
+        {"env": "development", "cors_origins": ["https://app.example.com"]}, environ={}
+    )
     security_headers.init_app(app, config)
     error_handlers.init_app(app)
 
@@ -71,7 +73,9 @@ def fail_with(client: FlaskClient, error: Exception, prefix: str = "") -> Any:
 
 
 @pytest.mark.parametrize("kind", errors.APP_ERRORS)
-def test_every_error_of_ours_has_its_status_code_and_shape(client: FlaskClient, kind: type[errors.AppError]) -> None:
+def test_every_error_of_ours_has_its_status_code_and_shape(
+    client: FlaskClient, kind: type[errors.AppError]
+) -> None:
     answer = fail_with(client, kind("what to do next", retry_after=6.2))
     assert answer.status_code == kind.status
     assert answer.content_type == "application/json"
@@ -87,7 +91,9 @@ def test_every_error_of_ours_has_its_status_code_and_shape(client: FlaskClient, 
 
 
 @pytest.mark.parametrize("kind", PROVIDER_ERRORS)
-def test_every_provider_error_says_that_it_came_from_the_provider(client: FlaskClient, kind: type[Any]) -> None:
+def test_every_provider_error_says_that_it_came_from_the_provider(
+    client: FlaskClient, kind: type[Any]
+) -> None:
     answer = fail_with(client, kind("it said no", provider="openai", param="messages"))
     body = answer.get_json()
     assert answer.status_code == kind.status
@@ -113,7 +119,10 @@ def test_v1_speaks_openais_dialect_and_v1_messages_anthropics(client: FlaskClien
 
 @pytest.mark.parametrize("prefix", ["", "/v1", "/v1/messages"])
 def test_a_bug_is_a_500_that_tells_nothing_and_is_logged_once_with_its_stack(
-    client: FlaskClient, prefix: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient,
+    prefix: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(logging.getLogger("goblin_assistant"), "propagate", True)
     with caplog.at_level(logging.ERROR):
@@ -158,7 +167,9 @@ def test_unknown_routes_and_methods_are_answered_in_our_shape(client: FlaskClien
     assert client.get("/v1/messages/nothing").get_json()["error"]["type"] == "not_found_error"
 
 
-def test_a_trailing_slash_or_its_absence_is_no_redirect_and_two_slashes_are_no_route(client: FlaskClient) -> None:
+def test_a_trailing_slash_or_its_absence_is_no_redirect_and_two_slashes_are_no_route(
+    client: FlaskClient,
+) -> None:
     assert client.get("/pages").status_code == 200
     assert client.get("/pages/").status_code == 200
     assert client.post("/things/", json={"name": "a"}).status_code == 200
@@ -217,7 +228,9 @@ def test_a_wrong_query_parameter_is_a_400(client: FlaskClient) -> None:
 def test_a_body_is_one_json_object_or_a_clear_4xx(
     client: FlaskClient, body: bytes, content_type: str, status: int
 ) -> None:
-    answer = client.post("/things", data=body, headers={"Content-Type": content_type} if content_type else {})
+    answer = client.post(
+        "/things", data=body, headers={"Content-Type": content_type} if content_type else {}
+    )
     assert answer.status_code == status, answer.get_data(as_text=True)
     if status != 200:
         assert answer.get_json()["message"]
@@ -243,7 +256,10 @@ def test_every_response_carries_the_security_headers(client: FlaskClient) -> Non
 def test_a_status_that_only_the_framework_gives_has_our_shape(client: FlaskClient) -> None:
     from werkzeug.exceptions import ExpectationFailed, RequestTimeout, ServiceUnavailable
 
-    for error, code in ((ExpectationFailed(), "expectation_failed"), (RequestTimeout(), "request_timeout")):
+    for error, code in (
+        (ExpectationFailed(), "expectation_failed"),
+        (RequestTimeout(), "request_timeout"),
+    ):
         answer = fail_with(client, error)
         assert (answer.status_code, answer.get_json()["error"]) == (error.code, code)
     answer = fail_with(client, ServiceUnavailable())

@@ -34,11 +34,18 @@ def test_requests_are_recorded_to_the_byte(fake_upstream: FakeUpstream) -> None:
             connection.sendall(REQUEST[i : i + 7])
         assert everything(connection) == b"HTTP/1.1 204 No Content\r\n\r\n"
     (request,) = fake_upstream.requests
-    assert (request.method, request.path, request.body, request.connection) == ("POST", "/v1/x?y=1", b"hello", 1)
+    assert (request.method, request.path, request.body, request.connection) == (
+        "POST",
+        "/v1/x?y=1",
+        b"hello",
+        1,
+    )
     assert request.headers["x-thing"] == "a b"
 
 
-def test_replies_come_in_the_order_of_the_script_then_the_default(fake_upstream: FakeUpstream) -> None:
+def test_replies_come_in_the_order_of_the_script_then_the_default(
+    fake_upstream: FakeUpstream,
+) -> None:
     fake_upstream.default = Reply.plain(404, b"over")
     fake_upstream.reply(Reply.json(200, {"n": 1}), Reply.json(429, {"n": 2}, {"Retry-After": "3"}))
     client = http.client.HTTPConnection("127.0.0.1", fake_upstream.port, timeout=5)
@@ -58,7 +65,11 @@ def test_a_stream_is_chunked_as_scripted(fake_upstream: FakeUpstream) -> None:
     client.request("POST", "/", b"{}")
     response = client.getresponse()
     assert response.headers["Content-Type"].startswith("text/event-stream")
-    assert [response.read1(), response.read1(), response.read1()] == [b"data: 1\n\n", b"data: 2\n\n", b""]
+    assert [response.read1(), response.read1(), response.read1()] == [
+        b"data: 1\n\n",
+        b"data: 2\n\n",
+        b"",
+    ]
     client.close()
 
 
@@ -104,7 +115,9 @@ def test_silence_lasts_until_it_is_released(fake_upstream: FakeUpstream) -> None
     assert fake_upstream.closed_by_peer == 0
 
 
-def test_a_peer_that_closes_during_silence_or_between_requests_is_noticed(fake_upstream: FakeUpstream) -> None:
+def test_a_peer_that_closes_during_silence_or_between_requests_is_noticed(
+    fake_upstream: FakeUpstream,
+) -> None:
     fake_upstream.reply(Reply.raw(SILENCE))
     with connect(fake_upstream) as connection, connect(fake_upstream):
         connection.sendall(REQUEST)

@@ -27,7 +27,13 @@ MODELS = Reply.json(200, {"object": "list", "data": [{"id": "m", "object": "mode
 
 
 def refusal(code: str) -> dict[str, Any]:
-    return {"error": {"message": f"{SECRET} in the provider's words", "type": "invalid_request_error", "code": code}}
+    return {
+        "error": {
+            "message": f"{SECRET} in the provider's words",
+            "type": "invalid_request_error",
+            "code": code,
+        }
+    }
 
 
 @dataclass
@@ -55,12 +61,17 @@ FAULTS: dict[str, Fault] = {
     "refused": Fault(None),
     "slow_headers": Fault(Reply.raw(SILENCE), settings={"timeout_total": 0.6}),
     "stream_server_error": Fault(Reply.json(500, refusal("boom")), stream=True),
-    "stream_no_first_token": Fault(Reply.sse([SILENCE]), stream=True, settings={"timeout_first_token": 0.3}),
+    "stream_no_first_token": Fault(
+        Reply.sse([SILENCE]), stream=True, settings={"timeout_first_token": 0.3}
+    ),
     "stream_cut": Fault(Reply.sse([*TWO, CUT]), stream=True),
     "stream_truncated_line": Fault(Reply.sse([*TWO, b'data: {"id":"c","obj', CUT]), stream=True),
-    "stream_silence": Fault(Reply.sse([*TWO, SILENCE]), stream=True, settings={"timeout_idle": 0.3}),
+    "stream_silence": Fault(
+        Reply.sse([*TWO, SILENCE]), stream=True, settings={"timeout_idle": 0.3}
+    ),
     "stream_error_event": Fault(
-        Reply.sse([*TWO, b'data: {"error":{"message":"canary-7f3a","type":"server_error"}}\n\n']), stream=True
+        Reply.sse([*TWO, b'data: {"error":{"message":"canary-7f3a","type":"server_error"}}\n\n']),
+        stream=True,
     ),
     "client_gone_waiting": Fault(Reply.raw(SILENCE), client="leaves"),
     "client_gone_streaming": Fault(Reply.sse([*TWO, SILENCE]), stream=True, client="leaves"),
@@ -113,14 +124,20 @@ def goblin_toml(folder: Path, upstream: str) -> str:
 
 
 def counters(metrics: dict[str, float], name: str) -> float:
-    return sum(value for key, value in metrics.items() if key.startswith(name) and 'provider="echo"' not in key)
+    return sum(
+        value
+        for key, value in metrics.items()
+        if key.startswith(name) and 'provider="echo"' not in key
+    )
 
 
 ServerFor = Callable[[Fault, str], Any]
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row.fault)
-def test_a_fault_does_what_the_table_says(row: Row, serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_a_fault_does_what_the_table_says(
+    row: Row, serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
+) -> None:
     fault = FAULTS[row.fault]
     address = unused_url() if fault.reply is None else fake_upstream.url
     fake_upstream.default = MODELS
@@ -128,19 +145,30 @@ def test_a_fault_does_what_the_table_says(row: Row, serve: Serve, fake_upstream:
     server = serve(GOBLIN_CONFIG_FILE=goblin_toml(tmp_path, address), GOBLIN_RETRIES="0", **env)
     headers = server.register()
     if fault.reply is not None:
-        wait_until(lambda: fake_upstream.requests, what="the monitor's check, which takes a reply of its own")
+        wait_until(
+            lambda: fake_upstream.requests,
+            what="the monitor's check, which takes a reply of its own",
+        )
         # Twice: a reused connection that closes without an answer is tried once more on a fresh one (providers/http.py).
         fake_upstream.reply(*[fault.reply] * (2 if row.fault == "reset" else 1))
-    body = {"model": "up/m", "stream": fault.stream, "messages": [{"role": "user", "content": "hello there"}]}
+    body = {
+        "model": "up/m",
+        "stream": fault.stream,
+        "messages": [{"role": "user", "content": "hello there"}],
+    }
     # The monitor asks the provider for its models at start; what is counted is what the chat adds.
     before = counters(server.metrics(), row.metric)
 
     if fault.client == "leaves":
         leave_in_the_middle(server.port, headers, body, fake_upstream)
-        wait_until(lambda: fake_upstream.open_connections == 0 or fake_upstream.closed_by_peer > 0, 3)
+        wait_until(
+            lambda: fake_upstream.open_connections == 0 or fake_upstream.closed_by_peer > 0, 3
+        )
         text = ""
     else:
-        answer = requests.post(server.url + "/chat/completions", json=body, headers=headers, timeout=20)
+        answer = requests.post(
+            server.url + "/chat/completions", json=body, headers=headers, timeout=20
+        )
         text = answer.text
         assert answer.status_code == row.status
         if row.event:
@@ -180,7 +208,9 @@ def test_a_fault_does_what_the_table_says(row: Row, serve: Serve, fake_upstream:
     assert SECRET.encode() not in everything
 
 
-def leave_in_the_middle(port: int, headers: dict[str, str], body: dict[str, Any], upstream: FakeUpstream) -> None:
+def leave_in_the_middle(
+    port: int, headers: dict[str, str], body: dict[str, Any], upstream: FakeUpstream
+) -> None:
     raw = orjson.dumps(body)
     head = f"POST /chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: {headers['Authorization']}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
@@ -194,7 +224,9 @@ def leave_in_the_middle(port: int, headers: dict[str, str], body: dict[str, Any]
             wait_until(lambda: any(request.method == "POST" for request in upstream.requests))
 
 
-def test_a_fault_of_one_provider_is_hidden_by_the_next(make_app: MakeApp, fake_upstream: FakeUpstream) -> None:
+def test_a_fault_of_one_provider_is_hidden_by_the_next(
+    make_app: MakeApp, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.default = MODELS
     app = make_app(
         file=GoblinFile.model_validate(
@@ -211,7 +243,9 @@ def test_a_fault_of_one_provider_is_hidden_by_the_next(make_app: MakeApp, fake_u
     wait_until(lambda: fake_upstream.requests)
     fake_upstream.reply(Reply.json(500, refusal("boom")))
     answer = client.post(
-        "/chat/completions", json={"model": "safe", "messages": [{"role": "user", "content": "hi"}]}, headers=headers
+        "/chat/completions",
+        json={"model": "safe", "messages": [{"role": "user", "content": "hi"}]},
+        headers=headers,
     )
     assert answer.status_code == 200
     assert answer.headers["X-Goblin-Provider"] == "echo"

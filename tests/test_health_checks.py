@@ -108,7 +108,9 @@ def test_redis_up_hanging_down_and_up_again(redis_server: RedisServer) -> None:
 
 
 def test_postgresql_down_and_up_again(own_postgres: PostgresServer) -> None:
-    engine = create_engine(own_postgres.create_database().replace("postgresql://", "postgresql+psycopg://"))
+    engine = create_engine(
+        own_postgres.create_database().replace("postgresql://", "postgresql+psycopg://")
+    )
     check = database_check(engine)
     assert problem(check) is None
     own_postgres.stop()

@@ -21,7 +21,9 @@ Make = Callable[..., HealthMonitor]
 def make_monitor() -> Iterator[Make]:
     made: list[HealthMonitor] = []
 
-    def make(checks: list[ServiceCheck], interval: float = 3600, timeout: float = 5, **more: Any) -> HealthMonitor:
+    def make(
+        checks: list[ServiceCheck], interval: float = 3600, timeout: float = 5, **more: Any
+    ) -> HealthMonitor:
         monitor = HealthMonitor(checks, interval, timeout, **more)
         made.append(monitor)
         monitor.start()
@@ -75,7 +77,9 @@ def assert_true(value: bool) -> None:
     assert value
 
 
-def test_a_service_that_is_not_configured_is_disabled_and_exports_no_series(make_monitor: Make) -> None:
+def test_a_service_that_is_not_configured_is_disabled_and_exports_no_series(
+    make_monitor: Make,
+) -> None:
     switch = Switch()
     monitor = make_monitor([dependency("t_off", None), dependency("t_on", switch)])
     wait_until(lambda: status(monitor, "t_on") == "healthy")
@@ -84,7 +88,9 @@ def test_a_service_that_is_not_configured_is_disabled_and_exports_no_series(make
     assert monitor.snapshot()[0] == "healthy"
 
 
-def test_a_failing_service_degrades_the_whole_and_an_absent_database_makes_it_unhealthy(make_monitor: Make) -> None:
+def test_a_failing_service_degrades_the_whole_and_an_absent_database_makes_it_unhealthy(
+    make_monitor: Make,
+) -> None:
     database, redis = Switch(), Switch(CheckFailed("connection failed"))
     monitor = make_monitor([dependency("database", database), dependency("t_redis", redis)])
     wait_until(lambda: monitor.snapshot()[0] == "degraded")
@@ -104,7 +110,9 @@ def test_a_hanging_check_times_out_alone_and_is_not_started_again(make_monitor: 
         release.wait(30)
 
     other = Switch()
-    monitor = make_monitor([dependency("t_hangs", hang), dependency("t_other", other)], interval=0.05, timeout=0.2)
+    monitor = make_monitor(
+        [dependency("t_hangs", hang), dependency("t_other", other)], interval=0.05, timeout=0.2
+    )
     wait_until(lambda: status(monitor, "t_hangs") == "unhealthy")
     report = monitor.report("t_hangs")
     assert report is not None
@@ -145,7 +153,9 @@ def test_changes_are_logged_once_each_way_and_carry_a_time(
         wait_until(lambda: status(monitor, "t_flaps") == "healthy")
         runs = switch.runs
         wait_until(lambda: switch.runs > runs + 3)
-    events = [record.message for record in caplog.records if getattr(record, "service", "") == "t_flaps"]
+    events = [
+        record.message for record in caplog.records if getattr(record, "service", "") == "t_flaps"
+    ]
     assert events == ["service_unhealthy", "service_recovered"]
     last = monitor.report("t_flaps")
     assert first is not None
@@ -163,7 +173,9 @@ def test_an_error_text_is_a_kind_of_failure_and_never_an_address(make_monitor: M
             ServiceCheck("t_provider", "provider", Switch(ConnectionFailed("connection refused"))),
         ]
     )
-    wait_until(lambda: monitor.snapshot()[0] == "degraded" and "unknown" not in str(monitor.snapshot()))
+    wait_until(
+        lambda: monitor.snapshot()[0] == "degraded" and "unknown" not in str(monitor.snapshot())
+    )
     services = monitor.snapshot()[1]
     assert services["t_bug"]["error"] == "RuntimeError"
     assert services["t_provider"]["error"] == "connection refused"
@@ -176,7 +188,12 @@ def test_stopping_withdraws_the_series() -> None:
     wait_until(lambda: gauge("t_gone") == 1)
     monitor.stop()
     assert gauge("t_gone") is None
-    assert REGISTRY.get_sample_value("service_health_last_check_timestamp_seconds", {"service_name": "t_gone"}) is None
+    assert (
+        REGISTRY.get_sample_value(
+            "service_health_last_check_timestamp_seconds", {"service_name": "t_gone"}
+        )
+        is None
+    )
 
 
 def test_a_monitor_starts_one_thread_however_often_it_is_told(make_monitor: Make) -> None:
@@ -187,9 +204,13 @@ def test_a_monitor_starts_one_thread_however_often_it_is_told(make_monitor: Make
     assert [thread.name for thread in threading.enumerate()].count("goblin-health") == before
 
 
-def test_readiness_waits_for_the_migration_and_asks_no_more_once_it_is_done(make_monitor: Make) -> None:
+def test_readiness_waits_for_the_migration_and_asks_no_more_once_it_is_done(
+    make_monitor: Make,
+) -> None:
     answers = iter(["not migrated", None, "never asked"])
-    monitor = make_monitor([dependency("database", Switch())], interval=0.02, schema_problem=lambda: next(answers))
+    monitor = make_monitor(
+        [dependency("database", Switch())], interval=0.02, schema_problem=lambda: next(answers)
+    )
     wait_until(lambda: "not migrated" in str(monitor.ready()[1]) or monitor.ready()[0])
     wait_until(lambda: monitor.ready()[0])
     seen = Switch()
@@ -219,11 +240,13 @@ def test_a_failing_job_is_logged_and_runs_again(
 
     switch = Switch()
     with caplog.at_level(logging.ERROR, "goblin_assistant.health"):
-        make_monitor([dependency("t_beside", switch)], interval=0.02, jobs=[PeriodicJob("t_job", 0.02, fail)])
+        make_monitor(
+            [dependency("t_beside", switch)], interval=0.02, jobs=[PeriodicJob("t_job", 0.02, fail)]
+        )
         wait_until(lambda: len(runs) >= 3 and switch.runs >= 3)
-    assert {record.message for record in caplog.records if getattr(record, "job", "") == "t_job"} == {
-        "periodic_job_failed"
-    }
+    assert {
+        record.message for record in caplog.records if getattr(record, "job", "") == "t_job"
+    } == {"periodic_job_failed"}
 
 
 def test_a_job_that_still_runs_is_not_started_twice(make_monitor: Make) -> None:
@@ -235,7 +258,9 @@ def test_a_job_that_still_runs_is_not_started_twice(make_monitor: Make) -> None:
         release.wait(30)
 
     switch = Switch()
-    make_monitor([dependency("t_ticks", switch)], interval=0.02, jobs=[PeriodicJob("t_slow_job", 0.02, slow)])
+    make_monitor(
+        [dependency("t_ticks", switch)], interval=0.02, jobs=[PeriodicJob("t_slow_job", 0.02, slow)]
+    )
     wait_until(lambda: switch.runs > 6)
     assert len(runs) == 1
     release.set()

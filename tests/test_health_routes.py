@@ -26,7 +26,11 @@ def checked(client: FlaskClient) -> dict[str, Any]:
 
     def done() -> dict[str, Any] | None:
         body: dict[str, Any] = client.get("/health/all").get_json()
-        return body if "unknown" not in {service["status"] for service in body["services"].values()} else None
+        return (
+            body
+            if "unknown" not in {service["status"] for service in body["services"].values()}
+            else None
+        )
 
     found: dict[str, Any] = wait_until(done)
     return found
@@ -44,12 +48,19 @@ def test_with_nothing_configured_all_is_healthy_and_the_rest_disabled(client: Fl
     assert body["status"] == "healthy"
     services = body["services"]
     assert services["database"]["status"] == "healthy"
-    assert services["echo"] == {**services["echo"], "status": "healthy", "kind": "provider", "circuit": "closed"}
+    assert services["echo"] == {
+        **services["echo"],
+        "status": "healthy",
+        "kind": "provider",
+        "circuit": "closed",
+    }
     for name in ("redis", "chroma", "sandbox"):
         assert services[name]["status"] == "disabled"
         assert REGISTRY.get_sample_value("service_health_status", {"service_name": name}) is None
     assert REGISTRY.get_sample_value("service_health_status", {"service_name": "database"}) == 1
-    assert REGISTRY.get_sample_value("service_health_last_check_timestamp_seconds", {"service_name": "database"})
+    assert REGISTRY.get_sample_value(
+        "service_health_last_check_timestamp_seconds", {"service_name": "database"}
+    )
 
 
 def test_one_service_by_name_in_full_and_in_short(client: FlaskClient) -> None:
@@ -59,13 +70,23 @@ def test_one_service_by_name_in_full_and_in_short(client: FlaskClient) -> None:
     assert full["status"] == "healthy"
     assert full["error"] is None
     assert full["latency_ms"] >= 0
-    assert client.get("/health/database/status").get_json() == {"service": "database", "status": "healthy"}
+    assert client.get("/health/database/status").get_json() == {
+        "service": "database",
+        "status": "healthy",
+    }
     assert client.get("/health/chroma").get_json()["status"] == "disabled"
-    assert client.get("/health/chroma/status").get_json() == {"service": "chroma", "status": "disabled"}
+    assert client.get("/health/chroma/status").get_json() == {
+        "service": "chroma",
+        "status": "disabled",
+    }
 
 
-@pytest.mark.parametrize("path", ["/health/nothing", "/health/nothing/status", "/health/%00", "/health/databas%C3%A9"])
-def test_an_unknown_service_is_a_404_that_lists_the_known_ones(client: FlaskClient, path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["/health/nothing", "/health/nothing/status", "/health/%00", "/health/databas%C3%A9"]
+)
+def test_an_unknown_service_is_a_404_that_lists_the_known_ones(
+    client: FlaskClient, path: str
+) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
     assert answer.get_json()["error"] == "not_found"
@@ -73,19 +94,26 @@ def test_an_unknown_service_is_a_404_that_lists_the_known_ones(client: FlaskClie
 
 
 def test_a_dependency_that_is_down_degrades_and_does_not_make_unready(make_app: MakeApp) -> None:
-    app = make_app(chroma_url=f"http://127.0.0.1:{free_port()}", sandbox_url=f"http://127.0.0.1:{free_port()}")
+    app = make_app(
+        chroma_url=f"http://127.0.0.1:{free_port()}", sandbox_url=f"http://127.0.0.1:{free_port()}"
+    )
     client = app.test_client()
     body = checked(client)
     assert body["status"] == "degraded"
     assert body["services"]["chroma"]["error"] == "connection failed"
     assert client.get("/health/all").status_code == 200
     assert client.get("/health/chroma").status_code == 200
-    assert client.get("/health/sandbox/status").get_json() == {"service": "sandbox", "status": "unhealthy"}
+    assert client.get("/health/sandbox/status").get_json() == {
+        "service": "sandbox",
+        "status": "unhealthy",
+    }
     assert client.get("/health/ready").status_code == 200
     assert REGISTRY.get_sample_value("service_health_status", {"service_name": "sandbox"}) == 0
 
 
-def test_without_the_database_all_and_ready_are_503_with_the_report_and_live_is_200(app: Flask) -> None:
+def test_without_the_database_all_and_ready_are_503_with_the_report_and_live_is_200(
+    app: Flask,
+) -> None:
     client = app.test_client()
     checked(client)
     monitor = monitor_of(app)
@@ -122,7 +150,8 @@ def test_a_draining_instance_is_alive_and_not_ready(app: Flask) -> None:
 def test_probes_are_never_limited_and_the_other_routes_share_one_bucket(make_app: MakeApp) -> None:
     client = make_app(ratelimit_enabled=True, ratelimit_health="3 per minute").test_client()
     statuses = [
-        client.get(path).status_code for path in ("/health", "/health/all", "/health/redis", "/health/redis/status")
+        client.get(path).status_code
+        for path in ("/health", "/health/all", "/health/redis", "/health/redis/status")
     ]
     assert statuses == [200, 200, 200, 429]
     assert client.get("/health").get_json()["message"] == "Rate limit exceeded: 3 per 1 minute"

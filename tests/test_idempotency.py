@@ -33,7 +33,9 @@ def store(request: pytest.FixtureRequest) -> IdempotencyStore:
     return RedisIdempotencyStore(60, 60, url)
 
 
-def begin(store: IdempotencyStore, key: str = "k", body: bytes = b"{}", caller: str = "user:1") -> Claim | Answer:
+def begin(
+    store: IdempotencyStore, key: str = "k", body: bytes = b"{}", caller: str = "user:1"
+) -> Claim | Answer:
     return store.begin(caller, key, "/v1/chat/completions", body)
 
 
@@ -94,13 +96,18 @@ def test_memory_is_bounded_and_the_oldest_answer_goes_first() -> None:
 
 def test_what_the_memory_store_counts_is_what_it_holds() -> None:
     store = MemoryIdempotencyStore(60, 60, 10_000_000)
-    headers = {"Server-Timing": "queue;dur=0, overhead;dur=0.41, provider;dur=512.33", "X-Goblin-Attempts": "1"}
+    headers = {
+        "Server-Timing": "queue;dur=0, overhead;dur=0.41, provider;dur=512.33",
+        "X-Goblin-Attempts": "1",
+    }
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
         for number in range(2000):
             mine = {name: value + str(number) for name, value in headers.items()}
-            claim(store, f"k{number}").finish(Answer("application/json", b"x" * 100 + b"%d" % number, mine))
+            claim(store, f"k{number}").finish(
+                Answer("application/json", b"x" * 100 + b"%d" % number, mine)
+            )
         held = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
@@ -140,7 +147,9 @@ def test_a_claim_that_ran_out_leaves_its_successor_alone(store: IdempotencyStore
     store._in_flight_seconds = 0
     late = claim(store, "late")
     store._in_flight_seconds = 60
-    successor = wait_until(lambda: claimed_anew(store), 5, "the claim to run out")  # in Redis it lives a second
+    successor = wait_until(
+        lambda: claimed_anew(store), 5, "the claim to run out"
+    )  # in Redis it lives a second
     late.finish(ANSWER) if end == "finish" else late.abandon()
     with pytest.raises(Conflict):
         begin(store, "late")
@@ -203,7 +212,9 @@ def test_answers_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     assert store._bytes == 0
 
 
-def test_without_redis_requests_are_answered_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_redis_requests_are_answered_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     store = RedisIdempotencyStore(60, 60, "redis://127.0.0.1:1/0")
     held = claim(store, "away")
     held.finish(ANSWER)

@@ -78,10 +78,14 @@ def test_no_text_that_a_person_pastes_is_refused(kind: str) -> None:
 
 
 def test_token_ids_and_long_histories_are_not_refused() -> None:
-    ids = {"input": [[random.Random(row).randrange(200_000) for _ in range(8000)] for row in range(60)]}
+    ids = {
+        "input": [[random.Random(row).randrange(200_000) for _ in range(8000)] for row in range(60)]
+    }
     assert loads(orjson.dumps(ids)) == ids
     text = string.ascii_letters * 20
-    history = {"messages": [{"role": "user", "content": [{"type": "text", "text": text}] * 5}] * 2000}
+    history = {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": text}] * 5}] * 2000
+    }
     assert loads(orjson.dumps(history)) == history
 
 

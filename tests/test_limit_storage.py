@@ -31,7 +31,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def admitted(storage: MemoryStorage, key: str, times: int, limit: int = 10, window: int = 60) -> int:
+def admitted(
+    storage: MemoryStorage, key: str, times: int, limit: int = 10, window: int = 60
+) -> int:
     return sum(storage.hit(key, limit, window).allowed for _ in range(times))
 
 
@@ -219,7 +221,11 @@ def test_the_wait_for_tokens_is_as_long_as_it_takes_for_enough_to_leave(clock: C
 def test_two_buckets_are_counted_together_or_not_at_all() -> None:
     storage = MemoryStorage()
     key, user = ("key:1", 3, 60), ("user:1", 5, 60)
-    assert [[hit.remaining for hit in storage.hit_all([key, user])] for _ in range(3)] == [[2, 4], [1, 3], [0, 2]]
+    assert [[hit.remaining for hit in storage.hit_all([key, user])] for _ in range(3)] == [
+        [2, 4],
+        [1, 3],
+        [0, 2],
+    ]
     refused = storage.hit_all([key, user])
     assert [hit.allowed for hit in refused] == [False]
     assert 55 < refused[0].retry_after <= 60

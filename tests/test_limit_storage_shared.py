@@ -48,7 +48,11 @@ def test_hits_leave_the_window(storage: SharedStorage) -> None:
 
 def test_two_buckets_are_counted_together_or_not_at_all(storage: SharedStorage) -> None:
     key, user = ("key:1", 3, 60), ("user:1", 5, 60)
-    assert [[hit.remaining for hit in storage.hit_all([key, user])] for _ in range(3)] == [[2, 4], [1, 3], [0, 2]]
+    assert [[hit.remaining for hit in storage.hit_all([key, user])] for _ in range(3)] == [
+        [2, 4],
+        [1, 3],
+        [0, 2],
+    ]
     refused = storage.hit_all([key, user])
     assert [hit.allowed for hit in refused] == [False]
     assert 55 < refused[0].retry_after <= 60
@@ -140,7 +144,9 @@ def test_a_lost_redis_leaves_each_instance_its_share(
         wait_until(lambda: not storage.degraded, 5)
         assert degraded() == 0
         assert sum(storage.hit("a", 10, 60).allowed for _ in range(20)) == 10
-    messages = [record.message for record in caplog.records if record.name == "goblin_assistant.limits"]
+    messages = [
+        record.message for record in caplog.records if record.name == "goblin_assistant.limits"
+    ]
     assert messages == ["rate_limiter_degraded", "rate_limiter_recovered"]
     storage.close()
 
@@ -173,7 +179,9 @@ def test_threads_that_lose_redis_together_start_one_return(redis_server: RedisSe
     storage.close()
 
 
-def test_a_redis_that_restarts_between_two_requests_is_not_a_loss(redis_server: RedisServer) -> None:
+def test_a_redis_that_restarts_between_two_requests_is_not_a_loss(
+    redis_server: RedisServer,
+) -> None:
     storage = SharedStorage("goblin+" + redis_server.url)
     storage.hit("a", 10, 60)
     redis_server.stop()
@@ -198,7 +206,9 @@ def test_an_evicted_key_of_a_pair_is_no_lost_server_and_counts_anew(
     client.close()
 
 
-def test_a_hold_whose_amount_was_lost_ends_without_an_error(storage: SharedStorage, redis_server: RedisServer) -> None:
+def test_a_hold_whose_amount_was_lost_ends_without_an_error(
+    storage: SharedStorage, redis_server: RedisServer
+) -> None:
     client = redis.Redis.from_url(redis_server.url)
     assert storage.reserve("key:1", 1000, 1, 900, "h1") == 0
     client.hdel(f"{shared_limit_storage.PREFIX}{{key:1}}:amounts", "h1")

@@ -30,7 +30,9 @@ def recorded(**targets: list[float]) -> Recorder:
 
 def good(**others: list[float]) -> Recorder:
     """A recorder that meets every target's percentile."""
-    return recorded(**{"health": [5.0] * 100, "chat": [400.0] * 100, "login": [60.0] * 100, **others})
+    return recorded(
+        **{"health": [5.0] * 100, "chat": [400.0] * 100, "login": [60.0] * 100, **others}
+    )
 
 
 class TestPercentile:
@@ -167,9 +169,18 @@ def locust(tmp_path: Path) -> Locust:
             "--spawn-rate", "100", "--run-time", "4s", "--headless", "--verdict-json", str(verdict), *options,
         ]  # fmt: skip
         done = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
         )
-        return done.returncode, done.stdout, json.loads(verdict.read_text()) if verdict.exists() else {}
+        return (
+            done.returncode,
+            done.stdout,
+            json.loads(verdict.read_text()) if verdict.exists() else {},
+        )
 
     return run
 
@@ -187,7 +198,13 @@ def target() -> Iterator[Target]:
 
     def start(rules: dict[str, list[int]] | None = None) -> str:
         port = free_port()
-        command = [sys.executable, "-m", "tests.loadtest_target", str(port), json.dumps(rules or {})]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.loadtest_target",
+            str(port),
+            json.dumps(rules or {}),
+        ]
         processes.append(subprocess.Popen(command, cwd=ROOT))
         wait_until(lambda: _listens(port), 20, "the target to listen")
         return f"http://127.0.0.1:{port}"
@@ -209,7 +226,9 @@ def rows(verdict: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 class TestLocust:
-    def test_a_failing_route_fails_the_run_and_is_named(self, locust: Locust, target: Target) -> None:
+    def test_a_failing_route_fails_the_run_and_is_named(
+        self, locust: Locust, target: Target
+    ) -> None:
         code, output, verdict = locust(target({"/health": [500, 10_000]}))
         assert code == 1
         assert verdict["passed"] is False
@@ -223,7 +242,9 @@ class TestLocust:
         assert "Traceback" not in output
 
     def test_a_stream_that_breaks_off_is_a_failure(self, locust: Locust, target: Target) -> None:
-        code, output, verdict = locust(target({"/chat/completions": [CUT, 7]}), "--scenario", "stream")
+        code, output, verdict = locust(
+            target({"/chat/completions": [CUT, 7]}), "--scenario", "stream"
+        )
         assert code == 1
         assert rows(verdict)["First token"]["failed"] == 7
         assert rows(verdict)["First token"]["answers"] > 0
@@ -233,15 +254,21 @@ class TestLocust:
         _, _, verdict = locust(target({"/chat/completions": [429, 5]}), "--scenario", "stream")
         assert rows(verdict)["First token"]["limited"] == 5
 
-    def test_limited_answers_are_counted_apart_and_explained(self, locust: Locust, target: Target) -> None:
-        code, output, verdict = locust(target({"/health/all": [429, 10_000]}), "--scenario", "guide")
+    def test_limited_answers_are_counted_apart_and_explained(
+        self, locust: Locust, target: Target
+    ) -> None:
+        code, output, verdict = locust(
+            target({"/health/all": [429, 10_000]}), "--scenario", "guide"
+        )
         assert rows(verdict)["Health checks"]["limited"] > 0
         assert rows(verdict)["Health checks"]["failed"] == 0
         assert "health_all (429)" in output
         assert "RATELIMIT_ENABLED=false" in output
         assert code == (0 if verdict["passed"] else 1)
 
-    def test_the_targets_scenario_checks_that_the_rates_are_reached(self, locust: Locust, target: Target) -> None:
+    def test_the_targets_scenario_checks_that_the_rates_are_reached(
+        self, locust: Locust, target: Target
+    ) -> None:
         code, _, verdict = locust(target(), "--scenario", "targets", "--multiple", "0.2")
         assert {title: row["rate_bound"] for title, row in rows(verdict).items()} == {
             "Health checks": 20.0,
@@ -287,7 +314,9 @@ class TestLocust:
         assert "Traceback" not in output
 
     def test_a_run_shorter_than_its_warm_up_says_so(self, locust: Locust, target: Target) -> None:
-        code, output, verdict = locust(target(), "--scenario", "targets", "--multiple", "0.2", "--run-time", "1s")
+        code, output, verdict = locust(
+            target(), "--scenario", "targets", "--multiple", "0.2", "--run-time", "1s"
+        )
         assert code == 1
         assert "over before its warm-up" in output
         assert verdict["passed"] is False
@@ -298,7 +327,9 @@ class TestLocust:
         assert "go together" in output
 
     @pytest.mark.parametrize("scenario", ["guide", "targets"])
-    def test_a_terminated_run_ends_with_its_verdict(self, target: Target, tmp_path: Path, scenario: str) -> None:
+    def test_a_terminated_run_ends_with_its_verdict(
+        self, target: Target, tmp_path: Path, scenario: str
+    ) -> None:
         verdict = tmp_path / "verdict.json"
         process = subprocess.Popen(
             [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), f"--host={target()}", "--headless",
@@ -317,7 +348,14 @@ class TestLocust:
 
     def test_workers_tell_their_master_why_they_cannot_begin(self, target: Target) -> None:
         url, port = target({"/auth/register": [403, 10_000]}), free_port()
-        common = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), f"--host={url}"]
+        common = [
+            sys.executable,
+            "-m",
+            "locust",
+            "-f",
+            str(ROOT / "locustfile.py"),
+            f"--host={url}",
+        ]
         worker = subprocess.Popen(
             [*common, "--worker", "--master-port", str(port)],
             cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -340,13 +378,17 @@ class TestLocust:
         assert "waiting 1 s before the load test can begin" in output
         assert verdict["targets"]
 
-    def test_the_stream_scenario_measures_the_first_token(self, locust: Locust, target: Target) -> None:
+    def test_the_stream_scenario_measures_the_first_token(
+        self, locust: Locust, target: Target
+    ) -> None:
         code, _, verdict = locust(target(), "--scenario", "stream")
         assert code == 0
         assert rows(verdict)["First token"]["answers"] > 0
         assert rows(verdict)["First token"]["p95_ms"] is not None
 
-    def test_the_report_begins_with_the_verdict(self, locust: Locust, target: Target, tmp_path: Path) -> None:
+    def test_the_report_begins_with_the_verdict(
+        self, locust: Locust, target: Target, tmp_path: Path
+    ) -> None:
         report = tmp_path / "report.html"
         locust(target(), "--html", str(report))
         assert "<h1>Verdict: " in report.read_text()

@@ -42,7 +42,9 @@ def lines(logger: Any, stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().rstrip("\n").split("\n")]
 
 
-def test_a_line_has_the_guides_keys_in_the_guides_order(logger: logging.Logger, stream: io.StringIO) -> None:
+def test_a_line_has_the_guides_keys_in_the_guides_order(
+    logger: logging.Logger, stream: io.StringIO
+) -> None:
     correlation_id.set("550e8400-e29b-41d4-a716-446655440000")
     event(
         logger,
@@ -95,7 +97,9 @@ def circular() -> list[Any]:
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_any_extra_makes_one_line_of_json(logger: logging.Logger, stream: io.StringIO, value: Any) -> None:
+def test_any_extra_makes_one_line_of_json(
+    logger: logging.Logger, stream: io.StringIO, value: Any
+) -> None:
     logger.info("event", extra={"value": value})
     (line,) = lines(logger, stream)
     assert line["message"] == "event"
@@ -104,16 +108,21 @@ def test_any_extra_makes_one_line_of_json(logger: logging.Logger, stream: io.Str
 
 
 @pytest.mark.parametrize(
-    "message", ["a\nb", "a\r\nb", 'quote " backslash \\', "\x1b[31mred\x00", "\u2028\u2029", "\udcff"]
+    "message",
+    ["a\nb", "a\r\nb", 'quote " backslash \\', "\x1b[31mred\x00", "\u2028\u2029", "\udcff"],
 )
-def test_no_message_breaks_one_object_a_line(logger: logging.Logger, stream: io.StringIO, message: str) -> None:
+def test_no_message_breaks_one_object_a_line(
+    logger: logging.Logger, stream: io.StringIO, message: str
+) -> None:
     logger.info(message)
     logger.info("%s", message)
     assert len(lines(logger, stream)) == 2
     assert stream.getvalue().count("\n") == 2
 
 
-def test_arguments_that_do_not_fit_lose_no_line(logger: logging.Logger, stream: io.StringIO) -> None:
+def test_arguments_that_do_not_fit_lose_no_line(
+    logger: logging.Logger, stream: io.StringIO
+) -> None:
     logger.info("%d things", "three")
     (line,) = lines(logger, stream)
     assert line["message"] == "%d things (arguments do not fit: TypeError)"
@@ -130,14 +139,18 @@ def test_a_stack_trace_is_one_field(logger: logging.Logger, stream: io.StringIO)
     assert line["exc_info"].endswith("KeyError: 'gone'")
 
 
-def test_an_extra_cannot_overwrite_the_guides_keys(logger: logging.Logger, stream: io.StringIO) -> None:
+def test_an_extra_cannot_overwrite_the_guides_keys(
+    logger: logging.Logger, stream: io.StringIO
+) -> None:
     logger.info("event", extra={"timestamp": "never", "level": "none", "logger": "x"})
     (line,) = lines(logger, stream)
     assert line["level"] == "INFO"
     assert line["timestamp"] != "never"
 
 
-def test_the_id_of_the_request_is_that_of_the_thread(logger: logging.Logger, stream: io.StringIO) -> None:
+def test_the_id_of_the_request_is_that_of_the_thread(
+    logger: logging.Logger, stream: io.StringIO
+) -> None:
     def work(name: str) -> None:
         correlation_id.set(name)
         for _ in range(20):
@@ -153,7 +166,9 @@ def test_the_id_of_the_request_is_that_of_the_thread(logger: logging.Logger, str
     assert all(line["correlation_id"] == line["thread_name"] for line in found)
 
 
-def test_lines_are_written_in_the_order_of_each_thread(logger: logging.Logger, stream: io.StringIO) -> None:
+def test_lines_are_written_in_the_order_of_each_thread(
+    logger: logging.Logger, stream: io.StringIO
+) -> None:
     for number in range(5000):
         logger.info("event", extra={"number": number})
     assert [line["number"] for line in lines(logger, stream)] == list(range(5000))
@@ -211,7 +226,13 @@ def test_a_reader_who_has_gone_stops_nothing() -> None:
 
 def run(code: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False, **kwargs
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        **kwargs,
     )
 
 
@@ -276,7 +297,10 @@ def test_a_forked_child_does_not_write_the_lines_that_its_parent_had_queued() ->
         "    log.info('child'); json_logging.flush(); os._exit(0)\n"
         "os.waitpid(child, 0)\n"
     )
-    assert sorted(json.loads(line)["message"] for line in done.stdout.splitlines()) == ["child", "parent"]
+    assert sorted(json.loads(line)["message"] for line in done.stdout.splitlines()) == [
+        "child",
+        "parent",
+    ]
 
 
 def test_a_full_pipe_that_is_read_later_loses_nothing_that_fits() -> None:

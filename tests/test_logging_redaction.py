@@ -113,7 +113,10 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 
 def test_the_credentials_of_a_field_are_replaced_whole() -> None:
-    assert json.loads(redact('{"password":"a\\"b\\\\","next":"kept"}')) == {"password": REDACTED, "next": "kept"}
+    assert json.loads(redact('{"password":"a\\"b\\\\","next":"kept"}')) == {
+        "password": REDACTED,
+        "next": "kept",
+    }
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,11 @@ from tests.wire_bodies import (
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 CLAUDE, GPT = "anthropic/claude-sonnet-4-5", "openai/gpt-4o"
-WEATHER = {"name": "get_weather", "description": "Weather", "input_schema": {"type": "object", "properties": {}}}
+WEATHER = {
+    "name": "get_weather",
+    "description": "Weather",
+    "input_schema": {"type": "object", "properties": {}},
+}
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
@@ -46,14 +50,22 @@ class Live:
     gpt: FakeUpstream
 
     def anthropic(self, **options: Any) -> anthropic.Anthropic:
-        return anthropic.Anthropic(**{"api_key": self.token, "base_url": self.url, "max_retries": 0, **options})
+        return anthropic.Anthropic(
+            **{"api_key": self.token, "base_url": self.url, "max_retries": 0, **options}
+        )
 
     def openai(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(**{"api_key": self.token, "base_url": f"{self.url}/v1", "max_retries": 0, **options})
+        return openai.OpenAI(
+            **{"api_key": self.token, "base_url": f"{self.url}/v1", "max_retries": 0, **options}
+        )
 
     def post(self, body: Any, **headers: str) -> requests.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        sent = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json", **headers}
+        sent = {
+            "Authorization": f"Bearer {self.token}",
+            "Content-Type": "application/json",
+            **headers,
+        }
         return requests.post(f"{self.url}/v1/messages", content, headers=sent, timeout=30)
 
 
@@ -82,8 +94,13 @@ def start(make_app: MakeApp, fake_upstream: FakeUpstream) -> Iterator[Start]:
         servers.append((server, thread))
         url = f"http://127.0.0.1:{server.server_port}"
         credentials = {"email": "ada@example.com", "password": PASSWORD}
-        assert requests.post(f"{url}/auth/register", json=credentials, timeout=30).status_code in (200, 201)
-        token = requests.post(f"{url}/auth/login", json=credentials, timeout=30).json()["access_token"]
+        assert requests.post(f"{url}/auth/register", json=credentials, timeout=30).status_code in (
+            200,
+            201,
+        )
+        token = requests.post(f"{url}/auth/login", json=credentials, timeout=30).json()[
+            "access_token"
+        ]
         return Live(app, url, token, fake_upstream, gpt)
 
     yield make
@@ -102,7 +119,9 @@ def live(start: Start) -> Live:
 # -- Anthropic's SDK on any model -----------------------------------------------------------------
 def test_create_on_the_embedded_model(live: Live) -> None:
     with live.anthropic() as client:
-        message = client.messages.create(model="echo", max_tokens=100, system="Be brief.", messages=HELLO)
+        message = client.messages.create(
+            model="echo", max_tokens=100, system="Be brief.", messages=HELLO
+        )
     assert message.type == "message"
     assert message.role == "assistant"
     assert "Hello" in message.content[0].text  # type: ignore[union-attr]
@@ -125,7 +144,12 @@ def test_stream_on_the_embedded_model(live: Live) -> None:
 
 def test_a_tools_round_trip_on_an_openai_model(live: Live) -> None:
     live.gpt.reply(
-        Reply.json(200, openai_chat(None, [("get_weather", {"city": "Oslo"}), ("get_weather", {"city": "Rome"})])),
+        Reply.json(
+            200,
+            openai_chat(
+                None, [("get_weather", {"city": "Oslo"}), ("get_weather", {"city": "Rome"})]
+            ),
+        ),
         Reply.json(200, openai_chat("Rain in Oslo, sun in Rome.")),
     )
     turns = [*HELLO]
@@ -144,13 +168,20 @@ def test_a_tools_round_trip_on_an_openai_model(live: Live) -> None:
     assert second.content[0].text == "Rain in Oslo, sun in Rome."  # type: ignore[union-attr]
     sent = live.gpt.requests[1].json()
     assert sent["model"] == "gpt-4o"
-    assert [message["role"] for message in sent["messages"]] == ["user", "assistant", "tool", "tool"]
+    assert [message["role"] for message in sent["messages"]] == [
+        "user",
+        "assistant",
+        "tool",
+        "tool",
+    ]
     assert [call["id"] for call in sent["messages"][1]["tool_calls"]] == ["call_0", "call_1"]
     assert sent["tools"][0]["function"]["name"] == "get_weather"
 
 
 def test_streamed_tool_calls_on_an_openai_model(live: Live) -> None:
-    live.gpt.reply(Reply.sse(openai_events(tool_calls=[("get_weather", {"city": "Oslo"}), ("now", {})])))
+    live.gpt.reply(
+        Reply.sse(openai_events(tool_calls=[("get_weather", {"city": "Oslo"}), ("now", {})]))
+    )
     tools: Any = [WEATHER]
     with (
         live.anthropic() as client,
@@ -170,7 +201,9 @@ def test_images_on_an_openai_model(live: Live) -> None:
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}},
     ]
     with live.anthropic() as client:
-        client.messages.create(model=GPT, max_tokens=100, messages=[{"role": "user", "content": content}])
+        client.messages.create(
+            model=GPT, max_tokens=100, messages=[{"role": "user", "content": content}]
+        )
     assert live.gpt.requests[0].json()["messages"][0]["content"][1] == {
         "type": "image_url",
         "image_url": {"url": f"data:image/png;base64,{PIXEL}"},
@@ -187,20 +220,29 @@ def test_structured_output_on_either_side(live: Live) -> None:
     with live.anthropic() as client:
         city = client.messages.parse(model=GPT, max_tokens=100, messages=HELLO, output_format=City)
     assert city.parsed_output == City(name="Oslo")
-    assert live.gpt.requests[0].json()["response_format"]["json_schema"]["schema"]["required"] == ["name"]
+    assert live.gpt.requests[0].json()["response_format"]["json_schema"]["schema"]["required"] == [
+        "name"
+    ]
     with live.openai() as other:
         rome = other.chat.completions.parse(model=CLAUDE, messages=HELLO, response_format=City)
     assert rome.choices[0].message.parsed == City(name="Rome")
-    assert live.claude.requests[0].json()["output_config"]["format"]["schema"]["additionalProperties"] is False
+    assert (
+        live.claude.requests[0].json()["output_config"]["format"]["schema"]["additionalProperties"]
+        is False
+    )
 
 
 def test_the_asynchronous_client(live: Live) -> None:
     live.claude.reply(Reply.sse(anthropic_events("Hello there.")))
 
     async def talk() -> tuple[Any, Any]:
-        async with anthropic.AsyncAnthropic(api_key=live.token, base_url=live.url, max_retries=0) as client:
+        async with anthropic.AsyncAnthropic(
+            api_key=live.token, base_url=live.url, max_retries=0
+        ) as client:
             one = await client.messages.create(model="echo", max_tokens=50, messages=HELLO)
-            async with client.messages.stream(model=CLAUDE, max_tokens=50, messages=HELLO) as stream:
+            async with client.messages.stream(
+                model=CLAUDE, max_tokens=50, messages=HELLO
+            ) as stream:
                 return one, await stream.get_final_message()
 
     one, two = asyncio.run(talk())
@@ -226,7 +268,11 @@ def test_on_an_anthropic_model_the_answer_passes_untouched(live: Live) -> None:
     assert sent.headers["anthropic-beta"] == "files-2026-01-01"
     assert sent.headers["x-api-key"] == "sk-ant-upstream"
     assert live.token not in str(sent)
-    assert raw.headers["request-id"] == raw.headers["x-correlation-id"] == sent.headers["x-correlation-id"]
+    assert (
+        raw.headers["request-id"]
+        == raw.headers["x-correlation-id"]
+        == sent.headers["x-correlation-id"]
+    )
 
 
 def test_on_an_anthropic_model_the_stream_passes_untouched(live: Live) -> None:
@@ -255,9 +301,17 @@ def test_a_default_temperature_does_not_make_requests_invalid(live: Live) -> Non
 
 def test_a_chain_goes_from_anthropic_to_another_provider_unnoticed(start: Start) -> None:
     live = start(file={"chains": {"smart": [CLAUDE, GPT]}})
-    early = b"event: error\ndata: " + json.dumps(anthropic_error("overloaded_error")).encode() + b"\n\n"
-    live.claude.reply(Reply.json(529, anthropic_error("overloaded_error")), Reply.sse([anthropic_events()[0], early]))
-    live.gpt.reply(Reply.json(200, openai_chat("From the other side.")), Reply.sse(openai_events("Still there.")))
+    early = (
+        b"event: error\ndata: " + json.dumps(anthropic_error("overloaded_error")).encode() + b"\n\n"
+    )
+    live.claude.reply(
+        Reply.json(529, anthropic_error("overloaded_error")),
+        Reply.sse([anthropic_events()[0], early]),
+    )
+    live.gpt.reply(
+        Reply.json(200, openai_chat("From the other side.")),
+        Reply.sse(openai_events("Still there.")),
+    )
     with live.anthropic() as client:
         message = client.messages.create(model="smart", max_tokens=9, messages=HELLO)
         with client.messages.stream(model="smart", max_tokens=9, messages=HELLO) as stream:
@@ -301,10 +355,17 @@ def test_our_own_errors_have_their_class(start: Start) -> None:
         with pytest.raises(anthropic.NotFoundError):
             client.messages.create(model="nobody/serves-this", max_tokens=9, messages=HELLO)
         with pytest.raises(anthropic.BadRequestError, match="temperature"):
-            client.messages.create(model="echo", max_tokens=9, messages=HELLO, extra_body={"temperature": 3})
+            client.messages.create(
+                model="echo", max_tokens=9, messages=HELLO, extra_body={"temperature": 3}
+            )
         with pytest.raises(anthropic.RequestTooLargeError):
-            client.messages.create(model="echo", max_tokens=9, messages=[{"role": "user", "content": "x" * 3000}])
-    with live.anthropic(api_key="gob_nonsense") as stranger, pytest.raises(anthropic.AuthenticationError):
+            client.messages.create(
+                model="echo", max_tokens=9, messages=[{"role": "user", "content": "x" * 3000}]
+            )
+    with (
+        live.anthropic(api_key="gob_nonsense") as stranger,
+        pytest.raises(anthropic.AuthenticationError),
+    ):
         stranger.messages.create(model="echo", max_tokens=9, messages=HELLO)
 
 
@@ -315,7 +376,9 @@ def test_our_limit_is_a_rate_limit_error_whose_retry_after_the_sdk_honours(start
     class Patient(anthropic.Anthropic):
         """Notes how long it would wait, and does not."""
 
-        def _calculate_retry_timeout(self, remaining: int, options: Any, headers: Any = None) -> float:
+        def _calculate_retry_timeout(
+            self, remaining: int, options: Any, headers: Any = None
+        ) -> float:
             waits.append(super()._calculate_retry_timeout(remaining, options, headers))
             return 0
 
@@ -360,11 +423,20 @@ BAD_BODIES: tuple[Any, ...] = (
     {"model": "echo", "max_tokens": 9, "messages": [{"role": "tool", "content": "x"}]},
     {"model": "echo", "max_tokens": 9, "messages": [{"role": "user"}]},
     {"model": "echo", "max_tokens": 9, "messages": [{"role": "user", "content": [5]}]},
-    {"model": "echo", "max_tokens": 9, "messages": [{"role": "user", "content": [{"type": "hologram"}]}]},
+    {
+        "model": "echo",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": [{"type": "hologram"}]}],
+    },
     {"model": "echo", "max_tokens": 9, "messages": HELLO, "stream": "yes"},
     {"model": "echo", "max_tokens": 9, "messages": HELLO, "system": 5},
     {"model": "echo", "max_tokens": 9, "messages": HELLO, "tools": [5]},
-    {"model": "echo", "max_tokens": 9, "messages": HELLO, "tools": [{"type": "bash_20250124", "name": "bash"}]},
+    {
+        "model": "echo",
+        "max_tokens": 9,
+        "messages": HELLO,
+        "tools": [{"type": "bash_20250124", "name": "bash"}],
+    },
     {"model": "echo", "max_tokens": 9, "messages": HELLO, "n": "x"},
     {"model": "echo", "max_tokens": 9, "messages": HELLO, "max_completion_tokens": {}},
     {"model": "echo", "max_tokens": 9, "messages": HELLO, "metadata": 5},
@@ -386,7 +458,9 @@ def test_a_bad_request_is_a_400_in_anthropics_shape(live: Live) -> None:
 
 def test_other_routes_below_and_other_methods_answer_in_anthropics_shape(live: Live) -> None:
     headers = {"Authorization": f"Bearer {live.token}"}
-    missing = requests.post(f"{live.url}/v1/messages/count_tokens", json={}, headers=headers, timeout=30)
+    missing = requests.post(
+        f"{live.url}/v1/messages/count_tokens", json={}, headers=headers, timeout=30
+    )
     assert (missing.status_code, missing.json()["error"]["type"]) == (404, "not_found_error")
     wrong = requests.get(f"{live.url}/v1/messages", headers=headers, timeout=30)
     assert (wrong.status_code, wrong.json()["type"]) == (405, "error")
@@ -404,7 +478,9 @@ def test_the_key_may_come_as_x_api_key(live: Live) -> None:
     assert made.status_code in (200, 201), made.text
     key = made.json()["key"]
     body = {"model": "echo", "max_tokens": 9, "messages": HELLO}
-    answer = requests.post(f"{live.url}/v1/messages", json=body, headers={"x-api-key": key}, timeout=30)
+    answer = requests.post(
+        f"{live.url}/v1/messages", json=body, headers={"x-api-key": key}, timeout=30
+    )
     assert answer.status_code == 200, answer.text
     none = requests.post(f"{live.url}/v1/messages", json=body, timeout=30)
     assert (none.status_code, none.json()["error"]["type"]) == (401, "authentication_error")
@@ -416,26 +492,45 @@ def test_openais_sdk_talks_to_an_anthropic_model(live: Live) -> None:
         Reply.json(200, anthropic_message(tool_calls=[("get_weather", {"city": "Oslo"})])),
         Reply.sse(anthropic_events("Rain, it seems.")),
     )
-    tool: Any = {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER["input_schema"]}}
+    tool: Any = {
+        "type": "function",
+        "function": {"name": "get_weather", "parameters": WEATHER["input_schema"]},
+    }
     turns: list[Any] = [{"role": "system", "content": "Be brief."}, *HELLO]
     with live.openai() as client:
-        first = client.chat.completions.create(model=CLAUDE, messages=turns, tools=[tool], max_completion_tokens=50)
+        first = client.chat.completions.create(
+            model=CLAUDE, messages=turns, tools=[tool], max_completion_tokens=50
+        )
         assert first.choices[0].finish_reason == "tool_calls"
         assert first.usage is not None
         assert first.usage.prompt_tokens_details is not None
         assert first.usage.prompt_tokens_details.cached_tokens == 4
         calls = first.choices[0].message.tool_calls or []
-        turns += [first.choices[0].message, {"role": "tool", "tool_call_id": calls[0].id, "content": "rain"}]
+        turns += [
+            first.choices[0].message,
+            {"role": "tool", "tool_call_id": calls[0].id, "content": "rain"},
+        ]
         stream = client.chat.completions.create(
-            model=CLAUDE, messages=turns, tools=[tool], stream=True, stream_options={"include_usage": True}
+            model=CLAUDE,
+            messages=turns,
+            tools=[tool],
+            stream=True,
+            stream_options={"include_usage": True},
         )
         chunks = list(stream)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "Rain, it seems."
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        == "Rain, it seems."
+    )
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == 17
     sent = live.claude.requests[1].json()
     assert sent["system"] == "Be brief."
-    assert sent["messages"][2]["content"][0] == {"type": "tool_result", "tool_use_id": "call_0", "content": "rain"}
+    assert sent["messages"][2]["content"][0] == {
+        "type": "tool_result",
+        "tool_use_id": "call_0",
+        "content": "rain",
+    }
     assert live.claude.requests[1].headers["anthropic-version"] == "2023-06-01"
 
 

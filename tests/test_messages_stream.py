@@ -32,7 +32,9 @@ def call(index: int, arguments: str = "", **more: Any) -> bytes:
     function = {"arguments": arguments}
     if "name" in more:
         function["name"] = more.pop("name")
-    return chunk({"tool_calls": [{"index": index, "type": "function", "function": function, **more}]})
+    return chunk(
+        {"tool_calls": [{"index": index, "type": "function", "function": function, **more}]}
+    )
 
 
 def translate(blocks: Sequence[bytes], completed: Completed = DONE) -> list[bytes]:
@@ -41,18 +43,26 @@ def translate(blocks: Sequence[bytes], completed: Completed = DONE) -> list[byte
 
 
 def kinds(pieces: Sequence[bytes]) -> list[str]:
-    return [line[7:] for line in b"".join(pieces).decode().splitlines() if line.startswith("event: ")]
+    return [
+        line[7:] for line in b"".join(pieces).decode().splitlines() if line.startswith("event: ")
+    ]
 
 
 def data(pieces: Sequence[bytes]) -> list[dict[str, Any]]:
-    return [json.loads(line[6:]) for line in b"".join(pieces).decode().splitlines() if line.startswith("data: ")]
+    return [
+        json.loads(line[6:])
+        for line in b"".join(pieces).decode().splitlines()
+        if line.startswith("data: ")
+    ]
 
 
 def final_message(upstream: FakeUpstream, pieces: Sequence[bytes]) -> Any:
     """What the official SDK makes of a stream."""
     upstream.reply(Reply.sse([piece for piece in pieces if piece]))
     client = anthropic.Anthropic(api_key="k", base_url=upstream.url, max_retries=0)
-    with client.messages.stream(model="m", max_tokens=10, messages=[{"role": "user", "content": "x"}]) as stream:
+    with client.messages.stream(
+        model="m", max_tokens=10, messages=[{"role": "user", "content": "x"}]
+    ) as stream:
         message = stream.get_final_message()
     client.close()
     return message
@@ -101,7 +111,13 @@ def test_reasoning_text_and_parallel_tool_calls(fake_upstream: FakeUpstream) -> 
     ]
     pieces = translate(blocks)
     message = final_message(fake_upstream, pieces)
-    assert [(block.type) for block in message.content] == ["thinking", "text", "tool_use", "tool_use", "tool_use"]
+    assert [(block.type) for block in message.content] == [
+        "thinking",
+        "text",
+        "tool_use",
+        "tool_use",
+        "tool_use",
+    ]
     assert message.content[0].thinking == "Hm."
     assert message.content[1].text == "See:"
     assert [(block.id, block.name, block.input) for block in message.content[2:]] == [
@@ -113,23 +129,38 @@ def test_reasoning_text_and_parallel_tool_calls(fake_upstream: FakeUpstream) -> 
 
 
 def test_blocks_open_and_close_one_after_the_other() -> None:
-    pieces = translate([call(0, "{}", id="a", name="f"), call(1, "{}", id="b", name="g"), chunk({"content": "x"})])
+    pieces = translate(
+        [call(0, "{}", id="a", name="f"), call(1, "{}", id="b", name="g"), chunk({"content": "x"})]
+    )
     starts_and_stops = [
-        (e["type"][14:], e["index"]) for e in data(pieces) if e["type"] in ("content_block_start", "content_block_stop")
+        (e["type"][14:], e["index"])
+        for e in data(pieces)
+        if e["type"] in ("content_block_start", "content_block_stop")
     ]
-    assert starts_and_stops == [("start", 0), ("stop", 0), ("start", 1), ("stop", 1), ("start", 2), ("stop", 2)]
+    assert starts_and_stops == [
+        ("start", 0),
+        ("stop", 0),
+        ("start", 1),
+        ("stop", 1),
+        ("start", 2),
+        ("stop", 2),
+    ]
 
 
 def test_calls_that_all_have_index_0_are_told_apart_by_their_ids() -> None:
     pieces = translate([call(0, "{}", id="a", name="f"), call(0, "{}", id="b", name="f")])
-    assert [e["content_block"]["id"] for e in data(pieces) if e["type"] == "content_block_start"] == ["a", "b"]
+    assert [
+        e["content_block"]["id"] for e in data(pieces) if e["type"] == "content_block_start"
+    ] == ["a", "b"]
 
 
 def test_a_call_without_id_gets_one_and_early_arguments_are_kept() -> None:
     events = data(translate([call(0, '{"x"'), call(0, ":1}", name="f")]))
     start = next(e for e in events if e["type"] == "content_block_start")
     assert start["content_block"]["id"].startswith("toolu_")
-    assert [e["delta"]["partial_json"] for e in events if e["type"] == "content_block_delta"] == ['{"x":1}']
+    assert [e["delta"]["partial_json"] for e in events if e["type"] == "content_block_delta"] == [
+        '{"x":1}'
+    ]
 
 
 def test_mixed_pieces_of_several_calls_break_the_stream_instead_of_corrupting_it() -> None:
@@ -142,15 +173,26 @@ def test_mixed_pieces_of_several_calls_break_the_stream_instead_of_corrupting_it
 
 @pytest.mark.parametrize(
     ("reason", "expected"),
-    [("length", "max_tokens"), ("content_filter", "refusal"), ("stop", "end_turn"), ("new", "end_turn")],
+    [
+        ("length", "max_tokens"),
+        ("content_filter", "refusal"),
+        ("stop", "end_turn"),
+        ("new", "end_turn"),
+    ],
 )
 def test_finish_reasons(reason: str, expected: str) -> None:
-    assert data(translate([chunk({"content": "x"}), chunk({}, reason)]))[-2]["delta"]["stop_reason"] == expected
+    assert (
+        data(translate([chunk({"content": "x"}), chunk({}, reason)]))[-2]["delta"]["stop_reason"]
+        == expected
+    )
 
 
 def test_calls_that_end_with_stop_are_tool_use_all_the_same() -> None:
     assert (
-        data(translate([call(0, "{}", id="a", name="f"), chunk({}, "stop")]))[-2]["delta"]["stop_reason"] == "tool_use"
+        data(translate([call(0, "{}", id="a", name="f"), chunk({}, "stop")]))[-2]["delta"][
+            "stop_reason"
+        ]
+        == "tool_use"
     )
 
 
@@ -179,4 +221,6 @@ def test_chunks_without_choices_and_comments_make_no_event() -> None:
 
 def test_crlf_and_several_events_in_a_block() -> None:
     block = (chunk({"content": "a"}) + chunk({"content": "b"})).replace(b"\n", b"\r\n")
-    assert [e["delta"]["text"] for e in data(translate([block])) if e["type"] == "content_block_delta"] == ["a", "b"]
+    assert [
+        e["delta"]["text"] for e in data(translate([block])) if e["type"] == "content_block_delta"
+    ] == ["a", "b"]

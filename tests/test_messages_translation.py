@@ -8,14 +8,23 @@ import orjson
 import pytest
 from anthropic.types import Message, message_create_params
 
-from goblin_assistant.anthropic_messages import IGNORED, TRANSLATED, request_to_openai, response_from_openai
+from goblin_assistant.anthropic_messages import (
+    IGNORED,
+    TRANSLATED,
+    request_to_openai,
+    response_from_openai,
+)
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.base import ChatResponse, Usage
 from goblin_assistant.providers.openai_dialect import parse_usage
 from tests.wire_bodies import openai_chat, openai_usage
 
 HELLO = [{"role": "user", "content": "Hello"}]
-TOOL = {"name": "get_weather", "description": "Weather", "input_schema": {"type": "object", "properties": {}}}
+TOOL = {
+    "name": "get_weather",
+    "description": "Weather",
+    "input_schema": {"type": "object", "properties": {}},
+}
 
 
 def translate(**body: Any) -> dict[str, Any]:
@@ -63,7 +72,10 @@ def test_parameters_with_a_counterpart() -> None:
 
 
 def test_the_system_prompt_as_text_as_blocks_and_as_a_turn() -> None:
-    assert translate(system="Be brief.")["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert translate(system="Be brief.")["messages"][0] == {
+        "role": "system",
+        "content": "Be brief.",
+    }
     blocks = [
         {"type": "text", "text": "One.", "cache_control": {"type": "ephemeral"}},
         {"type": "text", "text": "Two."},
@@ -83,8 +95,15 @@ def test_text_images_and_documents() -> None:
             "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="},
             "title": "a.pdf",
         },
-        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Body"}, "title": "Title"},
-        {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "Inner"}]}},
+        {
+            "type": "document",
+            "source": {"type": "text", "media_type": "text/plain", "data": "Body"},
+            "title": "Title",
+        },
+        {
+            "type": "document",
+            "source": {"type": "content", "content": [{"type": "text", "text": "Inner"}]},
+        },
     )
     assert translate(messages=user(*blocks))["messages"] == [
         {
@@ -93,7 +112,13 @@ def test_text_images_and_documents() -> None:
                 {"type": "text", "text": "Look:"},
                 {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
                 {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}},
-                {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="}},
+                {
+                    "type": "file",
+                    "file": {
+                        "filename": "a.pdf",
+                        "file_data": "data:application/pdf;base64,JVBERi0=",
+                    },
+                },
                 {"type": "text", "text": "Title\n\nBody"},
                 {"type": "text", "text": "Inner"},
             ],
@@ -106,7 +131,10 @@ def test_a_single_text_block_is_plain_text() -> None:
 
 
 def test_tool_use_and_results_with_errors_and_images() -> None:
-    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+    image = {
+        "type": "image",
+        "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"},
+    }
     turns = [
         *HELLO,
         {
@@ -123,7 +151,12 @@ def test_tool_use_and_results_with_errors_and_images() -> None:
         {
             "role": "user",
             "content": [
-                {"type": "tool_result", "tool_use_id": "a", "content": "no such city", "is_error": True},
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "a",
+                    "content": "no such city",
+                    "is_error": True,
+                },
                 {"type": "tool_result", "tool_use_id": "b", "content": [image]},
                 {"type": "tool_result", "tool_use_id": "c"},
                 {"type": "text", "text": "Go on."},
@@ -135,7 +168,11 @@ def test_tool_use_and_results_with_errors_and_images() -> None:
             "role": "assistant",
             "content": "Let me see.",
             "tool_calls": [
-                {"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": '{"city":"Oslo"}'}},
+                {
+                    "id": "a",
+                    "type": "function",
+                    "function": {"name": "get_weather", "arguments": '{"city":"Oslo"}'},
+                },
                 {"id": "b", "type": "function", "function": {"name": "shot", "arguments": "{}"}},
                 {"id": "c", "type": "function", "function": {"name": "now", "arguments": "{}"}},
             ],
@@ -154,7 +191,13 @@ def test_tool_use_and_results_with_errors_and_images() -> None:
 
 
 def test_tools_become_functions() -> None:
-    hinted = {**TOOL, "strict": True, "cache_control": {"type": "ephemeral"}, "type": "custom", "defer_loading": False}
+    hinted = {
+        **TOOL,
+        "strict": True,
+        "cache_control": {"type": "ephemeral"},
+        "type": "custom",
+        "defer_loading": False,
+    }
     function = {"name": "get_weather", "description": "Weather", "parameters": TOOL["input_schema"]}
     assert translate(tools=[TOOL, hinted])["tools"] == [
         {"type": "function", "function": function},
@@ -168,13 +211,21 @@ def test_tools_become_functions() -> None:
         ({"type": "auto"}, {"tool_choice": "auto"}),
         ({"type": "any"}, {"tool_choice": "required"}),
         ({"type": "none"}, {"tool_choice": "none"}),
-        ({"type": "tool", "name": "f"}, {"tool_choice": {"type": "function", "function": {"name": "f"}}}),
-        ({"type": "auto", "disable_parallel_tool_use": True}, {"tool_choice": "auto", "parallel_tool_calls": False}),
+        (
+            {"type": "tool", "name": "f"},
+            {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        ),
+        (
+            {"type": "auto", "disable_parallel_tool_use": True},
+            {"tool_choice": "auto", "parallel_tool_calls": False},
+        ),
     ],
 )
 def test_tool_choice(choice: dict[str, Any], expected: dict[str, Any]) -> None:
     request = translate(tools=[TOOL], tool_choice=choice)
-    assert {key: request[key] for key in ("tool_choice", "parallel_tool_calls") if key in request} == expected
+    assert {
+        key: request[key] for key in ("tool_choice", "parallel_tool_calls") if key in request
+    } == expected
 
 
 @pytest.mark.parametrize(
@@ -223,15 +274,41 @@ def test_an_output_format_becomes_a_response_format() -> None:
         ({"system": [{"type": "text"}]}, "system"),
         ({"messages": user({"type": "text"})}, "messages"),
         ({"messages": user({"type": "image"})}, "messages"),
-        ({"messages": user({"type": "image", "source": {"type": "file", "file_id": "f"}})}, "messages"),
+        (
+            {"messages": user({"type": "image", "source": {"type": "file", "file_id": "f"}})},
+            "messages",
+        ),
         ({"messages": user({"type": "image", "source": {"type": "base64"}})}, "messages"),
-        ({"messages": user({"type": "document", "source": {"type": "url", "url": "https://x/y.pdf"}})}, "messages"),
-        ({"messages": user({"type": "document", "source": {"type": "content", "content": 5}})}, "messages"),
+        (
+            {
+                "messages": user(
+                    {"type": "document", "source": {"type": "url", "url": "https://x/y.pdf"}}
+                )
+            },
+            "messages",
+        ),
+        (
+            {"messages": user({"type": "document", "source": {"type": "content", "content": 5}})},
+            "messages",
+        ),
         ({"messages": user({"type": "search_result"})}, "messages"),
         ({"messages": user({"type": "tool_result"})}, "messages"),
-        ({"messages": user({"type": "tool_result", "tool_use_id": "a", "content": [5]})}, "messages"),
-        ({"messages": [{"role": "assistant", "content": [{"type": "server_tool_use"}]}]}, "messages"),
-        ({"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": 5, "name": "x"}]}]}, "messages"),
+        (
+            {"messages": user({"type": "tool_result", "tool_use_id": "a", "content": [5]})},
+            "messages",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "server_tool_use"}]}]},
+            "messages",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "content": [{"type": "tool_use", "id": 5, "name": "x"}]}
+                ]
+            },
+            "messages",
+        ),
     ],
 )
 def test_what_cannot_be_translated_is_refused_by_name(body: dict[str, Any], param: str) -> None:
@@ -251,7 +328,9 @@ def test_every_parameter_of_anthropic_is_decided_upon() -> None:
 
 # -- answers --------------------------------------------------------------------------------------
 def answer(completion: dict[str, Any]) -> dict[str, Any]:
-    response = ChatResponse(orjson.dumps(completion), "gpt-4o", parse_usage(completion.get("usage")))
+    response = ChatResponse(
+        orjson.dumps(completion), "gpt-4o", parse_usage(completion.get("usage"))
+    )
     message: dict[str, Any] = orjson.loads(response_from_openai(response))
     Message.model_validate(message)
     return message
@@ -280,7 +359,9 @@ def test_an_answer_with_reasoning_and_tool_calls() -> None:
     completion = openai_chat(None, [("get_weather", {"city": "Oslo"})])
     message = completion["choices"][0]["message"]
     message["reasoning_content"] = "Hm."
-    message["tool_calls"].append({"type": "function", "function": {"name": "odd", "arguments": "not json"}})
+    message["tool_calls"].append(
+        {"type": "function", "function": {"name": "odd", "arguments": "not json"}}
+    )
     completion["choices"][0]["finish_reason"] = "stop"  # as some servers say beside calls
     translated = answer(completion)
     assert translated["content"][0] == {"type": "thinking", "thinking": "Hm.", "signature": ""}
@@ -321,9 +402,15 @@ def test_an_answer_nobody_counted_and_one_without_choices() -> None:
 
 
 def test_written_cache_tokens_are_apart() -> None:
-    response = ChatResponse(orjson.dumps(openai_chat()), "m", Usage(100, 5, cached_tokens=30, cache_write_tokens=20))
+    response = ChatResponse(
+        orjson.dumps(openai_chat()), "m", Usage(100, 5, cached_tokens=30, cache_write_tokens=20)
+    )
     usage = orjson.loads(response_from_openai(response))["usage"]
-    assert (usage["input_tokens"], usage["cache_read_input_tokens"], usage["cache_creation_input_tokens"]) == (
+    assert (
+        usage["input_tokens"],
+        usage["cache_read_input_tokens"],
+        usage["cache_creation_input_tokens"],
+    ) == (
         50,
         30,
         20,

@@ -57,7 +57,9 @@ def test_the_page_lists_every_metric() -> None:
     wanted = f"{head}{BEGIN}{marker}\n{table()}\n{END}{tail}"
     if os.environ.get("GOBLIN_TEST_WRITE_DOCS") == "1":
         PAGE.write_text(wanted)
-    assert PAGE.read_text() == wanted, "run GOBLIN_TEST_WRITE_DOCS=1 python -m pytest tests/test_metrics.py"
+    assert PAGE.read_text() == wanted, (
+        "run GOBLIN_TEST_WRITE_DOCS=1 python -m pytest tests/test_metrics.py"
+    )
 
 
 def test_an_instrument_is_exported_under_its_own_name() -> None:
@@ -78,9 +80,19 @@ def test_the_guides_metrics_come_first() -> None:
 def test_the_guides_snippet_runs() -> None:
     namespace: dict[str, object] = {}
     snippet = PAGE.read_text().split("```python\n")[1].split("```")[0]
-    before = REGISTRY.get_sample_value("chat_completions_total", {"provider": "openai", "model": "gpt-4"}) or 0
+    before = (
+        REGISTRY.get_sample_value(
+            "chat_completions_total", {"provider": "openai", "model": "gpt-4"}
+        )
+        or 0
+    )
     exec(snippet, namespace)
-    assert REGISTRY.get_sample_value("chat_completions_total", {"provider": "openai", "model": "gpt-4"}) == before + 1
+    assert (
+        REGISTRY.get_sample_value(
+            "chat_completions_total", {"provider": "openai", "model": "gpt-4"}
+        )
+        == before + 1
+    )
     metrics.chat_completions_total.remove("openai", "gpt-4")
 
 

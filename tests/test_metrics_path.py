@@ -57,7 +57,9 @@ def status(server: Any, target: str, method: str = "GET") -> int:
 def test_only_the_exact_path_is_served(serve: Serve) -> None:
     server = serve()
     for method in ("GET", "HEAD"):
-        served = [target for target in SPELLINGS if status(server, target, method) not in (400, 404)]
+        served = [
+            target for target in SPELLINGS if status(server, target, method) not in (400, 404)
+        ]
         assert served == []
         assert [status(server, target, method) for target in EXACT] == [200] * len(EXACT)
     answer = raw(server, b"GET //metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")

@@ -33,7 +33,9 @@ def tables(engine: Engine) -> set[str]:
 def differences(engine: Engine) -> list[Any]:
     """What autogenerate would change: nothing, when the migrations make what the models say."""
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "render_as_batch": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "render_as_batch": True}
+        )
         found: list[Any] = compare_metadata(context, metadata)
         return found
 
@@ -125,7 +127,9 @@ def test_four_processes_that_start_at_once_all_find_the_tables(database_url: str
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    for process, (out, errors) in [(process, process.communicate(timeout=60)) for process in processes]:
+    for process, (out, errors) in [
+        (process, process.communicate(timeout=60)) for process in processes
+    ]:
         assert process.returncode == 0, errors
         assert json.loads(out) == database.head_revision()
     engine = engine_for(database_url)

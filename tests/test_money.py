@@ -60,9 +60,13 @@ class Till:
         self.engine = engine
         self.servers = {name: ScriptedServer() for name in (*ROWS, "claude")}
         self.servers["claude"].anthropic = True
-        config = Config.load({"secret_key": "x" * 32, "file": GoblinFile(), "retries": 0}, environ={})
+        config = Config.load(
+            {"secret_key": "x" * 32, "file": GoblinFile(), "retries": 0}, environ={}
+        )
         providers = [Scripted(name, self.servers[name]) for name in ROWS]
-        registry = Registry({p.name: p for p in (*providers, ScriptedAnthropic(self.servers["claude"]))})
+        registry = Registry(
+            {p.name: p for p in (*providers, ScriptedAnthropic(self.servers["claude"]))}
+        )
         self._usage = store
         self._config, self._registry = config, registry
         self._limits = RateLimits(config, MemoryStorage())
@@ -76,7 +80,14 @@ class Till:
     def principal(self, budget: int, tokens: int | None = None) -> Principal:
         self._service()
         key = add_key(self.engine, user_id=1)
-        return Principal(1, "user", key, monthly_budget_microusd=budget, tokens_per_minute=tokens, label=f"key:{key}")
+        return Principal(
+            1,
+            "user",
+            key,
+            monthly_budget_microusd=budget,
+            tokens_per_minute=tokens,
+            label=f"key:{key}",
+        )
 
     def begin(self, principal: Principal, case: Case) -> tuple[Truth | None, ChatStream | None]:
         """Ask; the truth is None where the gateway refused, the stream where the call is over."""
@@ -133,7 +144,11 @@ def spend(till: Till, principal: Principal, calls: list[Case]) -> tuple[list[Tru
             for case_, _, stream_ in running:
                 finish(case_, stream_)
             most = max(
-                most, sum(each.excess for each in {id(t): t for t in (truth, *(t for _, t, _ in running))}.values())
+                most,
+                sum(
+                    each.excess
+                    for each in {id(t): t for t in (truth, *(t for _, t, _ in running))}.values()
+                ),
             )
             running.clear()
     for case, _, stream in running:
@@ -143,7 +158,9 @@ def spend(till: Till, principal: Principal, calls: list[Case]) -> tuple[list[Tru
 
 BUDGETS = st.sampled_from((300, 3_000, 30_000, 150_000))
 PROPERTY = settings(
-    max_examples=1200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=1200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
@@ -175,12 +192,19 @@ def test_a_budget_is_exceeded_by_at_most_what_the_calls_in_flight_wrote_beyond_t
     assert reserved == 0
     assert cost <= budget + excess
     assert cost * PRICE <= spent
-    recorded = rows(till.engine, "SELECT SUM(cost_microusd) FROM usage_records WHERE key_id = :k", k=principal.key_id)
+    recorded = rows(
+        till.engine,
+        "SELECT SUM(cost_microusd) FROM usage_records WHERE key_id = :k",
+        k=principal.key_id,
+    )
     assert (recorded[0][0] or 0) == spent
 
 
 @settings(PROPERTY, max_examples=400)
-@given(tokens=st.sampled_from((50, 700, 9_000, 40_000)), calls=st.lists(cases(keeps=True), min_size=1, max_size=6))
+@given(
+    tokens=st.sampled_from((50, 700, 9_000, 40_000)),
+    calls=st.lists(cases(keeps=True), min_size=1, max_size=6),
+)
 def test_a_minute_has_no_more_tokens_than_its_key_where_providers_keep_to_the_limit_that_was_sent(
     till: Till, tokens: int, calls: list[Case]
 ) -> None:

@@ -88,19 +88,31 @@ def upstream() -> Iterator[Upstream]:
 def toml(url: str) -> str:
     """Four rows on the upstream, at a price."""
     rows = []
-    for name, field in (("plain", None), ("older", "max_tokens"), ("newer", "max_completion_tokens")):
+    for name, field in (
+        ("plain", None),
+        ("older", "max_tokens"),
+        ("newer", "max_completion_tokens"),
+    ):
         options = f'options = {{max_tokens_field = "{field}"}}' if field else ""
-        rows.append(f'[providers.{name}]\nbase_url = "{url}/{name}"\napi_key = "k"\nmodels = ["m"]\n{options}')
-    rows.append(f'[providers.claude]\nkind = "anthropic"\nbase_url = "{url}/claude"\napi_key = "k"\nmodels = ["m"]')
+        rows.append(
+            f'[providers.{name}]\nbase_url = "{url}/{name}"\napi_key = "k"\nmodels = ["m"]\n{options}'
+        )
+    rows.append(
+        f'[providers.claude]\nkind = "anthropic"\nbase_url = "{url}/claude"\napi_key = "k"\nmodels = ["m"]'
+    )
     names = ("plain", "older", "newer", "claude")
-    return "\n".join([*rows, *(f'[prices."{name}/*"]\ninput = 100\noutput = 100' for name in names)])
+    return "\n".join(
+        [*rows, *(f'[prices."{name}/*"]\ninput = 100\noutput = 100' for name in names)]
+    )
 
 
 def call(base: str, key: str, case: Case) -> int:
     """Ask, read as far as the case says; the bytes of text that arrived."""
     path = "/v1/messages" if case.dialect == "anthropic" else "/v1/chat/completions"
     headers = {"Authorization": f"Bearer {key}"}
-    with requests.post(base + path, json=case.body, headers=headers, stream=True, timeout=30) as answer:
+    with requests.post(
+        base + path, json=case.body, headers=headers, stream=True, timeout=30
+    ) as answer:
         if answer.status_code != 200:
             return 0
         got = b""
@@ -114,7 +126,9 @@ def call(base: str, key: str, case: Case) -> int:
     return got.count(GLYPH.encode()) * 3
 
 
-def test_a_hundred_calls_over_http_never_exceed_their_budgets(upstream: Upstream, serve: Serve, tmp_path: Path) -> None:
+def test_a_hundred_calls_over_http_never_exceed_their_budgets(
+    upstream: Upstream, serve: Serve, tmp_path: Path
+) -> None:
     file = tmp_path / "goblin.toml"
     file.write_text(toml(upstream.url))
     server = serve(
@@ -135,11 +149,18 @@ def test_a_hundred_calls_over_http_never_exceed_their_budgets(upstream: Upstream
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(budget=st.sampled_from((300, 3_000, 30_000)), calls=st.lists(cases(keeps=True), min_size=4, max_size=4))
+    @given(
+        budget=st.sampled_from((300, 3_000, 30_000)),
+        calls=st.lists(cases(keeps=True), min_size=4, max_size=4),
+    )
     def spend(budget: int, calls: list[Case]) -> None:
         key = requests.post(
             server.url + "/auth/keys",
-            json={"name": "k", "scopes": ["chat"], "monthly_budget_usd": f"{budget * PRICE / 1e6:.6f}"},
+            json={
+                "name": "k",
+                "scopes": ["chat"],
+                "monthly_budget_usd": f"{budget * PRICE / 1e6:.6f}",
+            },
             headers=login,
             timeout=10,
         ).json()
@@ -152,7 +173,9 @@ def test_a_hundred_calls_over_http_never_exceed_their_budgets(upstream: Upstream
             made.append(arrived)
             if len(provider.truths) > asked:
                 truth = provider.truths[-1]
-                if case.body.get("stream"):  # what the upstream has written is not what was delivered
+                if case.body.get(
+                    "stream"
+                ):  # what the upstream has written is not what was delivered
                     truth = Truth(truth.prompt if arrived else 0, delivered=arrived)
                     truth.reported_prompt = truth.prompt
                 truths.append(truth)

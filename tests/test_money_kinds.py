@@ -71,9 +71,17 @@ def test_one_limit_goes_upstream_and_no_more_than_was_reserved(
 
 
 def test_anthropic_is_sent_no_limit_by_another_name(fake_upstream: FakeUpstream) -> None:
-    fake_upstream.reply(Reply.json(200, {"type": "message", "content": [], "usage": {"input_tokens": 1}}))
+    fake_upstream.reply(
+        Reply.json(200, {"type": "message", "content": [], "usage": {"input_tokens": 1}})
+    )
     provider = AnthropicProvider("claude", fake_upstream.url, models=[Model("m")])
-    body = {"model": "m", "messages": [], "max_tokens": 5, "max_completion_tokens": 9, "n_predict": 9}
+    body = {
+        "model": "m",
+        "messages": [],
+        "max_tokens": 5,
+        "max_completion_tokens": 9,
+        "n_predict": 9,
+    }
     provider.complete(ChatRequest("m", body, dialect="anthropic"))
     assert fake_upstream.requests[0].json() == {"model": "m", "messages": [], "max_tokens": 5}
     provider.close()
@@ -93,7 +101,9 @@ def test_a_key_with_a_budget_sends_the_limit_that_was_reserved_where_its_chat_ha
 def test_tokens_a_minute_hold_the_larger_limit_and_what_a_minute_leaves_where_there_is_none(
     bench: Bench, fake_upstream: FakeUpstream
 ) -> None:
-    made = bench.client.post("/auth/keys", json={"name": "t", "tokens_per_minute": 100}, headers=bench.user)
+    made = bench.client.post(
+        "/auth/keys", json={"name": "t", "tokens_per_minute": 100}, headers=bench.user
+    )
     key = {"Authorization": f"Bearer {made.get_json()['key']}"}
     assert bench.chat(key, max_completion_tokens=1, max_tokens=5000).status_code == 429
     fake_upstream.reply(Reply.json(200, openai_chat()))
@@ -122,8 +132,12 @@ def test_a_stream_that_nobody_counted_costs_a_quarter_of_its_bytes(
     events = openai_events(text="a", include_usage=False)
     chunk = {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
     events[1:1] = [f"data: {json.dumps(chunk)}\n\n".encode()]
-    fake_upstream.reply(Reply.sse([*events[:3], CUT] if end == "the provider breaks off" else events))
-    answer = bench.client.post("/chat/completions", json={**BODY, "stream": True}, headers=bench.user, buffered=False)
+    fake_upstream.reply(
+        Reply.sse([*events[:3], CUT] if end == "the provider breaks off" else events)
+    )
+    answer = bench.client.post(
+        "/chat/completions", json={**BODY, "stream": True}, headers=bench.user, buffered=False
+    )
     pieces: Iterator[bytes] = iter(answer.response)
     got = b""
     for piece in pieces:
@@ -136,14 +150,18 @@ def test_a_stream_that_nobody_counted_costs_a_quarter_of_its_bytes(
     assert 10_000 <= completion < 10_010
 
 
-def test_a_long_stream_is_counted_a_part_at_a_time(bench: Bench, fake_upstream: FakeUpstream) -> None:
+def test_a_long_stream_is_counted_a_part_at_a_time(
+    bench: Bench, fake_upstream: FakeUpstream
+) -> None:
     text = " ".join(["word" * 10] * 2000)
     fake_upstream.reply(Reply.sse(openai_events(text=text, include_usage=False)))
     bench.chat(stream=True)
     assert len(text) / 4 <= bench.record()[1] < len(text) / 4 * 1.1
 
 
-def test_what_was_reported_before_a_stream_was_cut_is_the_floor(bench: Bench, fake_upstream: FakeUpstream) -> None:
+def test_what_was_reported_before_a_stream_was_cut_is_the_floor(
+    bench: Bench, fake_upstream: FakeUpstream
+) -> None:
     chunk = {
         "id": "c", "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}],
         "usage": {"prompt_tokens": 5000, "completion_tokens": 50},
@@ -181,7 +199,9 @@ def test_a_count_that_cannot_be_true_is_estimated(
     if stream:
         end = {"id": "c", "choices": [], "usage": usage}
         events = [event for event in events if b'"usage":{' not in event and b"[DONE]" not in event]
-        fake_upstream.reply(Reply.sse([*events, f"data: {json.dumps(end)}\n\ndata: [DONE]\n\n".encode()]))
+        fake_upstream.reply(
+            Reply.sse([*events, f"data: {json.dumps(end)}\n\ndata: [DONE]\n\n".encode()])
+        )
     else:
         fake_upstream.reply(Reply.json(200, {**openai_chat(text=text), "usage": usage}))
     bench.chat(bench.key("1.00"), stream=stream, max_tokens=100)
@@ -211,15 +231,24 @@ def test_embeddings_hold_their_prompt_whatever_else_their_body_says(
 ) -> None:
     vector = {"object": "embedding", "index": 0, "embedding": [0.1]}
     usage = {"prompt_tokens": 40, "total_tokens": 40}
-    fake_upstream.reply(*[Reply.json(200, {"object": "list", "data": [vector], "model": "m", "usage": usage})] * 9)
+    fake_upstream.reply(
+        *[Reply.json(200, {"object": "list", "data": [vector], "model": "m", "usage": usage})] * 9
+    )
     made = bench.client.post(
         "/auth/keys",
-        json={"name": "e", "scopes": ["embeddings"], "tokens_per_minute": 100, "monthly_budget_usd": "0.01"},
+        json={
+            "name": "e",
+            "scopes": ["embeddings"],
+            "tokens_per_minute": 100,
+            "monthly_budget_usd": "0.01",
+        },
         headers=bench.user,
     )
     key = {"Authorization": f"Bearer {made.get_json()['key']}"}
     body = {"model": "fake/gpt-4o", "input": "x" * 160, name: limit}
-    statuses = [bench.client.post("/v1/embeddings", json=body, headers=key).status_code for _ in range(4)]
+    statuses = [
+        bench.client.post("/v1/embeddings", json=body, headers=key).status_code for _ in range(4)
+    ]
     assert statuses == [200, 200, 429, 429]
 
 
@@ -229,7 +258,9 @@ def test_embeddings_read_no_messages(make_app: MakeApp, messages: Any) -> None:
     client = make_app(file=file).test_client()
     user = {"Authorization": f"Bearer {register(client)['access_token']}"}
     made = client.post(
-        "/auth/keys", json={"name": "e", "scopes": ["embeddings"], "monthly_budget_usd": "0.01"}, headers=user
+        "/auth/keys",
+        json={"name": "e", "scopes": ["embeddings"], "monthly_budget_usd": "0.01"},
+        headers=user,
     )
     key = {"Authorization": f"Bearer {made.get_json()['key']}"}
     body = {"model": "echo", "input": "word " * 4000, "messages": messages}
@@ -257,7 +288,10 @@ LONG = "data:image/png;base64," + "x" * 400_000
         said("hi", prediction={"type": "content", "content": LONG}),
         said("hi", documents=[{"text": LONG}]),
         said("hi", tools=[{"description": LONG}]),
-        said("hi", tools=[{"parameters": {"type": "image", "source": {"type": "base64", "data": LONG}}}]),
+        said(
+            "hi",
+            tools=[{"parameters": {"type": "image", "source": {"type": "base64", "data": LONG}}}],
+        ),
         said("hi", instructions=LONG),
         said("hi", metadata={"note": LONG}),
         said("hi", something_new={"a": [{"b": LONG}]}),
@@ -277,12 +311,16 @@ def test_a_request_of_an_image_like_text_is_refused_by_a_small_budget(bench: Ben
 
 
 def png(width: int, height: int) -> bytes:
-    return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", width, height) + b"\x08\x02\0\0\0" * 4
+    return (
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", width, height) + b"\x08\x02\0\0\0" * 4
+    )
 
 
 def jpeg(width: int, height: int) -> bytes:
     notes = b"\xff\xe1" + struct.pack(">H", 40_002) + b"n" * 40_000
-    return b"\xff\xd8" + notes + b"\xff\xc0\0\x11\x08" + struct.pack(">HH", height, width) + b"\0" * 30
+    return (
+        b"\xff\xd8" + notes + b"\xff\xc0\0\x11\x08" + struct.pack(">HH", height, width) + b"\0" * 30
+    )
 
 
 def webp(width: int, height: int) -> bytes:
@@ -311,6 +349,8 @@ def test_an_image_counts_by_its_pixels_and_at_most_so_much() -> None:
     assert [cost(size, estimate_prompt_tokens) for size in (16, 750, 5000)] == [260, 750, 1600]
     assert [cost(size, most_prompt_tokens) for size in (16, 750, 5000)] == [260, 1407, 4800]
     assert (
-        most_prompt_tokens(said([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), ["gpt-4o-mini"])
+        most_prompt_tokens(
+            said([{"type": "image_url", "image_url": {"url": "https://a/b"}}]), ["gpt-4o-mini"]
+        )
         > 160_000
     )

@@ -59,7 +59,9 @@ def targets(app: Flask) -> list[Target]:
             shape = getattr(view, "_spec", {}).get("body")
             fields = tuple(shape.model_fields) if shape is not None else ()
             is_open = shape is not None and shape.model_config.get("extra") != "forbid"
-            found.append(Target(method, path, fields, getattr(view, "auth_rule", None) is not None, is_open))
+            found.append(
+                Target(method, path, fields, getattr(view, "auth_rule", None) is not None, is_open)
+            )
     return found
 
 
@@ -86,7 +88,10 @@ def admin(app: Flask) -> dict[str, str]:
 
 def send(client: FlaskClient, target: Target, body: bytes, headers: dict[str, str]) -> Any:
     return client.open(
-        target.path, method=target.method, data=body, headers={**headers, "Content-Type": "application/json"}
+        target.path,
+        method=target.method,
+        data=body,
+        headers={**headers, "Content-Type": "application/json"},
     )
 
 
@@ -99,7 +104,12 @@ def assert_refused(target: Target, answer: Any, statuses: tuple[int, ...]) -> No
 
 def test_every_route_that_writes_is_found(app: Flask) -> None:
     names = {target.name for target in targets(app)}
-    assert {"POST /auth/login", "POST /v1/messages", "PUT /settings/", "PATCH /admin/keys/999999"} <= names
+    assert {
+        "POST /auth/login",
+        "POST /v1/messages",
+        "PUT /settings/",
+        "PATCH /admin/keys/999999",
+    } <= names
     documented = {
         f"{method.upper()} {path}"
         for path, item in app.test_client().get("/openapi.json").get_json()["paths"].items()
@@ -111,7 +121,9 @@ def test_every_route_that_writes_is_found(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("kind", NASTY)
-def test_a_nasty_value_is_refused_in_every_field_of_every_route(app: Flask, admin: dict[str, str], kind: str) -> None:
+def test_a_nasty_value_is_refused_in_every_field_of_every_route(
+    app: Flask, admin: dict[str, str], kind: str
+) -> None:
     client, value = app.test_client(), NASTY[kind](SIZE)
     for target in targets(app):
         for field in (*target.fields[:2], "unknown"):
@@ -138,7 +150,9 @@ LEGITIMATE = {
 
 
 @pytest.mark.parametrize("kind", NASTY_WHOLE)
-def test_a_nasty_body_is_refused_by_every_route(app: Flask, admin: dict[str, str], kind: str) -> None:
+def test_a_nasty_body_is_refused_by_every_route(
+    app: Flask, admin: dict[str, str], kind: str
+) -> None:
     client, body = app.test_client(), NASTY_WHOLE[kind](SIZE)
     for target in targets(app):
         if target.needs_credentials:
@@ -168,7 +182,9 @@ def test_a_real_server_takes_them_all_in_little_memory(serve: Serve) -> None:
         ):
             body = value if kind in NASTY_WHOLE else inside(field, value, max_tokens=b"5")
             answer = session.post(server.url + path, data=body, headers=headers, timeout=60)
-            assert answer.status_code in allowed, f"{path}: {kind}: {answer.status_code} {answer.text[:300]}"
+            assert answer.status_code in allowed, (
+                f"{path}: {kind}: {answer.status_code} {answer.text[:300]}"
+            )
             assert answer.status_code == 200 or len(answer.content) <= MAX_ANSWER, f"{path}: {kind}"
     assert session.get(server.url + "/health/live", timeout=5).status_code == 200
     assert peak_kb(server) - before < 100_000
@@ -177,6 +193,8 @@ def test_a_real_server_takes_them_all_in_little_memory(serve: Serve) -> None:
 @pytest.mark.parametrize("kind", HONEST)
 def test_what_people_send_passes(app: Flask, admin: dict[str, str], kind: str) -> None:
     answer = app.test_client().post(
-        "/v1/chat/completions", data=HONEST[kind](3_000_000), headers={**admin, "Content-Type": "application/json"}
+        "/v1/chat/completions",
+        data=HONEST[kind](3_000_000),
+        headers={**admin, "Content-Type": "application/json"},
     )
     assert answer.status_code == 200, answer.data[:300]

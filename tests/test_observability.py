@@ -119,14 +119,32 @@ def completed() -> Iterator[list[Any]]:
 
 def test_a_request_is_counted_timed_and_logged(client: Client, completed: list[Any]) -> None:
     before = requests_total("GET", "/things/<int:thing>", 200)
-    timed = value("http_request_duration_seconds_count", method="GET", endpoint="/things/<int:thing>")
-    response = client.get("/things/5", headers={"X-Correlation-ID": "abc-1"}, environ_base={"REMOTE_ADDR": "127.0.0.1"})
+    timed = value(
+        "http_request_duration_seconds_count", method="GET", endpoint="/things/<int:thing>"
+    )
+    response = client.get(
+        "/things/5",
+        headers={"X-Correlation-ID": "abc-1"},
+        environ_base={"REMOTE_ADDR": "127.0.0.1"},
+    )
     assert requests_total("GET", "/things/<int:thing>", 200) == before + 1
-    assert value("http_request_duration_seconds_count", method="GET", endpoint="/things/<int:thing>") == timed + 1
+    assert (
+        value("http_request_duration_seconds_count", method="GET", endpoint="/things/<int:thing>")
+        == timed + 1
+    )
     assert response.headers["X-Correlation-ID"] == response.headers["x-request-id"] == "abc-1"
     (record,) = completed
-    assert (record.method, record.path, record.status_code, record.bytes) == ("GET", "/things/5", 200, 7)
-    assert (record.correlation_id, record.principal, record.client) == ("abc-1", "key:7", "127.0.0.1")
+    assert (record.method, record.path, record.status_code, record.bytes) == (
+        "GET",
+        "/things/5",
+        200,
+        7,
+    )
+    assert (record.correlation_id, record.principal, record.client) == (
+        "abc-1",
+        "key:7",
+        "127.0.0.1",
+    )
     assert record.duration_ms == round(record.duration_ms, 2) > 0
     assert not hasattr(record, "completed")
 
@@ -137,9 +155,14 @@ def test_an_id_that_is_not_one_is_replaced(client: Client, given: str) -> None:
     assert len(response.headers["X-Correlation-ID"]) == 36
 
 
-@pytest.mark.parametrize("given", ["a", "x" * 128, "550e8400-e29b-41d4-a716-446655440000", "A.b_c:d-1"])
+@pytest.mark.parametrize(
+    "given", ["a", "x" * 128, "550e8400-e29b-41d4-a716-446655440000", "A.b_c:d-1"]
+)
 def test_a_good_id_is_kept(client: Client, given: str) -> None:
-    assert client.get("/nowhere", headers={"X-Correlation-ID": given}).headers["X-Correlation-ID"] == given
+    assert (
+        client.get("/nowhere", headers={"X-Correlation-ID": given}).headers["X-Correlation-ID"]
+        == given
+    )
 
 
 def test_an_unknown_path_is_unmatched(client: Client) -> None:
@@ -180,10 +203,15 @@ def test_a_request_that_a_hook_ended_is_counted_under_its_route(client: Client) 
 def test_a_4xx_is_no_error_of_ours(client: Client) -> None:
     before = value("http_errors_total", method="POST", endpoint="/refused", error_type="HTTP429")
     assert client.post("/refused").status_code == 429
-    assert value("http_errors_total", method="POST", endpoint="/refused", error_type="HTTP429") == before
+    assert (
+        value("http_errors_total", method="POST", endpoint="/refused", error_type="HTTP429")
+        == before
+    )
 
 
-def test_an_exception_is_counted_by_its_type_and_logged_as_a_warning(client: Client, completed: list[Any]) -> None:
+def test_an_exception_is_counted_by_its_type_and_logged_as_a_warning(
+    client: Client, completed: list[Any]
+) -> None:
     labels = {"method": "GET", "endpoint": "/boom", "error_type": "TimeoutError"}
     before = value("http_errors_total", **labels)
     assert client.get("/boom").status_code == 500
@@ -213,7 +241,9 @@ def close(iterable: Iterable[bytes]) -> None:
     iterable.close()  # type: ignore[attr-defined]
 
 
-def test_a_stream_that_the_client_cut_did_not_complete(observed: Flask, completed: list[Any]) -> None:
+def test_a_stream_that_the_client_cut_did_not_complete(
+    observed: Flask, completed: list[Any]
+) -> None:
     iterable = run(observed, "/stream/whole")
     next(iter(iterable))
     close(iterable)
@@ -225,7 +255,9 @@ def test_a_stream_that_the_client_cut_did_not_complete(observed: Flask, complete
     assert not hasattr(record, "error_type")
 
 
-def test_an_answer_that_nobody_waited_for_did_not_complete(observed: Flask, completed: list[Any]) -> None:
+def test_an_answer_that_nobody_waited_for_did_not_complete(
+    observed: Flask, completed: list[Any]
+) -> None:
     environ = EnvironBuilder("/things/5").get_environ()
     environ["waitress.client_disconnected"] = lambda: True
     iterable = observed.wsgi_app(environ, lambda *_: lambda _: None)  # type: ignore[arg-type,return-value]
@@ -247,7 +279,9 @@ def test_a_stream_that_fails_midway_is_an_error(observed: Flask, completed: list
     assert in_progress() == 0
 
 
-def test_a_stream_that_was_marked_incomplete_is_an_error(client: Client, completed: list[Any]) -> None:
+def test_a_stream_that_was_marked_incomplete_is_an_error(
+    client: Client, completed: list[Any]
+) -> None:
     labels = {"method": "GET", "endpoint": "/stream/<how>", "error_type": "BadResponse"}
     before = value("http_errors_total", **labels)
     assert client.get("/stream/marked").data == b"onetwo"
@@ -255,7 +289,9 @@ def test_a_stream_that_was_marked_incomplete_is_an_error(client: Client, complet
     assert completed[0].completed is False
 
 
-def test_an_application_that_fails_outside_flask_is_counted(observed: Flask, completed: list[Any]) -> None:
+def test_an_application_that_fails_outside_flask_is_counted(
+    observed: Flask, completed: list[Any]
+) -> None:
     def broken(environ: Any, start_response: Any) -> Iterable[bytes]:
         raise MemoryError
 
@@ -311,12 +347,15 @@ def test_threads_count_exactly_and_leave_nothing_in_progress(observed: Flask) ->
 def test_series_of_known_routes_start_at_zero(observed: Flask) -> None:
     assert (
         REGISTRY.get_sample_value(
-            "http_errors_total", {"method": "POST", "endpoint": "/body", "error_type": "InternalError"}
+            "http_errors_total",
+            {"method": "POST", "endpoint": "/body", "error_type": "InternalError"},
         )
         == 0.0
     )
     assert (
-        REGISTRY.get_sample_value("http_requests_total", {"method": "POST", "endpoint": "/body", "status_code": "500"})
+        REGISTRY.get_sample_value(
+            "http_requests_total", {"method": "POST", "endpoint": "/body", "status_code": "500"}
+        )
         == 0.0
     )
 
@@ -325,7 +364,9 @@ def test_metrics_are_served_as_text_and_as_openmetrics(client: Client) -> None:
     response = client.get("/metrics")
     assert response.headers["Content-Type"].startswith("text/plain; version=")
     assert b"# TYPE http_requests_total counter" in response.data
-    openmetrics = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    openmetrics = client.get(
+        "/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}
+    )
     assert openmetrics.headers["Content-Type"].startswith("application/openmetrics-text")
     assert openmetrics.data.endswith(b"# EOF\n")
     only = client.get("/metrics?name[]=http_requests_in_progress")

@@ -23,7 +23,11 @@ TOOL: Any = {
     "type": "function",
     "function": {
         "name": "get_weather",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
     },
 }
 
@@ -36,7 +40,12 @@ class Setup:
         self._clients: list[OpenAI] = []
 
     def client(self, **options: Any) -> OpenAI:
-        options = {"api_key": self.token, "base_url": self.server.url + "/v1", "max_retries": 0, **options}
+        options = {
+            "api_key": self.token,
+            "base_url": self.server.url + "/v1",
+            "max_retries": 0,
+            **options,
+        }
         client = OpenAI(**options)
         self._clients.append(client)
         return client
@@ -51,7 +60,9 @@ def setup(serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path) -> Iterator
     fake_upstream.default = MODELS
     config = tmp_path / "goblin.toml"
     config.write_text(f'[providers.up]\nbase_url = "{fake_upstream.url}/v1"\nmodels = ["m"]\n')
-    server = serve(GOBLIN_CONFIG_FILE=str(config), GOBLIN_RETRIES="0", GOBLIN_MAX_BODY_BYTES="100000")
+    server = serve(
+        GOBLIN_CONFIG_FILE=str(config), GOBLIN_RETRIES="0", GOBLIN_MAX_BODY_BYTES="100000"
+    )
     token = server.register()["Authorization"].removeprefix("Bearer ")
     wait_until(lambda: fake_upstream.requests, what="the monitor's own request")
     made = Setup(server, fake_upstream, token)
@@ -87,7 +98,9 @@ def test_create_stream_models_embeddings_and_raw_headers(setup: Setup) -> None:
 
 def test_a_tools_round_trip_an_image_and_structured_output(setup: Setup) -> None:
     client = setup.client()
-    asked = client.chat.completions.create(model="echo", messages=HELLO, tools=[TOOL], tool_choice="required")
+    asked = client.chat.completions.create(
+        model="echo", messages=HELLO, tools=[TOOL], tool_choice="required"
+    )
     message = asked.choices[0].message
     assert asked.choices[0].finish_reason == "tool_calls"
     assert message.tool_calls is not None
@@ -101,7 +114,9 @@ def test_a_tools_round_trip_an_image_and_structured_output(setup: Setup) -> None
     assert answered.choices[0].message.content
 
     setup.upstream.reply(
-        Reply.json(200, {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": []})
+        Reply.json(
+            200, {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": []}
+        )
     )
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     client.chat.completions.create(
@@ -110,7 +125,9 @@ def test_a_tools_round_trip_an_image_and_structured_output(setup: Setup) -> None
     )
     assert setup.upstream.requests[-1].json()["messages"][0]["content"][1] == image
 
-    structured = client.chat.completions.create(model="echo", messages=HELLO, response_format={"type": "json_object"})
+    structured = client.chat.completions.create(
+        model="echo", messages=HELLO, response_format={"type": "json_object"}
+    )
     assert (structured.choices[0].message.content or "").startswith("{")
 
 
@@ -145,12 +162,15 @@ def test_our_own_refusals_raise_the_sdks_exceptions(setup: Setup, serve: Serve) 
         setup.client().chat.completions.create(model="echo", messages=HELLO, temperature="hot")  # type: ignore[call-overload]
     assert wrong.value.param == "temperature"
     with pytest.raises(openai.APIStatusError) as large:
-        setup.client().chat.completions.create(model="echo", messages=[{"role": "user", "content": "x" * 200_000}])
+        setup.client().chat.completions.create(
+            model="echo", messages=[{"role": "user", "content": "x" * 200_000}]
+        )
     assert large.value.status_code == 413
 
     limited = serve(RATELIMIT_ENABLED="true", RATELIMIT_CHAT="1 per minute")
     client = setup.client(
-        api_key=limited.register()["Authorization"].removeprefix("Bearer "), base_url=limited.url + "/v1"
+        api_key=limited.register()["Authorization"].removeprefix("Bearer "),
+        base_url=limited.url + "/v1",
     )
     client.chat.completions.create(model="echo", messages=HELLO)
     with pytest.raises(openai.RateLimitError) as many:
@@ -176,7 +196,9 @@ def test_the_sdks_own_retry_waits_as_retry_after_says(setup: Setup) -> None:
     setup.upstream.reply(overloaded, Reply.json(200, answer))
     completion = setup.client(max_retries=1).chat.completions.create(model="up/m", messages=HELLO)
     assert completion.choices[0].message.content == "at last"
-    failed, answered = (line["timestamp"] for line in setup.server.log_lines("request_completed")[-2:])
+    failed, answered = (
+        line["timestamp"] for line in setup.server.log_lines("request_completed")[-2:]
+    )
     assert answered > failed
 
 

@@ -52,7 +52,9 @@ def test_every_route_is_in_the_document(app: Flask, document: dict[str, Any]) ->
             assert path in NOT_DESCRIBED or (path, method) in described, f"{method} {path}"
 
 
-def test_every_operation_says_what_it_does_and_has_an_id_of_its_own(document: dict[str, Any]) -> None:
+def test_every_operation_says_what_it_does_and_has_an_id_of_its_own(
+    document: dict[str, Any],
+) -> None:
     ids = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(ids) == len(set(ids))
     known = {tag["name"] for tag in document["tags"]}
@@ -83,29 +85,40 @@ def test_every_operation_lists_its_errors_in_its_dialect(document: dict[str, Any
             assert response["description"], f"{method} {path} {status}"
             assert "X-Correlation-ID" in response["headers"]
             if int(status) >= 400:
-                assert response["content"]["application/json"]["schema"]["$ref"].endswith(f"/{expected}"), (
-                    f"{method} {path} {status}"
-                )
+                assert response["content"]["application/json"]["schema"]["$ref"].endswith(
+                    f"/{expected}"
+                ), f"{method} {path} {status}"
             assert ("Retry-After" in response["headers"]) == (status in ("429", "503"))
 
 
-def test_chat_is_described_with_its_stream_and_both_ways_to_authenticate(document: dict[str, Any]) -> None:
+def test_chat_is_described_with_its_stream_and_both_ways_to_authenticate(
+    document: dict[str, Any],
+) -> None:
     for path in ("/chat/completions", "/v1/chat/completions"):
         operation = document["paths"][path]["post"]
-        assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+        assert set(operation["responses"]["200"]["content"]) == {
+            "application/json",
+            "text/event-stream",
+        }
         assert {name for entry in operation["security"] for name in entry} == {"bearer", "apiKey"}
         assert {"402", "502", "504"} <= set(operation["responses"])
     assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey"}
 
 
-def test_routes_that_need_credentials_say_so_and_others_do_not(client: FlaskClient, document: dict[str, Any]) -> None:
+def test_routes_that_need_credentials_say_so_and_others_do_not(
+    client: FlaskClient, document: dict[str, Any]
+) -> None:
     for path, method, operation in operations(document):
         url = re.sub(r"\{[^}]+\}", "1", path)
-        status = client.open(url, method=method.upper(), json={} if "requestBody" in operation else None).status_code
+        status = client.open(
+            url, method=method.upper(), json={} if "requestBody" in operation else None
+        ).status_code
         assert (status == 401) == bool(operation.get("security")), f"{method} {path}: {status}"
 
 
-def test_examples_and_descriptions_hold_no_secret_of_the_configuration(app: Flask, client: FlaskClient) -> None:
+def test_examples_and_descriptions_hold_no_secret_of_the_configuration(
+    app: Flask, client: FlaskClient
+) -> None:
     assert app.config["SECRET_KEY"] not in client.get("/openapi.json").get_data(as_text=True)
 
 

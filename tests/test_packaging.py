@@ -15,14 +15,29 @@ def test_a_wheel_holds_everything_that_the_package_needs(tmp_path: Path) -> None
     source = tmp_path / "source"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(source)], check=True)
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), "."],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            str(tmp_path),
+            ".",
+        ],
         cwd=source,
         check=True,
     )
     (wheel,) = tmp_path.glob("*.whl")
-    inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("goblin_assistant/")}
+    inside = {
+        name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("goblin_assistant/")
+    }
     package = source / "goblin_assistant"
     expected = {
-        str(path.relative_to(source)) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"
+        str(path.relative_to(source))
+        for path in package.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
     }
     assert expected - inside == set()

@@ -21,7 +21,9 @@ NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 WITHOUT_LIST_PRICES = {"ollama", "vllm", "llamacpp", "lmstudio"}  # servers of one's own
 
 
-def prices(overrides: dict[str, PriceRow] | None = None, now: datetime = NOON, **urls: str) -> Prices:
+def prices(
+    overrides: dict[str, PriceRow] | None = None, now: datetime = NOON, **urls: str
+) -> Prices:
     return Prices(overrides or {}, urls, clock=lambda: now)
 
 
@@ -37,22 +39,41 @@ def test_a_call_costs_its_tokens_times_their_price() -> None:
 
 def test_reasoning_tokens_are_part_of_the_completion_and_not_counted_twice() -> None:
     plain = prices().cost_microusd("openai", "gpt-4o", Usage(0, 500))
-    assert prices().cost_microusd("openai", "gpt-4o", Usage(0, 500, reasoning_tokens=300)) == plain == 5000
+    assert (
+        prices().cost_microusd("openai", "gpt-4o", Usage(0, 500, reasoning_tokens=300))
+        == plain
+        == 5000
+    )
 
 
 def test_cache_writes_have_their_own_price() -> None:
     # claude-opus-4-5: $5 input, $6.25 cache write, $0.50 cache read
-    usage = Usage(prompt_tokens=1000, completion_tokens=0, cached_tokens=200, cache_write_tokens=300)
-    assert prices().cost_microusd("anthropic", "claude-opus-4-5", usage) == 500 * 5 + 200 * 0.5 + 300 * 6.25
+    usage = Usage(
+        prompt_tokens=1000, completion_tokens=0, cached_tokens=200, cache_write_tokens=300
+    )
+    assert (
+        prices().cost_microusd("anthropic", "claude-opus-4-5", usage)
+        == 500 * 5 + 200 * 0.5 + 300 * 6.25
+    )
 
 
 def test_cached_tokens_without_a_price_of_their_own_cost_what_others_do() -> None:
-    assert prices({"a/b": row(input="2", output="3")}).cost_microusd("a", "b", Usage(10, 0, cached_tokens=9)) == 20
+    assert (
+        prices({"a/b": row(input="2", output="3")}).cost_microusd(
+            "a", "b", Usage(10, 0, cached_tokens=9)
+        )
+        == 20
+    )
 
 
 @pytest.mark.parametrize(("tokens", "expected"), [(1, 1), (6, 1), (7, 2), (13, 2), (14, 3), (0, 0)])
-def test_a_fraction_of_a_micro_dollar_is_rounded_up_once_per_call(tokens: int, expected: int) -> None:
-    assert prices({"a/b": row(input="0.15", output="1")}).cost_microusd("a", "b", Usage(tokens, 0)) == expected
+def test_a_fraction_of_a_micro_dollar_is_rounded_up_once_per_call(
+    tokens: int, expected: int
+) -> None:
+    assert (
+        prices({"a/b": row(input="0.15", output="1")}).cost_microusd("a", "b", Usage(tokens, 0))
+        == expected
+    )
 
 
 def test_the_parts_of_a_call_are_added_before_they_are_rounded() -> None:
@@ -62,8 +83,14 @@ def test_the_parts_of_a_call_are_added_before_they_are_rounded() -> None:
 def test_a_long_prompt_pays_the_long_context_price_for_all_of_its_tokens() -> None:
     # claude-sonnet-4-5: $3 up to 200,000 prompt tokens, $6 above; output $15 and $22.50
     some = prices()
-    assert some.cost_microusd("anthropic", "claude-sonnet-4-5", Usage(200_000, 100)) == 200_000 * 3 + 100 * 15
-    assert some.cost_microusd("anthropic", "claude-sonnet-4-5", Usage(200_001, 100)) == 200_001 * 6 + 100 * 22.5
+    assert (
+        some.cost_microusd("anthropic", "claude-sonnet-4-5", Usage(200_000, 100))
+        == 200_000 * 3 + 100 * 15
+    )
+    assert (
+        some.cost_microusd("anthropic", "claude-sonnet-4-5", Usage(200_001, 100))
+        == 200_001 * 6 + 100 * 22.5
+    )
 
 
 def test_prices_by_the_hour_hold_at_their_hour() -> None:
@@ -72,7 +99,8 @@ def test_prices_by_the_hour_hold_at_their_hour() -> None:
         for p in get_snapshot().providers
         if p.id == "deepseek"
         for m in p.models
-        if isinstance(m.prices, list) and any(getattr(c.constraint, "start_time", None) for c in m.prices)
+        if isinstance(m.prices, list)
+        and any(getattr(c.constraint, "start_time", None) for c in m.prices)
     )
     seen = set()
     for hour in range(24):
@@ -96,7 +124,9 @@ def test_every_priced_model_costs_what_genai_prices_says() -> None:
     for provider in get_snapshot().providers:
         for model in provider.models:
             rates = some.rates(provider.id, model.id)
-            if rates is None or any(band.prompt is None or band.completion is None for band in rates.bands):
+            if rates is None or any(
+                band.prompt is None or band.completion is None for band in rates.bands
+            ):
                 continue
             for prompt in (random.randrange(1, 5000), random.randrange(150_000, 1_200_000)):
                 cached = random.randrange(0, prompt // 2 + 1)
@@ -120,7 +150,9 @@ def test_every_priced_model_costs_what_genai_prices_says() -> None:
                 cost = some.cost_microusd(provider.id, model.id, usage)
                 assert cost is not None
                 # Their sum goes through 28 digits; ours does not round before the end.
-                assert cost == expected or abs(exact - exact.to_integral_value()) < Decimal("1e-9"), (
+                assert cost == expected or abs(exact - exact.to_integral_value()) < Decimal(
+                    "1e-9"
+                ), (
                     provider.id,
                     model.id,
                 )
@@ -169,8 +201,14 @@ def test_tokens_in_a_direction_without_a_price_make_the_cost_unknown() -> None:
 
 def test_echo_is_free_unless_it_is_given_a_price() -> None:
     assert prices().cost_microusd("echo", "echo", Usage(10, 10)) == 0
-    assert prices({"echo/*": row(input="1", output="1")}).cost_microusd("echo", "echo", Usage(10, 10)) == 20
-    assert Prices({}, free=("echo", "simulator")).cost_microusd("simulator", "fast", Usage(10, 10)) == 0
+    assert (
+        prices({"echo/*": row(input="1", output="1")}).cost_microusd("echo", "echo", Usage(10, 10))
+        == 20
+    )
+    assert (
+        Prices({}, free=("echo", "simulator")).cost_microusd("simulator", "fast", Usage(10, 10))
+        == 0
+    )
 
 
 def test_goblin_toml_overrides_the_list_price_and_the_longest_pattern_wins() -> None:
@@ -199,8 +237,15 @@ def test_a_decimal_price_is_not_changed_on_its_way_through_toml() -> None:
     assert Prices(file.prices).cost_microusd("a", "b", Usage(3_000_000, 0)) == 300_000
 
 
-def test_a_model_that_answers_under_another_name_has_the_price_of_the_name_it_was_called_by() -> None:
-    some = prices({"azure/my-deployment": row(input="1", output="1"), "ollama/llama3": row(input="2", output="2")})
+def test_a_model_that_answers_under_another_name_has_the_price_of_the_name_it_was_called_by() -> (
+    None
+):
+    some = prices(
+        {
+            "azure/my-deployment": row(input="1", output="1"),
+            "ollama/llama3": row(input="2", output="2"),
+        }
+    )
     assert some.cost_microusd("azure", "gpt-4o-2024-08-06", Usage(10, 0), "my-deployment") == 10
     assert some.cost_microusd("ollama", "llama3:latest-q4", Usage(10, 0), "llama3") == 20
 
@@ -215,7 +260,9 @@ def test_the_price_of_the_model_that_answered_goes_before_that_of_the_alias() ->
 
 def test_a_provider_of_another_name_is_known_by_its_address() -> None:
     assert prices().cost_microusd("team-openai", "gpt-4o", Usage(1000, 0)) is None
-    named = Prices({}, {"team-openai": "https://api.openai.com/v1", "local": "http://127.0.0.1:1/v1"})
+    named = Prices(
+        {}, {"team-openai": "https://api.openai.com/v1", "local": "http://127.0.0.1:1/v1"}
+    )
     assert named.cost_microusd("team-openai", "gpt-4o", Usage(1000, 0)) == 2500
     assert named.cost_microusd("local", "gpt-4o", Usage(1000, 0)) is None
 
@@ -245,15 +292,18 @@ def test_a_service_tier_has_its_own_price_where_the_provider_has_one() -> None:
     assert some.cost_microusd("openai", "gpt-4o", Usage(1000, 100, tier="priority")) == 4250 + 1700
     assert some.cost_microusd("openai", "gpt-4o", Usage(1000, 100)) == 2500 + 1000
     assert some.cost_microusd("azure", "gpt-4o", Usage(1000, 100, tier="priority")) == 2500 + 1000
-    assert some.cost_microusd("mistral", "mistral-large-latest", Usage(1000, 0, tier="priority")) == some.cost_microusd(
-        "mistral", "mistral-large-latest", Usage(1000, 0)
-    )
+    assert some.cost_microusd(
+        "mistral", "mistral-large-latest", Usage(1000, 0, tier="priority")
+    ) == some.cost_microusd("mistral", "mistral-large-latest", Usage(1000, 0))
 
 
 def test_a_cache_that_is_kept_for_an_hour_costs_more() -> None:
     # claude-opus-4-5: $6.25 for five minutes, $10 for an hour
     usage = Usage(1000, 0, cache_write_tokens=300, cache_write_1h_tokens=100)
-    assert prices().cost_microusd("anthropic", "claude-opus-4-5", usage) == 700 * 5 + 200 * 6.25 + 100 * 10
+    assert (
+        prices().cost_microusd("anthropic", "claude-opus-4-5", usage)
+        == 700 * 5 + 200 * 6.25 + 100 * 10
+    )
 
 
 def test_a_provider_tells_its_tier_and_the_hour_of_its_cache() -> None:

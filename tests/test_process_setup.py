@@ -28,13 +28,19 @@ def run(code: str, **env: str) -> str:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_malloc_takes_both_settings() -> None:
     assert run("print(p.limit_malloc())") == "True"
-    assert run("print(p.limit_malloc())", MALLOC_ARENA_MAX="4", MALLOC_MMAP_THRESHOLD_="65536") == "True"
+    assert (
+        run("print(p.limit_malloc())", MALLOC_ARENA_MAX="4", MALLOC_MMAP_THRESHOLD_="65536")
+        == "True"
+    )
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, "glibc.malloc.tcache_count=0"), ({"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, "glibc.malloc.perturb=0")],
+    [
+        ({}, "glibc.malloc.tcache_count=0"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, "glibc.malloc.perturb=0"),
+    ],
 )
 def test_serve_runs_without_malloc_caches_unless_the_operator_says_otherwise(
     serve: Serve, given: dict[str, str], expected: str
@@ -79,9 +85,9 @@ def test_a_pinned_server_is_on_its_core_with_every_thread(serve: Serve) -> None:
     server = serve(GOBLIN_CPU=str(core))
     threads = [int(task.name) for task in Path(f"/proc/{server.process.pid}/task").iterdir()]
     assert len(threads) > 30
-    assert {(os.sched_getscheduler(thread), *os.sched_getaffinity(thread)) for thread in threads} == {
-        (os.SCHED_BATCH, core)
-    }
+    assert {
+        (os.sched_getscheduler(thread), *os.sched_getaffinity(thread)) for thread in threads
+    } == {(os.SCHED_BATCH, core)}
 
 
 def test_the_soft_limit_of_open_files_is_raised_and_never_lowered() -> None:

@@ -42,7 +42,9 @@ def read_all(body: ChunkedBody) -> bytes:
     st.sampled_from([b"", b";a=b", b' ; name="v"']),
     st.sampled_from([b"", b"X-Sum: 1\r\n", b"A: 1\r\nB: 2\r\n"]),
 )
-def test_it_says_what_http_client_says(chunks: list[bytes], cuts: list[int], extension: bytes, trailer: bytes) -> None:
+def test_it_says_what_http_client_says(
+    chunks: list[bytes], cuts: list[int], extension: bytes, trailer: bytes
+) -> None:
     wire = encoded(chunks, extension, trailer)
 
     class Socket:
@@ -126,6 +128,9 @@ def test_valid_chunks_are_delivered_before_the_bad_one_however_they_arrive(
     with pytest.raises(http.client.HTTPException):
         received.extend(iter(body.read1, b""))
     expected = b"".join(chunks)
-    assert b"".join(received) in (expected, expected + b"lon")  # of a chunk that is too long: what it announced
+    assert b"".join(received) in (
+        expected,
+        expected + b"lon",
+    )  # of a chunk that is too long: what it announced
     with pytest.raises(http.client.HTTPException):
         body.read1()

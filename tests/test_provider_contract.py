@@ -26,12 +26,24 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.providers.watchdog import watchdog
 from tests.conftest import wait_until
-from tests.fake_upstream import CUT, RESET, SILENCE, FakeUpstream, Pause, Reply, http_date, unused_url
+from tests.fake_upstream import (
+    CUT,
+    RESET,
+    SILENCE,
+    FakeUpstream,
+    Pause,
+    Reply,
+    http_date,
+    unused_url,
+)
 from tests.provider_wires import TEXT, TOOLS, WIRES, Wire, collect, request, whole
 from tests.wire_bodies import CANARY
 
 FUNCTIONS = [
-    {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
+    {
+        "type": "function",
+        "function": {"name": name, "parameters": {"type": "object", "properties": {}}},
+    }
     for name, _ in TOOLS
 ]
 
@@ -85,7 +97,9 @@ def test_streaming_and_not_give_the_same_tool_calls(
         return
     fake_upstream.reply(Reply.plain(200, wire.answer("", TOOLS)), Reply.sse(wire.events("", TOOLS)))
     response = provider.complete(request(wire.model, tools=FUNCTIONS))
-    _, calls, completed = collect(list(provider.stream(request(wire.model, stream=True, tools=FUNCTIONS))))
+    _, calls, completed = collect(
+        list(provider.stream(request(wire.model, stream=True, tools=FUNCTIONS)))
+    )
     assert whole(response.body)[1] == calls == list(TOOLS)
     assert response.finish_reason == completed.finish_reason == "tool_calls"
 
@@ -115,9 +129,12 @@ def test_a_stream_without_chunked_encoding_is_understood(
     assert collect(list(provider.stream(request(wire.model, stream=True))))[0] == TEXT
 
 
-def test_compressed_answers_are_understood(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_compressed_answers_are_understood(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(
-        Reply.gzipped(200, wire.answer()), Reply.gzipped(200, b"".join(wire.events()), "text/event-stream")
+        Reply.gzipped(200, wire.answer()),
+        Reply.gzipped(200, b"".join(wire.events()), "text/event-stream"),
     )
     assert whole(provider.complete(request(wire.model)).body)[0] == TEXT
     assert collect(list(provider.stream(request(wire.model, stream=True))))[0] == TEXT
@@ -145,11 +162,16 @@ def test_nothing_is_sent_before_the_first_event_is_asked_for(
     events.close()  # type: ignore[attr-defined]
 
 
-def test_the_correlation_id_goes_upstream(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_the_correlation_id_goes_upstream(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.plain(200, wire.answer()), Reply.sse(wire.events()))
     provider.complete(request(wire.model))
     list(provider.stream(request(wire.model, stream=True)))
-    assert [sent.headers["x-correlation-id"] for sent in fake_upstream.requests] == ["corr-1", "corr-1"]
+    assert [sent.headers["x-correlation-id"] for sent in fake_upstream.requests] == [
+        "corr-1",
+        "corr-1",
+    ]
 
 
 def test_a_connection_is_used_again_after_whole_answers_streams_and_errors(
@@ -191,7 +213,11 @@ def test_a_connection_is_used_again_after_whole_answers_streams_and_errors(
     ],
 )
 def test_each_status_has_its_error(
-    wire: Wire, provider: Provider, fake_upstream: FakeUpstream, status: int, expected: type[ProviderError]
+    wire: Wire,
+    provider: Provider,
+    fake_upstream: FakeUpstream,
+    status: int,
+    expected: type[ProviderError],
 ) -> None:
     expected = wire.statuses.get(status, expected)
     for call in both(wire):
@@ -240,7 +266,9 @@ def test_retry_after_is_read(
 def test_an_absent_or_senseless_retry_after_is_none(
     wire: Wire, provider: Provider, fake_upstream: FakeUpstream, value: str | None
 ) -> None:
-    fake_upstream.reply(Reply.json(429, wire.error(429), {} if value is None else {"Retry-After": value}))
+    fake_upstream.reply(
+        Reply.json(429, wire.error(429), {} if value is None else {"Retry-After": value})
+    )
     with pytest.raises(RateLimited) as caught:
         provider.complete(request(wire.model))
     assert caught.value.retry_after is None
@@ -256,15 +284,20 @@ def test_an_html_error_page_is_an_error_by_its_status(
         assert CANARY not in str(caught.value)
 
 
-def test_html_with_status_200_is_a_bad_response(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_html_with_status_200_is_a_bad_response(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     for call in both(wire):
-        fake_upstream.reply(Reply.plain(200, b"<html>please log in</html>", "text/html; charset=utf-8"))
+        fake_upstream.reply(
+            Reply.plain(200, b"<html>please log in</html>", "text/html; charset=utf-8")
+        )
         with pytest.raises(BadResponse):
             call(provider, Call())
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b"null", b"{}", b'{"choices": 3}', b"\xff\xfe", b'{"a": "' + b"x" * 50]
+    "body",
+    [b"", b"{", b"[]", b"null", b"{}", b'{"choices": 3}', b"\xff\xfe", b'{"a": "' + b"x" * 50],
 )
 def test_an_answer_that_is_not_the_answer_is_a_bad_response(
     wire: Wire, provider: Provider, fake_upstream: FakeUpstream, body: bytes
@@ -279,7 +312,9 @@ def test_an_answer_shorter_than_announced_is_a_bad_response(
 ) -> None:
     fake_upstream.reply(
         Reply.raw(
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n", wire.answer(), CUT
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n",
+            wire.answer(),
+            CUT,
         )
     )
     with pytest.raises(BadResponse, match="before its end"):
@@ -319,12 +354,16 @@ def test_malformed_json_in_a_stream_is_a_bad_response(
     wire: Wire, provider: Provider, fake_upstream: FakeUpstream
 ) -> None:
     first, second, *_ = wire.events()
-    fake_upstream.reply(Reply.sse([first, second, b'data: {"choices": [{"delta": {"con\n\n', *wire.events()[2:]]))
+    fake_upstream.reply(
+        Reply.sse([first, second, b'data: {"choices": [{"delta": {"con\n\n', *wire.events()[2:]])
+    )
     with pytest.raises(BadResponse):
         list(provider.stream(request(wire.model, stream=True)))
 
 
-def test_a_huge_event_is_a_bad_response(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_huge_event_is_a_bad_response(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     first, *_ = wire.events()
     fake_upstream.reply(Reply.sse([first, b"data: ", *[b"x" * 2**20] * 17]))
     with pytest.raises(BadResponse, match="too large"):
@@ -332,7 +371,9 @@ def test_a_huge_event_is_a_bad_response(wire: Wire, provider: Provider, fake_ups
     wait_until(lambda: fake_upstream.open_connections == 0)
 
 
-def test_what_is_not_http_is_a_bad_response(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_what_is_not_http_is_a_bad_response(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     for call in both(wire):
         fake_upstream.reply(Reply.raw(b"SSH-2.0-OpenSSH_9.2\r\n"))
         with pytest.raises(BadResponse):
@@ -352,7 +393,9 @@ def test_a_name_that_does_not_resolve_is_a_failed_connection(wire: Wire) -> None
         provider.complete(request(wire.model))
 
 
-def test_a_reset_at_connect_is_a_failed_connection(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_reset_at_connect_is_a_failed_connection(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reset_on_accept = True
     for call in both(wire):
         with pytest.raises(ConnectionFailed):
@@ -386,7 +429,9 @@ def test_a_connection_that_went_stale_between_two_requests_is_nobodys_business(
 
 
 # -- time ---------------------------------------------------------------------------------------
-def test_silence_before_the_headers_ends_with_a_timeout(wire: Wire, fake_upstream: FakeUpstream) -> None:
+def test_silence_before_the_headers_ends_with_a_timeout(
+    wire: Wire, fake_upstream: FakeUpstream
+) -> None:
     provider = wire.make(fake_upstream.url, first_token=0.2)
     fake_upstream.reply(Reply.raw(SILENCE))
     with pytest.raises(Timeout, match="sent nothing within"):
@@ -394,7 +439,9 @@ def test_silence_before_the_headers_ends_with_a_timeout(wire: Wire, fake_upstrea
     wait_until(lambda: fake_upstream.open_connections == 0)
 
 
-def test_silence_after_the_headers_ends_with_a_timeout(wire: Wire, fake_upstream: FakeUpstream) -> None:
+def test_silence_after_the_headers_ends_with_a_timeout(
+    wire: Wire, fake_upstream: FakeUpstream
+) -> None:
     provider = wire.make(fake_upstream.url, first_token=0.2)
     fake_upstream.reply(Reply.sse([SILENCE]))
     with pytest.raises(Timeout, match="sent nothing within"):
@@ -404,7 +451,9 @@ def test_silence_after_the_headers_ends_with_a_timeout(wire: Wire, fake_upstream
 
 def test_comments_are_no_first_token(wire: Wire, fake_upstream: FakeUpstream) -> None:
     provider = wire.make(fake_upstream.url, first_token=0.5)
-    fake_upstream.reply(Reply.sse([step for _ in range(100) for step in (b": still here\n\n", Pause(0.05))]))
+    fake_upstream.reply(
+        Reply.sse([step for _ in range(100) for step in (b": still here\n\n", Pause(0.05))])
+    )
     with pytest.raises(Timeout, match="sent nothing within"):
         list(provider.stream(request(wire.model, stream=True)))
 
@@ -417,15 +466,21 @@ def test_silence_in_the_middle_ends_with_a_timeout(wire: Wire, fake_upstream: Fa
     wait_until(lambda: fake_upstream.open_connections == 0)
 
 
-def test_an_answer_in_one_piece_may_take_longer_than_a_first_token(wire: Wire, fake_upstream: FakeUpstream) -> None:
+def test_an_answer_in_one_piece_may_take_longer_than_a_first_token(
+    wire: Wire, fake_upstream: FakeUpstream
+) -> None:
     provider = wire.make(fake_upstream.url, first_token=0.05, idle=0.05)
     answer = wire.answer()
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(answer)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
+        answer
+    )
     fake_upstream.reply(Reply.raw(Pause(0.3), head, Pause(0.3), answer))
     assert whole(provider.complete(request(wire.model)).body)[0] == TEXT
 
 
-def test_the_deadline_ends_every_call(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_the_deadline_ends_every_call(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     dripping = [step for event in wire.events(done=False) * 50 for step in (event, Pause(0.02))]
     fake_upstream.reply(Reply.raw(SILENCE), Reply.raw(SILENCE), Reply.sse(dripping))
     complete, stream = both(wire)
@@ -435,7 +490,9 @@ def test_the_deadline_ends_every_call(wire: Wire, provider: Provider, fake_upstr
         wait_until(lambda: fake_upstream.open_connections == 0)
 
 
-def test_a_call_past_its_deadline_is_not_sent(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_call_past_its_deadline_is_not_sent(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     for call in both(wire):
         with pytest.raises(Timeout, match="deadline"):
             call(provider, Call(deadline=time.monotonic() - 1))
@@ -506,7 +563,10 @@ def test_a_client_that_leaves_within_a_body_cancels_the_call(
     wire: Wire, provider: Provider, fake_upstream: FakeUpstream
 ) -> None:
     fake_upstream.reply(
-        Reply.raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{", SILENCE)
+        Reply.raw(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{",
+            SILENCE,
+        )
     )
     left_in(provider, wire, stream=False, fake_upstream=fake_upstream)
 
@@ -520,7 +580,9 @@ def test_a_server_that_announces_close_can_be_cut_too(
 
 
 # -- checks -------------------------------------------------------------------------------------
-def test_a_check_that_nobody_answers_fails_in_time(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_check_that_nobody_answers_fails_in_time(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.raw(SILENCE))
     with pytest.raises(Timeout):
         provider.check(timeout=0.2)
@@ -539,17 +601,24 @@ def test_a_check_costs_nothing_and_raises_what_is_wrong(
     assert [sent.method for sent in fake_upstream.requests] == ["GET", "GET"]
 
 
-def test_the_key_is_in_no_error_and_no_representation(wire: Wire, fake_upstream: FakeUpstream) -> None:
+def test_the_key_is_in_no_error_and_no_representation(
+    wire: Wire, fake_upstream: FakeUpstream
+) -> None:
     provider = wire.make(fake_upstream.url)
     fake_upstream.reply(
-        Reply.json(401, {"error": {"message": "your key test-key is wrong", "type": "authentication_error"}})
+        Reply.json(
+            401,
+            {"error": {"message": "your key test-key is wrong", "type": "authentication_error"}},
+        )
     )
     with pytest.raises(AuthenticationFailed) as caught:
         provider.complete(request(wire.model))
     assert "test-key" not in f"{caught.value!r} {caught.value.__cause__!r} {provider!r}"
 
 
-def test_the_request_is_never_changed(wire: Wire, provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_the_request_is_never_changed(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.plain(200, wire.answer()), Reply.sse(wire.events()))
     for stream in (False, True):
         asked = request(wire.model, stream=stream, max_tokens=5)

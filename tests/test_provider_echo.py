@@ -37,7 +37,11 @@ from tests.provider_wires import collect, whole
 
 WEATHER = {
     "type": "object",
-    "properties": {"city": {"type": "string"}, "days": {"type": "integer", "minimum": 2}, "unit": {"enum": ["c", "f"]}},
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer", "minimum": 2},
+        "unit": {"enum": ["c", "f"]},
+    },
     "required": ["city"],
 }
 TOOLS = [
@@ -48,7 +52,9 @@ TOOLS = [
 
 def ask(text: str = "hello there", **fields: Any) -> ChatRequest:
     """A chat of one message, or `messages`."""
-    return ChatRequest("echo", {"model": "echo", "messages": [{"role": "user", "content": text}], **fields})
+    return ChatRequest(
+        "echo", {"model": "echo", "messages": [{"role": "user", "content": text}], **fields}
+    )
 
 
 def sim(**options: Any) -> EchoProvider:
@@ -74,7 +80,12 @@ def test_it_says_what_it_is_and_repeats_the_last_message() -> None:
         {"tools": TOOLS, "tool_choice": "required"},
         {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "get_time"}}},
         {"response_format": {"type": "json_object"}},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "w", "schema": WEATHER}}},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "w", "schema": WEATHER},
+            }
+        },
     ],
 )
 def test_streaming_and_not_give_the_same(fields: dict[str, Any]) -> None:
@@ -100,7 +111,9 @@ def test_tokens_are_words() -> None:
 def test_a_stream_comes_word_by_word_and_ends_with_completed() -> None:
     *blocks, last = EchoProvider().stream(ask("a b"))
     assert isinstance(last, Completed)
-    assert len(blocks) == 1 + count_tokens(INTRODUCTION) + 2 + 1  # the role, the words, the finish reason
+    assert (
+        len(blocks) == 1 + count_tokens(INTRODUCTION) + 2 + 1
+    )  # the role, the words, the finish reason
 
 
 def test_the_usage_chunk_is_sent_when_asked_for() -> None:
@@ -122,10 +135,16 @@ def test_the_usage_chunk_is_sent_when_asked_for() -> None:
         ("get_time, get_weather!", {"parallel_tool_calls": False}, ["get_weather"]),
         ("hello", {"tool_choice": "required"}, ["get_weather"]),
         ("use get_time", {"tool_choice": "none"}, []),
-        ("hello", {"tool_choice": {"type": "function", "function": {"name": "get_time"}}}, ["get_time"]),
+        (
+            "hello",
+            {"tool_choice": {"type": "function", "function": {"name": "get_time"}}},
+            ["get_time"],
+        ),
     ],
 )
-def test_tools_are_called_by_the_written_rule(text: str, fields: dict[str, Any], called: list[str]) -> None:
+def test_tools_are_called_by_the_written_rule(
+    text: str, fields: dict[str, Any], called: list[str]
+) -> None:
     response = EchoProvider().complete(ask(text, tools=TOOLS, **fields))
     calls = whole(response.body)[1]
     assert [name for name, _ in calls] == called
@@ -140,11 +159,16 @@ def test_after_a_tools_result_the_answer_is_text() -> None:
         {
             "role": "assistant",
             "content": None,
-            "tool_calls": [{"id": "call_echo_0", "function": {"name": "get_time", "arguments": "{}"}}],
+            "tool_calls": [
+                {"id": "call_echo_0", "function": {"name": "get_time", "arguments": "{}"}}
+            ],
         },
         {"role": "tool", "tool_call_id": "call_echo_0", "content": "noon"},
     ]
-    assert whole(EchoProvider().complete(ask(tools=TOOLS, messages=messages)).body) == (f"{INTRODUCTION} noon", [])
+    assert whole(EchoProvider().complete(ask(tools=TOOLS, messages=messages)).body) == (
+        f"{INTRODUCTION} noon",
+        [],
+    )
 
 
 def test_structured_output_fits_its_schema() -> None:
@@ -169,7 +193,14 @@ def test_structured_output_fits_its_schema() -> None:
     jsonschema.validate(instance_of(schema), schema)
     text, _ = whole(
         EchoProvider()
-        .complete(ask(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}))
+        .complete(
+            ask(
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": schema},
+                }
+            )
+        )
         .body
     )
     jsonschema.validate(json.loads(text), schema)
@@ -228,12 +259,16 @@ def test_embeddings_are_the_same_in_both_encodings_and_near_for_like_texts() -> 
     provider = EchoProvider()
     texts = ["the green goblin", "the green goblin laughs", "quarterly tax report"]
     plain = json.loads(provider.embed(ChatRequest("echo", {"input": texts})).body)
-    packed = json.loads(provider.embed(ChatRequest("echo", {"input": texts, "encoding_format": "base64"})).body)
+    packed = json.loads(
+        provider.embed(ChatRequest("echo", {"input": texts, "encoding_format": "base64"})).body
+    )
     vectors = [row["embedding"] for row in plain["data"]]
     for vector, row in zip(vectors, packed["data"], strict=True):
         assert struct.unpack("<256f", base64.b64decode(row["embedding"])) == pytest.approx(vector)
         assert math.sqrt(sum(x * x for x in vector)) == pytest.approx(1)
-    near, far = (sum(a * b for a, b in zip(vectors[0], other, strict=True)) for other in vectors[1:])
+    near, far = (
+        sum(a * b for a, b in zip(vectors[0], other, strict=True)) for other in vectors[1:]
+    )
     assert near > 0.5 > far
     assert plain["usage"] == {"prompt_tokens": 10, "total_tokens": 10}
 
@@ -254,7 +289,13 @@ def test_embeddings_take_what_openai_takes(body: dict[str, Any], shape: tuple[in
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"input": []}, {"input": [1, "a"]}, {"input": "a", "dimensions": 0}, {"input": "a", "dimensions": 10**9}],
+    [
+        {},
+        {"input": []},
+        {"input": [1, "a"]},
+        {"input": "a", "dimensions": 0},
+        {"input": "a", "dimensions": 10**9},
+    ],
 )
 def test_embeddings_refuse_the_rest(body: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
@@ -324,9 +365,12 @@ def test_errors_come_at_their_rate_and_the_same_seed_gives_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("rate_limited", RateLimited), ("overloaded", Overloaded), ("timeout", Timeout)]
+    ("kind", "expected"),
+    [("rate_limited", RateLimited), ("overloaded", Overloaded), ("timeout", Timeout)],
 )
-def test_faults_are_the_errors_that_real_providers_give(kind: str, expected: type[ProviderError]) -> None:
+def test_faults_are_the_errors_that_real_providers_give(
+    kind: str, expected: type[ProviderError]
+) -> None:
     provider = sim(error_rate=1, error_kinds=[kind], retry_after=3)
     with pytest.raises(expected) as caught:
         provider.complete(ask())
@@ -348,7 +392,10 @@ def test_a_cut_stream_breaks_in_the_middle() -> None:
 def test_waits_end_with_the_client_or_the_deadline(options: dict[str, Any]) -> None:
     gone = threading.Event()
     threading.Timer(0.1, gone.set).start()
-    for operation in (lambda r: sim(**options).complete(r), lambda r: list(sim(**options).stream(r))):
+    for operation in (
+        lambda r: sim(**options).complete(r),
+        lambda r: list(sim(**options).stream(r)),
+    ):
         with pytest.raises(CallCancelled):
             operation(ChatRequest("echo", ask().body, call=Call(client_gone=gone.is_set)))
         with pytest.raises(Timeout, match="deadline"):
@@ -359,7 +406,9 @@ def test_a_check_is_always_well() -> None:
     sim(error_rate=1, latency=60).check()
 
 
-@pytest.mark.parametrize("text", ["ab " * 60_000, "x" * 200_000, " " * 200_000, "a" * 65_536 + " b" * 50_000])
+@pytest.mark.parametrize(
+    "text", ["ab " * 60_000, "x" * 200_000, " " * 200_000, "a" * 65_536 + " b" * 50_000]
+)
 def test_the_words_of_a_long_text_are_counted_as_those_of_a_short_one(text: str) -> None:
     assert echo_answers.count_tokens(text) == len(text.split())
 
@@ -372,5 +421,7 @@ def test_vectors_of_a_long_request_depend_on_its_first_words() -> None:
 
 
 def test_an_answer_has_an_end_as_a_models_has() -> None:
-    made = echo_answers.answer({"messages": [{"role": "user", "content": "ab " * (echo_answers.MAX_ANSWER_WORDS + 1)}]})
+    made = echo_answers.answer(
+        {"messages": [{"role": "user", "content": "ab " * (echo_answers.MAX_ANSWER_WORDS + 1)}]}
+    )
     assert (len(made.words), made.finish_reason) == (echo_answers.MAX_ANSWER_WORDS, "length")

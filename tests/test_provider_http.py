@@ -16,7 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goblin_assistant.providers.base import BadResponse, Call, CallCancelled, ConnectionFailed, Timeout
+from goblin_assistant.providers.base import (
+    BadResponse,
+    Call,
+    CallCancelled,
+    ConnectionFailed,
+    Timeout,
+)
 from goblin_assistant.providers.http import Timeouts, UpstreamClient
 from goblin_assistant.providers.sse import MAX_EVENT_BYTES, Blocks, EventTooLarge, is_comment
 from goblin_assistant.providers.watchdog import watchdog
@@ -36,7 +42,12 @@ EVENTS = (
 def client(fake_upstream: FakeUpstream) -> Iterator[UpstreamClient]:
     """A client of the fake upstream with two places in its pool."""
     made = UpstreamClient(
-        "up", f"{fake_upstream.url}/base", {"Authorization": "Bearer k"}, Timeouts(2, 5, 5), 2, {"v": "1 2"}
+        "up",
+        f"{fake_upstream.url}/base",
+        {"Authorization": "Bearer k"},
+        Timeouts(2, 5, 5),
+        2,
+        {"v": "1 2"},
     )
     yield made
     made.close()
@@ -45,7 +56,9 @@ def client(fake_upstream: FakeUpstream) -> Iterator[UpstreamClient]:
 
 # -- event blocks -------------------------------------------------------------------------------
 @given(st.lists(st.integers(0, 120), max_size=12))
-def test_blocks_are_whole_events_and_nothing_is_lost_however_the_bytes_are_cut(cuts: list[int]) -> None:
+def test_blocks_are_whole_events_and_nothing_is_lost_however_the_bytes_are_cut(
+    cuts: list[int],
+) -> None:
     data = b"".join(EVENTS) * 2
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     blocks = Blocks()
@@ -81,7 +94,9 @@ def test_only_the_incomplete_event_is_held_back() -> None:
         (b"", b""),
     ],
 )
-def test_what_is_left_at_the_end_is_completed_only_if_its_lines_are_whole(left: bytes, rest: bytes) -> None:
+def test_what_is_left_at_the_end_is_completed_only_if_its_lines_are_whole(
+    left: bytes, rest: bytes
+) -> None:
     blocks = Blocks()
     assert blocks.feed(b"data: 0\n\n" + left).startswith(b"data: 0\n\n")
     assert blocks.rest() == rest
@@ -106,12 +121,21 @@ def test_comments_are_told_from_events() -> None:
 
 
 # -- requests -----------------------------------------------------------------------------------
-def test_headers_path_and_query_are_as_configured(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+def test_headers_path_and_query_are_as_configured(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.plain(200, b"{}"), Reply.json(200, {"ok": True}))
-    assert client.post("/chat", b'{"a":1}', Call(correlation_id="c-1"), headers={"X-More": "m"}) == b"{}"
+    assert (
+        client.post("/chat", b'{"a":1}', Call(correlation_id="c-1"), headers={"X-More": "m"})
+        == b"{}"
+    )
     assert client.get_json("/models") == {"ok": True}
     post, get = fake_upstream.requests
-    assert (post.path, post.body, get.path) == ("/base/chat?v=1+2", b'{"a":1}', "/base/models?v=1+2")
+    assert (post.path, post.body, get.path) == (
+        "/base/chat?v=1+2",
+        b'{"a":1}',
+        "/base/models?v=1+2",
+    )
     assert post.headers["authorization"] == get.headers["authorization"] == "Bearer k"
     assert (post.headers["x-correlation-id"], post.headers["x-more"]) == ("c-1", "m")
     assert post.headers["content-type"] == "application/json"
@@ -139,9 +163,14 @@ def test_answers_arrive_whole_wherever_they_are_cut_and_the_connection_stays(
     client: UpstreamClient, fake_upstream: FakeUpstream, cut: int, framing: str
 ) -> None:
     if framing == "length":
-        whole = b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+        whole = b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: %d\r\n\r\n%b" % (
+            len(BODY),
+            BODY,
+        )
     else:
-        chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY[:5000], BODY[5000:]))
+        chunks = b"".join(
+            b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY[:5000], BODY[5000:])
+        )
         whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
     fake_upstream.default = Reply([whole[:cut], Pause(0.02), whole[cut:]])
     for _ in range(2):
@@ -170,7 +199,9 @@ def arrived(client: UpstreamClient) -> bool:
 def test_what_comes_behind_an_answer_is_not_taken_for_the_next_one(
     client: UpstreamClient, fake_upstream: FakeUpstream, answer: bytes, late: bool
 ) -> None:
-    fake_upstream.reply(Reply([answer, Pause(0.05), STRAY] if late else [answer + STRAY]), Reply([HEAD % 2 + b"[]"]))
+    fake_upstream.reply(
+        Reply([answer, Pause(0.05), STRAY] if late else [answer + STRAY]), Reply([HEAD % 2 + b"[]"])
+    )
     assert client.post("/", b"", Call()) in (b"{}", BODY)
     if late:
         wait_until(lambda: arrived(client))
@@ -178,7 +209,9 @@ def test_what_comes_behind_an_answer_is_not_taken_for_the_next_one(
     assert fake_upstream.connections == 2
 
 
-@pytest.mark.parametrize("word", [b"103 Early Hints\r\nLink: </x>; rel=preload", b"102 Processing", b"100 Continue"])
+@pytest.mark.parametrize(
+    "word", [b"103 Early Hints\r\nLink: </x>; rel=preload", b"102 Processing", b"100 Continue"]
+)
 def test_words_ahead_of_an_answer_are_passed_over(
     client: UpstreamClient, fake_upstream: FakeUpstream, word: bytes
 ) -> None:
@@ -196,7 +229,9 @@ def test_words_ahead_of_an_answer_are_passed_over(
 def test_a_server_that_switches_protocols_gets_no_second_request_on_the_connection(
     client: UpstreamClient, fake_upstream: FakeUpstream
 ) -> None:
-    fake_upstream.reply(Reply([b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"]), Reply.plain(200, b"{}"))
+    fake_upstream.reply(
+        Reply([b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"]), Reply.plain(200, b"{}")
+    )
     with pytest.raises(BadResponse):
         client.post("/", b"", Call())
     assert client.post("/", b"", Call()) == b"{}"
@@ -208,7 +243,9 @@ def test_an_answer_that_breaks_off_is_a_bad_response_and_its_place_in_the_pool_i
 ) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
     for _ in range(3):
-        fake_upstream.reply(Reply.raw(head + b"12345"), Reply.raw(head + b"12345", RESET), Reply.raw(head, CUT))
+        fake_upstream.reply(
+            Reply.raw(head + b"12345"), Reply.raw(head + b"12345", RESET), Reply.raw(head, CUT)
+        )
         for _ in range(3):
             with pytest.raises(BadResponse, match="ended before its end"):
                 client.post("/", b"", Call())
@@ -216,7 +253,9 @@ def test_an_answer_that_breaks_off_is_a_bad_response_and_its_place_in_the_pool_i
     assert client._pool.pool.qsize() == 2
 
 
-def test_the_environments_proxy_is_not_used(monkeypatch: pytest.MonkeyPatch, fake_upstream: FakeUpstream) -> None:
+def test_the_environments_proxy_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, fake_upstream: FakeUpstream
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     fake_upstream.reply(Reply.plain(200, b"{}"))
     client = UpstreamClient("up", fake_upstream.url, {}, Timeouts(), 2)
@@ -229,16 +268,22 @@ def test_an_answer_beyond_the_bound_is_a_bad_response(
 ) -> None:
     monkeypatch.setattr("goblin_assistant.providers.http.MAX_ANSWER_BYTES", 1000)
     fake_upstream.reply(
-        Reply.plain(200, b"x" * 1001), Reply.sse([b"x" * 600, b"y" * 600]), Reply.gzipped(200, b"z" * 5000)
+        Reply.plain(200, b"x" * 1001),
+        Reply.sse([b"x" * 600, b"y" * 600]),
+        Reply.gzipped(200, b"z" * 5000),
     )
     for _ in range(3):
         with pytest.raises(BadResponse, match="too large"):
             client.post("/", b"", Call())
 
 
-def test_tls_to_a_server_that_speaks_plain_http_is_a_failed_connection(fake_upstream: FakeUpstream) -> None:
+def test_tls_to_a_server_that_speaks_plain_http_is_a_failed_connection(
+    fake_upstream: FakeUpstream,
+) -> None:
     fake_upstream.default = Reply.raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    client = UpstreamClient("up", fake_upstream.url.replace("http:", "https:"), {}, Timeouts(2, 2, 2), 2)
+    client = UpstreamClient(
+        "up", fake_upstream.url.replace("http:", "https:"), {}, Timeouts(2, 2, 2), 2
+    )
     waiting = threading.Timer(0.2, fake_upstream.close_idle)
     waiting.start()
     with pytest.raises(ConnectionFailed):
@@ -248,7 +293,9 @@ def test_tls_to_a_server_that_speaks_plain_http_is_a_failed_connection(fake_upst
 
 def test_a_tls_handshake_can_be_cut(fake_upstream: FakeUpstream) -> None:
     # The fake upstream reads the client's hello as half a request and waits for more.
-    client = UpstreamClient("up", fake_upstream.url.replace("http:", "https:"), {}, Timeouts(30, 30, 30), 2)
+    client = UpstreamClient(
+        "up", fake_upstream.url.replace("http:", "https:"), {}, Timeouts(30, 30, 30), 2
+    )
     with pytest.raises(CallCancelled):
         client.post("/", b"", Call(client_gone=lambda: fake_upstream.open_connections == 1))
     wait_until(lambda: fake_upstream.open_connections == 0)
@@ -307,7 +354,9 @@ def test_a_reused_connection_that_is_reset_within_an_answer_is_not_tried_again(
     client: UpstreamClient, fake_upstream: FakeUpstream, streamed: bool
 ) -> None:
     # Bytes of an answer have come: the server was at work, and may have billed it.
-    fake_upstream.reply(Reply.plain(200, b"{}"), Reply([b"HTTP/1.1 200 OK\r\nConte", Pause(0.05), RESET]))
+    fake_upstream.reply(
+        Reply.plain(200, b"{}"), Reply([b"HTTP/1.1 200 OK\r\nConte", Pause(0.05), RESET])
+    )
     client.post("/", b"", Call())
     with pytest.raises(BadResponse):
         client.post_sse("/", b"", Call()) if streamed else client.post("/", b"", Call())
@@ -344,7 +393,9 @@ def test_finish_keeps_a_connection_whose_stream_is_over_and_closes_one_that_goes
     client: UpstreamClient, fake_upstream: FakeUpstream
 ) -> None:
     fake_upstream.reply(
-        Reply.sse([b"data: 1\n\n"]), Reply.sse([b"data: 2\n\n", SILENCE]), Reply.sse([b"data: 3\n\n", b"data: 4\n\n"])
+        Reply.sse([b"data: 1\n\n"]),
+        Reply.sse([b"data: 2\n\n", SILENCE]),
+        Reply.sse([b"data: 3\n\n", b"data: 4\n\n"]),
     )
     stream = client.post_sse("/", b"", Call())
     assert next(stream) == b"data: 1\n\n"
@@ -358,7 +409,9 @@ def test_finish_keeps_a_connection_whose_stream_is_over_and_closes_one_that_goes
     assert list(stream) == []
 
 
-def test_a_stream_that_is_dropped_unread_is_closed(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+def test_a_stream_that_is_dropped_unread_is_closed(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse([b"data: 1\n\n", SILENCE]))
     stream = client.post_sse("/", b"", Call())
     del stream
@@ -383,7 +436,9 @@ def test_a_client_that_leaves_late_does_not_cut_the_next_request_on_its_connecti
     watchdog.release(first)
 
 
-def test_a_broken_client_gone_does_not_stop_the_watchdog(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+def test_a_broken_client_gone_does_not_stop_the_watchdog(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
     def broken() -> bool:
         raise RuntimeError("boom")
 
@@ -396,7 +451,9 @@ def test_a_broken_client_gone_does_not_stop_the_watchdog(client: UpstreamClient,
     watchdog.release(odd)
 
 
-def test_an_idle_connection_keeps_no_request_in_memory(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+def test_an_idle_connection_keeps_no_request_in_memory(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.default = Reply.plain(200, b"{}")
     client.post("/", b"", Call())
     idle = client._pool._get_conn()
@@ -404,7 +461,9 @@ def test_an_idle_connection_keeps_no_request_in_memory(client: UpstreamClient, f
     client._pool._put_conn(idle)
 
 
-def test_many_calls_cut_in_every_way_leave_nothing_behind(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+def test_many_calls_cut_in_every_way_leave_nothing_behind(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.default = Reply.sse([b"data: 1\n\n", SILENCE])
     outcomes: list[str] = []
 
@@ -427,12 +486,16 @@ def test_many_calls_cut_in_every_way_leave_nothing_behind(client: UpstreamClient
     assert watchdog.active() == 0
 
 
-def test_a_forked_process_cuts_calls_of_its_own(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+def test_a_forked_process_cuts_calls_of_its_own(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
     # As under a server that loads the application before it forks: the child has no thread, whatever the flags say.
     fake_upstream.default = Reply.raw(SILENCE)
     busy = watchdog.watch(Call())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads, which is what this is about
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # forking with threads, which is what this is about
         child = os.fork()
     if child == 0:
         signal.alarm(20)  # ends a child that waits for ever

@@ -26,7 +26,11 @@ from goblin_assistant.providers.response_head import MAX_INFORMATIONAL
 from tests.fake_upstream import FakeUpstream, Reply
 
 DENSE = b"[" + b"[]," * 1_000_000 + b"[]]"
-BODY = {"model": "claude-sonnet-4-5", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
+BODY = {
+    "model": "claude-sonnet-4-5",
+    "messages": [{"role": "user", "content": "Hello"}],
+    "max_tokens": 5,
+}
 MAKERS: dict[str, Callable[[str], Provider]] = {
     "openai": lambda url: OpenAICompatibleProvider("up", url + "/v1", api_key="k"),
     "anthropic": lambda url: AnthropicProvider("up", url, api_key="k", fallback_models=CATALOGUE),
@@ -41,31 +45,41 @@ def provider(request: pytest.FixtureRequest, fake_upstream: FakeUpstream) -> Ite
 
 
 def ask(*, stream: bool = False) -> ChatRequest:
-    return ChatRequest("claude-sonnet-4-5", {**BODY, "stream": stream}, None, stream, "openai", Call())
+    return ChatRequest(
+        "claude-sonnet-4-5", {**BODY, "stream": stream}, None, stream, "openai", Call()
+    )
 
 
 @pytest.mark.parametrize("field", ["choices", "content", "x"])
-def test_a_dense_answer_is_the_providers_failure(provider: Provider, fake_upstream: FakeUpstream, field: str) -> None:
+def test_a_dense_answer_is_the_providers_failure(
+    provider: Provider, fake_upstream: FakeUpstream, field: str
+) -> None:
     fake_upstream.reply(Reply.plain(200, b'{"%b":%b}' % (field.encode(), DENSE)))
     with pytest.raises(BadResponse, match="too many values") as caught:
         provider.complete(ask())
     assert caught.value.status == 502
 
 
-def test_a_dense_event_is_the_providers_failure(provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_dense_event_is_the_providers_failure(
+    provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse([b'event: message_start\ndata: {"choices":%b}\n\n' % DENSE]))
     with pytest.raises(BadResponse, match="too many values"):
         list(provider.stream(ask(stream=True)))
 
 
-def test_a_dense_list_of_models_is_the_providers_failure(provider: Provider, fake_upstream: FakeUpstream) -> None:
+def test_a_dense_list_of_models_is_the_providers_failure(
+    provider: Provider, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.plain(200, b'{"data":%b}' % DENSE))
     with pytest.raises(BadResponse, match="too many values"):
         provider.check(5.0)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
-def test_a_dense_error_is_known_by_its_status(provider: Provider, fake_upstream: FakeUpstream, status: int) -> None:
+def test_a_dense_error_is_known_by_its_status(
+    provider: Provider, fake_upstream: FakeUpstream, status: int
+) -> None:
     fake_upstream.reply(Reply.plain(status, b'{"error":%b}' % DENSE))
     with pytest.raises(ProviderError) as caught:
         provider.complete(ask())
@@ -77,7 +91,9 @@ def test_embeddings_of_many_numbers_are_no_failure(fake_upstream: FakeUpstream) 
     provider = OpenAICompatibleProvider("up", fake_upstream.url + "/v1", api_key="k")
     vector = json.dumps([0.0123456789] * 3072)
     item = b'{"object":"embedding","index":0,"embedding":%b}' % vector.encode()
-    fake_upstream.reply(Reply.plain(200, b'{"object":"list","data":[%b]}' % b",".join([item] * 300)))
+    fake_upstream.reply(
+        Reply.plain(200, b'{"object":"list","data":[%b]}' % b",".join([item] * 300))
+    )
     request = ChatRequest("m", {"model": "m", "input": ["a"]}, None, False, "openai", Call())
     assert len(provider.embed(request).body) > 10_000_000
     provider.close()

@@ -45,7 +45,9 @@ class FakeSocket:
         return io.BufferedReader(io.BytesIO(self._data), self._piece)  # type: ignore[arg-type]
 
 
-def read(kind: type[http.client.HTTPResponse], data: bytes, piece: int = io.DEFAULT_BUFFER_SIZE) -> dict[str, Any]:
+def read(
+    kind: type[http.client.HTTPResponse], data: bytes, piece: int = io.DEFAULT_BUFFER_SIZE
+) -> dict[str, Any]:
     """Everything that a response says about its head, and its body."""
     return facts(kind(FakeSocket(data, piece), method="POST"))  # type: ignore[arg-type]
 
@@ -75,7 +77,9 @@ def test_an_answer_is_the_same_by_either_way(data: bytes, piece: int) -> None:
 
 
 @pytest.mark.parametrize("data", PLAIN)
-def test_a_plain_head_does_not_reach_the_email_package(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_head_does_not_reach_the_email_package(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http.client, "parse_headers", lambda *_: pytest.fail("the long way"))
     read(QuickResponse, data)
 
@@ -167,7 +171,9 @@ def test_different_or_unreadable_content_lengths_are_an_error(start: bytes, fiel
         read(QuickResponse, start + fields + b"\r\n{}x")
 
 
-@pytest.mark.parametrize("fields", [b"Content-Length: 2\r\nContent-Length: 2\r\n", b"Content-Length: 2, 2\r\n"])
+@pytest.mark.parametrize(
+    "fields", [b"Content-Length: 2\r\nContent-Length: 2\r\n", b"Content-Length: 2, 2\r\n"]
+)
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 500 No\r\n"])
 def test_one_content_length_said_twice_is_that_length(start: bytes, fields: bytes) -> None:
     answer = read(QuickResponse, start + fields + b"\r\n{}x")

@@ -28,13 +28,21 @@ from tests.wire_bodies import llama_answer, openai_chat
 AZURE = {"AZURE_OPENAI_API_KEY": "k", "AZURE_OPENAI_ENDPOINT": "https://mine.openai.azure.com/"}
 
 
-def config(toml: dict[str, Any] | None = None, dotenv: Path | None = None, **environ: str) -> Config:
+def config(
+    toml: dict[str, Any] | None = None, dotenv: Path | None = None, **environ: str
+) -> Config:
     """A configuration of these variables and these contents of goblin.toml."""
-    overrides = {"file": GoblinFile.model_validate(toml)} if toml is not None else {"file": GoblinFile()}
-    return Config.load(overrides, environ={"SECRET_KEY": "x" * 40, **environ}, dotenv=dotenv or Path("no.env"))
+    overrides = (
+        {"file": GoblinFile.model_validate(toml)} if toml is not None else {"file": GoblinFile()}
+    )
+    return Config.load(
+        overrides, environ={"SECRET_KEY": "x" * 40, **environ}, dotenv=dotenv or Path("no.env")
+    )
 
 
-def rows(toml: dict[str, Any] | None = None, dotenv: Path | None = None, **environ: str) -> dict[str, Any]:
+def rows(
+    toml: dict[str, Any] | None = None, dotenv: Path | None = None, **environ: str
+) -> dict[str, Any]:
     """The rows that are switched on."""
     return dict(rows_of(config(toml, dotenv, **environ)))
 
@@ -53,7 +61,9 @@ def test_without_any_setting_there_is_echo_only() -> None:
     assert list(build_registry(config(GOBLIN_ECHO_ENABLED="false")).providers) == []
 
 
-@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.key_required and name != "azure"])
+@pytest.mark.parametrize(
+    "name", [name for name, preset in PRESETS.items() if preset.key_required and name != "azure"]
+)
 def test_a_key_in_the_environment_switches_a_row_on(name: str) -> None:
     preset = PRESETS[name]
     found = rows(**{preset.api_key_env: "a-key"})
@@ -62,11 +72,15 @@ def test_a_key_in_the_environment_switches_a_row_on(name: str) -> None:
     assert rows(**{preset.api_key_env: ""}) == {}
 
 
-@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if not preset.key_required])
+@pytest.mark.parametrize(
+    "name", [name for name, preset in PRESETS.items() if not preset.key_required]
+)
 def test_a_local_servers_address_switches_its_row_on(name: str) -> None:
     variable = PRESETS[name].base_url_env
     assert rows(**{variable: "http://gpu:1234"})[name].base_url == "http://gpu:1234/v1"
-    assert rows(**{variable: "http://gpu:1234/own/path/"})[name].base_url == "http://gpu:1234/own/path"
+    assert (
+        rows(**{variable: "http://gpu:1234/own/path/"})[name].base_url == "http://gpu:1234/own/path"
+    )
     assert rows(**{PRESETS[name].api_key_env: "k"}) == {}
     assert rows({"providers": {name: {}}})[name].base_url == PRESETS[name].base_url + "/v1"
 
@@ -114,7 +128,9 @@ def test_openais_reasoning_models_get_the_limit_under_the_name_that_they_know(
 def test_keys_in_dotenv_count_too(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text("GROQ_API_KEY=from-file\nMY_KEY=also\n")
-    found = rows({"providers": {"mine": {"base_url": "http://x/v1", "api_key_env": "MY_KEY"}}}, dotenv)
+    found = rows(
+        {"providers": {"mine": {"base_url": "http://x/v1", "api_key_env": "MY_KEY"}}}, dotenv
+    )
     assert list(found) == ["mine", "groq"]
 
 
@@ -141,7 +157,10 @@ def test_a_row_overrides_its_preset_field_by_field(fake_upstream: FakeUpstream) 
     sent = fake_upstream.requests[0]
     assert sent.headers["authorization"] == "Bearer k"
     assert sent.headers["x-a"] == "1"
-    assert {key: sent.json().get(key) for key in ("seed", "max_tokens")} == {"seed": None, "max_tokens": 3}
+    assert {key: sent.json().get(key) for key in ("seed", "max_tokens")} == {
+        "seed": None,
+        "max_tokens": 3,
+    }
     registry.close()
 
 
@@ -150,8 +169,19 @@ def test_a_disabled_row_is_off_although_its_key_is_there() -> None:
 
 
 def test_rows_keep_the_files_order_and_echo_is_first() -> None:
-    toml = {"providers": {"b": {"base_url": "http://b"}, "a": {"base_url": "http://a"}, "echo": {"kind": "echo"}}}
-    assert list(build_registry(config(toml, OPENAI_API_KEY="k")).providers) == ["echo", "b", "a", "openai"]
+    toml = {
+        "providers": {
+            "b": {"base_url": "http://b"},
+            "a": {"base_url": "http://a"},
+            "echo": {"kind": "echo"},
+        }
+    }
+    assert list(build_registry(config(toml, OPENAI_API_KEY="k")).providers) == [
+        "echo",
+        "b",
+        "a",
+        "openai",
+    ]
 
 
 def test_everything_wrong_with_rows_is_said_at_once() -> None:
@@ -162,7 +192,10 @@ def test_everything_wrong_with_rows_is_said_at_once() -> None:
                 "own": {},
                 "azure": {"api_key": "k"},
                 "other": {"base_url": "http://x", "api_key_env": "NOT_SET"},
-                "odd": {"base_url": "http://x", "options": {"steam_options": False, "max_tokens_field": "tokens"}},
+                "odd": {
+                    "base_url": "http://x",
+                    "options": {"steam_options": False, "max_tokens_field": "tokens"},
+                },
                 "sim": {"kind": "echo", "options": {"latency": "gauss:1", "error_rate": 2}},
                 "what": {"kind": "carrier-pigeon"},
                 "bad": {"base_url": "http://x", "api_key": "line\nbreak"},
@@ -224,8 +257,12 @@ def registry() -> Registry:
     return Registry(
         {
             "echo": EchoProvider(),
-            "one": OpenAICompatibleProvider("one", "http://one", models=[Model("shared"), Model("org/slashed")]),
-            "two": OpenAICompatibleProvider("two", "http://two", fallback_models=[Model("shared"), Model("echo")]),
+            "one": OpenAICompatibleProvider(
+                "one", "http://one", models=[Model("shared"), Model("org/slashed")]
+            ),
+            "two": OpenAICompatibleProvider(
+                "two", "http://two", fallback_models=[Model("shared"), Model("echo")]
+            ),
         }
     )
 
@@ -246,7 +283,9 @@ def registry() -> Registry:
         ("nobody", []),
     ],
 )
-def test_a_model_is_found_by_provider_and_name_or_by_its_bare_id(asked: str, found: list[tuple[str, str]]) -> None:
+def test_a_model_is_found_by_provider_and_name_or_by_its_bare_id(
+    asked: str, found: list[tuple[str, str]]
+) -> None:
     assert [(provider.name, model) for provider, model in registry().find(asked)] == found
 
 
@@ -278,7 +317,9 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = target / "source"  # pip builds in place: not in the repository
     import shutil
 
-    shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    shutil.copytree(
+        EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+    )
     subprocess.run(
         [
             sys.executable,
@@ -300,7 +341,9 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target / "lib"
 
 
-def test_an_installed_plug_in_is_a_kind_of_row_and_answers(plugin: Path, fake_upstream: FakeUpstream) -> None:
+def test_an_installed_plug_in_is_a_kind_of_row_and_answers(
+    plugin: Path, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.json(200, llama_answer("From the plug-in.")))
     program = """
 import json, sys
@@ -342,11 +385,18 @@ def test_a_plug_in_that_cannot_be_loaded_is_a_configuration_problem(
 
 
 # -- documentation ------------------------------------------------------------------------------
-def test_the_documentation_names_every_preset_with_its_variables_and_address_and_every_option() -> None:
+def test_the_documentation_names_every_preset_with_its_variables_and_address_and_every_option() -> (
+    None
+):
     text = (ROOT / "docs" / "providers.md").read_text()
     lines = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
     for name, preset in PRESETS.items():
-        for word in (preset.api_key_env, preset.base_url_env, preset.base_url, *preset.query_env.values()):
+        for word in (
+            preset.api_key_env,
+            preset.base_url_env,
+            preset.base_url,
+            *preset.query_env.values(),
+        ):
             assert word in lines[name], f"{name}: {word}"
     for option in [*Quirks.model_fields, *SimulationOptions.model_fields, *get_args(FaultKind)]:
         assert f"`{option}`" in text, option

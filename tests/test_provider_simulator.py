@@ -51,17 +51,31 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_the_official_client_talks_to_it(start: Start) -> None:
     client = OpenAI(base_url=start("--model", "sim-1"), api_key="none", max_retries=0)
     assert [model.id for model in client.models.list()] == ["sim-1"]
-    whole = client.chat.completions.create(model="sim-1", messages=[{"role": "user", "content": "hello"}])
-    pieces = client.chat.completions.create(model="sim-1", messages=[{"role": "user", "content": "hello"}], stream=True)
-    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == whole.choices[0].message.content
+    whole = client.chat.completions.create(
+        model="sim-1", messages=[{"role": "user", "content": "hello"}]
+    )
+    pieces = client.chat.completions.create(
+        model="sim-1", messages=[{"role": "user", "content": "hello"}], stream=True
+    )
+    assert (
+        "".join(piece.choices[0].delta.content or "" for piece in pieces)
+        == whole.choices[0].message.content
+    )
     assert len(client.embeddings.create(model="sim-1", input="hello").data[0].embedding) == 256
     client.close()
 
 
 def test_its_faults_are_what_a_provider_row_takes_them_for(start: Start) -> None:
-    expected = {"rate_limited": RateLimited, "overloaded": Overloaded, "bad_response": BadResponse, "cut": BadResponse}
+    expected = {
+        "rate_limited": RateLimited,
+        "overloaded": Overloaded,
+        "bad_response": BadResponse,
+        "cut": BadResponse,
+    }
     for kind, error in expected.items():
-        url = start("--error-rate", "1", "--error-kind", kind, "--retry-after", "2.5", "--tokens", "20")
+        url = start(
+            "--error-rate", "1", "--error-kind", kind, "--retry-after", "2.5", "--tokens", "20"
+        )
         provider = OpenAICompatibleProvider("sim", url)
         with pytest.raises(error) as caught:
             list(provider.stream(ChatRequest("echo", {**BODY, "stream": True})))
@@ -76,7 +90,9 @@ def test_bad_requests_are_refused(start: Start) -> None:
     assert requests.get(f"{root}/health", timeout=5).json()["status"] == "ok"
     assert requests.post(f"{url}/chat/completions", data=b"{", timeout=5).status_code == 400
     assert requests.post(f"{url}/chat/completions", json=[], timeout=5).status_code == 400
-    assert requests.post(f"{url}/chat/completions", json={"messages": 3}, timeout=5).status_code == 400
+    assert (
+        requests.post(f"{url}/chat/completions", json={"messages": 3}, timeout=5).status_code == 400
+    )
     assert requests.get(f"{url}/chat/completions", timeout=5).status_code == 405
     assert requests.post(f"{url}/completions", json=BODY, timeout=5).status_code == 404
 

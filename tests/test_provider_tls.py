@@ -64,7 +64,9 @@ def connect(url: str, certificate: Path, timeouts: Timeouts) -> UpstreamClient:
 
 
 @pytest.fixture
-def client(tls_url: str, certificate: Path, fake_upstream: FakeUpstream) -> Iterator[UpstreamClient]:
+def client(
+    tls_url: str, certificate: Path, fake_upstream: FakeUpstream
+) -> Iterator[UpstreamClient]:
     """A client whose limits in time are out of the way."""
     made = connect(tls_url, certificate, Timeouts(10, 30, 30))
     yield made
@@ -72,9 +74,13 @@ def client(tls_url: str, certificate: Path, fake_upstream: FakeUpstream) -> Iter
     wait_until(lambda: watchdog.active() == 0)
 
 
-def test_answers_and_streams_share_one_connection(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+def test_answers_and_streams_share_one_connection(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
     events = [b'data: {"n":%d}\n\n' % n for n in range(200)]
-    fake_upstream.reply(Reply.plain(200, b"{}"), Reply.sse(events), Reply.plain(200, b"x" * 3_000_000))
+    fake_upstream.reply(
+        Reply.plain(200, b"{}"), Reply.sse(events), Reply.plain(200, b"x" * 3_000_000)
+    )
     assert client.post("/", b'{"a":1}', Call()) == b"{}"
     first = client._pool._get_conn()
     client._pool._put_conn(first)
@@ -94,7 +100,12 @@ def test_answers_and_streams_share_one_connection(client: UpstreamClient, fake_u
     ],
 )
 def test_silence_before_an_answer_ends(
-    tls_url: str, certificate: Path, fake_upstream: FakeUpstream, timeouts: Timeouts, seconds: float, message: str
+    tls_url: str,
+    certificate: Path,
+    fake_upstream: FakeUpstream,
+    timeouts: Timeouts,
+    seconds: float,
+    message: str,
 ) -> None:
     fake_upstream.default = Reply.raw(SILENCE)
     client = connect(tls_url, certificate, timeouts)
@@ -112,7 +123,12 @@ def test_silence_before_an_answer_ends(
     ],
 )
 def test_silence_in_the_middle_of_a_stream_ends(
-    tls_url: str, certificate: Path, fake_upstream: FakeUpstream, timeouts: Timeouts, seconds: float, message: str
+    tls_url: str,
+    certificate: Path,
+    fake_upstream: FakeUpstream,
+    timeouts: Timeouts,
+    seconds: float,
+    message: str,
 ) -> None:
     fake_upstream.default = Reply.sse([b"data: 1\n\n", SILENCE])
     client = connect(tls_url, certificate, timeouts)
@@ -139,7 +155,9 @@ def test_a_client_that_leaves_ends_the_answer_and_the_stream(
     wait_until(lambda: fake_upstream.open_connections == 0)
 
 
-def test_a_connection_that_was_cut_is_not_used_again(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+def test_a_connection_that_was_cut_is_not_used_again(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse([b"data: 1\n\n", SILENCE]), Reply.plain(200, b"{}"))
     with pytest.raises(Timeout):
         list(client.post_sse("/", b"", Call(deadline=time.monotonic() + 0.6)))
@@ -148,7 +166,11 @@ def test_a_connection_that_was_cut_is_not_used_again(client: UpstreamClient, fak
 
 @pytest.mark.parametrize("size", [2, 300_000])
 def test_a_connection_that_is_closed_as_a_request_goes_out_is_replaced(
-    nginx: Nginx, fake_upstream: FakeUpstream, certificate: Path, monkeypatch: pytest.MonkeyPatch, size: int
+    nginx: Nginx,
+    fake_upstream: FakeUpstream,
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
 ) -> None:
     url = serve_tls(nginx, fake_upstream, certificate, "keepalive_timeout 50ms;")
     fake_upstream.default = Reply.plain(200, b"{}")
@@ -167,7 +189,9 @@ def test_a_connection_that_is_closed_as_a_request_goes_out_is_replaced(
     client.close()
 
 
-def test_a_certificate_of_an_unknown_authority_is_refused(tls_url: str, fake_upstream: FakeUpstream) -> None:
+def test_a_certificate_of_an_unknown_authority_is_refused(
+    tls_url: str, fake_upstream: FakeUpstream
+) -> None:
     client = UpstreamClient("up", tls_url, {}, Timeouts(10, 30, 30), 2)
     with pytest.raises(ConnectionFailed):
         client.post("/", b"", Call())
@@ -175,9 +199,13 @@ def test_a_certificate_of_an_unknown_authority_is_refused(tls_url: str, fake_ups
     client.close()
 
 
-def test_a_handshake_that_never_ends_is_a_timeout(fake_upstream: FakeUpstream, certificate: Path) -> None:
+def test_a_handshake_that_never_ends_is_a_timeout(
+    fake_upstream: FakeUpstream, certificate: Path
+) -> None:
     # The fake upstream reads the client's hello as half a request and waits for more.
-    client = connect(fake_upstream.url.replace("http:", "https:"), certificate, Timeouts(0.3, 30, 30))
+    client = connect(
+        fake_upstream.url.replace("http:", "https:"), certificate, Timeouts(0.3, 30, 30)
+    )
     with pytest.raises(Timeout, match="could not be reached in time"):
         client.post("/", b"", Call())
     wait_until(lambda: fake_upstream.open_connections == 0)

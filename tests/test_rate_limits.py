@@ -23,7 +23,9 @@ def limited(make_app: MakeApp) -> FlaskClient:
     return make_app(ratelimit_enabled=True).test_client()
 
 
-def statuses(client: FlaskClient, count: int, path: str, method: str = "GET", **kwargs: Any) -> list[int]:
+def statuses(
+    client: FlaskClient, count: int, path: str, method: str = "GET", **kwargs: Any
+) -> list[int]:
     return [client.open(path, method=method, **kwargs).status_code for _ in range(count)]
 
 
@@ -69,7 +71,9 @@ def test_unknown_paths_and_methods_are_counted_together(limited: FlaskClient) ->
 
 
 def test_preflights_are_never_counted_and_other_options_are(make_app: MakeApp) -> None:
-    client = make_app(ratelimit_enabled=True, cors_origins=["https://app.example.com"]).test_client()
+    client = make_app(
+        ratelimit_enabled=True, cors_origins=["https://app.example.com"]
+    ).test_client()
     preflight = {"Origin": "https://app.example.com", "Access-Control-Request-Method": "POST"}
     assert 429 not in statuses(client, 150, "/auth/login", "OPTIONS", headers=preflight)
     assert 429 in statuses(client, 150, "/auth/login", "OPTIONS")
@@ -78,7 +82,10 @@ def test_preflights_are_never_counted_and_other_options_are(make_app: MakeApp) -
 def test_headers_say_where_the_caller_stands(limited: FlaskClient) -> None:
     first = limited.post("/auth/login", json=LOGIN)
     second = limited.post("/auth/login", json=LOGIN)
-    assert (first.headers["X-RateLimit-Limit"], first.headers["X-RateLimit-Remaining"]) == ("10", "9")
+    assert (first.headers["X-RateLimit-Limit"], first.headers["X-RateLimit-Remaining"]) == (
+        "10",
+        "9",
+    )
     assert second.headers["X-RateLimit-Remaining"] == "8"
     assert abs(int(second.headers["X-RateLimit-Reset"]) - time.time() - 60) < 3
     assert "Retry-After" not in second.headers
@@ -92,10 +99,16 @@ def test_a_caller_has_thirty_chats_whatever_its_address(limited: FlaskClient) ->
     headers = {"Authorization": f"Bearer {register(limited)['access_token']}"}
     first = limited.post("/chat/completions", json=CHAT, headers=headers)
     assert first.status_code == 200
-    assert (first.headers["X-RateLimit-Limit"], first.headers["X-RateLimit-Remaining"]) == ("30", "29")
+    assert (first.headers["X-RateLimit-Limit"], first.headers["X-RateLimit-Remaining"]) == (
+        "30",
+        "29",
+    )
     for number in range(29):
         answer = limited.post(
-            "/v1/chat/completions", json=CHAT, headers=headers, environ_base={"REMOTE_ADDR": f"10.0.0.{number}"}
+            "/v1/chat/completions",
+            json=CHAT,
+            headers=headers,
+            environ_base={"REMOTE_ADDR": f"10.0.0.{number}"},
         )
         assert answer.status_code == 200
     refused = limited.post("/v1/chat/completions", json=CHAT, headers=headers)
@@ -110,7 +123,10 @@ def test_a_caller_has_thirty_chats_whatever_its_address(limited: FlaskClient) ->
 
 def test_bad_credentials_are_counted_before_they_are_refused(limited: FlaskClient) -> None:
     headers = {"Authorization": "Bearer gob_wrong"}
-    assert statuses(limited, 32, "/chat/completions", "POST", json=CHAT, headers=headers) == [401] * 30 + [429] * 2
+    assert (
+        statuses(limited, 32, "/chat/completions", "POST", json=CHAT, headers=headers)
+        == [401] * 30 + [429] * 2
+    )
     assert statuses(limited, 102, "/settings/", headers=headers) == [401] * 100 + [429] * 2
 
 
@@ -126,7 +142,9 @@ def test_a_locked_account_is_locked_from_every_address(make_app: MakeApp) -> Non
     register(client, "ada@example.com")
     wrong = {"email": "ada@example.com", "password": "wrong-password-1"}
     found = [
-        client.post("/auth/login", json=wrong, environ_base={"REMOTE_ADDR": f"10.0.0.{n}"}).status_code
+        client.post(
+            "/auth/login", json=wrong, environ_base={"REMOTE_ADDR": f"10.0.0.{n}"}
+        ).status_code
         for n in range(12)
     ]
     assert found[:9] == [401] * 9
@@ -155,7 +173,11 @@ def test_limits_can_be_set(make_app: MakeApp) -> None:
 
 def test_every_route_has_a_group(app: Flask) -> None:
     groups = {rule.rule: group_of(rule) for rule in app.url_map.iter_rules()}
-    assert {path for path, group in groups.items() if group == ""} == {"/health/live", "/health/ready", "/metrics"}
+    assert {path for path, group in groups.items() if group == ""} == {
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+    }
     assert {path for path, group in groups.items() if group == "auth"} == {
         "/auth/register", "/auth/login", "/auth/refresh", "/auth/logout", "/auth/password",
     }  # fmt: skip
@@ -167,14 +189,20 @@ def test_every_route_has_a_group(app: Flask) -> None:
 
 def test_instances_that_share_a_redis_are_one(make_app: MakeApp, redis_server: RedisServer) -> None:
     clients = [
-        make_app(ratelimit_enabled=True, ratelimit_storage_uri=redis_server.url, instances=2).test_client()
+        make_app(
+            ratelimit_enabled=True, ratelimit_storage_uri=redis_server.url, instances=2
+        ).test_client()
         for _ in range(2)
     ]
-    found = [clients[number % 2].post("/auth/login", json=LOGIN).status_code for number in range(15)]
+    found = [
+        clients[number % 2].post("/auth/login", json=LOGIN).status_code for number in range(15)
+    ]
     assert found == [401] * 10 + [429] * 5
     redis_server.stop()
     # Each alone at half the limit now; nobody gets a 500.
-    assert [clients[0].post("/auth/login", json=LOGIN).status_code for _ in range(7)] == [401] * 5 + [429] * 2
+    assert [clients[0].post("/auth/login", json=LOGIN).status_code for _ in range(7)] == [
+        401
+    ] * 5 + [429] * 2
     assert clients[1].get("/health").status_code == 200
 
 
@@ -183,13 +211,19 @@ def test_the_guides_loop_works_against_the_real_server(serve: Serve) -> None:
 
     server = serve(RATELIMIT_ENABLED="true")
     answers = [
-        requests.post(server.url + "/auth/login", json={"email": "test@example.com", "password": "test"}, timeout=10)
+        requests.post(
+            server.url + "/auth/login",
+            json={"email": "test@example.com", "password": "test"},
+            timeout=10,
+        )
         for _ in range(15)
     ]
     assert [answer.status_code == 429 for answer in answers] == [False] * 10 + [True] * 5
     metrics = server.metrics()
     assert metrics['rate_limit_rejections_total{group="auth",scope="ip"}'] == 5
-    assert metrics['http_requests_total{endpoint="/auth/login",method="POST",status_code="429"}'] == 5
+    assert (
+        metrics['http_requests_total{endpoint="/auth/login",method="POST",status_code="429"}'] == 5
+    )
 
 
 def test_the_refusal_is_one_of_ours() -> None:

@@ -49,7 +49,10 @@ def chats(limits: RateLimits, caller: Principal | None, times: int, ip: str = "1
 
 
 def rejections(group: str, scope: str) -> float:
-    return REGISTRY.get_sample_value("rate_limit_rejections_total", {"group": group, "scope": scope}) or 0.0
+    return (
+        REGISTRY.get_sample_value("rate_limit_rejections_total", {"group": group, "scope": scope})
+        or 0.0
+    )
 
 
 def test_a_caller_gets_thirty_chats_a_minute() -> None:
@@ -116,7 +119,9 @@ def test_the_headers_tell_the_tighter_of_key_and_user() -> None:
 def test_a_rotated_key_and_its_successor_share_their_limits() -> None:
     limits = policy()
     old = Principal(3, "user", 7, requests_per_minute=3, tokens_per_minute=100, label="key:7")
-    new = Principal(3, "user", 9, requests_per_minute=3, tokens_per_minute=100, label="key:9", budget_key_id=7)
+    new = Principal(
+        3, "user", 9, requests_per_minute=3, tokens_per_minute=100, label="key:9", budget_key_id=7
+    )
     assert [chats(limits, old, 2), chats(limits, new, 5)] == [2, 1]
     limits.take_tokens(old, 60)
     with pytest.raises(RateLimitExceeded):
@@ -240,7 +245,9 @@ def test_of_attempts_at_once_no_more_than_the_limit_pass() -> None:
     assert len(passed) == 5
 
 
-def test_the_lock_is_logged_without_the_address_of_the_account(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_lock_is_logged_without_the_address_of_the_account(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     limits = policy(ratelimit_login_account="1 per minute")
     limits.login_attempt("ada@example.com", "10.0.0.1")
     with caplog.at_level("WARNING"), pytest.raises(RateLimitExceeded):

@@ -9,7 +9,12 @@ from pydantic import BaseModel
 
 from goblin_assistant.errors import BadRequest, ValidationFailed
 from goblin_assistant.request_body import MAX_PROBLEMS, load, load_object, parse_json
-from goblin_assistant.schemas import MAX_INPUTS, MAX_MESSAGES, ChatCompletionRequest, EmbeddingsRequest
+from goblin_assistant.schemas import (
+    MAX_INPUTS,
+    MAX_MESSAGES,
+    ChatCompletionRequest,
+    EmbeddingsRequest,
+)
 from goblin_assistant.schemas_messages import MessagesRequest
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -64,7 +69,10 @@ def test_a_key_given_twice_is_refused_wherever_we_decide_by_it() -> None:
         b'"stream": false, "stream": true',
     ):
         with pytest.raises(BadRequest, match="same key twice"):
-            parse_json(ChatCompletionRequest, b'{"messages": [{"role": "user", "content": "x"}], ' + extra + b"}")
+            parse_json(
+                ChatCompletionRequest,
+                b'{"messages": [{"role": "user", "content": "x"}], ' + extra + b"}",
+            )
 
 
 @pytest.mark.parametrize("shift", range(-8, 3))
@@ -160,7 +168,9 @@ def test_the_first_wrong_item_of_a_list_ends_the_check() -> None:
 
 def test_only_the_first_problems_are_listed() -> None:
     with pytest.raises(ValidationFailed) as caught:
-        parse_json(ChatCompletionRequest, chat(logit_bias={f"k{number}": "x" for number in range(500)}))
+        parse_json(
+            ChatCompletionRequest, chat(logit_bias={f"k{number}": "x" for number in range(500)})
+        )
     assert len(caught.value.extra["fields"]) == MAX_PROBLEMS
     assert "and 490 more" in str(caught.value)
 
@@ -171,7 +181,10 @@ def test_a_wrong_item_far_down_a_long_list_is_named_by_its_place() -> None:
         parse_json(ChatCompletionRequest, chat(messages=messages))
     assert caught.value.param == "messages[4322].role"
     parts = [{"type": "text", "text": "x"}] * 2500
-    for place, model in (("messages[0].content", ChatCompletionRequest), ("messages[0].content", MessagesRequest)):
+    for place, model in (
+        ("messages[0].content", ChatCompletionRequest),
+        ("messages[0].content", MessagesRequest),
+    ):
         body = {"max_tokens": 5, "messages": [{"role": "user", "content": [*parts, {"type": 3}]}]}
         with pytest.raises(ValidationFailed) as caught:
             parse_json(model, json.dumps(body).encode())
@@ -181,7 +194,9 @@ def test_a_wrong_item_far_down_a_long_list_is_named_by_its_place() -> None:
 
 @pytest.mark.parametrize("model", [ChatCompletionRequest, MessagesRequest])
 def test_messages_are_counted_before_any_is_looked_at(model: type[BaseModel]) -> None:
-    most = json.dumps({"max_tokens": 5, "messages": HELLO * MAX_MESSAGES}, separators=(",", ":")).encode()
+    most = json.dumps(
+        {"max_tokens": 5, "messages": HELLO * MAX_MESSAGES}, separators=(",", ":")
+    ).encode()
     parse_json(model, most)
     with pytest.raises(ValidationFailed, match="at most 100000 items"):
         parse_json(model, b'{"max_tokens":5,"messages":[' + b"{}," * MAX_MESSAGES + b"{}]}")
@@ -200,7 +215,9 @@ def test_embeddings_take_many_tokens_and_no_more_texts_than_openai() -> None:
 
 def test_more_biases_than_any_model_takes_are_counted_only() -> None:
     with pytest.raises(ValidationFailed, match="at most 10000 entries"):
-        parse_json(ChatCompletionRequest, chat(logit_bias={str(number): "x" for number in range(10_001)}))
+        parse_json(
+            ChatCompletionRequest, chat(logit_bias={str(number): "x" for number in range(10_001)})
+        )
 
 
 def test_a_stored_object_of_many_fields_is_refused_before_they_are_compared() -> None:
@@ -212,8 +229,12 @@ def test_a_stored_object_of_many_fields_is_refused_before_they_are_compared() ->
     "unit",
     [b"[],", b"{},", b'{"a":1},', b'"ab",', b"[1],", b"1,", b'{"a":[{}]},'],
 )
-def test_a_dense_body_is_refused_before_it_is_parsed(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goblin_assistant.json_bounds.orjson.loads", lambda raw: pytest.fail("it was parsed"))
+def test_a_dense_body_is_refused_before_it_is_parsed(
+    unit: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "goblin_assistant.json_bounds.orjson.loads", lambda raw: pytest.fail("it was parsed")
+    )
     raw = b'{"messages":[' + unit * (6_000_000 // len(unit)) + unit[:-1] + b"]}"
     with pytest.raises(BadRequest, match="too many values: at most about 524,000"):
         load(raw)
@@ -236,7 +257,9 @@ def test_what_sdks_send_is_accepted_and_comes_back_untouched() -> None:
             {
                 "role": "assistant",
                 "content": None,
-                "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+                "tool_calls": [
+                    {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+                ],
             },
             {"role": "assistant", "refusal": None, "audio": None, "tool_calls": []},
             {"role": "tool", "tool_call_id": "1", "content": "42"},
@@ -251,7 +274,9 @@ def test_what_sdks_send_is_accepted_and_comes_back_untouched() -> None:
         "n": 1,
         "stream": True,
         "stream_options": {"include_usage": True},
-        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+        "tools": [
+            {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+        ],
         "tool_choice": {"type": "function", "function": {"name": "f"}},
         "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
         "logit_bias": {"50256": -100},

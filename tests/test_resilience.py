@@ -36,7 +36,9 @@ def test_a_chain_hides_an_outage_and_the_breaker_opens_and_closes(
 ) -> None:
     fake_upstream.default = DOWN
     server = serve(
-        GOBLIN_CONFIG_FILE=configured(tmp_path, fake_upstream, '[chains]\nsafe = ["a/m", "echo/echo"]\n'),
+        GOBLIN_CONFIG_FILE=configured(
+            tmp_path, fake_upstream, '[chains]\nsafe = ["a/m", "echo/echo"]\n'
+        ),
         GOBLIN_BREAKER_MIN_CALLS="5",
         GOBLIN_BREAKER_OPEN_SECONDS="1",
         GOBLIN_HEALTH_INTERVAL="3600",
@@ -45,7 +47,10 @@ def test_a_chain_hides_an_outage_and_the_breaker_opens_and_closes(
 
     def chat() -> requests.Response:
         return requests.post(
-            server.url + "/chat/completions", json={**HELLO, "model": "safe"}, headers=headers, timeout=20
+            server.url + "/chat/completions",
+            json={**HELLO, "model": "safe"},
+            headers=headers,
+            timeout=20,
         )
 
     providers = [chat() for _ in range(12)]
@@ -58,7 +63,9 @@ def test_a_chain_hides_an_outage_and_the_breaker_opens_and_closes(
     fake_upstream.default = Reply.json(200, answer)
     wait_until(lambda: chat().headers["X-Goblin-Provider"] == "a", 10, "the trial after the pause")
     assert circuit(server) == 0
-    changes = [(line["from_state"], line["to_state"]) for line in server.log_lines("circuit_state_changed")]
+    changes = [
+        (line["from_state"], line["to_state"]) for line in server.log_lines("circuit_state_changed")
+    ]
     assert changes[0] == ("closed", "open")
     assert changes[-2:] == [("open", "half_open"), ("half_open", "closed")]
     assert requests.get(server.url + "/health/a", timeout=10).json()["circuit"] == "closed"
@@ -77,7 +84,12 @@ def test_without_a_chain_failures_turn_into_fast_refusals(
     )
     headers = server.register()
     answers = [
-        requests.post(server.url + "/chat/completions", json={**HELLO, "model": "a/m"}, headers=headers, timeout=20)
+        requests.post(
+            server.url + "/chat/completions",
+            json={**HELLO, "model": "a/m"},
+            headers=headers,
+            timeout=20,
+        )
         for _ in range(8)
     ]
     assert [answer.status_code for answer in answers] == [502] * 5 + [503] * 3
@@ -87,7 +99,9 @@ def test_without_a_chain_failures_turn_into_fast_refusals(
     assert sum(request.method == "POST" for request in fake_upstream.requests) == 5
 
 
-def test_streams_that_break_off_open_the_breaker(serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path) -> None:
+def test_streams_that_break_off_open_the_breaker(
+    serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
+) -> None:
     fake_upstream.default = MODELS
     server = serve(
         GOBLIN_CONFIG_FILE=configured(tmp_path, fake_upstream),
@@ -102,7 +116,9 @@ def test_streams_that_break_off_open_the_breaker(serve: Serve, fake_upstream: Fa
     body = {**HELLO, "model": "a/m", "stream": True}
     statuses = []
     for _ in range(20):
-        with requests.post(server.url + "/chat/completions", json=body, headers=headers, timeout=20) as answer:
+        with requests.post(
+            server.url + "/chat/completions", json=body, headers=headers, timeout=20
+        ) as answer:
             statuses.append(answer.status_code)
     assert statuses == [200] * 10 + [503] * 10, "ten calls, eight of them broken, open it"
     assert circuit(server) == 2
@@ -113,7 +129,9 @@ def test_a_provider_that_hangs_is_seen_and_its_chain_moves_on(
 ) -> None:
     fake_upstream.default = MODELS
     server = serve(
-        GOBLIN_CONFIG_FILE=configured(tmp_path, fake_upstream, '[chains]\nsafe = ["a/m", "echo/echo"]\n'),
+        GOBLIN_CONFIG_FILE=configured(
+            tmp_path, fake_upstream, '[chains]\nsafe = ["a/m", "echo/echo"]\n'
+        ),
         GOBLIN_BREAKER_MIN_CALLS="4",
         GOBLIN_BREAKER_OPEN_SECONDS="60",
         GOBLIN_BREAKER_SLOW_FIRST_TOKEN_SECONDS="0.5",
@@ -126,7 +144,9 @@ def test_a_provider_that_hangs_is_seen_and_its_chain_moves_on(
 
     def chat(model: str, *, stream: bool) -> requests.Response:
         body = {**HELLO, "model": model, "stream": stream}
-        return requests.post(server.url + "/chat/completions", json=body, headers=headers, timeout=20, stream=True)
+        return requests.post(
+            server.url + "/chat/completions", json=body, headers=headers, timeout=20, stream=True
+        )
 
     def hang(number: int) -> None:
         with contextlib.suppress(requests.RequestException):
@@ -188,7 +208,11 @@ def test_many_streams_with_random_faults_leak_nothing(
         body = {**HELLO, "model": "a/m", "stream": True}
         try:
             with requests.post(
-                server.url + "/chat/completions", json=body, headers=headers, timeout=30, stream=True
+                server.url + "/chat/completions",
+                json=body,
+                headers=headers,
+                timeout=30,
+                stream=True,
             ) as answer:
                 if number % 7 == 0:
                     return  # the client is one of the faults
@@ -201,7 +225,8 @@ def test_many_streams_with_random_faults_leak_nothing(
         metrics = server.metrics()
         return (
             metrics["chat_slots_in_use"] == 0
-            and metrics['http_requests_in_progress{endpoint="/chat/completions",method="POST"}'] == 0
+            and metrics['http_requests_in_progress{endpoint="/chat/completions",method="POST"}']
+            == 0
             and fake_upstream.open_connections <= len(os.listdir(process / "fd"))
         )
 
@@ -224,9 +249,14 @@ def test_many_streams_with_random_faults_leak_nothing(
     metrics = server.metrics()
     assert metrics['stream_incomplete_total{reason="provider"}'] > 0
     assert metrics['stream_incomplete_total{reason="timeout"}'] > 0
-    assert sum(line["message"] in ("chat_completed", "chat_failed") for line in server.log_lines()) == rounds * at_once
+    assert (
+        sum(line["message"] in ("chat_completed", "chat_failed") for line in server.log_lines())
+        == rounds * at_once
+    )
 
 
 def resident_kib(process: Path) -> int:
-    line = next(line for line in (process / "status").read_text().splitlines() if line.startswith("VmRSS"))
+    line = next(
+        line for line in (process / "status").read_text().splitlines() if line.startswith("VmRSS")
+    )
     return int(line.split()[1])

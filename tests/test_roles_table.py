@@ -37,7 +37,12 @@ SIGNED_IN: dict[str, int | str] = {**PUBLIC, **OUT}
 CHAT: dict[str, int | str] = {**SIGNED_IN, "scopeless_key": 403, "admin_key": 403}
 PERSON: dict[str, int | str] = {**SIGNED_IN, **dict.fromkeys(KEYS, 403)}
 OWN_THING: dict[str, int | str] = {**PERSON, "other": 404, "admin": 404}
-ADMIN: dict[str, int | str] = {**dict.fromkeys(CALLERS, 403), **OUT, "admin": "ok", "admin_key": "ok"}
+ADMIN: dict[str, int | str] = {
+    **dict.fromkeys(CALLERS, 403),
+    **OUT,
+    "admin": "ok",
+    "admin_key": "ok",
+}
 
 MESSAGES = {"messages": [{"role": "user", "content": "hello"}]}
 
@@ -92,7 +97,9 @@ TABLE: dict[tuple[str, str], Row] = {
     ("GET", "/admin/users/<int:user_id>"): Row(ADMIN, path="/admin/users/{user}"),
     ("PATCH", "/admin/users/<int:user_id>"): Row(ADMIN, {}, "/admin/users/{user}"),
     ("GET", "/admin/users/<int:user_id>/keys"): Row(ADMIN, path="/admin/users/{user}/keys"),
-    ("POST", "/admin/users/<int:user_id>/keys"): Row(ADMIN, {"name": "new"}, "/admin/users/{user}/keys"),
+    ("POST", "/admin/users/<int:user_id>/keys"): Row(
+        ADMIN, {"name": "new"}, "/admin/users/{user}/keys"
+    ),
     ("GET", "/admin/keys/<int:key_id>"): Row(ADMIN, path="/admin/keys/{key}"),
     ("PATCH", "/admin/keys/<int:key_id>"): Row(ADMIN, {}, "/admin/keys/{key}"),
     ("POST", "/admin/keys/<int:key_id>/rotate"): Row(ADMIN, {}, "/admin/keys/{key}/rotate"),
@@ -110,7 +117,9 @@ class World:
         self.client.get("/health")
         self.accounts: Accounts = app.extensions["goblin"].accounts
         users = {
-            name: self.accounts.create(f"{name}@example.com", PASSWORD, "admin" if name == "admin" else "user")
+            name: self.accounts.create(
+                f"{name}@example.com", PASSWORD, "admin" if name == "admin" else "user"
+            )
             for name in ("user", "other", "admin", "disabled")
         }
         self.user_id = users["user"].id
@@ -133,7 +142,11 @@ class World:
                 self.accounts.keys.revoke(made.row.id)
             if name == "expired_key":
                 with app.extensions["goblin"].engine.begin() as connection:
-                    expired = update(api_keys).where(api_keys.c.id == made.row.id).values(expires_at=now_ms() - 1)
+                    expired = (
+                        update(api_keys)
+                        .where(api_keys.c.id == made.row.id)
+                        .values(expires_at=now_ms() - 1)
+                    )
                     connection.execute(expired)
         self.accounts.disable(users["disabled"].id)
 
@@ -158,7 +171,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from tests.conftest import close_app
 
     folder = tmp_path_factory.mktemp("roles")
-    values = {"env": "development", "instance_dir": folder, "ratelimit_enabled": False, "health_interval": 3600}
+    values = {
+        "env": "development",
+        "instance_dir": folder,
+        "ratelimit_enabled": False,
+        "health_interval": 3600,
+    }
     app = create_app(Config.load(values, environ={}, dotenv=folder / "absent.env"))
     app.config.update(TESTING=True, PROPAGATE_EXCEPTIONS=False)
     yield World(app)

@@ -37,7 +37,9 @@ from tests.conftest import wait_until
 class Scripted(Provider):
     """Raises or answers in the order of its script; the last entry repeats."""
 
-    def __init__(self, name: str, *script: ProviderError | str, models: Sequence[str] = ("m",)) -> None:
+    def __init__(
+        self, name: str, *script: ProviderError | str, models: Sequence[str] = ("m",)
+    ) -> None:
         self.name = name
         self.script = list(script) or ["ok"]
         self.calls = 0
@@ -73,14 +75,17 @@ RouterFactory = Callable[..., Router]
 def make_router() -> RouterFactory:
     def make(*providers: Provider, file: dict[str, Any] | None = None, **settings: Any) -> Router:
         config = Config.load(
-            {"secret_key": "x" * 32, "file": GoblinFile.model_validate(file or {}), **settings}, environ={}
+            {"secret_key": "x" * 32, "file": GoblinFile.model_validate(file or {}), **settings},
+            environ={},
         )
         return Router(config, Registry({provider.name: provider for provider in providers}))
 
     return make
 
 
-def run(router: Router, model: str, call: Call | None = None) -> tuple[Outcome[ChatResponse], Trace]:
+def run(
+    router: Router, model: str, call: Call | None = None
+) -> tuple[Outcome[ChatResponse], Trace]:
     trace = Trace(time.perf_counter())
     call = call or Call()
     outcome = router.run(
@@ -110,11 +115,16 @@ def test_an_unknown_model_is_refused_with_its_name(make_router: RouterFactory) -
         make_router(Scripted("a")).resolve("nope")
 
 
-def test_aliases_and_chains_may_name_each_other_and_targets_appear_once(make_router: RouterFactory) -> None:
+def test_aliases_and_chains_may_name_each_other_and_targets_appear_once(
+    make_router: RouterFactory,
+) -> None:
     router = make_router(
         Scripted("a"),
         Scripted("b"),
-        file={"aliases": {"smart": "chain"}, "chains": {"chain": ["a/m", "b/m", "also"], "also": ["a/m"]}},
+        file={
+            "aliases": {"smart": "chain"},
+            "chains": {"chain": ["a/m", "b/m", "also"], "also": ["a/m"]},
+        },
     )
     assert names(router.resolve("smart")) == ["a/m", "b/m"]
 
@@ -196,7 +206,9 @@ def test_our_bad_key_is_not_repeated_but_the_fallback_is_tried(make_router: Rout
     assert lonely.calls == 1
 
 
-def test_a_retry_after_beyond_the_cap_is_passed_on_and_not_waited_for(make_router: RouterFactory) -> None:
+def test_a_retry_after_beyond_the_cap_is_passed_on_and_not_waited_for(
+    make_router: RouterFactory,
+) -> None:
     provider = Scripted("a", RateLimited("slow down", retry_after=60))
     with pytest.raises(RateLimited) as raised:
         run(make_router(provider, retry_after_cap=10), "m")
@@ -239,8 +251,12 @@ def test_an_open_breaker_is_passed_over_and_the_chain_answers(make_router: Route
     assert router.circuits() == {"a": "open", "b": "closed"}
 
 
-def test_with_every_breaker_open_the_answer_says_when_to_come_back(make_router: RouterFactory) -> None:
-    router = make_router(Scripted("a", BadResponse("down")), breaker_min_calls=2, retries=0, breaker_open_seconds=15)
+def test_with_every_breaker_open_the_answer_says_when_to_come_back(
+    make_router: RouterFactory,
+) -> None:
+    router = make_router(
+        Scripted("a", BadResponse("down")), breaker_min_calls=2, retries=0, breaker_open_seconds=15
+    )
     for _ in range(2):
         with pytest.raises(BadResponse):
             run(router, "m")
@@ -261,14 +277,19 @@ def test_calls_begun_before_it_opened_are_no_trials(make_router: RouterFactory) 
         return "late"
 
     straggler = threading.Thread(
-        target=lambda: router.run(router.resolve("m"), straggle, Call(), Trace(time.perf_counter())).release()
+        target=lambda: router.run(
+            router.resolve("m"), straggle, Call(), Trace(time.perf_counter())
+        ).release()
     )
     straggler.start()
     assert begun.wait(10)
     for _ in range(2):
         with pytest.raises(BadResponse):
             run(router, "m")
-    wait_until(lambda: router.circuits() == {"a": "half_open"}, what="its time to be over, though nobody tries")
+    wait_until(
+        lambda: router.circuits() == {"a": "half_open"},
+        what="its time to be over, though nobody tries",
+    )
     go.set()
     straggler.join(10)
     assert router.circuits() == {"a": "half_open"}
@@ -303,6 +324,8 @@ def test_failed_attempts_are_counted_by_provider_and_error(make_router: RouterFa
     run(router, "m")
     assert REGISTRY.get_sample_value("chat_completion_errors_total", labels) == 1
     assert (
-        REGISTRY.get_sample_value("provider_retries_total", {"provider": "counted", "reason": "provider_bad_response"})
+        REGISTRY.get_sample_value(
+            "provider_retries_total", {"provider": "counted", "reason": "provider_bad_response"}
+        )
         == 1
     )

@@ -39,13 +39,17 @@ def make_later(engine: Engine, serves_from: str) -> None:
     database._current.clear()
 
 
-def run(*args: str, url: str, monkeypatch: pytest.MonkeyPatch, command: Any = db, **environ: str) -> Any:
+def run(
+    *args: str, url: str, monkeypatch: pytest.MonkeyPatch, command: Any = db, **environ: str
+) -> Any:
     for name, value in {"DATABASE_URL": url, "GOBLIN_ENV": "development", **environ}.items():
         monkeypatch.setenv(name, value)
     return CliRunner().invoke(command, list(args))
 
 
-def test_every_revision_says_who_may_serve_with_its_tables(database_url: str, engine: Engine) -> None:
+def test_every_revision_says_who_may_serve_with_its_tables(
+    database_url: str, engine: Engine
+) -> None:
     scripts = ScriptDirectory.from_config(database.alembic_config())
     in_order = [script.revision for script in reversed(list(scripts.walk_revisions()))]
     assert known_revisions() == in_order
@@ -54,7 +58,9 @@ def test_every_revision_says_who_may_serve_with_its_tables(database_url: str, en
     for revision in in_order[1:]:
         database.upgrade(engine, revision)
         with engine.connect() as connection:
-            row = connection.execute(text("SELECT id, revision, serves_from FROM schema_compatibility")).one()
+            row = connection.execute(
+                text("SELECT id, revision, serves_from FROM schema_compatibility")
+            ).one()
         assert (row.id, row.revision) == (1, revision)
         assert "0001" <= row.serves_from <= revision
 
@@ -70,7 +76,9 @@ def test_a_newer_database_that_is_compatible_is_served(
     headers = {"Authorization": f"Bearer {register(client)['access_token']}"}
     assert client.post("/chat/completions", json=CHAT, headers=headers).status_code == 200
     with engine.connect() as connection:
-        rows = connection.execute(text("SELECT status_code, of_the_future FROM usage_records")).all()
+        rows = connection.execute(
+            text("SELECT status_code, of_the_future FROM usage_records")
+        ).all()
     assert [tuple(row) for row in rows] == [(200, None)]
 
 
@@ -93,22 +101,31 @@ def test_a_newer_database_that_is_not_compatible_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize(
-    "statement", ["DROP TABLE schema_compatibility", "UPDATE schema_compatibility SET revision = 'x'"]
+    "statement",
+    ["DROP TABLE schema_compatibility", "UPDATE schema_compatibility SET revision = 'x'"],
 )
-def test_a_newer_database_that_does_not_say_so_is_not_compatible(engine: Engine, statement: str) -> None:
+def test_a_newer_database_that_does_not_say_so_is_not_compatible(
+    engine: Engine, statement: str
+) -> None:
     make_later(engine, "0001")
     with engine.begin() as connection:
         connection.execute(text(statement))
     assert "not compatible" in (standing(engine).problem or "")
 
 
-def test_the_tables_of_the_release_before_have_to_be_migrated(database_url: str, engine: Engine) -> None:
+def test_the_tables_of_the_release_before_have_to_be_migrated(
+    database_url: str, engine: Engine
+) -> None:
     database.downgrade(engine, "0001")
-    assert standing(engine).problem == "not migrated to this version; run: goblin-assistant db upgrade"
+    assert (
+        standing(engine).problem == "not migrated to this version; run: goblin-assistant db upgrade"
+    )
     database.upgrade(engine)
     assert standing(engine).problem is None
     database.downgrade(engine, "base")
-    assert standing(engine).problem == "not migrated to this version; run: goblin-assistant db upgrade"
+    assert (
+        standing(engine).problem == "not migrated to this version; run: goblin-assistant db upgrade"
+    )
 
 
 def test_commands_on_a_newer_compatible_database_work_and_upgrade_leaves_it_alone(
@@ -118,10 +135,18 @@ def test_commands_on_a_newer_compatible_database_work_and_upgrade_leaves_it_alon
     monkeypatch.chdir(tmp_path)
     upgraded = run("upgrade", url=database_url, monkeypatch=monkeypatch)
     assert upgraded.exit_code == 0
-    assert upgraded.output == f"at revision {LATER}, newer than this release ({HEAD}) and compatible with it\n"
+    assert (
+        upgraded.output
+        == f"at revision {LATER}, newer than this release ({HEAD}) and compatible with it\n"
+    )
     assert run("current", url=database_url, monkeypatch=monkeypatch).exit_code == 0
     listed = run(
-        "list", url=database_url, monkeypatch=monkeypatch, command=users, GOBLIN_ENV="production", SECRET_KEY="s" * 40
+        "list",
+        url=database_url,
+        monkeypatch=monkeypatch,
+        command=users,
+        GOBLIN_ENV="production",
+        SECRET_KEY="s" * 40,
     )
     assert listed.exit_code == 0, listed.output
 
@@ -136,7 +161,12 @@ def test_commands_on_a_newer_compatible_database_work_and_upgrade_leaves_it_alon
     ],
 )
 def test_commands_on_a_newer_incompatible_database_say_what_to_do_in_one_sentence(
-    database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, args: list[str], said: str
+    database_url: str,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    args: list[str],
+    said: str,
 ) -> None:
     make_later(engine, LATER)
     monkeypatch.chdir(tmp_path)
@@ -147,7 +177,9 @@ def test_commands_on_a_newer_incompatible_database_say_what_to_do_in_one_sentenc
     assert result.output.count("Error:") == 1
 
 
-def test_a_database_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_database_that_is_not_there_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = run("upgrade", url="postgresql://nobody@127.0.0.1:1/x", monkeypatch=monkeypatch)
     assert result.exit_code == 1
@@ -162,7 +194,10 @@ def test_a_served_instance_goes_on_when_a_later_release_migrates_beside_it(
     make_later(engine, HEAD)
     for _ in range(5):
         assert (
-            requests.post(server.url + "/chat/completions", json=CHAT, headers=headers, timeout=30).status_code == 200
+            requests.post(
+                server.url + "/chat/completions", json=CHAT, headers=headers, timeout=30
+            ).status_code
+            == 200
         )
     assert requests.get(server.url + "/health/ready", timeout=30).status_code == 200
     assert server.stop() == 0

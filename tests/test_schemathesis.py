@@ -35,7 +35,10 @@ def headers_of_an_admin(server: Server, folder: Path, email: str) -> dict[str, s
     """Register, then become an admin behind the server's back: it reads the role with every request."""
     headers = server.register(email)
     with sqlite3.connect(folder / "instance" / "goblin.db", timeout=10) as database:
-        assert database.execute("UPDATE users SET role = 'admin' WHERE email = ?", (email,)).rowcount == 1
+        assert (
+            database.execute("UPDATE users SET role = 'admin' WHERE email = ?", (email,)).rowcount
+            == 1
+        )
     database.close()
     return headers
 

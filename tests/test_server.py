@@ -22,7 +22,10 @@ from tests.conftest import PASSWORD, ROOT, Serve, Server, free_port, wait_until
 from tests.fake_upstream import SILENCE, FakeUpstream, Reply
 from tests.wire_bodies import openai_chat, openai_events
 
-CHAT: dict[str, Any] = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
+CHAT: dict[str, Any] = {
+    "model": "openai/gpt-4o",
+    "messages": [{"role": "user", "content": "Hello"}],
+}
 STREAM = {**CHAT, "stream": True}
 
 
@@ -41,14 +44,20 @@ def start(serve: Serve, upstream: FakeUpstream, **more: str) -> Server:
         GOBLIN_HEALTH_INTERVAL="3600",
         **more,
     )
-    wait_until(lambda: upstream.requests and upstream.open_connections == 0, 10, "the check of the provider")
+    wait_until(
+        lambda: upstream.requests and upstream.open_connections == 0,
+        10,
+        "the check of the provider",
+    )
     upstream.requests.clear()
     return server
 
 
 def events() -> list[bytes]:
     """A short stream, one event a piece."""
-    return [event + b"\n\n" for event in b"".join(_as_bytes(openai_events())).split(b"\n\n") if event]
+    return [
+        event + b"\n\n" for event in b"".join(_as_bytes(openai_events())).split(b"\n\n") if event
+    ]
 
 
 def _as_bytes(pieces: Any) -> Iterator[bytes]:
@@ -102,7 +111,10 @@ def test_a_stream_passes_through_as_it_comes(
     assert line["correlation_id"] == answer.headers["X-Correlation-ID"]
     metrics = server.metrics()
     assert chat_in_progress(server) == 0
-    assert metrics['http_request_duration_seconds_sum{endpoint="/chat/completions",method="POST"}'] >= 1.2
+    assert (
+        metrics['http_request_duration_seconds_sum{endpoint="/chat/completions",method="POST"}']
+        >= 1.2
+    )
 
 
 def test_a_client_that_cuts_its_stream_frees_everything(
@@ -112,10 +124,14 @@ def test_a_client_that_cuts_its_stream_frees_everything(
     server = start(serve, fake_upstream)
     fake_upstream.reply(Reply.sse([events()[0], SILENCE]))
     headers = server.register()
-    answer = requests.post(server.url + "/chat/completions", json=STREAM, headers=headers, stream=True, timeout=10)
+    answer = requests.post(
+        server.url + "/chat/completions", json=STREAM, headers=headers, stream=True, timeout=10
+    )
     next(answer.iter_content(None))
     answer.close()
-    wait_until(lambda: fake_upstream.open_connections == 0, 2, "the upstream connection to be closed")
+    wait_until(
+        lambda: fake_upstream.open_connections == 0, 2, "the upstream connection to be closed"
+    )
     line = server.wait_for_line("request_completed", path="/chat/completions")
     assert line["completed"] is False
     wait_until(lambda: chat_in_progress(server) == 0)
@@ -144,17 +160,27 @@ def test_busy_chat_slots_leave_threads_for_everything_else(
     headers = server.register()
     with ThreadPoolExecutor(3) as pool:
         chats = [
-            pool.submit(requests.post, server.url + "/chat/completions", json=CHAT, headers=headers, timeout=60)
+            pool.submit(
+                requests.post,
+                server.url + "/chat/completions",
+                json=CHAT,
+                headers=headers,
+                timeout=60,
+            )
             for _ in range(3)
         ]
         wait_until(lambda: len(fake_upstream.requests) == 3)
         assert requests.get(server.url + "/health", timeout=2).status_code == 200
         assert server.metrics()["chat_slots_in_use"] == 3
         login = requests.post(
-            server.url + "/auth/login", json={"email": "ada@example.com", "password": PASSWORD}, timeout=5
+            server.url + "/auth/login",
+            json={"email": "ada@example.com", "password": PASSWORD},
+            timeout=5,
         )
         assert login.status_code == 200
-        fourth = requests.post(server.url + "/chat/completions", json=CHAT, headers=headers, timeout=5)
+        fourth = requests.post(
+            server.url + "/chat/completions", json=CHAT, headers=headers, timeout=5
+        )
         assert fourth.status_code == 503
         assert fourth.json()["error"] == "overloaded"
         assert int(fourth.headers["Retry-After"]) >= 1
@@ -172,7 +198,13 @@ def test_chats_that_find_no_place_to_wait_are_refused_and_leave_threads_for_ever
     headers = server.register()
     with ThreadPoolExecutor(40) as pool:
         chats = [
-            pool.submit(requests.post, server.url + "/chat/completions", json=CHAT, headers=headers, timeout=60)
+            pool.submit(
+                requests.post,
+                server.url + "/chat/completions",
+                json=CHAT,
+                headers=headers,
+                timeout=60,
+            )
             for _ in range(40)
         ]
         wait_until(lambda: sum(chat.done() for chat in chats) == 26, 30)
@@ -201,7 +233,9 @@ REFUSALS: dict[str, tuple[bytes, int, str]] = {
 }  # fmt: skip
 
 
-def test_what_is_refused_before_the_application_has_our_shape_id_log_and_metric(serve: Serve) -> None:
+def test_what_is_refused_before_the_application_has_our_shape_id_log_and_metric(
+    serve: Serve,
+) -> None:
     server = serve()
     for name, (request_bytes, status, code) in REFUSALS.items():
         head, _, body = raw(server, request_bytes).partition(b"\r\n\r\n")
@@ -210,14 +244,21 @@ def test_what_is_refused_before_the_application_has_our_shape_id_log_and_metric(
         assert answer["error"] == code, name
         assert f"X-Correlation-Id: {answer['correlation_id']}".encode() in head
         assert head.lower().count(b"connection:") == head.count(b"Connection: close") == 1
-        server.wait_for_line("request_completed", status_code=status, correlation_id=answer["correlation_id"])
+        server.wait_for_line(
+            "request_completed", status_code=status, correlation_id=answer["correlation_id"]
+        )
     counted = {
         name: value
         for name, value in server.metrics().items()
         if name.startswith("http_requests_total") and "unmatched" in name and value
     }
     assert sum(counted.values()) == len(REFUSALS)
-    assert {name.rpartition('status_code="')[2][:3] for name in counted} == {"400", "413", "431", "501"}
+    assert {name.rpartition('status_code="')[2][:3] for name in counted} == {
+        "400",
+        "413",
+        "431",
+        "501",
+    }
 
 
 def test_a_client_that_sends_too_much_reads_its_413(serve: Serve) -> None:
@@ -225,7 +266,9 @@ def test_a_client_that_sends_too_much_reads_its_413(serve: Serve) -> None:
     headers = server.register()
     for mebibytes in (1.5, 30):  # refused by the application, and by the server
         body = b" " * int(mebibytes * 2**20)
-        answer = requests.post(server.url + "/v1/chat/completions", data=body, headers=headers, timeout=30)
+        answer = requests.post(
+            server.url + "/v1/chat/completions", data=body, headers=headers, timeout=30
+        )
         assert answer.status_code == 413
         assert answer.json()["error"]["code"] == "payload_too_large"
     # A client that looks up only when it has sent everything: had the server closed, it would find a reset.
@@ -240,7 +283,9 @@ def test_a_body_in_chunks_is_bounded_too(serve: Serve) -> None:
         for _ in range(400):
             yield b" " * 8192
 
-    answer = requests.post(server.url + "/chat/completions", data=pieces(), headers=server.register(), timeout=30)
+    answer = requests.post(
+        server.url + "/chat/completions", data=pieces(), headers=server.register(), timeout=30
+    )
     assert answer.status_code == 413
 
 
@@ -262,7 +307,9 @@ def test_expect_continue_is_answered(serve: Serve) -> None:
 # -- proxies ----------------------------------------------------------------------------------
 def client_of(server: Server, **headers: str) -> str:
     identity = os.urandom(8).hex()
-    requests.get(server.url + "/health", headers={"X-Correlation-ID": identity, **headers}, timeout=5)
+    requests.get(
+        server.url + "/health", headers={"X-Correlation-ID": identity, **headers}, timeout=5
+    )
     line = server.wait_for_line("request_completed", correlation_id=identity)
     return str(line["client"])
 
@@ -273,7 +320,10 @@ def test_forwarded_addresses_count_only_from_the_trusted_proxy(serve: Serve) -> 
     # A client made up the first entry; the proxy, which is one, added the last.
     assert client_of(behind, **{"X-Forwarded-For": "198.51.100.1, 203.0.113.7"}) == "203.0.113.7"
     # Without the setting, or from elsewhere, the header is dropped.
-    assert client_of(serve(GOBLIN_TRUSTED_PROXY="10.1.1.1"), **{"X-Forwarded-For": "203.0.113.7"}) == "127.0.0.1"
+    assert (
+        client_of(serve(GOBLIN_TRUSTED_PROXY="10.1.1.1"), **{"X-Forwarded-For": "203.0.113.7"})
+        == "127.0.0.1"
+    )
 
 
 # -- the process ------------------------------------------------------------------------------
@@ -301,9 +351,13 @@ def test_metrics_can_have_a_token(serve: Serve) -> None:
     assert refused.status_code == 401
     assert refused.json()["error"] == "unauthorized"
     assert refused.headers["WWW-Authenticate"].startswith("Bearer")
-    wrong = requests.get(server.url + "/metrics", headers={"Authorization": "Bearer canary"}, timeout=5)
+    wrong = requests.get(
+        server.url + "/metrics", headers={"Authorization": "Bearer canary"}, timeout=5
+    )
     assert wrong.status_code == 401
-    right = requests.get(server.url + "/metrics", headers={"Authorization": "Bearer canary-metrics-token"}, timeout=5)
+    right = requests.get(
+        server.url + "/metrics", headers={"Authorization": "Bearer canary-metrics-token"}, timeout=5
+    )
     assert right.status_code == 200
     server.stop()
     assert b"canary" not in b"".join(server.output)
@@ -427,6 +481,10 @@ def test_concurrent_requests_are_counted_exactly(serve: Serve) -> None:
         list(pool.map(work, range(16)))
     metrics = server.metrics()
     assert metrics['http_requests_total{endpoint="/health",method="GET",status_code="200"}'] == 400
-    assert metrics['http_requests_total{endpoint="<unmatched>",method="GET",status_code="404"}'] == 400
-    assert sum(v for k, v in metrics.items() if k.startswith("http_requests_in_progress")) == 1  # this scrape
+    assert (
+        metrics['http_requests_total{endpoint="<unmatched>",method="GET",status_code="404"}'] == 400
+    )
+    assert (
+        sum(v for k, v in metrics.items() if k.startswith("http_requests_in_progress")) == 1
+    )  # this scrape
     assert len([t for t in threading.enumerate() if t.name.startswith("waitress")]) == 0

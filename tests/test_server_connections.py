@@ -75,7 +75,9 @@ def connect(server: Server, stack: ExitStack, data: bytes = b"") -> socket.socke
     return connection
 
 
-def test_a_thousand_half_sent_requests_leave_health_answering(serve: Serve, stack: ExitStack) -> None:
+def test_a_thousand_half_sent_requests_leave_health_answering(
+    serve: Serve, stack: ExitStack
+) -> None:
     server = serve()
     for number in range(1000):
         connect(server, stack, HALF if number % 2 else b"GET /health/l")
@@ -84,7 +86,9 @@ def test_a_thousand_half_sent_requests_leave_health_answering(serve: Serve, stac
     assert server.metrics()["server_connections"] >= 1000
 
 
-def test_beyond_the_limit_those_who_wait_longest_are_closed_and_it_is_said(limited: Limited, stack: ExitStack) -> None:
+def test_beyond_the_limit_those_who_wait_longest_are_closed_and_it_is_said(
+    limited: Limited, stack: ExitStack
+) -> None:
     server = limited(256)
     oldest = connect(server, stack, HALF)
     wait_until(lambda: server.metrics()["server_connections"] >= 2)
@@ -101,18 +105,28 @@ def test_beyond_the_limit_those_who_wait_longest_are_closed_and_it_is_said(limit
     assert len(server.log_lines("connections_shed")) < 20
 
 
-def test_a_connection_with_a_request_at_work_is_never_shed(limited: Limited, stack: ExitStack) -> None:
+def test_a_connection_with_a_request_at_work_is_never_shed(
+    limited: Limited, stack: ExitStack
+) -> None:
     server = limited(256)
-    chat = {"model": "echo", "messages": [{"role": "user", "content": "word " * 3000}], "stream": True}
+    chat = {
+        "model": "echo",
+        "messages": [{"role": "user", "content": "word " * 3000}],
+        "stream": True,
+    }
     url = server.url + "/v1/chat/completions"
-    with requests.post(url, json=chat, headers=server.register(), stream=True, timeout=30) as answer:
+    with requests.post(
+        url, json=chat, headers=server.register(), stream=True, timeout=30
+    ) as answer:
         for _ in range(200):
             connect(server, stack)
         assert b"".join(answer.iter_content(None)).endswith(b"data: [DONE]\n\n")
     assert server.metrics()["server_connections_shed_total"] > 0
 
 
-def test_at_the_limit_of_descriptors_health_still_answers(limited: Limited, stack: ExitStack) -> None:
+def test_at_the_limit_of_descriptors_health_still_answers(
+    limited: Limited, stack: ExitStack
+) -> None:
     server = limited(40, GOBLIN_THREADS="6")
     for _ in range(100):
         connect(server, stack, b"GET ")

@@ -24,7 +24,9 @@ def stream(server: Server, headers: dict[str, str]) -> bytes:
 
 
 def chat(server: Server, headers: dict[str, str]) -> int:
-    return requests.post(server.url + "/chat/completions", json=CHAT, headers=headers, timeout=60).status_code
+    return requests.post(
+        server.url + "/chat/completions", json=CHAT, headers=headers, timeout=60
+    ).status_code
 
 
 def refuses(server: Server) -> bool:
@@ -55,7 +57,11 @@ def test_running_requests_and_streams_finish_and_new_ones_are_refused(
         assert [future.result() for future in chats] == [200] * 10
         assert all(future.result().endswith(b"data: [DONE]\n\n") for future in streams)
     assert server.wait(10) == 0
-    completed = [line for line in server.log_lines("request_completed") if line["path"] == "/chat/completions"]
+    completed = [
+        line
+        for line in server.log_lines("request_completed")
+        if line["path"] == "/chat/completions"
+    ]
     assert len(completed) == 15
     assert not any("completed" in line for line in completed)
     assert server.log_lines("requests_cut") == []

@@ -128,7 +128,8 @@ CLEAR = [
     b"\r\n" + GET + b"Host: a\r\nConnection: close\r\n\r\n",
     b"GET http://a/health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     GET + b"Host: a\r\nTransfer-Encoding: Chunked\r\nConnection: close\r\n\r\n0\r\n\r\n",
-    GET + b"Host: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2;a=b\r\n{}\r\n0\r\nX: 1\r\n\r\n",
+    GET
+    + b"Host: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2;a=b\r\n{}\r\n0\r\nX: 1\r\n\r\n",
     GET + b"Host: a\r\nContent-Length: 002\r\nConnection: close\r\n\r\n{}",
     GET + b"Host: a\r\n" + b"X: 1\r\n" * 150 + b"Connection: close\r\n\r\n",
 ]

@@ -54,7 +54,9 @@ def junk_request(chance: random.Random, token: str) -> bytes:
         body = ""
         if chance.random() < 0.3:
             headers.append(f"Authorization: {junk_text(chance, 60)}")
-        method = chance.choice(METHODS) if chance.random() < 0.8 else "M" + str(chance.randrange(10**6))
+        method = (
+            chance.choice(METHODS) if chance.random() < 0.8 else "M" + str(chance.randrange(10**6))
+        )
         path = chance.choice(PATHS) + junk_text(chance).replace(" ", "").replace("\x7f", "")
         line = f"{method} {path} HTTP/1.1"
     data = body.encode()
@@ -92,7 +94,9 @@ def read_answer(connection: socket.socket, is_head: bool) -> tuple[int, bool]:
     head, _, body = answer.partition(b"\r\n\r\n")
     fields = {
         name.lower(): value.strip()
-        for name, _, value in (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
+        for name, _, value in (
+            line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:]
+        )
     }
     status = int(head.split()[1])
     length = 0 if is_head or status in (204, 304) else int(fields.get("content-length", 0))
@@ -115,7 +119,9 @@ def test_junk_leaves_bounded_metrics_no_500_and_a_log_of_json(serve: Serve) -> N
     with ThreadPoolExecutor(WORKERS) as pool:
         first = list(pool.map(lambda seed: send(server, seed, QUARTER, token), range(WORKERS)))
         early = series(server)
-        rest = list(pool.map(lambda seed: send(server, 100 + seed, 3 * QUARTER, token), range(WORKERS)))
+        rest = list(
+            pool.map(lambda seed: send(server, 100 + seed, 3 * QUARTER, token), range(WORKERS))
+        )
         late = series(server)
     statuses = [status for batch in first + rest for status in batch]
     assert len(statuses) >= REQUESTS
@@ -127,7 +133,9 @@ def test_junk_leaves_bounded_metrics_no_500_and_a_log_of_json(serve: Serve) -> N
     assert not any(model in "".join(late) for model in ("M1", "brew", "junk"))
     scrape = requests.get(server.url + "/metrics", timeout=10)
     promtool = [find_binary("promtool"), "check", "metrics"]
-    checked = subprocess.run(promtool, input=scrape.content, capture_output=True, timeout=30, check=False)
+    checked = subprocess.run(
+        promtool, input=scrape.content, capture_output=True, timeout=30, check=False
+    )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
     assert server.stop() == 0
     lines = server.log_lines("request_completed")  # parses every line

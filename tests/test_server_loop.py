@@ -84,7 +84,9 @@ def test_a_change_is_seen_when_it_is_told(pair: tuple[WatchedMap, Thing, socket.
     assert thing.written == 1
 
 
-def test_who_wants_nothing_is_left_alone_until_it_tells(pair: tuple[WatchedMap, Thing, socket.socket]) -> None:
+def test_who_wants_nothing_is_left_alone_until_it_tells(
+    pair: tuple[WatchedMap, Thing, socket.socket],
+) -> None:
     watched, thing, theirs = pair
     thing.wants_read = False
     theirs.sendall(b"x")
@@ -113,7 +115,9 @@ class FakeListener:
     """Counts how often it was woken."""
 
     name = "listener"
-    add_task = adj = application = effective_port = server_name = body_limits = bodies = None  # of a real one
+    add_task = adj = application = effective_port = server_name = body_limits = bodies = (
+        None  # of a real one
+    )
 
     def __init__(self, watched: WatchedMap) -> None:
         self._map = watched
@@ -123,7 +127,9 @@ class FakeListener:
         self.woken += 1
 
 
-def test_the_loop_is_woken_only_for_something_new(pair: tuple[WatchedMap, Thing, socket.socket]) -> None:
+def test_the_loop_is_woken_only_for_something_new(
+    pair: tuple[WatchedMap, Thing, socket.socket],
+) -> None:
     watched, thing, _ = pair
     watched.turn(0)
     listener = FakeListener(watched)
@@ -224,7 +230,9 @@ def test_tasks_at_once_have_threads_of_their_own_and_the_rest_wait(threads: Thre
     wait_until(lambda: threads.active_count == 0)
 
 
-def test_a_task_that_raises_does_not_cost_a_thread(threads: Threads, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_task_that_raises_does_not_cost_a_thread(
+    threads: Threads, caplog: pytest.LogCaptureFixture
+) -> None:
     class Broken:
         def service(self) -> None:
             raise SystemExit

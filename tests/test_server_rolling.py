@@ -56,9 +56,13 @@ def test_stopping_one_of_two_instances_under_load_loses_nothing(serve: Serve, ng
                         complete = answer.status_code == 200
                     else:
                         body = {**chat, "stream": kind == 2}
-                        answer = session.post(nginx.url + "/chat/completions", json=body, headers=headers, timeout=20)
+                        answer = session.post(
+                            nginx.url + "/chat/completions", json=body, headers=headers, timeout=20
+                        )
                         complete = kind == 1 or answer.text.endswith("data: [DONE]\n\n")
-                    statuses[answer.status_code if complete else f"incomplete {answer.status_code}"] += 1
+                    statuses[
+                        answer.status_code if complete else f"incomplete {answer.status_code}"
+                    ] += 1
                 except requests.RequestException as error:
                     statuses[type(error).__name__] += 1
 

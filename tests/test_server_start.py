@@ -27,7 +27,12 @@ def start(folder: Path, limits: str = "", **env: str) -> subprocess.CompletedPro
     }
     command = f"{limits} exec {sys.executable} -m goblin_assistant serve"
     return subprocess.run(
-        ["sh", "-c", command], cwd=folder, env=variables, capture_output=True, timeout=60, check=False
+        ["sh", "-c", command],
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -51,7 +56,9 @@ def test_too_few_descriptors_are_said_in_one_line(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "Not a directory" in why(start(tmp_path, GOBLIN_INSTANCE_DIR=str(tmp_path / "file" / "x")))
+    assert "Not a directory" in why(
+        start(tmp_path, GOBLIN_INSTANCE_DIR=str(tmp_path / "file" / "x"))
+    )
 
 
 def test_a_database_that_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ def test_redis_starts_hangs_and_comes_back(redis_server: RedisServer) -> None:
 
 def test_each_test_gets_an_empty_database(postgres_url: str) -> None:
     with psycopg.connect(postgres_url) as connection:
-        count = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
+        count = connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone()
     assert count == (0,)
 
 

@@ -31,11 +31,16 @@ def test_a_new_user_has_no_defaults_and_sees_what_can_be_chosen(
     assert {"name": "echo", "models": ["echo"]} in answer.get_json()["providers"]
 
 
-def test_put_replaces_all_four_and_null_clears(client: FlaskClient, auth_headers: dict[str, str]) -> None:
+def test_put_replaces_all_four_and_null_clears(
+    client: FlaskClient, auth_headers: dict[str, str]
+) -> None:
     full = {"model": "echo", "temperature": 0.5, "max_tokens": 7, "system_prompt": "Sei kurz. äöü"}
     assert defaults(put(client, auth_headers, **full)) == full
     assert defaults(client.get("/settings/", headers=auth_headers)) == full
-    assert defaults(put(client, auth_headers, model="echo/echo", max_tokens=None)) == {**EMPTY, "model": "echo/echo"}
+    assert defaults(put(client, auth_headers, model="echo/echo", max_tokens=None)) == {
+        **EMPTY,
+        "model": "echo/echo",
+    }
     assert defaults(put(client, auth_headers)) == EMPTY
     assert defaults(client.get("/settings", headers=auth_headers)) == EMPTY
 
@@ -75,11 +80,16 @@ def test_settings_belong_to_their_user(client: FlaskClient, auth_headers: dict[s
     assert defaults(client.get("/settings/", headers=eve)) == EMPTY
 
 
-def test_chats_that_leave_them_out_get_the_defaults(client: FlaskClient, auth_headers: dict[str, str]) -> None:
+def test_chats_that_leave_them_out_get_the_defaults(
+    client: FlaskClient, auth_headers: dict[str, str]
+) -> None:
     def chat(**body: Any) -> Any:
         answer = client.post(
             "/chat/completions",
-            json={"messages": [{"role": "user", "content": "one two three four five six seven"}], **body},
+            json={
+                "messages": [{"role": "user", "content": "one two three four five six seven"}],
+                **body,
+            },
             headers=auth_headers,
         )
         assert answer.status_code == 200, answer.get_json()
@@ -97,7 +107,9 @@ def test_chats_that_leave_them_out_get_the_defaults(client: FlaskClient, auth_he
 def test_a_key_without_the_chat_scope_may_read_but_not_change_them(
     client: FlaskClient, auth_headers: dict[str, str]
 ) -> None:
-    made = client.post("/auth/keys", json={"name": "k", "scopes": ["embeddings"]}, headers=auth_headers).get_json()
+    made = client.post(
+        "/auth/keys", json={"name": "k", "scopes": ["embeddings"]}, headers=auth_headers
+    ).get_json()
     headers = {"Authorization": f"Bearer {made['key']}"}
     assert client.get("/settings/", headers=headers).status_code == 200
     assert put(client, headers, model="echo").status_code == 403
@@ -107,7 +119,9 @@ def test_a_key_cannot_make_a_model_the_default_that_it_may_not_use(make_app: Mak
     rows = {"other": ProviderRow(kind="echo", models=["m"])}
     client = make_app(file=GoblinFile(providers=rows)).test_client()
     headers = {"Authorization": f"Bearer {register(client)['access_token']}"}
-    made = client.post("/auth/keys", json={"name": "k", "allowed_models": ["echo"]}, headers=headers).get_json()
+    made = client.post(
+        "/auth/keys", json={"name": "k", "allowed_models": ["echo"]}, headers=headers
+    ).get_json()
     key = {"Authorization": f"Bearer {made['key']}"}
     assert put(client, key, model="other/m").status_code == 403
     assert put(client, key, model="echo").status_code == 200

@@ -41,9 +41,11 @@ def test_the_lists_hold_every_error_there_is() -> None:
     load_every_module()
     own = {kind for kind in subclasses(AppError) if kind.__module__ == "goblin_assistant.errors"}
     assert own == set(APP_ERRORS)
-    assert {kind for kind in subclasses(ProviderError) if kind.__module__.startswith("goblin_assistant.")} == set(
-        PROVIDER_ERRORS
-    )
+    assert {
+        kind
+        for kind in subclasses(ProviderError)
+        if kind.__module__.startswith("goblin_assistant.")
+    } == set(PROVIDER_ERRORS)
 
 
 def test_errors_that_are_defined_elsewhere_are_kinds_of_listed_ones() -> None:
@@ -58,7 +60,9 @@ def test_errors_that_are_defined_elsewhere_are_kinds_of_listed_ones() -> None:
 
 
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
-def test_every_error_has_a_status_a_code_and_a_row_in_the_docs(kind: type[AppError] | type[ProviderError]) -> None:
+def test_every_error_has_a_status_a_code_and_a_row_in_the_docs(
+    kind: type[AppError] | type[ProviderError],
+) -> None:
     assert 400 <= kind.status <= 599
     assert re.fullmatch(r"[a-z][a-z0-9_]*", kind.code)
     assert re.search(rf"^\| {kind.status} \| `{kind.code}` \|", DOCUMENTED, re.MULTILINE), (
@@ -78,7 +82,9 @@ def test_every_error_has_a_body_in_each_dialect(kind: type[AppError] | type[Prov
 def test_every_status_has_a_type_for_the_sdks_and_a_meaning_in_the_document() -> None:
     statuses = {kind.status for kind in EVERY} - NOBODY_READS
     assert statuses <= set(OPENAI_TYPES)
-    assert {status for status in statuses if status not in (405, 409, 415, 422, 502)} <= set(ANTHROPIC_TYPES)
+    assert {status for status in statuses if status not in (405, 409, 415, 422, 502)} <= set(
+        ANTHROPIC_TYPES
+    )
     assert statuses - {405} <= set(MEANINGS)
 
 
@@ -92,8 +98,14 @@ def test_every_module_and_every_public_name_of_it_says_what_it_is() -> None:
         if not loaded.__doc__ and module.name.rpartition(".")[2] != "__main__":
             silent.append(module.name)
         for name, value in vars(loaded).items():
-            if name.startswith("_") or getattr(value, "__module__", None) != module.name or not callable(value):
+            if (
+                name.startswith("_")
+                or getattr(value, "__module__", None) != module.name
+                or not callable(value)
+            ):
                 continue
-            if not getattr(value, "__doc__", None) and (isinstance(value, type) or hasattr(value, "__code__")):
+            if not getattr(value, "__doc__", None) and (
+                isinstance(value, type) or hasattr(value, "__code__")
+            ):
                 silent.append(f"{module.name}.{name}")
     assert not silent

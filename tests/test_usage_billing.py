@@ -25,7 +25,13 @@ class Bench:
 
     def __init__(self, make_app: MakeApp, fake_upstream: FakeUpstream, **settings: Any) -> None:
         file = {
-            "providers": {"fake": {"base_url": f"{fake_upstream.url}/v1", "api_key": "sk-test", "models": ["gpt-4o"]}},
+            "providers": {
+                "fake": {
+                    "base_url": f"{fake_upstream.url}/v1",
+                    "api_key": "sk-test",
+                    "models": ["gpt-4o"],
+                }
+            },
             "prices": {"fake/gpt-4o": {"input": 10, "output": 100, "cached_input": 1}},
         }
         self.app: Flask = make_app(file=GoblinFile.model_validate(file), retries=0, **settings)
@@ -37,13 +43,18 @@ class Bench:
 
     def key(self, budget: str) -> dict[str, str]:
         made = self.client.post(
-            "/auth/keys", json={"name": "k", "scopes": ["chat"], "monthly_budget_usd": budget}, headers=self.user
+            "/auth/keys",
+            json={"name": "k", "scopes": ["chat"], "monthly_budget_usd": budget},
+            headers=self.user,
         )
         return {"Authorization": f"Bearer {made.get_json()['key']}"}
 
     def chat(self, headers: dict[str, str] | None = None, **fields: Any) -> Any:
         answer = self.client.post(
-            "/chat/completions", json={**BODY, **fields}, headers=headers or self.user, buffered=True
+            "/chat/completions",
+            json={**BODY, **fields},
+            headers=headers or self.user,
+            buffered=True,
         )
         answer.close()
         return answer
@@ -67,7 +78,9 @@ def bench(make_app: MakeApp, fake_upstream: FakeUpstream) -> Bench:
     return Bench(make_app, fake_upstream)
 
 
-def test_an_answer_is_billed_by_the_providers_count(bench: Bench, fake_upstream: FakeUpstream) -> None:
+def test_an_answer_is_billed_by_the_providers_count(
+    bench: Bench, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.json(200, openai_chat(usage=openai_usage(100, 7, 40, 2))))
     assert bench.chat().status_code == 200
     assert bench.record() == (100, 7, "provider", 60 * 10 + 40 * 1 + 7 * 100, 1, 200)
@@ -81,7 +94,9 @@ def test_a_stream_is_billed_by_the_providers_count_whether_or_not_the_client_ask
     assert bench.record() == (100, 7, "provider", 1700, 1, 200)
 
 
-def test_an_answer_that_nobody_counted_is_estimated(bench: Bench, fake_upstream: FakeUpstream) -> None:
+def test_an_answer_that_nobody_counted_is_estimated(
+    bench: Bench, fake_upstream: FakeUpstream
+) -> None:
     answer = openai_chat(text="y" * 400)
     del answer["usage"]
     fake_upstream.reply(Reply.json(200, answer))
@@ -92,7 +107,9 @@ def test_an_answer_that_nobody_counted_is_estimated(bench: Bench, fake_upstream:
     assert cost == prompt * 10 + completion * 100
 
 
-def test_a_stream_that_nobody_counted_has_a_token_for_each_event(bench: Bench, fake_upstream: FakeUpstream) -> None:
+def test_a_stream_that_nobody_counted_has_a_token_for_each_event(
+    bench: Bench, fake_upstream: FakeUpstream
+) -> None:
     events = openai_events(text="a b c d e", include_usage=False)
     fake_upstream.reply(Reply.sse(events))
     bench.chat(stream=True)
@@ -102,21 +119,29 @@ def test_a_stream_that_nobody_counted_has_a_token_for_each_event(bench: Bench, f
     assert cost == prompt * 10 + completion * 100
 
 
-def test_an_estimate_is_never_above_what_the_request_allowed(bench: Bench, fake_upstream: FakeUpstream) -> None:
+def test_an_estimate_is_never_above_what_the_request_allowed(
+    bench: Bench, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse(openai_events(text="a b c d e", include_usage=False)))
     bench.chat(stream=True, max_tokens=3)
     assert bench.record()[1] == 3
 
 
-def test_a_stream_that_the_provider_cut_is_billed_for_what_came(bench: Bench, fake_upstream: FakeUpstream) -> None:
+def test_a_stream_that_the_provider_cut_is_billed_for_what_came(
+    bench: Bench, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse([*openai_events(text="a b c d e")[:4], CUT]))
     assert b'"error"' in bench.chat(stream=True).data
     assert bench.record() == (PROMPT_ESTIMATE, 4, "estimated", PROMPT_ESTIMATE * 10 + 400, 0, 200)
 
 
-def test_a_client_that_leaves_a_stream_pays_for_what_it_was_sent(bench: Bench, fake_upstream: FakeUpstream) -> None:
+def test_a_client_that_leaves_a_stream_pays_for_what_it_was_sent(
+    bench: Bench, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse(openai_events(text="a b c d e f g h")))
-    answer = bench.client.post("/chat/completions", json={**BODY, "stream": True}, headers=bench.user, buffered=False)
+    answer = bench.client.post(
+        "/chat/completions", json={**BODY, "stream": True}, headers=bench.user, buffered=False
+    )
     pieces = iter(answer.response)
     next(pieces)
     answer.close()
@@ -184,10 +209,15 @@ def test_a_reservation_ends_with_its_chat_however_that_ends(
     assert rows(bench.engine, "SELECT COUNT(*) FROM budget_reservations") == [(0,)]
 
 
-def test_a_reservation_ends_when_the_client_leaves(bench: Bench, fake_upstream: FakeUpstream) -> None:
+def test_a_reservation_ends_when_the_client_leaves(
+    bench: Bench, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.reply(Reply.sse(openai_events(text="a b c d e f g h")))
     answer = bench.client.post(
-        "/chat/completions", json={**BODY, "stream": True}, headers=bench.key("1.00"), buffered=False
+        "/chat/completions",
+        json={**BODY, "stream": True},
+        headers=bench.key("1.00"),
+        buffered=False,
     )
     next(iter(answer.response))
     assert bench.budget()[1] > 0
@@ -208,7 +238,9 @@ def test_embeddings_are_billed_for_their_prompt(bench: Bench, fake_upstream: Fak
         )
     )  # fmt: skip
     made = bench.client.post(
-        "/auth/keys", json={"name": "e", "scopes": ["embeddings"], "monthly_budget_usd": "0.001"}, headers=bench.user
+        "/auth/keys",
+        json={"name": "e", "scopes": ["embeddings"], "monthly_budget_usd": "0.001"},
+        headers=bench.user,
     )
     answer = bench.client.post(
         "/v1/embeddings",
@@ -225,7 +257,9 @@ def test_a_model_that_answers_under_a_dated_name_is_counted_under_the_name_of_th
 ) -> None:
     counter = metrics.chat_cost_usd_total.labels("fake", "gpt-4o")
     before = counter._value.get()
-    fake_upstream.reply(Reply.json(200, openai_chat(usage=openai_usage(100, 1), model="gpt-4o-2024-08-06")))
+    fake_upstream.reply(
+        Reply.json(200, openai_chat(usage=openai_usage(100, 1), model="gpt-4o-2024-08-06"))
+    )
     bench.chat()
     assert counter._value.get() - before == pytest.approx(0.0011)
     assert rows(bench.engine, "SELECT model FROM usage_records") == [("gpt-4o-2024-08-06",)]

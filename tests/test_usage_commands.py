@@ -49,8 +49,13 @@ def run(*arguments: str, stdin: bytes | None = None) -> Result:
 def test_import_reads_files_and_standard_input_and_counts(engine: Engine, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     records = [entry() for _ in range(3)]
-    lines = [orjson.dumps({"message": "usage_record_unsaved", "usage_record": one.as_row()}) + b"\n" for one in records]
-    log.write_bytes(b'{"message": "request_completed"}\n' + b"".join(lines) + b"a line of a banner\n")
+    lines = [
+        orjson.dumps({"message": "usage_record_unsaved", "usage_record": one.as_row()}) + b"\n"
+        for one in records
+    ]
+    log.write_bytes(
+        b'{"message": "request_completed"}\n' + b"".join(lines) + b"a line of a banner\n"
+    )
     result = run("usage", "import", str(log))
     assert (result.exit_code, result.output) == (0, "3 imported, 0 already there, 0 unreadable\n")
     result = run("usage", "import", str(log), "-", stdin=journal_line(entry()))
@@ -60,12 +65,16 @@ def test_import_reads_files_and_standard_input_and_counts(engine: Engine, tmp_pa
 
 def test_import_fails_when_a_line_has_lost_its_record(engine: Engine, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
-    log.write_bytes(journal_line(entry()) + journal_line(entry())[:60] + b"\n" + journal_line(entry()))
+    log.write_bytes(
+        journal_line(entry()) + journal_line(entry())[:60] + b"\n" + journal_line(entry())
+    )
     result = run("usage", "import", str(log))
     assert (result.exit_code, result.output) == (1, "2 imported, 0 already there, 1 unreadable\n")
 
 
-def test_import_without_files_takes_the_journals_of_killed_processes(engine: Engine, tmp_path: Path) -> None:
+def test_import_without_files_takes_the_journals_of_killed_processes(
+    engine: Engine, tmp_path: Path
+) -> None:
     folder = tmp_path / "instance" / "journal"
     folder.mkdir()
     (folder / "1-dead-1.jsonl").write_bytes(journal_line(entry()))
@@ -90,8 +99,12 @@ def test_report_prints_a_table_json_and_csv(engine: Engine, store: UsageStore) -
     assert empty.output.splitlines()[-1].split()[:2] == ["total", "0"]
 
 
-@pytest.mark.parametrize("arguments", [("--group-by", "shoe"), ("--from", "never"), ("--to", "2026-99-99")])
-def test_a_report_that_makes_no_sense_is_refused_in_words(engine: Engine, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [("--group-by", "shoe"), ("--from", "never"), ("--to", "2026-99-99")]
+)
+def test_a_report_that_makes_no_sense_is_refused_in_words(
+    engine: Engine, arguments: tuple[str, ...]
+) -> None:
     result = run("usage", "report", *arguments)
     assert result.exit_code != 0
     assert "accepted" in str(result.exception) + result.output
@@ -100,7 +113,10 @@ def test_a_report_that_makes_no_sense_is_refused_in_words(engine: Engine, argume
 def test_prune_deletes_what_is_older(engine: Engine, store: UsageStore) -> None:
     for age in (1, 100):
         store.finish(entry(id=first_id_at(now_ms() - age * 86_400_000)), None)
-    assert run("usage", "prune", "--older-than", "90d").output == "deleted 1 records older than 90 days\n"
+    assert (
+        run("usage", "prune", "--older-than", "90d").output
+        == "deleted 1 records older than 90 days\n"
+    )
     assert count(engine) == 1
     for wrong in ("90", "12h", "0d", "soon"):
         assert run("usage", "prune", "--older-than", wrong).exit_code == 2
@@ -169,7 +185,10 @@ def test_explain_adds_what_the_log_says(engine: Engine, store: UsageStore, tmp_p
 def test_explain_knows_a_request_that_is_in_the_log_only(engine: Engine, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     log.write_bytes(
-        orjson.dumps({"message": "request_completed", "status_code": 429, "correlation_id": "abc-3"}) + b"\n"
+        orjson.dumps(
+            {"message": "request_completed", "status_code": 429, "correlation_id": "abc-3"}
+        )
+        + b"\n"
     )
     assert "status_code=429" in run("explain", "abc-3", "--logs", str(log)).output
     unsaved = {
@@ -188,10 +207,16 @@ def test_explain_of_nothing_says_where_else_to_look(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    "timeline", [None, "", "not json", "{}", "[1, null, {}]", '[{"event": "failed"}]', '[{"at_ms": "x"}]']
+    "timeline",
+    [None, "", "not json", "{}", "[1, null, {}]", '[{"event": "failed"}]', '[{"at_ms": "x"}]'],
 )
-def test_explain_bears_any_timeline(engine: Engine, store: UsageStore, timeline: str | None) -> None:
-    store.finish(entry(correlation_id="odd", timeline=timeline, cost_microusd=None, provider="", key_id=5), None)
+def test_explain_bears_any_timeline(
+    engine: Engine, store: UsageStore, timeline: str | None
+) -> None:
+    store.finish(
+        entry(correlation_id="odd", timeline=timeline, cost_microusd=None, provider="", key_id=5),
+        None,
+    )
     result = run("explain", "odd")
     assert result.exit_code == 0, result.output
     assert "not known: no price" in result.output

@@ -45,10 +45,16 @@ with open_store(engine, Path(folder)) as store:
 def test_a_kill_at_any_point_of_the_books_is_made_good_at_the_next_start(
     request: pytest.FixtureRequest, tmp_path: Path, database: str, moment: str
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'books.db'}" if database == "sqlite" else request.getfixturevalue("postgres_url")
+    url = (
+        f"sqlite:///{tmp_path / 'books.db'}"
+        if database == "sqlite"
+        else request.getfixturevalue("postgres_url")
+    )
     engine = open_database(url)
     key = add_key(engine)
-    child = subprocess.run([sys.executable, "-c", CHILD, url, str(tmp_path), str(key), moment], cwd=ROOT, check=False)
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, url, str(tmp_path), str(key), moment], cwd=ROOT, check=False
+    )
     assert child.returncode == -9
     missing = 0 if moment == "between INSERT and journal" else 5
     assert count(engine) == 50 - missing
@@ -66,7 +72,14 @@ def test_a_kill_at_any_point_of_the_books_is_made_good_at_the_next_start(
 def import_logs(environment: dict[str, str], log: Path) -> str:
     """`goblin-assistant usage import LOG`; what it says."""
     done = subprocess.run(
-        [sys.executable, "-c", "from goblin_assistant.cli import main; main()", "usage", "import", str(log)],
+        [
+            sys.executable,
+            "-c",
+            "from goblin_assistant.cli import main; main()",
+            "usage",
+            "import",
+            str(log),
+        ],
         cwd=log.parent,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
@@ -87,7 +100,9 @@ class Clients:
         self._headers = headers
         self._wanted = wanted
         self._finishing = False
-        self._threads = [threading.Thread(target=self._chat, args=(number,), daemon=True) for number in range(16)]
+        self._threads = [
+            threading.Thread(target=self._chat, args=(number,), daemon=True) for number in range(16)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -97,7 +112,11 @@ class Clients:
             turn += 1
             stream = turn % 3 == 0
             correlation_id = f"crash-{number}-{turn}"
-            body = {"model": "echo", "messages": [{"role": "user", "content": "hello there"}], "stream": stream}
+            body = {
+                "model": "echo",
+                "messages": [{"role": "user", "content": "hello there"}],
+                "stream": stream,
+            }
             try:
                 answer = requests.post(
                     self._url + "/v1/chat/completions",
@@ -108,7 +127,9 @@ class Clients:
             except requests.RequestException:
                 time.sleep(0.02)
                 continue
-            if answer.status_code == 200 and (not stream or answer.text.endswith("data: [DONE]\n\n")):
+            if answer.status_code == 200 and (
+                not stream or answer.text.endswith("data: [DONE]\n\n")
+            ):
                 self.answered.append(correlation_id)
             elif answer.status_code != 200:
                 time.sleep(0.02)
@@ -136,7 +157,12 @@ def chaos(url: str, tmp_path: Path, serve: Serve, outage: Callable[[Clients], No
     }
     servers: list[Server] = [serve(**environment)]
     user = servers[0].register()
-    key = requests.post(servers[0].url + "/auth/keys", json={"name": "k", "scopes": ["chat"]}, headers=user, timeout=10)
+    key = requests.post(
+        servers[0].url + "/auth/keys",
+        json={"name": "k", "scopes": ["chat"]},
+        headers=user,
+        timeout=10,
+    )
     clients = Clients(servers[0].url, {"Authorization": f"Bearer {key.json()['key']}"}, 1000)
     for answers in (200, 400, 800):
         clients.wait_for(answers)
@@ -158,8 +184,14 @@ def chaos(url: str, tmp_path: Path, serve: Serve, outage: Callable[[Clients], No
     assert not list((tmp_path / "instance" / "journal").glob("*"))
 
     engine = open_database(url)
-    found = [row[0] for row in rows(engine, "SELECT correlation_id FROM usage_records WHERE completed")]
-    unsaved = {json.loads(line)["usage_record"]["id"] for line in lines if b'"usage_record_unsaved"' in line}
+    found = [
+        row[0] for row in rows(engine, "SELECT correlation_id FROM usage_records WHERE completed")
+    ]
+    unsaved = {
+        json.loads(line)["usage_record"]["id"]
+        for line in lines
+        if b'"usage_record_unsaved"' in line
+    }
     recorded = {row[0] for row in rows(engine, "SELECT id FROM usage_records")}
     engine.dispose()
     assert len(clients.answered) >= 1000

@@ -51,7 +51,12 @@ def test_english_is_near_its_true_count() -> None:
         ),
         {"input": ["a", "b"]},
         {"input": [1, 2, 3]},
-        {**said("x"), "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]},
+        {
+            **said("x"),
+            "tools": [
+                {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+            ],
+        },
         {},
         {"messages": []},
         said("\ud800 lone"),
@@ -64,7 +69,10 @@ def test_the_cautious_count_is_never_below_the_fair_one(body: dict[str, Any]) ->
 def test_an_image_counts_the_same_however_large_it_is_sent() -> None:
     small = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     large = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 2_000_000}}
-    theirs = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 2_000_000}}
+    theirs = {
+        "type": "image",
+        "source": {"type": "base64", "media_type": "image/png", "data": "A" * 2_000_000},
+    }
     base = estimate_prompt_tokens(said([]))
     for part in (small, large, theirs):
         assert estimate_prompt_tokens(said([part])) == base + IMAGE_TOKENS
@@ -74,17 +82,24 @@ def test_documents_and_audio_count_by_their_size() -> None:
     part = {"type": "file", "file": {"file_data": "data:application/pdf;base64," + "A" * 1_600_000}}
     assert 100_000 <= estimate_prompt_tokens(said([part])) < 101_000
     part = {"type": "input_audio", "input_audio": {"data": "A" * 100, "format": "mp3"}}
-    assert estimate_prompt_tokens(said([part])) == estimate_prompt_tokens(said([])) + ATTACHMENT_TOKENS
+    assert (
+        estimate_prompt_tokens(said([part])) == estimate_prompt_tokens(said([])) + ATTACHMENT_TOKENS
+    )
 
 
 def test_a_document_that_is_plain_text_counts_as_text() -> None:
-    part = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x" * 400_000}}
+    part = {
+        "type": "document",
+        "source": {"type": "text", "media_type": "text/plain", "data": "x" * 400_000},
+    }
     assert 100_000 <= estimate_prompt_tokens(said([part])) < 100_100
 
 
 def test_tools_and_the_system_prompt_count() -> None:
     base = estimate_prompt_tokens(said("hi"))
-    assert estimate_prompt_tokens({**said("hi"), "tools": [{"description": "x" * 4000}]}) > base + 1000
+    assert (
+        estimate_prompt_tokens({**said("hi"), "tools": [{"description": "x" * 4000}]}) > base + 1000
+    )
     assert estimate_prompt_tokens({**said("hi"), "system": "x" * 4000}) == base + 1000
 
 
@@ -115,7 +130,11 @@ def test_the_answers_are_as_long_as_the_request_allows_all_choices_together(
 
 
 def test_an_answer_without_usage_is_counted_by_its_text() -> None:
-    openai = orjson.dumps({"choices": [{"message": {"content": "x" * 400}}, {"message": {"content": "x" * 400}}]})
+    openai = orjson.dumps(
+        {"choices": [{"message": {"content": "x" * 400}}, {"message": {"content": "x" * 400}}]}
+    )
     assert estimate_completion_tokens(openai) == 200
     assert estimate_completion_tokens(orjson.dumps({"content": [{"text": "x" * 40}]})) == 10
-    assert [estimate_completion_tokens(body) for body in (b"", b"no json", b"[]", b'{"choices": 1}')] == [0, 0, 0, 0]
+    assert [
+        estimate_completion_tokens(body) for body in (b"", b"no json", b"[]", b'{"choices": 1}')
+    ] == [0, 0, 0, 0]

@@ -23,7 +23,11 @@ __all__ = ["database_url", "engine"]
 
 
 def read(folder: Path) -> list[UsageEntry]:
-    lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_bytes().splitlines(True)]
+    lines = [
+        line
+        for path in sorted(folder.glob("*.jsonl"))
+        for line in path.read_bytes().splitlines(True)
+    ]
     return [found for line in lines if (found := entry_in(line)) is not None]
 
 
@@ -140,7 +144,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_process_leaves_all_its_records(tmp_path: Path) -> None:
-    child = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, check=False
+    )
     assert child.returncode == -9
     (orphan,) = orphans(tmp_path)
     written = child.stdout.decode().split()
@@ -213,7 +219,9 @@ def test_a_full_disk_is_said_once_and_survived(
     monkeypatch.setattr(usage_journal.os, "write", real)
     last = entry()
     assert journal.append(last)
-    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["journal_write_failed"]
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
+        "journal_write_failed"
+    ]
     whole = []
     for line in next(tmp_path.iterdir()).read_bytes().splitlines():
         try:

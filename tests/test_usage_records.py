@@ -41,15 +41,27 @@ def test_the_time_of_a_record_is_that_of_its_id() -> None:
 
 
 def test_texts_are_cut_and_cleaned_to_what_every_database_takes() -> None:
-    row = entry(model="m\x00" + "é" * 400, correlation_id="c" * 500, provider="p" * 90, error_type="e" * 90).as_row()
+    row = entry(
+        model="m\x00" + "é" * 400, correlation_id="c" * 500, provider="p" * 90, error_type="e" * 90
+    ).as_row()
     assert row["model"].startswith("m\ufffdé")
-    assert [len(row[n]) for n in ("model", "correlation_id", "provider", "error_type")] == [255, 128, 64, 64]
+    assert [len(row[n]) for n in ("model", "correlation_id", "provider", "error_type")] == [
+        255,
+        128,
+        64,
+        64,
+    ]
     assert entry(model="\ud800").as_row()["model"] == "?"
 
 
 def test_a_journal_line_is_read_back_as_it_was() -> None:
     made = entry(
-        cost_microusd=None, first_token_ms=7, error_type="x", fallback=True, timeline='[{"at_ms":1}]', model="modèle"
+        cost_microusd=None,
+        first_token_ms=7,
+        error_type="x",
+        fallback=True,
+        timeline='[{"at_ms":1}]',
+        model="modèle",
     )
     line = journal_line(made)
     assert line.endswith(b"\n")
@@ -124,5 +136,7 @@ def test_a_line_that_has_lost_its_record_says_so(line: bytes) -> None:
 
 def test_a_record_of_an_older_or_newer_version_is_read() -> None:
     row = entry().as_row()
-    assert entry_from({"id": row["id"], "cost_microusd": 7}) == UsageEntry(id=row["id"], cost_microusd=7)
+    assert entry_from({"id": row["id"], "cost_microusd": 7}) == UsageEntry(
+        id=row["id"], cost_microusd=7
+    )
     assert entry_from({**row, "column_of_next_year": 1}).prompt_tokens == row["prompt_tokens"]

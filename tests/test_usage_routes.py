@@ -33,7 +33,11 @@ def at(day: int, number: int = 0, ms: int = 0) -> str:
 @pytest.fixture(params=["sqlite", "postgres"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """Both databases."""
-    url = f"sqlite:///{tmp_path / 'books.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    url = (
+        f"sqlite:///{tmp_path / 'books.db'}"
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgres_url")
+    )
     engine = open_database(url)
     yield engine
     engine.dispose()
@@ -79,7 +83,9 @@ def test_a_report_adds_up_to_the_micro_dollar(engine: Engine, tmp_path: Path) ->
         assert row["requests"] == len(mine)
 
 
-@pytest.mark.parametrize("group_by", [("day",), ("model",), ("key",), ("day", "model", "key"), ("user", "day")])
+@pytest.mark.parametrize(
+    "group_by", [("day",), ("model",), ("key",), ("day", "model", "key"), ("user", "day")]
+)
 def test_pages_together_are_the_whole_without_gap_or_repetition(
     engine: Engine, tmp_path: Path, group_by: tuple[str, ...]
 ) -> None:
@@ -101,7 +107,9 @@ def test_pages_together_are_the_whole_without_gap_or_repetition(
     pages: list[dict[str, Any]] = []
     cursor = None
     while True:
-        page = usage_reports.report(engine, Scope(), NOVEMBER, NOVEMBER + 30 * DAY, group_by, 2, cursor)
+        page = usage_reports.report(
+            engine, Scope(), NOVEMBER, NOVEMBER + 30 * DAY, group_by, 2, cursor
+        )
         assert len(page.rows) <= 2
         assert page.totals == whole.totals
         pages += page.rows
@@ -122,15 +130,25 @@ def test_an_empty_range_has_zero_totals_and_no_rows(engine: Engine) -> None:
 def test_keys_and_users_have_their_names_and_lost_ones_none(engine: Engine, tmp_path: Path) -> None:
     user = add_user(engine, "ada@example.com")
     key = add_key(engine, user, name="team red")
-    fill(engine, tmp_path, [entry(id=at(1, 1), user_id=user, key_id=key), entry(id=at(1, 2), user_id=999, key_id=999)])
+    fill(
+        engine,
+        tmp_path,
+        [entry(id=at(1, 1), user_id=user, key_id=key), entry(id=at(1, 2), user_id=999, key_id=999)],
+    )
     found = usage_reports.report(engine, Scope(), NOVEMBER, NOVEMBER + DAY, ("key", "user")).rows
     assert [(row["key_name"], row["key_prefix"], row["user_email"]) for row in found] == [
         ("team red", "gob_test", "ada@example.com"), (None, None, None),
     ]  # fmt: skip
 
 
-def test_the_borders_of_a_range_are_exact_to_the_millisecond(engine: Engine, tmp_path: Path) -> None:
-    fill(engine, tmp_path, [entry(id=at(2, ms=ms, number=n)) for n, ms in enumerate((-1, 0, DAY - 1, DAY))])
+def test_the_borders_of_a_range_are_exact_to_the_millisecond(
+    engine: Engine, tmp_path: Path
+) -> None:
+    fill(
+        engine,
+        tmp_path,
+        [entry(id=at(2, ms=ms, number=n)) for n, ms in enumerate((-1, 0, DAY - 1, DAY))],
+    )
     start, end = parse_range("2026-11-02", "2026-11-02")
     assert usage_reports.report(engine, Scope(), start, end).totals["requests"] == 2
     start, end = parse_range("2026-11-02T00:00:00.001Z", "2026-11-03T00:00:00Z")
@@ -217,10 +235,16 @@ def test_a_user_sees_all_of_their_own_and_a_key_only_its_own(priced: Flask) -> N
     assert ada.usage(ada.user, f"?key_id={second}").get_json()["totals"]["requests"] == 1
     assert bob.usage(bob.user, f"?key_id={first}").get_json()["totals"]["requests"] == 0
     by_key = ada.usage(ada.user, "?group_by=key").get_json()["rows"]
-    assert [(row["key_id"], row["requests"]) for row in by_key] == [(None, 1), (first, 2), (second, 1)]
+    assert [(row["key_id"], row["requests"]) for row in by_key] == [
+        (None, 1),
+        (first, 2),
+        (second, 1),
+    ]
 
 
-@pytest.mark.parametrize("query", ["?scope=all", "?user_id=99", "?group_by=user", "?scope=all&group_by=day,user"])
+@pytest.mark.parametrize(
+    "query", ["?scope=all", "?user_id=99", "?group_by=user", "?scope=all&group_by=day,user"]
+)
 def test_only_an_admin_sees_others(priced: Flask, query: str) -> None:
     ada = Caller(priced, "ada@example.com")
     _, key = ada.key()
@@ -277,7 +301,9 @@ def test_csv_by_parameter_or_by_accept_with_the_next_page_in_a_link(priced: Flas
     asked = ada.usage(ada.user, "?format=csv&group_by=key&limit=1")
     assert asked.content_type == "text/csv; charset=utf-8"
     found = list(csv.DictReader(io.StringIO(asked.get_data(as_text=True))))
-    assert [(row["key_id"], row["requests"], row["cost_usd"]) for row in found] == [("", "2", "0.00002")]
+    assert [(row["key_id"], row["requests"], row["cost_usd"]) for row in found] == [
+        ("", "2", "0.00002")
+    ]
     link = asked.headers["Link"]
     assert link.endswith('; rel="next"')
     following = ada.client.get(link.split(">")[0].lstrip("<"), headers=ada.user)
@@ -293,7 +319,11 @@ def test_a_key_sees_its_budget(priced: Flask) -> None:
     _, key = ada.key(monthly_budget_usd="0.0001")
     ada.chat(key)
     budget = ada.usage(key).get_json()["budget"]
-    assert (budget["budget_usd"], budget["spent_usd"], budget["reserved_usd"]) == ("0.0001", "0.00001", "0.00")
+    assert (budget["budget_usd"], budget["spent_usd"], budget["reserved_usd"]) == (
+        "0.0001",
+        "0.00001",
+        "0.00",
+    )
     assert ada.usage(ada.user).get_json()["budget"] is None
 
 

@@ -24,7 +24,11 @@ BUDGET = 1_000_000
 @pytest.fixture(params=["sqlite", "postgres"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """Both databases."""
-    url = f"sqlite:///{tmp_path / 'books.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    url = (
+        f"sqlite:///{tmp_path / 'books.db'}"
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgres_url")
+    )
     engine = open_database(url)
     yield engine
     engine.dispose()
@@ -64,7 +68,9 @@ def unsaved_in(caplog: pytest.LogCaptureFixture) -> list[UsageEntry]:
     return [found for line in lines if (found := entry_in(line))]
 
 
-def test_every_column_of_a_finished_chat_is_in_the_database(engine: Engine, store: UsageStore) -> None:
+def test_every_column_of_a_finished_chat_is_in_the_database(
+    engine: Engine, store: UsageStore
+) -> None:
     made = entry(
         key_id=7, prompt_tokens=2**40, cached_tokens=1, cache_write_tokens=2, reasoning_tokens=3, token_source="estimated",
         duration_ms=12, queue_ms=3, first_token_ms=5, status_code=502, error_type="provider_timeout",
@@ -78,7 +84,9 @@ def test_every_column_of_a_finished_chat_is_in_the_database(engine: Engine, stor
     assert row == made.as_row()
 
 
-def test_a_finished_record_leaves_nothing_in_the_journal(engine: Engine, store: UsageStore, tmp_path: Path) -> None:
+def test_a_finished_record_leaves_nothing_in_the_journal(
+    engine: Engine, store: UsageStore, tmp_path: Path
+) -> None:
     made = entry()
     store.journal(made)
     assert store._journal.waiting() == 1
@@ -97,7 +105,9 @@ def test_finishing_twice_counts_once(engine: Engine, store: UsageStore) -> None:
     assert budget_of(engine, key) == (100, 0)
 
 
-def test_strange_model_names_are_recorded(engine: Engine, store: UsageStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_strange_model_names_are_recorded(
+    engine: Engine, store: UsageStore, caplog: pytest.LogCaptureFixture
+) -> None:
     for model in ("\x00", "\ud800", "é" * 300, "x" * 5000, "'; DROP TABLE usage_records; --", "🦄"):
         store.finish(entry(model=model, model_requested=model), None)
     assert count(engine) == 6
@@ -117,7 +127,9 @@ def test_without_the_database_the_record_is_logged_whole_and_counted(
     assert count(engine) == 0
 
 
-def test_what_the_database_missed_is_written_when_it_is_back(engine: Engine, store: UsageStore) -> None:
+def test_what_the_database_missed_is_written_when_it_is_back(
+    engine: Engine, store: UsageStore
+) -> None:
     key = add_key(engine)
     entries = [entry(key_id=key, cost_microusd=10) for _ in range(450)]
     with Outage(engine, store):
@@ -131,7 +143,9 @@ def test_what_the_database_missed_is_written_when_it_is_back(engine: Engine, sto
     assert store._journal.waiting() == 0
 
 
-def test_records_beyond_what_memory_keeps_come_from_the_journal(engine: Engine, tmp_path: Path) -> None:
+def test_records_beyond_what_memory_keeps_come_from_the_journal(
+    engine: Engine, tmp_path: Path
+) -> None:
     with open_store(engine, tmp_path, kept_in_memory=10, pause_seconds=0.0) as store:
         with Outage(engine, store):
             for _ in range(100):
@@ -142,7 +156,9 @@ def test_records_beyond_what_memory_keeps_come_from_the_journal(engine: Engine, 
         assert count(engine) == 100
 
 
-def test_a_reservation_of_a_record_written_late_is_settled_once(engine: Engine, store: UsageStore) -> None:
+def test_a_reservation_of_a_record_written_late_is_settled_once(
+    engine: Engine, store: UsageStore
+) -> None:
     key = add_key(engine)
     made = entry(key_id=key, cost_microusd=3000)
     held = store.reserve(made.id, principal(key, BUDGET), [("echo", "echo")], 10, 100)
@@ -158,7 +174,9 @@ def test_a_reservation_of_a_record_written_late_is_settled_once(engine: Engine, 
     assert budget_of(engine, key) == (3000, 0)
 
 
-def test_a_stop_leaves_what_could_not_be_written_to_the_next_start(engine: Engine, tmp_path: Path) -> None:
+def test_a_stop_leaves_what_could_not_be_written_to_the_next_start(
+    engine: Engine, tmp_path: Path
+) -> None:
     key = add_key(engine)
     made = entry(key_id=key, cost_microusd=3000)
     with open_store(engine, tmp_path) as store:
@@ -244,7 +262,9 @@ def test_finish_never_raises(
     assert store.retry_unsaved() == 1
 
 
-def test_during_the_pause_after_a_failure_nobody_waits_for_the_database(engine: Engine, tmp_path: Path) -> None:
+def test_during_the_pause_after_a_failure_nobody_waits_for_the_database(
+    engine: Engine, tmp_path: Path
+) -> None:
     with open_store(engine, tmp_path, pause_seconds=3600.0) as store:
         with Outage(engine, store):
             store.finish(entry(), None)
@@ -312,7 +332,9 @@ def test_the_cost_metric_adds_up_in_dollars(store: UsageStore) -> None:
     assert counter._value.get() - before == pytest.approx(2.5)
 
 
-def test_pruning_deletes_what_is_old_in_batches_and_keeps_the_budget(engine: Engine, store: UsageStore) -> None:
+def test_pruning_deletes_what_is_old_in_batches_and_keeps_the_budget(
+    engine: Engine, store: UsageStore
+) -> None:
     key = add_key(engine)
     day = 86_400_000
     for age in (1, 89, 91, 92, 400):

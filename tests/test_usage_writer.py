@@ -78,7 +78,9 @@ def test_flush_gives_up_after_its_time() -> None:
     gatherer.close()
 
 
-def test_too_many_are_refused_so_that_their_makers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_are_refused_so_that_their_makers_write_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(usage_writer, "CAPACITY", 10)
     target = Target()
     target.gate.clear()
@@ -99,7 +101,9 @@ def test_a_forked_process_writes_its_own() -> None:
     gatherer.put(entry())  # the thread is busy, and has been told that there is more
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads, which is what this is about
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # forking with threads, which is what this is about
         child = os.fork()
     if child == 0:
         target.gate.set()
@@ -146,7 +150,11 @@ def test_putting_while_closing_loses_nothing() -> None:
 @pytest.fixture(params=["sqlite", "postgres"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """Both databases."""
-    url = f"sqlite:///{tmp_path / 'books.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    url = (
+        f"sqlite:///{tmp_path / 'books.db'}"
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgres_url")
+    )
     engine = open_database(url)
     yield engine
     engine.dispose()
@@ -159,7 +167,9 @@ def store(engine: Engine, tmp_path: Path) -> Iterator[UsageStore]:
         yield store
 
 
-def test_gathered_records_of_many_threads_are_all_written_and_booked(engine: Engine, store: UsageStore) -> None:
+def test_gathered_records_of_many_threads_are_all_written_and_booked(
+    engine: Engine, store: UsageStore
+) -> None:
     keys = [add_key(engine), add_key(engine)]
 
     def work(key_id: int) -> None:
@@ -189,7 +199,9 @@ def test_a_record_with_money_held_is_written_at_once(engine: Engine, store: Usag
     assert budget_of(engine, key_id) == (3000, 0)
 
 
-def test_gathered_records_survive_an_outage(engine: Engine, store: UsageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gathered_records_survive_an_outage(
+    engine: Engine, store: UsageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def away(*_: object) -> None:
         raise store._database._errors[0]("the database is away")
 
@@ -210,14 +222,19 @@ def test_one_record_that_the_database_refuses_does_not_take_the_others_along(
     poor = entry()
     # A NOT NULL column without a value: both databases refuse the row.
     monkeypatch.setattr(
-        UsageEntry, "values", lambda self: tuple(None if self is poor and v == "echo" else v for v in real(self))
+        UsageEntry,
+        "values",
+        lambda self: tuple(None if self is poor and v == "echo" else v for v in real(self)),
     )
     store.gatherer.seconds = 0.2
     made = [entry(), poor, entry()]
     for one in made:
         store.finish(one, None)
     assert store.flush(10)
-    assert {row[0] for row in rows(engine, "SELECT id FROM usage_records")} == {made[0].id, made[2].id}
+    assert {row[0] for row in rows(engine, "SELECT id FROM usage_records")} == {
+        made[0].id,
+        made[2].id,
+    }
 
 
 def test_a_failed_chat_is_in_the_journal_while_it_waits(engine: Engine, store: UsageStore) -> None:

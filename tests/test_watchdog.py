@@ -59,7 +59,9 @@ def drop():
 """
 
 
-def test_garbage_collection_under_the_lock_does_not_freeze_the_process(fake_upstream: FakeUpstream) -> None:
+def test_garbage_collection_under_the_lock_does_not_freeze_the_process(
+    fake_upstream: FakeUpstream,
+) -> None:
     fake_upstream.default = Reply.sse([b"data: 1\n\n", SILENCE])
     script = """
     drop()
@@ -71,7 +73,9 @@ def test_garbage_collection_under_the_lock_does_not_freeze_the_process(fake_upst
     wait_until(lambda: fake_upstream.open_connections == 0)
 
 
-def test_garbage_collection_at_every_allocation_freezes_no_call(fake_upstream: FakeUpstream) -> None:
+def test_garbage_collection_at_every_allocation_freezes_no_call(
+    fake_upstream: FakeUpstream,
+) -> None:
     fake_upstream.default = Reply.sse([b"data: 1\n\n", SILENCE])
     script = """
     gc.enable()
@@ -102,7 +106,9 @@ def test_one_odd_exchange_leaves_the_deadlines_of_all_others_in_force(
     watchdog.release(odd)
 
 
-def test_an_exchange_that_cannot_be_looked_at_is_cut(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+def test_an_exchange_that_cannot_be_looked_at_is_cut(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.default = Reply.sse([b"data: 1\n\n", SILENCE])
     stream = client.post_sse("/", b"", (call := Call()))
     next(stream)
@@ -132,19 +138,31 @@ def run_bounded(work: object, seconds: float = 10) -> None:
 def kill(thread: threading.Thread) -> None:
     """End a thread by an exception that nothing in it handles."""
     assert thread.ident is not None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
+    )
     wait_until(lambda: not thread.is_alive(), what="the thread to end")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_watchdog_is_seen_and_started_again(client: UpstreamClient, fake_upstream: FakeUpstream) -> None:
+def test_a_dead_watchdog_is_seen_and_started_again(
+    client: UpstreamClient, fake_upstream: FakeUpstream
+) -> None:
     fake_upstream.default = Reply.raw(SILENCE)
     waiting = watchdog.watch(Call())
-    (thread,) = (thread for thread in threading.enumerate() if thread.name == "goblin-upstream-watchdog")
+    (thread,) = (
+        thread for thread in threading.enumerate() if thread.name == "goblin-upstream-watchdog"
+    )
     kill(thread)
-    wait_until(lambda: REGISTRY.get_sample_value("deadlines_thread_up") == 0, 10, what="the gauge to say so")
+    wait_until(
+        lambda: REGISTRY.get_sample_value("deadlines_thread_up") == 0,
+        10,
+        what="the gauge to say so",
+    )
     assert REGISTRY.get_sample_value("deadlines_thread_up") == 1, "the scrape has started another"
-    (thread,) = (thread for thread in threading.enumerate() if thread.name == "goblin-upstream-watchdog")
+    (thread,) = (
+        thread for thread in threading.enumerate() if thread.name == "goblin-upstream-watchdog"
+    )
     kill(thread)
     with pytest.raises(Timeout):
         run_bounded(lambda: client.post("/", b"", Call(deadline=time.monotonic() + 0.3)))
@@ -157,7 +175,9 @@ def test_an_idle_connection_is_not_used_by_a_forked_process(
     fake_upstream.default = Reply.plain(200, b"{}")
     client.post("/", b"", Call())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads, which is what this is about
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # forking with threads, which is what this is about
         child = os.fork()
     if child == 0:
         signal.alarm(20)  # ends a child that waits for ever

@@ -22,7 +22,9 @@ def _dump(value: Any) -> str:
 
 
 # -- OpenAI -------------------------------------------------------------------------------------
-def openai_usage(prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> dict[str, Any]:
+def openai_usage(
+    prompt: int, completion: int, cached: int = 0, reasoning: int = 0
+) -> dict[str, Any]:
     """A usage object with its details."""
     return {
         "prompt_tokens": prompt,
@@ -40,10 +42,18 @@ def openai_chat(
     model: str = "gpt-4o-2024-08-06",
 ) -> dict[str, Any]:
     """A chat completion."""
-    message: dict[str, Any] = {"role": "assistant", "content": None if tool_calls else text, "refusal": None}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": None if tool_calls else text,
+        "refusal": None,
+    }
     if tool_calls:
         message["tool_calls"] = [
-            {"id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": _dump(arguments)}}
+            {
+                "id": f"call_{i}",
+                "type": "function",
+                "function": {"name": name, "arguments": _dump(arguments)},
+            }
             for i, (name, arguments) in enumerate(tool_calls)
         ]
     return {
@@ -52,7 +62,12 @@ def openai_chat(
         "created": 1764000000,
         "model": model,
         "choices": [
-            {"index": 0, "message": message, "logprobs": None, "finish_reason": "tool_calls" if tool_calls else "stop"}
+            {
+                "index": 0,
+                "message": message,
+                "logprobs": None,
+                "finish_reason": "tool_calls" if tool_calls else "stop",
+            }
         ],
         "usage": usage if usage is not None else openai_usage(12, 5, 4, 2),
         "system_fingerprint": "fp_1",
@@ -71,7 +86,9 @@ def openai_events(
     """A stream's events, one a chunk; usage as a chunk of its own, `"usage":null` in the others, as with
     include_usage."""
 
-    def chunk(delta: dict[str, Any] | None, reason: str | None = None, counted: Any = None) -> bytes:
+    def chunk(
+        delta: dict[str, Any] | None, reason: str | None = None, counted: Any = None
+    ) -> bytes:
         body: dict[str, Any] = {
             "id": "chatcmpl-1",
             "object": "chat.completion.chunk",
@@ -79,7 +96,9 @@ def openai_events(
             "model": model,
         }
         body["choices"] = (
-            [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]
+            []
+            if delta is None
+            else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]
         )
         if include_usage:
             body["usage"] = counted
@@ -93,13 +112,19 @@ def openai_events(
             chunk(
                 {
                     "tool_calls": [
-                        {"index": i, "id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": ""}}
+                        {
+                            "index": i,
+                            "id": f"call_{i}",
+                            "type": "function",
+                            "function": {"name": name, "arguments": ""},
+                        }
                     ]
                 }
             )
         )
         events += [
-            chunk({"tool_calls": [{"index": i, "function": {"arguments": p}}]}) for p in _halves(_dump(arguments))
+            chunk({"tool_calls": [{"index": i, "function": {"arguments": p}}]})
+            for p in _halves(_dump(arguments))
         ]
     events.append(chunk({}, "tool_calls" if tool_calls else "stop"))
     if include_usage:
@@ -109,9 +134,18 @@ def openai_events(
     return events
 
 
-def openai_error(kind: str = "server_error", code: str | None = None, param: str | None = None) -> dict[str, Any]:
+def openai_error(
+    kind: str = "server_error", code: str | None = None, param: str | None = None
+) -> dict[str, Any]:
     """An error body with the canary in its message."""
-    return {"error": {"message": f"{CANARY}: something about your prompt", "type": kind, "param": param, "code": code}}
+    return {
+        "error": {
+            "message": f"{CANARY}: something about your prompt",
+            "type": kind,
+            "param": param,
+            "code": code,
+        }
+    }
 
 
 # -- Anthropic ----------------------------------------------------------------------------------
@@ -135,7 +169,8 @@ def anthropic_message(
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     if tool_calls:
         content = [
-            {"type": "tool_use", "id": f"call_{i}", "name": name, "input": a} for i, (name, a) in enumerate(tool_calls)
+            {"type": "tool_use", "id": f"call_{i}", "name": name, "input": a}
+            for i, (name, a) in enumerate(tool_calls)
         ]
     return {
         "id": "msg_1",
@@ -163,26 +198,38 @@ def anthropic_events(
     def event(kind: str, **fields: Any) -> bytes:
         return f"event: {kind}\ndata: {_dump({'type': kind, **fields})}\n\n".encode()
 
-    start = anthropic_message("", (), {**counted, "output_tokens": 1}, model) | {"content": [], "stop_reason": None}
+    start = anthropic_message("", (), {**counted, "output_tokens": 1}, model) | {
+        "content": [],
+        "stop_reason": None,
+    }
     events = [event("message_start", message=start)]
     if not tool_calls:
-        events.append(event("content_block_start", index=0, content_block={"type": "text", "text": ""}))
+        events.append(
+            event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        )
         events.append(event("ping"))
         events += [
-            event("content_block_delta", index=0, delta={"type": "text_delta", "text": p}) for p in _pieces(text)
+            event("content_block_delta", index=0, delta={"type": "text_delta", "text": p})
+            for p in _pieces(text)
         ]
         events.append(event("content_block_stop", index=0))
     for i, (name, arguments) in enumerate(tool_calls):
         block = {"type": "tool_use", "id": f"call_{i}", "name": name, "input": {}}
         events.append(event("content_block_start", index=i, content_block=block))
         events += [
-            event("content_block_delta", index=i, delta={"type": "input_json_delta", "partial_json": p})
+            event(
+                "content_block_delta",
+                index=i,
+                delta={"type": "input_json_delta", "partial_json": p},
+            )
             for p in ("", *_halves(_dump(arguments)))
         ]
         events.append(event("content_block_stop", index=i))
     if done:
         delta = {"stop_reason": "tool_use" if tool_calls else "end_turn", "stop_sequence": None}
-        events.append(event("message_delta", delta=delta, usage={"output_tokens": counted["output_tokens"]}))
+        events.append(
+            event("message_delta", delta=delta, usage={"output_tokens": counted["output_tokens"]})
+        )
         events.append(event("message_stop"))
     return events
 
@@ -197,7 +244,9 @@ def anthropic_error(kind: str = "api_error") -> dict[str, Any]:
 
 
 # -- llama.cpp's native completion --------------------------------------------------------------
-def llama_answer(text: str = "Hello there, goblin.", prompt: int = 12, completion: int = 5) -> dict[str, Any]:
+def llama_answer(
+    text: str = "Hello there, goblin.", prompt: int = 12, completion: int = 5
+) -> dict[str, Any]:
     """A finished completion."""
     return {
         "content": text,

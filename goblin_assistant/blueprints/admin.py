@@ -40,7 +40,10 @@ bp = APIBlueprint("admin", __name__, url_prefix="/admin", tag="Admin")
 def list_users(page: Page) -> dict[str, Any]:
     """In the order of their making."""
     rows = runtime().accounts.list(limit=page.limit, after=page.after)
-    return {"users": [user_out(row) for row in rows], "next_after": rows[-1].id if len(rows) == page.limit else None}
+    return {
+        "users": [user_out(row) for row in rows],
+        "next_after": rows[-1].id if len(rows) == page.limit else None,
+    }
 
 
 @bp.post("/users")
@@ -68,7 +71,9 @@ def change_user(user_id: int, body: UserChange) -> dict[str, Any]:
     """Disable, enable, change the role, set a password. All sessions of a disabled user, or of one whose password is set, end."""
     accounts = runtime().accounts
     if user_id == current_principal().user_id and (body.disabled or body.role == "user"):
-        raise Conflict("you would lock yourself out; let another admin do it, or use the command line")
+        raise Conflict(
+            "you would lock yourself out; let another admin do it, or use the command line"
+        )
     user = accounts.get(user_id)
     if body.role is not None:
         user = accounts.set_role(user_id, body.role)
@@ -88,7 +93,10 @@ def list_user_keys(user_id: int, page: Page) -> dict[str, Any]:
     accounts = runtime().accounts
     accounts.get(user_id)
     rows = accounts.keys.list(user_id, limit=page.limit, after=page.after)
-    return {"keys": [key_out(row) for row in rows], "next_after": rows[-1].id if len(rows) == page.limit else None}
+    return {
+        "keys": [key_out(row) for row in rows],
+        "next_after": rows[-1].id if len(rows) == page.limit else None,
+    }
 
 
 @bp.post("/users/<int:user_id>/keys")
@@ -120,7 +128,11 @@ def change_key(key_id: int, body: KeyChange) -> dict[str, Any]:
     if "monthly_budget_usd" in given:
         given = given | {"monthly_budget_microusd"}
     changes = {name: value for name, value in every.items() if name in given}
-    changes = {name: value for name, value in changes.items() if not (name in ("name", "scopes") and value is None)}
+    changes = {
+        name: value
+        for name, value in changes.items()
+        if not (name in ("name", "scopes") and value is None)
+    }
     return key_out(runtime().accounts.keys.change(key_id, changes))
 
 

@@ -53,7 +53,9 @@ def register(body: Credentials) -> tuple[dict[str, Any], int]:
 def login(body: Credentials) -> dict[str, Any]:
     """A wrong password and an unknown address are the same answer, after the same time."""
     parts = runtime()
-    email = canonical(body.email)  # else every spelling of an address would have attempts of its own
+    email = canonical(
+        body.email
+    )  # else every spelling of an address would have attempts of its own
     # A login that is refused for lack of a place is no failed one of its account.
     with parts.accounts.passwords.place():
         parts.rate_limits.login_attempt(email, request.remote_addr)
@@ -109,21 +111,34 @@ def me() -> dict[str, Any]:
 @describe("List the caller's API keys", answer=KeyList, tag="API keys")
 def list_keys(page: Page) -> dict[str, Any]:
     """Without their secrets; revoked and expired ones too."""
-    rows = runtime().accounts.keys.list(current_principal().user_id, limit=page.limit, after=page.after)
-    return {"keys": [key_out(row) for row in rows], "next_after": rows[-1].id if len(rows) == page.limit else None}
+    rows = runtime().accounts.keys.list(
+        current_principal().user_id, limit=page.limit, after=page.after
+    )
+    return {
+        "keys": [key_out(row) for row in rows],
+        "next_after": rows[-1].id if len(rows) == page.limit else None,
+    }
 
 
 @bp.post("/keys")
 @require_auth(keys=False)
 @bp.input(KeyIn, arg_name="body")
-@describe("Create an API key", answer=NewKeyOut, status=201, errors=(403, 409, 413, 415), tag="API keys")
+@describe(
+    "Create an API key", answer=NewKeyOut, status=201, errors=(403, 409, 413, 415), tag="API keys"
+)
 def create_key(body: KeyIn) -> tuple[dict[str, Any], int]:
     """The secret is in the answer, this once. A key's own requests_per_minute may narrow the instance's limit; only an admin can widen it."""
     parts = runtime()
     principal = current_principal()
     widest = parts.rate_limits.chats_per_minute
-    if body.requests_per_minute is not None and body.requests_per_minute > widest and not principal.is_admin:
-        raise Forbidden(f"requests_per_minute: at most {widest}, the limit of this instance; an admin can allow more")
+    if (
+        body.requests_per_minute is not None
+        and body.requests_per_minute > widest
+        and not principal.is_admin
+    ):
+        raise Forbidden(
+            f"requests_per_minute: at most {widest}, the limit of this instance; an admin can allow more"
+        )
     made = parts.accounts.keys.create(principal.user_id, spec_of(body))
     return {**key_out(made.row), "key": made.secret}, 201
 
@@ -131,7 +146,9 @@ def create_key(body: KeyIn) -> tuple[dict[str, Any], int]:
 @bp.post("/keys/<int:key_id>/rotate")
 @require_auth(keys=False)
 @bp.input(RotateIn, arg_name="body")
-@describe("Rotate an API key", answer=NewKeyOut, status=201, errors=(404, 409, 413, 415), tag="API keys")
+@describe(
+    "Rotate an API key", answer=NewKeyOut, status=201, errors=(404, 409, 413, 415), tag="API keys"
+)
 def rotate_key(key_id: int, body: RotateIn) -> tuple[dict[str, Any], int]:
     """A new key with the same limits; the old one stays good for `grace_seconds`."""
     made = runtime().accounts.keys.rotate(key_id, current_principal().user_id, body.grace_seconds)
@@ -159,7 +176,9 @@ def limits_of(body: KeyLimits) -> dict[str, Any]:
         "requests_per_minute": body.requests_per_minute,
         "tokens_per_minute": body.tokens_per_minute,
         "max_concurrency": body.max_concurrency,
-        "monthly_budget_microusd": None if body.monthly_budget_usd is None else to_microusd(body.monthly_budget_usd),
+        "monthly_budget_microusd": None
+        if body.monthly_budget_usd is None
+        else to_microusd(body.monthly_budget_usd),
         "expires_at": None if body.expires_at is None else int(body.expires_at.timestamp() * 1000),
     }
 

@@ -44,7 +44,11 @@ _STREAM_HEADERS = {
 @bp.post("/chat/completions")
 @bp.post("/v1/chat/completions", endpoint="v1_completions")
 @describe(
-    "Create a chat completion", body=ChatCompletionRequest, answer=ChatCompletion, errors=CHAT_ERRORS, stream=True
+    "Create a chat completion",
+    body=ChatCompletionRequest,
+    answer=ChatCompletion,
+    errors=CHAT_ERRORS,
+    stream=True,
 )
 @require_auth(scope="chat")
 def completions() -> Response:
@@ -72,7 +76,9 @@ def embeddings() -> Response:
 def models() -> dict[str, Any]:
     """Every model that the caller may name: providers' models as `provider/model`, then aliases, chains and weighted groups."""
     parts = runtime()
-    rows = [_model(f"{provider}/{model.id}", provider) for provider, model in parts.registry.models()]
+    rows = [
+        _model(f"{provider}/{model.id}", provider) for provider, model in parts.registry.models()
+    ]
     rows += [_model(name, "goblin-assistant") for name in parts.router.names()]
     allowed = current_principal().allowed_models
     if allowed is not None:
@@ -118,7 +124,9 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
         held = parts.idempotency.begin(principal.label, key, current.path, raw)
         if isinstance(held, Answer):
             return Response(
-                held.body, content_type=held.content_type, headers={**held.headers, "Idempotent-Replayed": "true"}
+                held.body,
+                content_type=held.content_type,
+                headers={**held.headers, "Idempotent-Replayed": "true"},
             )
         claim = held
 
@@ -192,7 +200,9 @@ def _streamed(stream: ChatStream, info: RequestInfo, claim: Claim | None) -> Res
     return Response(_recorded(stream, claim, headers, info), headers=headers)
 
 
-def _recorded(stream: ChatStream, claim: Claim, headers: dict[str, str], info: RequestInfo) -> Iterator[bytes]:
+def _recorded(
+    stream: ChatStream, claim: Claim, headers: dict[str, str], info: RequestInfo
+) -> Iterator[bytes]:
     recording = Recording()
     for piece in stream:
         recording.add(piece)

@@ -49,7 +49,9 @@ def ready() -> Response:
     Never limited."""
     able, reasons = runtime().monitor.ready()
     if not able:
-        raise Unavailable("not ready: " + "; ".join(reasons), extra={"status": "not_ready", "reasons": reasons})
+        raise Unavailable(
+            "not ready: " + "; ".join(reasons), extra={"status": "not_ready", "reasons": reasons}
+        )
     return _json(_READY)
 
 
@@ -60,7 +62,9 @@ def all_services() -> Response:
     is."""
     status, services = runtime().monitor.snapshot()
     if status == "unhealthy":
-        raise Unavailable("the database is unhealthy", extra={"status": status, "services": services})
+        raise Unavailable(
+            "the database is unhealthy", extra={"status": status, "services": services}
+        )
     return _json(orjson.dumps({"status": status, "services": services}))
 
 

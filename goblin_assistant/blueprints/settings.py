@@ -33,7 +33,9 @@ def put_settings(body: SettingsIn) -> dict[str, Any]:
     parts = runtime()
     allowed = current_principal().allowed_models
     if body.model is not None and allowed is not None and not may_use(allowed, body.model):
-        raise Forbidden("model: this API key may not use it, so it may not make it the default either")
+        raise Forbidden(
+            "model: this API key may not use it, so it may not make it the default either"
+        )
     if body.model is not None:
         try:
             parts.router.resolve(body.model)

@@ -42,7 +42,9 @@ def get_usage(query: UsageQuery) -> Response | dict[str, Any]:
     groups = usage_reports.parse_groups(query.group_by)
     scope = _scope(principal, query, groups)
     start, end = usage_reports.parse_range(query.from_, query.to)
-    page = usage_reports.report(runtime().engine, scope, start, end, groups, query.limit, query.cursor)
+    page = usage_reports.report(
+        runtime().engine, scope, start, end, groups, query.limit, query.cursor
+    )
     if query.format == "csv" or (query.format is None and _prefers_csv()):
         response = Response(usage_reports.as_csv(page), content_type="text/csv; charset=utf-8")
         response.headers["Content-Disposition"] = 'attachment; filename="usage.csv"'
@@ -62,12 +64,16 @@ def get_usage(query: UsageQuery) -> Response | dict[str, Any]:
 
 
 def _scope(principal: Principal, query: UsageQuery, groups: tuple[str, ...]) -> usage_reports.Scope:
-    others = query.scope == "all" or query.user_id not in (None, principal.user_id) or "user" in groups
+    others = (
+        query.scope == "all" or query.user_id not in (None, principal.user_id) or "user" in groups
+    )
     if others and not principal.is_admin:
         raise Forbidden("only an admin may see the usage of others")
     if principal.key_id is not None and not others:
         if query.key_id not in (None, principal.key_id):
-            raise Forbidden("an API key sees only its own usage; log in to see that of all your keys")
+            raise Forbidden(
+                "an API key sees only its own usage; log in to see that of all your keys"
+            )
         return usage_reports.Scope(principal.user_id, principal.key_id)
     if query.scope == "all" and query.user_id is None:
         return usage_reports.Scope(None, query.key_id)
@@ -75,7 +81,10 @@ def _scope(principal: Principal, query: UsageQuery, groups: tuple[str, ...]) -> 
 
 
 def _prefers_csv() -> bool:
-    return request.accept_mimetypes.best_match(["application/json", "text/csv"], "application/json") == "text/csv"
+    return (
+        request.accept_mimetypes.best_match(["application/json", "text/csv"], "application/json")
+        == "text/csv"
+    )
 
 
 def _budget(principal: Principal) -> dict[str, Any] | None:
@@ -96,4 +105,8 @@ def _budget(principal: Principal) -> dict[str, Any] | None:
 
 
 def _rfc3339(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(ms / 1000, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )

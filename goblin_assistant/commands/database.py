@@ -22,7 +22,8 @@ def open_engine(config: Config | None = None) -> Engine:
     if config.sqlalchemy_url.startswith("sqlite"):
         config.instance_dir.mkdir(parents=True, exist_ok=True)
     return create_engine(
-        config.sqlalchemy_url, **database.engine_options(config.sqlalchemy_url, 2, config.database_timeout)
+        config.sqlalchemy_url,
+        **database.engine_options(config.sqlalchemy_url, 2, config.database_timeout),
     )
 
 
@@ -89,7 +90,9 @@ def upgrade(revision: str) -> None:
         database.upgrade(engine, revision)
         found = standing(engine)
     if found.is_newer:
-        click.echo(f"at revision {found.current}, newer than this release ({found.release}) and compatible with it")
+        click.echo(
+            f"at revision {found.current}, newer than this release ({found.release}) and compatible with it"
+        )
     else:
         click.echo(f"at revision {found.current}")
 

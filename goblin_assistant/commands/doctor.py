@@ -43,7 +43,9 @@ def doctor(url: str | None) -> None:
         mark = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}[finding.verdict]
         click.echo(f"{mark}  {finding.subject:<14} {finding.message}")
         worst = max(worst, {"ok": 0, "warn": 1, "fail": 2}[finding.verdict])
-    click.echo(["all well", "it will run; think about the warnings", "not ready for production"][worst])
+    click.echo(
+        ["all well", "it will run; think about the warnings", "not ready for production"][worst]
+    )
     raise SystemExit(1 if worst == 2 else 0)
 
 
@@ -60,7 +62,9 @@ def findings(url: str | None = None) -> Iterator[Finding]:
     yield Finding("ok", "configuration", f"GOBLIN_ENV={config.env}, all settings are valid")
     if not config.production:
         yield Finding(
-            "warn", "environment", "development: its own secret, open registration; set GOBLIN_ENV=production"
+            "warn",
+            "environment",
+            "development: its own secret, open registration; set GOBLIN_ENV=production",
         )
     yield from _policy(config)
     yield _database(config)
@@ -70,14 +74,18 @@ def findings(url: str | None = None) -> Iterator[Finding]:
     real = [name for name in registry.providers if name != "echo"]
     if not real:
         yield Finding(
-            "warn", "providers", "only the embedded echo: set a key (OPENAI_API_KEY ...) or add a row to goblin.toml"
+            "warn",
+            "providers",
+            "only the embedded echo: set a key (OPENAI_API_KEY ...) or add a row to goblin.toml",
         )
     for name, address, path in (
         ("chroma", config.chroma_url, "/api/v2/heartbeat"),
         ("sandbox", config.sandbox_url, "/health"),
     ):
         if address:
-            yield _try(name, functools.partial(_get, address + path, config.health_timeout), "answers")
+            yield _try(
+                name, functools.partial(_get, address + path, config.health_timeout), "answers"
+            )
     registry.close()
     if url:
         yield from _running(config, url.rstrip("/"))
@@ -85,21 +93,31 @@ def findings(url: str | None = None) -> Iterator[Finding]:
 
 def _policy(config: Config) -> Iterator[Finding]:
     if config.cors_origins:
-        local = [origin for origin in config.cors_origins if "localhost" in origin or "127.0.0.1" in origin]
+        local = [
+            origin
+            for origin in config.cors_origins
+            if "localhost" in origin or "127.0.0.1" in origin
+        ]
         if local and config.production:
-            yield Finding("warn", "CORS_ORIGINS", f"holds a development address: {', '.join(local)}")
+            yield Finding(
+                "warn", "CORS_ORIGINS", f"holds a development address: {', '.join(local)}"
+            )
         else:
             yield Finding("ok", "CORS_ORIGINS", ", ".join(config.cors_origins))
     else:
         yield Finding("ok", "CORS_ORIGINS", "empty: no browser page may call the API")
     if config.log_level == "DEBUG" and config.production:
-        yield Finding("warn", "LOG_LEVEL", "DEBUG is meant for development; INFO or WARNING for production")
+        yield Finding(
+            "warn", "LOG_LEVEL", "DEBUG is meant for development; INFO or WARNING for production"
+        )
     else:
         yield Finding("ok", "LOG_LEVEL", config.log_level)
     if not config.ratelimit_enabled:
         yield Finding("warn", "limits", "RATELIMIT_ENABLED=false: no request is limited")
     elif config.instances > 1 and config.limits_uri.startswith("memory"):
-        yield Finding("warn", "limits", f"{config.instances} instances, each counts on its own: set REDIS_URL")
+        yield Finding(
+            "warn", "limits", f"{config.instances} instances, each counts on its own: set REDIS_URL"
+        )
     else:
         yield Finding(
             "ok",
@@ -116,7 +134,11 @@ def _policy(config: Config) -> Iterator[Finding]:
             f"listens on {config.host} without GOBLIN_TRUSTED_PROXY: TLS is missing, or all callers share the proxy's address",
         )
     if config.trusted_proxy == "*":
-        yield Finding("warn", "proxy", "GOBLIN_TRUSTED_PROXY=*: whoever reaches the port can forge its address")
+        yield Finding(
+            "warn",
+            "proxy",
+            "GOBLIN_TRUSTED_PROXY=*: whoever reaches the port can forge its address",
+        )
     folder = config.instance_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +147,11 @@ def _policy(config: Config) -> Iterator[Finding]:
         probe.unlink()
         yield Finding("ok", "instance", f"{folder} can be written")
     except OSError as error:
-        yield Finding("fail", "instance", f"{folder} cannot be written ({error.strerror}): the usage journal needs it")
+        yield Finding(
+            "fail",
+            "instance",
+            f"{folder} cannot be written ({error.strerror}): the usage journal needs it",
+        )
 
 
 def _database(config: Config) -> Finding:
@@ -139,7 +165,11 @@ def _database(config: Config) -> Finding:
             return Finding("fail", "database", problem)
         kind = engine.dialect.name
         if kind == "sqlite" and config.instances > 1:
-            return Finding("fail", "database", f"SQLite with GOBLIN_INSTANCES={config.instances}: use PostgreSQL")
+            return Finding(
+                "fail",
+                "database",
+                f"SQLite with GOBLIN_INSTANCES={config.instances}: use PostgreSQL",
+            )
         return Finding("ok", "database", f"{kind}, migrated, {took:.0f} ms")
     except SQLAlchemyError as error:
         return Finding("fail", "database", f"cannot be reached: {describe(error)}")
@@ -148,10 +178,14 @@ def _database(config: Config) -> Finding:
 
 
 def _redis(config: Config) -> Finding:
-    uris = {uri for uri in (config.redis_url, config.limits_uri) if uri and not uri.startswith("memory")}
+    uris = {
+        uri for uri in (config.redis_url, config.limits_uri) if uri and not uri.startswith("memory")
+    }
     if not uris:
         verdict: Verdict = "warn" if config.production and config.instances > 1 else "ok"
-        return Finding(verdict, "redis", "not configured: limits and idempotency keys are this process's own")
+        return Finding(
+            verdict, "redis", "not configured: limits and idempotency keys are this process's own"
+        )
 
     def ping() -> None:
         for uri in uris:
@@ -192,6 +226,8 @@ def _get(url: str, timeout: float, headers: dict[str, str] | None = None) -> str
 def _try(subject: str, action: Callable[[], Any], success: str) -> Finding:
     try:
         action()
-    except Exception as error:  # whatever is wrong with a service is a finding, not a crash of the checklist
+    except (
+        Exception
+    ) as error:  # whatever is wrong with a service is a finding, not a crash of the checklist
         return Finding("fail", subject, describe(error))
     return Finding("ok", subject, success)

@@ -39,14 +39,19 @@ def explain(correlation_id: str, files: tuple[Path, ...]) -> None:
             records = records_of(engine, correlation_id)
     except SQLAlchemyError as error:
         if not log:
-            raise click.ClickException(f"the database does not answer ({type(error).__name__})") from None
+            raise click.ClickException(
+                f"the database does not answer ({type(error).__name__})"
+            ) from None
         click.echo("the database does not answer; from the logs alone:", err=True)
         records = []
     # A record that the database does not have yet is in the log whole.
     known = {record["id"] for record in records}
     unsaved = [line["usage_record"] for line in log if isinstance(line.get("usage_record"), dict)]
     try:
-        stories = [story_of(record) for record in [*records, *(r for r in unsaved if r.get("id") not in known)]]
+        stories = [
+            story_of(record)
+            for record in [*records, *(r for r in unsaved if r.get("id") not in known)]
+        ]
     except (KeyError, TypeError, ValueError):
         stories = [story_of(record) for record in records]
     if not stories and not log:

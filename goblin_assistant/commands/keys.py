@@ -33,12 +33,16 @@ class Usd(click.ParamType):
     def __init__(self, removable: bool = False) -> None:
         self._removable = removable
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
         """Whole micro-dollars, exactly."""
         if isinstance(value, int) or (self._removable and value == NONE):
             return value  # type: ignore[no-any-return]
         if not re.fullmatch(USD_PATTERN, value):
-            self.fail(f"{value!r} is no amount; accepted: 25 or 12.50, at most six decimals", param, ctx)
+            self.fail(
+                f"{value!r} is no amount; accepted: 25 or 12.50, at most six decimals", param, ctx
+            )
         return to_microusd(value)
 
 
@@ -47,7 +51,9 @@ class Limit(click.ParamType):
 
     name = "number"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
         """The number."""
         if isinstance(value, int) or value == NONE:
             return value  # type: ignore[no-any-return]
@@ -56,12 +62,28 @@ class Limit(click.ParamType):
 
 def _options(number: Any, usd: Any) -> Callable[[Any], Any]:
     options = (
-        click.option("--scope", "scopes", multiple=True, type=click.Choice(sorted(SCOPES)), help="Repeat for several."),
-        click.option("--model", "allowed_models", multiple=True, help="Only this model (openai/*, echo ...); repeat."),
+        click.option(
+            "--scope",
+            "scopes",
+            multiple=True,
+            type=click.Choice(sorted(SCOPES)),
+            help="Repeat for several.",
+        ),
+        click.option(
+            "--model",
+            "allowed_models",
+            multiple=True,
+            help="Only this model (openai/*, echo ...); repeat.",
+        ),
         click.option("--requests-per-minute", type=number),
         click.option("--tokens-per-minute", type=number),
         click.option("--max-concurrency", type=number),
-        click.option("--monthly-budget-usd", "monthly_budget_microusd", type=usd, help="12.50; a calendar month, UTC."),
+        click.option(
+            "--monthly-budget-usd",
+            "monthly_budget_microusd",
+            type=usd,
+            help="12.50; a calendar month, UTC.",
+        ),
         click.option("--expires-in", type=Duration(), help="90d, 12h ..."),
     )
 
@@ -85,7 +107,9 @@ def keys() -> None:
 @as_json
 def create(email: str, name: str, as_json: bool, expires_in: int | None, **limits: Any) -> None:
     """Make an API key for the user EMAIL and print it, this once."""
-    given: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in limits.items() if v}
+    given: dict[str, Any] = {
+        k: list(v) if isinstance(v, tuple) else v for k, v in limits.items() if v
+    }
     with open_accounts() as accounts:
         spec = KeySpec(name=name, expires_at=_expiry(expires_in), **given)
         _show_new(accounts.keys.create(accounts.by_email(email).id, spec), as_json)
@@ -110,7 +134,11 @@ def list_keys(email: str | None, as_json: bool) -> None:
 @_options(Limit(), Usd(removable=True))
 def change(key_id: int, name: str | None, expires_in: int | None, **limits: Any) -> None:
     """Change the limits of the key KEY_ID; `none` takes a limit away. Counts from the key's next request on."""
-    changes = {key: list(value) if isinstance(value, tuple) else value for key, value in limits.items() if value}
+    changes = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in limits.items()
+        if value
+    }
     changes = {key: None if value in (NONE, [NONE]) else value for key, value in changes.items()}
     if name is not None:
         changes["name"] = name
@@ -126,7 +154,10 @@ def change(key_id: int, name: str | None, expires_in: int | None, **limits: Any)
 @keys.command()
 @click.argument("key_id", type=int)
 @click.option(
-    "--grace", type=Duration(), default=DEFAULT_GRACE_SECONDS, help="How long the old key stays good. [default: 1d]"
+    "--grace",
+    type=Duration(),
+    default=DEFAULT_GRACE_SECONDS,
+    help="How long the old key stays good. [default: 1d]",
 )
 @as_json
 def rotate(key_id: int, grace: int, as_json: bool) -> None:

@@ -12,9 +12,23 @@ from goblin_assistant.providers.simulation import FaultKind, SimulationOptions
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8900, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
-@click.option("--threads", default=64, show_default=True, type=click.IntRange(1, 4096), help="Answers at once.")
-@click.option("--model", "models", multiple=True, help="A model's id; repeat for several. [default: echo]")
+@click.option(
+    "--port",
+    default=8900,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on.",
+)
+@click.option(
+    "--threads",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1, 4096),
+    help="Answers at once.",
+)
+@click.option(
+    "--model", "models", multiple=True, help="A model's id; repeat for several. [default: echo]"
+)
 @click.option(
     "--latency",
     default="0",
@@ -22,13 +36,25 @@ from goblin_assistant.providers.simulation import FaultKind, SimulationOptions
     help="Seconds until an answer begins: 0.4, uniform:0.1,0.5, normal:0.4,0.1, lognormal:0.4,0.3 (median, sigma), "
     "exponential:0.4.",
 )
-@click.option("--ttft", help="The same for streams only: time to the first token. [default: as --latency]")
 @click.option(
-    "--tokens-per-second", default=0.0, type=click.FloatRange(0), help="How fast tokens come; 0: all at once."
+    "--ttft", help="The same for streams only: time to the first token. [default: as --latency]"
 )
-@click.option("--tokens", help="Length of answers in tokens, a number or distribution. [default: the text is echoed]")
 @click.option(
-    "--error-rate", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share of calls that fail."
+    "--tokens-per-second",
+    default=0.0,
+    type=click.FloatRange(0),
+    help="How fast tokens come; 0: all at once.",
+)
+@click.option(
+    "--tokens",
+    help="Length of answers in tokens, a number or distribution. [default: the text is echoed]",
+)
+@click.option(
+    "--error-rate",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of calls that fail.",
 )
 @click.option(
     "--error-kind",
@@ -37,7 +63,11 @@ from goblin_assistant.providers.simulation import FaultKind, SimulationOptions
     type=click.Choice(get_args(FaultKind)),
     help="How; repeat. [default: bad_response]",
 )
-@click.option("--retry-after", type=click.FloatRange(0), help="Seconds that rate_limited and overloaded tell to wait.")
+@click.option(
+    "--retry-after",
+    type=click.FloatRange(0),
+    help="Seconds that rate_limited and overloaded tell to wait.",
+)
 @click.option("--seed", type=int, help="The same requests in the same order meet the same fate.")
 def simulate(host: str, port: int, threads: int, models: tuple[str, ...], **options: Any) -> None:
     """Serve a simulated OpenAI-compatible provider, for load tests.
@@ -56,15 +86,20 @@ def simulate(host: str, port: int, threads: int, models: tuple[str, ...], **opti
     from goblin_assistant.simulator import MAX_BODY_BYTES, Simulator
 
     try:
-        chosen = SimulationOptions.model_validate({k: v for k, v in options.items() if v not in (None, ())})
+        chosen = SimulationOptions.model_validate(
+            {k: v for k, v in options.items() if v not in (None, ())}
+        )
     except ValidationError as error:
         problems = from_problems(
-            (f"--{field_name(item['loc']).replace('_', '-')}", item["msg"]) for item in error.errors(include_url=False)
+            (f"--{field_name(item['loc']).replace('_', '-')}", item["msg"])
+            for item in error.errors(include_url=False)
         )
         raise click.UsageError(problems.message) from None
     if not all(models):
         raise click.UsageError("--model: a model has a name")
-    provider = EchoProvider("simulator", chosen, models=[Model(m, ECHO_MODEL.capabilities) for m in models] or None)
+    provider = EchoProvider(
+        "simulator", chosen, models=[Model(m, ECHO_MODEL.capabilities) for m in models] or None
+    )
     # A broken stream is asked for here: waitress would write a traceback for each.
     logging.getLogger("waitress").setLevel(logging.CRITICAL)
     try:
@@ -77,7 +112,10 @@ def simulate(host: str, port: int, threads: int, models: tuple[str, ...], **opti
             connection_limit=4 * threads + 100,
             max_request_body_size=MAX_BODY_BYTES,
         )
-    except (OSError, ValueError) as error:  # waitress has the second for a host that cannot be found
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # waitress has the second for a host that cannot be found
         reason = getattr(error, "strerror", None) or error
         raise click.ClickException(f"cannot listen on {host}:{port}: {reason}") from None
     click.echo(f"Simulated provider at http://{host}:{server.effective_port}/v1  (Ctrl-C stops it)")

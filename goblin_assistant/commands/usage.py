@@ -31,7 +31,9 @@ def open_store() -> Iterator[UsageStore]:
         try:
             yield store
         except DatabaseAway as error:
-            raise click.ClickException(f"the database does not answer ({error}); try again when it does") from None
+            raise click.ClickException(
+                f"the database does not answer ({error}); try again when it does"
+            ) from None
         finally:
             store.close()
 
@@ -42,14 +44,37 @@ def usage() -> None:
 
 
 @usage.command()
-@click.option("--from", "start", metavar="DAY", help="First day (UTC), or a time with its zone. [default: 30 days]")
-@click.option("--to", "end", metavar="DAY", help="Last day, included; or a time, excluded. [default: today]")
-@click.option("--group-by", default="day", show_default=True, help="day, model, key, user; separated by commas.")
+@click.option(
+    "--from",
+    "start",
+    metavar="DAY",
+    help="First day (UTC), or a time with its zone. [default: 30 days]",
+)
+@click.option(
+    "--to", "end", metavar="DAY", help="Last day, included; or a time, excluded. [default: today]"
+)
+@click.option(
+    "--group-by",
+    default="day",
+    show_default=True,
+    help="day, model, key, user; separated by commas.",
+)
 @click.option("--user", "user_id", type=click.IntRange(min=1), help="Only the user of this id.")
 @click.option("--key", "key_id", type=click.IntRange(min=1), help="Only the API key of this id.")
-@click.option("--format", "form", type=click.Choice(("table", "json", "csv")), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "json", "csv")),
+    default="table",
+    show_default=True,
+)
 def report(
-    start: str | None, end: str | None, group_by: str, user_id: int | None, key_id: int | None, form: str
+    start: str | None,
+    end: str | None,
+    group_by: str,
+    user_id: int | None,
+    key_id: int | None,
+    form: str,
 ) -> None:
     """Add up what was used and what it cost."""
     groups = usage_reports.parse_groups(group_by)
@@ -59,20 +84,33 @@ def report(
         page = usage_reports.report(engine, scope, first, last, groups, usage_reports.MAX_PAGE)
         cursor = page.next_cursor
         while cursor is not None:
-            further = usage_reports.report(engine, scope, first, last, groups, usage_reports.MAX_PAGE, cursor)
+            further = usage_reports.report(
+                engine, scope, first, last, groups, usage_reports.MAX_PAGE, cursor
+            )
             page.rows += further.rows
             cursor = further.next_cursor
     if form == "csv":
         click.echo(usage_reports.as_csv(page), nl=False)
     elif form == "json":
-        click.echo(json.dumps({"group_by": list(groups), "rows": page.rows, "totals": page.totals}, indent=2))
+        click.echo(
+            json.dumps(
+                {"group_by": list(groups), "rows": page.rows, "totals": page.totals}, indent=2
+            )
+        )
     else:
         _table(page)
 
 
 def _table(page: usage_reports.Report) -> None:
     groups = [name for name in usage_reports.columns_of(page.group_by) if name not in page.totals]
-    sums = ["requests", "failed_requests", "prompt_tokens", "completion_tokens", "cost_usd", "unpriced_requests"]
+    sums = [
+        "requests",
+        "failed_requests",
+        "prompt_tokens",
+        "completion_tokens",
+        "cost_usd",
+        "unpriced_requests",
+    ]
     total: dict[str, Any] = {**dict.fromkeys(groups), **page.totals}
     total[groups[0]] = "total"
     show([*page.rows, total], [*groups, *sums], False)
@@ -85,7 +123,9 @@ def _table(page: usage_reports.Report) -> None:
 
 
 @usage.command("import")
-@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@click.argument(
+    "files", nargs=-1, type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+)
 def import_(files: tuple[Path, ...]) -> None:
     """Write records that the database missed: from log FILES (- is standard input), and always from the journals that
     killed processes left in the instance folder.
@@ -99,7 +139,9 @@ def import_(files: tuple[Path, ...]) -> None:
         for path in files:
             with _open(path) as lines:
                 total.add(store.import_records(lines))
-    click.echo(f"{total.imported} imported, {total.present} already there, {total.unreadable} unreadable")
+    click.echo(
+        f"{total.imported} imported, {total.present} already there, {total.unreadable} unreadable"
+    )
     if total.unreadable:
         sys.exit(1)
 

@@ -18,7 +18,9 @@ PAGE = 500
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 password_option = click.option(
-    "--password-stdin", is_flag=True, help="Read the password from standard input instead of asking."
+    "--password-stdin",
+    is_flag=True,
+    help="Read the password from standard input instead of asking.",
 )
 
 
@@ -47,10 +49,14 @@ def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], json_wanted: bo
         click.echo(json.dumps(list(rows), indent=2))
         return
     table = [[column.upper() for column in columns]]
-    table += [["-" if row[column] is None else _cell(row[column]) for column in columns] for row in rows]
+    table += [
+        ["-" if row[column] is None else _cell(row[column]) for column in columns] for row in rows
+    ]
     widths = [max(len(line[number]) for line in table) for number in range(len(columns))]
     for line in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        click.echo(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 def _cell(value: Any) -> str:
@@ -69,7 +75,14 @@ def users() -> None:
 @click.option("--admin", is_flag=True, help="The same as --role admin.")
 @password_option
 @as_json
-def create(email: str | None, named: str | None, role: str, admin: bool, password_stdin: bool, as_json: bool) -> None:
+def create(
+    email: str | None,
+    named: str | None,
+    role: str,
+    admin: bool,
+    password_stdin: bool,
+    as_json: bool,
+) -> None:
     """Make an account for EMAIL, also when registration is closed."""
     address = email or named
     if address is None or (email and named):

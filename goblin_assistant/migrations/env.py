@@ -15,7 +15,9 @@ config = context.config
 
 def _migrate(connection: Connection) -> None:
     # Batch mode: SQLite alters a table by copying it.
-    context.configure(connection=connection, target_metadata=metadata, render_as_batch=True, compare_type=True)
+    context.configure(
+        connection=connection, target_metadata=metadata, render_as_batch=True, compare_type=True
+    )
     with context.begin_transaction():
         context.run_migrations()
 

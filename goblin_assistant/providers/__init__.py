@@ -43,22 +43,37 @@ class Registry:
 
     def models(self) -> list[tuple[str, Model]]:
         """Every known model with its provider's name."""
-        return [(name, model) for name, provider in self.providers.items() for model in provider.models()]
+        return [
+            (name, model)
+            for name, provider in self.providers.items()
+            for model in provider.models()
+        ]
 
     def find(self, model: str) -> list[tuple[Provider, str]]:
         """Who serves `model`: the provider that `provider/model` names, else all that have the bare id; [] if nobody
         does."""
         name, slash, rest = model.partition("/")
-        if slash and rest and (provider := self.providers.get(name)) is not None and provider.serves(rest):
+        if (
+            slash
+            and rest
+            and (provider := self.providers.get(name)) is not None
+            and provider.serves(rest)
+        ):
             return [(provider, rest)]
         return [
-            (provider, model) for name, provider in self.providers.items() if model in self._catalogue(name, provider)
+            (provider, model)
+            for name, provider in self.providers.items()
+            if model in self._catalogue(name, provider)
         ]
 
     def label(self, provider: str, model: str) -> str:
         """The model as a metric's label: its id if it is in the provider's catalogue, else "other"."""
         known = self.providers.get(provider)
-        return model if known is not None and model in self._catalogue(provider, known) else OTHER_MODEL
+        return (
+            model
+            if known is not None and model in self._catalogue(provider, known)
+            else OTHER_MODEL
+        )
 
     def close(self) -> None:
         """Release all connections."""
@@ -88,7 +103,11 @@ def build_registry(config: Config) -> Registry:
             register_secrets(secrets_of(row, config))
             provider = _factory(name, row.kind or "openai_compatible")(name, row, config)
             if not isinstance(provider, Provider):
-                raise ConfigError([f"[providers.{name}] kind = {row.kind!r}: its from_row() did not return a Provider"])
+                raise ConfigError(
+                    [
+                        f"[providers.{name}] kind = {row.kind!r}: its from_row() did not return a Provider"
+                    ]
+                )
             providers[name] = provider
         except ConfigError as error:
             problems += error.problems
@@ -107,11 +126,19 @@ def _factory(name: str, kind: str) -> Factory:
     installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if kind not in installed:
         accepted = ", ".join(sorted([*_BUILT_IN, *installed]))
-        raise ConfigError([f"[providers.{name}] kind = {kind!r}: there is none of that name; accepted: {accepted}"])
+        raise ConfigError(
+            [
+                f"[providers.{name}] kind = {kind!r}: there is none of that name; accepted: {accepted}"
+            ]
+        )
     try:
         plugged: Factory = installed[kind].load().from_row
-    except Exception as error:  # a plug-in that cannot be imported is the operator's to know, in one line
+    except (
+        Exception
+    ) as error:  # a plug-in that cannot be imported is the operator's to know, in one line
         raise ConfigError(
-            [f"[providers.{name}] kind = {kind!r}: its package cannot be loaded ({type(error).__name__}: {error})"]
+            [
+                f"[providers.{name}] kind = {kind!r}: its package cannot be loaded ({type(error).__name__}: {error})"
+            ]
         ) from error
     return plugged

@@ -34,7 +34,9 @@ class Answer:
     def is_plain(self, limit: int) -> bool:
         """Whether the body's length is known, at most `limit`, and nothing has to be decoded."""
         length = self._raw.length
-        return length is not None and length <= limit and not self._raw.headers.get("content-encoding")
+        return (
+            length is not None and length <= limit and not self._raw.headers.get("content-encoding")
+        )
 
     def whole(self) -> bytes:
         """The body of a plain answer; the connection is free for the next request. Raises OSError or HTTPException."""
@@ -79,7 +81,13 @@ class PlainAnswer(Answer):
     __slots__ = ("_at", "_first", "_length", "_sock")
 
     def __init__(
-        self, pool: Pool, connection: Tracked, sock: socket.socket, first: bytes, at: int, length: int
+        self,
+        pool: Pool,
+        connection: Tracked,
+        sock: socket.socket,
+        first: bytes,
+        at: int,
+        length: int,
     ) -> None:
         self._pool = pool
         self._connection = connection

@@ -19,7 +19,13 @@ from goblin_assistant.config import Config, ConfigError, ProviderRow
 from goblin_assistant.providers.answer_limits import LIMIT_FIELDS
 from goblin_assistant.providers.anthropic_models import CATALOGUE, Traits, learned, traits_of
 from goblin_assistant.providers.anthropic_request import build_request
-from goblin_assistant.providers.anthropic_response import classify, finish_reason, parse_message, parse_usage, to_openai
+from goblin_assistant.providers.anthropic_response import (
+    classify,
+    finish_reason,
+    parse_message,
+    parse_usage,
+    to_openai,
+)
 from goblin_assistant.providers.anthropic_stream import Follower, Translator
 from goblin_assistant.providers.base import (
     BadResponse,
@@ -52,13 +58,18 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     max_tokens: Annotated[
-        int | None, Field(ge=1, description="longest answer where a client sets none; default: the model's")
+        int | None,
+        Field(ge=1, description="longest answer where a client sets none; default: the model's"),
     ] = None
     drop_sampling: Annotated[
-        bool, Field(description="true: leave out sampling that a model refuses, instead of refusing the request")
+        bool,
+        Field(
+            description="true: leave out sampling that a model refuses, instead of refusing the request"
+        ),
     ] = False
     bearer: Annotated[
-        bool, Field(description="true: send the key as Authorization: Bearer, as some gateways want it")
+        bool,
+        Field(description="true: send the key as Authorization: Bearer, as some gateways want it"),
     ] = False
 
 
@@ -91,7 +102,11 @@ class AnthropicProvider(Provider):
         self._traits: dict[str, Traits] = {}
         own = {"anthropic-version": API_VERSION}
         if api_key:
-            own.update({"authorization": f"Bearer {api_key}"} if self._options.bearer else {"x-api-key": api_key})
+            own.update(
+                {"authorization": f"Bearer {api_key}"}
+                if self._options.bearer
+                else {"x-api-key": api_key}
+            )
         for header, value in (headers or {}).items():
             own[header.lower() if header.lower() in own else header] = value
         # Without a query of the row's own: the list has 20 items unless told, 1,000 at most.
@@ -113,7 +128,9 @@ class AnthropicProvider(Provider):
         key = api_key_of(row, config)
         if key is None and base_url == BASE_URL:
             raise ConfigError(
-                [f"[providers.{name}]: has no key; set api_key_env and that variable, or enabled = false"]
+                [
+                    f"[providers.{name}]: has no key; set api_key_env and that variable, or enabled = false"
+                ]
             )
         return cls(
             name,
@@ -136,7 +153,9 @@ class AnthropicProvider(Provider):
 
     def serves(self, model: str) -> bool:
         """Any model unless the row declares which: names like claude-opus-4-5 or -latest are not all listed."""
-        return bool(model) and (not self._declared or any(known.id == model for known in self._models))
+        return bool(model) and (
+            not self._declared or any(known.id == model for known in self._models)
+        )
 
     def check(self, timeout: float = 3.0) -> None:
         """GET the list of models, which is free, and learn it."""
@@ -146,8 +165,12 @@ class AnthropicProvider(Provider):
             return  # a server of the same dialect that has no list: it is there, and it took the key
         rows = listed.get("data") if isinstance(listed, dict) else None
         if not isinstance(rows, list):
-            raise BadResponse(f"{self.name} did not answer with a list of models", provider=self.name)
-        found = [item for row in rows if isinstance(row, dict) and (item := learned(row)) is not None]
+            raise BadResponse(
+                f"{self.name} did not answer with a list of models", provider=self.name
+            )
+        found = [
+            item for row in rows if isinstance(row, dict) and (item := learned(row)) is not None
+        ]
         self._traits = {model.id: traits for model, traits in found}
         models = tuple(model for model, _ in found)
         if models and not self._declared and models != self._models:
@@ -202,7 +225,9 @@ class AnthropicProvider(Provider):
         self._client.close()
 
     # -- translation --------------------------------------------------------------------------
-    def _prepare(self, request: ChatRequest, *, stream: bool) -> tuple[bytes, dict[str, str] | None]:
+    def _prepare(
+        self, request: ChatRequest, *, stream: bool
+    ) -> tuple[bytes, dict[str, str] | None]:
         if request.dialect == "openai":
             translated = build_request(
                 request.body,

@@ -31,7 +31,9 @@ _NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 Block = dict[str, Any]
 
 
-def translate_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[list[Block], list[dict[str, Any]]]:
+def translate_messages(
+    messages: Sequence[Mapping[str, Any]],
+) -> tuple[list[Block], list[dict[str, Any]]]:
     """System blocks and turns. Raises InvalidRequest for what has no counterpart."""
     _bound_arguments(messages)
     system: list[Block] = []
@@ -125,7 +127,8 @@ def _part(part: Mapping[str, Any], where: str) -> Block | None:
     if kind == "file":
         return _document(part.get("file"), where)
     raise invalid(
-        f"{where}: Anthropic's Messages API takes text, image_url and file, not this type of part", "messages"
+        f"{where}: Anthropic's Messages API takes text, image_url and file, not this type of part",
+        "messages",
     )
 
 
@@ -157,7 +160,8 @@ def _image_source(image: Any, where: str) -> Block:
 def _document(file: Any, where: str) -> Block:
     if not isinstance(file, dict) or not isinstance(file.get("file_data"), str):
         raise invalid(
-            f"{where}: give the file itself in file_data, as a data URL; a file_id is known only to OpenAI", "messages"
+            f"{where}: give the file itself in file_data, as a data URL; a file_id is known only to OpenAI",
+            "messages",
         )
     media_type, data = _data_url(file["file_data"], where)
     source: Block
@@ -165,7 +169,11 @@ def _document(file: Any, where: str) -> Block:
         source = {"type": "base64", "media_type": media_type, "data": data}
     elif media_type == "text/plain":
         try:
-            source = {"type": "text", "media_type": media_type, "data": base64.b64decode(data, validate=True).decode()}
+            source = {
+                "type": "text",
+                "media_type": media_type,
+                "data": base64.b64decode(data, validate=True).decode(),
+            }
         except (binascii.Error, UnicodeDecodeError):
             raise invalid(f"{where}: the file is not UTF-8 text in base64", "messages") from None
     else:
@@ -197,7 +205,10 @@ def _assistant(message: Mapping[str, Any], where: str) -> list[Block]:
     if isinstance(refusal, str) and refusal:
         blocks.append({"type": "text", "text": refusal})
     if message.get("audio") or message.get("function_call"):
-        raise invalid(f"{where}: audio and function_call have no counterpart in Anthropic's Messages API", "messages")
+        raise invalid(
+            f"{where}: audio and function_call have no counterpart in Anthropic's Messages API",
+            "messages",
+        )
     for position, call in enumerate(message.get("tool_calls") or ()):
         blocks.append(_tool_use(call, f"{where}.tool_calls[{position}]"))
     return blocks
@@ -214,11 +225,19 @@ def _tool_use(call: Mapping[str, Any], where: str) -> Block:
         raise invalid(f"{where}.function.arguments is not JSON", "messages") from None
     if not isinstance(value, dict):
         raise invalid(f"{where}.function.arguments is not a JSON object", "messages")
-    return {"type": "tool_use", "id": safe_id(call.get("id"), where), "name": function["name"], "input": value}
+    return {
+        "type": "tool_use",
+        "id": safe_id(call.get("id"), where),
+        "name": function["name"],
+        "input": value,
+    }
 
 
 def _tool_result(message: Mapping[str, Any], where: str) -> Block:
-    block: Block = {"type": "tool_result", "tool_use_id": safe_id(message.get("tool_call_id"), where)}
+    block: Block = {
+        "type": "tool_result",
+        "tool_use_id": safe_id(message.get("tool_call_id"), where),
+    }
     content = message.get("content")
     if isinstance(content, list):
         block["content"] = _parts({"content": content}, where)

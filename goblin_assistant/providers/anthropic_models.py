@@ -25,7 +25,9 @@ CAPABILITIES = frozenset({"chat", "vision", "tools"})
 
 ALL_EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
-_VERSION = re.compile(r"claude-(?P<line>[a-z]+)-(?P<major>\d{1,2})(?:[-.](?P<minor>\d{1,2})(?!\d))?(?!\d)")
+_VERSION = re.compile(
+    r"claude-(?P<line>[a-z]+)-(?P<major>\d{1,2})(?:[-.](?P<minor>\d{1,2})(?!\d))?(?!\d)"
+)
 _OLD_VERSION = re.compile(r"claude-(?P<major>\d)(?:[-.](?P<minor>\d)(?!\d))?")
 
 
@@ -97,7 +99,9 @@ def learned(row: Mapping[str, Any]) -> tuple[Model, Traits] | None:
             traits = replace(traits, thinking=_thinking(kinds))
         efforts = _part(capabilities, "effort")
         if efforts:
-            traits = replace(traits, efforts=tuple(level for level in ALL_EFFORTS if _supported(efforts, level)))
+            traits = replace(
+                traits, efforts=tuple(level for level in ALL_EFFORTS if _supported(efforts, level))
+            )
     return Model(name, CAPABILITIES, traits.context_window), traits
 
 

@@ -35,7 +35,14 @@ TRANSLATED = frozenset(
 )  # fmt: skip
 
 IGNORED = frozenset(
-    {"seed", "metadata", "prediction", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"}
+    {
+        "seed",
+        "metadata",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+    }
 )
 """Hints by OpenAI's own description: best effort, bookkeeping, or speed. The answer is as valid without them."""
 
@@ -52,14 +59,26 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Fields without a counterpart, and the values that ask for nothing."""
 
-BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 32768}
+BUDGETS = {
+    "minimal": 1024,
+    "low": 2048,
+    "medium": 8192,
+    "high": 16384,
+    "xhigh": 32768,
+    "max": 32768,
+}
 """Thinking tokens for a reasoning effort, for models before 4.6; at least 1,024 and below max_tokens."""
 
 SMALLEST_BUDGET = 1024
 
 
 def build_request(
-    body: Mapping[str, Any], model: str, traits: Traits, *, max_tokens: int | None = None, drop_sampling: bool = False
+    body: Mapping[str, Any],
+    model: str,
+    traits: Traits,
+    *,
+    max_tokens: int | None = None,
+    drop_sampling: bool = False,
 ) -> dict[str, Any]:
     """The request for `model`, without `stream`. Raises InvalidRequest naming the field that has no counterpart.
 
@@ -75,7 +94,9 @@ def build_request(
     )
     request: dict[str, Any] = {"model": model, "max_tokens": limit, "messages": turns}
     if system:
-        request["system"] = system[0]["text"] if len(system) == 1 and len(system[0]) == 2 else system
+        request["system"] = (
+            system[0]["text"] if len(system) == 1 and len(system[0]) == 2 else system
+        )
     if stop := body.get("stop"):
         request["stop_sequences"] = [stop] if isinstance(stop, str) else stop
     _translate_tools(body, request)
@@ -87,7 +108,9 @@ def build_request(
     tier = body.get("service_tier")
     if tier is not None:
         if tier not in ("auto", "default"):
-            raise invalid("service_tier: Anthropic's Messages API knows auto and default", "service_tier")
+            raise invalid(
+                "service_tier: Anthropic's Messages API knows auto and default", "service_tier"
+            )
         request["service_tier"] = "auto" if tier == "auto" else "standard_only"
     if body.get("cache_control") is not None:
         request["cache_control"] = body["cache_control"]
@@ -102,9 +125,13 @@ def _refuse_unknown(body: Mapping[str, Any]) -> None:
             continue
         if name in ("functions", "function_call"):
             raise invalid(
-                f"{name} is OpenAI's old form, which has no counterpart here: use tools and tool_choice", name
+                f"{name} is OpenAI's old form, which has no counterpart here: use tools and tool_choice",
+                name,
             )
-        raise invalid(f"{name} has no counterpart in Anthropic's Messages API; leave it out for this model", name)
+        raise invalid(
+            f"{name} has no counterpart in Anthropic's Messages API; leave it out for this model",
+            name,
+        )
 
 
 def _translate_tools(body: Mapping[str, Any], request: dict[str, Any]) -> None:
@@ -121,7 +148,11 @@ def _translate_tools(body: Mapping[str, Any], request: dict[str, Any]) -> None:
 
 def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
     function = tool.get("function")
-    if tool.get("type") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
+    if (
+        tool.get("type") != "function"
+        or not isinstance(function, dict)
+        or not isinstance(function.get("name"), str)
+    ):
         raise invalid(f"{where}: Anthropic's Messages API takes tools of type function", "tools")
     schema = function.get("parameters") or {"type": "object", "properties": {}}
     translated: dict[str, Any] = {"name": function["name"], "input_schema": schema}
@@ -141,7 +172,11 @@ def _tool_choice(choice: Any) -> dict[str, Any] | None:
         return {"type": choice}
     if choice == "required":
         return {"type": "any"}
-    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+    function = (
+        choice.get("function")
+        if isinstance(choice, dict) and choice.get("type") == "function"
+        else None
+    )
     if isinstance(function, dict) and isinstance(function.get("name"), str):
         return {"type": "tool", "name": function["name"]}
     raise invalid("tool_choice: accepted: none, auto, required or one function", "tool_choice")
@@ -159,7 +194,9 @@ def _translate_thinking(body: Mapping[str, Any], request: dict[str, Any], traits
         raise invalid(f"reasoning_effort: accepted: none, {', '.join(BUDGETS)}", "reasoning_effort")
     if effort == "none":
         if traits.thinking == "always":
-            raise invalid("reasoning_effort: this model always thinks; the least is low", "reasoning_effort")
+            raise invalid(
+                "reasoning_effort: this model always thinks; the least is low", "reasoning_effort"
+            )
         if traits.thinking == "adaptive":
             request.setdefault("thinking", {"type": "disabled"})
         return
@@ -169,7 +206,8 @@ def _translate_thinking(body: Mapping[str, Any], request: dict[str, Any], traits
     if traits.thinking == "budget":
         if forced:
             raise invalid(
-                "reasoning_effort: this model cannot be made to call a tool while it thinks", "reasoning_effort"
+                "reasoning_effort: this model cannot be made to call a tool while it thinks",
+                "reasoning_effort",
             )
         budget = min(BUDGETS[effort], request["max_tokens"] - 1)
         # Without room there is no thinking; nor in the middle of a tool call whose own thinking was not sent back, which would be refused.
@@ -178,14 +216,18 @@ def _translate_thinking(body: Mapping[str, Any], request: dict[str, Any], traits
         return
     level = "low" if effort == "minimal" else effort
     if level not in traits.efforts:
-        raise invalid(f"reasoning_effort: this model knows {', '.join(traits.efforts)}", "reasoning_effort")
+        raise invalid(
+            f"reasoning_effort: this model knows {', '.join(traits.efforts)}", "reasoning_effort"
+        )
     request["output_config"] = {"effort": level}
     if not forced:  # forced tool use is refused beside thinking; effort alone is not
         request.setdefault("thinking", {"type": "adaptive"})
 
 
 def _lost_thinking(turns: list[dict[str, Any]]) -> bool:
-    last: list[dict[str, Any]] = next((turn["content"] for turn in reversed(turns) if turn["role"] == "assistant"), [])
+    last: list[dict[str, Any]] = next(
+        (turn["content"] for turn in reversed(turns) if turn["role"] == "assistant"), []
+    )
     kinds = {block["type"] for block in last}
     return "tool_use" in kinds and not kinds & {"thinking", "redacted_thinking"}
 
@@ -195,7 +237,11 @@ def _translate_format(body: Mapping[str, Any], request: dict[str, Any]) -> None:
     if wanted is None or wanted.get("type") == "text":
         return
     inner = wanted.get("json_schema")
-    schema = inner.get("schema") if wanted.get("type") == "json_schema" and isinstance(inner, dict) else None
+    schema = (
+        inner.get("schema")
+        if wanted.get("type") == "json_schema" and isinstance(inner, dict)
+        else None
+    )
     if not isinstance(schema, dict):
         raise invalid(
             "response_format: Anthropic's Messages API knows text and json_schema with a schema, no free json_object",
@@ -221,7 +267,9 @@ def _closed(schema: Any) -> Any:
     return closed
 
 
-def _translate_sampling(body: Mapping[str, Any], request: dict[str, Any], traits: Traits, drop: bool) -> None:
+def _translate_sampling(
+    body: Mapping[str, Any], request: dict[str, Any], traits: Traits, drop: bool
+) -> None:
     wanted = {name: body[name] for name in ("temperature", "top_p") if body.get(name) is not None}
     if "temperature" in wanted:
         wanted["temperature"] = min(wanted["temperature"], 1)

@@ -106,7 +106,9 @@ def parse_usage(value: Any) -> Usage | None:
         cached_tokens=read,
         cache_write_tokens=written,
         reasoning_tokens=_count(details.get("thinking_tokens")) if isinstance(details, dict) else 0,
-        cache_write_1h_tokens=_count(kept.get("ephemeral_1h_input_tokens")) if isinstance(kept, dict) else 0,
+        cache_write_1h_tokens=_count(kept.get("ephemeral_1h_input_tokens"))
+        if isinstance(kept, dict)
+        else 0,
         tier=tier_of(value.get("speed")),
         absurd=bool(absurd),
     )
@@ -129,7 +131,10 @@ def openai_usage(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": usage.cache_write_tokens},
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+        },
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 
@@ -210,7 +215,9 @@ def classify(failure: UpstreamFailure) -> ProviderError:
 def stream_error(provider: str, event: Any) -> ProviderError:
     """The error that `event: error` in a stream means."""
     kind, code = _names(event)
-    error = _classify(UpstreamFailure(provider, ERROR_STATUSES.get(kind or "", 500), {}, b""), kind, code)
+    error = _classify(
+        UpstreamFailure(provider, ERROR_STATUSES.get(kind or "", 500), {}, b""), kind, code
+    )
     error.upstream_status = None  # the answer's own was a success
     if type(error) is BadResponse:
         return BadResponse(f"{provider} reported an error in its stream", provider=provider)
@@ -238,7 +245,11 @@ def _classify(failure: UpstreamFailure, kind: str | None, code: str | None) -> P
         )
     if status == 429 and code in MONEY_CODES:
         code = "insufficient_quota"
-    if status not in ERROR_STATUSES.values() and 400 <= status < 500 and kind == "invalid_request_error":
+    if (
+        status not in ERROR_STATUSES.values()
+        and 400 <= status < 500
+        and kind == "invalid_request_error"
+    ):
         # "This error type may also be used for other 4XX status codes" (the errors page).
         failure = UpstreamFailure(provider, 400, failure.headers, b"")
     error = error_for(failure, code=code, kind=kind)

@@ -21,7 +21,12 @@ from typing import Any
 
 import orjson
 
-from goblin_assistant.providers.anthropic_response import finish_reason, openai_usage, parse_usage, stream_error
+from goblin_assistant.providers.anthropic_response import (
+    finish_reason,
+    openai_usage,
+    parse_usage,
+    stream_error,
+)
 from goblin_assistant.providers.base import BadResponse, Completed, Progress, Usage, later_usage
 from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.sse import ends_as_objects
@@ -30,7 +35,16 @@ from goblin_assistant.providers.sse import ends_as_objects
 class Follower:
     """The state of one stream that passes untouched."""
 
-    __slots__ = ("_held", "_progress", "_provider", "_usage", "done", "finish_reason", "message_id", "model")
+    __slots__ = (
+        "_held",
+        "_progress",
+        "_provider",
+        "_usage",
+        "done",
+        "finish_reason",
+        "message_id",
+        "model",
+    )
 
     def __init__(self, provider: str, progress: Progress | None = None) -> None:
         self._provider = provider
@@ -46,7 +60,12 @@ class Follower:
         """Whether a block, of however many events, goes on as it is; else it is fed an event at a time."""
         # Deltas and pings are almost everything there is. A quotation mark inside a text is escaped, so these names are never part of one
         # without making a mere false alarm.
-        return self._held is None and b'"message_' not in block and b'"error"' not in block and ends_as_objects(block)
+        return (
+            self._held is None
+            and b'"message_' not in block
+            and b'"error"' not in block
+            and ends_as_objects(block)
+        )
 
     def feed(self, block: bytes) -> bytes:
         """What of an event (or several) goes to the client. Raises ProviderError for an error or nonsense in it."""
@@ -69,7 +88,9 @@ class Follower:
     def completed(self) -> Completed:
         """The stream is over. Raises BadResponse if it did not say so itself."""
         if not self.done:
-            raise BadResponse(f"{self._provider}'s stream ended before its end", provider=self._provider)
+            raise BadResponse(
+                f"{self._provider}'s stream ended before its end", provider=self._provider
+            )
         return Completed(self.model, self.usage(), self.finish_reason)
 
     def _note(self, kind: Any, event: dict[str, Any]) -> None:
@@ -77,7 +98,10 @@ class Follower:
             message = event.get("message")
             if isinstance(message, dict):
                 self._count(message.get("usage"))
-                self.model, self.message_id = str(message.get("model") or ""), str(message.get("id") or "")
+                self.model, self.message_id = (
+                    str(message.get("model") or ""),
+                    str(message.get("id") or ""),
+                )
         elif kind == "message_delta":
             usage, delta = event.get("usage"), event.get("delta")
             self._count(usage)
@@ -93,7 +117,10 @@ class Follower:
     def _count(self, usage: Any) -> None:
         # Totals, not differences; what does not apply is left out or null and must not wipe what message_start said.
         if isinstance(usage, dict):
-            merged = {**self._usage, **{name: value for name, value in usage.items() if value is not None}}
+            merged = {
+                **self._usage,
+                **{name: value for name, value in usage.items() if value is not None},
+            }
             self._progress.usage = later_usage(self._progress.usage, parse_usage(merged) or Usage())
             self._usage = merged
 
@@ -103,7 +130,9 @@ class Translator(Follower):
 
     __slots__ = ("_calls", "_created", "_include_usage", "_out", "_thinking")
 
-    def __init__(self, provider: str, progress: Progress | None = None, *, include_usage: bool) -> None:
+    def __init__(
+        self, provider: str, progress: Progress | None = None, *, include_usage: bool
+    ) -> None:
         super().__init__(provider, progress)
         self._include_usage = include_usage
         self._created = int(time.time())
@@ -146,9 +175,20 @@ class Translator(Follower):
             number = self._calls[index] = len(self._calls)
             function = {"name": block.get("name"), "arguments": ""}
             self._chunk(
-                {"tool_calls": [{"index": number, "id": block.get("id"), "type": "function", "function": function}]}
+                {
+                    "tool_calls": [
+                        {
+                            "index": number,
+                            "id": block.get("id"),
+                            "type": "function",
+                            "function": function,
+                        }
+                    ]
+                }
             )
-            if block.get("input"):  # whole at once: not what Anthropic does, but what its format allows
+            if block.get(
+                "input"
+            ):  # whole at once: not what Anthropic does, but what its format allows
                 self._arguments(number, orjson.dumps(block["input"]).decode())
         elif kind in ("thinking", "redacted_thinking"):
             self._thinking[index] = dict(block)
@@ -167,9 +207,9 @@ class Translator(Follower):
                 self._arguments(self._calls[index], delta["partial_json"])
         elif kind == "thinking_delta":
             if index in self._thinking:
-                self._thinking[index]["thinking"] = self._thinking[index].get("thinking", "") + delta.get(
+                self._thinking[index]["thinking"] = self._thinking[index].get(
                     "thinking", ""
-                )
+                ) + delta.get("thinking", "")
             if delta.get("thinking"):
                 self._chunk({"reasoning_content": delta["thinking"]})
         elif kind == "signature_delta" and index in self._thinking:
@@ -189,7 +229,9 @@ class Translator(Follower):
         self._chunk({"tool_calls": [{"index": number, "function": {"arguments": text}}]})
 
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> None:
-        self._write({"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]})
+        self._write(
+            {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]}
+        )
 
     def _write(self, rest: dict[str, Any]) -> None:
         head = {

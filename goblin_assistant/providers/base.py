@@ -181,7 +181,11 @@ def token_count(value: Any) -> int | None:
     budgets."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40 else None
+    return (
+        value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
+        else None
+    )
 
 
 def later_usage(known: Usage | None, usage: Usage) -> Usage:
@@ -198,7 +202,11 @@ def later_usage(known: Usage | None, usage: Usage) -> Usage:
             cache_write_1h_tokens=known.cache_write_1h_tokens,
         )
     if usage.completion_tokens < known.completion_tokens:
-        usage = replace(usage, completion_tokens=known.completion_tokens, reasoning_tokens=known.reasoning_tokens)
+        usage = replace(
+            usage,
+            completion_tokens=known.completion_tokens,
+            reasoning_tokens=known.reasoning_tokens,
+        )
     return usage
 
 

@@ -48,11 +48,16 @@ class Head:
 
     __slots__ = ("_known",)
 
-    def __init__(self, connection: HTTPConnection, method: str, target: str, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, connection: HTTPConnection, method: str, target: str, headers: Mapping[str, str]
+    ) -> None:
         """`connection` is one to where the requests go; it is not connected. Raises ValueError for what cannot be sent."""
         names = {name.lower() for name in headers}
         connection.putrequest(
-            method, target, skip_host="host" in names, skip_accept_encoding="accept-encoding" in names
+            method,
+            target,
+            skip_host="host" in names,
+            skip_accept_encoding="accept-encoding" in names,
         )
         for name, value in headers.items():
             connection.putheader(name, value)
@@ -75,8 +80,12 @@ class Tracked:
     """Mixed into urllib3's connections: knows the exchange that it carries, and can be shut down from outside."""
 
     exchange: Exchange | None = None
-    live: socket.socket | None = None  # http.client forgets `sock` when the server announces `Connection: close`
-    dialled: socket.socket | None = None  # the same connection during a TLS handshake, which takes `sock` away
+    live: socket.socket | None = (
+        None  # http.client forgets `sock` when the server announces `Connection: close`
+    )
+    dialled: socket.socket | None = (
+        None  # the same connection during a TLS handshake, which takes `sock` away
+    )
     carried = 0
     condemned = False  # a cut call's: it may be in the pool before its socket is shut down
     process = 0  # the one that connected, by the number of forks
@@ -115,7 +124,14 @@ class Tracked:
         return sock
 
     def ask(
-        self, pool: Pool, method: str, head: bytes, body: bytes | None, connect: float, *, streamed: bool
+        self,
+        pool: Pool,
+        method: str,
+        head: bytes,
+        body: bytes | None,
+        connect: float,
+        *,
+        streamed: bool,
     ) -> Answer:
         """Connect if need be, send a request and read the head of its answer. Raises what the layers below raise."""
         exchange = self.exchange
@@ -134,7 +150,10 @@ class Tracked:
             else:
                 sock.sendall(head)
                 sock.sendall(body)
-        except (BrokenPipeError, ssl.SSLEOFError):  # the second is the first's name where there is TLS
+        except (
+            BrokenPipeError,
+            ssl.SSLEOFError,
+        ):  # the second is the first's name where there is TLS
             pass  # it has answered, perhaps, without waiting for the whole body
         except OSError as error:
             if error.errno not in (errno.ECONNRESET, errno.EPROTOTYPE):
@@ -231,7 +250,9 @@ class Pool:
         except BaseException as error:
             connection.close()
             self._put_conn(None)  # the pool counts its places
-            if isinstance(error, TimeoutError) or not isinstance(error, (OSError, http.client.HTTPException)):
+            if isinstance(error, TimeoutError) or not isinstance(
+                error, (OSError, http.client.HTTPException)
+            ):
                 raise
             if isinstance(error, (ssl.SSLError, ssl.CertificateError)):
                 raise SSLError(error) from error

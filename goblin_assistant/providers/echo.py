@@ -23,7 +23,13 @@ from goblin_assistant.providers.base import (
     StreamEvent,
     Usage,
 )
-from goblin_assistant.providers.echo_answers import MAX_CHOICES, Answer, answer, embeddings, prompt_tokens
+from goblin_assistant.providers.echo_answers import (
+    MAX_CHOICES,
+    Answer,
+    answer,
+    embeddings,
+    prompt_tokens,
+)
 from goblin_assistant.providers.rows import declared_models, options_of
 from goblin_assistant.providers.simulation import Simulation, SimulationOptions, wait, wait_until
 
@@ -85,7 +91,12 @@ class EchoProvider(Provider):
             "created": int(time.time()),
             "model": request.model,
             "choices": [
-                {"index": index, "message": _message(made), "logprobs": None, "finish_reason": made.finish_reason}
+                {
+                    "index": index,
+                    "message": _message(made),
+                    "logprobs": None,
+                    "finish_reason": made.finish_reason,
+                }
                 for index in range(choices)
             ],
             "usage": _usage(usage),
@@ -115,7 +126,10 @@ class EchoProvider(Provider):
         due = time.monotonic()
         for index in range(choices):
             opening = b"%b%d," % (prefix, index)
-            yield opening + b'"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}\n\n'
+            yield (
+                opening
+                + b'"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}\n\n'
+            )
             for position, word in enumerate(made.words):
                 if plan.error is not None and position >= cut:
                     raise plan.error
@@ -136,7 +150,9 @@ class EchoProvider(Provider):
             )
         options = request.body.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage") is True:
-            yield b"data: " + orjson.dumps({**head, "choices": [], "usage": _usage(usage)}) + b"\n\n"
+            yield (
+                b"data: " + orjson.dumps({**head, "choices": [], "usage": _usage(usage)}) + b"\n\n"
+            )
         yield Completed(request.model, usage, made.finish_reason)
 
     def embed(self, request: ChatRequest) -> ChatResponse:
@@ -149,7 +165,10 @@ class EchoProvider(Provider):
         vectors, tokens = embeddings(request.body)
         body = {
             "object": "list",
-            "data": [{"object": "embedding", "index": index, "embedding": v} for index, v in enumerate(vectors)],
+            "data": [
+                {"object": "embedding", "index": index, "embedding": v}
+                for index, v in enumerate(vectors)
+            ],
             "model": request.model,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
@@ -177,7 +196,11 @@ def _message(made: Answer) -> dict[str, Any]:
     }
     if made.tool_calls:
         message["tool_calls"] = [
-            {"id": _call_id(position), "type": "function", "function": {"name": name, "arguments": arguments}}
+            {
+                "id": _call_id(position),
+                "type": "function",
+                "function": {"name": name, "arguments": arguments},
+            }
             for position, (name, arguments) in enumerate(made.tool_calls)
         ]
     return message
@@ -188,11 +211,22 @@ def _tool_call_deltas(made: Answer) -> Iterator[bytes]:
     for position, (name, arguments) in enumerate(made.tool_calls):
         function = {"name": name, "arguments": ""}
         yield orjson.dumps(
-            {"tool_calls": [{"index": position, "id": _call_id(position), "type": "function", "function": function}]}
+            {
+                "tool_calls": [
+                    {
+                        "index": position,
+                        "id": _call_id(position),
+                        "type": "function",
+                        "function": function,
+                    }
+                ]
+            }
         )
         half = len(arguments) // 2
         for piece in (arguments[:half], arguments[half:]):
-            yield orjson.dumps({"tool_calls": [{"index": position, "function": {"arguments": piece}}]})
+            yield orjson.dumps(
+                {"tool_calls": [{"index": position, "function": {"arguments": piece}}]}
+            )
 
 
 def _call_id(position: int) -> str:

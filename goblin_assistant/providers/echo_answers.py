@@ -27,7 +27,9 @@ from typing import Any
 from goblin_assistant.providers.base import InvalidRequest
 from goblin_assistant.providers.openai_dialect import encode
 
-INTRODUCTION = "I am echo, the offline provider of Goblin Assistant, not a language model. You said:"
+INTRODUCTION = (
+    "I am echo, the offline provider of Goblin Assistant, not a language model. You said:"
+)
 FILLER = "goblin"
 EMBEDDING_DIMENSIONS = 256
 MAX_EMBEDDING_DIMENSIONS = 4096
@@ -104,19 +106,27 @@ def embeddings(body: Mapping[str, Any]) -> tuple[list[list[float] | str], int]:
     """
     given = body.get("input")
     items: list[Any]
-    if isinstance(given, str) or (isinstance(given, list) and given and all(isinstance(i, int) for i in given)):
+    if isinstance(given, str) or (
+        isinstance(given, list) and given and all(isinstance(i, int) for i in given)
+    ):
         items = [given]
     elif isinstance(given, list) and given:
         items = given
     else:
-        raise InvalidRequest("input: a text, a list of texts or a list of token lists", provider="echo", param="input")
+        raise InvalidRequest(
+            "input: a text, a list of texts or a list of token lists",
+            provider="echo",
+            param="input",
+        )
     dimensions = body.get("dimensions", EMBEDDING_DIMENSIONS)
     if (
         not isinstance(dimensions, int)
         or isinstance(dimensions, bool)
         or not 1 <= dimensions <= MAX_EMBEDDING_DIMENSIONS
     ):
-        raise InvalidRequest(f"dimensions: 1 to {MAX_EMBEDDING_DIMENSIONS}", provider="echo", param="dimensions")
+        raise InvalidRequest(
+            f"dimensions: 1 to {MAX_EMBEDDING_DIMENSIONS}", provider="echo", param="dimensions"
+        )
     encode = body.get("encoding_format") == "base64"
     vectors: list[list[float] | str] = []
     tokens, left = 0, MAX_VECTOR_WORDS
@@ -128,10 +138,14 @@ def embeddings(body: Mapping[str, Any]) -> tuple[list[list[float] | str], int]:
             words = [str(i) for i in item[:left]]
             tokens += len(item)
         else:
-            raise InvalidRequest("input: texts or token lists, not both or others", provider="echo", param="input")
+            raise InvalidRequest(
+                "input: texts or token lists, not both or others", provider="echo", param="input"
+            )
         vector = _vector(words[:left], dimensions)
         left = max(0, left - len(words))
-        vectors.append(base64.b64encode(struct.pack(f"<{dimensions}f", *vector)).decode() if encode else vector)
+        vectors.append(
+            base64.b64encode(struct.pack(f"<{dimensions}f", *vector)).decode() if encode else vector
+        )
     return vectors, tokens
 
 
@@ -158,7 +172,9 @@ def _text(message: Mapping[str, Any]) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return " ".join(p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str))
+        return " ".join(
+            p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str)
+        )
     return ""
 
 
@@ -176,7 +192,9 @@ def _formatted(wanted: Any, said: str) -> str:
     return ""
 
 
-def _tool_calls(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _tool_calls(
+    body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
     functions: dict[str, Any] = {}
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else ():
@@ -190,7 +208,9 @@ def _tool_calls(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) 
         function = choice.get("function")
         name = function.get("name") if isinstance(function, dict) else None
         if name not in functions:
-            raise InvalidRequest("tool_choice names no tool of the request", provider="echo", param="tool_choice")
+            raise InvalidRequest(
+                "tool_choice names no tool of the request", provider="echo", param="tool_choice"
+            )
         names = [name]
     elif choice == "required":
         names = [next(iter(functions))]
@@ -245,7 +265,9 @@ class _Maker:
             return [self.make(schema.get("items"), depth + 1) for _ in range(count)]
         minimum = schema.get("minimum")
         number = minimum if isinstance(minimum, (int, float)) else 1
-        return {"integer": math.ceil(number), "number": number, "boolean": True, "null": None}.get(str(kind), FILLER)
+        return {"integer": math.ceil(number), "number": number, "boolean": True, "null": None}.get(
+            str(kind), FILLER
+        )
 
     def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
         properties = schema.get("properties")
@@ -253,4 +275,8 @@ class _Maker:
             return {}
         required = schema.get("required")
         names = list(properties) if depth < 2 or not isinstance(required, list) else required
-        return {name: self.make(properties.get(name), depth + 1) for name in names if isinstance(name, str)}
+        return {
+            name: self.make(properties.get(name), depth + 1)
+            for name in names
+            if isinstance(name, str)
+        }

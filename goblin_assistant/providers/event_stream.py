@@ -11,7 +11,13 @@ from urllib3.response import HTTPResponse
 from goblin_assistant.providers.answers import ChunkedAnswer
 from goblin_assistant.providers.base import BadResponse
 from goblin_assistant.providers.sse import Blocks, EventTooLarge, is_comment, without_first_comments
-from goblin_assistant.providers.transport import TRANSPORT_ERRORS, Timeouts, cut_error, discard, fault_error
+from goblin_assistant.providers.transport import (
+    TRANSPORT_ERRORS,
+    Timeouts,
+    cut_error,
+    discard,
+    fault_error,
+)
 from goblin_assistant.providers.watchdog import Exchange, watchdog
 
 READ_SIZE = 65536
@@ -26,10 +32,23 @@ class EventStream(Iterator[bytes]):
     connection back for the next call where that can be done at once.
     """
 
-    __slots__ = ("_blocks", "_decode", "_exchange", "_name", "_over", "_response", "_started", "_timeouts")
+    __slots__ = (
+        "_blocks",
+        "_decode",
+        "_exchange",
+        "_name",
+        "_over",
+        "_response",
+        "_started",
+        "_timeouts",
+    )
 
     def __init__(
-        self, name: str, timeouts: Timeouts, response: ChunkedAnswer | HTTPResponse, exchange: Exchange
+        self,
+        name: str,
+        timeouts: Timeouts,
+        response: ChunkedAnswer | HTTPResponse,
+        exchange: Exchange,
     ) -> None:
         self._name = name
         self._timeouts = timeouts
@@ -57,13 +76,19 @@ class EventStream(Iterator[bytes]):
                 block = self._blocks.feed(data)
             except EventTooLarge:
                 self.close()
-                raise BadResponse(f"{self._name} sent an event that is too large", provider=self._name) from None
+                raise BadResponse(
+                    f"{self._name} sent an event that is too large", provider=self._name
+                ) from None
             except TRANSPORT_ERRORS as error:
                 self.close()
-                raise fault_error(self._name, error, exchange, self._timeouts, answering=True) from error
+                raise fault_error(
+                    self._name, error, exchange, self._timeouts, answering=True
+                ) from error
             if self._started:
                 exchange.limit = math.inf
-            if exchange.cut:  # a socket that was shut down reads as an end, or as nonsense where there is TLS
+            if (
+                exchange.cut
+            ):  # a socket that was shut down reads as an end, or as nonsense where there is TLS
                 self.close()
                 raise cut_error(self._name, exchange, self._timeouts)
             if not data:

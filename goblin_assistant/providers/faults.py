@@ -35,18 +35,27 @@ from goblin_assistant.providers.base import (
     Timeout,
 )
 
-CONTEXT_CODES = frozenset({"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"})
+CONTEXT_CODES = frozenset(
+    {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
+)
 """OpenAI's two codes, and llama.cpp's (`type`,
 https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md)."""
 
 FILTER_CODES = frozenset(
-    {"content_filter", "content_policy_violation", "moderation_blocked", "ResponsibleAIPolicyViolation"}
+    {
+        "content_filter",
+        "content_policy_violation",
+        "moderation_blocked",
+        "ResponsibleAIPolicyViolation",
+    }
 )
 """OpenAI's, and Azure's inner code (https://learn.microsoft.com/azure/ai-services/openai/concepts/content-filter)."""
 
 MODEL_CODES = frozenset({"model_not_found", "unknown_model", "invalid_model", "DeploymentNotFound"})
 
-QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"})
+QUOTA_CODES = frozenset(
+    {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"}
+)
 
 QUOTA_RETRY_AFTER = 3600.0
 """Seconds to tell where a provider refuses for lack of money: above every cap, so no attempt is repeated at the same
@@ -86,7 +95,11 @@ def _plausible(seconds: float) -> float | None:
 
 
 def error_for(
-    failure: UpstreamFailure, *, code: str | None = None, kind: str | None = None, param: str | None = None
+    failure: UpstreamFailure,
+    *,
+    code: str | None = None,
+    kind: str | None = None,
+    param: str | None = None,
 ) -> ProviderError:
     """The error that a failed answer means. `code` and `kind` are the structured body's code and type, where it has
     them.
@@ -109,7 +122,10 @@ def error_for(
         else:
             error, message = InvalidRequest, "refused the request as invalid"
     elif status in (401, 403):
-        error, message = AuthenticationFailed, "refused the credentials that this server is configured with"
+        error, message = (
+            AuthenticationFailed,
+            "refused the credentials that this server is configured with",
+        )
     elif status in (404, 410):
         error, message = ModelNotFound, "does not serve this model"
     elif status == 402 or (status == 429 and names & QUOTA_CODES):
@@ -129,5 +145,9 @@ def error_for(
     else:
         error, message = BadResponse, f"answered with status {status}"
     return error(
-        f"{provider} {message}", provider=provider, retry_after=retry_after, upstream_status=status, param=param
+        f"{provider} {message}",
+        provider=provider,
+        retry_after=retry_after,
+        upstream_status=status,
+        param=param,
     )

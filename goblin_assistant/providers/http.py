@@ -91,7 +91,9 @@ class UpstreamClient:
         adapter = _Adapter(pool_connections=1, pool_maxsize=pool_size)
         self._session.mount(base_url, adapter)
         prepared = requests.Request("POST", base_url).prepare()
-        self._pool = cast(TrackedPool, adapter.get_connection_with_tls_context(prepared, verify=verify))
+        self._pool = cast(
+            TrackedPool, adapter.get_connection_with_tls_context(prepared, verify=verify)
+        )
         self._prefix = urlsplit(base_url).path.rstrip("/")
         self._headers = {
             "Content-Type": "application/json",
@@ -147,7 +149,8 @@ class UpstreamClient:
             if kind and not kind.lower().startswith("text/event-stream"):
                 discard(response)
                 raise BadResponse(
-                    f"{self.provider_name} did not answer with an event stream", provider=self.provider_name
+                    f"{self.provider_name} did not answer with an event stream",
+                    provider=self.provider_name,
                 )
             return EventStream(self.provider_name, self.timeouts, response, exchange)
         except BaseException:
@@ -229,7 +232,9 @@ class UpstreamClient:
         try:
             data = answer.whole()
         except TRANSPORT_ERRORS as error:
-            raise fault_error(self.provider_name, error, exchange, self.timeouts, answering=True) from error
+            raise fault_error(
+                self.provider_name, error, exchange, self.timeouts, answering=True
+            ) from error
         if exchange.cut:
             raise cut_error(self.provider_name, exchange, self.timeouts)
         return data
@@ -239,17 +244,24 @@ class UpstreamClient:
             data = _read_up_to(response, MAX_ANSWER_BYTES + 1)
         except TRANSPORT_ERRORS as error:
             discard(response)
-            raise fault_error(self.provider_name, error, exchange, self.timeouts, answering=True) from error
+            raise fault_error(
+                self.provider_name, error, exchange, self.timeouts, answering=True
+            ) from error
         if exchange.cut:
             discard(response)
             raise cut_error(self.provider_name, exchange, self.timeouts)
         if len(data) > MAX_ANSWER_BYTES:
             discard(response)
-            raise BadResponse(f"{self.provider_name} sent an answer that is too large", provider=self.provider_name)
+            raise BadResponse(
+                f"{self.provider_name} sent an answer that is too large",
+                provider=self.provider_name,
+            )
         response.release_conn()
         return data
 
-    def _failure(self, response: HTTPResponse, exchange: Exchange, fields: Container[str]) -> ProviderError:
+    def _failure(
+        self, response: HTTPResponse, exchange: Exchange, fields: Container[str]
+    ) -> ProviderError:
         try:
             body = _read_up_to(response, MAX_ERROR_BYTES)
         except TRANSPORT_ERRORS:

@@ -28,7 +28,13 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.providers.http import Timeouts, UpstreamClient
 from goblin_assistant.providers.json_answers import parse_answer
-from goblin_assistant.providers.openai_dialect import classify, encode, error_object, stream_error, usage_in
+from goblin_assistant.providers.openai_dialect import (
+    classify,
+    encode,
+    error_object,
+    stream_error,
+    usage_in,
+)
 from goblin_assistant.providers.openai_stream import Follower
 from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.providers.rows import api_key_of, declared_models, options_of, timeouts_of
@@ -56,13 +62,15 @@ class Quirks(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     stream_options: bool = Field(
-        True, description="false: the server refuses stream_options; a client's own are left out too"
+        True,
+        description="false: the server refuses stream_options; a client's own are left out too",
     )
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
         None, description="the one name of the limit that it knows"
     )
     max_tokens_models: str = Field(
-        ".*", description="regular expression: the models (from their first letter) that max_tokens_field is for"
+        ".*",
+        description="regular expression: the models (from their first letter) that max_tokens_field is for",
     )
     auth_header: str = "Authorization"
     auth_prefix: str = "Bearer "
@@ -73,7 +81,9 @@ class Quirks(BaseModel):
     )
     learn_models: bool = Field(True, description="false: GET models is a check only")
     model_id_prefix: str = Field("", description="what the list writes before each id")
-    drop_fields: tuple[str, ...] = Field((), description="request fields that the server refuses; left out")
+    drop_fields: tuple[str, ...] = Field(
+        (), description="request fields that the server refuses; left out"
+    )
     ca_bundle: str | None = Field(
         None, description="path of the CA certificates that the server's own is checked against"
     )
@@ -128,7 +138,9 @@ class OpenAICompatibleProvider(Provider):
             api_key=api_key_of(row, config),
             quirks=options_of(name, row, Quirks),
             models=declared,
-            fallback_models=[_learned(item) for item in PRESETS[name].models] if name in PRESETS else (),
+            fallback_models=[_learned(item) for item in PRESETS[name].models]
+            if name in PRESETS
+            else (),
             headers=row.headers,
             query=row.query,
             timeouts=timeouts_of(row, config),
@@ -143,7 +155,9 @@ class OpenAICompatibleProvider(Provider):
 
     def serves(self, model: str) -> bool:
         """Any model unless the row declares which: the server knows best."""
-        return bool(model) and (not self._declared or any(known.id == model for known in self._models))
+        return bool(model) and (
+            not self._declared or any(known.id == model for known in self._models)
+        )
 
     def check(self, timeout: float = 3.0) -> None:
         """GET the list of models, which is free everywhere, and learn it."""
@@ -163,7 +177,9 @@ class OpenAICompatibleProvider(Provider):
         listed = self._client.get_json(path, timeout)
         rows = listed.get("data") if isinstance(listed, dict) else listed  # Together: a bare list
         if not isinstance(rows, list):
-            raise BadResponse(f"{self.name} did not answer with a list of models", provider=self.name)
+            raise BadResponse(
+                f"{self.name} did not answer with a list of models", provider=self.name
+            )
         if self._declared or not self._quirks.learn_models:
             return
         found: dict[str, Model] = {}
@@ -197,9 +213,13 @@ class OpenAICompatibleProvider(Provider):
         body = self._encode(request, stream=True)
         options = request.body.get("stream_options")
         asked = isinstance(options, dict) and options.get("include_usage") is True
-        follower = Follower(self.name, request.body, drop_usage=not asked, progress=request.progress)
+        follower = Follower(
+            self.name, request.body, drop_usage=not asked, progress=request.progress
+        )
         feed = follower.feed
-        events = self._client.post_sse(self._chat_path(request), body, request.call, fields=request.body)
+        events = self._client.post_sse(
+            self._chat_path(request), body, request.call, fields=request.body
+        )
         try:
             for block in events:
                 if follower.plain(block):
@@ -229,7 +249,9 @@ class OpenAICompatibleProvider(Provider):
         data = self._client.post(_at(path, request.model), body, request.call, fields=request.body)
         parsed = self._parse(data, request, "data")
         model = parsed.get("model")
-        return ChatResponse(data, model if isinstance(model, str) else request.model, usage_in(parsed))
+        return ChatResponse(
+            data, model if isinstance(model, str) else request.model, usage_in(parsed)
+        )
 
     def close(self) -> None:
         """Close idle connections."""
@@ -254,9 +276,13 @@ class OpenAICompatibleProvider(Provider):
             if not self._quirks.stream_options:
                 if options is not None:
                     removed.append("stream_options")
-            elif stream and not (isinstance(options, dict) and options.get("include_usage") is True):
+            elif stream and not (
+                isinstance(options, dict) and options.get("include_usage") is True
+            ):
                 changes["stream_options"] = (
-                    {**options, "include_usage": True} if isinstance(options, dict) else {"include_usage": True}
+                    {**options, "include_usage": True}
+                    if isinstance(options, dict)
+                    else {"include_usage": True}
                 )
             self._one_limit(request, changes, removed)
         if not changes and not removed:
@@ -308,5 +334,9 @@ def _learned(model_id: str, row: Mapping[str, Any] | None = None) -> Model:
         capabilities = frozenset({"embeddings"})
     elif _NOT_CHAT.search(lowered):
         capabilities = frozenset()
-    window = next((row[name] for name in _WINDOWS if isinstance(row.get(name), int)), None) if row else None
+    window = (
+        next((row[name] for name in _WINDOWS if isinstance(row.get(name), int)), None)
+        if row
+        else None
+    )
     return Model(model_id, capabilities, window)

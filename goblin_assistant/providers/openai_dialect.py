@@ -23,7 +23,9 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 
-AUTHENTICATION_CODES = frozenset({"invalid_api_key", "API_KEY_INVALID", "authentication_error", "permission_error"})
+AUTHENTICATION_CODES = frozenset(
+    {"invalid_api_key", "API_KEY_INVALID", "authentication_error", "permission_error"}
+)
 """OpenAI's and Gemini's (which says so with status 400), and what servers write into an event stream."""
 
 STREAM_STATUSES = {
@@ -74,18 +76,28 @@ def parse_usage(value: Any, service_tier: Any = None) -> Usage | None:
     prompt, completion = map(token_count, given)
     if prompt is None and completion is None:
         return None
-    absurd = (prompt is None and given[0] is not None) or (completion is None and given[1] is not None)
+    absurd = (prompt is None and given[0] is not None) or (
+        completion is None and given[1] is not None
+    )
     prompt_details = value.get("prompt_tokens_details")
     completion_details = value.get("completion_tokens_details")
-    cached = token_count(prompt_details.get("cached_tokens")) if isinstance(prompt_details, dict) else None
+    cached = (
+        token_count(prompt_details.get("cached_tokens"))
+        if isinstance(prompt_details, dict)
+        else None
+    )
     if cached is None:
         # DeepSeek: https://api-docs.deepseek.com/guides/kv_cache
         cached = token_count(value.get("prompt_cache_hit_tokens"))
     written = (
-        token_count(prompt_details.get("cache_write_tokens")) if isinstance(prompt_details, dict) else None
+        token_count(prompt_details.get("cache_write_tokens"))
+        if isinstance(prompt_details, dict)
+        else None
     )  # OpenRouter
     reasoning = (
-        token_count(completion_details.get("reasoning_tokens")) if isinstance(completion_details, dict) else None
+        token_count(completion_details.get("reasoning_tokens"))
+        if isinstance(completion_details, dict)
+        else None
     )
     return Usage(
         prompt_tokens=prompt or 0,
@@ -146,7 +158,9 @@ def classify(failure: UpstreamFailure) -> ProviderError:
     return error_for(failure, code=code, kind=kind, param=param)
 
 
-def stream_error(provider: str, error: Mapping[str, Any], fields: Mapping[str, Any]) -> ProviderError:
+def stream_error(
+    provider: str, error: Mapping[str, Any], fields: Mapping[str, Any]
+) -> ProviderError:
     """The error that `data: {"error": {...}}` in a stream means; a numeric code is an HTTP status (OpenRouter,
     vLLM)."""
     code, kind, param = _names(error)
@@ -158,14 +172,17 @@ def stream_error(provider: str, error: Mapping[str, Any], fields: Mapping[str, A
     result: ProviderError
     if status in (401, 403):
         result = AuthenticationFailed(
-            f"{provider} refused the credentials that this server is configured with", provider=provider
+            f"{provider} refused the credentials that this server is configured with",
+            provider=provider,
         )
     elif status == 504 or {code, kind} & {"timeout", "provider_timeout"}:
         result = Timeout(f"{provider} gave up waiting", provider=provider)
     elif status is None or status == 500:
         result = BadResponse(f"{provider} reported an error in its stream", provider=provider)
     else:
-        result = error_for(UpstreamFailure(provider, status, {}, b""), code=code, kind=kind, param=param)
+        result = error_for(
+            UpstreamFailure(provider, status, {}, b""), code=code, kind=kind, param=param
+        )
         result.upstream_status = None  # the answer's own was a success
     if result.param is not None and result.param not in fields:
         result.param = None

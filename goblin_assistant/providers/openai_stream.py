@@ -20,10 +20,25 @@ class Follower:
     """The state of one stream. `drop_usage`: the usage chunk was asked for by us, not by the
     client. `progress` is told the counts as they come."""
 
-    __slots__ = ("_drop_usage", "_fields", "_progress", "_provider", "_seen", "done", "finish_reason", "model", "usage")
+    __slots__ = (
+        "_drop_usage",
+        "_fields",
+        "_progress",
+        "_provider",
+        "_seen",
+        "done",
+        "finish_reason",
+        "model",
+        "usage",
+    )
 
     def __init__(
-        self, provider: str, fields: Mapping[str, Any], *, drop_usage: bool, progress: Progress | None = None
+        self,
+        provider: str,
+        fields: Mapping[str, Any],
+        *,
+        drop_usage: bool,
+        progress: Progress | None = None,
     ) -> None:
         self._progress = progress if progress is not None else Progress()
         self._provider = provider
@@ -56,7 +71,9 @@ class Follower:
     def completed(self) -> Completed:
         """The stream is over. Raises BadResponse if it did not say so itself."""
         if not self.done and self.finish_reason is None:
-            raise BadResponse(f"{self._provider}'s stream ended before its end", provider=self._provider)
+            raise BadResponse(
+                f"{self._provider}'s stream ended before its end", provider=self._provider
+            )
         return Completed(self.model, self.usage, self.finish_reason)
 
     def _look(self, block: bytes) -> bytes:
@@ -84,7 +101,9 @@ class Follower:
     def _keeps(self, data: bytes) -> bool:
         chunk = parse_event(self._provider, data)
         if not isinstance(chunk, dict):
-            raise BadResponse(f"{self._provider} sent an event that is no chunk", provider=self._provider)
+            raise BadResponse(
+                f"{self._provider} sent an event that is no chunk", provider=self._provider
+            )
         choices = chunk.get("choices")
         if chunk.get("error") or (not isinstance(choices, list) and chunk.get("object") == "error"):
             raise stream_error(self._provider, error_object(chunk) or {}, self._fields)

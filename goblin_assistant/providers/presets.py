@@ -50,7 +50,10 @@ PRESETS: dict[str, Preset] = {
         api_key_env="OPENAI_API_KEY",
         base_url_env="OPENAI_BASE_URL",
         models=tuple(OPENAI_MODELS.split()),
-        options={"max_tokens_field": "max_completion_tokens", "max_tokens_models": r"(o\d|gpt-[5-9])"},
+        options={
+            "max_tokens_field": "max_completion_tokens",
+            "max_tokens_models": r"(o\d|gpt-[5-9])",
+        },
     ),
     # https://docs.anthropic.com/en/api/overview; its own dialect, see anthropic.py
     "anthropic": Preset(
@@ -76,7 +79,9 @@ PRESETS: dict[str, Preset] = {
     "groq": Preset(base_url="https://api.groq.com/openai/v1", api_key_env="GROQ_API_KEY"),
     # https://api-docs.deepseek.com/
     "deepseek": Preset(
-        base_url="https://api.deepseek.com/v1", api_key_env="DEEPSEEK_API_KEY", options=LEGACY_MAX_TOKENS
+        base_url="https://api.deepseek.com/v1",
+        api_key_env="DEEPSEEK_API_KEY",
+        options=LEGACY_MAX_TOKENS,
     ),
     # https://openrouter.ai/docs/api-reference/overview; its model list is public, so that a check proves
     # reachability, not the key
@@ -87,11 +92,15 @@ PRESETS: dict[str, Preset] = {
     ),
     # https://docs.together.ai/docs/openai-api-compatibility; GET /models answers with a bare list
     "together": Preset(
-        base_url="https://api.together.xyz/v1", api_key_env="TOGETHER_API_KEY", options=LEGACY_MAX_TOKENS
+        base_url="https://api.together.xyz/v1",
+        api_key_env="TOGETHER_API_KEY",
+        options=LEGACY_MAX_TOKENS,
     ),
     # https://docs.fireworks.ai/tools-sdks/openai-compatibility
     "fireworks": Preset(
-        base_url="https://api.fireworks.ai/inference/v1", api_key_env="FIREWORKS_API_KEY", options=LEGACY_MAX_TOKENS
+        base_url="https://api.fireworks.ai/inference/v1",
+        api_key_env="FIREWORKS_API_KEY",
+        options=LEGACY_MAX_TOKENS,
     ),
     # https://docs.x.ai/docs/api-reference
     "xai": Preset(base_url="https://api.x.ai/v1", api_key_env="XAI_API_KEY"),

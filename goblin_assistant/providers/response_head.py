@@ -60,7 +60,9 @@ def plain_body(data: bytes) -> tuple[int, int] | None:
             if length >= 0 or not (value.isascii() and value.isdigit() and len(value) < 16):
                 return None
             length = int(value)
-        elif name in ("transfer-encoding", "content-encoding") or (name == "connection" and "close" in value.lower()):
+        elif name in ("transfer-encoding", "content-encoding") or (
+            name == "connection" and "close" in value.lower()
+        ):
             return None
     return (end + 4, length) if length >= 0 else None
 
@@ -116,14 +118,19 @@ class QuickResponse(http.client.HTTPResponse):
                 pairs = split(buffered[:end])
                 if pairs is not None:
                     self.fp.read(end + 4)
-                    self._take(buffered[len(_START) : buffered.find(b"\r\n")].decode("latin-1"), Head(pairs))
+                    self._take(
+                        buffered[len(_START) : buffered.find(b"\r\n")].decode("latin-1"),
+                        Head(pairs),
+                    )
                     return
         super().begin()
         if not self.chunked:
             length = announced_length(self.headers.get_all("content-length", []))
             if self.length is None:  # http.client takes no list, not even of one number
                 self.length = length
-        if self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:  # nobody asked for it, and HTTP ends here
+        if (
+            self.status == http.HTTPStatus.SWITCHING_PROTOCOLS
+        ):  # nobody asked for it, and HTTP ends here
             self.will_close = True
 
     def _read_status(self) -> tuple[str, int, str]:

@@ -43,7 +43,9 @@ def declared_models(row: ProviderRow) -> list[Model] | None:
     if row.models is None:
         return None
     return [
-        Model(item.id, item.capabilities, item.context_window) if isinstance(item, ModelRow) else Model(item)
+        Model(item.id, item.capabilities, item.context_window)
+        if isinstance(item, ModelRow)
+        else Model(item)
         for item in row.models
     ]
 
@@ -99,7 +101,9 @@ def _switched_on(preset: Preset, config: Config) -> bool:
     return all(variable(config, name) for name in named)
 
 
-def _complete(name: str, row: ProviderRow, preset: Preset | None, config: Config) -> ProviderRow | ConfigError:
+def _complete(
+    name: str, row: ProviderRow, preset: Preset | None, config: Config
+) -> ProviderRow | ConfigError:
     kind = row.kind or (preset.kind if preset else "openai_compatible")
     if preset is not None and row.kind not in (None, preset.kind):
         preset = None  # a row of another kind that happens to have a known name
@@ -117,14 +121,20 @@ def _complete(name: str, row: ProviderRow, preset: Preset | None, config: Config
             or None
         )
         from_environment = {key: variable(config, env) for key, env in preset.query_env.items()}
-        query = {**preset.query, **{key: value for key, value in from_environment.items() if value}, **query}
+        query = {
+            **preset.query,
+            **{key: value for key, value in from_environment.items() if value},
+            **query,
+        }
         options = {**preset.options, **options}
         headers = {**preset.headers, **headers}
         key_env = key_env or preset.api_key_env or None
     if base_url is not None:
         base_url = base_url.rstrip("/")
         if not base_url.startswith(("http://", "https://")):
-            problems.append(f"{preset.base_url_env if preset else name}: accepted: an http:// or https:// URL")
+            problems.append(
+                f"{preset.base_url_env if preset else name}: accepted: an http:// or https:// URL"
+            )
         elif preset is not None and preset.suffix and base_url.count("/") == 2:
             base_url += preset.suffix
     complete = row.model_copy(
@@ -145,15 +155,25 @@ def _complete(name: str, row: ProviderRow, preset: Preset | None, config: Config
     if key is None and preset is not None and preset.key_required:
         problems.append(f"[providers.{name}]: has no key; set {key_env}, or enabled = false")
     elif key is None and row.api_key_env:
-        problems.append(f"[providers.{name}]: api_key_env names {row.api_key_env}, which is not set")
-    if not all(text.isprintable() and text.isascii() for text in [key or "", *headers, *headers.values()]):
-        problems.append(f"[providers.{name}]: the key or a header holds characters that HTTP does not allow")
+        problems.append(
+            f"[providers.{name}]: api_key_env names {row.api_key_env}, which is not set"
+        )
+    if not all(
+        text.isprintable() and text.isascii() for text in [key or "", *headers, *headers.values()]
+    ):
+        problems.append(
+            f"[providers.{name}]: the key or a header holds characters that HTTP does not allow"
+        )
     return ConfigError(problems) if problems else complete
 
 
 def secrets_of(row: ProviderRow, config: Config) -> list[str]:
     """The credentials of a row, for the log's redaction."""
-    found = [value for name, value in row.headers.items() if any(part in name.lower() for part in SECRET_HEADERS)]
+    found = [
+        value
+        for name, value in row.headers.items()
+        if any(part in name.lower() for part in SECRET_HEADERS)
+    ]
     if key := api_key_of(row, config):
         found.append(key)
     return found

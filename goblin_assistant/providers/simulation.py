@@ -119,15 +119,23 @@ class SimulationOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     latency: Distribution = Field("0", description="seconds until an answer begins")
-    ttft: Distribution | None = Field(None, description="the same for streams only; latency where left out")
+    ttft: Distribution | None = Field(
+        None, description="the same for streams only; latency where left out"
+    )
     tokens_per_second: float = Field(0, ge=0, le=1e6, description="0: all at once")
     tokens: Distribution | None = Field(
         None, description="length of the answer in tokens; left out: the text is echoed"
     )
     error_rate: float = Field(0, ge=0, le=1, description="share of calls that fail")
-    error_kinds: tuple[FaultKind, ...] = Field(("bad_response",), min_length=1, description="drawn from evenly")
-    retry_after: float | None = Field(None, ge=0, description="seconds, said with rate_limited and overloaded")
-    seed: int | None = Field(None, description="the same calls in the same order give the same draws")
+    error_kinds: tuple[FaultKind, ...] = Field(
+        ("bad_response",), min_length=1, description="drawn from evenly"
+    )
+    retry_after: float | None = Field(
+        None, ge=0, description="seconds, said with rate_limited and overloaded"
+    )
+    seed: int | None = Field(
+        None, description="the same calls in the same order give the same draws"
+    )
 
 
 class Plan:
@@ -136,7 +144,12 @@ class Plan:
     __slots__ = ("cut_at", "error", "length", "pace", "wait")
 
     def __init__(
-        self, wait: float, pace: float, length: int | None, error: ProviderError | None, cut_at: float | None
+        self,
+        wait: float,
+        pace: float,
+        length: int | None,
+        error: ProviderError | None,
+        cut_at: float | None,
     ) -> None:
         self.wait = wait  # seconds until the answer begins
         self.pace = pace  # seconds per token
@@ -177,7 +190,11 @@ class Simulation:
 
     def _error(self, kind: str) -> ProviderError:
         after = self._options.retry_after if kind in ("rate_limited", "overloaded") else None
-        return _FAULTS[kind](f"{self._provider} simulates the fault {kind}", provider=self._provider, retry_after=after)
+        return _FAULTS[kind](
+            f"{self._provider} simulates the fault {kind}",
+            provider=self._provider,
+            retry_after=after,
+        )
 
 
 def wait(seconds: float, call: Call, provider: str) -> None:
@@ -193,7 +210,9 @@ def wait_until(moment: float, call: Call, provider: str) -> None:
         if left <= 0:
             return
         if now >= call.deadline:
-            raise Timeout(f"{provider} did not finish before the request's deadline", provider=provider)
+            raise Timeout(
+                f"{provider} did not finish before the request's deadline", provider=provider
+            )
         if left > LOOK_SECONDS / 2 and call.client_gone is not None and call.client_gone():
             raise CallCancelled
         time.sleep(min(left, LOOK_SECONDS, call.deadline - now))

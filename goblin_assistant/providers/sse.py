@@ -109,4 +109,8 @@ def without_first_comments(block: bytes) -> bytes:
 
 def is_comment(block: bytes) -> bool:
     """Whether a block has nothing but comments: signs of life that some servers send before the first token."""
-    return block.lstrip(b"\r\n")[:1] in (b":", b"") and b"\ndata" not in block and b"\nevent" not in block
+    return (
+        block.lstrip(b"\r\n")[:1] in (b":", b"")
+        and b"\ndata" not in block
+        and b"\nevent" not in block
+    )

@@ -19,7 +19,13 @@ from urllib3.exceptions import (
 from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.answers import ChunkedAnswer
-from goblin_assistant.providers.base import BadResponse, CallCancelled, ConnectionFailed, ProviderError, Timeout
+from goblin_assistant.providers.base import (
+    BadResponse,
+    CallCancelled,
+    ConnectionFailed,
+    ProviderError,
+    Timeout,
+)
 from goblin_assistant.providers.watchdog import Exchange
 
 TRANSPORT_ERRORS = (HTTPError, OSError, http.client.HTTPException)
@@ -44,7 +50,9 @@ def cut_error(name: str, exchange: Exchange, timeouts: Timeouts) -> ProviderErro
     if exchange.cut == "idle":
         return Timeout(f"{name} was silent for {timeouts.idle:g} s", provider=name)
     if exchange.cut == "unwatched":
-        return Timeout(f"the call to {name} was ended: its time limit could not be watched", provider=name)
+        return Timeout(
+            f"the call to {name} was ended: its time limit could not be watched", provider=name
+        )
     return Timeout(f"{name} did not finish before the request's deadline", provider=name)
 
 
@@ -55,9 +63,13 @@ def fault_error(
     if exchange.cut:
         return cut_error(name, exchange, timeouts)
     if isinstance(error, (NameResolutionError, socket.gaierror)):
-        return ConnectionFailed(f"{name} cannot be found: its host name does not resolve", provider=name)
+        return ConnectionFailed(
+            f"{name} cannot be found: its host name does not resolve", provider=name
+        )
     # TimeoutError is a TLS handshake's: once connected, sockets have no timeout.
-    if isinstance(error, (ConnectTimeoutError, TimeoutError)) and not isinstance(error, NewConnectionError):
+    if isinstance(error, (ConnectTimeoutError, TimeoutError)) and not isinstance(
+        error, NewConnectionError
+    ):
         return Timeout(f"{name} could not be reached in time", provider=name)
     if isinstance(error, NewConnectionError):
         return ConnectionFailed(f"{name} cannot be reached: no connection", provider=name)
@@ -74,7 +86,9 @@ def fault_error(
 
 def closed_silently(error: ProtocolError) -> bool:
     """Whether the connection was closed before any byte of an answer."""
-    return isinstance(_cause(error), (ConnectionResetError, BrokenPipeError))  # RemoteDisconnected is one of the first
+    return isinstance(
+        _cause(error), (ConnectionResetError, BrokenPipeError)
+    )  # RemoteDisconnected is one of the first
 
 
 def _cause(error: ProtocolError) -> object:

@@ -48,7 +48,16 @@ held and finalise an event stream, which takes it too."""
 class Exchange:
     """One request on its way: which connection carries it, and whether it was cut."""
 
-    __slots__ = ("call", "client_gone", "connection", "cut", "fresh", "limit", "limit_means", "reused")
+    __slots__ = (
+        "call",
+        "client_gone",
+        "connection",
+        "cut",
+        "fresh",
+        "limit",
+        "limit_means",
+        "reused",
+    )
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -86,7 +95,9 @@ class Exchange:
             return False
         try:
             return self.client_gone()
-        except Exception:  # one odd answer must not leave every other call unwatched, nor fill the log
+        except (
+            Exception
+        ):  # one odd answer must not leave every other call unwatched, nor fill the log
             logger.exception("client_gone_failed")
             self.client_gone = None
             return False
@@ -141,7 +152,9 @@ class Watchdog:
         with self._starting:
             self._looked_at = time.monotonic()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="goblin-upstream-watchdog", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="goblin-upstream-watchdog", daemon=True
+                )
                 self._thread.start()
             self._wake.set()
 
@@ -166,7 +179,9 @@ class Watchdog:
             try:
                 exchange.look(now)
             except Exception:
-                logger.exception("exchange_unwatched", extra={"correlation_id": exchange.call.correlation_id})
+                logger.exception(
+                    "exchange_unwatched", extra={"correlation_id": exchange.call.correlation_id}
+                )
                 if exchange.cut == "unwatched":  # it cannot be cut either
                     self._active.pop(id(exchange), None)
                 exchange.cut = "unwatched"  # the next look shuts its socket down
@@ -182,4 +197,6 @@ def _forked() -> None:
     watchdog.forget()
 
 
-os.register_at_fork(before=ownership.acquire, after_in_parent=ownership.release, after_in_child=_forked)
+os.register_at_fork(
+    before=ownership.acquire, after_in_parent=ownership.release, after_in_child=_forked
+)

@@ -33,7 +33,9 @@ OPTIONS = ("temperature", "top_p", "seed", "stop")
 class LlamaCppNativeProvider(Provider):
     """A llama.cpp server, over its native endpoint."""
 
-    def __init__(self, name: str, base_url: str, timeouts: Timeouts | None = None, pool_size: int = 64) -> None:
+    def __init__(
+        self, name: str, base_url: str, timeouts: Timeouts | None = None, pool_size: int = 64
+    ) -> None:
         self.name = name
         self._client = UpstreamClient(name, base_url, {}, timeouts or Timeouts(), pool_size)
 
@@ -41,7 +43,9 @@ class LlamaCppNativeProvider(Provider):
     def from_row(cls, name: str, row: ProviderRow, config: Config) -> LlamaCppNativeProvider:
         """What the entry point must have."""
         if row.base_url is None:
-            raise ConfigError([f"[providers.{name}]: needs base_url, for example http://127.0.0.1:8080"])
+            raise ConfigError(
+                [f"[providers.{name}]: needs base_url, for example http://127.0.0.1:8080"]
+            )
         return cls(name, row.base_url, timeouts_of(row, config), config.threads)
 
     def models(self) -> Sequence[Model]:
@@ -107,7 +111,11 @@ def parse_response(name: str, model: str, data: bytes) -> ChatResponse:
         "created": 0,
         "model": model,
         "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": answer["content"]}, "finish_reason": reason}
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": answer["content"]},
+                "finish_reason": reason,
+            }
         ],
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
@@ -129,7 +137,9 @@ def parse_event(name: str, model: str, data: bytes) -> tuple[bytes, Completed | 
         "model": model,
         "choices": [{"index": 0, "delta": {"content": event["content"]}, "finish_reason": reason}],
     }
-    return f"data: {json.dumps(chunk)}\n\n".encode(), Completed(model, _usage(event), reason) if reason else None
+    return f"data: {json.dumps(chunk)}\n\n".encode(), Completed(
+        model, _usage(event), reason
+    ) if reason else None
 
 
 def _object(name: str, data: bytes) -> dict[str, Any]:
