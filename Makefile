@@ -1,6 +1,6 @@
 # Two commands: `make run` and `make test`. Both set everything up first.
 
-# The first that is there, works (a version manager's stub may not) and is new enough.
+# The first Python that works (a version manager's stub may not) and is new enough.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV   := .venv
@@ -11,10 +11,11 @@ PORT   ?= 8001
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s '	'
 
-# Stamps: a second run does nothing that the first has done.
+# Stamps: a second run does not repeat the set-up.
 $(VENV)/.made:
-	@test -n "$(PYTHON)" || \
-		{ echo "Python 3.11 or later is needed: install it, or set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { \
+		echo "Python 3.11 or later is needed: install it, or set PYTHON=/path/to/python3.11" >&2; \
+		exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
@@ -43,11 +44,11 @@ format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.dev ## regenerate what is generated: .env.example and the settings table
+docs: $(VENV)/.dev ## regenerate .env.example and the settings table
 	$(BIN)/goblin-assistant config --env-example > .env.example
 	$(BIN)/python -m goblin_assistant.config_docs docs/configuration.md
 
-loadtest: $(VENV)/.dev ## start a server, hold the guide's targets against it, give the verdict
+loadtest: $(VENV)/.dev ## start a server, load-test it and print the verdict on the guide's targets
 	$(BIN)/python -m loadtest.run
 
 bench: $(VENV)/.dev ## compare with a bare server and LiteLLM; writes docs/performance.md
@@ -59,5 +60,5 @@ bench-live: $(VENV)/.dev ## ask /health/live all the time under attack; writes i
 bench-bodies: $(VENV)/.dev ## CPU and memory of nasty request bodies; a section of docs/performance.md
 	$(BIN)/python -m benchmarks.nasty_bodies
 
-clean: ## remove what was set up
+clean: ## remove the environment and build output
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,4 +1,7 @@
-"""The application for any WSGI server: `flask --app wsgi run`, `waitress-serve wsgi:app`. `.env` beside it is read by the factory."""
+"""The application for any WSGI server: `flask --app wsgi run`, `waitress-serve wsgi:app`.
+
+The factory reads `.env` in the working directory.
+"""
 
 import sys
 
