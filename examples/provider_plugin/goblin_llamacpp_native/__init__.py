@@ -1,7 +1,7 @@
-"""llama.cpp's native completion endpoint as a provider: an example of a dialect of its own.
+"""llama.cpp's native completion endpoint as a provider: an example with its own dialect.
 
-Translation is pure (`build_request`, `parse_response`, `parse_event`); connections, timeouts, faults and clients that
-leave are `UpstreamClient`'s business. Source of the format:
+Translation is pure (`build_request`, `parse_response`, `parse_event`). `UpstreamClient` handles
+connections, timeouts, faults and clients that disconnect. Source of the format:
 https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 """
 
@@ -31,7 +31,7 @@ OPTIONS = ("temperature", "top_p", "seed", "stop")
 
 
 class LlamaCppNativeProvider(Provider):
-    """A llama.cpp server, over its native endpoint."""
+    """A llama.cpp server, called through its native endpoint."""
 
     def __init__(
         self, name: str, base_url: str, timeouts: Timeouts | None = None, pool_size: int = 64
@@ -41,7 +41,7 @@ class LlamaCppNativeProvider(Provider):
 
     @classmethod
     def from_row(cls, name: str, row: ProviderRow, config: Config) -> LlamaCppNativeProvider:
-        """What the entry point must have."""
+        """Build the provider from its row; the entry point's class must have this method."""
         if row.base_url is None:
             raise ConfigError(
                 [f"[providers.{name}]: needs base_url, for example http://127.0.0.1:8080"]
@@ -49,7 +49,7 @@ class LlamaCppNativeProvider(Provider):
         return cls(name, row.base_url, timeouts_of(row, config), config.threads)
 
     def models(self) -> Sequence[Model]:
-        """The one model that the server was started with."""
+        """The one model that the server has loaded."""
         return (Model("llama"),)
 
     def check(self, timeout: float = 3.0) -> None:
@@ -86,7 +86,7 @@ class LlamaCppNativeProvider(Provider):
 
 
 def build_request(name: str, body: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
-    """OpenAI's request as llama.cpp's. Raises InvalidRequest for what it has no words for."""
+    """Translate OpenAI's request to llama.cpp's. Raises InvalidRequest if it cannot."""
     if body.get("tools"):
         raise InvalidRequest(f"{name} does not offer tools", provider=name, param="tools")
     lines = []
@@ -102,7 +102,7 @@ def build_request(name: str, body: Mapping[str, Any], *, stream: bool) -> dict[s
 
 
 def parse_response(name: str, model: str, data: bytes) -> ChatResponse:
-    """llama.cpp's answer as OpenAI's."""
+    """Translate llama.cpp's answer to OpenAI's."""
     answer = _object(name, data)
     usage, reason = _usage(answer), _reason(answer)
     body = {
@@ -127,7 +127,7 @@ def parse_response(name: str, model: str, data: bytes) -> ChatResponse:
 
 
 def parse_event(name: str, model: str, data: bytes) -> tuple[bytes, Completed | None]:
-    """One event as an OpenAI chunk, and what it says about the end."""
+    """Translate an event to an OpenAI chunk; Completed with the last event, otherwise None."""
     event = _object(name, data)
     reason = _reason(event) if event.get("stop") else None
     chunk = {
