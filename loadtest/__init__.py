@@ -1,1 +1,1 @@
-"""The load test behind locustfile.py: scenarios for Locust, and a verdict on the production guide's targets."""
+"""The load test of locustfile.py: scenarios for Locust and a verdict on the guide's targets."""

@@ -11,17 +11,17 @@ import requests
 from gevent.lock import RLock
 
 EARLY_SECONDS = 60.0
-"""An access token is renewed this long before it ends."""
+"""An access token is renewed this long before it expires."""
 LONGEST_WAIT = 90.0
-"""Seconds that setting up waits for a rate limit to let it through."""
+"""Seconds that the set-up waits when a rate limit refuses it."""
 
 
 class AccountError(Exception):
-    """There is no account to work with. The message says what to do."""
+    """No account can be used. The message says what to do."""
 
 
 class Account:
-    """Logs in once for all simulated users and keeps the access token fresh. Not part of what is measured."""
+    """Logs in once for all simulated users and renews the access token. It is not measured."""
 
     def __init__(self, host: str, email: str | None = None, password: str | None = None) -> None:
         self._host = host.rstrip("/")
@@ -63,8 +63,9 @@ class Account:
             answer = self._post("/auth/register", {"email": self.email, "password": self.password})
             if answer.status_code == 403:
                 raise AccountError(
-                    f"{self._host} does not let anybody register. Create a user on the server (goblin-assistant users "
-                    "create) and give its address and password in GOBLIN_LOADTEST_EMAIL and GOBLIN_LOADTEST_PASSWORD."
+                    f"{self._host} has closed registration. Create a user on the server "
+                    "(goblin-assistant users create) and set GOBLIN_LOADTEST_EMAIL and "
+                    "GOBLIN_LOADTEST_PASSWORD to its address and password."
                 )
             if answer.status_code not in (200, 201):
                 raise AccountError(f"registering an account failed: {_said(answer)}")
@@ -85,21 +86,23 @@ class Account:
         while True:
             try:
                 answer = requests.post(self._host + path, json=body, timeout=30)
-            except ValueError as error:  # also requests' own for an address that is none
+            except ValueError as error:  # requests raises one for an invalid address
                 raise AccountError(
-                    f"--host {self._host or '(none)'} is no address; write it whole, as http://localhost:8001"
+                    f"--host {self._host or '(none)'} is no address; "
+                    "write it whole, as http://localhost:8001"
                 ) from error
             except requests.RequestException as error:
                 raise AccountError(
-                    f"{self._host} cannot be reached: {type(error).__name__}. Is the server running?"
+                    f"{self._host} cannot be reached: {type(error).__name__}. "
+                    "Is the server running?"
                 ) from error
             if answer.status_code != 429:
                 return answer
             wait = float(answer.headers.get("Retry-After", "5"))
             if time.monotonic() + wait > end:
                 raise AccountError(
-                    f"POST {path} is rate limited for another {wait:g} s; wait, or start the server with "
-                    "RATELIMIT_ENABLED=false"
+                    f"POST {path} is rate limited for another {wait:g} s; wait, or start the "
+                    "server with RATELIMIT_ENABLED=false"
                 )
             goes = "go on" if self._tokens else "begin"
             print(

@@ -1,7 +1,8 @@
-"""`make loadtest`, or `python -m loadtest.run`: starts a server, runs the load test against it, stops it.
+"""`make loadtest` or `python -m loadtest.run`: starts a server, load-tests it and stops it.
 
-The server is the product as it ships, with its limits raised, in front of a simulated provider that takes 0.4 s for an
-answer (`[providers.sim]`, kind echo). `--find-multiple` looks for the highest multiple of the guide's rates that holds.
+The server is the product with its limits raised, in front of a simulated provider that takes 0.4 s
+for an answer (`[providers.sim]`, kind echo). `--find-multiple` finds the highest multiple of the
+guide's rates that holds.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RAISED = "100000000 per minute"
 LEAST_SECONDS = 5
 STEP = 0.25
-"""Multiples are looked for in steps of this."""
+"""Multiples are searched in steps of this."""
 
 TOML = """\
 [providers.sim]
@@ -37,7 +38,7 @@ options = { latency = "lognormal:0.4,0.3" }
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -45,7 +46,7 @@ def free_port() -> int:
 
 @contextmanager
 def server(**env: str) -> Iterator[str]:
-    """A running server on a folder of its own; its URL. `env` are more settings. Raises RuntimeError."""
+    """Run a server in its own folder; yields its URL. `env` adds settings. Raises RuntimeError."""
     with tempfile.TemporaryDirectory(prefix="goblin-loadtest-") as name:
         folder = Path(name)
         (folder / "goblin.toml").write_text(TOML)
@@ -102,18 +103,18 @@ def _up(url: str) -> bool:
 
 
 def locust(url: str, *options: str, quiet: bool = False) -> tuple[int, dict[str, Any]]:
-    """Run Locust without its page; its exit code and the verdict as JSON."""
+    """Run Locust without its web page; return its exit code and the verdict as JSON."""
     with tempfile.NamedTemporaryFile(suffix=".json") as verdict:
         command = [
-            sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), "--host", url, "--headless",
-            "--only-summary", "--verdict-json", verdict.name, *options,
+            sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), "--host", url,
+            "--headless", "--only-summary", "--verdict-json", verdict.name, *options,
         ]  # fmt: skip
         kept = subprocess.DEVNULL if quiet else None
         process = subprocess.Popen(command, cwd=ROOT, stdout=kept, stderr=kept)
         try:
             code = process.wait()
         except (KeyboardInterrupt, SystemExit):
-            process.terminate()  # it ends with its verdict on what there is
+            process.terminate()  # it then prints a verdict on the answers so far
             process.wait()
             raise
         text = Path(verdict.name).read_text()
@@ -123,7 +124,7 @@ def locust(url: str, *options: str, quiet: bool = False) -> tuple[int, dict[str,
 def targets(
     url: str, seconds: int, multiple: float, *options: str, quiet: bool = False
 ) -> tuple[int, dict[str, Any]]:
-    """The guide's rates, so many times, for so long."""
+    """Run the guide's rates, times `multiple`, for `seconds`."""
     return locust(
         url,
         "--scenario",
@@ -138,8 +139,10 @@ def targets(
 
 
 def highest(holds: Callable[[float], bool], step: float = STEP, most: float = 64.0) -> float:
-    """The highest multiple of `step` for which `holds` is true, if it is true below some point and false above; 0.0
-    when it does not hold for 1."""
+    """The highest multiple of `step` for which `holds` is true; 0.0 when it is false for 1.
+
+    `holds` must be true below some point and false above it.
+    """
     if not holds(1.0):
         return 0.0
     good, bad = 1.0, 2.0
@@ -159,8 +162,10 @@ def highest(holds: Callable[[float], bool], step: float = STEP, most: float = 64
 def find_multiple(
     seconds: int, say: Callable[[str], None], **env: str
 ) -> tuple[float, dict[float, dict[str, Any]]]:
-    """The highest multiple that holds, and every verdict on the way. A multiple that fails is tried twice: a machine
-    that others use fails one by accident."""
+    """The highest multiple that holds, and the last verdict of each multiple tried.
+
+    A multiple that fails is tried twice: on a shared machine a single run may fail by accident.
+    """
     tried: dict[float, dict[str, Any]] = {}
 
     def holds(multiple: float) -> bool:
@@ -172,9 +177,8 @@ def find_multiple(
                 f"{row['title']} {row['rate']}/s p95 {row['p95_ms']} ms"
                 for row in verdict.get("targets", [])
             )
-            say(
-                f"{multiple:g} times the rates: {'holds' if code == 0 else 'does not hold'} ({shown})"
-            )
+            result = "holds" if code == 0 else "does not hold"
+            say(f"{multiple:g} times the rates: {result} ({shown})")
             if code == 0:
                 return True
         return False
@@ -183,23 +187,26 @@ def find_multiple(
 
 
 def main() -> int:
-    """Locust's exit code: 1 when a target is missed or a request failed."""
+    """Return Locust's exit code: 1 when a target is missed or a request failed."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.run", description=__doc__)
     parser.add_argument(
-        "--seconds", type=_seconds, default=30, help="of the run (of each, with --find-multiple)"
+        "--seconds",
+        type=_seconds,
+        default=30,
+        help="length of the run (of each run, with --find-multiple)",
     )
     parser.add_argument(
-        "--multiple", type=multiple_of_rates, default=1.0, help="of the guide's rates"
+        "--multiple", type=multiple_of_rates, default=1.0, help="multiple of the guide's rates"
     )
     parser.add_argument(
-        "--find-multiple", action="store_true", help="look for the highest multiple that holds"
+        "--find-multiple", action="store_true", help="find the highest multiple that holds"
     )
     parser.add_argument(
-        "--html", type=Path, default=ROOT / ".make" / "loadtest.html", help="the report"
+        "--html", type=Path, default=ROOT / ".make" / "loadtest.html", help="file for the report"
     )
     parser.add_argument("--cpu", default="", help="pin the server to this core")
     options = parser.parse_args()
-    # The server is stopped, whoever ends this.
+    # SIGTERM must stop the server too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return _run(options)

@@ -1,4 +1,7 @@
-"""How requests are spread over time. No Locust in here: it patches the standard library when it is imported."""
+"""How requests are spread over time.
+
+This module does not import Locust, because that patches the standard library.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 def multiple_of_rates(text: str) -> float:
-    """An option's value: so many times the rates. Raises ArgumentTypeError."""
+    """Parse an option's value, a multiple of the rates. Raises ArgumentTypeError."""
     try:
         value = float(text)
     except ValueError:
@@ -20,7 +23,9 @@ def multiple_of_rates(text: str) -> float:
 
 
 def place(number: int, first: float = 0.0) -> float:
-    """Where in the period, from 0 to 1, the user with this number (from 0) has its place. Multiples of the golden ratio
-    are spread evenly however many there are; random places would put a tenth more or fewer requests into one second
-    than into another."""
+    """The place in the period, from 0 to 1, of the user with this number (from 0).
+
+    Multiples of the golden ratio are spread evenly, however many there are. With random places, the
+    number of requests would differ by a tenth between seconds.
+    """
     return (first + number * _GOLDEN_RATIO) % 1.0

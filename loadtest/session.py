@@ -1,5 +1,7 @@
-"""One Locust process: which scenario runs, what is recorded, and the verdict at its end, in the terminal, in the web
-page and in the HTML report."""
+"""One Locust process: its scenario, what is recorded, and the verdict.
+
+The verdict is shown in the terminal, on the web page and in the HTML report.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,11 @@ logger = logging.getLogger("goblin_loadtest")
 
 SCENARIOS = ("guide", "targets", "stream")
 WARM_UP_SECONDS = 2.0
-"""Of a scheduled run, left out: the server's first requests and the schedule's own beginning."""
+"""Left out of a scheduled run: the server's first requests and the start of the schedule."""
 
 
 class Session:
-    """What was chosen on the command line (or on the web page) and what has been measured so far."""
+    """The options of the command line (or web page) and the measurements so far."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
@@ -60,7 +62,7 @@ class Session:
 
     @property
     def multiple(self) -> float:
-        """Of the guide's rates, in the targets scenario."""
+        """Multiple of the guide's rates, in the targets scenario."""
         options = self.environment.parsed_options
         return float(options.multiple) if options else 1.0
 
@@ -72,7 +74,7 @@ class Session:
             "stream": [StreamUser],
         }
         chosen = by_scenario[self.scenario]
-        # The schedule is needed on workers too: they make the users that the master asks for by name.
+        # Workers need the schedule too: the master names the users that they create.
         users = schedule(self.multiple)
         if isinstance(self.environment.runner, WorkerRunner):
             chosen = [GuideUser, *SCHEDULED, StreamUser]
@@ -84,7 +86,7 @@ class Session:
         self.environment.user_classes[:] = chosen
 
     def begin(self) -> None:
-        """A run starts: a new account, an empty record."""
+        """Start a run with a new account and an empty record."""
         options = self.environment.parsed_options
         self.environment.goblin_account = Account(  # type: ignore[attr-defined]
             self.environment.host or "",
@@ -93,7 +95,7 @@ class Session:
         )
         self.recorder.clear()
         self._began = 0.0
-        if self.obstacle:  # of the run before this one, on the web page
+        if self.obstacle:  # left from the previous run on the web page
             self.obstacle = ""
             self.environment.process_exit_code = None
         if not isinstance(self.environment.runner, MasterRunner):  # its workers send the requests
@@ -106,36 +108,34 @@ class Session:
         self._ended = None
 
     def give_up(self, why: str) -> None:
-        """End a run that cannot be."""
+        """End a run that cannot begin."""
         logger.error("The load test cannot begin: %s", why)
         self.obstacle = why
         self.environment.process_exit_code = 1
         runner = self.environment.runner
-        if runner is not None and not isinstance(
-            runner, WorkerRunner
-        ):  # a worker tells its master, which ends the run
-            # Locust goes on to make users when this returns; they find no account and leave.
+        # A worker reports to its master, which ends the run.
+        if runner is not None and not isinstance(runner, WorkerRunner):
+            # Locust still creates users when this returns; they find no account and end.
             gevent.spawn(runner.quit if self.environment.web_ui is None else runner.stop)
 
     def end(self) -> None:
-        """The run is over; answers from now on do not count."""
+        """End the run; later answers do not count."""
         self._ended = time.monotonic()
 
     def note(
         self, name: str, milliseconds: float, exception: object, context: dict[str, Any]
     ) -> None:
-        """One request that Locust reports."""
+        """Record one request that Locust reports."""
         now = time.monotonic()
         if not self._began or now < self._began or self._ended is not None:
             return
         outcome = "failed" if exception else "limited" if context.get("limited") else "ok"
         milliseconds += context.get("late_ms", 0.0)
-        self.recorder.note(
-            context.get("target"), context.get("scenario", name), milliseconds, outcome
-        )  # type: ignore[arg-type]
+        target, name = context.get("target"), context.get("scenario", name)
+        self.recorder.note(target, name, milliseconds, outcome)  # type: ignore[arg-type]
 
     def verdict(self) -> Verdict:
-        """The judgement of what has been measured until now."""
+        """The verdict on the measurements so far."""
         if self.obstacle:
             return no_verdict(f"The load test did not begin: {self.obstacle}")
         end = self._ended if self._ended is not None else time.monotonic()
@@ -154,14 +154,15 @@ class Session:
 
 
 def add_arguments(parser: Any) -> None:
-    """Options of ours, beside Locust's."""
+    """Add our options to Locust's."""
     parser.add_argument(
         "--scenario",
         choices=SCENARIOS,
         default="guide",
         env_var="GOBLIN_LOADTEST",
-        include_in_web_ui=False,  # who the users are is settled before the page is there
-        help="guide: the production guide's mix; targets: its rates, all at once; stream: time to first token",
+        include_in_web_ui=False,  # users are chosen before the page is served
+        help="guide: the production guide's mix; targets: its rates, all at once; "
+        "stream: time to first token",
     )
     parser.add_argument(
         "--multiple",
@@ -169,7 +170,7 @@ def add_arguments(parser: Any) -> None:
         default=1.0,
         env_var="GOBLIN_LOADTEST_MULTIPLE",
         include_in_web_ui=False,
-        help="targets: so many times the rates",
+        help="targets: multiple of the rates",
     )
     parser.add_argument(
         "--account-email",
@@ -194,14 +195,11 @@ def add_arguments(parser: Any) -> None:
 
 
 def install(environment: Environment) -> Session:
-    """Connect a session to a Locust environment. Ends the program when the verdict could not be written."""
+    """Connect a session to Locust. Ends the program if the verdict could not be written."""
     options = environment.parsed_options
-    if (
-        options is not None
-        and options.verdict_json
-        and not Path(options.verdict_json).absolute().parent.is_dir()
-    ):
-        sys.exit(f"--verdict-json {options.verdict_json}: there is no such folder")
+    wanted = options.verdict_json if options is not None else ""
+    if wanted and not Path(wanted).absolute().parent.is_dir():
+        sys.exit(f"--verdict-json {wanted}: there is no such folder")
     session = Session(environment)
     session.choose()
     worker = isinstance(environment.runner, WorkerRunner)
@@ -227,7 +225,7 @@ def install(environment: Environment) -> Session:
             session.give_up(message["obstacle"])
 
     def on_user_error(exception: BaseException, **_: Any) -> None:
-        # What a task let through: whatever it was about did not work.
+        # A task did not catch this exception, so its request failed.
         session.note("exception in a task", 0.0, exception, {})
 
     def on_quitting(**_: Any) -> None:
@@ -235,7 +233,7 @@ def install(environment: Environment) -> Session:
             environment.process_exit_code = session.verdict().exit_code
 
     def on_quit(**_: Any) -> None:
-        # Not in `quitting`: Locust prints its own tables after that, and the verdict belongs at the end.
+        # Not in `quitting`: Locust prints its own tables after it, and the verdict comes last.
         if not worker and (session.obstacle or session._began):
             _publish(session)
 
@@ -250,7 +248,7 @@ def install(environment: Environment) -> Session:
     if isinstance(environment.runner, MasterRunner):
         environment.events.worker_report.add_listener(on_worker_report)
     if environment.web_ui is None and not worker and environment.runner is not None:
-        # Locust takes this over once a run has begun, but where there is a schedule it is only then that it would.
+        # Locust installs its own handler once a run has begun; with a schedule, not earlier.
         gevent.signal_handler(signal.SIGTERM, environment.runner.quit)
     if environment.web_ui is not None:
         _add_to_web_page(environment.web_ui, session)
@@ -272,14 +270,15 @@ def _publish(session: Session) -> None:
 
 
 def as_html(verdict: Verdict) -> str:
-    """The verdict as a part of a page."""
+    """The verdict as part of an HTML page."""
     head = "".join(f"<th>{html.escape(title)}</th>" for _, title in COLUMNS)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cells(row)[key])}</td>" for key, _ in COLUMNS) + "</tr>"
         for row in verdict.rows
     )
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in verdict.notes)
-    table = f'<table border="1" cellpadding="6" style="border-collapse: collapse"><tr>{head}</tr>{body}</table>'
+    style = 'border="1" cellpadding="6" style="border-collapse: collapse"'
+    table = f"<table {style}><tr>{head}</tr>{body}</table>"
     return (
         '<section style="font-family: sans-serif; padding: 1em 2em">'
         f"<h1>Verdict: {verdict.word}</h1>"
@@ -289,7 +288,10 @@ def as_html(verdict: Verdict) -> str:
 
 
 def _add_to_web_page(web_ui: Any, session: Session) -> None:
-    """A tab in Locust's page, filled by the poll that fills the others, and the same at /verdict and /verdict.json."""
+    """Add a tab to Locust's page, and the routes /verdict and /verdict.json.
+
+    The request that fills the page's other tabs fills this one too.
+    """
     web_ui.template_args["extended_tabs"] = [{"title": "Verdict", "key": "verdict"}]
     web_ui.template_args["extended_tables"] = [
         {"key": "verdict", "structure": [{"key": key, "title": title} for key, title in COLUMNS]}
@@ -298,8 +300,9 @@ def _add_to_web_page(web_ui: Any, session: Session) -> None:
     @web_ui.app.route("/verdict")
     @web_ui.auth_required_if_enabled
     def verdict_page() -> str:
-        title = "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>Verdict</title></head><body>"
-        return title + as_html(session.verdict()) + "</body></html>"
+        head = "<head><meta charset='utf-8'><title>Verdict</title></head>"
+        body = f"<body>{as_html(session.verdict())}</body>"
+        return f"<!DOCTYPE html><html lang='en'>{head}{body}</html>"
 
     @web_ui.app.route("/verdict.json")
     @web_ui.auth_required_if_enabled
@@ -311,7 +314,7 @@ def _add_to_web_page(web_ui: Any, session: Session) -> None:
         if request.path == "/stats/requests" and response.is_json:
             verdict = session.verdict()
             rows = [{"name": row.title, **cells(row)} for row in verdict.rows]
-            # The page sorts by name; what is wrong, and what to do about it, is at /verdict.
+            # The page sorts by name. /verdict also has the reasons and what to do.
             rows.append(
                 {"name": "~", "target": "Verdict (more at /verdict)", "result": verdict.word}
             )
@@ -321,6 +324,6 @@ def _add_to_web_page(web_ui: Any, session: Session) -> None:
 
 
 def register() -> None:
-    """Called by locustfile.py."""
+    """Install the load test in Locust; called by locustfile.py."""
     events.init_command_line_parser.add_listener(lambda parser, **_: add_arguments(parser))
     events.init.add_listener(lambda environment, **_: install(environment))

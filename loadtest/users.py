@@ -1,8 +1,8 @@
 """The simulated users of the three scenarios.
 
-`guide`    the production guide's eight tasks with its weights, in one class of users that wait between requests
-`targets`  the guide's rates, all at once: requests are sent on a schedule, whether or not the last one was fast
-(open loop)
+`guide`    the production guide's eight tasks with its weights; users wait between requests
+`targets`  the guide's rates, all at once; requests follow a schedule, however slow the last one
+           was (open loop)
 `stream`   streamed chats, one after the other; measures the first token and the longest silence
 """
 
@@ -26,20 +26,26 @@ from loadtest.schedule import place
 from loadtest.verdict import TARGETS
 
 QUESTION = "Why do goblins keep the lamps lit?"
-FIRST_PLACE = random.random()  # of this process: another worker's users have places in between
+FIRST_PLACE = random.random()  # of this process: users of other workers get places in between
 RETRY_SECONDS = 1.0
 """How long a streaming user waits after a 429."""
 NO_WAIT_SECONDS = {"health": 0.25, "chat": 3.0, "login": 1.0}
-"""How slow answers may be before a schedule's users are all busy and requests are sent late; well above the targets."""
+"""Seconds an answer may take before all scheduled users are busy and requests are sent late.
+
+Well above the targets.
+"""
 
 
 def headers_of(user: Any) -> dict[str, str]:
-    """Credentials of the test's account; without one the user goes (the session has said why and ends the test)."""
+    """Credentials of the test's account.
+
+    Without an account the user ends; the session has logged why and ends the test.
+    """
     account: Account = user.environment.goblin_account
     try:
         return account.headers()
     except AccountError as error:
-        # Before the run has begun nobody counts this; in the middle of it the run has failed.
+        # Before the run begins this is not counted; during it, this fails the run.
         user.environment.events.request.fire(
             request_type="POST",
             name="account",
@@ -48,12 +54,14 @@ def headers_of(user: Any) -> dict[str, str]:
             exception=error,
             context={},
         )
-        raise gevent.GreenletExit from error  # Locust prints a traceback for StopUser
+        raise gevent.GreenletExit from error  # StopUser would print a traceback
 
 
 class Requests(FastHttpUser):
-    """The requests that the scenarios are made of. `late` is how many seconds behind its schedule the current
-    request is."""
+    """The requests of the scenarios.
+
+    `late` is how many seconds the current request is behind its schedule.
+    """
 
     abstract = True
     late = 0.0
@@ -73,7 +81,8 @@ class Requests(FastHttpUser):
         authorised: bool = False,
         expect: str | None = None,
     ) -> None:
-        # `expect` is a key that the answer's JSON object must have: a 200 alone would pass for a proxy's error page.
+        # `expect` is a key of the answer's JSON object: with a 200 alone, a proxy's error page
+        # would pass.
         context = {"target": target, "scenario": name, "late_ms": self.late * 1000}
         headers = headers_of(self) if authorised else None
         with self.client.request(
@@ -92,11 +101,11 @@ class Requests(FastHttpUser):
         self._send("GET", "/health", target="health", name="health_check", expect="status")
 
     def chat(self) -> None:
-        """A whole chat, not streamed, on the default model."""
+        """A chat on the default model, not streamed."""
         body = {"messages": [{"role": "user", "content": QUESTION}]}
         self._send(
-            "POST", "/chat/completions", target="chat", name="chat_completion", body=body, authorised=True,
-            expect="choices",
+            "POST", "/chat/completions", target="chat", name="chat_completion", body=body,
+            authorised=True, expect="choices",
         )  # fmt: skip
 
     def log_in(self) -> None:
@@ -109,8 +118,10 @@ class Requests(FastHttpUser):
 
 
 def check(response: ResponseContextManager, expect: str | None) -> None:
-    """Decide what an answer is: a 429 gets a name of its own in Locust's tables, so that its short time spoils no
-    percentile."""
+    """Classify an answer.
+
+    A 429 gets its own name in Locust's tables, so that its short time distorts no percentile.
+    """
     if response.status_code == 429:
         response.request_meta["context"]["limited"] = True
         response.request_meta["name"] += " (429)"
@@ -131,7 +142,7 @@ def check(response: ResponseContextManager, expect: str | None) -> None:
 
 
 class GuideUser(Requests):
-    """The guide's test scenarios; the numbers are its weights."""
+    """The guide's test scenarios with its weights."""
 
     wait_time = between(0.5, 1.5)
 
@@ -147,7 +158,7 @@ class GuideUser(Requests):
 
     @task(5)
     def health_chroma(self) -> None:
-        """GET /health/chroma; `disabled` is an answer too"""
+        """GET /health/chroma; `disabled` passes too"""
         self._send("GET", "/health/chroma", target="health", name="health_chroma", expect="status")
 
     @task(3)
@@ -181,8 +192,11 @@ class GuideUser(Requests):
 
 
 class ScheduledUser(Requests):
-    """Sends one request each `period` seconds. A request that starts late, because the one before it was slow, counts
-    from when it should have started: a stalled server cannot hide by slowing its clients down."""
+    """Sends one request each `period` seconds.
+
+    A request that starts late, because the one before it was slow, is measured from when it was
+    due. So a stalled server cannot hide by slowing its clients down.
+    """
 
     abstract = True
     target = ""
@@ -250,12 +264,12 @@ SCHEDULED: tuple[type[ScheduledUser], ...] = (TargetHealthUser, TargetChatUser, 
 
 
 def schedule(multiple: float) -> int:
-    """Give the scheduled users the guide's rates times `multiple`; returns how many users that takes."""
+    """Set the scheduled users to the guide's rates times `multiple`; return the number of users."""
     rates = {target.name: target.rate for target in TARGETS}
     for user in SCHEDULED:
         rate = (rates[user.target] or 0.0) * multiple
         user.fixed_count = max(1, math.ceil(rate * NO_WAIT_SECONDS[user.target]))
-        # A hundredth faster, so that the requests cut off at both ends of the measured time do not make it a near miss.
+        # 1 % faster, to make up for the requests cut off at both ends of the measured time.
         user.period = user.fixed_count / (rate * 1.01)
     return sum(user.fixed_count for user in SCHEDULED)
 
@@ -267,15 +281,17 @@ class TargetsShape(LoadTestShape):
     users = 1
 
     def tick(self) -> tuple[int, float] | None:
-        """Locust asks once a second."""
+        """Return users and spawn rate; Locust calls this once a second."""
         options = self.runner.environment.parsed_options if self.runner else None
         run_time = (options.run_time if options else None) or 30
         return (self.users, 100.0) if self.get_run_time() < run_time else None
 
 
 class StreamUser(HttpUser):
-    """Streams one chat after the other. Times of the first token, of the longest silence and of the whole stream are
-    entries of their own."""
+    """Streams one chat after the other.
+
+    Times of the first token, the longest silence and the whole stream are separate entries.
+    """
 
     wait_time = between(0.0, 0.1)
 
@@ -298,9 +314,7 @@ class StreamUser(HttpUser):
             context=context,
         ) as response:
             meta = response.request_meta["context"]
-            meta["target"] = (
-                "first_token"  # of whatever goes wrong; what goes well gets entries of its own below
-            )
+            meta["target"] = "first_token"  # for failures; a success gets its own entries below
             if response.status_code != 200:
                 check(response, None)  # type: ignore[arg-type]
                 if response.status_code == 429:
@@ -311,7 +325,8 @@ class StreamUser(HttpUser):
             try:
                 for piece in response.iter_content(None):
                     now = time.perf_counter()
-                    # A provider's opening event has a role and no text: the first token is what the first text comes with.
+                    # A provider's opening event has a role and no text. The first token is in the
+                    # first event with text.
                     if not first and b'"content":"' in piece.replace(b'"content":""', b""):
                         first = now
                     elif first:

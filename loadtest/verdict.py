@@ -1,9 +1,11 @@
-"""What the load test measured, held against the production guide's targets. Pure: no Locust, no clock, no network.
+"""Compares the load test's measurements with the production guide's targets.
 
-A target is a 95th percentile and a rate. The percentile is taken from every answer (Locust rounds its own to two
-digits); the rate only counts in a scenario that sets out to reach it. An answer of 429 is neither a success nor a
-failure: it says that the server's limits are in the way of what was to be measured. A target without a single measured
-answer has not been met.
+Pure: no Locust, no clock, no network.
+
+A target is a 95th percentile and a rate. The percentile is taken from every answer (Locust rounds
+its own to two digits). The rate only counts in a scenario that is made to reach it. An answer of
+429 is neither a success nor a failure: the server's limits prevented the measurement. A target
+without a measured answer is not met.
 """
 
 from __future__ import annotations
@@ -19,14 +21,19 @@ Result = Literal["pass", "MISSED", "NOT MEASURED", "no bound"]
 
 RATE_TOLERANCE = 0.01
 EDGE_REQUESTS = 2
-"""A schedule of whole requests cannot hit a rate to the last one at both ends of the measured time: this share of them,
-or this many, may be missing."""
+"""How far a rate may fall short: by the larger of this share of its requests and this many.
+
+The measured time cuts off requests at both of its ends.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A promise of the guide's section "Performance targets": milliseconds that the 95th percentile stays below,
-    requests per second. None where nothing is promised."""
+    """A target of the guide's section "Performance targets".
+
+    The 95th percentile must stay below `p95_ms` milliseconds; `rate` is in requests per second.
+    None: no target.
+    """
 
     name: str
     title: str
@@ -48,7 +55,11 @@ STREAM_TARGETS: tuple[Target, ...] = (
 
 @dataclass(slots=True)
 class Tally:
-    """The answers of one target: milliseconds, to a tenth, with their number; answers of 429; failures."""
+    """The answers of one target.
+
+    `times` maps milliseconds, to a tenth, to the number of answers; `limited` counts answers of
+    429.
+    """
 
     times: Counter[float] = field(default_factory=Counter)
     limited: int = 0
@@ -56,11 +67,14 @@ class Tally:
 
     @property
     def measured(self) -> int:
-        """Answers that count."""
+        """The number of measured answers."""
         return self.times.total()
 
     def percentile(self, share: float) -> float | None:
-        """The smallest time that at least `share` of the answers do not exceed (nearest rank); None without answers."""
+        """The smallest time that at least `share` of the answers do not exceed (nearest rank).
+
+        None without answers.
+        """
         rank = math.ceil(share * self.measured)
         for milliseconds in sorted(self.times):
             rank -= self.times[milliseconds]
@@ -69,13 +83,13 @@ class Tally:
         return None
 
     def add(self, other: Tally) -> None:
-        """Take in what another process measured."""
+        """Add another process's measurements."""
         self.times.update(other.times)
         self.limited += other.limited
         self.failed += other.failed
 
     def as_message(self) -> dict[str, Any]:
-        """For the way from a Locust worker to its master."""
+        """As a message from a Locust worker to its master."""
         return {"times": list(self.times.items()), "limited": self.limited, "failed": self.failed}
 
     @classmethod
@@ -85,7 +99,10 @@ class Tally:
 
 
 class Recorder:
-    """Collects answers until it is asked. `failures` counts those of requests without a target too, by their name."""
+    """Collects answers.
+
+    `failures` also counts failures of requests without a target, by name.
+    """
 
     def __init__(self) -> None:
         self.tallies: dict[str, Tally] = {}
@@ -93,7 +110,7 @@ class Recorder:
         self.limited: Counter[str] = Counter()
 
     def note(self, target: str | None, name: str, milliseconds: float, outcome: Outcome) -> None:
-        """One answer; `target` None for requests that no target speaks of."""
+        """Record one answer; `target` is None for a request without a target."""
         if outcome == "failed":
             self.failures[name] += 1
         elif outcome == "limited":
@@ -111,7 +128,7 @@ class Recorder:
             tally.failed += 1
 
     def take(self) -> dict[str, Any]:
-        """Everything so far, as a message; and begin anew."""
+        """Return everything so far as a message, and clear it."""
         message = {
             "tallies": {name: tally.as_message() for name, tally in self.tallies.items()},
             "failures": dict(self.failures),
@@ -121,14 +138,14 @@ class Recorder:
         return message
 
     def add(self, message: Mapping[str, Any]) -> None:
-        """Take in another process's `take()`."""
+        """Add the result of another process's `take()`."""
         for name, tally in message["tallies"].items():
             self.tallies.setdefault(name, Tally()).add(Tally.from_message(tally))
         self.failures.update(message["failures"])
         self.limited.update(message["limited"])
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
         self.tallies.clear()
         self.failures.clear()
         self.limited.clear()
@@ -136,7 +153,10 @@ class Recorder:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One target's line. Times in milliseconds, rates per second; a bound is None where none holds in this scenario."""
+    """One target's line. Times in milliseconds, rates per second.
+
+    A bound is None if this scenario has none.
+    """
 
     title: str
     measured: int
@@ -153,7 +173,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The whole judgement. `notes` say what to do about what went wrong."""
+    """The whole verdict. `notes` say what failed and what to do about it."""
 
     rows: tuple[Row, ...]
     seconds: float
@@ -179,8 +199,10 @@ def judge(
     check_rate: bool,
     multiple: float = 1.0,
 ) -> Verdict:
-    """Hold what was measured in `seconds` against `targets`. Rates are checked, times `multiple`, only if
-    `check_rate`."""
+    """Compare the measurements of `seconds` with `targets`.
+
+    Rates are checked only if `check_rate`, against the targets' times `multiple`.
+    """
     rows = tuple(
         _row(target, recorder.tallies.get(target.name, Tally()), seconds, check_rate, multiple)
         for target in targets
@@ -190,10 +212,11 @@ def judge(
         notes.append(f"{_total(recorder.failures)} requests failed: {_listed(recorder.failures)}.")
     if recorder.limited:
         notes.append(
-            f"{_total(recorder.limited)} answers were 429, the server's own rate limits, and are counted apart, not as "
-            f"failures: {_listed(recorder.limited)}. To measure without them start the server with "
-            "RATELIMIT_ENABLED=false, or with the limits raised (RATELIMIT_AUTH, RATELIMIT_CHAT, RATELIMIT_HEALTH, "
-            "RATELIMIT_DEFAULT, RATELIMIT_LOGIN_ACCOUNT)."
+            f"{_total(recorder.limited)} answers were 429, the server's own rate limits. They are "
+            f"counted apart, not as failures: {_listed(recorder.limited)}. To measure without "
+            "limits, start the server with RATELIMIT_ENABLED=false, or with the limits raised "
+            "(RATELIMIT_AUTH, RATELIMIT_CHAT, RATELIMIT_HEALTH, RATELIMIT_DEFAULT, "
+            "RATELIMIT_LOGIN_ACCOUNT)."
         )
     notes += [f"{row.title}: {row.why}" for row in rows if row.why]
     passed = not recorder.failures and all(row.result in ("pass", "no bound") for row in rows)
@@ -201,7 +224,7 @@ def judge(
 
 
 def no_verdict(why: str) -> Verdict:
-    """Of a run in which nothing could be measured."""
+    """The verdict on a run in which nothing could be measured."""
     return Verdict((), 0.0, False, (why,))
 
 
@@ -268,8 +291,10 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("ratebound", "must be"),
     ("result", "Result"),
 )
-"""Keys and titles of a verdict as a table. The keys survive Locust's web page, which turns snake_case into
-camelCase."""
+"""Keys and titles of the verdict's table.
+
+The keys have no underscore, because Locust's web page turns snake_case into camelCase.
+"""
 
 
 def cells(row: Row) -> dict[str, str]:
@@ -291,7 +316,7 @@ def cells(row: Row) -> dict[str, str]:
 def table(
     rows: Iterable[Mapping[str, str]], columns: Sequence[tuple[str, str]] = COLUMNS
 ) -> list[str]:
-    """Lines of an aligned table; the first column to the left, the others to the right."""
+    """Lines of a table; the first column is aligned left, the others right."""
     lines = [dict(columns), *rows]
     widths = [max(len(line[key]) for line in lines) for key, _ in columns]
     text = []
@@ -306,7 +331,7 @@ def table(
 
 
 def heading(verdict: Verdict) -> str:
-    """What the table shows."""
+    """The title of the table."""
     bound = any(row.p95_bound is not None for row in verdict.rows)
     what = "Targets of the production guide" if bound else "Streams"
     return f"{what}, measured over {verdict.seconds:.1f} s"
@@ -323,7 +348,7 @@ def as_text(verdict: Verdict) -> str:
 
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
-    """The verdict for a program."""
+    """The verdict as JSON."""
     return {
         "passed": verdict.passed,
         "seconds": round(verdict.seconds, 1),
