@@ -1,1 +1,1 @@
-"""What the product costs, side by side with what it is compared to. See README.md."""
+"""What the product costs, compared with other servers. See README.md."""

@@ -1,9 +1,12 @@
-"""The yardsticks: the least that a waitress server could do. `python -m benchmarks.bare KIND PORT UPSTREAM_PORT
-THREADS`
+"""The baselines: the least that a waitress server could do.
 
-chat    a WSGI function that makes one call through a pooled urllib3 connection and passes the bytes on; streams too
+    python -m benchmarks.bare KIND PORT UPSTREAM_PORT THREADS
+
+chat    a WSGI function that makes one call through a pooled urllib3 connection and passes the
+        bytes on; also for streams
 flask   a Flask application with one view, /health
-login   a WSGI function that verifies one password with the product's argon2 parameters, two at a time
+login   a WSGI function that verifies one password with the product's argon2 parameters, two at a
+        time
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ def chat(upstream_port: int, threads: int) -> Wsgi:
     headers = {"Content-Type": "application/json", "Authorization": "Bearer sk-bench"}
 
     def pieces(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-        # The cheapest way through urllib3 that hands over each event as it comes.
+        # The cheapest way through urllib3 that passes on each event as it arrives.
         while piece := response.read1():
             yield piece
         response.release_conn()

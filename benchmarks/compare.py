@@ -1,4 +1,4 @@
-"""The side-by-side run: bare functions, the product, LiteLLM, in interleaved rounds, in front of one upstream."""
+"""Compares bare functions, the product and LiteLLM in interleaved rounds, with one upstream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STREAM_CHUNKS, STREAM_INTERVAL_US = 200, 10_000
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How much to measure. Seconds are of one sample."""
+    """How much to measure. `seconds` is the length of one sample."""
 
     cache: Path
     litellm_venv: Path | None
@@ -35,7 +35,7 @@ class Settings:
 
 @dataclass(slots=True)
 class Comparison:
-    """What came out. `figures`: cold starts in seconds, resident memory in MB, by server."""
+    """The results. `figures`: cold starts in seconds, resident memory in MB, by server."""
 
     samples: list[Sample] = field(default_factory=list)
     figures: dict[str, Any] = field(
@@ -46,7 +46,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One thing to measure in each round: (name of the server in the tables, the server, kind, its request)."""
+    """One measurement of each round. `name` is the server's name in the tables."""
 
     name: str
     server: Server
@@ -55,7 +55,7 @@ class Task:
 
 
 def say(text: str) -> None:
-    """Progress, on standard error."""
+    """Print progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -67,7 +67,7 @@ def measure(
     seconds: float,
     result: Comparison | None,
 ) -> None:
-    """One sample; None for `result` means warming up."""
+    """Take one sample. `result` is None while warming up."""
     task.server.go_on()
     before = task.server.cpu_seconds()
     load = native.finish_load(
@@ -86,7 +86,8 @@ def measure(
         return
     if not load.clean:
         result.problems.append(
-            f"{task.name} {task.kind} c={concurrency}: {load.failures} failures, statuses {load.statuses}"
+            f"{task.name} {task.kind} c={concurrency}: {load.failures} failures, "
+            f"statuses {load.statuses}"
         )
     count = load.events if task.kind == "stream" else load.requests
     if count == 0:
@@ -107,8 +108,10 @@ def measure(
 
 
 def cold_starts(settings: Settings, server: Server, count: int) -> list[float]:
-    """Seconds from the start of the process to its first answer, `count` times. Caches of files and bytecode are
-    warm."""
+    """Seconds from the start of the process to its first answer, `count` times.
+
+    Caches of files and bytecode are warm.
+    """
     times = []
     for _ in range(count):
         times.append(round(server.start(), 3))
@@ -117,7 +120,7 @@ def cold_starts(settings: Settings, server: Server, count: int) -> list[float]:
 
 
 def run(settings: Settings) -> Comparison:
-    """Everything. Takes about a quarter of an hour with the defaults."""
+    """Run the whole comparison, about a quarter of an hour with the defaults."""
     result = Comparison()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goblin-bench-")))
@@ -163,9 +166,8 @@ def run(settings: Settings) -> Comparison:
                             task.kind == "chat, API key" and concurrency != 32
                         ):
                             continue
-                        say(
-                            f"round {round_ + 1}/{settings.rounds}: {kind} c={concurrency} {task.name}"
-                        )
+                        progress = f"round {round_ + 1}/{settings.rounds}"
+                        say(f"{progress}: {kind} c={concurrency} {task.name}")
                         seconds = settings.stream_seconds if kind == "stream" else settings.seconds
                         measure(settings, task, concurrency, round_, seconds, result)
         for name, server in started:

@@ -1,10 +1,10 @@
-"""CPU and memory of counting limits in memory, from one caller to a million: ours beside the limits library's own
-storage.
+"""CPU and memory of counting limits in memory, from one caller to a million.
 
     python benchmarks/limit_storage.py [--theirs]
 
-Prints microseconds of CPU per hit (all threads of the process, so that the timer threads of limits' storage count too)
-and resident memory."""
+Compares our storage with the limits library's own. Prints microseconds of CPU per hit and resident
+memory. The CPU is of all threads of the process, so the timer threads of limits' storage count too.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ def resident_mb() -> float:
 def cpu_per_hit(
     storage: MemoryStorage | TheirStorage, callers: int, hits: int, rate: float | None = None
 ) -> float:
-    """Microseconds of CPU for one hit, spread over `callers` addresses; at `rate` hits a second, or as fast as it
-    goes."""
+    """Microseconds of CPU per hit, with `hits` spread over `callers` addresses.
+
+    `rate` is in hits per second; None: as fast as possible.
+    """
     chosen = [f"LIMITER/ip:{random.randrange(callers)}/general/100/1/minute" for _ in range(hits)]
     began_cpu, began = time.process_time(), time.monotonic()
     for number, key in enumerate(chosen):
@@ -73,7 +75,8 @@ def main() -> None:
 
     if arguments.theirs:
         print(
-            f"\nat 500 hits a second {'ours':>10} {'limits':>10}   (us of CPU per hit; threads alive after)"
+            f"\nat 500 hits a second {'ours':>10} {'limits':>10}"
+            "   (us of CPU per hit; threads alive after)"
         )
         for callers in (1, 10_000, 100_000):
             row = []

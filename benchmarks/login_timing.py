@@ -1,14 +1,18 @@
-"""Does a login tell by its time whether an account exists, and what do many logins at once cost the rest?
+"""Does a login's duration reveal whether an account exists? What do many logins cost others?
 
     python -m benchmarks.login_timing [--samples 300] [--rounds 5] [--concurrency 32]
 
-Two measurements on a real server (SQLite, default password threads, limits raised out of the way):
+Two measurements on a real server (SQLite, default password threads, very high limits):
 
-1. Wrong password and unknown address, in random order on one connection. Printed: quantiles of both, the overlap of their
-   distributions (1 = the same, 0 = told apart by one request) and how often an unknown address took longer than a wrong password (0.5 = chance).
-2. Waves of logins at once. Printed: resident memory above idle at the worst moment, and what GET /health took meanwhile.
+1. Wrong password and unknown address, in random order on one connection. Prints quantiles of both,
+   the overlap of their distributions (1: the same, 0: one request tells them apart) and how often
+   an unknown address took longer than a wrong password (0.5: chance).
+2. Waves of simultaneous logins. Prints the peak of resident memory above idle, and the times of
+   GET /health meanwhile.
 
-Exit code 1 when the overlap is below 0.8, memory grows by 150 MiB or more, or /health's p95 reaches 100 ms (the guide's target)."""
+The exit code is 1 when the overlap is below 0.8, memory grows by 150 MiB or more, or the p95 of
+/health reaches 100 ms (the guide's target).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ MIB = 2**20
 
 
 def server(folder: Path) -> Server:
-    """The product as it is installed, but that nobody is refused for asking often."""
+    """The product with default settings, except for very high limits."""
     port = free_port()
     settings = {
         "PYTHONPATH": str(ROOT), "GOBLIN_ENV": "development", "GOBLIN_PORT": str(port),
@@ -55,7 +59,7 @@ def server(folder: Path) -> Server:
 def post(
     connection: http.client.HTTPConnection, path: str, body: dict[str, str]
 ) -> tuple[int, float]:
-    """Status and milliseconds."""
+    """Send a POST; return its status and milliseconds."""
     payload = json.dumps(body)
     began = time.perf_counter()
     connection.request("POST", path, payload, {"Content-Type": "application/json"})
@@ -71,7 +75,10 @@ def quantile(values: list[float], q: float) -> float:
 
 
 def overlap(first: list[float], second: list[float], bins: int = 20) -> float:
-    """The shared area of two histograms whose edges are the quantiles of both together: 1 when they are the same."""
+    """The shared area of two histograms; 1 when they are the same.
+
+    Their edges are the quantiles of both samples together.
+    """
     both = sorted(first + second)
     edges = [both[len(both) * number // bins] for number in range(1, bins)]
 
@@ -85,13 +92,13 @@ def overlap(first: list[float], second: list[float], bins: int = 20) -> float:
 
 
 def longer(first: list[float], second: list[float]) -> float:
-    """How often a value of `first` is above one of `second`: 0.5 when they cannot be told apart."""
+    """How often a value of `first` is above one of `second`; 0.5 by chance."""
     wins = sum((a > b) + (a == b) / 2 for a in first for b in second)
     return wins / (len(first) * len(second))
 
 
 def compare(port: int, samples: int) -> bool:
-    """Measurement 1; whether it passes."""
+    """Run measurement 1; return whether it passes."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     times: dict[str, list[float]] = {"unknown address": [], "wrong password": []}
     order = [name for name in times for _ in range(samples)]
@@ -115,7 +122,7 @@ def compare(port: int, samples: int) -> bool:
             quantile(values, 0.95),
         )
         print(f"{name:<16}" + "".join(f"{figure:9.2f}" for figure in figures))
-    # What two samples of one and the same distribution give: the yardstick for the figures above.
+    # Two samples of the same distribution: the baseline for the figures above.
     mixed = times["unknown address"] + times["wrong password"]
     random.Random(8).shuffle(mixed)
     same = overlap(mixed[:samples], mixed[samples:])
@@ -129,7 +136,10 @@ def compare(port: int, samples: int) -> bool:
 
 
 def waves(running: Server, idle: int, rounds: int, concurrency: int) -> bool:
-    """Measurement 2; whether it passes. `idle` is the memory before the first password was hashed, in bytes."""
+    """Run measurement 2; return whether it passes.
+
+    `idle` is the memory in bytes before the first password was hashed.
+    """
     peak, health, waits = idle, list[float](), list[float]()
     done = threading.Event()
 
@@ -172,20 +182,19 @@ def waves(running: Server, idle: int, rounds: int, concurrency: int) -> bool:
     grown = (peak - idle) / MIB
     after = (running.rss_bytes() - idle) / MIB
     print(f"\n{rounds} waves of {concurrency} logins at once: {len(waits) / seconds:.0f} logins/s")
+    median, p95 = statistics.median(waits), quantile(waits, 0.95)
+    print(f"login           median {median:6.0f} ms   p95 {p95:6.0f} ms")
+    median, p95 = statistics.median(health), quantile(health, 0.95)
+    print(f"/health         median {median:6.1f} ms   p95 {p95:6.1f} ms   meanwhile")
     print(
-        f"login           median {statistics.median(waits):6.0f} ms   p95 {quantile(waits, 0.95):6.0f} ms"
-    )
-    print(
-        f"/health         median {statistics.median(health):6.1f} ms   p95 {quantile(health, 0.95):6.1f} ms   meanwhile"
-    )
-    print(
-        f"memory          idle {idle / MIB:.0f} MiB   peak +{grown:.0f} MiB   afterwards +{after:.0f} MiB"
+        f"memory          idle {idle / MIB:.0f} MiB   peak +{grown:.0f} MiB"
+        f"   afterwards +{after:.0f} MiB"
     )
     return grown < 150 and quantile(health, 0.95) < 100
 
 
 def main() -> int:
-    """Run both; the exit code."""
+    """Run both measurements; return the exit code."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--samples", type=int, default=300)
     options.add_argument("--rounds", type=int, default=5)
@@ -193,7 +202,7 @@ def main() -> int:
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as name, server(Path(name)) as running:
         connection = http.client.HTTPConnection("127.0.0.1", running.port)
-        for _ in range(20):  # warm: the first requests of a process import and compile
+        for _ in range(20):  # warm up: the first requests of a process import and compile
             connection.request("GET", "/health")
             connection.getresponse().read()
         idle = running.rss_bytes()

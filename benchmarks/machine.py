@@ -1,4 +1,4 @@
-"""Where and with what a measurement was made."""
+"""The machine and versions of a measurement."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def describe() -> dict[str, str]:
 
 
 def revision(root: Path) -> str:
-    """The commit that was measured, if this is a checkout."""
+    """The measured commit, if this is a checkout."""
     return _first_line(["git", "-C", str(root), "rev-parse", "--short", "HEAD"])
 
 
 def load_average() -> str:
-    """Of the last minute: what else the machine was doing."""
+    """The load average of the last minute: what else the machine was doing."""
     return f"{os.getloadavg()[0]:.2f}"
 
 

@@ -1,8 +1,8 @@
-"""The two compiled programs that a measurement needs: a provider and a client that cost next to nothing (upstream.c,
-loadgen.c).
+"""The two compiled programs of a measurement: a provider and a client of very low cost.
 
-nginx and wrk would do for answers in one piece; nothing packaged sends event streams at a given pace and times them
-for a few microseconds each.
+Their sources are upstream.c and loadgen.c. nginx and wrk could serve and request answers in one
+piece. No packaged program sends event streams at a given pace, and times them, for a few
+microseconds each.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ADDRESS_MARK = "@@@ADDRESS@@@@@"
-"""In a request's header: loadgen puts another IPv4 address there each time."""
+"""In a request's header; loadgen replaces it with a different IPv4 address each time."""
 
 
 class NoCompiler(Exception):
-    """A C compiler is needed."""
+    """There is no C compiler."""
 
 
 def build(cache: Path) -> None:
-    """Compile both programs into `cache`, unless they are there and newer than their source. Raises NoCompiler."""
+    """Compile both programs into `cache`, unless they are newer than their source.
+
+    Raises NoCompiler.
+    """
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise NoCompiler(
@@ -43,27 +46,27 @@ def build(cache: Path) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def listens(port: int) -> bool:
-    """Whether somebody accepts connections there."""
+    """Whether a server accepts connections on the port."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def pinned(core: int | None, command: Iterable[str]) -> list[str]:
-    """The command on one core; taskset is part of util-linux."""
+    """The command, pinned to one core; taskset is part of util-linux."""
     return [*(["taskset", "-c", str(core)] if core is not None else []), *command]
 
 
 @contextmanager
 def upstream(cache: Path, *, chunks: int, interval_us: int, core: int | None) -> Iterator[int]:
-    """A running provider; its port. Streams have `chunks` events, `interval_us` microseconds apart."""
+    """Run a provider; yields its port. Streams have `chunks` events, `interval_us` us apart."""
     port = free_port()
     process = subprocess.Popen(
         pinned(core, [str(cache / "upstream"), str(port), str(chunks), str(interval_us)])
@@ -82,7 +85,11 @@ def upstream(cache: Path, *, chunks: int, interval_us: int, core: int | None) ->
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a client saw. Times in milliseconds, `seconds` the whole run, `events` of streams, `statuses` by code."""
+    """What a client measured. Percentiles in milliseconds.
+
+    `seconds` is the length of the run, `events` the number of stream events, `statuses` counts
+    answers by status code.
+    """
 
     requests: int
     failures: int
@@ -97,7 +104,7 @@ class Load:
 
     @property
     def clean(self) -> bool:
-        """Nothing failed and every answer was a success."""
+        """Whether there were answers and all were successes."""
         return (
             self.failures == 0
             and all(code.startswith("2") for code in self.statuses)
@@ -106,7 +113,7 @@ class Load:
 
 
 def parse_load(text: str) -> Load:
-    """Of loadgen's output."""
+    """Parse loadgen's output."""
     raw: dict[str, Any] = json.loads(text)
     latency, first = raw["latency"], raw["first"]
     return Load(
@@ -133,7 +140,7 @@ def start_load(
     core: int | None,
     options: Iterable[str] = (),
 ) -> subprocess.Popen[bytes]:
-    """A client at work; `finish_load` waits for it. `options` are loadgen's."""
+    """Start a client; `finish_load` waits for it. `options` are loadgen's."""
     process = subprocess.Popen(
         pinned(core, [str(cache / "loadgen"), str(port), str(connections), str(seconds), *options]),
         stdin=subprocess.PIPE,
@@ -147,7 +154,7 @@ def start_load(
 
 
 def finish_load(process: subprocess.Popen[bytes]) -> Load:
-    """Wait for a client."""
+    """Wait for a client and return its measurements."""
     output, _ = process.communicate()
     if process.returncode != 0:
         raise RuntimeError(f"loadgen ended with {process.returncode}")
@@ -155,7 +162,7 @@ def finish_load(process: subprocess.Popen[bytes]) -> Load:
 
 
 def http_request(method: str, path: str, headers: dict[str, str], body: bytes = b"") -> bytes:
-    """A request as it goes over the wire, keep-alive."""
+    """The bytes of a keep-alive request."""
     lines = [
         f"{method} {path} HTTP/1.1",
         "Host: 127.0.0.1",

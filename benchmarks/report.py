@@ -1,4 +1,4 @@
-"""docs/performance.md, from the figures of a run. Pure."""
+"""Renders docs/performance.md from the figures of a run. Pure."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ samples_as_dicts = as_dicts
 
 
 def checks_as_dicts(checks: Iterable[Check]) -> list[dict[str, Any]]:
-    """For a JSON file."""
+    """As dictionaries for a JSON file."""
     return [asdict(check) for check in checks]
 
 
 def all_checks(results: Mapping[str, Any]) -> list[Check]:
-    """Every target of every part that has been measured."""
+    """The checks of all parts that have been measured."""
     checks: list[Check] = []
     if "compare" in results:
         checks += compare_checks(_samples(results), results["compare"]["figures"])
@@ -49,7 +49,7 @@ def _samples(results: Mapping[str, Any]) -> list[Sample]:
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """For a terminal."""
+    """The verdict for a terminal."""
     checks = all_checks(results)
     lines = [
         f"{check.outcome:>12}  {check.what}: {check.measured}  [{check.target}]" for check in checks
@@ -87,7 +87,10 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def _about(about: Mapping[str, Any]) -> str:
-    text = f"Measured {about['when']} at revision {about['revision']}, load average before it {about['load_average']}"
+    text = (
+        f"Measured {about['when']} at revision {about['revision']}, "
+        f"load average before it {about['load_average']}"
+    )
     return text + (
         f", {about['rounds']} rounds of {about['seconds']:g} s." if "rounds" in about else "."
     )

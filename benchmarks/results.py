@@ -1,7 +1,8 @@
-"""From samples to figures, ratios and a verdict on the targets. Pure: no process, no clock.
+"""Turns samples into figures, ratios and a verdict on the targets. Pure: no process, no clock.
 
-The machine is noisy, so nothing is compared across runs: a ratio is taken within each round, between samples that
-followed each other, and the median over the rounds is what counts. Ranges are shown beside it.
+Machines are noisy, so figures are never compared across runs. A ratio is taken within each round,
+between samples that followed each other. The median over the rounds counts; the range is shown
+beside it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ Outcome = Literal["met", "stretch met", "MISSED", "not measured"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measurement of one server. CPU in microseconds of user and system time per request (`kind` "stream": per
-    event); times in milliseconds."""
+    """One measurement of one server.
+
+    CPU in microseconds of user and system time per request (kind "stream": per event); times in
+    milliseconds.
+    """
 
     server: str
     kind: str
@@ -40,12 +44,12 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """Of at least one value."""
+        """The spread of at least one value."""
         ordered = sorted(values)
         return cls(statistics.median(ordered), ordered[0], ordered[-1])
 
     def text(self, digits: int = 0) -> str:
-        """`606 (590-640)`."""
+        """As text: `606 (590-640)`."""
         if self.low == self.high:
             return f"{self.median:.{digits}f}"
         return f"{self.median:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
@@ -76,7 +80,7 @@ def ratio(
     concurrency: int,
     combine: Callable[[Sample, Sample], float] = lambda a, b: a.cpu_us / b.cpu_us,
 ) -> Spread | None:
-    """Compare (server, kind) with (server, kind) round by round; None where a round of both is missing."""
+    """Compare two (server, kind) round by round; None without a round that has both."""
     lower = {sample.round: sample for sample in select(samples, *below, concurrency)}
     pairs = [
         (sample, lower[sample.round])
@@ -104,7 +108,7 @@ def at_most(
     stretch: float | None = None,
     digits: int = 2,
 ) -> Check:
-    """`value` has to stay at or below `bound`."""
+    """Check that `value` is at most `bound`."""
     target = f"<= {bound:g}{unit}" + (
         f" (stretch {stretch:g}{unit})" if stretch is not None else ""
     )
@@ -124,7 +128,7 @@ def at_least(
     stretch: float | None = None,
     digits: int = 1,
 ) -> Check:
-    """`value` has to reach `bound`."""
+    """Check that `value` is at least `bound`."""
     target = f">= {bound:g}{unit}" + (
         f" (stretch {stretch:g}{unit})" if stretch is not None else ""
     )
@@ -137,18 +141,22 @@ def at_least(
 
 
 def inverse(value: Spread | None) -> Spread | None:
-    """1/x, for "so many times less"."""
+    """1/x, for "times less"."""
     return None if value is None else Spread(1 / value.median, 1 / value.high, 1 / value.low)
 
 
 STREAM_CONCURRENCIES = (32, 128)
-"""With 10 ms between events 32 streams leave the core idle for most of the time, so that each event wakes a thread;
-128 keep it busy."""
+"""With 10 ms between events, 32 streams leave the core mostly idle, so each event wakes a thread.
+
+128 streams keep it busy.
+"""
 
 
 def compare_checks(samples: Sequence[Sample], figures: Mapping[str, Any]) -> list[Check]:
-    """The targets that the side-by-side run speaks of. `figures` are cold starts in seconds and resident memory in
-    MB, by server."""
+    """The checks of the comparison.
+
+    `figures` are cold starts in seconds and resident memory in MB, by server.
+    """
     checks = []
     for kind in ("chat", "chat, API key"):
         over_bare = ratio(samples, ("goblin", kind), ("bare", "chat"), 32)
@@ -180,7 +188,9 @@ def compare_checks(samples: Sequence[Sample], figures: Mapping[str, Any]) -> lis
         )  # fmt: skip
         checks.append(
             at_least(f"stream, concurrency {concurrency}: LiteLLM's CPU per event, times ours",
-                     inverse(ratio(samples, ("goblin", "stream"), ("litellm", "stream"), concurrency)), 12.0, "x")
+                     inverse(
+                         ratio(samples, ("goblin", "stream"), ("litellm", "stream"), concurrency)
+                     ), 12.0, "x")
         )  # fmt: skip
     checks.append(
         at_most("GET /health, concurrency 32: CPU, times a bare Flask view",
@@ -202,12 +212,12 @@ def compare_checks(samples: Sequence[Sample], figures: Mapping[str, Any]) -> lis
 
 
 def as_dicts(samples: Iterable[Sample]) -> list[dict[str, Any]]:
-    """For a JSON file."""
+    """As dictionaries for a JSON file."""
     return [asdict(sample) for sample in samples]
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; the first column to the left, the others to the right."""
+    """A Markdown table; the first column is aligned left, the others right."""
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)
@@ -228,7 +238,7 @@ def samples_table(
     servers: Sequence[tuple[str, str]],
     concurrencies: Sequence[int],
 ) -> str:
-    """One kind of request: a row a server and concurrency. `servers` are (server, its kind)."""
+    """One kind of request: one row per server and concurrency. `servers` are (server, kind)."""
     rows = []
     unit = "event" if kind == "stream" else "request"
     for concurrency in concurrencies:

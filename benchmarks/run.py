@@ -1,4 +1,7 @@
-"""`make bench`, or `python -m benchmarks.run [--quick]`: measures, prints the verdict, writes docs/performance.md."""
+"""`make bench` or `python -m benchmarks.run [--quick]`.
+
+Measures, prints the verdict and writes docs/performance.md.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ ALL = ("compare", *scale.EXPERIMENTS)
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a minute or two, to see that everything works; writes no page",
+        help="a few minutes, to see that everything works; writes no page",
     )
     parser.add_argument(
         "--only",
@@ -43,7 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--litellm-venv",
         type=Path,
-        help="a virtual environment that has litellm[proxy]; default: one made in the cache",
+        help="a virtual environment that has litellm[proxy]; default: one in the cache",
     )
     parser.add_argument("--without-litellm", action="store_true")
     parser.add_argument(
@@ -66,7 +69,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Exit code 0 even when a target is missed: the page says so."""
+    """Run; the exit code is 0 even when a target is missed, because the page reports it."""
     options = arguments()
     cache: Path = options.cache.resolve()
     stored = cache / ("quick.json" if options.quick else "results.json")
@@ -85,8 +88,8 @@ def main() -> int:
         compare.say(f"figures in {stored}; no page written")
     elif partial and options.page == PAGE:
         compare.say(
-            f"figures in {stored}; {PAGE.name} stays as it is, for here was not measured: {', '.join(partial)} "
-            "(--page FILE writes what there is)"
+            f"figures in {stored}; {PAGE.name} stays as it is, because these were not measured: "
+            f"{', '.join(partial)} (--page FILE writes the others)"
         )
     else:
         old = options.page.read_text() if options.page.exists() else ""
@@ -96,7 +99,7 @@ def main() -> int:
 
 
 def _check(options: argparse.Namespace, results: dict[str, Any]) -> None:
-    """End with what is wrong before anything is built or measured."""
+    """Exit with an error before anything is built or measured."""
     for name, accepted in (("only", ALL), ("kinds", KINDS)):
         if unknown := set(filter(None, getattr(options, name).split(","))) - set(accepted):
             sys.exit(

@@ -1,5 +1,7 @@
-"""Does it stay as cheap when there is more of everything: streams, client addresses, usage rows? One function an
-experiment."""
+"""Does the cost stay the same with more streams, client addresses or usage rows?
+
+One function per experiment.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,7 @@ def _exact(value: float | None) -> Spread | None:
 def fast_streams(
     settings: Settings, *, streams: int = 256, interval_us: int = 10_000, chunks: int = 1000
 ) -> Report:
-    """Many streams with 10 ms between chunks on one core: the share of the direct chunk rate that gets through."""
+    """Measure the share of the direct chunk rate that many streams reach on one core."""
     once = ("-n", str(streams), "-r", "1000")
     figures: dict[str, Any] = {"streams": streams, "interval_ms": interval_us / 1000}
     with ExitStack() as stack:
@@ -82,15 +84,20 @@ def fast_streams(
                 figures[f"{name}_cpu_us"] = (server.cpu_seconds() - before) / load.events * 1e6
                 figures[f"{name}_clean"] = load.clean
     share = _exact(figures["goblin"] / figures["direct"] * 100) if figures["goblin_clean"] else None
-    what = f"{streams} streams, {interval_us / 1000:g} ms between chunks, one core: share of the direct chunk rate"
+    what = (
+        f"{streams} streams, {interval_us / 1000:g} ms between chunks, one core: "
+        "share of the direct chunk rate"
+    )
     return figures, [at_least(what, share, 80.0, " %")]
 
 
 def slow_streams(
     settings: Settings, *, streams: int = 500, tokens_per_second: int = 20, seconds: int = 20
 ) -> Report:
-    """Many streams at a model's pace; meanwhile GET /health fifty times a second. Added time to first token, memory
-    a stream."""
+    """Measure many streams at a model's pace, with GET /health fifty times a second meanwhile.
+
+    Figures: added time to first token, memory per stream.
+    """
     interval_us = 1_000_000 // tokens_per_second
     figures: dict[str, Any] = {"streams": streams, "tokens_per_second": tokens_per_second}
     once = ("-n", str(streams), "-r", "2000")
@@ -129,8 +136,8 @@ def slow_streams(
         )
         time.sleep(3)
         health = native.start_load(
-            settings.cache, server.port, requests["health"], connections=1, seconds=max(1, seconds - 5),
-            core=settings.load_core, options=("-p", "20000"),
+            settings.cache, server.port, requests["health"], connections=1,
+            seconds=max(1, seconds - 5), core=settings.load_core, options=("-p", "20000"),
         )  # fmt: skip
         peak = 0
         while running.poll() is None and health.poll() is None:
@@ -173,8 +180,8 @@ def _flatness(
 
 
 def _flat_check(what: str, spreads: dict[str, Spread]) -> Check:
-    # "Within noise, measured": the medians may differ by no more than the widest range of a single variant, and 5 %
-    # in any case.
+    # The last median may exceed the first by the widest range of a single variant, or by 5 % if
+    # that is more.
     medians = [spread.median for spread in spreads.values()]
     noise = max((s.high - s.low) / s.median for s in spreads.values())
     grown = (list(spreads.values())[-1].median / medians[0] - 1) * 100
@@ -191,7 +198,7 @@ def _flat_check(what: str, spreads: dict[str, Spread]) -> Check:
 def addresses(
     settings: Settings, counts: tuple[int, ...] = (1, 100, 10_000, 100_000), rounds: int = 3
 ) -> Report:
-    """CPU of GET /health, which is limited by address, while that many client addresses take turns."""
+    """CPU of GET /health, which is limited by address, with `counts` client addresses in turn."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goblin-bench-")))
         server = stack.enter_context(
@@ -211,7 +218,7 @@ def addresses(
             def measure(round_: int) -> float:
                 nonlocal offset
                 say(f"{count} addresses, round {round_ + 1}/{rounds}")
-                if round_ == 0 and count > 1:  # all of them have been seen before it counts
+                if round_ == 0 and count > 1:  # all addresses are known before the measurement
                     _load(
                         settings, server.port, request, 32, 600, "-a", str(count), "-n", str(count)
                     )
@@ -240,7 +247,7 @@ def addresses(
 
 
 def flood(settings: Settings, total: int = 1_000_000) -> Report:
-    """Resident memory while `total` distinct addresses pass by."""
+    """Resident memory while `total` distinct addresses send a request each."""
     marks: dict[str, float] = {}
     step = max(1, total // 10)
     with ExitStack() as stack:
@@ -281,13 +288,13 @@ def flood(settings: Settings, total: int = 1_000_000) -> Report:
         f"memory while {total:,} addresses pass by",
         shown,
         "no growth in the second half (2 MB)",
-        outcome,
-    )  # type: ignore[arg-type]
+        outcome,  # type: ignore[arg-type]
+    )
     return dict(marks), [check]
 
 
 def usage_rows(settings: Settings, rows: int = 1_000_000, rounds: int = 5) -> Report:
-    """CPU of a chat on an empty database and on one with that many usage records."""
+    """CPU of a chat on an empty database and on one with `rows` usage records."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goblin-bench-")))
         upstream = stack.enter_context(
@@ -334,14 +341,14 @@ def usage_rows(settings: Settings, rows: int = 1_000_000, rounds: int = 5) -> Re
 
 
 def fill(database: Path, count: int, batch: int = 50_000) -> None:
-    """Write usage records as a year of chats would leave them, straight into SQLite."""
+    """Write `count` usage records, 60 ms apart, directly into SQLite."""
     connection = sqlite3.connect(database)
-    columns = {
-        row[1]: row for row in connection.execute("PRAGMA table_info(usage_records)")
-    }  # name -> (cid, name, type, notnull, default, pk)
+    # name -> (cid, name, type, notnull, default, pk)
+    columns = {row[1]: row for row in connection.execute("PRAGMA table_info(usage_records)")}
     template: dict[str, Any] = {
-        "user_id": 1, "operation": "chat_completion", "provider": "bench", "model_requested": "bench/bench",
-        "model": "bench", "prompt_tokens": 12, "completion_tokens": 10, "token_source": "provider",
+        "user_id": 1, "operation": "chat_completion", "provider": "bench",
+        "model_requested": "bench/bench", "model": "bench", "prompt_tokens": 12,
+        "completion_tokens": 10, "token_source": "provider",
         "cost_microusd": 32, "duration_ms": 900, "status_code": 200, "attempts": 1, "completed": 1,
     }  # fmt: skip
     for name, (_, _, kind, required, _, _) in columns.items():
@@ -370,7 +377,7 @@ def fill(database: Path, count: int, batch: int = 50_000) -> None:
 
 
 def guide_targets(settings: Settings) -> Report:
-    """The guide's rates against a server of its own, and the highest multiple of them that holds."""
+    """Find the highest multiple of the guide's rates that holds on a server of its own."""
     found, tried = find_multiple(20, say)
     figures: dict[str, Any] = {"highest multiple that holds": found}
     for multiple, verdict in sorted(tried.items()):

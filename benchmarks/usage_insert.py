@@ -1,7 +1,10 @@
-"""What a usage record costs, from an empty table to a million rows: `python -m benchmarks.usage_insert [--url URL] [--rows N ...]`.
+"""What a usage record costs, from an empty table to a million rows.
 
-Prints CPU microseconds per record of this process (user + system; medians of rounds, pinned to one core) for the journal line, for the transaction of a key
-without a budget, and for reserving and settling with one. The table is filled with SQL between the steps, not through the product.
+    python -m benchmarks.usage_insert [--url URL] [--rows N ...]
+
+Prints CPU microseconds per record of this process (user + system; medians of rounds, pinned to one
+core): for the journal line, for the transaction of a key without a budget, and for reserving and
+settling with one. Between the steps the table is filled with SQL, not through the product.
 """
 
 from __future__ import annotations
@@ -50,10 +53,12 @@ def main() -> None:
             engine, Prices({"echo/*": PriceRow(input=Decimal(1), output=Decimal(1))}), Path(folder)
         )
         print(
-            f"{engine.dialect.name}; CPU microseconds per record, median of {ROUNDS} rounds of {PER_ROUND} (lowest-highest)"
+            f"{engine.dialect.name}; CPU microseconds per record, "
+            f"median of {ROUNDS} rounds of {PER_ROUND} (lowest-highest)"
         )
         print(
-            f"{'rows before':>12} {'journal':>18} {'record':>18} {'reserve + settle':>18} {'record, wall':>18}"
+            f"{'rows before':>12} {'journal':>18} {'record':>18} "
+            f"{'reserve + settle':>18} {'record, wall':>18}"
         )
         for rows in options.rows:
             _fill(engine, rows)
@@ -98,8 +103,9 @@ def _spread(values: list[float]) -> str:
 
 def _entry(key: int | None) -> UsageEntry:
     return UsageEntry(
-        id=new_record_id(), correlation_id=str(uuid.uuid4()), user_id=1, key_id=key, provider="echo", model_requested="echo",
-        model="echo", prompt_tokens=100, completion_tokens=50, cost_microusd=150,
+        id=new_record_id(), correlation_id=str(uuid.uuid4()), user_id=1, key_id=key,
+        provider="echo", model_requested="echo", model="echo",
+        prompt_tokens=100, completion_tokens=50, cost_microusd=150,
     )  # fmt: skip
 
 
@@ -125,7 +131,7 @@ def _key(engine: Engine) -> int:
 
 
 def _fill(engine: Engine, rows: int) -> None:
-    """Older records of many users and keys, up to `rows`."""
+    """Add older records of many users and keys, up to `rows` in all."""
     with engine.begin() as connection:
         have = connection.execute(text("SELECT COUNT(*) FROM usage_records")).scalar_one()
         names = ", ".join(COLUMNS)
