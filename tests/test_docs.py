@@ -152,7 +152,9 @@ def test_every_command_of_the_guide_is_run_here_or_has_its_reason() -> None:
     assert {" ".join(words[1:]) for words, _ in commands} == RUN | NOT_RUN.keys()
     for (_, mark), text in commands:
         if mark in NOT_RUN:
-            assert NOT_RUN[mark] in " ".join(text.split()), f"the guide gives no reason beside {mark}"
+            assert NOT_RUN[mark] in " ".join(text.split()), (
+                f"the guide gives no reason beside {mark}"
+            )
 
 
 def test_the_guides_server_starts_and_passes_the_guides_checklist(terminal: Terminal) -> None:
