@@ -14,6 +14,7 @@ import requests
 from flask import Flask
 from flask.testing import FlaskClient
 
+from goblin_assistant.body_limits import BodyLimits
 from tests.conftest import MakeApp, Serve, Server, register
 from tests.nasty_bodies import HONEST, MESSAGES, NASTY, NASTY_WHOLE, inside
 from tests.test_bad_input import error_of, routes
@@ -35,22 +36,29 @@ ACCEPTED = {  # as the value of an unknown field of a chat, which goes to the pr
 
 @dataclass(frozen=True)
 class Target:
-    """A route that writes, and the names of the fields that it knows."""
+    """A route that writes, the names of the fields that it knows, and the bytes that its body may have."""
 
     method: str
     path: str
     fields: tuple[str, ...]
     needs_credentials: bool
     is_open: bool
+    limit: int
 
     @property
     def name(self) -> str:
         return f"{self.method} {self.path}"
 
+    @property
+    def size(self) -> int:
+        """Of a body that is not refused by its length alone."""
+        return min(SIZE, self.limit * 9 // 10)
+
 
 def targets(app: Flask) -> list[Target]:
     """All of them."""
     found = []
+    limits = BodyLimits(app.extensions["goblin"].config.max_body_bytes)
     adapter = app.url_map.bind("localhost")
     for method, path in routes(app):
         if method in WRITING:
@@ -59,9 +67,9 @@ def targets(app: Flask) -> list[Target]:
             shape = getattr(view, "_spec", {}).get("body")
             fields = tuple(shape.model_fields) if shape is not None else ()
             is_open = shape is not None and shape.model_config.get("extra") != "forbid"
-            found.append(
-                Target(method, path, fields, getattr(view, "auth_rule", None) is not None, is_open)
-            )
+            needs_credentials = getattr(view, "auth_rule", None) is not None
+            limit = limits.of(method, path)
+            found.append(Target(method, path, fields, needs_credentials, is_open, limit))
     return found
 
 
@@ -124,8 +132,9 @@ def test_every_route_that_writes_is_found(app: Flask) -> None:
 def test_a_nasty_value_is_refused_in_every_field_of_every_route(
     app: Flask, admin: dict[str, str], kind: str
 ) -> None:
-    client, value = app.test_client(), NASTY[kind](SIZE)
+    client = app.test_client()
     for target in targets(app):
+        value = NASTY[kind](target.size)
         for field in (*target.fields[:2], "unknown"):
             body = inside(field, value, **OTHERS if target.is_open else {})
             if target.needs_credentials:
@@ -153,12 +162,25 @@ LEGITIMATE = {
 def test_a_nasty_body_is_refused_by_every_route(
     app: Flask, admin: dict[str, str], kind: str
 ) -> None:
-    client, body = app.test_client(), NASTY_WHOLE[kind](SIZE)
+    client = app.test_client()
     for target in targets(app):
+        body = NASTY_WHOLE[kind](target.size)
         if target.needs_credentials:
             assert_refused(target, send(client, target, body, {}), (401,))
         refusals = (400, 413) if target.fields else (404,)
         assert_refused(target, send(client, target, body, admin), refusals)
+
+
+@pytest.mark.parametrize("signed_in", [False, True])
+def test_a_body_beyond_its_routes_limit_is_refused_by_its_length(
+    app: Flask, admin: dict[str, str], signed_in: bool
+) -> None:
+    small = [target for target in targets(app) if target.limit < SIZE * 10]
+    assert len(small) >= 15
+    for target in small:
+        body = b" " * (target.limit + 1)
+        answer = send(app.test_client(), target, body, admin if signed_in else {})
+        assert_refused(target, answer, (413,))
 
 
 def peak_kb(server: Server) -> int:
