@@ -25,6 +25,7 @@ from goblin_assistant.providers.anthropic import AnthropicProvider
 from goblin_assistant.providers.base import Model, ProviderError
 from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider, Quirks
 from goblin_assistant.routing import Router
+from goblin_assistant.thread_budget import ThreadBudget
 from tests.books import add_key, budget_of, open_database, open_store, rows
 from tests.money_cases import Case, cases
 from tests.scripted_server import ScriptedServer, Truth
@@ -75,7 +76,10 @@ class Till:
     def _service(self) -> None:
         # A breaker that has seen broken streams of earlier examples would refuse.
         router = Router(self._config, self._registry)
-        self.chat = ChatService(self._config, self._registry, router, self._usage, self._limits)
+        threads = ThreadBudget(self._config.held_threads)
+        self.chat = ChatService(
+            self._config, self._registry, router, self._usage, self._limits, threads
+        )
 
     def principal(self, budget: int, tokens: int | None = None) -> Principal:
         self._service()
