@@ -46,7 +46,7 @@ format: $(VENV)/.dev ## format the code
 
 docs: $(VENV)/.dev ## regenerate .env.example and the settings table
 	$(BIN)/goblin-assistant config --env-example > .env.example
-	$(BIN)/python -m goblin_assistant.config_docs docs/configuration.md
+	$(BIN)/python -m goblin_assistant.config.docs docs/configuration.md
 
 loadtest: $(VENV)/.dev ## start a server, load-test it and print the verdict on the guide's targets
 	$(BIN)/python -m loadtest.run

@@ -83,12 +83,12 @@ and go on with the five-minute tour in README.md. Ctrl-C stops the server.
 @click.option("--table", is_flag=True, help="Print the table of docs/configuration.md instead.")
 def show_config(env_example: bool, table: bool) -> None:
     """Print every setting as it is in force; secrets are redacted."""
-    from goblin_assistant import config_docs
+    from goblin_assistant.config import docs
 
     if env_example:
-        click.echo(config_docs.env_example(), nl=False)
+        click.echo(docs.env_example(), nl=False)
     elif table:
-        click.echo(config_docs.table(), nl=False)
+        click.echo(docs.table(), nl=False)
     else:
         for name, value in Config.load().redacted().items():
             click.echo(

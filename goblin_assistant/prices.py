@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from goblin_assistant.goblin_file import PriceRow
+from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.providers.base import Usage
 
 GENAI_PROVIDERS = {"gemini": "google", "vertex": "google", "xai": "x-ai", "bedrock": "aws"}

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from goblin_assistant import config_docs
-from goblin_assistant.config import Config, ConfigError
+from goblin_assistant.config import Config, ConfigError, docs
 from tests.conftest import ROOT
 
 SECRET = "s" * 32
@@ -114,18 +113,18 @@ def test_a_printout_shows_every_setting_and_no_secret() -> None:
     assert SECRET not in shown
     assert "canary" not in shown
     assert "postgresql://u:" in shown
-    assert set(config.redacted()) == {name for name, _ in config_docs.fields()}
+    assert set(config.redacted()) == {name for name, _ in docs.fields()}
     assert "canary" not in repr(config)
 
 
 def test_every_setting_has_a_help_text() -> None:
-    assert [name for name, info in config_docs.fields() if not info.description] == []
+    assert [name for name, info in docs.fields() if not info.description] == []
 
 
 def test_the_generated_documentation_is_fresh() -> None:
-    assert (ROOT / ".env.example").read_text() == config_docs.env_example(), "run: make docs"
+    assert (ROOT / ".env.example").read_text() == docs.env_example(), "run: make docs"
     page = (ROOT / "docs" / "configuration.md").read_text()
-    assert config_docs.table() in page, "run: make docs"
+    assert docs.table() in page, "run: make docs"
 
 
 @pytest.mark.parametrize(

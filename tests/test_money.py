@@ -14,8 +14,8 @@ from sqlalchemy import Engine
 
 from goblin_assistant.chat import Chat, ChatService, ChatStream
 from goblin_assistant.config import Config, GoblinFile
+from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.errors import AppError
-from goblin_assistant.goblin_file import PriceRow
 from goblin_assistant.limit_policy import RateLimits
 from goblin_assistant.limit_storage import MemoryStorage
 from goblin_assistant.prices import Prices

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from goblin_assistant import metrics
-from goblin_assistant.goblin_file import GoblinFile
+from goblin_assistant.config.goblin_file import GoblinFile
 from goblin_assistant.providers.anthropic import AnthropicProvider
 from goblin_assistant.providers.base import ChatRequest, Model
 from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider, Quirks

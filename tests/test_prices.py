@@ -11,7 +11,7 @@ import genai_prices
 import pytest
 from genai_prices.data_snapshot import get_snapshot
 
-from goblin_assistant.goblin_file import GoblinFile, PriceRow
+from goblin_assistant.config.goblin_file import GoblinFile, PriceRow
 from goblin_assistant.prices import GENAI_PROVIDERS, MAX_CACHED, Prices
 from goblin_assistant.providers import anthropic_response, openai_dialect
 from goblin_assistant.providers.base import Usage

@@ -9,7 +9,7 @@ from flask import Flask
 from sqlalchemy import Engine
 
 from goblin_assistant import metrics
-from goblin_assistant.goblin_file import GoblinFile
+from goblin_assistant.config.goblin_file import GoblinFile
 from tests.books import rows
 from tests.conftest import MakeApp, register, wait_until
 from tests.fake_upstream import CUT, FakeUpstream, Reply

@@ -184,7 +184,7 @@ PRICES = {"echo/*": {"input": 1, "output": 1}}
 @pytest.fixture
 def priced(make_app: MakeApp) -> Flask:
     """An application in which echo costs a micro-dollar a token."""
-    from goblin_assistant.goblin_file import GoblinFile
+    from goblin_assistant.config.goblin_file import GoblinFile
 
     return make_app(file=GoblinFile.model_validate({"prices": PRICES}))
 
@@ -341,7 +341,7 @@ def test_a_spent_budget_is_a_402_that_is_recorded_and_costs_nothing(priced: Flas
 
 
 def test_a_model_without_a_price_is_refused_to_a_key_with_a_budget_only(make_app: MakeApp) -> None:
-    from goblin_assistant.goblin_file import GoblinFile
+    from goblin_assistant.config.goblin_file import GoblinFile
 
     rows = {"local": {"base_url": "http://127.0.0.1:9/v1", "models": ["llama"]}}
     ada = Caller(make_app(file=GoblinFile.model_validate({"providers": rows})), "ada@example.com")

@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from goblin_assistant.goblin_file import (
+from goblin_assistant.config.goblin_file import (
     GoblinFile,
     ModelRow,
     PriceRow,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from goblin_assistant.config import Config
+from goblin_assistant.config.settings import Config
 
 HIDDEN = frozenset({"file", "environ"})
 
