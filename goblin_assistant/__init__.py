@@ -24,7 +24,6 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     from goblin_assistant import (
         body_limits,
         error_handlers,
-        json_logging,
         lifecycle,
         metrics_endpoint,
         observability,
@@ -36,6 +35,7 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     from goblin_assistant.blueprints import register_blueprints
     from goblin_assistant.config import Config
     from goblin_assistant.extensions import exporter
+    from goblin_assistant.logs import json_logging
 
     settings = config if isinstance(config, Config) else Config.load(config)
     json_logging.configure(settings.log_level, settings.secret_values())

@@ -18,9 +18,10 @@ from typing import Any
 
 import orjson
 
-from goblin_assistant import json_logging, metrics
+from goblin_assistant import metrics
 from goblin_assistant.errors import AppError, source_of
 from goblin_assistant.limit_policy import RateLimits, TokenHold
+from goblin_assistant.logs import json_logging
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.answer_limits import choices
 from goblin_assistant.providers.base import Dialect, Progress, ProviderError, Usage, tier_of

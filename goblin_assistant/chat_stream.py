@@ -12,7 +12,7 @@ from goblin_assistant import anthropic_messages, metrics
 from goblin_assistant.chat_request import Chat
 from goblin_assistant.chat_run import Run
 from goblin_assistant.errors import AppError, anthropic_body, openai_body
-from goblin_assistant.json_logging import correlation_id
+from goblin_assistant.logs.json_logging import correlation_id
 from goblin_assistant.providers.base import (
     BadResponse,
     CallCancelled,

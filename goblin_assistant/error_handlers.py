@@ -33,7 +33,7 @@ from goblin_assistant.errors import (
     body_for,
     retry_after_of,
 )
-from goblin_assistant.json_logging import correlation_id
+from goblin_assistant.logs.json_logging import correlation_id
 from goblin_assistant.metrics import auth_failures_total
 from goblin_assistant.observability import request_info
 from goblin_assistant.providers.base import ProviderError

@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Request, request
 
-from goblin_assistant import json_logging
+from goblin_assistant.logs import json_logging
 from goblin_assistant.metrics import (
     UNMATCHED,
     http_errors_total,

@@ -21,10 +21,11 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
-from goblin_assistant import json_logging, lifecycle, metrics_endpoint, process_setup
+from goblin_assistant import lifecycle, metrics_endpoint, process_setup
 from goblin_assistant.body_limits import BodyLimits
 from goblin_assistant.config import Config
 from goblin_assistant.extensions import Runtime
+from goblin_assistant.logs import json_logging
 from goblin_assistant.metrics import (
     server_connections,
     server_connections_shed_total,

@@ -58,8 +58,9 @@ class MakeApp(Protocol):
 @pytest.fixture
 def make_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeApp]:
     """A factory of applications in development mode on a SQLite file of their own, limits off, no checks in the background."""
-    from goblin_assistant import create_app, json_logging
+    from goblin_assistant import create_app
     from goblin_assistant.config import Config
+    from goblin_assistant.logs import json_logging
 
     # The log goes to standard output past pytest's capture; a test that wants it has caplog, or a real server.
     monkeypatch.setattr(json_logging.QueueingHandler, "_write_fd", staticmethod(lambda data: None))

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from goblin_assistant import json_logging
-from goblin_assistant.json_logging import JsonFormatter, correlation_id, event, make_handler
+from goblin_assistant.logs import json_logging
+from goblin_assistant.logs.json_logging import JsonFormatter, correlation_id, event, make_handler
 from goblin_assistant.metrics import log_records_dropped_total
 from tests.conftest import ROOT, wait_until
 
@@ -238,7 +238,7 @@ def run(code: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
 
 def test_every_line_is_out_when_the_process_ends() -> None:
     done = run(
-        "import logging; from goblin_assistant import json_logging; json_logging.configure('INFO')\n"
+        "import logging; from goblin_assistant.logs import json_logging; json_logging.configure('INFO')\n"
         "for n in range(3000): logging.getLogger('goblin_assistant').info('event', extra={'n': n})"
     )
     assert [json.loads(line)["n"] for line in done.stdout.splitlines()] == list(range(3000))
@@ -248,7 +248,7 @@ def test_every_line_is_out_when_the_process_ends() -> None:
 def test_libraries_warnings_and_threads_log_json_too() -> None:
     done = run(
         "import logging, threading, warnings\n"
-        "from goblin_assistant import json_logging; json_logging.configure('INFO')\n"
+        "from goblin_assistant.logs import json_logging; json_logging.configure('INFO')\n"
         "logging.getLogger('waitress').warning('from waitress')\n"
         "logging.getLogger('sqlalchemy.engine').error('from sqlalchemy')\n"
         "logging.getLogger('alembic').warning('from alembic')\n"
@@ -269,7 +269,7 @@ def test_libraries_warnings_and_threads_log_json_too() -> None:
 
 def test_the_level_is_the_least_that_is_logged() -> None:
     done = run(
-        "import logging; from goblin_assistant import json_logging; json_logging.configure('WARNING')\n"
+        "import logging; from goblin_assistant.logs import json_logging; json_logging.configure('WARNING')\n"
         "log = logging.getLogger('goblin_assistant.chat'); log.info('quiet'); log.warning('loud')\n"
     )
     assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["loud"]
@@ -277,7 +277,7 @@ def test_the_level_is_the_least_that_is_logged() -> None:
 
 def test_a_forked_child_logs_too() -> None:
     done = run(
-        "import logging, os; from goblin_assistant import json_logging; json_logging.configure('INFO')\n"
+        "import logging, os; from goblin_assistant.logs import json_logging; json_logging.configure('INFO')\n"
         "child = os.fork()\n"
         "if child == 0:\n"
         "    logging.getLogger('goblin_assistant').info('child'); json_logging.flush(); os._exit(0)\n"
@@ -289,7 +289,7 @@ def test_a_forked_child_logs_too() -> None:
 def test_a_forked_child_does_not_write_the_lines_that_its_parent_had_queued() -> None:
     done = run(
         "import logging, os, threading\n"
-        "from goblin_assistant import json_logging, log_writer; json_logging.configure('INFO')\n"
+        "from goblin_assistant.logs import json_logging; from goblin_assistant.logs import writer as log_writer; json_logging.configure('INFO')\n"
         "log_writer.GATHER_SECONDS = 1\n"  # the lines wait in the queue while the process forks
         "log = logging.getLogger('goblin_assistant'); log.info('parent')\n"
         "child = os.fork()\n"
@@ -309,7 +309,7 @@ def test_a_full_pipe_that_is_read_later_loses_nothing_that_fits() -> None:
         [
             sys.executable,
             "-c",
-            "import logging, sys; from goblin_assistant import json_logging; json_logging.configure('INFO')\n"
+            "import logging, sys; from goblin_assistant.logs import json_logging; json_logging.configure('INFO')\n"
             "for n in range(5000): logging.getLogger('x').info('event', extra={'text': 'y' * 100})\n"
             "sys.stderr.write('done'); sys.stderr.flush(); json_logging.flush(20)",
         ],

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from goblin_assistant.json_logging import make_handler, redact, register_secrets
-from goblin_assistant.redaction import REDACTED, Redactor
+from goblin_assistant.logs.json_logging import make_handler, redact, register_secrets
+from goblin_assistant.logs.redaction import REDACTED, Redactor
 
 CANARY = 'canary"with\\odd characters/é-2f61'
 KEY = "canary-key-77aa31"

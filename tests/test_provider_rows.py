@@ -232,7 +232,7 @@ def test_a_models_row_says_what_is_known() -> None:
 
 
 def test_keys_are_registered_for_redaction() -> None:
-    from goblin_assistant.json_logging import redact
+    from goblin_assistant.logs.json_logging import redact
 
     build_registry(
         config(

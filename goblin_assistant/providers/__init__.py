@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from goblin_assistant.config import Config, ConfigError, ProviderRow
-from goblin_assistant.json_logging import register_secrets
+from goblin_assistant.logs.json_logging import register_secrets
 from goblin_assistant.metrics import OTHER_MODEL
 from goblin_assistant.providers.base import Model, Provider
 from goblin_assistant.providers.rows import rows_of, secrets_of

@@ -27,8 +27,8 @@ import orjson
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.orjson import OrjsonFormatter, orjson_default
 
-from goblin_assistant.log_writer import QUEUE_LINES, QueueingHandler
-from goblin_assistant.redaction import Redactor
+from goblin_assistant.logs.redaction import Redactor
+from goblin_assistant.logs.writer import QUEUE_LINES, QueueingHandler
 
 correlation_id: ContextVar[str] = ContextVar("correlation_id", default="-")
 """The id of the request at hand. It is right in streaming generators too, not in threads that a request starts

@@ -1,0 +1,1 @@
+"""JSON log lines: how they are made, written and kept free of secrets."""
