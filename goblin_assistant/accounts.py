@@ -16,9 +16,9 @@ from sqlalchemy.exc import IntegrityError
 
 from goblin_assistant.api_keys import MAX_ID, ApiKeys
 from goblin_assistant.config import Config
-from goblin_assistant.database import insert_row
+from goblin_assistant.database.engine import insert_row
+from goblin_assistant.database.models import User, now_ms, refresh_tokens, users
 from goblin_assistant.errors import Conflict, NotFound, Unauthorized, ValidationFailed
-from goblin_assistant.models import User, now_ms, refresh_tokens, users
 from goblin_assistant.passwords import Passwords, check_new
 from goblin_assistant.principals import Principal, PrincipalStore
 from goblin_assistant.thread_budget import ThreadBudget

@@ -11,10 +11,10 @@ from flask.sessions import NullSession, SessionInterface
 from sqlalchemy import create_engine
 from werkzeug.routing import MapAdapter
 
-from goblin_assistant import database
 from goblin_assistant.accounts import Accounts
 from goblin_assistant.chat import ChatService
 from goblin_assistant.config import Config
+from goblin_assistant.database import engine as database
 from goblin_assistant.extensions import Runtime
 from goblin_assistant.health import PeriodicJob
 from goblin_assistant.idempotency import build_store

@@ -23,9 +23,9 @@ from goblin_assistant.chat_request import (
 from goblin_assistant.chat_run import ModelLabels, Run, counted, requested_tier
 from goblin_assistant.chat_stream import ChatStream, close_events
 from goblin_assistant.config import Config
+from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import AppError, ClientGone
 from goblin_assistant.limit_policy import RateLimits
-from goblin_assistant.models import now_ms
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, choices, completion_limit
 from goblin_assistant.providers.base import (

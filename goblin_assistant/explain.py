@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Engine, select
 
-from goblin_assistant.models import api_keys, usage_records, users
+from goblin_assistant.database.models import api_keys, usage_records, users
 from goblin_assistant.schemas_accounts import from_microusd
 
 MAX_RECORDS = 50  # under one correlation id: a client may send the same id again and again

@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from goblin_assistant.database_gate import Gate
+from goblin_assistant.database.gate import Gate
 from goblin_assistant.errors import BadRequest, Conflict, IdempotencyMismatch
 from goblin_assistant.metrics import idempotent_replays_total
 

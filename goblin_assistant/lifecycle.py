@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 
-from goblin_assistant import database
+from goblin_assistant.database import engine
+from goblin_assistant.database.compatibility import IncompatibleSchema
 from goblin_assistant.extensions import Runtime
-from goblin_assistant.schema_compatibility import IncompatibleSchema
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -59,7 +59,7 @@ def _start(app: Flask) -> None:
     runtime: Runtime = app.extensions["goblin"]
     if not runtime.config.production:
         try:
-            database.upgrade(runtime.engine)
+            engine.upgrade(runtime.engine)
         except IncompatibleSchema as error:
             logger.error("schema_not_served", extra={"reason": str(error)})
     try:

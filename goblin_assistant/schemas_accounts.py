@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from goblin_assistant.models import ApiKey, User
+from goblin_assistant.database.models import ApiKey, User
 from goblin_assistant.schemas import ModelName, Query, Strict
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]

@@ -9,8 +9,8 @@ import requests
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from goblin_assistant.database.compatibility import standing
 from goblin_assistant.health import CheckFailed, HealthMonitor, PeriodicJob, ServiceCheck
-from goblin_assistant.schema_compatibility import standing
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -22,8 +22,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, literal, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from goblin_assistant.database.models import api_keys, usage_records, users
 from goblin_assistant.errors import Unavailable, ValidationFailed
-from goblin_assistant.models import api_keys, usage_records, users
 from goblin_assistant.schemas_accounts import from_microusd
 from goblin_assistant.usage_records import first_id_at
 

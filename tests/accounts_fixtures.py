@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from goblin_assistant import database
 from goblin_assistant.accounts import Accounts
 from goblin_assistant.config import Config
+from goblin_assistant.database import engine as database
 from goblin_assistant.metrics import REGISTRY
 
 PASSWORD = "correct horse battery staple"

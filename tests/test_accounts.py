@@ -12,6 +12,7 @@ from sqlalchemy import Engine, select, update
 
 from goblin_assistant import passwords
 from goblin_assistant.accounts import Accounts, TokenPair, canonical, normalise
+from goblin_assistant.database.models import now_ms, refresh_tokens, users
 from goblin_assistant.errors import (
     Conflict,
     NotFound,
@@ -20,7 +21,6 @@ from goblin_assistant.errors import (
     ValidationFailed,
 )
 from goblin_assistant.metrics import REGISTRY
-from goblin_assistant.models import now_ms, refresh_tokens, users
 from goblin_assistant.passwords import Passwords, check_new
 from goblin_assistant.principals import FAILURES
 from goblin_assistant.thread_budget import ThreadBudget

@@ -13,6 +13,7 @@ from goblin_assistant import principals
 from goblin_assistant.accounts import Accounts
 from goblin_assistant.api_keys import MAX_KEYS_PER_USER, ApiKeys, KeySpec, NewKey
 from goblin_assistant.budgets import Budgets
+from goblin_assistant.database.models import api_keys, now_ms
 from goblin_assistant.errors import (
     BudgetExceeded,
     Conflict,
@@ -22,7 +23,6 @@ from goblin_assistant.errors import (
     Unavailable,
     ValidationFailed,
 )
-from goblin_assistant.models import api_keys, now_ms
 from goblin_assistant.usage_database import UsageDatabase
 from goblin_assistant.usage_records import new_record_id
 from tests.accounts_fixtures import PASSWORD, accounts, database_url, engine, engine_for
@@ -350,7 +350,7 @@ def test_an_instance_that_is_late_does_not_turn_last_use_back(
 def test_a_caller_seen_within_a_minute_passes_while_the_database_is_away(
     own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from goblin_assistant import database
+    from goblin_assistant.database import engine as database
     from tests.accounts_fixtures import settings
 
     url = own_postgres.create_database()

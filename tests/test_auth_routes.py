@@ -70,10 +70,10 @@ def test_an_address_that_is_taken_is_a_409_and_a_bad_one_a_400_that_names_the_fi
 def test_registration_is_open_in_development_and_closed_in_production_unless_told(
     make_app: MakeApp, settings: dict[str, str], opened: bool
 ) -> None:
-    from goblin_assistant import database
+    from goblin_assistant.database import engine
 
     app = make_app(**settings)
-    database.upgrade(app.extensions["goblin"].engine)
+    engine.upgrade(app.extensions["goblin"].engine)
     answer = app.test_client().post("/auth/register", json={"email": EMAIL, "password": PASSWORD})
     assert answer.status_code == (201 if opened else 403)
     if not opened:

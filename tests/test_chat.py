@@ -12,8 +12,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import Row, select
 
 from goblin_assistant.config import GoblinFile
+from goblin_assistant.database.models import usage_records
 from goblin_assistant.metrics import REGISTRY
-from goblin_assistant.models import usage_records
 from tests.conftest import MakeApp, register, wait_until
 from tests.fake_upstream import FakeUpstream, Reply
 from tests.wire_bodies import openai_events

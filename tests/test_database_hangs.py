@@ -15,8 +15,8 @@ import requests
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from goblin_assistant import database
-from goblin_assistant.database_gate import Gate
+from goblin_assistant.database import engine as database
+from goblin_assistant.database.gate import Gate
 from goblin_assistant.idempotency import RedisIdempotencyStore
 from tests.accounts_fixtures import engine_for
 from tests.conftest import PASSWORD, Serve, wait_until

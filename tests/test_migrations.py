@@ -15,8 +15,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, insert, inspect, select, text
 
-from goblin_assistant import database
-from goblin_assistant.models import api_keys, metadata, users
+from goblin_assistant.database import engine as database
+from goblin_assistant.database.models import api_keys, metadata, users
 from tests.accounts_fixtures import database_url, engine, engine_for
 from tests.conftest import ROOT, MakeApp
 
@@ -102,7 +102,7 @@ RACE = """
 import sys, json
 from pathlib import Path
 from sqlalchemy import create_engine
-from goblin_assistant import database
+from goblin_assistant.database import engine as database
 engine = create_engine(sys.argv[1], **database.engine_options(sys.argv[1], 2))
 print("ready", flush=True)
 sys.stdin.readline()

@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from goblin_assistant.accounts import Accounts
 from goblin_assistant.api_keys import KeySpec
-from goblin_assistant.models import api_keys, now_ms
+from goblin_assistant.database.models import api_keys, now_ms
 from tests.conftest import PASSWORD, MakeApp
 
 CALLERS = (

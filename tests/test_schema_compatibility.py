@@ -12,10 +12,10 @@ from alembic.script import ScriptDirectory
 from click.testing import CliRunner
 from sqlalchemy import Engine, text
 
-from goblin_assistant import database
 from goblin_assistant.commands.database import db
 from goblin_assistant.commands.users import users
-from goblin_assistant.schema_compatibility import known_revisions, standing
+from goblin_assistant.database import engine as database
+from goblin_assistant.database.compatibility import known_revisions, standing
 from tests.accounts_fixtures import database_url, engine
 from tests.conftest import MakeApp, Serve, register, wait_until
 

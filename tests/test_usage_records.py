@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from goblin_assistant.models import usage_records
+from goblin_assistant.database.models import usage_records
 from goblin_assistant.usage_records import (
     COLUMNS,
     UnreadableRecord,

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, event
 
 from goblin_assistant import metrics
-from goblin_assistant.models import now_ms, usage_records
+from goblin_assistant.database.models import now_ms, usage_records
 from goblin_assistant.usage import UsageEntry, UsageStore
 from goblin_assistant.usage_database import DatabaseAway
 from goblin_assistant.usage_records import entry_in, first_id_at, journal_line

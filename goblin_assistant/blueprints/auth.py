@@ -10,9 +10,9 @@ from flask import Response, request
 from goblin_assistant.accounts import canonical
 from goblin_assistant.api_keys import KeySpec
 from goblin_assistant.auth import current_principal, require_auth
+from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden, RegistrationClosed
 from goblin_assistant.extensions import runtime
-from goblin_assistant.models import now_ms
 from goblin_assistant.openapi import describe
 from goblin_assistant.schemas_accounts import (
     Credentials,

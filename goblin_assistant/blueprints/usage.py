@@ -12,9 +12,9 @@ from flask import Response, request
 from goblin_assistant import usage_reports
 from goblin_assistant.auth import current_principal, require_auth
 from goblin_assistant.budgets import next_month
+from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden
 from goblin_assistant.extensions import runtime
-from goblin_assistant.models import now_ms
 from goblin_assistant.openapi import describe
 from goblin_assistant.principals import Principal
 from goblin_assistant.schemas_accounts import from_microusd

@@ -10,10 +10,10 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from goblin_assistant import database
 from goblin_assistant.config import Config
+from goblin_assistant.database import engine as database
+from goblin_assistant.database.compatibility import IncompatibleSchema, standing
 from goblin_assistant.health import describe
-from goblin_assistant.schema_compatibility import IncompatibleSchema, standing
 
 
 def open_engine(config: Config | None = None) -> Engine:

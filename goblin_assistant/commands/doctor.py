@@ -17,10 +17,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.commands.database import open_engine
 from goblin_assistant.config import Config, ConfigError
+from goblin_assistant.database.compatibility import standing
 from goblin_assistant.health import describe
 from goblin_assistant.providers import build_registry
 from goblin_assistant.routing import check_routes
-from goblin_assistant.schema_compatibility import standing
 
 Verdict = Literal["ok", "warn", "fail"]
 

@@ -166,7 +166,7 @@ def prune(older_than: int) -> None:
 @click.argument("key_id", type=click.IntRange(min=1))
 def budget(key_id: int) -> None:
     """What the API key KEY_ID has spent and reserved this month."""
-    from goblin_assistant.models import now_ms
+    from goblin_assistant.database.models import now_ms
 
     with open_store() as store:
         state = store.budgets.state(key_id, now_ms())

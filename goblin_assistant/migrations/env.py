@@ -1,4 +1,4 @@
-"""Alembic's entry. The connection comes from database.py.
+"""Alembic's entry. The connection comes from database/engine.py.
 
 Alembic's own template calls logging.config.fileConfig here, which switches off every logger that exists: left out.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
-from goblin_assistant.models import metadata
+from goblin_assistant.database.models import metadata
 
 config = context.config
 

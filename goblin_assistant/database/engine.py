@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, Table, event, insert, inspect, text
 from sqlalchemy.engine import make_url
 
-from goblin_assistant.schema_compatibility import (
+from goblin_assistant.database.compatibility import (
     MIGRATIONS,
     IncompatibleSchema,
     known_revisions,
@@ -54,7 +54,7 @@ def engine_options(url: str, threads: int, seconds: float = DATABASE_SECONDS) ->
             "pool_use_lifo": True,
             "connect_args": {"timeout": seconds},
         }
-    from goblin_assistant.postgres_connection import Limits
+    from goblin_assistant.database.postgres import Limits
 
     limits = Limits(seconds)
     milliseconds = round(seconds * 1000)

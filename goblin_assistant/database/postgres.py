@@ -14,7 +14,7 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
-from goblin_assistant.database_gate import Gate
+from goblin_assistant.database.gate import Gate
 
 BEYOND_SERVER_SECONDS = 1.0
 PING_SECONDS = 1.0

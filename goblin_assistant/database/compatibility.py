@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, inspect, select, text
 
-from goblin_assistant.models import schema_compatibility
+from goblin_assistant.database.models import schema_compatibility
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
