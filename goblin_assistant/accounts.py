@@ -21,7 +21,7 @@ from goblin_assistant.database.models import User, now_ms, refresh_tokens, users
 from goblin_assistant.errors import Conflict, NotFound, Unauthorized, ValidationFailed
 from goblin_assistant.passwords import Passwords, check_new
 from goblin_assistant.principals import Principal, PrincipalStore
-from goblin_assistant.thread_budget import ThreadBudget
+from goblin_assistant.threads.budget import ThreadBudget
 from goblin_assistant.tokens import AccessTokens, digest, new_refresh_token
 
 __all__ = ["Accounts", "Principal", "TokenPair"]

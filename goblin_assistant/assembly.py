@@ -24,7 +24,7 @@ from goblin_assistant.prices import Prices
 from goblin_assistant.providers import build_registry
 from goblin_assistant.routing import Router
 from goblin_assistant.service_checks import build_monitor
-from goblin_assistant.thread_budget import ThreadBudget
+from goblin_assistant.threads.budget import ThreadBudget
 from goblin_assistant.usage import UsageStore
 from goblin_assistant.usage_writer import GATHER_SECONDS
 from goblin_assistant.version import __version__

@@ -38,7 +38,7 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.routing import Outcome, Router, Target, Trace
 from goblin_assistant.slots import ChatSlots, KeyConcurrency
-from goblin_assistant.thread_budget import ThreadBudget
+from goblin_assistant.threads.budget import ThreadBudget
 from goblin_assistant.usage import (
     UsageEntry,
     UsageStore,

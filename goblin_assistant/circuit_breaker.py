@@ -126,7 +126,7 @@ class CircuitBreaker:
         self._slow_first_token = slow_first_token or math.inf
         self._slow_answer = slow_answer or math.inf
         self._clock = clock
-        # Finalisers take no part in this: a stream that nobody closed is ended by the reaper (reaper.py).
+        # Finalisers take no part in this: a stream that nobody closed is ended by the reaper (threads/reaper.py).
         self._lock = threading.Lock()
         self._slices: list[
             tuple[int, list[int]]

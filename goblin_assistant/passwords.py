@@ -19,7 +19,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from goblin_assistant.errors import OverloadedHere, ValidationFailed
 from goblin_assistant.metrics import password_requests_waiting
-from goblin_assistant.thread_budget import ThreadBudget
+from goblin_assistant.threads.budget import ThreadBudget
 
 T = TypeVar("T")
 

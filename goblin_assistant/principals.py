@@ -21,8 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from goblin_assistant.database.gate import Gate
 from goblin_assistant.database.models import api_keys, now_ms, users
 from goblin_assistant.errors import Unauthorized, Unavailable
-from goblin_assistant.forking import run_in_child
 from goblin_assistant.metrics import auth_failures_total
+from goblin_assistant.threads.forking import run_in_child
 from goblin_assistant.tokens import Claims, digest
 
 STALE_SECONDS = 60.0

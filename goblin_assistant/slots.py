@@ -18,7 +18,7 @@ from goblin_assistant.metrics import (
     rate_limit_rejections_total,
 )
 from goblin_assistant.providers.base import CallCancelled
-from goblin_assistant.thread_budget import ThreadBudget
+from goblin_assistant.threads.budget import ThreadBudget
 
 _POLL_SECONDS = 0.25
 

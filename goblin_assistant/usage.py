@@ -23,8 +23,8 @@ from goblin_assistant import metrics
 from goblin_assistant.budgets import Budgets, Reservation
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import PriceUnknown, Unauthorized, Unavailable
-from goblin_assistant.forking import run_in_child
 from goblin_assistant.prices import Prices
+from goblin_assistant.threads.forking import run_in_child
 from goblin_assistant.usage_database import DatabaseAway, RecordRefused, UsageDatabase
 from goblin_assistant.usage_estimates import (
     estimate_completion_tokens,

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from goblin_assistant.forking import run_in_child
+from goblin_assistant.threads.forking import run_in_child
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from goblin_assistant.errors import (
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.passwords import Passwords, check_new
 from goblin_assistant.principals import FAILURES
-from goblin_assistant.thread_budget import ThreadBudget
+from goblin_assistant.threads.budget import ThreadBudget
 from goblin_assistant.tokens import AccessTokens
 from tests.accounts_fixtures import (
     PASSWORD,

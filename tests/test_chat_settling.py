@@ -26,7 +26,7 @@ from goblin_assistant.database.models import budget_reservations
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.principals import Principal
 from goblin_assistant.providers.watchdog import watchdog
-from goblin_assistant.reaper import reaper
+from goblin_assistant.threads.reaper import reaper
 from tests.conftest import MakeApp, register, wait_until
 from tests.fake_upstream import SILENCE, FakeUpstream, Reply
 

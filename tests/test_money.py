@@ -25,7 +25,7 @@ from goblin_assistant.providers.anthropic import AnthropicProvider
 from goblin_assistant.providers.base import Model, ProviderError
 from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider, Quirks
 from goblin_assistant.routing import Router
-from goblin_assistant.thread_budget import ThreadBudget
+from goblin_assistant.threads.budget import ThreadBudget
 from tests.books import add_key, budget_of, open_database, open_store, rows
 from tests.money_cases import Case, cases
 from tests.scripted_server import ScriptedServer, Truth

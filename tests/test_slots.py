@@ -10,7 +10,7 @@ from goblin_assistant.errors import OverloadedHere, RateLimitExceeded
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.providers.base import CallCancelled
 from goblin_assistant.slots import Caps, ChatSlots, KeyConcurrency
-from goblin_assistant.thread_budget import ThreadBudget
+from goblin_assistant.threads.budget import ThreadBudget
 from tests.conftest import wait_until
 
 
