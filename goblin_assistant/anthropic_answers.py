@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from goblin_assistant.json_bounds import check_together
 from goblin_assistant.providers.base import ChatResponse, Usage
+from goblin_assistant.schemas.json_bounds import check_together
 
 STOP_REASONS: Mapping[str, str] = {
     "stop": "end_turn",  # OpenAI does not tell a stop sequence from an end

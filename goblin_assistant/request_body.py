@@ -2,7 +2,7 @@
 
 orjson refuses invalid UTF-8, NaN and Infinity, lone surrogates, nesting beyond 1024 and anything behind the value,
 each as an error and at the speed of C. What it accepts and we do not is added here: more values than a body may cost
-(json_bounds.py), a key given twice, nesting that could not be written again, NUL in stored text.
+(schemas/json_bounds.py), a key given twice, nesting that could not be written again, NUL in stored text.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from goblin_assistant import json_bounds
 from goblin_assistant.errors import BadRequest, ValidationFailed
+from goblin_assistant.schemas import json_bounds
 
 MAX_PROBLEMS = 10
 """How many wrong fields an answer names."""
 MAX_STORED_STRUCTURE = 1024 * 1024
-"""Bytes that the structure of a stored object may cost (see json_bounds.py): an API key with its hundred models takes
+"""Bytes that the structure of a stored object may cost (see schemas/json_bounds.py): an API key with its hundred models takes
 8,000."""
 MAX_FIELDS = 100
 """How many fields a stored object may have: pydantic makes an error of every unknown one, and a million of them cost

@@ -15,7 +15,7 @@ from goblin_assistant import error_handlers, errors, security_headers
 from goblin_assistant.config import Config
 from goblin_assistant.providers.base import PROVIDER_ERRORS, ModelNotFound, Timeout
 from goblin_assistant.request_info import ENVIRON_KEY, RequestInfo
-from goblin_assistant.schemas import Query, Strict
+from goblin_assistant.schemas.base import Query, Strict
 
 
 class Thing(Strict):

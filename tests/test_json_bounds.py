@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goblin_assistant import json_bounds
-from goblin_assistant.json_bounds import TooMuchStructure, loads, structure
+from goblin_assistant.schemas import json_bounds
+from goblin_assistant.schemas.json_bounds import TooMuchStructure, loads, structure
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text()
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from goblin_assistant.anthropic_answers import response_from_openai
-from goblin_assistant.json_bounds import TooMuchStructure
 from goblin_assistant.providers.anthropic import AnthropicProvider
 from goblin_assistant.providers.anthropic_content import translate_messages
 from goblin_assistant.providers.anthropic_models import CATALOGUE
@@ -23,6 +22,7 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider
 from goblin_assistant.providers.response_head import MAX_INFORMATIONAL
+from goblin_assistant.schemas.json_bounds import TooMuchStructure
 from tests.fake_upstream import FakeUpstream, Reply
 
 DENSE = b"[" + b"[]," * 1_000_000 + b"[]]"

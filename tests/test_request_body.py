@@ -9,13 +9,13 @@ from pydantic import BaseModel
 
 from goblin_assistant.errors import BadRequest, ValidationFailed
 from goblin_assistant.request_body import MAX_PROBLEMS, load, load_object, parse_json
-from goblin_assistant.schemas import (
+from goblin_assistant.schemas.base import (
     MAX_INPUTS,
     MAX_MESSAGES,
     ChatCompletionRequest,
     EmbeddingsRequest,
 )
-from goblin_assistant.schemas_messages import MessagesRequest
+from goblin_assistant.schemas.messages import MessagesRequest
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -148,7 +148,7 @@ def test_a_wrong_field_is_named(fields: dict[str, object], param: str) -> None:
 
 
 def test_values_are_never_repeated_and_made_up_names_only_when_they_look_like_names() -> None:
-    from goblin_assistant.schemas import Strict
+    from goblin_assistant.schemas.base import Strict
 
     class Login(Strict):
         password: str
@@ -233,7 +233,8 @@ def test_a_dense_body_is_refused_before_it_is_parsed(
     unit: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "goblin_assistant.json_bounds.orjson.loads", lambda raw: pytest.fail("it was parsed")
+        "goblin_assistant.schemas.base.json_bounds.orjson.loads",
+        lambda raw: pytest.fail("it was parsed"),
     )
     raw = b'{"messages":[' + unit * (6_000_000 // len(unit)) + unit[:-1] + b"]}"
     with pytest.raises(BadRequest, match="too many values: at most about 524,000"):

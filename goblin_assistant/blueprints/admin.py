@@ -13,7 +13,7 @@ from goblin_assistant.errors import Conflict
 from goblin_assistant.extensions import runtime
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.openapi import describe
-from goblin_assistant.schemas_accounts import (
+from goblin_assistant.schemas.accounts import (
     KeyChange,
     KeyIn,
     KeyList,

@@ -14,7 +14,7 @@ from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden, RegistrationClosed
 from goblin_assistant.extensions import runtime
 from goblin_assistant.openapi import describe
-from goblin_assistant.schemas_accounts import (
+from goblin_assistant.schemas.accounts import (
     Credentials,
     KeyIn,
     KeyLimits,

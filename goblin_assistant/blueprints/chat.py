@@ -20,7 +20,7 @@ from goblin_assistant.openapi import CHAT_ERRORS, describe
 from goblin_assistant.providers.base import Dialect
 from goblin_assistant.request_body import parse_json
 from goblin_assistant.request_info import RequestInfo, current_request, request_info
-from goblin_assistant.schemas import (
+from goblin_assistant.schemas.base import (
     ChatCompletion,
     ChatCompletionRequest,
     Embeddings,

@@ -11,7 +11,7 @@ from flask import Response
 from goblin_assistant.errors import NotFound, Unavailable
 from goblin_assistant.extensions import runtime
 from goblin_assistant.openapi import describe
-from goblin_assistant.schemas import (
+from goblin_assistant.schemas.base import (
     HealthAnswer,
     HealthReport,
     LiveAnswer,

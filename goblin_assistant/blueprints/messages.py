@@ -10,7 +10,7 @@ from goblin_assistant.blueprints.chat import json_body, respond
 from goblin_assistant.openapi import CHAT_ERRORS, describe
 from goblin_assistant.request_body import parse_json
 from goblin_assistant.request_info import request_info
-from goblin_assistant.schemas_messages import Message, MessagesRequest
+from goblin_assistant.schemas.messages import Message, MessagesRequest
 
 bp = APIBlueprint("messages", __name__, tag="Chat")
 

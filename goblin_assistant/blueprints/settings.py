@@ -11,7 +11,7 @@ from goblin_assistant.chat import may_use
 from goblin_assistant.errors import Forbidden, UnknownModel, ValidationFailed
 from goblin_assistant.extensions import runtime
 from goblin_assistant.openapi import describe
-from goblin_assistant.schemas_accounts import SettingsIn, SettingsOut
+from goblin_assistant.schemas.accounts import SettingsIn, SettingsOut
 
 bp = APIBlueprint("settings", __name__, url_prefix="/settings", tag="Settings")
 

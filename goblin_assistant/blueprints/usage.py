@@ -17,8 +17,8 @@ from goblin_assistant.errors import Forbidden
 from goblin_assistant.extensions import runtime
 from goblin_assistant.openapi import describe
 from goblin_assistant.principals import Principal
-from goblin_assistant.schemas_accounts import from_microusd
-from goblin_assistant.schemas_usage import UsageOut, UsageQuery
+from goblin_assistant.schemas.accounts import from_microusd
+from goblin_assistant.schemas.usage import UsageOut, UsageQuery
 from goblin_assistant.usage_database import DatabaseAway
 
 bp = APIBlueprint("usage", __name__, tag="Usage")

@@ -16,7 +16,7 @@ from goblin_assistant.commands.database import open_database
 from goblin_assistant.commands.durations import Duration
 from goblin_assistant.commands.users import show
 from goblin_assistant.prices import Prices
-from goblin_assistant.schemas_accounts import from_microusd
+from goblin_assistant.schemas.accounts import from_microusd
 from goblin_assistant.usage import ImportResult, UsageStore
 from goblin_assistant.usage_database import DatabaseAway
 

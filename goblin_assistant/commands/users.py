@@ -12,7 +12,7 @@ import click
 
 from goblin_assistant.accounts import ROLES, Accounts
 from goblin_assistant.commands.database import open_database
-from goblin_assistant.schemas_accounts import user_out
+from goblin_assistant.schemas.accounts import user_out
 
 PAGE = 500
 

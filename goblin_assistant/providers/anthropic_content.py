@@ -22,8 +22,8 @@ from typing import Any
 
 import orjson
 
-from goblin_assistant.json_bounds import TooMuchStructure, check_together
 from goblin_assistant.providers.base import InvalidRequest
+from goblin_assistant.schemas.json_bounds import TooMuchStructure, check_together
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 

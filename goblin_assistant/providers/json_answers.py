@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from goblin_assistant import json_bounds
 from goblin_assistant.providers.base import BadResponse
+from goblin_assistant.schemas import json_bounds
 
 
 def parse_answer(provider: str, data: bytes) -> Any:

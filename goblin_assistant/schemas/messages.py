@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WrapValidator
 
-from goblin_assistant.schemas import MAX_MESSAGES, Items, ModelName, Open, Parts, in_pieces
+from goblin_assistant.schemas.base import MAX_MESSAGES, Items, ModelName, Open, Parts, in_pieces
 
 
 class InputBlock(Open):

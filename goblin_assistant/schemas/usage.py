@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from goblin_assistant.schemas import Query, Strict
+from goblin_assistant.schemas.base import Query, Strict
 
 Number = Annotated[int, Field(ge=1, le=9_007_199_254_740_991)]
 Moment = Annotated[str, StringConstraints(max_length=40)]

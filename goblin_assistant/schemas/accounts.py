@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from goblin_assistant.database.models import ApiKey, User
-from goblin_assistant.schemas import ModelName, Query, Strict
+from goblin_assistant.schemas.base import ModelName, Query, Strict
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Scope = Literal["chat", "embeddings", "admin"]
