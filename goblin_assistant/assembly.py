@@ -11,7 +11,7 @@ from flask.sessions import NullSession, SessionInterface
 from sqlalchemy import create_engine
 from werkzeug.routing import MapAdapter
 
-from goblin_assistant.accounts import Accounts
+from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.chat import ChatService
 from goblin_assistant.config import Config
 from goblin_assistant.database import engine as database

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from flask import g
 
+from goblin_assistant.accounts.principals import Principal
+from goblin_assistant.accounts.tokens import KEY_PREFIX
 from goblin_assistant.errors import AppError, Forbidden, Unauthorized
 from goblin_assistant.extensions import runtime
-from goblin_assistant.principals import Principal
 from goblin_assistant.request_info import current_request, request_info
-from goblin_assistant.tokens import KEY_PREFIX
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from goblin_assistant import anthropic_messages
-from goblin_assistant.accounts import Principal
+from goblin_assistant.accounts.users import Principal
 from goblin_assistant.errors import Forbidden
 from goblin_assistant.providers.base import BadResponse, Call, ChatRequest, ChatResponse, Dialect
 from goblin_assistant.routing import Target

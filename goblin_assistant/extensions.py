@@ -18,7 +18,7 @@ from goblin_assistant.metrics import REGISTRY
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from goblin_assistant.accounts import Accounts
+    from goblin_assistant.accounts.users import Accounts
     from goblin_assistant.chat import ChatService
     from goblin_assistant.config import Config
     from goblin_assistant.health import HealthMonitor

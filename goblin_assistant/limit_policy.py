@@ -22,7 +22,7 @@ from goblin_assistant.limit_storage import ADDRESS_MARK, Counts, Hit
 from goblin_assistant.metrics import rate_limit_rejections_total
 
 if TYPE_CHECKING:
-    from goblin_assistant.accounts import Principal
+    from goblin_assistant.accounts.users import Principal
     from goblin_assistant.config import Config
 
 logger = logging.getLogger("goblin_assistant.limits")

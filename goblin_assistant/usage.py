@@ -45,7 +45,7 @@ from goblin_assistant.usage_records import (
 from goblin_assistant.usage_writer import Gatherer
 
 if TYPE_CHECKING:
-    from goblin_assistant.accounts import Principal
+    from goblin_assistant.accounts.users import Principal
 
 __all__ = [
     "ImportResult", "Reservation", "UsageEntry", "UsageStore", "estimate_completion_tokens", "estimate_prompt_tokens", "max_completion_tokens",

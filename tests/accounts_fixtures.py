@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from goblin_assistant.accounts import Accounts
+from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.config import Config
 from goblin_assistant.database import engine as database
 from goblin_assistant.metrics import REGISTRY

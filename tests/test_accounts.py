@@ -10,8 +10,11 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import Engine, select, update
 
-from goblin_assistant import passwords
-from goblin_assistant.accounts import Accounts, TokenPair, canonical, normalise
+from goblin_assistant.accounts import passwords
+from goblin_assistant.accounts.passwords import Passwords, check_new
+from goblin_assistant.accounts.principals import FAILURES
+from goblin_assistant.accounts.tokens import AccessTokens
+from goblin_assistant.accounts.users import Accounts, TokenPair, canonical, normalise
 from goblin_assistant.database.models import now_ms, refresh_tokens, users
 from goblin_assistant.errors import (
     Conflict,
@@ -21,10 +24,7 @@ from goblin_assistant.errors import (
     ValidationFailed,
 )
 from goblin_assistant.metrics import REGISTRY
-from goblin_assistant.passwords import Passwords, check_new
-from goblin_assistant.principals import FAILURES
 from goblin_assistant.threads.budget import ThreadBudget
-from goblin_assistant.tokens import AccessTokens
 from tests.accounts_fixtures import (
     PASSWORD,
     account_log,
@@ -298,14 +298,14 @@ def test_an_expired_token_is_refused_also_when_it_was_checked_before(
     tokens = AccessTokens("s" * 40, 60)
     token = tokens.issue(1, 0)
     claims = tokens.check(token)
-    monkeypatch.setattr("goblin_assistant.tokens.time.time", lambda: claims.expires_at + 1)
+    monkeypatch.setattr("goblin_assistant.accounts.tokens.time.time", lambda: claims.expires_at + 1)
     with pytest.raises(Unauthorized) as caught:
         tokens.check(token)
     assert caught.value.reason == "expired_token"
 
 
 def test_the_memory_of_checked_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goblin_assistant.tokens._CACHE_SIZE", 10)
+    monkeypatch.setattr("goblin_assistant.accounts.tokens._CACHE_SIZE", 10)
     tokens = AccessTokens("s" * 40, 900)
     for number in range(55):
         tokens.check(tokens.issue(number, 0))
@@ -429,7 +429,7 @@ def test_refresh_tokens_are_kept_until_a_day_after_their_end(
     accounts.create("ada@example.com", PASSWORD)
     for age in (2 * 86_400_000, 3_600_000):
         pair = accounts.login("ada@example.com", PASSWORD)
-        from goblin_assistant.tokens import digest
+        from goblin_assistant.accounts.tokens import digest
 
         with engine.begin() as connection:
             connection.execute(

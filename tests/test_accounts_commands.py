@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from goblin_assistant.accounts import Accounts
+from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.commands.durations import Duration
 from goblin_assistant.commands.keys import keys
 from goblin_assistant.commands.users import users

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, select, update
 
-from goblin_assistant import principals
-from goblin_assistant.accounts import Accounts
-from goblin_assistant.api_keys import MAX_KEYS_PER_USER, ApiKeys, KeySpec, NewKey
+from goblin_assistant.accounts import principals
+from goblin_assistant.accounts.api_keys import MAX_KEYS_PER_USER, ApiKeys, KeySpec, NewKey
+from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.budgets import Budgets
 from goblin_assistant.database.models import api_keys, now_ms
 from goblin_assistant.errors import (

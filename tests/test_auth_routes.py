@@ -297,7 +297,7 @@ def test_a_bad_credential_is_a_401_that_names_its_scheme(
 def test_a_missing_credential_is_a_401_that_is_not_counted_as_a_failure(
     client: FlaskClient,
 ) -> None:
-    from goblin_assistant.principals import FAILURES
+    from goblin_assistant.accounts.principals import FAILURES
 
     before = sum(failures(reason) for reason in FAILURES)
     assert client.get("/settings/").status_code == 401

@@ -20,11 +20,11 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, select
 
 from goblin_assistant import chat, chat_run, chat_stream, routing
+from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.blueprints import chat as chat_views
 from goblin_assistant.config import GoblinFile
 from goblin_assistant.database.models import budget_reservations
 from goblin_assistant.metrics import REGISTRY
-from goblin_assistant.principals import Principal
 from goblin_assistant.providers.watchdog import watchdog
 from goblin_assistant.threads.reaper import reaper
 from tests.conftest import MakeApp, register, wait_until

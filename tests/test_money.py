@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
+from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.chat import Chat, ChatService, ChatStream
 from goblin_assistant.config import Config, GoblinFile
 from goblin_assistant.config.goblin_file import PriceRow
@@ -19,7 +20,6 @@ from goblin_assistant.errors import AppError
 from goblin_assistant.limit_policy import RateLimits
 from goblin_assistant.limit_storage import MemoryStorage
 from goblin_assistant.prices import Prices
-from goblin_assistant.principals import Principal
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.anthropic import AnthropicProvider
 from goblin_assistant.providers.base import Model, ProviderError

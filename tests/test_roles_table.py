@@ -13,8 +13,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import update
 
-from goblin_assistant.accounts import Accounts
-from goblin_assistant.api_keys import KeySpec
+from goblin_assistant.accounts.api_keys import KeySpec
+from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.database.models import api_keys, now_ms
 from tests.conftest import PASSWORD, MakeApp
 

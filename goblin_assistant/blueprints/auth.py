@@ -7,8 +7,8 @@ from typing import Any
 from apiflask import APIBlueprint
 from flask import Response, request
 
-from goblin_assistant.accounts import canonical
-from goblin_assistant.api_keys import KeySpec
+from goblin_assistant.accounts.api_keys import KeySpec
+from goblin_assistant.accounts.users import canonical
 from goblin_assistant.auth import current_principal, require_auth
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden, RegistrationClosed

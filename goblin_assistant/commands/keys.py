@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from goblin_assistant.api_keys import DEFAULT_GRACE_SECONDS, KeySpec, NewKey
+from goblin_assistant.accounts.api_keys import DEFAULT_GRACE_SECONDS, KeySpec, NewKey
+from goblin_assistant.accounts.principals import SCOPES
 from goblin_assistant.commands.durations import Duration
 from goblin_assistant.commands.users import PAGE, as_json, open_accounts, show
 from goblin_assistant.database.models import now_ms
-from goblin_assistant.principals import SCOPES
 from goblin_assistant.schemas.accounts import USD_PATTERN, key_out, to_microusd
 
 NONE = "none"

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from goblin_assistant.accounts import ROLES, Accounts
+from goblin_assistant.accounts.users import ROLES, Accounts
 from goblin_assistant.commands.database import open_database
 from goblin_assistant.schemas.accounts import user_out
 

@@ -14,15 +14,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, select, update
 from sqlalchemy.exc import IntegrityError
 
-from goblin_assistant.api_keys import MAX_ID, ApiKeys
+from goblin_assistant.accounts.api_keys import MAX_ID, ApiKeys
+from goblin_assistant.accounts.passwords import Passwords, check_new
+from goblin_assistant.accounts.principals import Principal, PrincipalStore
+from goblin_assistant.accounts.tokens import AccessTokens, digest, new_refresh_token
 from goblin_assistant.config import Config
 from goblin_assistant.database.engine import insert_row
 from goblin_assistant.database.models import User, now_ms, refresh_tokens, users
 from goblin_assistant.errors import Conflict, NotFound, Unauthorized, ValidationFailed
-from goblin_assistant.passwords import Passwords, check_new
-from goblin_assistant.principals import Principal, PrincipalStore
 from goblin_assistant.threads.budget import ThreadBudget
-from goblin_assistant.tokens import AccessTokens, digest, new_refresh_token
 
 __all__ = ["Accounts", "Principal", "TokenPair"]
 

@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, ScalarSelect, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from goblin_assistant.accounts.principals import SCOPES, PrincipalStore
+from goblin_assistant.accounts.tokens import digest, new_api_key
 from goblin_assistant.database.engine import insert_row
 from goblin_assistant.database.models import ApiKey, api_keys, now_ms, users
 from goblin_assistant.errors import Conflict, Forbidden, NotFound, ValidationFailed
-from goblin_assistant.principals import SCOPES, PrincipalStore
-from goblin_assistant.tokens import digest, new_api_key
 
 logger = logging.getLogger("goblin_assistant.accounts")
 

@@ -18,12 +18,12 @@ import orjson
 from sqlalchemy import Engine, PoolProxiedConnection, Select, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from goblin_assistant.accounts.tokens import Claims, digest
 from goblin_assistant.database.gate import Gate
 from goblin_assistant.database.models import api_keys, now_ms, users
 from goblin_assistant.errors import Unauthorized, Unavailable
 from goblin_assistant.metrics import auth_failures_total
 from goblin_assistant.threads.forking import run_in_child
-from goblin_assistant.tokens import Claims, digest
 
 STALE_SECONDS = 60.0
 KEPT_CONNECTIONS = 4
