@@ -21,21 +21,21 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     Raises ConfigError with everything that is wrong.
     """
     # Imported here, so that `from goblin_assistant.metrics import ...` in a tool of yours does not load the whole application.
-    from goblin_assistant import (
+    from goblin_assistant import lifecycle
+    from goblin_assistant.assembly import assemble, make_app
+    from goblin_assistant.blueprints import register_blueprints
+    from goblin_assistant.config import Config
+    from goblin_assistant.extensions import exporter
+    from goblin_assistant.logs import json_logging
+    from goblin_assistant.web import (
         body_limits,
         error_handlers,
-        lifecycle,
         metrics_endpoint,
         observability,
         openapi,
         rate_limits,
         security_headers,
     )
-    from goblin_assistant.assembly import assemble, make_app
-    from goblin_assistant.blueprints import register_blueprints
-    from goblin_assistant.config import Config
-    from goblin_assistant.extensions import exporter
-    from goblin_assistant.logs import json_logging
 
     settings = config if isinstance(config, Config) else Config.load(config)
     json_logging.configure(settings.log_level, settings.secret_values())

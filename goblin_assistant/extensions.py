@@ -1,7 +1,7 @@
 """The Flask extensions, and the one object that holds what an application is made of.
 
 Extensions are created here and bound in `create_app` (but for flask-limiter and flask-cors, whose state or settings belong to
-one application: they are made in rate_limits.py and security_headers.py). Everything that has state beyond a request (providers, router, slots, monitor)
+one application: they are made in web/rate_limits.py and web/security_headers.py). Everything that has state beyond a request (providers, router, slots, monitor)
 is a field of `Runtime`, made once per application; nothing of it is global, so that tests can run several applications side by side.
 """
 

@@ -1,4 +1,4 @@
-"""How much a caller may do: chats a minute, tokens a minute, failed logins. No Flask in here; rate_limits.py asks it
+"""How much a caller may do: chats a minute, tokens a minute, failed logins. No Flask in here; web/rate_limits.py asks it
 for each request.
 
 Requests of the auth group go through flask-limiter instead, on the same storage.

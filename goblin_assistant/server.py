@@ -21,8 +21,7 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
-from goblin_assistant import lifecycle, metrics_endpoint, process_setup
-from goblin_assistant.body_limits import BodyLimits
+from goblin_assistant import lifecycle, process_setup
 from goblin_assistant.config import Config
 from goblin_assistant.extensions import Runtime
 from goblin_assistant.logs import json_logging
@@ -37,6 +36,8 @@ from goblin_assistant.server_bodies import PendingBodies
 from goblin_assistant.server_channel import Channel
 from goblin_assistant.server_loop import Threads, make_map
 from goblin_assistant.version import __version__
+from goblin_assistant.web import metrics_endpoint
+from goblin_assistant.web.body_limits import BodyLimits
 
 logger = logging.getLogger("goblin_assistant.server")
 

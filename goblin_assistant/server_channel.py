@@ -18,11 +18,11 @@ from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import build_http_date
 
-from goblin_assistant.error_handlers import from_status
 from goblin_assistant.errors import AppError, OverloadedHere, body_for, retry_after_of
-from goblin_assistant.request_info import GOOD_ID, RequestInfo, new_id
 from goblin_assistant.server_loop import Seat
 from goblin_assistant.server_parser import BodiesFull, RequestParser, path_info
+from goblin_assistant.web.error_handlers import from_status
+from goblin_assistant.web.request_info import GOOD_ID, RequestInfo, new_id
 
 LINGER_SECONDS = 5.0
 JOINED_BYTES = 64 * 1024

@@ -14,7 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from goblin_assistant.extensions import Runtime
-from goblin_assistant.openapi import UNLIMITED
+from goblin_assistant.web.openapi import UNLIMITED
 from tests.conftest import MakeApp, Serve, register
 
 JUNK: dict[str, tuple[bytes, str]] = {

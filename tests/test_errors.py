@@ -11,11 +11,12 @@ import pytest
 from apiflask import APIFlask
 from flask.testing import FlaskClient
 
-from goblin_assistant import error_handlers, errors, security_headers
+from goblin_assistant import errors
 from goblin_assistant.config import Config
 from goblin_assistant.providers.base import PROVIDER_ERRORS, ModelNotFound, Timeout
-from goblin_assistant.request_info import ENVIRON_KEY, RequestInfo
 from goblin_assistant.schemas.base import Query, Strict
+from goblin_assistant.web import error_handlers, security_headers
+from goblin_assistant.web.request_info import ENVIRON_KEY, RequestInfo
 
 
 class Thing(Strict):

@@ -14,7 +14,7 @@ import requests
 from flask import Flask
 from flask.testing import FlaskClient
 
-from goblin_assistant.body_limits import BodyLimits
+from goblin_assistant.web.body_limits import BodyLimits
 from tests.conftest import MakeApp, Serve, Server, register
 from tests.nasty_bodies import HONEST, MESSAGES, NASTY, NASTY_WHOLE, inside
 from tests.test_bad_input import error_of, routes

@@ -11,10 +11,10 @@ import pytest
 from flask import Flask, Response, abort, request
 from werkzeug.test import Client, EnvironBuilder
 
-from goblin_assistant import metrics_endpoint, observability
 from goblin_assistant.config import Config
 from goblin_assistant.metrics import REGISTRY
-from goblin_assistant.observability import request_info
+from goblin_assistant.web import metrics_endpoint, observability
+from goblin_assistant.web.observability import request_info
 
 CONFIG = Config(env="development", secret_key="x" * 40)
 

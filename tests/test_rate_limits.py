@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from goblin_assistant.errors import RateLimitExceeded
-from goblin_assistant.rate_limits import group_of
+from goblin_assistant.web.rate_limits import group_of
 from tests.conftest import MakeApp, Serve, register
 from tests.services import RedisServer
 

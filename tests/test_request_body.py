@@ -8,7 +8,6 @@ import pytest
 from pydantic import BaseModel
 
 from goblin_assistant.errors import BadRequest, ValidationFailed
-from goblin_assistant.request_body import MAX_PROBLEMS, load, load_object, parse_json
 from goblin_assistant.schemas.base import (
     MAX_INPUTS,
     MAX_MESSAGES,
@@ -16,6 +15,7 @@ from goblin_assistant.schemas.base import (
     EmbeddingsRequest,
 )
 from goblin_assistant.schemas.messages import MessagesRequest
+from goblin_assistant.web.request_body import MAX_PROBLEMS, load, load_object, parse_json
 
 HELLO = [{"role": "user", "content": "hello"}]
 

@@ -18,8 +18,8 @@ from goblin_assistant.errors import (
     body_for,
     retry_after_of,
 )
-from goblin_assistant.openapi import MEANINGS
 from goblin_assistant.providers.base import PROVIDER_ERRORS, ProviderError
+from goblin_assistant.web.openapi import MEANINGS
 from tests.conftest import ROOT
 
 DOCUMENTED = (ROOT / "docs" / "errors.md").read_text()

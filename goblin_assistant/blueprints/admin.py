@@ -7,12 +7,10 @@ from typing import Any
 from apiflask import APIBlueprint
 from flask import Response
 
-from goblin_assistant.auth import current_principal, require_auth
 from goblin_assistant.blueprints.auth import limits_of, spec_of
 from goblin_assistant.errors import Conflict
 from goblin_assistant.extensions import runtime
 from goblin_assistant.metrics import REGISTRY
-from goblin_assistant.openapi import describe
 from goblin_assistant.schemas.accounts import (
     KeyChange,
     KeyIn,
@@ -29,6 +27,8 @@ from goblin_assistant.schemas.accounts import (
     key_out,
     user_out,
 )
+from goblin_assistant.web.auth import current_principal, require_auth
+from goblin_assistant.web.openapi import describe
 
 bp = APIBlueprint("admin", __name__, url_prefix="/admin", tag="Admin")
 

@@ -9,11 +9,9 @@ from flask import Response, request
 
 from goblin_assistant.accounts.api_keys import KeySpec
 from goblin_assistant.accounts.users import canonical
-from goblin_assistant.auth import current_principal, require_auth
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden, RegistrationClosed
 from goblin_assistant.extensions import runtime
-from goblin_assistant.openapi import describe
 from goblin_assistant.schemas.accounts import (
     Credentials,
     KeyIn,
@@ -32,6 +30,8 @@ from goblin_assistant.schemas.accounts import (
     to_microusd,
     user_out,
 )
+from goblin_assistant.web.auth import current_principal, require_auth
+from goblin_assistant.web.openapi import describe
 
 bp = APIBlueprint("auth", __name__, url_prefix="/auth", tag="Accounts")
 

@@ -10,16 +10,11 @@ from typing import Any
 from apiflask import APIBlueprint
 from flask import Response, after_this_request
 
-from goblin_assistant.auth import current_principal, require_auth
 from goblin_assistant.chat import Chat, ChatStream, may_use
 from goblin_assistant.errors import ClientGone, UnknownModel
 from goblin_assistant.extensions import runtime
 from goblin_assistant.idempotency import Answer, Claim, Recording
-from goblin_assistant.json_requests import JsonBytes, body_of, require_json
-from goblin_assistant.openapi import CHAT_ERRORS, describe
 from goblin_assistant.providers.base import Dialect
-from goblin_assistant.request_body import parse_json
-from goblin_assistant.request_info import RequestInfo, current_request, request_info
 from goblin_assistant.schemas.base import (
     ChatCompletion,
     ChatCompletionRequest,
@@ -28,6 +23,11 @@ from goblin_assistant.schemas.base import (
     ModelItem,
     ModelList,
 )
+from goblin_assistant.web.auth import current_principal, require_auth
+from goblin_assistant.web.json_requests import JsonBytes, body_of, require_json
+from goblin_assistant.web.openapi import CHAT_ERRORS, describe
+from goblin_assistant.web.request_body import parse_json
+from goblin_assistant.web.request_info import RequestInfo, current_request, request_info
 
 logger = logging.getLogger("goblin_assistant.chat")
 

@@ -10,7 +10,6 @@ from flask import Response
 
 from goblin_assistant.errors import NotFound, Unavailable
 from goblin_assistant.extensions import runtime
-from goblin_assistant.openapi import describe
 from goblin_assistant.schemas.base import (
     HealthAnswer,
     HealthReport,
@@ -20,6 +19,7 @@ from goblin_assistant.schemas.base import (
     ServiceStatusAnswer,
 )
 from goblin_assistant.version import __version__
+from goblin_assistant.web.openapi import describe
 
 bp = APIBlueprint("health", __name__, url_prefix="/health", tag="Health")
 

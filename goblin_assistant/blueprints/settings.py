@@ -6,12 +6,12 @@ from typing import Any
 
 from apiflask import APIBlueprint
 
-from goblin_assistant.auth import current_principal, require_auth
 from goblin_assistant.chat import may_use
 from goblin_assistant.errors import Forbidden, UnknownModel, ValidationFailed
 from goblin_assistant.extensions import runtime
-from goblin_assistant.openapi import describe
 from goblin_assistant.schemas.accounts import SettingsIn, SettingsOut
+from goblin_assistant.web.auth import current_principal, require_auth
+from goblin_assistant.web.openapi import describe
 
 bp = APIBlueprint("settings", __name__, url_prefix="/settings", tag="Settings")
 

@@ -11,15 +11,15 @@ from flask import Response, request
 
 from goblin_assistant import usage_reports
 from goblin_assistant.accounts.principals import Principal
-from goblin_assistant.auth import current_principal, require_auth
 from goblin_assistant.budgets import next_month
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden
 from goblin_assistant.extensions import runtime
-from goblin_assistant.openapi import describe
 from goblin_assistant.schemas.accounts import from_microusd
 from goblin_assistant.schemas.usage import UsageOut, UsageQuery
 from goblin_assistant.usage_database import DatabaseAway
+from goblin_assistant.web.auth import current_principal, require_auth
+from goblin_assistant.web.openapi import describe
 
 bp = APIBlueprint("usage", __name__, tag="Usage")
 

@@ -82,8 +82,8 @@ def simulate(host: str, port: int, threads: int, models: tuple[str, ...], **opti
 
     from goblin_assistant.providers.base import Model
     from goblin_assistant.providers.echo import ECHO_MODEL, EchoProvider
-    from goblin_assistant.request_body import field_name, from_problems
     from goblin_assistant.simulator import MAX_BODY_BYTES, Simulator
+    from goblin_assistant.web.request_body import field_name, from_problems
 
     try:
         chosen = SimulationOptions.model_validate(

@@ -11,7 +11,7 @@ from flask import Flask, Response
 from flask_cors import CORS
 
 from goblin_assistant.config import Config
-from goblin_assistant.request_info import ENVIRON_KEY, current_request
+from goblin_assistant.web.request_info import ENVIRON_KEY, current_request
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -20,7 +20,6 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from goblin_assistant import json_requests
 from goblin_assistant.errors import (
     APP_ERRORS,
     AppError,
@@ -35,9 +34,10 @@ from goblin_assistant.errors import (
 )
 from goblin_assistant.logs.json_logging import correlation_id
 from goblin_assistant.metrics import auth_failures_total
-from goblin_assistant.observability import request_info
 from goblin_assistant.providers.base import ProviderError
-from goblin_assistant.request_body import from_problems, validation_failed
+from goblin_assistant.web import json_requests
+from goblin_assistant.web.observability import request_info
+from goblin_assistant.web.request_body import from_problems, validation_failed
 
 logger = logging.getLogger("goblin_assistant")
 

@@ -16,7 +16,8 @@ from goblin_assistant.config import Config
 from goblin_assistant.limit_policy import CHAT_ROUTES
 from goblin_assistant.logs.json_logging import correlation_id
 from goblin_assistant.metrics import UNMATCHED, http_errors_total, http_requests_total
-from goblin_assistant.request_info import (
+from goblin_assistant.threads.reaper import reaper
+from goblin_assistant.web.request_info import (
     ENVIRON_KEY,
     GOOD_ID,
     METHODS,
@@ -25,7 +26,6 @@ from goblin_assistant.request_info import (
     new_id,
     request_info,
 )
-from goblin_assistant.threads.reaper import reaper
 
 __all__ = ["RequestInfo", "init_app", "initialise_series", "request_info"]
 

@@ -16,10 +16,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from flask import Flask, Response, request
 
 from goblin_assistant.config import Config
-from goblin_assistant.error_handlers import MESSAGES
 from goblin_assistant.errors import NotFound, Unauthorized
 from goblin_assistant.extensions import exporter
-from goblin_assistant.openapi import describe
+from goblin_assistant.web.error_handlers import MESSAGES
+from goblin_assistant.web.openapi import describe
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -13,7 +13,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import ClientDisconnected
 
 from goblin_assistant.errors import UnsupportedMediaType
-from goblin_assistant.request_body import load_object
+from goblin_assistant.web.request_body import load_object
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

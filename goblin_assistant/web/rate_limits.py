@@ -23,11 +23,11 @@ from flask_limiter import Limiter, RequestLimit
 from limits.storage import storage_from_string
 from werkzeug.routing import Rule
 
-from goblin_assistant import auth
 from goblin_assistant.config import Config
 from goblin_assistant.limit_policy import CHAT_ROUTES, RateLimits, Standing, address_key, headers_of
 from goblin_assistant.limit_storage import MAX_KEYS, Counts
-from goblin_assistant.request_info import ENVIRON_KEY, current_request
+from goblin_assistant.web import auth
+from goblin_assistant.web.request_info import ENVIRON_KEY, current_request
 
 __all__ = ["Group", "RateLimits", "group_of", "init_app"]
 

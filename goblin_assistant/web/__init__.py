@@ -1,0 +1,1 @@
+"""All that knows Flask, but for the views."""
