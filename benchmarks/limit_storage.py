@@ -18,7 +18,7 @@ from pathlib import Path
 
 from limits.storage import MemoryStorage as TheirStorage
 
-from goblin_assistant.limit_storage import MemoryStorage
+from goblin_assistant.rate_limits.memory import MemoryStorage
 
 HITS = 100_000
 

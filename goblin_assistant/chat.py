@@ -25,7 +25,6 @@ from goblin_assistant.chat_stream import ChatStream, close_events
 from goblin_assistant.config import Config
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import AppError, ClientGone
-from goblin_assistant.limit_policy import RateLimits
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, choices, completion_limit
 from goblin_assistant.providers.base import (
@@ -36,6 +35,7 @@ from goblin_assistant.providers.base import (
     ProviderError,
     StreamEvent,
 )
+from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing import Outcome, Router, Target, Trace
 from goblin_assistant.slots import ChatSlots, KeyConcurrency
 from goblin_assistant.threads.budget import ThreadBudget

@@ -20,11 +20,11 @@ import orjson
 
 from goblin_assistant import metrics
 from goblin_assistant.errors import AppError, source_of
-from goblin_assistant.limit_policy import RateLimits, TokenHold
 from goblin_assistant.logs import json_logging
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.answer_limits import choices
 from goblin_assistant.providers.base import Dialect, Progress, ProviderError, Usage, tier_of
+from goblin_assistant.rate_limits.policy import RateLimits, TokenHold
 from goblin_assistant.routing import Outcome, Target, Trace
 from goblin_assistant.usage import (
     Reservation,

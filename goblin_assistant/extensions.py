@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from goblin_assistant.config import Config
     from goblin_assistant.health import HealthMonitor
     from goblin_assistant.idempotency import IdempotencyStore
-    from goblin_assistant.limit_policy import RateLimits
     from goblin_assistant.providers import Registry
+    from goblin_assistant.rate_limits.policy import RateLimits
     from goblin_assistant.routing import Router
     from goblin_assistant.usage import UsageStore
 

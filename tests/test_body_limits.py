@@ -14,7 +14,7 @@ import requests
 from flask import Flask
 from werkzeug.serving import make_server
 
-from goblin_assistant.limit_policy import CHAT_ROUTES
+from goblin_assistant.rate_limits.policy import CHAT_ROUTES
 from goblin_assistant.web.body_limits import BodyLimits
 from tests.conftest import MakeApp, Serve, Server, wait_until
 from tests.test_server import raw

@@ -7,8 +7,8 @@ import tracemalloc
 
 import pytest
 
-from goblin_assistant import limit_storage
-from goblin_assistant.limit_storage import MemoryStorage
+from goblin_assistant.rate_limits import memory
+from goblin_assistant.rate_limits.memory import MemoryStorage
 
 
 class Clock:
@@ -27,7 +27,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(limit_storage, "time", clock)
+    monkeypatch.setattr(memory, "time", clock)
     return clock
 
 

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from goblin_assistant import shared_limit_storage
 from goblin_assistant.metrics import rate_limiter_degraded
-from goblin_assistant.shared_limit_storage import SharedStorage
+from goblin_assistant.rate_limits import shared
+from goblin_assistant.rate_limits.shared import SharedStorage
 from tests.conftest import ROOT, wait_until
 from tests.services import RedisServer
 
 
 @pytest.fixture(autouse=True)
 def _quick_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_limit_storage, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(shared, "RETRY_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_forgotten_key_begins_anew(storage: SharedStorage) -> None:
 
 _WORKER = """
 import sys, threading
-from goblin_assistant.shared_limit_storage import SharedStorage
+from goblin_assistant.rate_limits.shared import SharedStorage
 storage = SharedStorage("goblin+" + sys.argv[1])
 sys.stdin.readline()
 counts = [0] * 8
@@ -159,7 +159,7 @@ def test_a_redis_that_hangs_costs_one_timeout_and_no_more(redis_server: RedisSer
         begun = time.monotonic()
         for _ in range(200):
             storage.hit("a", 1000, 60)
-        assert time.monotonic() - begun < 5 * shared_limit_storage.TIMEOUT_SECONDS
+        assert time.monotonic() - begun < 5 * shared.TIMEOUT_SECONDS
         assert storage.degraded
     finally:
         redis_server.resume()
@@ -197,7 +197,7 @@ def test_an_evicted_key_of_a_pair_is_no_lost_server_and_counts_anew(
 ) -> None:
     client = redis.Redis.from_url(redis_server.url)
     assert storage.reserve("key:1", 1000, 60, 900, "h1") == 0
-    assert client.delete(f"{shared_limit_storage.PREFIX}{{key:1}}:{evicted}") == 1
+    assert client.delete(f"{shared.PREFIX}{{key:1}}:{evicted}") == 1
     assert storage.reserve("key:1", 1000, 60, 900, "h2") == 0
     assert storage.reserve("key:1", 1000, 60, 900, "h3") > 0
     storage.settle("key:1", "h2", 100)
@@ -211,7 +211,7 @@ def test_a_hold_whose_amount_was_lost_ends_without_an_error(
 ) -> None:
     client = redis.Redis.from_url(redis_server.url)
     assert storage.reserve("key:1", 1000, 1, 900, "h1") == 0
-    client.hdel(f"{shared_limit_storage.PREFIX}{{key:1}}:amounts", "h1")
+    client.hdel(f"{shared.PREFIX}{{key:1}}:amounts", "h1")
     wait_until(lambda: storage.reserve("key:1", 2000, 1, 900, "h2") == 0, 3)
     assert not storage.degraded
     client.close()
@@ -221,7 +221,7 @@ def test_a_key_of_another_type_is_deleted_and_no_lost_server(
     storage: SharedStorage, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = redis.Redis.from_url(redis_server.url)
-    client.set(shared_limit_storage.PREFIX + "a", "text")
+    client.set(shared.PREFIX + "a", "text")
     with caplog.at_level("INFO", "goblin_assistant.limits"):
         assert storage.hit("a", 10, 60).allowed
         assert not storage.degraded

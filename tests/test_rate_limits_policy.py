@@ -10,9 +10,9 @@ import pytest
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.config import Config
 from goblin_assistant.errors import RateLimitExceeded, native_body
-from goblin_assistant.limit_policy import SCOPES, RateLimits, account_key, address_key
-from goblin_assistant.limit_storage import MemoryStorage
 from goblin_assistant.metrics import REGISTRY, rate_limit_rejections_total
+from goblin_assistant.rate_limits.memory import MemoryStorage
+from goblin_assistant.rate_limits.policy import SCOPES, RateLimits, account_key, address_key
 
 
 def Caller(

@@ -13,7 +13,7 @@ from flask import Flask
 
 from goblin_assistant.config import Config
 from goblin_assistant.errors import PayloadTooLarge
-from goblin_assistant.limit_policy import CHAT_ROUTES
+from goblin_assistant.rate_limits.policy import CHAT_ROUTES
 from goblin_assistant.web.request_info import current_request
 
 KIB = 1024

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, got_request_exception, request
 
 from goblin_assistant.config import Config
-from goblin_assistant.limit_policy import CHAT_ROUTES
 from goblin_assistant.logs.json_logging import correlation_id
 from goblin_assistant.metrics import UNMATCHED, http_errors_total, http_requests_total
+from goblin_assistant.rate_limits.policy import CHAT_ROUTES
 from goblin_assistant.threads.reaper import reaper
 from goblin_assistant.web.request_info import (
     ENVIRON_KEY,

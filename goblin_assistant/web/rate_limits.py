@@ -1,4 +1,4 @@
-"""Which limit a request falls under and who is counted: the Flask side of limit_policy.py.
+"""Which limit a request falls under and who is counted: the Flask side of rate_limits/policy.py.
 
 | group   | routes                                             | counted by               |
 |---------|----------------------------------------------------|--------------------------|
@@ -9,7 +9,7 @@
 | none    | /health/live, /health/ready, /metrics, preflights  | not counted              |
 
 Each group is one bucket a caller. flask-limiter counts the auth group, whose requests cost a password hash anyway; the
-others ask the same storage through limit_policy.py: measured on /health, 30 us instead of 280. The hooks run before any view looks at credentials, so requests with bad ones are counted too.
+others ask the same storage through rate_limits/policy.py: measured on /health, 30 us instead of 280. The hooks run before any view looks at credentials, so requests with bad ones are counted too.
 """
 
 from __future__ import annotations
@@ -24,8 +24,14 @@ from limits.storage import storage_from_string
 from werkzeug.routing import Rule
 
 from goblin_assistant.config import Config
-from goblin_assistant.limit_policy import CHAT_ROUTES, RateLimits, Standing, address_key, headers_of
-from goblin_assistant.limit_storage import MAX_KEYS, Counts
+from goblin_assistant.rate_limits.memory import MAX_KEYS, Counts
+from goblin_assistant.rate_limits.policy import (
+    CHAT_ROUTES,
+    RateLimits,
+    Standing,
+    address_key,
+    headers_of,
+)
 from goblin_assistant.web import auth
 from goblin_assistant.web.request_info import ENVIRON_KEY, current_request
 
@@ -63,7 +69,7 @@ def init_app(app: Flask, config: Config) -> RateLimits:
     """Count every request of `app`. One limiter an application: flask-limiter keeps its switches on the object."""
     uri = "goblin+" + config.limits_uri
     if not config.limits_uri.startswith("memory:"):
-        from goblin_assistant import shared_limit_storage  # noqa: F401 -- registers itself; without Redis nobody loads it
+        from goblin_assistant.rate_limits import shared  # noqa: F401 -- registers itself; without Redis nobody loads it
     if not config.ratelimit_enabled:
         return RateLimits(
             config, cast(Counts, storage_from_string(uri, instances=config.instances))

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from limits import RateLimitItem, RateLimitItemPerMinute, parse_many
 
 from goblin_assistant.errors import RateLimitExceeded
-from goblin_assistant.limit_storage import ADDRESS_MARK, Counts, Hit
 from goblin_assistant.metrics import rate_limit_rejections_total
+from goblin_assistant.rate_limits.memory import ADDRESS_MARK, Counts, Hit
 
 if TYPE_CHECKING:
     from goblin_assistant.accounts.users import Principal

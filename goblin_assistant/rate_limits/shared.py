@@ -18,8 +18,8 @@ from limits.storage import MovingWindowSupport, Storage
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from goblin_assistant.limit_storage import Bucket, Hit, MemoryStorage
 from goblin_assistant.metrics import rate_limiter_degraded
+from goblin_assistant.rate_limits.memory import Bucket, Hit, MemoryStorage
 
 logger = logging.getLogger("goblin_assistant.limits")
 
