@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import orjson
 
-from goblin_assistant.usage_delivered import DeliveredText
+from goblin_assistant.usage.delivered import DeliveredText
 
 OPENAI = b"data: " + orjson.dumps({
     "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1764000000, "model": "gpt-4o-2024-08-06",

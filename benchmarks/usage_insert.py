@@ -26,9 +26,9 @@ from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.database import engine as database
 from goblin_assistant.database.models import api_keys, metadata, now_ms, users
-from goblin_assistant.prices import Prices
-from goblin_assistant.usage import UsageEntry, UsageStore, new_record_id
-from goblin_assistant.usage_records import COLUMNS, first_id_at
+from goblin_assistant.usage.prices import Prices
+from goblin_assistant.usage.records import COLUMNS, first_id_at
+from goblin_assistant.usage.store import UsageEntry, UsageStore, new_record_id
 
 ROUNDS = 7
 PER_ROUND = 500

@@ -19,14 +19,14 @@ from goblin_assistant.extensions import Runtime
 from goblin_assistant.health import PeriodicJob
 from goblin_assistant.idempotency import build_store
 from goblin_assistant.metrics import app_build_info
-from goblin_assistant.prices import Prices
 from goblin_assistant.providers import build_registry
 from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing import Router
 from goblin_assistant.service_checks import build_monitor
 from goblin_assistant.threads.budget import ThreadBudget
-from goblin_assistant.usage import UsageStore
-from goblin_assistant.usage_writer import GATHER_SECONDS
+from goblin_assistant.usage.batches import GATHER_SECONDS
+from goblin_assistant.usage.prices import Prices
+from goblin_assistant.usage.store import UsageStore
 from goblin_assistant.version import __version__
 
 MAX_HOSTS = 64

@@ -39,7 +39,10 @@ from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing import Outcome, Router, Target, Trace
 from goblin_assistant.slots import ChatSlots, KeyConcurrency
 from goblin_assistant.threads.budget import ThreadBudget
-from goblin_assistant.usage import (
+from goblin_assistant.usage.checks import UsageChecks
+from goblin_assistant.usage.delivered import DeliveredText
+from goblin_assistant.usage.estimates import prediction_tokens
+from goblin_assistant.usage.store import (
     UsageEntry,
     UsageStore,
     estimate_prompt_tokens,
@@ -47,9 +50,6 @@ from goblin_assistant.usage import (
     most_prompt_tokens,
     new_record_id,
 )
-from goblin_assistant.usage_checks import UsageChecks
-from goblin_assistant.usage_delivered import DeliveredText
-from goblin_assistant.usage_estimates import prediction_tokens
 
 __all__ = ["Chat", "ChatResult", "ChatService", "ChatStream", "may_use"]
 

@@ -26,7 +26,9 @@ from goblin_assistant.providers.answer_limits import choices
 from goblin_assistant.providers.base import Dialect, Progress, ProviderError, Usage, tier_of
 from goblin_assistant.rate_limits.policy import RateLimits, TokenHold
 from goblin_assistant.routing import Outcome, Target, Trace
-from goblin_assistant.usage import (
+from goblin_assistant.usage.checks import UsageChecks, is_plain
+from goblin_assistant.usage.delivered import DeliveredText
+from goblin_assistant.usage.store import (
     Reservation,
     UsageEntry,
     UsageStore,
@@ -34,8 +36,6 @@ from goblin_assistant.usage import (
     estimate_prompt_tokens,
     max_completion_tokens,
 )
-from goblin_assistant.usage_checks import UsageChecks, is_plain
-from goblin_assistant.usage_delivered import DeliveredText
 
 logger = logging.getLogger("goblin_assistant.chat")
 

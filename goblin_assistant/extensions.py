@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from goblin_assistant.providers import Registry
     from goblin_assistant.rate_limits.policy import RateLimits
     from goblin_assistant.routing import Router
-    from goblin_assistant.usage import UsageStore
+    from goblin_assistant.usage.store import UsageStore
 
 exporter = PrometheusMetrics.for_app_factory(path=None, export_defaults=False, registry=REGISTRY)
 

@@ -14,8 +14,8 @@ from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.database import engine as database
 from goblin_assistant.database.models import api_keys, metadata, now_ms, users
-from goblin_assistant.prices import Prices
-from goblin_assistant.usage import UsageEntry, UsageStore, new_record_id
+from goblin_assistant.usage.prices import Prices
+from goblin_assistant.usage.store import UsageEntry, UsageStore, new_record_id
 
 CENT = {"echo/*": PriceRow(input=100, output=100)}
 """A hundred micro-dollars a token: a hundred tokens cost a cent."""

@@ -12,7 +12,6 @@ from sqlalchemy import Engine, create_engine, select, update
 from goblin_assistant.accounts import principals
 from goblin_assistant.accounts.api_keys import MAX_KEYS_PER_USER, ApiKeys, KeySpec, NewKey
 from goblin_assistant.accounts.users import Accounts
-from goblin_assistant.budgets import Budgets
 from goblin_assistant.database.models import api_keys, now_ms
 from goblin_assistant.errors import (
     BudgetExceeded,
@@ -23,8 +22,9 @@ from goblin_assistant.errors import (
     Unavailable,
     ValidationFailed,
 )
-from goblin_assistant.usage_database import UsageDatabase
-from goblin_assistant.usage_records import new_record_id
+from goblin_assistant.usage.budgets import Budgets
+from goblin_assistant.usage.records import new_record_id
+from goblin_assistant.usage.transactions import UsageDatabase
 from tests.accounts_fixtures import PASSWORD, accounts, database_url, engine, engine_for
 from tests.services import PostgresServer
 

@@ -17,7 +17,6 @@ from goblin_assistant.chat import Chat, ChatService, ChatStream
 from goblin_assistant.config import Config, GoblinFile
 from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.errors import AppError
-from goblin_assistant.prices import Prices
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.anthropic import AnthropicProvider
 from goblin_assistant.providers.base import Model, ProviderError
@@ -26,6 +25,7 @@ from goblin_assistant.rate_limits.memory import MemoryStorage
 from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing import Router
 from goblin_assistant.threads.budget import ThreadBudget
+from goblin_assistant.usage.prices import Prices
 from tests.books import add_key, budget_of, open_database, open_store, rows
 from tests.money_cases import Case, cases
 from tests.scripted_server import ScriptedServer, Truth

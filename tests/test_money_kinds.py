@@ -15,8 +15,8 @@ from goblin_assistant.config.goblin_file import GoblinFile
 from goblin_assistant.providers.anthropic import AnthropicProvider
 from goblin_assistant.providers.base import ChatRequest, Model
 from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider, Quirks
-from goblin_assistant.usage_estimates import estimate_prompt_tokens, most_prompt_tokens
-from goblin_assistant.usage_images import image_size
+from goblin_assistant.usage.estimates import estimate_prompt_tokens, most_prompt_tokens
+from goblin_assistant.usage.images import image_size
 from tests.conftest import MakeApp, register
 from tests.fake_upstream import CUT, FakeUpstream, Reply
 from tests.test_usage_billing import BODY, PROMPT_ESTIMATE, Bench

@@ -12,10 +12,10 @@ import pytest
 from genai_prices.data_snapshot import get_snapshot
 
 from goblin_assistant.config.goblin_file import GoblinFile, PriceRow
-from goblin_assistant.prices import GENAI_PROVIDERS, MAX_CACHED, Prices
 from goblin_assistant.providers import anthropic_response, openai_dialect
 from goblin_assistant.providers.base import Usage
 from goblin_assistant.providers.presets import PRESETS
+from goblin_assistant.usage.prices import GENAI_PROVIDERS, MAX_CACHED, Prices
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 WITHOUT_LIST_PRICES = {"ollama", "vllm", "llamacpp", "lmstudio"}  # servers of one's own

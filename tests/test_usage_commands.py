@@ -15,8 +15,8 @@ from sqlalchemy import Engine
 from goblin_assistant.cli import cli
 from goblin_assistant.database import engine as database
 from goblin_assistant.database.models import now_ms
-from goblin_assistant.usage import UsageStore
-from goblin_assistant.usage_records import first_id_at, journal_line
+from goblin_assistant.usage.records import first_id_at, journal_line
+from goblin_assistant.usage.store import UsageStore
 from tests.books import add_key, count, entry, open_database, open_store
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from goblin_assistant.usage_estimates import (
+from goblin_assistant.usage.estimates import (
     ATTACHMENT_TOKENS,
     IMAGE_TOKENS,
     estimate_completion_tokens,

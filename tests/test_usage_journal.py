@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from goblin_assistant import usage_journal
-from goblin_assistant.usage_journal import Journal, orphans
-from goblin_assistant.usage_records import UsageEntry, entry_in, journal_line
+from goblin_assistant.usage import journal as usage_journal
+from goblin_assistant.usage.journal import Journal, orphans
+from goblin_assistant.usage.records import UsageEntry, entry_in, journal_line
 from tests.accounts_fixtures import database_url, engine
 from tests.books import entry, open_store
 from tests.conftest import ROOT
@@ -131,7 +131,7 @@ def test_the_journals_of_the_living_are_no_orphans(tmp_path: Path) -> None:
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from goblin_assistant.usage_journal import Journal
+from goblin_assistant.usage.journal import Journal
 from tests.books import entry
 journal = Journal(Path(sys.argv[1]))
 for _ in range(100):

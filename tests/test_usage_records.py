@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from goblin_assistant.database.models import usage_records
-from goblin_assistant.usage_records import (
+from goblin_assistant.usage.records import (
     COLUMNS,
     UnreadableRecord,
     UsageEntry,

@@ -13,11 +13,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
-from goblin_assistant import usage_reports
 from goblin_assistant.errors import ValidationFailed
 from goblin_assistant.extensions import runtime
-from goblin_assistant.usage_records import UsageEntry, first_id_at, journal_line
-from goblin_assistant.usage_reports import Scope, parse_range
+from goblin_assistant.usage import reports
+from goblin_assistant.usage.records import UsageEntry, first_id_at, journal_line
+from goblin_assistant.usage.reports import Scope, parse_range
 from tests.books import add_key, add_user, entry, open_database, open_store
 from tests.conftest import MakeApp, register
 
@@ -60,7 +60,7 @@ def test_a_report_adds_up_to_the_micro_dollar(engine: Engine, tmp_path: Path) ->
     ]  # fmt: skip
     fill(engine, tmp_path, entries)
     start, end = NOVEMBER, NOVEMBER + 30 * DAY
-    page = usage_reports.report(engine, Scope(), start, end, ("day", "model", "key", "user"), 1000)
+    page = reports.report(engine, Scope(), start, end, ("day", "model", "key", "user"), 1000)
     assert page.next_cursor is None
     for name in page.totals:
         if name != "cost_usd":
@@ -103,13 +103,11 @@ def test_pages_together_are_the_whole_without_gap_or_repetition(
             for n in range(300)
         ],
     )
-    whole = usage_reports.report(engine, Scope(), NOVEMBER, NOVEMBER + 30 * DAY, group_by, 1000)
+    whole = reports.report(engine, Scope(), NOVEMBER, NOVEMBER + 30 * DAY, group_by, 1000)
     pages: list[dict[str, Any]] = []
     cursor = None
     while True:
-        page = usage_reports.report(
-            engine, Scope(), NOVEMBER, NOVEMBER + 30 * DAY, group_by, 2, cursor
-        )
+        page = reports.report(engine, Scope(), NOVEMBER, NOVEMBER + 30 * DAY, group_by, 2, cursor)
         assert len(page.rows) <= 2
         assert page.totals == whole.totals
         pages += page.rows
@@ -121,7 +119,7 @@ def test_pages_together_are_the_whole_without_gap_or_repetition(
 
 
 def test_an_empty_range_has_zero_totals_and_no_rows(engine: Engine) -> None:
-    page = usage_reports.report(engine, Scope(), 0, 1)
+    page = reports.report(engine, Scope(), 0, 1)
     assert page.rows == []
     assert page.totals["cost_microusd"] == page.totals["requests"] == 0
     assert page.totals["cost_usd"] == "0.00"
@@ -135,7 +133,7 @@ def test_keys_and_users_have_their_names_and_lost_ones_none(engine: Engine, tmp_
         tmp_path,
         [entry(id=at(1, 1), user_id=user, key_id=key), entry(id=at(1, 2), user_id=999, key_id=999)],
     )
-    found = usage_reports.report(engine, Scope(), NOVEMBER, NOVEMBER + DAY, ("key", "user")).rows
+    found = reports.report(engine, Scope(), NOVEMBER, NOVEMBER + DAY, ("key", "user")).rows
     assert [(row["key_name"], row["key_prefix"], row["user_email"]) for row in found] == [
         ("team red", "gob_test", "ada@example.com"), (None, None, None),
     ]  # fmt: skip
@@ -150,11 +148,11 @@ def test_the_borders_of_a_range_are_exact_to_the_millisecond(
         [entry(id=at(2, ms=ms, number=n)) for n, ms in enumerate((-1, 0, DAY - 1, DAY))],
     )
     start, end = parse_range("2026-11-02", "2026-11-02")
-    assert usage_reports.report(engine, Scope(), start, end).totals["requests"] == 2
+    assert reports.report(engine, Scope(), start, end).totals["requests"] == 2
     start, end = parse_range("2026-11-02T00:00:00.001Z", "2026-11-03T00:00:00Z")
-    assert usage_reports.report(engine, Scope(), start, end).totals["requests"] == 1
+    assert reports.report(engine, Scope(), start, end).totals["requests"] == 1
     start, end = parse_range("2026-11-02T01:00:00+01:00", "2026-11-02T00:00:00.001+00:00")
-    assert usage_reports.report(engine, Scope(), start, end).totals["requests"] == 1
+    assert reports.report(engine, Scope(), start, end).totals["requests"] == 1
 
 
 @pytest.mark.parametrize(
@@ -171,8 +169,8 @@ def test_a_range_that_makes_no_sense_is_refused(start: str | None, end: str | No
 
 def test_a_spreadsheet_takes_no_cell_for_a_formula(engine: Engine, tmp_path: Path) -> None:
     fill(engine, tmp_path, [entry(id=at(1), model='=HYPERLINK("http://evil")', provider="p,q")])
-    page = usage_reports.report(engine, Scope(), NOVEMBER, NOVEMBER + DAY, ("model",))
-    found = list(csv.DictReader(io.StringIO(usage_reports.as_csv(page))))
+    page = reports.report(engine, Scope(), NOVEMBER, NOVEMBER + DAY, ("model",))
+    found = list(csv.DictReader(io.StringIO(reports.as_csv(page))))
     assert found[0]["model"] == '\'=HYPERLINK("http://evil")'
     assert found[0]["provider"] == "p,q"
 

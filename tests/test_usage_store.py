@@ -13,9 +13,9 @@ from sqlalchemy import Engine, create_engine, event
 
 from goblin_assistant import metrics
 from goblin_assistant.database.models import now_ms, usage_records
-from goblin_assistant.usage import UsageEntry, UsageStore
-from goblin_assistant.usage_database import DatabaseAway
-from goblin_assistant.usage_records import entry_in, first_id_at, journal_line
+from goblin_assistant.usage.records import entry_in, first_id_at, journal_line
+from goblin_assistant.usage.store import UsageEntry, UsageStore
+from goblin_assistant.usage.transactions import DatabaseAway
 from tests.books import add_key, budget_of, count, entry, open_database, open_store, principal, rows
 
 BUDGET = 1_000_000

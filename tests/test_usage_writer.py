@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from goblin_assistant import usage_writer
-from goblin_assistant.usage import UsageStore
-from goblin_assistant.usage_records import UsageEntry
-from goblin_assistant.usage_writer import GATHER_SECONDS, Gatherer
+from goblin_assistant.usage import batches
+from goblin_assistant.usage.batches import GATHER_SECONDS, Gatherer
+from goblin_assistant.usage.records import UsageEntry
+from goblin_assistant.usage.store import UsageStore
 from tests.books import add_key, budget_of, count, entry, open_database, open_store, principal, rows
 from tests.conftest import wait_until
 
@@ -44,7 +44,7 @@ def test_what_is_put_arrives_once_and_in_order() -> None:
         assert gatherer.put(one)
     gatherer.close()
     assert target.ids == [one.id for one in made]
-    assert max(len(batch) for batch in target.batches) <= usage_writer.BATCH
+    assert max(len(batch) for batch in target.batches) <= batches.BATCH
 
 
 def test_entries_of_the_same_moment_share_a_batch() -> None:
@@ -81,12 +81,12 @@ def test_flush_gives_up_after_its_time() -> None:
 def test_too_many_are_refused_so_that_their_makers_write_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(usage_writer, "CAPACITY", 10)
+    monkeypatch.setattr(batches, "CAPACITY", 10)
     target = Target()
     target.gate.clear()
     gatherer = Gatherer(target, 0.0)
     taken = sum(gatherer.put(entry()) for _ in range(500))
-    assert taken <= 10 + usage_writer.BATCH
+    assert taken <= 10 + batches.BATCH
     target.gate.set()
     gatherer.close()
     assert len(target.ids) == taken

@@ -9,15 +9,15 @@ from urllib.parse import urlencode
 from apiflask import APIBlueprint
 from flask import Response, request
 
-from goblin_assistant import usage_reports
 from goblin_assistant.accounts.principals import Principal
-from goblin_assistant.budgets import next_month
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden
 from goblin_assistant.extensions import runtime
 from goblin_assistant.schemas.accounts import from_microusd
 from goblin_assistant.schemas.usage import UsageOut, UsageQuery
-from goblin_assistant.usage_database import DatabaseAway
+from goblin_assistant.usage import reports
+from goblin_assistant.usage.budgets import next_month
+from goblin_assistant.usage.transactions import DatabaseAway
 from goblin_assistant.web.auth import current_principal, require_auth
 from goblin_assistant.web.openapi import describe
 
@@ -39,14 +39,12 @@ def get_usage(query: UsageQuery) -> Response | dict[str, Any]:
     """
     principal = current_principal()
     runtime().usage.flush(FLUSH_SECONDS)  # who asks right after a chat should see it
-    groups = usage_reports.parse_groups(query.group_by)
+    groups = reports.parse_groups(query.group_by)
     scope = _scope(principal, query, groups)
-    start, end = usage_reports.parse_range(query.from_, query.to)
-    page = usage_reports.report(
-        runtime().engine, scope, start, end, groups, query.limit, query.cursor
-    )
+    start, end = reports.parse_range(query.from_, query.to)
+    page = reports.report(runtime().engine, scope, start, end, groups, query.limit, query.cursor)
     if query.format == "csv" or (query.format is None and _prefers_csv()):
-        response = Response(usage_reports.as_csv(page), content_type="text/csv; charset=utf-8")
+        response = Response(reports.as_csv(page), content_type="text/csv; charset=utf-8")
         response.headers["Content-Disposition"] = 'attachment; filename="usage.csv"'
         if page.next_cursor is not None:
             values = {**request.args.to_dict(), "cursor": page.next_cursor}
@@ -63,7 +61,7 @@ def get_usage(query: UsageQuery) -> Response | dict[str, Any]:
     }
 
 
-def _scope(principal: Principal, query: UsageQuery, groups: tuple[str, ...]) -> usage_reports.Scope:
+def _scope(principal: Principal, query: UsageQuery, groups: tuple[str, ...]) -> reports.Scope:
     others = (
         query.scope == "all" or query.user_id not in (None, principal.user_id) or "user" in groups
     )
@@ -74,10 +72,10 @@ def _scope(principal: Principal, query: UsageQuery, groups: tuple[str, ...]) -> 
             raise Forbidden(
                 "an API key sees only its own usage; log in to see that of all your keys"
             )
-        return usage_reports.Scope(principal.user_id, principal.key_id)
+        return reports.Scope(principal.user_id, principal.key_id)
     if query.scope == "all" and query.user_id is None:
-        return usage_reports.Scope(None, query.key_id)
-    return usage_reports.Scope(query.user_id or principal.user_id, query.key_id)
+        return reports.Scope(None, query.key_id)
+    return reports.Scope(query.user_id or principal.user_id, query.key_id)
 
 
 def _prefers_csv() -> bool:

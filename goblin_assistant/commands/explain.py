@@ -9,7 +9,7 @@ import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.commands.database import open_database
-from goblin_assistant.explain import log_lines_of, records_of, render, story_of
+from goblin_assistant.usage.explain import log_lines_of, records_of, render, story_of
 
 
 @click.command()

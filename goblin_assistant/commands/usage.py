@@ -11,14 +11,14 @@ from typing import Any, BinaryIO
 
 import click
 
-from goblin_assistant import usage_reports
 from goblin_assistant.commands.database import open_database
 from goblin_assistant.commands.durations import Duration
 from goblin_assistant.commands.users import show
-from goblin_assistant.prices import Prices
 from goblin_assistant.schemas.accounts import from_microusd
-from goblin_assistant.usage import ImportResult, UsageStore
-from goblin_assistant.usage_database import DatabaseAway
+from goblin_assistant.usage import reports
+from goblin_assistant.usage.prices import Prices
+from goblin_assistant.usage.store import ImportResult, UsageStore
+from goblin_assistant.usage.transactions import DatabaseAway
 
 _DAY = 86_400
 
@@ -77,20 +77,18 @@ def report(
     form: str,
 ) -> None:
     """Add up what was used and what it cost."""
-    groups = usage_reports.parse_groups(group_by)
-    first, last = usage_reports.parse_range(start, end)
-    scope = usage_reports.Scope(user_id, key_id)
+    groups = reports.parse_groups(group_by)
+    first, last = reports.parse_range(start, end)
+    scope = reports.Scope(user_id, key_id)
     with open_database() as (_, engine):
-        page = usage_reports.report(engine, scope, first, last, groups, usage_reports.MAX_PAGE)
+        page = reports.report(engine, scope, first, last, groups, reports.MAX_PAGE)
         cursor = page.next_cursor
         while cursor is not None:
-            further = usage_reports.report(
-                engine, scope, first, last, groups, usage_reports.MAX_PAGE, cursor
-            )
+            further = reports.report(engine, scope, first, last, groups, reports.MAX_PAGE, cursor)
             page.rows += further.rows
             cursor = further.next_cursor
     if form == "csv":
-        click.echo(usage_reports.as_csv(page), nl=False)
+        click.echo(reports.as_csv(page), nl=False)
     elif form == "json":
         click.echo(
             json.dumps(
@@ -101,8 +99,8 @@ def report(
         _table(page)
 
 
-def _table(page: usage_reports.Report) -> None:
-    groups = [name for name in usage_reports.columns_of(page.group_by) if name not in page.totals]
+def _table(page: reports.Report) -> None:
+    groups = [name for name in reports.columns_of(page.group_by) if name not in page.totals]
     sums = [
         "requests",
         "failed_requests",

@@ -1,6 +1,6 @@
 """How long a request lets its answers be, in every name that a server may read. Pure functions.
 
-The same rule holds for what is reserved (usage_estimates.py) and for what is sent upstream.
+The same rule holds for what is reserved (usage/estimates.py) and for what is sent upstream.
 """
 
 from __future__ import annotations

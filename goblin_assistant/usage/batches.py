@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from goblin_assistant.threads.forking import run_in_child
-from goblin_assistant.usage_records import UsageEntry
+from goblin_assistant.usage.records import UsageEntry
 
 logger = logging.getLogger("goblin_assistant.usage")
 

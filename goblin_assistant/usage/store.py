@@ -2,7 +2,7 @@
 of its budget's reservation.
 
 The way of a record: `journal()` before the last byte goes out, `finish()` after it (into a transaction with others of
-the same moment, see usage_writer.py; alone and at once when money is held for it), and when the database is away: into
+the same moment, see usage/batches.py; alone and at once when money is held for it), and when the database is away: into
 the log whole (`usage_record_unsaved`), into the journal, and from there into the database as soon as it is back
 (`retry_unsaved`, the monitor's job), at the next start, or by `goblin-assistant usage import`. Every way is idempotent
 by the record's id, so that all of them may be taken.
@@ -20,20 +20,20 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine
 
 from goblin_assistant import metrics
-from goblin_assistant.budgets import Budgets, Reservation
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import PriceUnknown, Unauthorized, Unavailable
-from goblin_assistant.prices import Prices
 from goblin_assistant.threads.forking import run_in_child
-from goblin_assistant.usage_database import DatabaseAway, RecordRefused, UsageDatabase
-from goblin_assistant.usage_estimates import (
+from goblin_assistant.usage.batches import Gatherer
+from goblin_assistant.usage.budgets import Budgets, Reservation
+from goblin_assistant.usage.estimates import (
     estimate_completion_tokens,
     estimate_prompt_tokens,
     max_completion_tokens,
     most_prompt_tokens,
 )
-from goblin_assistant.usage_journal import Journal, orphans, skipped
-from goblin_assistant.usage_records import (
+from goblin_assistant.usage.journal import Journal, orphans, skipped
+from goblin_assistant.usage.prices import Prices
+from goblin_assistant.usage.records import (
     COLUMNS,
     UNSAVED_EVENT,
     UnreadableRecord,
@@ -42,7 +42,7 @@ from goblin_assistant.usage_records import (
     first_id_at,
     new_record_id,
 )
-from goblin_assistant.usage_writer import Gatherer
+from goblin_assistant.usage.transactions import DatabaseAway, RecordRefused, UsageDatabase
 
 if TYPE_CHECKING:
     from goblin_assistant.accounts.users import Principal

@@ -25,8 +25,8 @@ from typing import Any
 from goblin_assistant.errors import BudgetExceeded
 from goblin_assistant.metrics import budget_rejections_total
 from goblin_assistant.schemas.accounts import from_microusd
-from goblin_assistant.usage_database import UsageDatabase
-from goblin_assistant.usage_records import ms_of
+from goblin_assistant.usage.records import ms_of
+from goblin_assistant.usage.transactions import UsageDatabase
 
 # A rotated key and its successors share one budget, that of the first of them.
 _SHARED = "(SELECT COALESCE(budget_key_id, id) FROM api_keys WHERE id = ?)"

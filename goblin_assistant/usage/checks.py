@@ -1,6 +1,6 @@
 """Whether a provider's count can be true, and what is booked where it cannot.
 
-A count is replaced by the estimate (usage_estimates.py, usage_delivered.py) when it
+A count is replaced by the estimate (usage/estimates.py, usage/delivered.py) when it
 
     is no count          a text, a negative number, a truth value, 5.5
     is 0 beside content  no prompt has no tokens, and a text that was delivered was generated

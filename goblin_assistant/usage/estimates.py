@@ -8,7 +8,7 @@ whole body, but for the fields that are known not to reach the model (NOT_READ).
 * `most_prompt_tokens`, for reservations: 3 bytes a token. Source code (3.3 to 3.8) and Chinese (about 4 bytes, 1.3
   characters) stay below it; long runs of
   base64 and rare scripts may not.
-* An image counts by its width and height (usage_images.py), and only where a content part of a
+* An image counts by its width and height (usage/images.py), and only where a content part of a
 message is one: a text
   that begins like an image's address is a text, and so is an "image" among a tool's arguments.
 * PDF documents and audio are 2,000 tokens or a token for 16 characters of base64, whichever is
@@ -27,8 +27,8 @@ from goblin_assistant.providers.answer_limits import (
     choices,
     completion_limit,
 )
-from goblin_assistant.usage_delivered import FAIR_BYTES_PER_TOKEN, estimate_completion_tokens
-from goblin_assistant.usage_images import DEAR_FACTOR, IMAGE_TOKENS, image_in, image_tokens
+from goblin_assistant.usage.delivered import FAIR_BYTES_PER_TOKEN, estimate_completion_tokens
+from goblin_assistant.usage.images import DEAR_FACTOR, IMAGE_TOKENS, image_in, image_tokens
 
 __all__ = [
     "ATTACHMENT_TOKENS", "IMAGE_TOKENS", "completion_limit", "estimate_completion_tokens", "estimate_prompt_tokens",

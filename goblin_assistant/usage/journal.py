@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from goblin_assistant.threads.forking import run_in_child
-from goblin_assistant.usage_records import UsageEntry, journal_line
+from goblin_assistant.usage.records import UsageEntry, journal_line
 
 logger = logging.getLogger("goblin_assistant.usage")
 

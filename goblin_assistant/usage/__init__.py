@@ -1,0 +1,1 @@
+"""What was spent and what may be spent: records, budgets, prices, reports."""
