@@ -21,7 +21,7 @@ from goblin_assistant.idempotency import build_store
 from goblin_assistant.metrics import app_build_info
 from goblin_assistant.providers import build_registry
 from goblin_assistant.rate_limits.policy import RateLimits
-from goblin_assistant.routing import Router
+from goblin_assistant.routing.router import Router
 from goblin_assistant.service_checks import build_monitor
 from goblin_assistant.threads.budget import ThreadBudget
 from goblin_assistant.usage.batches import GATHER_SECONDS

@@ -20,7 +20,7 @@ from goblin_assistant.providers.base import (
     ProviderError,
     StreamEvent,
 )
-from goblin_assistant.routing import Outcome, Router
+from goblin_assistant.routing.router import Outcome, Router
 from goblin_assistant.threads.reaper import reaper
 
 logger = logging.getLogger("goblin_assistant.chat")

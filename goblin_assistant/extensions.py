@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from goblin_assistant.idempotency import IdempotencyStore
     from goblin_assistant.providers import Registry
     from goblin_assistant.rate_limits.policy import RateLimits
-    from goblin_assistant.routing import Router
+    from goblin_assistant.routing.router import Router
     from goblin_assistant.usage.store import UsageStore
 
 exporter = PrometheusMetrics.for_app_factory(path=None, export_defaults=False, registry=REGISTRY)

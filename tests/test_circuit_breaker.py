@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from goblin_assistant.circuit_breaker import CircuitBreaker, State, Ticket
 from goblin_assistant.metrics import REGISTRY
+from goblin_assistant.routing.circuit_breaker import CircuitBreaker, State, Ticket
 
 
 class Clock:

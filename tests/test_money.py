@@ -23,7 +23,7 @@ from goblin_assistant.providers.base import Model, ProviderError
 from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider, Quirks
 from goblin_assistant.rate_limits.memory import MemoryStorage
 from goblin_assistant.rate_limits.policy import RateLimits
-from goblin_assistant.routing import Router
+from goblin_assistant.routing.router import Router
 from goblin_assistant.threads.budget import ThreadBudget
 from goblin_assistant.usage.prices import Prices
 from tests.books import add_key, budget_of, open_database, open_store, rows

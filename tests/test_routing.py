@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from goblin_assistant import routing
 from goblin_assistant.config import Config, ConfigError, GoblinFile
 from goblin_assistant.errors import CircuitOpen, OverloadedHere, UnknownModel
 from goblin_assistant.metrics import REGISTRY
@@ -30,7 +29,8 @@ from goblin_assistant.providers.base import (
     RateLimited,
     StreamEvent,
 )
-from goblin_assistant.routing import Outcome, Router, Target, Trace
+from goblin_assistant.routing import router as routing
+from goblin_assistant.routing.router import Outcome, Router, Target, Trace
 from tests.conftest import wait_until
 
 

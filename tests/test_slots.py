@@ -9,7 +9,7 @@ import pytest
 from goblin_assistant.errors import OverloadedHere, RateLimitExceeded
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.providers.base import CallCancelled
-from goblin_assistant.slots import Caps, ChatSlots, KeyConcurrency
+from goblin_assistant.routing.slots import Caps, ChatSlots, KeyConcurrency
 from goblin_assistant.threads.budget import ThreadBudget
 from tests.conftest import wait_until
 
@@ -35,7 +35,7 @@ def test_a_chat_beyond_the_slots_is_refused_with_retry_after() -> None:
 
 def test_a_waiting_chat_gets_the_slot_that_becomes_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "goblin_assistant.slots._POLL_SECONDS", 60.0
+        "goblin_assistant.routing.slots._POLL_SECONDS", 60.0
     )  # it is woken, and does not come by
     slots = pool(1, wait=120)
     slots.acquire()

@@ -41,7 +41,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "chat": ("ip", "user", "key"),
     "tokens": ("key",),
     "login": ("account",),
-    "concurrency": ("key",),  # counted by slots.py
+    "concurrency": ("key",),  # counted by routing/slots.py
 }
 """The groups of limits, and by what each can be counted."""
 

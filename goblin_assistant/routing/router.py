@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-from goblin_assistant.circuit_breaker import CircuitBreaker, Ticket
 from goblin_assistant.config import Config, ConfigError, GoblinFile
 from goblin_assistant.errors import CircuitOpen, OverloadedHere, UnknownModel
 from goblin_assistant.metrics import (
@@ -41,7 +40,8 @@ from goblin_assistant.providers.base import (
     Provider,
     ProviderError,
 )
-from goblin_assistant.slots import Caps
+from goblin_assistant.routing.circuit_breaker import CircuitBreaker, Ticket
+from goblin_assistant.routing.slots import Caps
 
 logger = logging.getLogger("goblin_assistant.routing")
 
