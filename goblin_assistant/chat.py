@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from goblin_assistant import anthropic_messages, metrics
+from goblin_assistant import metrics
 from goblin_assistant.chat_request import (
     Chat,
     ChatResult,
@@ -24,6 +24,7 @@ from goblin_assistant.chat_run import ModelLabels, Run, counted, requested_tier
 from goblin_assistant.chat_stream import ChatStream, close_events
 from goblin_assistant.config import Config
 from goblin_assistant.database.models import now_ms
+from goblin_assistant.dialects.anthropic import request as anthropic_messages
 from goblin_assistant.errors import AppError, ClientGone
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, choices, completion_limit

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from goblin_assistant import anthropic_messages
 from goblin_assistant.accounts.users import Principal
+from goblin_assistant.dialects.anthropic import request
 from goblin_assistant.errors import Forbidden
 from goblin_assistant.providers.base import BadResponse, Call, ChatRequest, ChatResponse, Dialect
 from goblin_assistant.routing.router import Target
@@ -130,7 +130,7 @@ class TargetRequests:
         if not self.translated_for(target):
             return response.body
         try:
-            return anthropic_messages.response_from_openai(response)
+            return request.response_from_openai(response)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise BadResponse(
                 f"{target.provider.name}'s answer is no chat completion",
@@ -143,7 +143,7 @@ class TargetRequests:
         body, raw, dialect = chat.body, chat.raw or None, chat.dialect
         if self.translated_for(target):
             if self._translated is None:
-                self._translated = anthropic_messages.request_to_openai(chat.body)
+                self._translated = request.request_to_openai(chat.body)
             body, raw, dialect = self._translated, None, "openai"
         if body.get("model") != target.model:
             body, raw = {**body, "model": target.model}, None

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import orjson
 
-from goblin_assistant import anthropic_messages, metrics
+from goblin_assistant import metrics
 from goblin_assistant.chat_request import Chat
 from goblin_assistant.chat_run import Run
+from goblin_assistant.dialects.anthropic import request
 from goblin_assistant.errors import AppError, anthropic_body, openai_body
 from goblin_assistant.logs.json_logging import correlation_id
 from goblin_assistant.providers.base import (
@@ -41,7 +42,7 @@ class ChatStream:
         run: Run,
         outcome: Outcome[tuple[StreamEvent, Iterator[StreamEvent]]],
         router: Router,
-        translator: anthropic_messages.StreamTranslator | None,
+        translator: request.StreamTranslator | None,
         is_draining: Callable[[], bool],
     ) -> None:
         self.headers: dict[str, str] = {}

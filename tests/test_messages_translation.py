@@ -8,7 +8,7 @@ import orjson
 import pytest
 from anthropic.types import Message, message_create_params
 
-from goblin_assistant.anthropic_messages import (
+from goblin_assistant.dialects.anthropic.request import (
     IGNORED,
     TRANSLATED,
     request_to_openai,

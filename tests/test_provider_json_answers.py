@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from goblin_assistant.anthropic_answers import response_from_openai
+from goblin_assistant.dialects.anthropic.answer import response_from_openai
 from goblin_assistant.providers.anthropic import AnthropicProvider
 from goblin_assistant.providers.anthropic_content import translate_messages
 from goblin_assistant.providers.anthropic_models import CATALOGUE

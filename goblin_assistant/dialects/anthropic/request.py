@@ -1,6 +1,6 @@
 """Anthropic's Messages dialect for clients, on providers that speak OpenAI's: the requests. Pure functions.
 
-Answers are in anthropic_answers.py, streams in anthropic_messages_stream.py.
+Answers are in dialects/anthropic/answer.py, streams in dialects/anthropic/stream.py.
 
     system                      a system message; a turn of role system stays where it is
     text, image, document       text, image_url, file (PDF) or text (plain text)
@@ -26,8 +26,8 @@ from typing import Any
 
 import orjson
 
-from goblin_assistant.anthropic_answers import response_from_openai
-from goblin_assistant.anthropic_messages_stream import StreamTranslator
+from goblin_assistant.dialects.anthropic.answer import response_from_openai
+from goblin_assistant.dialects.anthropic.stream import StreamTranslator
 from goblin_assistant.errors import BadRequest
 
 __all__ = ["StreamTranslator", "request_to_openai", "response_from_openai"]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import orjson
 
-from goblin_assistant.anthropic_answers import STOP_REASONS, anthropic_usage, message_id
+from goblin_assistant.dialects.anthropic.answer import STOP_REASONS, anthropic_usage, message_id
 from goblin_assistant.providers.base import BadResponse, Completed
 from goblin_assistant.providers.json_answers import parse_event
 

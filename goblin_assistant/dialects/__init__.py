@@ -1,0 +1,1 @@
+"""The wire formats that we offer to clients, as pure functions."""
