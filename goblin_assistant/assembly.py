@@ -12,12 +12,12 @@ from sqlalchemy import create_engine
 from werkzeug.routing import MapAdapter
 
 from goblin_assistant.accounts.users import Accounts
-from goblin_assistant.chat import ChatService
+from goblin_assistant.calls.idempotency import build_store
+from goblin_assistant.calls.service import ChatService
 from goblin_assistant.config import Config
 from goblin_assistant.database import engine as database
 from goblin_assistant.extensions import Runtime
 from goblin_assistant.health import PeriodicJob
-from goblin_assistant.idempotency import build_store
 from goblin_assistant.metrics import app_build_info
 from goblin_assistant.providers import build_registry
 from goblin_assistant.rate_limits.policy import RateLimits

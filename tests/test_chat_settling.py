@@ -19,9 +19,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import func, select
 
-from goblin_assistant import chat, chat_run, chat_stream
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.blueprints import chat as chat_views
+from goblin_assistant.calls import run
+from goblin_assistant.calls import service as chat
+from goblin_assistant.calls import stream as chat_stream
 from goblin_assistant.config import GoblinFile
 from goblin_assistant.database.models import budget_reservations
 from goblin_assistant.metrics import REGISTRY
@@ -52,7 +54,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any], Reply]] = {
     "broken stream": ("/v1/chat/completions", {**HELLO, "stream": True}, Reply.sse([CHUNK])),
 }
 
-FILES = {module.__file__ for module in (chat, chat_run, chat_stream, router, chat_views)}
+FILES = {module.__file__ for module in (chat, run, chat_stream, router, chat_views)}
 GIVING_BACK = {"settle", "_settle", "_settle_tokens", "release", "close", "close_events", "__del__", "_release",
                "_end_all", "attach", "_after_response", "settled", "_ended_by", "give_back"}  # fmt: skip
 """What gives back. A fault in there is another test's."""

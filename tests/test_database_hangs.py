@@ -15,9 +15,9 @@ import requests
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from goblin_assistant.calls.idempotency import RedisIdempotencyStore
 from goblin_assistant.database import engine as database
 from goblin_assistant.database.gate import Gate
-from goblin_assistant.idempotency import RedisIdempotencyStore
 from tests.accounts_fixtures import engine_for
 from tests.conftest import PASSWORD, Serve, wait_until
 from tests.services import PostgresServer, RedisServer

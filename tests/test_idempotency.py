@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from goblin_assistant.errors import BadRequest, Conflict, IdempotencyMismatch
-from goblin_assistant.idempotency import (
+from goblin_assistant.calls.idempotency import (
     ENTRY_BYTES,
     MAX_ANSWER_BYTES,
     Answer,
@@ -20,6 +19,7 @@ from goblin_assistant.idempotency import (
     Recording,
     RedisIdempotencyStore,
 )
+from goblin_assistant.errors import BadRequest, Conflict, IdempotencyMismatch
 from tests.conftest import wait_until
 
 ANSWER = Answer("application/json", b'{"a": "\xc3\xa4"}', {"X-Goblin-Provider": "echo"})
@@ -204,7 +204,7 @@ def test_a_recording_lets_go_of_what_is_too_long_to_keep() -> None:
 def test_answers_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     clock: Callable[[], float] = lambda: now  # noqa: E731
-    monkeypatch.setattr("goblin_assistant.idempotency.time.monotonic", lambda: clock())
+    monkeypatch.setattr("goblin_assistant.calls.idempotency.time.monotonic", lambda: clock())
     store = MemoryIdempotencyStore(60, 60, 10_000)
     claim(store, "old").finish(ANSWER)
     now += 61

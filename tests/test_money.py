@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from goblin_assistant.accounts.principals import Principal
-from goblin_assistant.chat import Chat, ChatService, ChatStream
+from goblin_assistant.calls.service import Chat, ChatService, ChatStream
 from goblin_assistant.config import Config, GoblinFile
 from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.errors import AppError

@@ -10,10 +10,10 @@ from typing import Any
 from apiflask import APIBlueprint
 from flask import Response, after_this_request
 
-from goblin_assistant.chat import Chat, ChatStream, may_use
+from goblin_assistant.calls.idempotency import Answer, Claim, Recording
+from goblin_assistant.calls.service import Chat, ChatStream, may_use
 from goblin_assistant.errors import ClientGone, UnknownModel
 from goblin_assistant.extensions import runtime
-from goblin_assistant.idempotency import Answer, Claim, Recording
 from goblin_assistant.providers.base import Dialect
 from goblin_assistant.schemas.base import (
     ChatCompletion,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from goblin_assistant import metrics
-from goblin_assistant.chat_request import (
+from goblin_assistant.calls.request import (
     Chat,
     ChatResult,
     TargetRequests,
@@ -20,8 +20,8 @@ from goblin_assistant.chat_request import (
     check_allowed,
     may_use,
 )
-from goblin_assistant.chat_run import ModelLabels, Run, counted, requested_tier
-from goblin_assistant.chat_stream import ChatStream, close_events
+from goblin_assistant.calls.run import ModelLabels, Run, counted, requested_tier
+from goblin_assistant.calls.stream import ChatStream, close_events
 from goblin_assistant.config import Config
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.dialects.anthropic import request as anthropic_messages

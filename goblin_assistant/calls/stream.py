@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import orjson
 
 from goblin_assistant import metrics
-from goblin_assistant.chat_request import Chat
-from goblin_assistant.chat_run import Run
+from goblin_assistant.calls.request import Chat
+from goblin_assistant.calls.run import Run
 from goblin_assistant.dialects.anthropic import request
 from goblin_assistant.errors import AppError, anthropic_body, openai_body
 from goblin_assistant.logs.json_logging import correlation_id
