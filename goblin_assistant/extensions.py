@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from goblin_assistant.calls.idempotency import IdempotencyStore
     from goblin_assistant.calls.service import ChatService
     from goblin_assistant.config import Config
-    from goblin_assistant.health import HealthMonitor
+    from goblin_assistant.health.monitor import HealthMonitor
     from goblin_assistant.providers import Registry
     from goblin_assistant.rate_limits.policy import RateLimits
     from goblin_assistant.routing.router import Router

@@ -10,8 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from sqlalchemy import create_engine
 
-from goblin_assistant.health import CheckFailed
-from goblin_assistant.service_checks import (
+from goblin_assistant.health.checks import (
     CHROMA_HEARTBEAT,
     RESERVED,
     SANDBOX_HEALTH,
@@ -20,6 +19,7 @@ from goblin_assistant.service_checks import (
     redis_check,
     service_name,
 )
+from goblin_assistant.health.monitor import CheckFailed
 from tests.services import Chroma, PostgresServer, RedisServer, chroma  # noqa: F401 -- a fixture
 
 

@@ -9,7 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from goblin_assistant.extensions import Runtime
-from goblin_assistant.health import CheckFailed, HealthMonitor, ServiceCheck
+from goblin_assistant.health.monitor import CheckFailed, HealthMonitor, ServiceCheck
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.version import __version__
 from tests.conftest import MakeApp, Serve, free_port, wait_until

@@ -13,7 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from goblin_assistant.config import Config
 from goblin_assistant.database import engine as database
 from goblin_assistant.database.compatibility import IncompatibleSchema, standing
-from goblin_assistant.health import describe
+from goblin_assistant.health.monitor import describe
 
 
 def open_engine(config: Config | None = None) -> Engine:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from goblin_assistant.commands.database import open_engine
 from goblin_assistant.config import Config, ConfigError
 from goblin_assistant.database.compatibility import standing
-from goblin_assistant.health import describe
+from goblin_assistant.health.monitor import describe
 from goblin_assistant.providers import build_registry
 from goblin_assistant.routing.router import check_routes
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from goblin_assistant.database.compatibility import standing
-from goblin_assistant.health import CheckFailed, HealthMonitor, PeriodicJob, ServiceCheck
+from goblin_assistant.health.monitor import CheckFailed, HealthMonitor, PeriodicJob, ServiceCheck
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

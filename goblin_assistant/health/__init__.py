@@ -1,0 +1,1 @@
+"""What is up: the monitor and its checks."""
