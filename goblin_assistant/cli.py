@@ -53,10 +53,11 @@ def cli() -> None:
 )
 def serve(host: str | None, port: int | None) -> None:
     """Serve until SIGTERM, then finish what is running."""
-    from goblin_assistant import process_setup
+    from goblin_assistant.server import process
 
-    process_setup.pause_garbage_collector()
-    from goblin_assistant import create_app, server
+    process.pause_garbage_collector()
+    from goblin_assistant import create_app
+    from goblin_assistant.server import serve as server
 
     given: dict[str, Any] = {"host": host, "port": port}
     config = Config.load({name: value for name, value in given.items() if value is not None})

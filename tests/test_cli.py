@@ -39,7 +39,7 @@ def test_serving_loads_nothing_that_only_commands_and_options_need(tmp_path: Pat
     """With the default settings: no Redis, no PostgreSQL, current tables."""
     code = (
         "import sys\n"
-        "import goblin_assistant.cli, goblin_assistant.server\n"
+        "import goblin_assistant.cli, goblin_assistant.server.serve\n"
         "from goblin_assistant import create_app\n"
         "create_app({'env': 'development', 'instance_dir': sys.argv[1]})\n"
         "unwanted = ('redis', 'psycopg', 'alembic', 'opentelemetry', 'pydantic_settings', 'email_validator')\n"

@@ -14,7 +14,7 @@ from tests.conftest import ROOT, Serve
 
 def run(code: str, **env: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "from goblin_assistant import process_setup as p\n" + code],
+        [sys.executable, "-c", "from goblin_assistant.server import process as p\n" + code],
         cwd=ROOT,
         env={**os.environ, **env},
         capture_output=True,

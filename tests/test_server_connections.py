@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pytest
 import requests
 
-from goblin_assistant.server import Server as RealServer
+from goblin_assistant.server.serve import Server as RealServer
 from tests.conftest import ROOT, Serve, Server, free_port, wait_until
 from tests.test_server import raw
 

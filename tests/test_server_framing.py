@@ -14,9 +14,9 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 
 from goblin_assistant.config import Config
-from goblin_assistant.server import settings
-from goblin_assistant.server_bodies import PendingBodies
-from goblin_assistant.server_channel import Channel
+from goblin_assistant.server.bodies import PendingBodies
+from goblin_assistant.server.channel import Channel
+from goblin_assistant.server.serve import settings
 from goblin_assistant.web.body_limits import BodyLimits
 from tests.conftest import Serve, wait_until
 from tests.test_server import raw

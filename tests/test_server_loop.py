@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from waitress import wasyncore
 
-from goblin_assistant.server_loop import Seat, Threads, WatchedMap
+from goblin_assistant.server.loop import Seat, Threads, WatchedMap
 from tests.conftest import wait_until
 
 

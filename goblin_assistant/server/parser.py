@@ -16,7 +16,7 @@ from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.utilities import BadRequest, Error, RequestHeaderFieldsTooLarge
 
 from goblin_assistant.providers.chunked import ChunkDecoder, Step
-from goblin_assistant.server_bodies import COUNTED_BYTES
+from goblin_assistant.server.bodies import COUNTED_BYTES
 
 MAX_HEADERS = 200
 """Lines in a head. Browsers send 20, proxies add 10."""

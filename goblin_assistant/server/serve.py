@@ -21,7 +21,7 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
-from goblin_assistant import lifecycle, process_setup
+from goblin_assistant import lifecycle
 from goblin_assistant.config import Config
 from goblin_assistant.extensions import Runtime
 from goblin_assistant.logs import json_logging
@@ -32,9 +32,10 @@ from goblin_assistant.metrics import (
     server_threads_busy,
     server_threads_max,
 )
-from goblin_assistant.server_bodies import PendingBodies
-from goblin_assistant.server_channel import Channel
-from goblin_assistant.server_loop import Threads, make_map
+from goblin_assistant.server import process
+from goblin_assistant.server.bodies import PendingBodies
+from goblin_assistant.server.channel import Channel
+from goblin_assistant.server.loop import Threads, make_map
 from goblin_assistant.version import __version__
 from goblin_assistant.web import metrics_endpoint
 from goblin_assistant.web.body_limits import BodyLimits
@@ -303,13 +304,13 @@ def _log_unraisable(hook: sys.UnraisableHookArgs) -> None:
 def serve(app: Flask, config: Config) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Call it in the main thread."""
     sys.unraisablehook = _log_unraisable
-    process_setup.limit_malloc()
-    descriptors = process_setup.raise_descriptor_limit()
+    process.limit_malloc()
+    descriptors = process.raise_descriptor_limit()
     metrics_server = None
     try:
         if config.cpu is not None:
-            process_setup.pin_to_cpu(config.cpu)
-        process_setup.finish_before_switching()
+            process.pin_to_cpu(config.cpu)
+        process.finish_before_switching()
         lifecycle.start(app)
         metrics_server = metrics_endpoint.serve_standalone(config)
         server = Server(app, config, descriptors)
@@ -319,7 +320,7 @@ def serve(app: Flask, config: Config) -> int:
         )
         json_logging.flush()
         return 1
-    process_setup.freeze_startup_objects()
+    process.freeze_startup_objects()
     logger.info(
         "server_started",
         extra={

@@ -19,8 +19,8 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import build_http_date
 
 from goblin_assistant.errors import AppError, OverloadedHere, body_for, retry_after_of
-from goblin_assistant.server_loop import Seat
-from goblin_assistant.server_parser import BodiesFull, RequestParser, path_info
+from goblin_assistant.server.loop import Seat
+from goblin_assistant.server.parser import BodiesFull, RequestParser, path_info
 from goblin_assistant.web.error_handlers import from_status
 from goblin_assistant.web.request_info import GOOD_ID, RequestInfo, new_id
 
@@ -147,7 +147,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     task_class = ApplicationTask
     error_task_class = RefusedTask
 
-    interest = -1  # kept by the map that watches; see server_loop.py
+    interest = -1  # kept by the map that watches; see server/loop.py
     close_when_flushed: bool
     request: RequestParser | None
     linger = False

@@ -1,0 +1,1 @@
+"""waitress around the application."""
