@@ -236,7 +236,7 @@ def test_parallel_tool_calls_keep_their_own_numbers_beside_text_and_thinking() -
 
 @pytest.mark.parametrize("size", [1, 7, 4096])
 def test_blocks_of_any_size_say_the_same(size: int) -> None:
-    from goblin_assistant.providers.sse import Blocks
+    from goblin_assistant.providers.upstream.sse import Blocks
 
     whole = b"".join(anthropic_events(tool_calls=[("f", {"x": 1})]))
     cutter = Blocks()

@@ -27,7 +27,7 @@ from goblin_assistant.calls import stream as chat_stream
 from goblin_assistant.config import GoblinFile
 from goblin_assistant.database.models import budget_reservations
 from goblin_assistant.metrics import REGISTRY
-from goblin_assistant.providers.watchdog import watchdog
+from goblin_assistant.providers.upstream.deadlines import watchdog
 from goblin_assistant.routing import router
 from goblin_assistant.threads.reaper import reaper
 from tests.conftest import MakeApp, register, wait_until

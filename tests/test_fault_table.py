@@ -149,7 +149,7 @@ def test_a_fault_does_what_the_table_says(
             lambda: fake_upstream.requests,
             what="the monitor's check, which takes a reply of its own",
         )
-        # Twice: a reused connection that closes without an answer is tried once more on a fresh one (providers/http.py).
+        # Twice: a reused connection that closes without an answer is tried once more on a fresh one (providers/upstream/client.py).
         fake_upstream.reply(*[fault.reply] * (2 if row.fault == "reset" else 1))
     body = {
         "model": "up/m",

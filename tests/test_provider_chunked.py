@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goblin_assistant.providers.chunked import MAX_LINE, ChunkedBody
+from goblin_assistant.providers.upstream.chunked import MAX_LINE, ChunkedBody
 
 
 def arriving(data: bytes, cuts: list[int]) -> Callable[[int], bytes]:

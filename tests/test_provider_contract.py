@@ -24,7 +24,7 @@ from goblin_assistant.providers.base import (
     RateLimited,
     Timeout,
 )
-from goblin_assistant.providers.watchdog import watchdog
+from goblin_assistant.providers.upstream.deadlines import watchdog
 from tests.conftest import wait_until
 from tests.fake_upstream import (
     CUT,

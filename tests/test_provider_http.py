@@ -23,9 +23,14 @@ from goblin_assistant.providers.base import (
     ConnectionFailed,
     Timeout,
 )
-from goblin_assistant.providers.http import Timeouts, UpstreamClient
-from goblin_assistant.providers.sse import MAX_EVENT_BYTES, Blocks, EventTooLarge, is_comment
-from goblin_assistant.providers.watchdog import watchdog
+from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
+from goblin_assistant.providers.upstream.deadlines import watchdog
+from goblin_assistant.providers.upstream.sse import (
+    MAX_EVENT_BYTES,
+    Blocks,
+    EventTooLarge,
+    is_comment,
+)
 from tests.conftest import wait_until
 from tests.fake_upstream import CUT, RESET, SILENCE, FakeUpstream, Pause, Reply
 
@@ -266,7 +271,7 @@ def test_the_environments_proxy_is_not_used(
 def test_an_answer_beyond_the_bound_is_a_bad_response(
     client: UpstreamClient, fake_upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goblin_assistant.providers.http.MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("goblin_assistant.providers.upstream.client.MAX_ANSWER_BYTES", 1000)
     fake_upstream.reply(
         Reply.plain(200, b"x" * 1001),
         Reply.sse([b"x" * 600, b"y" * 600]),
@@ -381,7 +386,7 @@ def test_a_reused_connection_that_fails_late_is_not_tried_again(
     client: UpstreamClient, fake_upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The server may have been at work on the request, and have billed it.
-    monkeypatch.setattr("goblin_assistant.providers.http.STALE_SECONDS", -1.0)
+    monkeypatch.setattr("goblin_assistant.providers.upstream.client.STALE_SECONDS", -1.0)
     fake_upstream.reply(Reply.plain(200, b"{}", stale=True))
     client.post("/", b"", Call())
     with pytest.raises(ConnectionFailed):

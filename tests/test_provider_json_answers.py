@@ -21,7 +21,7 @@ from goblin_assistant.providers.base import (
     ProviderError,
 )
 from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider
-from goblin_assistant.providers.response_head import MAX_INFORMATIONAL
+from goblin_assistant.providers.upstream.response_head import MAX_INFORMATIONAL
 from goblin_assistant.schemas.json_bounds import TooMuchStructure
 from tests.fake_upstream import FakeUpstream, Reply
 

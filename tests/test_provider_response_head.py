@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
-from goblin_assistant.providers import response_head
-from goblin_assistant.providers.response_head import QuickResponse, ReadAhead, plain_body, split
+from goblin_assistant.providers.upstream import response_head
+from goblin_assistant.providers.upstream.response_head import (
+    QuickResponse,
+    ReadAhead,
+    plain_body,
+    split,
+)
 
 PLAIN = [
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",

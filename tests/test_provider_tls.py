@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from goblin_assistant.providers.base import Call, CallCancelled, ConnectionFailed, Timeout
-from goblin_assistant.providers.connections import TrackedTLSConnection
-from goblin_assistant.providers.http import Timeouts, UpstreamClient
-from goblin_assistant.providers.watchdog import watchdog
+from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
+from goblin_assistant.providers.upstream.connections import TrackedTLSConnection
+from goblin_assistant.providers.upstream.deadlines import watchdog
 from tests.conftest import wait_until
 from tests.fake_upstream import SILENCE, FakeUpstream, Reply
 from tests.services import Nginx, find_binary

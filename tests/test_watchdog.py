@@ -18,8 +18,8 @@ import pytest
 
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.providers.base import Call, Timeout
-from goblin_assistant.providers.http import Timeouts, UpstreamClient
-from goblin_assistant.providers.watchdog import watchdog
+from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
+from goblin_assistant.providers.upstream.deadlines import watchdog
 from tests.conftest import ROOT, wait_until
 from tests.fake_upstream import SILENCE, FakeUpstream, Reply
 
@@ -45,8 +45,8 @@ def run_python(script: str, *arguments: str, seconds: float = 30) -> str:
 DROP = """
 import gc, sys
 from goblin_assistant.providers.base import Call
-from goblin_assistant.providers.http import Timeouts, UpstreamClient
-from goblin_assistant.providers.watchdog import ownership
+from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
+from goblin_assistant.providers.upstream.deadlines import ownership
 
 gc.disable()
 client = UpstreamClient("up", sys.argv[1], {}, Timeouts(2, 30, 30), 4)

@@ -37,10 +37,10 @@ from goblin_assistant.providers.base import (
     Provider,
     StreamEvent,
 )
-from goblin_assistant.providers.http import Timeouts, UpstreamClient
 from goblin_assistant.providers.openai_dialect import encode
 from goblin_assistant.providers.rows import api_key_of, declared_models, options_of, timeouts_of
-from goblin_assistant.providers.sse import single_events
+from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
+from goblin_assistant.providers.upstream.sse import single_events
 
 BASE_URL = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"

@@ -29,7 +29,7 @@ from goblin_assistant.providers.anthropic_response import (
 )
 from goblin_assistant.providers.base import BadResponse, Completed, Progress, Usage, later_usage
 from goblin_assistant.providers.json_answers import parse_event
-from goblin_assistant.providers.sse import ends_as_objects
+from goblin_assistant.providers.upstream.sse import ends_as_objects
 
 
 class Follower:

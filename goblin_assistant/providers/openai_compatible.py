@@ -26,7 +26,6 @@ from goblin_assistant.providers.base import (
     ProviderError,
     StreamEvent,
 )
-from goblin_assistant.providers.http import Timeouts, UpstreamClient
 from goblin_assistant.providers.json_answers import parse_answer
 from goblin_assistant.providers.openai_dialect import (
     classify,
@@ -38,7 +37,8 @@ from goblin_assistant.providers.openai_dialect import (
 from goblin_assistant.providers.openai_stream import Follower
 from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.providers.rows import api_key_of, declared_models, options_of, timeouts_of
-from goblin_assistant.providers.sse import single_events
+from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
+from goblin_assistant.providers.upstream.sse import single_events
 
 MAX_LEARNED_MODELS = 2000
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from goblin_assistant.config import Config, ConfigError, ModelRow, ProviderRow
 from goblin_assistant.providers.base import Model
 from goblin_assistant.providers.presets import PRESETS, Preset
-from goblin_assistant.providers.transport import Timeouts
+from goblin_assistant.providers.upstream.errors import Timeouts
 
 Options = TypeVar("Options", bound=BaseModel)
 

@@ -1,7 +1,7 @@
 """From a model's name to an answer: which targets, in which order, how often, and when to give up.
 
 One owner of retries: nothing below this module repeats a call (but for a reused connection that the provider had closed already,
-see providers/http.py). Retry and fallback happen only before the first token has gone to the client.
+see providers/upstream/client.py). Retry and fallback happen only before the first token has gone to the client.
 
  * A target whose circuit is open is passed over; when all are, the answer is 503 with the soonest Retry-After.
  * With a further target at hand the next one is tried at once. The last one is repeated with full jitter

@@ -15,7 +15,7 @@ from typing import Any
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.utilities import BadRequest, Error, RequestHeaderFieldsTooLarge
 
-from goblin_assistant.providers.chunked import ChunkDecoder, Step
+from goblin_assistant.providers.upstream.chunked import ChunkDecoder, Step
 from goblin_assistant.server.bodies import COUNTED_BYTES
 
 MAX_HEADERS = 200

@@ -23,8 +23,8 @@ from goblin_assistant.providers.base import (
     StreamEvent,
     Usage,
 )
-from goblin_assistant.providers.http import Timeouts, UpstreamClient
 from goblin_assistant.providers.rows import timeouts_of
+from goblin_assistant.providers.upstream import Timeouts, UpstreamClient
 
 ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 OPTIONS = ("temperature", "top_p", "seed", "stop")

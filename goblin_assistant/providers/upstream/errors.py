@@ -18,7 +18,6 @@ from urllib3.exceptions import (
 )
 from urllib3.response import HTTPResponse
 
-from goblin_assistant.providers.answers import ChunkedAnswer
 from goblin_assistant.providers.base import (
     BadResponse,
     CallCancelled,
@@ -26,7 +25,8 @@ from goblin_assistant.providers.base import (
     ProviderError,
     Timeout,
 )
-from goblin_assistant.providers.watchdog import Exchange
+from goblin_assistant.providers.upstream.answers import ChunkedAnswer
+from goblin_assistant.providers.upstream.deadlines import Exchange
 
 TRANSPORT_ERRORS = (HTTPError, OSError, http.client.HTTPException)
 """What urllib3 and the layers below it raise."""

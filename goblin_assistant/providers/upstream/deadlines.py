@@ -28,7 +28,7 @@ from goblin_assistant.metrics import deadlines_thread_up
 from goblin_assistant.providers.base import Call
 
 if TYPE_CHECKING:
-    from goblin_assistant.providers.connections import Tracked
+    from goblin_assistant.providers.upstream.connections import Tracked
 
 logger = logging.getLogger("goblin_assistant.providers")
 

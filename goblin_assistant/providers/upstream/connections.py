@@ -21,9 +21,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ProtocolError, SSLError
 
-from goblin_assistant.providers.answers import Answer, PlainAnswer
-from goblin_assistant.providers.response_head import QuickResponse, ReadAhead, plain_body
-from goblin_assistant.providers.watchdog import Exchange, ownership
+from goblin_assistant.providers.upstream.answers import Answer, PlainAnswer
+from goblin_assistant.providers.upstream.deadlines import Exchange, ownership
+from goblin_assistant.providers.upstream.response_head import QuickResponse, ReadAhead, plain_body
 
 JOINED_BYTES = 65536
 """A larger body is not copied behind its head."""

@@ -8,17 +8,22 @@ from collections.abc import Iterator, Mapping
 
 from urllib3.response import HTTPResponse
 
-from goblin_assistant.providers.answers import ChunkedAnswer
 from goblin_assistant.providers.base import BadResponse
-from goblin_assistant.providers.sse import Blocks, EventTooLarge, is_comment, without_first_comments
-from goblin_assistant.providers.transport import (
+from goblin_assistant.providers.upstream.answers import ChunkedAnswer
+from goblin_assistant.providers.upstream.deadlines import Exchange, watchdog
+from goblin_assistant.providers.upstream.errors import (
     TRANSPORT_ERRORS,
     Timeouts,
     cut_error,
     discard,
     fault_error,
 )
-from goblin_assistant.providers.watchdog import Exchange, watchdog
+from goblin_assistant.providers.upstream.sse import (
+    Blocks,
+    EventTooLarge,
+    is_comment,
+    without_first_comments,
+)
 
 READ_SIZE = 65536
 END_SECONDS = 0.05

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from urllib3._collections import HTTPHeaderDict
 from urllib3.response import HTTPResponse
 
-from goblin_assistant.providers.chunked import ChunkedBody
-from goblin_assistant.providers.response_head import ReadAhead
+from goblin_assistant.providers.upstream.chunked import ChunkedBody
+from goblin_assistant.providers.upstream.response_head import ReadAhead
 
 if TYPE_CHECKING:
-    from goblin_assistant.providers.connections import Pool, Tracked
+    from goblin_assistant.providers.upstream.connections import Pool, Tracked
 
 READ_BYTES = 65536
 

@@ -1,0 +1,7 @@
+"""Requests to providers: connections, deadlines, streams. The names here are for plug-ins."""
+
+from goblin_assistant.providers.upstream.client import UpstreamClient
+from goblin_assistant.providers.upstream.errors import Timeouts
+from goblin_assistant.providers.upstream.event_stream import EventStream
+
+__all__ = ["EventStream", "Timeouts", "UpstreamClient"]

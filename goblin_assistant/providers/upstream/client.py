@@ -1,0 +1,289 @@
+"""The one place with upstream I/O: connections, timeouts, event streams, and faults turned into ProviderErrors.
+
+A `requests` Session without the environment's proxies and .netrc holds the adapter; its urllib3 pool is called
+directly (connections.py), because `Session.request` costs twice the CPU of the call itself. Headers are prepared once
+per provider. Bytes pass as they came.
+
+Timeouts: connect; for streams the first event and then the silence between bytes; for everything the call's deadline,
+which the watchdog enforces even while nothing comes (see watchdog.py).
+
+**A reused connection** may have been closed by the server just before the request went out. When a connection that
+has carried a request before is closed without a byte of an answer, and at once, the request is sent again over a new
+connection, once, and nobody hears of it. RFC 9112 section 9.3.1 leaves a client of a non-idempotent method only this
+way: what fails within a second of sending on an idle connection is, but for a server that crashed in that very
+second, a connection that was closed for being idle, and a request that was never read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container, Mapping
+from typing import Any, cast
+from urllib.parse import urlencode, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ProtocolError
+from urllib3.response import HTTPResponse
+
+from goblin_assistant.providers.base import BadResponse, Call, ProviderError
+from goblin_assistant.providers.faults import UpstreamFailure, error_for
+from goblin_assistant.providers.json_answers import parse_list
+from goblin_assistant.providers.upstream.answers import Answer, ChunkedAnswer
+from goblin_assistant.providers.upstream.connections import Head, TrackedPool, TrackedTLSPool
+from goblin_assistant.providers.upstream.deadlines import Exchange, watchdog
+from goblin_assistant.providers.upstream.errors import (
+    TRANSPORT_ERRORS,
+    Timeouts,
+    closed_silently,
+    cut_error,
+    discard,
+    fault_error,
+)
+from goblin_assistant.providers.upstream.event_stream import READ_SIZE, EventStream
+
+__all__ = ["EventStream", "Timeouts", "UpstreamClient"]
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+MAX_ERROR_BYTES = 64 * 1024
+MAX_HEADS = 256
+"""Prepared request heads that are kept: with some servers the path holds the model, which a client may make up."""
+STALE_SECONDS = 1.0
+"""A reused connection that dies later than this after sending was not stale: the server may have been at work."""
+
+Classifier = Callable[[UpstreamFailure], ProviderError]
+
+
+class _Adapter(HTTPAdapter):
+    """requests' adapter with pools whose connections the watchdog can shut down."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": TrackedPool, "https": TrackedTLSPool}
+
+
+class UpstreamClient:
+    """The connections to one provider. Shared by all threads.
+
+    `base_url` may have a path; `query` is added to every address. `headers` go with every request. `classify` turns
+    an answer that is no success into an error; the default goes by the status alone. `verify` is requests': True, or
+    the path of a CA bundle.
+    """
+
+    def __init__(
+        self,
+        provider_name: str,
+        base_url: str,
+        headers: Mapping[str, str],
+        timeouts: Timeouts,
+        pool_size: int,
+        query: Mapping[str, str] | None = None,
+        *,
+        classify: Classifier = error_for,
+        verify: bool | str = True,
+    ) -> None:
+        self.provider_name = provider_name
+        self.timeouts = timeouts
+        self._classify = classify
+        self._query = f"?{urlencode(query)}" if query else ""
+        self._session = requests.Session()
+        self._session.trust_env = False
+        adapter = _Adapter(pool_connections=1, pool_maxsize=pool_size)
+        self._session.mount(base_url, adapter)
+        prepared = requests.Request("POST", base_url).prepare()
+        self._pool = cast(
+            TrackedPool, adapter.get_connection_with_tls_context(prepared, verify=verify)
+        )
+        self._prefix = urlsplit(base_url).path.rstrip("/")
+        self._headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": "goblin-assistant",
+            **headers,
+        }
+        self._sse_headers = {**self._headers, "Accept": "text/event-stream"}
+        self._heads: dict[tuple[str, str, bool], Head] = {}
+
+    # -- calls --------------------------------------------------------------------------------
+    def post(
+        self,
+        path: str,
+        body: bytes,
+        call: Call,
+        *,
+        headers: Mapping[str, str] | None = None,
+        fields: Container[str] = (),
+    ) -> bytes:
+        """POST and return the whole body of a 2xx answer. Raises ProviderError or CallCancelled.
+
+        `headers` are added to the prepared ones. `fields` are the client's own request fields: an error names no other.
+        """
+        exchange = watchdog.watch(call)
+        try:
+            answer = self._send("POST", path, body, exchange, headers)
+            if not 200 <= answer.status < 300:
+                raise self._failure(answer.stream(), exchange, fields)
+            return self._body_of(answer, exchange)
+        finally:
+            watchdog.release(exchange)
+
+    def post_sse(
+        self,
+        path: str,
+        body: bytes,
+        call: Call,
+        *,
+        headers: Mapping[str, str] | None = None,
+        fields: Container[str] = (),
+    ) -> EventStream:
+        """POST and return the answer's events; the request is sent at once. Raises ProviderError or CallCancelled,
+        then and while reading."""
+        exchange = watchdog.watch(call)
+        exchange.limit = time.monotonic() + self.timeouts.first_token
+        try:
+            answer = self._send("POST", path, body, exchange, headers, streamed=True)
+            if not 200 <= answer.status < 300:
+                raise self._failure(answer.stream(), exchange, fields)
+            response = answer.events()
+            kind = response.headers.get("content-type", "")
+            if kind and not kind.lower().startswith("text/event-stream"):
+                discard(response)
+                raise BadResponse(
+                    f"{self.provider_name} did not answer with an event stream",
+                    provider=self.provider_name,
+                )
+            return EventStream(self.provider_name, self.timeouts, response, exchange)
+        except BaseException:
+            watchdog.release(exchange)
+            raise
+
+    def get_json(self, path: str, timeout: float = 3.0) -> Any:
+        """GET, within `timeout` seconds altogether, and return the parsed body. Raises ProviderError."""
+        call = Call(deadline=time.monotonic() + timeout)
+        exchange = watchdog.watch(call)
+        try:
+            answer = self._send("GET", path, None, exchange, None)
+            if not 200 <= answer.status < 300:
+                raise self._failure(answer.stream(), exchange, ())
+            return parse_list(self.provider_name, self._body_of(answer, exchange))
+        finally:
+            watchdog.release(exchange)
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        self._session.close()
+
+    # -- inside -------------------------------------------------------------------------------
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        exchange: Exchange,
+        further: Mapping[str, str] | None,
+        *,
+        streamed: bool = False,
+    ) -> Answer:
+        remaining = exchange.call.remaining()
+        if remaining <= 0:
+            exchange.cut = "deadline"
+            raise cut_error(self.provider_name, exchange, self.timeouts)
+        connect = min(self.timeouts.connect, remaining)
+        identity = exchange.call.correlation_id
+        headers = {"X-Correlation-ID": identity} if identity else {}
+        if further:
+            headers.update(further)
+        try:
+            head = self._head(method, path, streamed).with_(headers, body)
+        except ValueError as error:
+            raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
+        sent = time.monotonic()
+        while True:
+            try:
+                return self._pool.ask(exchange, method, head, body, connect, streamed=streamed)
+            except ProtocolError as error:
+                if (
+                    exchange.cut
+                    or exchange.fresh
+                    or not exchange.reused
+                    or not closed_silently(error)
+                    or time.monotonic() - sent > STALE_SECONDS
+                ):
+                    raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
+                exchange.fresh = True
+            except TRANSPORT_ERRORS as error:
+                raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
+
+    def _head(self, method: str, path: str, streamed: bool) -> Head:
+        head = self._heads.get((method, path, streamed))
+        if head is None:
+            pool = self._pool
+            target = self._prefix + path + self._query
+            headers = self._sse_headers if streamed else self._headers
+            head = Head(pool.ConnectionCls(pool.host, pool.port), method, target, headers)
+            if len(self._heads) >= MAX_HEADS:
+                self._heads.clear()
+            self._heads[method, path, streamed] = head
+        return head
+
+    def _body_of(self, answer: Answer, exchange: Exchange) -> bytes:
+        if not answer.is_plain(MAX_ANSWER_BYTES):
+            return self._read_whole(answer.events(), exchange)
+        try:
+            data = answer.whole()
+        except TRANSPORT_ERRORS as error:
+            raise fault_error(
+                self.provider_name, error, exchange, self.timeouts, answering=True
+            ) from error
+        if exchange.cut:
+            raise cut_error(self.provider_name, exchange, self.timeouts)
+        return data
+
+    def _read_whole(self, response: ChunkedAnswer | HTTPResponse, exchange: Exchange) -> bytes:
+        try:
+            data = _read_up_to(response, MAX_ANSWER_BYTES + 1)
+        except TRANSPORT_ERRORS as error:
+            discard(response)
+            raise fault_error(
+                self.provider_name, error, exchange, self.timeouts, answering=True
+            ) from error
+        if exchange.cut:
+            discard(response)
+            raise cut_error(self.provider_name, exchange, self.timeouts)
+        if len(data) > MAX_ANSWER_BYTES:
+            discard(response)
+            raise BadResponse(
+                f"{self.provider_name} sent an answer that is too large",
+                provider=self.provider_name,
+            )
+        response.release_conn()
+        return data
+
+    def _failure(
+        self, response: HTTPResponse, exchange: Exchange, fields: Container[str]
+    ) -> ProviderError:
+        try:
+            body = _read_up_to(response, MAX_ERROR_BYTES)
+        except TRANSPORT_ERRORS:
+            body = b""
+        if not response.closed:
+            discard(response)
+        if exchange.cut:
+            raise cut_error(self.provider_name, exchange, self.timeouts)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        error = self._classify(UpstreamFailure(self.provider_name, response.status, headers, body))
+        if error.param is not None and error.param not in fields:
+            error.param = None
+        return error
+
+
+def _read_up_to(response: ChunkedAnswer | HTTPResponse, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while size < limit:
+        data = response.read1(min(READ_SIZE, limit - size), True)  # decoded
+        if not data:
+            break
+        parts.append(data)
+        size += len(data)
+    return b"".join(parts)
