@@ -86,7 +86,7 @@ class OpenAIWire(Wire):
     name, model = "openai_compatible", "gpt-4o"
 
     def provider(self, name: str, row: ProviderRow, config: Config) -> Provider:
-        from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider
+        from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider
 
         return OpenAICompatibleProvider.from_row(name, row, config)
 
@@ -110,7 +110,7 @@ class AnthropicWire(Wire):
     statuses = {504: Timeout}  # documented: timeout_error
 
     def provider(self, name: str, row: ProviderRow, config: Config) -> Provider:
-        module: Any = importlib.import_module("goblin_assistant.providers.anthropic")
+        module: Any = importlib.import_module("goblin_assistant.providers.anthropic.provider")
         provider: Provider = module.AnthropicProvider.from_row(name, row, config)
         return provider
 
@@ -161,7 +161,7 @@ class PluginWire(Wire):
 
 WIRES: list[Wire] = [OpenAIWire(), PluginWire()]
 try:
-    importlib.import_module("goblin_assistant.providers.anthropic")
+    importlib.import_module("goblin_assistant.providers.anthropic.provider")
 except ModuleNotFoundError:
     pass
 else:

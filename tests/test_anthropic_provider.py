@@ -10,8 +10,8 @@ import pytest
 
 from goblin_assistant.config import Config, ConfigError, ProviderRow
 from goblin_assistant.providers import build_registry
-from goblin_assistant.providers.anthropic import AnthropicProvider, Options
-from goblin_assistant.providers.anthropic_models import CATALOGUE
+from goblin_assistant.providers.anthropic.models import CATALOGUE
+from goblin_assistant.providers.anthropic.provider import AnthropicProvider, Options
 from goblin_assistant.providers.base import (
     AuthenticationFailed,
     BadResponse,

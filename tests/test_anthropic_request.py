@@ -10,8 +10,8 @@ import pytest
 from anthropic.types import message_create_params
 from openai.types.chat import completion_create_params
 
-from goblin_assistant.providers.anthropic_models import ALL_EFFORTS, CATALOGUE, learned, traits_of
-from goblin_assistant.providers.anthropic_request import IGNORED, NEUTRAL, TRANSLATED, build_request
+from goblin_assistant.providers.anthropic.models import ALL_EFFORTS, CATALOGUE, learned, traits_of
+from goblin_assistant.providers.anthropic.request import IGNORED, NEUTRAL, TRANSLATED, build_request
 from goblin_assistant.providers.base import InvalidRequest
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from goblin_assistant.providers.anthropic_response import (
+from goblin_assistant.providers.anthropic.response import (
     FINISH_REASONS,
     classify,
     parse_message,
@@ -18,7 +18,7 @@ from goblin_assistant.providers.anthropic_response import (
     stream_error,
     to_openai,
 )
-from goblin_assistant.providers.anthropic_stream import Follower, Translator
+from goblin_assistant.providers.anthropic.stream import Follower, Translator
 from goblin_assistant.providers.base import (
     AuthenticationFailed,
     BadResponse,

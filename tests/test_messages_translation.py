@@ -16,7 +16,7 @@ from goblin_assistant.dialects.anthropic.request import (
 )
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.base import ChatResponse, Usage
-from goblin_assistant.providers.openai_dialect import parse_usage
+from goblin_assistant.providers.openai.wire import parse_usage
 from tests.wire_bodies import openai_chat, openai_usage
 
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -12,8 +12,9 @@ import pytest
 from genai_prices.data_snapshot import get_snapshot
 
 from goblin_assistant.config.goblin_file import GoblinFile, PriceRow
-from goblin_assistant.providers import anthropic_response, openai_dialect
+from goblin_assistant.providers.anthropic import response
 from goblin_assistant.providers.base import Usage
+from goblin_assistant.providers.openai import wire
 from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.usage.prices import GENAI_PROVIDERS, MAX_CACHED, Prices
 
@@ -307,9 +308,9 @@ def test_a_cache_that_is_kept_for_an_hour_costs_more() -> None:
 
 
 def test_a_provider_tells_its_tier_and_the_hour_of_its_cache() -> None:
-    openai = openai_dialect.parse_usage({"prompt_tokens": 1, "completion_tokens": 1}, "priority")
-    standard = openai_dialect.parse_usage({"prompt_tokens": 1, "completion_tokens": 1}, "default")
-    anthropic = anthropic_response.parse_usage(
+    openai = wire.parse_usage({"prompt_tokens": 1, "completion_tokens": 1}, "priority")
+    standard = wire.parse_usage({"prompt_tokens": 1, "completion_tokens": 1}, "default")
+    anthropic = response.parse_usage(
         {
             "input_tokens": 1,
             "output_tokens": 1,

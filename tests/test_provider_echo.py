@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goblin_assistant.providers import echo_answers
 from goblin_assistant.providers.base import (
     BadResponse,
     Call,
@@ -30,9 +29,10 @@ from goblin_assistant.providers.base import (
     RateLimited,
     Timeout,
 )
-from goblin_assistant.providers.echo import EchoProvider
-from goblin_assistant.providers.echo_answers import INTRODUCTION, count_tokens, instance_of
-from goblin_assistant.providers.simulation import SimulationOptions, distribution
+from goblin_assistant.providers.echo import answers
+from goblin_assistant.providers.echo.answers import INTRODUCTION, count_tokens, instance_of
+from goblin_assistant.providers.echo.provider import EchoProvider
+from goblin_assistant.providers.echo.simulation import SimulationOptions, distribution
 from tests.provider_wires import collect, whole
 
 WEATHER = {
@@ -410,18 +410,18 @@ def test_a_check_is_always_well() -> None:
     "text", ["ab " * 60_000, "x" * 200_000, " " * 200_000, "a" * 65_536 + " b" * 50_000]
 )
 def test_the_words_of_a_long_text_are_counted_as_those_of_a_short_one(text: str) -> None:
-    assert echo_answers.count_tokens(text) == len(text.split())
+    assert answers.count_tokens(text) == len(text.split())
 
 
 def test_vectors_of_a_long_request_depend_on_its_first_words() -> None:
-    words = ["goblin"] * echo_answers.MAX_VECTOR_WORDS
-    first, tokens = echo_answers.embeddings({"input": " ".join([*words, "troll"])})
-    assert first == echo_answers.embeddings({"input": " ".join(words)})[0]
+    words = ["goblin"] * answers.MAX_VECTOR_WORDS
+    first, tokens = answers.embeddings({"input": " ".join([*words, "troll"])})
+    assert first == answers.embeddings({"input": " ".join(words)})[0]
     assert tokens == len(words) + 1
 
 
 def test_an_answer_has_an_end_as_a_models_has() -> None:
-    made = echo_answers.answer(
-        {"messages": [{"role": "user", "content": "ab " * (echo_answers.MAX_ANSWER_WORDS + 1)}]}
+    made = answers.answer(
+        {"messages": [{"role": "user", "content": "ab " * (answers.MAX_ANSWER_WORDS + 1)}]}
     )
-    assert (len(made.words), made.finish_reason) == (echo_answers.MAX_ANSWER_WORDS, "length")
+    assert (len(made.words), made.finish_reason) == (answers.MAX_ANSWER_WORDS, "length")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from goblin_assistant.dialects.anthropic.answer import response_from_openai
-from goblin_assistant.providers.anthropic import AnthropicProvider
-from goblin_assistant.providers.anthropic_content import translate_messages
-from goblin_assistant.providers.anthropic_models import CATALOGUE
+from goblin_assistant.providers.anthropic.content import translate_messages
+from goblin_assistant.providers.anthropic.models import CATALOGUE
+from goblin_assistant.providers.anthropic.provider import AnthropicProvider
 from goblin_assistant.providers.base import (
     BadResponse,
     Call,
@@ -20,7 +20,7 @@ from goblin_assistant.providers.base import (
     Provider,
     ProviderError,
 )
-from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider
+from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider
 from goblin_assistant.providers.upstream.response_head import MAX_INFORMATIONAL
 from goblin_assistant.schemas.json_bounds import TooMuchStructure
 from tests.fake_upstream import FakeUpstream, Reply

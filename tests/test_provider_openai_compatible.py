@@ -25,8 +25,8 @@ from goblin_assistant.providers.base import (
     Timeout,
     Usage,
 )
-from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider, Quirks
-from goblin_assistant.providers.openai_dialect import parse_usage
+from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider, Quirks
+from goblin_assistant.providers.openai.wire import parse_usage
 from tests.fake_upstream import FakeUpstream, Reply
 from tests.provider_wires import collect
 from tests.wire_bodies import CANARY, openai_chat, openai_error, openai_events, openai_usage

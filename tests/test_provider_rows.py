@@ -15,11 +15,11 @@ import pytest
 from goblin_assistant.config import Config, ConfigError, GoblinFile
 from goblin_assistant.providers import ENTRY_POINTS, Registry, build_registry
 from goblin_assistant.providers.base import Model
-from goblin_assistant.providers.echo import EchoProvider
-from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider, Quirks
+from goblin_assistant.providers.echo.provider import EchoProvider
+from goblin_assistant.providers.echo.simulation import FaultKind, SimulationOptions
+from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider, Quirks
 from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.providers.rows import rows_of
-from goblin_assistant.providers.simulation import FaultKind, SimulationOptions
 from tests.conftest import ROOT
 from tests.fake_upstream import FakeUpstream, Reply
 from tests.provider_wires import EXAMPLE

@@ -14,7 +14,7 @@ from openai import OpenAI
 
 from goblin_assistant.commands.simulate import simulate
 from goblin_assistant.providers.base import BadResponse, ChatRequest, Overloaded, RateLimited
-from goblin_assistant.providers.openai_compatible import OpenAICompatibleProvider
+from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider
 from tests.conftest import ROOT
 
 Start = Callable[..., str]

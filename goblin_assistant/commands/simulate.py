@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import click
 
-from goblin_assistant.providers.simulation import FaultKind, SimulationOptions
+from goblin_assistant.providers.echo.simulation import FaultKind, SimulationOptions
 
 
 @click.command()
@@ -81,8 +81,8 @@ def simulate(host: str, port: int, threads: int, models: tuple[str, ...], **opti
     from pydantic import ValidationError
 
     from goblin_assistant.providers.base import Model
-    from goblin_assistant.providers.echo import ECHO_MODEL, EchoProvider
-    from goblin_assistant.simulator import MAX_BODY_BYTES, Simulator
+    from goblin_assistant.providers.echo.provider import ECHO_MODEL, EchoProvider
+    from goblin_assistant.providers.echo.simulator import MAX_BODY_BYTES, Simulator
     from goblin_assistant.web.request_body import field_name, from_problems
 
     try:

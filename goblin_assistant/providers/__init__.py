@@ -22,9 +22,9 @@ ENTRY_POINTS = "goblin_assistant.providers"
 Provider`."""
 
 _BUILT_IN = {
-    "openai_compatible": "goblin_assistant.providers.openai_compatible:OpenAICompatibleProvider",
-    "anthropic": "goblin_assistant.providers.anthropic:AnthropicProvider",
-    "echo": "goblin_assistant.providers.echo:EchoProvider",
+    "openai_compatible": "goblin_assistant.providers.openai.provider:OpenAICompatibleProvider",
+    "anthropic": "goblin_assistant.providers.anthropic.provider:AnthropicProvider",
+    "echo": "goblin_assistant.providers.echo.provider:EchoProvider",
 }
 
 Factory = Callable[[str, ProviderRow, Config], Provider]

@@ -27,14 +27,14 @@ from goblin_assistant.providers.base import (
     StreamEvent,
 )
 from goblin_assistant.providers.json_answers import parse_answer
-from goblin_assistant.providers.openai_dialect import (
+from goblin_assistant.providers.openai.stream import Follower
+from goblin_assistant.providers.openai.wire import (
     classify,
     encode,
     error_object,
     stream_error,
     usage_in,
 )
-from goblin_assistant.providers.openai_stream import Follower
 from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.providers.rows import api_key_of, declared_models, options_of, timeouts_of
 from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient

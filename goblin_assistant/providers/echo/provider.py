@@ -23,15 +23,20 @@ from goblin_assistant.providers.base import (
     StreamEvent,
     Usage,
 )
-from goblin_assistant.providers.echo_answers import (
+from goblin_assistant.providers.echo.answers import (
     MAX_CHOICES,
     Answer,
     answer,
     embeddings,
     prompt_tokens,
 )
+from goblin_assistant.providers.echo.simulation import (
+    Simulation,
+    SimulationOptions,
+    wait,
+    wait_until,
+)
 from goblin_assistant.providers.rows import declared_models, options_of
-from goblin_assistant.providers.simulation import Simulation, SimulationOptions, wait, wait_until
 
 ECHO_MODEL = Model("echo", frozenset({"chat", "embeddings", "tools", "vision"}))
 

@@ -17,16 +17,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from goblin_assistant.config import Config, ConfigError, ProviderRow
 from goblin_assistant.providers.answer_limits import LIMIT_FIELDS
-from goblin_assistant.providers.anthropic_models import CATALOGUE, Traits, learned, traits_of
-from goblin_assistant.providers.anthropic_request import build_request
-from goblin_assistant.providers.anthropic_response import (
+from goblin_assistant.providers.anthropic.models import CATALOGUE, Traits, learned, traits_of
+from goblin_assistant.providers.anthropic.request import build_request
+from goblin_assistant.providers.anthropic.response import (
     classify,
     finish_reason,
     parse_message,
     parse_usage,
     to_openai,
 )
-from goblin_assistant.providers.anthropic_stream import Follower, Translator
+from goblin_assistant.providers.anthropic.stream import Follower, Translator
 from goblin_assistant.providers.base import (
     BadResponse,
     ChatRequest,
@@ -37,7 +37,7 @@ from goblin_assistant.providers.base import (
     Provider,
     StreamEvent,
 )
-from goblin_assistant.providers.openai_dialect import encode
+from goblin_assistant.providers.openai.wire import encode
 from goblin_assistant.providers.rows import api_key_of, declared_models, options_of, timeouts_of
 from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
 from goblin_assistant.providers.upstream.sse import single_events

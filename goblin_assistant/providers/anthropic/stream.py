@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from goblin_assistant.providers.anthropic_response import (
+from goblin_assistant.providers.anthropic.response import (
     finish_reason,
     openai_usage,
     parse_usage,

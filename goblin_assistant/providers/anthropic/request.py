@@ -23,8 +23,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.providers.anthropic_content import invalid, translate_messages
-from goblin_assistant.providers.anthropic_models import Traits
+from goblin_assistant.providers.anthropic.content import invalid, translate_messages
+from goblin_assistant.providers.anthropic.models import Traits
 
 TRANSLATED = frozenset(
     {

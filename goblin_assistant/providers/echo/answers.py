@@ -25,7 +25,7 @@ from itertools import islice, pairwise
 from typing import Any
 
 from goblin_assistant.providers.base import InvalidRequest
-from goblin_assistant.providers.openai_dialect import encode
+from goblin_assistant.providers.openai.wire import encode
 
 INTRODUCTION = (
     "I am echo, the offline provider of Goblin Assistant, not a language model. You said:"

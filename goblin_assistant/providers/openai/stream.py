@@ -12,7 +12,7 @@ from typing import Any
 
 from goblin_assistant.providers.base import BadResponse, Completed, Progress, Usage, later_usage
 from goblin_assistant.providers.json_answers import parse_event
-from goblin_assistant.providers.openai_dialect import error_object, stream_error, usage_in
+from goblin_assistant.providers.openai.wire import error_object, stream_error, usage_in
 from goblin_assistant.providers.upstream.sse import ends_as_objects
 
 

@@ -1,0 +1,1 @@
+"""The embedded provider, which needs no network, and its simulations."""
