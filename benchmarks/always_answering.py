@@ -31,7 +31,7 @@ from benchmarks.page import replace_section
 from benchmarks.probe import Reading
 from benchmarks.processes import Server
 from benchmarks.results import markdown_table
-from tests.services import PostgresServer, RedisServer
+from tests.support.services import PostgresServer, RedisServer
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"

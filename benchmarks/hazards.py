@@ -21,8 +21,8 @@ import psutil
 from benchmarks import servers
 from benchmarks.crowd import Mode, Provider, Tally, ask, open_silent, reset
 from benchmarks.native import http_request
-from tests.nasty_bodies import MESSAGES, NASTY, NASTY_WHOLE, Make, inside
-from tests.services import PostgresServer, RedisServer
+from tests.support.nasty_bodies import MESSAGES, NASTY, NASTY_WHOLE, Make, inside
+from tests.support.services import PostgresServer, RedisServer
 
 LOGINS = 250
 CHATS = 300

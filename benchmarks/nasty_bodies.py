@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import machine, page, report, servers
 from benchmarks.processes import Server
 from benchmarks.results import Check
-from tests.nasty_bodies import EMBEDDINGS, HONEST, NASTY, NASTY_WHOLE, Make, inside
+from tests.support.nasty_bodies import EMBEDDINGS, HONEST, NASTY, NASTY_WHOLE, Make, inside
 
 ROOT = Path(__file__).resolve().parent.parent
 MEGABYTE = 1_000_000

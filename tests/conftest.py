@@ -20,8 +20,15 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, settings
 from werkzeug.test import TestResponse
 
-from tests.fake_upstream import fake_upstream  # noqa: F401 -- fixture
-from tests.services import free_port, nginx, own_postgres, postgres, postgres_url, redis_server  # noqa: F401 -- fixtures
+from tests.support.fake_upstream import fake_upstream  # noqa: F401 -- fixture
+from tests.support.services import (  # noqa: F401 -- fixtures
+    free_port,
+    nginx,
+    own_postgres,
+    postgres,
+    postgres_url,
+    redis_server,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "correct horse battery staple"
@@ -76,7 +83,7 @@ def make_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeAp
             **overrides,
         }
         app = create_app(Config.load(values, environ={}, dotenv=tmp_path / "absent.env"))
-        # Tests look into the database right after an answer; test_usage_writer.py and the served tests gather.
+        # Tests look into the database right after an answer; usage/test_batches.py and the served tests gather.
         app.extensions["goblin"].usage.gatherer.seconds = 0.0
         # Under TESTING Flask re-raises what the 500 handler should answer.
         app.config.update(TESTING=True, PROPAGATE_EXCEPTIONS=False)

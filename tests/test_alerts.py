@@ -14,7 +14,7 @@ import yaml
 
 from goblin_assistant.metrics import REGISTRY
 from tests.conftest import ROOT, Serve, free_port, wait_until
-from tests.services import find_binary
+from tests.support.services import find_binary
 
 PROMETHEUS = ROOT / "ops" / "prometheus"
 RULES = PROMETHEUS / "rules" / "goblin.rules.yml"

@@ -1,55 +1,20 @@
-"""Imports point one way only, from the server down to the configuration, and form no circle. Parsed, not run."""
+"""Imports point one way only, from the command line down to the configuration, and form no circle.
+
+The code is parsed, not run. Imports for type checkers and those inside functions count too.
+"""
 
 from __future__ import annotations
 
 import ast
 import graphlib
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import ROOT
+from tests.support.layers import LAYERS, WITHOUT_FLASK, level_of, page
 
 PACKAGE = ROOT / "goblin_assistant"
-
-# From the top. A module may import from its own layer and from those below it.
-LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__main__", "cli", "commands", "commands.*"),
-    ("server", "server_*", "process_setup", "simulator"),
-    ("", "assembly", "lifecycle"),
-    (
-        "blueprints", "blueprints.*", "metrics_endpoint", "error_handlers", "json_requests", "openapi",
-        "security_headers",
-    ),
-    ("auth", "rate_limits", "body_limits", "observability"),
-    ("chat", "chat_*", "health", "service_checks", "explain", "anthropic_*"),
-    (
-        "routing", "circuit_breaker", "slots", "idempotency", "usage", "usage_*", "budgets", "prices",
-        "accounts", "api_keys", "passwords", "principals", "tokens", "refresh_*", "database", "migrations", "migrations.*",
-        "limit_*", "shared_limit_storage", "postgres_connection", "schema_compatibility",
-    ),
-    ("extensions", "schemas", "schemas_*", "models", "errors", "request_body", "request_info"),
-    ("providers", "providers.*"),
-    (
-        "config", "config_*", "goblin_file", "metrics", "json_logging", "log_writer", "redaction", "version",
-        "reaper", "thread_budget", "database_gate", "forking", "json_bounds",
-    ),
-)  # fmt: skip
-
-WITHOUT_FLASK = (
-    "chat",
-    "chat_run",
-    "routing",
-    "usage",
-    "accounts",
-    "health",
-    "service_checks",
-    "providers.*",
-    "slots",
-)
-"""What must be usable without a request, and testable without an application."""
+MOST_AT_THE_ROOT = 12
 
 
 def modules() -> dict[str, Path]:
@@ -66,107 +31,102 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(path: Path, *, lazy: bool) -> Iterator[str]:
-    """Modules of ours that `path` imports; those only for type checkers are left out, those inside functions unless
-    `lazy`."""
-    pending: list[ast.AST] = [ast.parse(path.read_text())]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            pending.extend(node.orelse)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not lazy:
-            continue
-        elif isinstance(node, ast.Import):
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, by its full dotted name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
             for alias in node.names:
                 dotted = f"{node.module}.{alias.name}"
-                yield (
-                    dotted
-                    if dotted.removeprefix("goblin_assistant.") in MODULES
-                    else str(node.module)
-                )
-        else:
-            pending.extend(ast.iter_child_nodes(node))
+                yield dotted if _below(dotted) in MODULES else str(node.module)
 
 
-def ours(path: Path, *, lazy: bool) -> set[str]:
-    """The same, by the names of MODULES."""
-    names = {name for name in imports(path, lazy=lazy) if name.split(".")[0] == "goblin_assistant"}
-    return {name.removeprefix("goblin_assistant").removeprefix(".") for name in names}
+def _below(dotted: str) -> str:
+    return dotted.removeprefix("goblin_assistant").removeprefix(".")
 
 
-def layer_of(module: str) -> int:
-    """0 is the top."""
-    found = [
-        number
-        for number, names in enumerate(LAYERS)
-        if any(fnmatchcase(module, name) for name in names)
-    ]
-    assert len(found) == 1, f"{module} must have exactly one layer in LAYERS, has {found}"
-    return found[0]
+def ours(name: str) -> set[str]:
+    """The modules of the package that a module imports."""
+    found = {m for m in imports(MODULES[name]) if m.split(".")[0] == "goblin_assistant"}
+    return {_below(module) for module in found} & set(MODULES) - {name}
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_a_module_imports_only_from_its_own_layer_and_below(module: str) -> None:
-    own = layer_of(module)
+def test_every_name_at_the_root_has_a_layer_and_every_layer_exists() -> None:
+    at_root = {name.split(".")[0] for name in MODULES}
+    named = [name for layer in LAYERS for name in layer.names]
+    assert len(named) == len(set(named))
+    assert at_root == set(named)
+
+
+def test_a_module_imports_only_from_its_own_layer_and_below() -> None:
     upward = {
-        name
-        for name in ours(MODULES[module], lazy=True)
-        if name in MODULES and layer_of(name) < own
+        f"{name or '__init__'} imports {other}"
+        for name in MODULES
+        for other in ours(name)
+        if level_of(other) < level_of(name)
     }
-    assert not upward, f"{module or '__init__'} imports from above: {sorted(upward)}"
+    assert not upward
 
 
 def test_imports_form_no_circle() -> None:
-    graph = {name: ours(path, lazy=False) & set(MODULES) - {name} for name, path in MODULES.items()}
-    for name in graph:
-        # Importing a module runs the packages around it first; they are not a dependency of its own making.
-        graph[name] = {
-            other for other in graph[name] if not name.startswith(f"{other}.") and other != ""
-        }
+    """Also none of imports that only a type checker sees."""
+    graph = {name: ours(name) for name in MODULES}
+    for name, others in graph.items():
+        # Importing a module runs the packages around it first. The module did not ask for that.
+        graph[name] = {other for other in others if other and not name.startswith(f"{other}.")}
     graphlib.TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_what_works_without_a_request_imports_no_flask(module: str) -> None:
-    if not any(fnmatchcase(module, name) for name in WITHOUT_FLASK):
-        pytest.skip("may import Flask")
-    flask = {
+def test_from_calls_down_nothing_imports_flask() -> None:
+    below = {name for name in MODULES if name.split(".")[0] in WITHOUT_FLASK}
+    assert "calls.service" in below
+    with_flask = {
         name
-        for name in imports(MODULES[module], lazy=True)
-        if name.split(".")[0].startswith(("flask", "apiflask"))
+        for name in below
+        for other in imports(MODULES[name])
+        if other.split(".")[0].startswith(("flask", "apiflask"))
     }
-    assert not flask
+    assert not with_flask
 
 
-def test_only_the_provider_client_and_the_service_checks_talk_http() -> None:
+def test_only_the_upstream_client_and_the_service_checks_talk_http() -> None:
+    clients = ("requests", "urllib3", "http.client", "httpx")
     talkers = {
         name
         for name, path in MODULES.items()
-        if any(
-            other.startswith(("requests", "urllib3", "http.client", "httpx"))
-            for other in imports(path, lazy=True)
-        )
+        for other in imports(path)
+        if other.startswith(clients)
     }
-    above = ("commands*", "cli")  # doctor and explain may ask over HTTP
-    assert all(
-        any(fnmatchcase(name, p) for p in ("providers.*", "service_checks", *above))
-        for name in talkers
-    ), talkers
+    # The command line may ask a running server: doctor and explain do.
+    allowed = {name for name in talkers if name.startswith(("commands.", "providers.upstream."))}
+    assert talkers - allowed <= {"cli", "health.checks"}
 
 
 def test_the_database_is_spoken_to_without_the_orm() -> None:
     """6 MB and 60 ms of every start: docs/adr/0011."""
     found = {
-        name
-        for name, path in MODULES.items()
-        if any("sqlalchemy.orm" in m for m in imports(path, lazy=True))
+        name for name, path in MODULES.items() if any("sqlalchemy.orm" in m for m in imports(path))
     }
     assert not found
+
+
+def test_the_root_holds_few_modules() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_AT_THE_ROOT
+
+
+def test_every_folder_says_what_it_is() -> None:
+    for path in PACKAGE.rglob("__init__.py"):
+        if path.parent != PACKAGE:
+            assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
 
 
 def test_nothing_is_called_utils_helpers_common_or_managers() -> None:
     words = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
     assert not [name for name in MODULES if words & set(name.replace("_", ".").split("."))]
+
+
+def test_the_page_on_architecture_shows_these_layers() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert text == page(text), "run `make docs`"

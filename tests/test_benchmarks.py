@@ -34,7 +34,7 @@ from benchmarks.results import (
 from benchmarks.scale import _flat_check
 from benchmarks.servers import chat_body
 from tests.conftest import ROOT
-from tests.fake_upstream import FakeUpstream, Reply
+from tests.support.fake_upstream import FakeUpstream, Reply
 
 
 def sample(

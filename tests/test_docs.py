@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from tests.conftest import PASSWORD, ROOT, Serve, wait_until
-from tests.services import find_binary, free_port
+from tests.support.services import find_binary, free_port
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "ops").rglob("*.md")])
 GUIDE = ROOT / "docs" / "production-guide.md"

@@ -16,7 +16,7 @@ from loadtest.run import highest
 from loadtest.schedule import place
 from loadtest.verdict import TARGETS, Recorder, Tally, as_json, as_text, judge
 from tests.conftest import ROOT, Serve, free_port, wait_until
-from tests.loadtest_target import CUT, NULL
+from tests.support.loadtest_target import CUT, NULL
 
 
 def recorded(**targets: list[float]) -> Recorder:
@@ -193,7 +193,7 @@ class Target(Protocol):
 
 @pytest.fixture
 def target() -> Iterator[Target]:
-    """tests/loadtest_target.py in a process of its own."""
+    """tests/support/loadtest_target.py in a process of its own."""
     processes = []
 
     def start(rules: dict[str, list[int]] | None = None) -> str:

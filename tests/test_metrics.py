@@ -13,7 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from goblin_assistant import metrics
 from goblin_assistant.metrics import DURATION_BUCKETS, REGISTRY
 from tests.conftest import ROOT
-from tests.services import find_binary
+from tests.support.services import find_binary
 
 # https://prometheus.io/docs/ -- the production guide's list, name to labels
 GUIDE = {

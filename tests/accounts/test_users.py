@@ -1,0 +1,516 @@
+"""Users and their sessions, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from argon2 import PasswordHasher
+from sqlalchemy import Engine, select, update
+
+from goblin_assistant.accounts import passwords
+from goblin_assistant.accounts.passwords import Passwords, check_new
+from goblin_assistant.accounts.principals import FAILURES
+from goblin_assistant.accounts.tokens import AccessTokens
+from goblin_assistant.accounts.users import Accounts, TokenPair, canonical, normalise
+from goblin_assistant.database.models import now_ms, refresh_tokens, users
+from goblin_assistant.errors import (
+    Conflict,
+    NotFound,
+    OverloadedHere,
+    Unauthorized,
+    ValidationFailed,
+)
+from goblin_assistant.metrics import REGISTRY
+from goblin_assistant.threads.budget import ThreadBudget
+from tests.conftest import wait_until
+from tests.support.accounts_fixtures import (
+    PASSWORD,
+    account_log,
+    accounts,
+    database_url,
+    engine,
+    events,
+    failures,
+)
+
+__all__ = ["account_log", "accounts", "database_url", "engine"]
+
+
+def refused(accounts: Accounts, token: str) -> str | None:
+    """Why an access token is refused."""
+    with pytest.raises(Unauthorized) as caught:
+        accounts.principals.of_token(accounts.tokens.check(token))
+    return caught.value.reason
+
+
+def user_id_of(accounts: Accounts, pair: TokenPair) -> int:
+    return accounts.principals.of_token(accounts.tokens.check(pair.access_token)).user_id
+
+
+# -- users ----------------------------------------------------------------------------------------
+def test_an_account_is_made_once_for_every_spelling_of_its_address(accounts: Accounts) -> None:
+    user = accounts.create("Ada@Example.com", PASSWORD)
+    assert user.email == "ada@example.com"
+    for spelling in ("ada@example.com", "ADA@EXAMPLE.COM", "ada@EXAMPLE.com"):
+        with pytest.raises(Conflict):
+            accounts.create(spelling, PASSWORD)
+        assert user_id_of(accounts, accounts.login(spelling, PASSWORD)) == user.id
+
+
+def test_an_address_beyond_ascii_is_found_in_either_unicode_form(accounts: Accounts) -> None:
+    composed, decomposed = "jos\u00e9@example.com", "jose\u0301@example.com"
+    user = accounts.create(decomposed, PASSWORD)
+    assert user_id_of(accounts, accounts.login(composed, PASSWORD)) == user.id
+    with pytest.raises(Conflict):
+        accounts.create(composed, PASSWORD)
+
+
+def test_of_sixteen_registrations_of_one_address_at_once_one_succeeds(accounts: Accounts) -> None:
+    def attempt(_: int) -> bool:
+        try:
+            accounts.create("ada@example.com", PASSWORD)
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(attempt, range(16))) == 1
+    assert len(accounts.list()) == 1
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "",
+        "ada",
+        "@example.com",
+        "ada@",
+        "a b@example.com",
+        "ada@example",
+        "ada@@example.com",
+        "x" * 300 + "@example.com",
+    ],
+)
+def test_what_is_no_address_cannot_register(email: str) -> None:
+    with pytest.raises(ValidationFailed):
+        normalise(email)
+    assert canonical(email) == email.strip().lower()
+
+
+@pytest.mark.parametrize(
+    ("password", "complaint"),
+    [
+        ("seven77", "at least 8"),
+        ("", "at least 8"),
+        ("ada@example.com", "e-mail"),
+        (" ADA@example.com ", "e-mail"),
+        ("ü" * 600, "at most 1024 bytes"),
+    ],
+)
+def test_a_weak_new_password_is_refused_with_the_reason(password: str, complaint: str) -> None:
+    with pytest.raises(ValidationFailed, match=complaint):
+        check_new(password, "ada@example.com")
+
+
+def test_users_are_listed_in_pages(accounts: Accounts) -> None:
+    ids = [accounts.create(f"user{number}@example.com", PASSWORD).id for number in range(5)]
+    first = accounts.list(limit=2)
+    assert [user.id for user in first] == ids[:2]
+    assert [user.id for user in accounts.list(limit=10, after=first[-1].id)] == ids[2:]
+
+
+@pytest.mark.parametrize("user_id", [0, 99, 2**63 - 1, 2**63, 10**30])
+def test_an_id_that_does_not_exist_is_not_found_however_large(
+    accounts: Accounts, user_id: int
+) -> None:
+    with pytest.raises(NotFound):
+        accounts.get(user_id)
+
+
+# -- login ----------------------------------------------------------------------------------------
+def test_unknown_address_wrong_password_and_disabled_account_get_the_same_answer(
+    accounts: Accounts,
+) -> None:
+    user = accounts.create("ada@example.com", PASSWORD)
+    answers = []
+    for email, password in (
+        ("nobody@example.com", PASSWORD),
+        ("ada@example.com", "wrong password"),
+    ):
+        with pytest.raises(Unauthorized) as caught:
+            accounts.login(email, password)
+        answers.append((str(caught.value), caught.value.reason))
+    accounts.disable(user.id)
+    with pytest.raises(Unauthorized) as caught:
+        accounts.login("ada@example.com", PASSWORD)
+    assert {text for text, _ in (*answers, (str(caught.value), ""))} == {answers[0][0]}
+    assert caught.value.reason == "disabled"
+
+
+def test_an_unknown_address_costs_a_full_verification_with_todays_parameters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hasher = Passwords(1, 16, ThreadBudget(16))
+    verified: list[str] = []
+    real = PasswordHasher.verify
+
+    def spy(self: PasswordHasher, hash: str | bytes, password: str | bytes) -> Any:
+        verified.append(str(hash))
+        return real(self, hash, password)
+
+    monkeypatch.setattr(PasswordHasher, "verify", spy)
+    assert hasher.verify(None, PASSWORD) is False
+    assert verified
+    assert not hasher.needs_rehash(verified[0])
+    assert hasher.verify(hasher.hash(PASSWORD), "x" * 2000) is False
+    assert len(verified) == 2, "a password that is too long costs the same"
+    hasher.close()
+
+
+def test_passwords_are_argon2id_with_owasp_parameters(accounts: Accounts, engine: Engine) -> None:
+    user = accounts.create("ada@example.com", PASSWORD)
+    assert user.password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+
+
+def test_a_hash_of_other_parameters_is_renewed_at_login(accounts: Accounts) -> None:
+    user = accounts.create("ada@example.com", PASSWORD)
+    old = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
+    accounts._change(user.id, "test", password_hash=old)
+    accounts.login("ada@example.com", PASSWORD)
+    renewed = accounts.get(user.id).password_hash
+    assert renewed.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    accounts.login("ada@example.com", PASSWORD)
+    assert accounts.get(user.id).password_hash == renewed
+
+
+def test_no_more_passwords_are_hashed_at_once_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most, lock = 0, 0, threading.Lock()
+    real = PasswordHasher.verify
+
+    def counted(self: PasswordHasher, hash: str | bytes, password: str | bytes) -> Any:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        try:
+            return real(self, hash, password)
+        finally:
+            with lock:
+                running -= 1
+
+    monkeypatch.setattr(PasswordHasher, "verify", counted)
+    hasher = Passwords(2, 16, ThreadBudget(16))
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: hasher.verify(None, "x"), range(16)))
+    hasher.close()
+    assert most == 2
+
+
+def test_a_login_that_would_wait_too_long_is_told_to_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(passwords, "_WAIT_SECONDS", 0.05)
+    hasher = Passwords(1, 16, ThreadBudget(16))
+    release = threading.Event()
+    hasher._pool.submit(release.wait)
+    with pytest.raises(OverloadedHere) as caught:
+        hasher.hash(PASSWORD)
+    assert caught.value.retry_after
+    monkeypatch.undo()
+    release.set()
+    assert hasher.hash(PASSWORD)
+    hasher.close()
+
+
+def test_logins_beyond_the_places_are_refused_at_once_with_retry_after() -> None:
+    threads = ThreadBudget(10)
+    hasher = Passwords(1, 3, threads)
+    release = threading.Event()
+    hasher._pool.submit(release.wait)
+    with ThreadPoolExecutor(3) as pool:
+        inside = [pool.submit(hasher.verify, None, "x") for _ in range(3)]
+        wait_until(lambda: REGISTRY.get_sample_value("password_requests_waiting") == 3)
+        assert threads.held == 3
+        with pytest.raises(OverloadedHere) as refused, hasher.place():
+            pytest.fail("there was no place")
+        assert refused.value.retry_after == 1
+        release.set()
+        assert [one.result(30) for one in inside] == [False] * 3
+    assert threads.held == 0
+    hasher.close()
+
+
+def test_within_a_place_a_hash_takes_no_second_one() -> None:
+    hasher = Passwords(1, 1, ThreadBudget(1))
+    with hasher.place():
+        assert hasher.verify(hasher.hash(PASSWORD), PASSWORD)
+    hasher.close()
+
+
+# -- access tokens --------------------------------------------------------------------------------
+def test_an_access_token_says_who_and_never_what_they_may(accounts: Accounts) -> None:
+    import jwt
+
+    accounts.create("ada@example.com", PASSWORD, "admin")
+    token = accounts.login("ada@example.com", PASSWORD).access_token
+    assert set(jwt.decode(token, options={"verify_signature": False})) == {
+        "sub",
+        "tv",
+        "iat",
+        "exp",
+        "jti",
+    }
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS512"])
+def test_a_token_of_another_algorithm_is_refused(algorithm: str) -> None:
+    import jwt
+
+    claims = {"sub": "1", "tv": 0, "iat": 0, "exp": 9_999_999_999}
+    token = jwt.encode(claims, "" if algorithm == "none" else "s" * 64, algorithm=algorithm)
+    with pytest.raises(Unauthorized) as caught:
+        AccessTokens("s" * 64, 900).check(token)
+    assert caught.value.reason == "bad_token"
+
+
+def test_a_token_of_another_secret_or_with_a_changed_letter_is_refused() -> None:
+    tokens = AccessTokens("s" * 40, 900)
+    good = tokens.issue(1, 0)
+    assert tokens.check(good).user_id == 1
+    head, body, signature = good.split(".")
+    for bad in (
+        AccessTokens("t" * 40, 900).issue(1, 0),
+        f"{head}.{body}x.{signature}",
+        "",
+        "a.b.c",
+        good[:-4] + "AAAA",
+    ):
+        with pytest.raises(Unauthorized):
+            tokens.check(bad)
+
+
+def test_an_expired_token_is_refused_also_when_it_was_checked_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens = AccessTokens("s" * 40, 60)
+    token = tokens.issue(1, 0)
+    claims = tokens.check(token)
+    monkeypatch.setattr("goblin_assistant.accounts.tokens.time.time", lambda: claims.expires_at + 1)
+    with pytest.raises(Unauthorized) as caught:
+        tokens.check(token)
+    assert caught.value.reason == "expired_token"
+
+
+def test_the_memory_of_checked_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goblin_assistant.accounts.tokens._CACHE_SIZE", 10)
+    tokens = AccessTokens("s" * 40, 900)
+    for number in range(55):
+        tokens.check(tokens.issue(number, 0))
+    assert len(tokens._cache) <= 10
+
+
+# -- refresh --------------------------------------------------------------------------------------
+def test_a_refresh_token_gives_a_new_pair_and_is_used_up(accounts: Accounts) -> None:
+    accounts.create("ada@example.com", PASSWORD)
+    first = accounts.login("ada@example.com", PASSWORD)
+    second = accounts.refresh(first.refresh_token)
+    third = accounts.refresh(second.refresh_token)
+    assert len({first.refresh_token, second.refresh_token, third.refresh_token}) == 3
+    assert user_id_of(accounts, third)
+
+
+def test_a_stolen_refresh_token_ends_the_session_of_thief_and_owner_and_is_logged(
+    accounts: Accounts, account_log: pytest.LogCaptureFixture
+) -> None:
+    accounts.create("ada@example.com", PASSWORD)
+    owner = accounts.login("ada@example.com", PASSWORD)
+    thief = accounts.refresh(owner.refresh_token)  # the thief is first
+    with pytest.raises(Unauthorized) as caught:
+        accounts.refresh(owner.refresh_token)  # the owner comes second
+    assert caught.value.reason == "refresh_reused"
+    with pytest.raises(Unauthorized):
+        accounts.refresh(thief.refresh_token)
+    assert refused(accounts, thief.access_token) == "bad_token"
+    assert refused(accounts, owner.access_token) == "bad_token"
+    assert len(events(account_log, "refresh_token_reused")) == 1
+    again = accounts.login("ada@example.com", PASSWORD)
+    assert user_id_of(accounts, again)
+
+
+def test_an_old_refresh_token_cannot_log_its_owner_out_again_and_again(accounts: Accounts) -> None:
+    accounts.create("ada@example.com", PASSWORD)
+    first = accounts.login("ada@example.com", PASSWORD)
+    accounts.refresh(first.refresh_token)
+    with pytest.raises(Unauthorized):
+        accounts.refresh(first.refresh_token)
+    later = accounts.login("ada@example.com", PASSWORD)
+    with pytest.raises(Unauthorized) as caught:
+        accounts.refresh(first.refresh_token)
+    assert caught.value.reason == "refresh_reused"
+    assert user_id_of(accounts, later)
+    assert accounts.refresh(later.refresh_token)
+
+
+def test_a_reuse_leaves_other_devices_able_to_refresh(accounts: Accounts) -> None:
+    accounts.create("ada@example.com", PASSWORD)
+    phone, laptop = (accounts.login("ada@example.com", PASSWORD) for _ in range(2))
+    accounts.refresh(phone.refresh_token)
+    with pytest.raises(Unauthorized):
+        accounts.refresh(phone.refresh_token)
+    assert user_id_of(accounts, accounts.refresh(laptop.refresh_token))
+
+
+def test_of_sixteen_uses_of_one_refresh_token_at_once_at_most_one_succeeds_and_the_family_ends(
+    accounts: Accounts, engine: Engine
+) -> None:
+    accounts.create("ada@example.com", PASSWORD)
+    pair = accounts.login("ada@example.com", PASSWORD)
+    start = threading.Barrier(16)
+
+    def use(_: int) -> bool:
+        start.wait()
+        try:
+            accounts.refresh(pair.refresh_token)
+        except Unauthorized:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(use, range(16))) == 1
+    with engine.connect() as connection:
+        open_rows = connection.execute(
+            select(refresh_tokens).where(refresh_tokens.c.revoked_at.is_(None))
+        ).all()
+    assert not open_rows
+
+
+def test_expired_unknown_and_foreign_refresh_tokens_are_refused_by_reason(
+    accounts: Accounts, engine: Engine
+) -> None:
+    user = accounts.create("ada@example.com", PASSWORD)
+    pair = accounts.login("ada@example.com", PASSWORD)
+    with engine.begin() as connection:
+        connection.execute(update(refresh_tokens).values(expires_at=now_ms() - 1))
+    for token, reason in (
+        (pair.refresh_token, "refresh_expired"),
+        ("gor_made_up", "refresh_unknown"),
+    ):
+        with pytest.raises(Unauthorized) as caught:
+            accounts.refresh(token)
+        assert caught.value.reason == reason
+    fresh = accounts.login("ada@example.com", PASSWORD)
+    accounts._change(user.id, "test", disabled_at=now_ms())
+    with pytest.raises(Unauthorized):
+        accounts.refresh(fresh.refresh_token)
+
+
+def test_tokens_are_stored_as_hashes_only(accounts: Accounts, engine: Engine) -> None:
+    accounts.create("ada@example.com", PASSWORD)
+    pair = accounts.login("ada@example.com", PASSWORD)
+    with engine.connect() as connection:
+        stored = str(
+            [
+                tuple(row)
+                for table in (refresh_tokens, users)
+                for row in connection.execute(select(table))
+            ]
+        )
+    assert pair.refresh_token.removeprefix("gor_") not in stored
+    assert pair.access_token not in stored
+    assert PASSWORD not in stored
+
+
+def test_refresh_tokens_are_kept_until_a_day_after_their_end(
+    accounts: Accounts, engine: Engine
+) -> None:
+    accounts.create("ada@example.com", PASSWORD)
+    for age in (2 * 86_400_000, 3_600_000):
+        pair = accounts.login("ada@example.com", PASSWORD)
+        from goblin_assistant.accounts.tokens import digest
+
+        with engine.begin() as connection:
+            connection.execute(
+                update(refresh_tokens)
+                .where(refresh_tokens.c.token_hash == digest(pair.refresh_token))
+                .values(expires_at=now_ms() - age)
+            )
+    accounts.delete_expired_tokens()
+    with engine.connect() as connection:
+        assert len(connection.execute(select(refresh_tokens)).all()) == 1
+
+
+# -- the ends of sessions -------------------------------------------------------------------------
+def test_logout_of_one_session_leaves_the_others(accounts: Accounts) -> None:
+    user = accounts.create("ada@example.com", PASSWORD)
+    one, other = (accounts.login("ada@example.com", PASSWORD) for _ in range(2))
+    accounts.logout(user.id, one.refresh_token)
+    with pytest.raises(Unauthorized):
+        accounts.refresh(one.refresh_token)
+    assert accounts.refresh(other.refresh_token)
+
+
+def test_logout_everywhere_ends_access_tokens_too(accounts: Accounts) -> None:
+    user = accounts.create("ada@example.com", PASSWORD)
+    pairs = [accounts.login("ada@example.com", PASSWORD) for _ in range(2)]
+    accounts.logout(user.id)
+    for pair in pairs:
+        assert refused(accounts, pair.access_token) == "bad_token"
+        with pytest.raises(Unauthorized):
+            accounts.refresh(pair.refresh_token)
+
+
+def test_nobody_can_end_the_session_of_another(accounts: Accounts) -> None:
+    accounts.create("ada@example.com", PASSWORD)
+    eve = accounts.create("eve@example.com", PASSWORD)
+    pair = accounts.login("ada@example.com", PASSWORD)
+    accounts.logout(eve.id, pair.refresh_token)
+    assert accounts.refresh(pair.refresh_token)
+
+
+def test_a_changed_password_ends_every_session_but_the_new_one(accounts: Accounts) -> None:
+    user = accounts.create("ada@example.com", PASSWORD)
+    old = accounts.login("ada@example.com", PASSWORD)
+    with pytest.raises(Unauthorized, match="current password"):
+        accounts.change_password(user.id, "wrong password", "another long password")
+    new = accounts.change_password(user.id, PASSWORD, "another long password")
+    assert refused(accounts, old.access_token) == "bad_token"
+    with pytest.raises(Unauthorized):
+        accounts.refresh(old.refresh_token)
+    with pytest.raises(Unauthorized):
+        accounts.login("ada@example.com", PASSWORD)
+    assert user_id_of(accounts, new) == user.id
+    assert accounts.refresh(new.refresh_token)
+    assert accounts.login("ada@example.com", "another long password")
+
+
+def test_a_disabled_user_is_out_at_once_and_back_after_logging_in_again(accounts: Accounts) -> None:
+    user = accounts.create("ada@example.com", PASSWORD)
+    pair = accounts.login("ada@example.com", PASSWORD)
+    accounts.disable(user.id)
+    assert refused(accounts, pair.access_token)
+    accounts.enable(user.id)
+    assert refused(accounts, pair.access_token) == "bad_token"
+    assert accounts.login("ada@example.com", PASSWORD)
+
+
+def test_a_role_counts_from_the_next_request_on(accounts: Accounts) -> None:
+    user = accounts.create("ada@example.com", PASSWORD)
+    claims = accounts.tokens.check(accounts.login("ada@example.com", PASSWORD).access_token)
+    assert not accounts.principals.of_token(claims).is_admin
+    accounts.set_role(user.id, "admin")
+    assert accounts.principals.of_token(claims).is_admin
+    accounts.set_role(user.id, "user")
+    assert not accounts.principals.of_token(claims).is_admin
+    with pytest.raises(ValidationFailed):
+        accounts.set_role(user.id, "root")
+
+
+def test_every_reason_for_a_refusal_is_a_series_from_the_start(accounts: Accounts) -> None:
+    from goblin_assistant.metrics import REGISTRY
+
+    for reason in FAILURES:
+        assert REGISTRY.get_sample_value("auth_failures_total", {"reason": reason}) is not None
+    assert failures("no such reason") == 0

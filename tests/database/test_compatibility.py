@@ -1,0 +1,205 @@
+"""A release with tables of a later one: served when they say so, refused with the reason when not."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from alembic.script import ScriptDirectory
+from click.testing import CliRunner
+from sqlalchemy import Engine, text
+
+from goblin_assistant.commands.database import db
+from goblin_assistant.commands.users import users
+from goblin_assistant.database import engine as database
+from goblin_assistant.database.compatibility import known_revisions, standing
+from tests.conftest import MakeApp, Serve, register, wait_until
+from tests.support.accounts_fixtures import database_url, engine
+
+__all__ = ["database_url", "engine"]
+
+CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
+HEAD = database.head_revision()
+LATER = "0099"
+
+
+def make_later(engine: Engine, serves_from: str) -> None:
+    """What a later release's migration does: a column and a table more, and its word on who may serve."""
+    with engine.begin() as connection:
+        for statement in (
+            "ALTER TABLE usage_records ADD COLUMN of_the_future VARCHAR(10)",
+            "CREATE TABLE things_of_the_future (id INTEGER PRIMARY KEY)",
+            f"UPDATE alembic_version SET version_num = '{LATER}'",
+            f"UPDATE schema_compatibility SET revision = '{LATER}', serves_from = '{serves_from}'",
+        ):
+            connection.execute(text(statement))
+    database._current.clear()
+
+
+def run(
+    *args: str, url: str, monkeypatch: pytest.MonkeyPatch, command: Any = db, **environ: str
+) -> Any:
+    for name, value in {"DATABASE_URL": url, "GOBLIN_ENV": "development", **environ}.items():
+        monkeypatch.setenv(name, value)
+    return CliRunner().invoke(command, list(args))
+
+
+def test_every_revision_says_who_may_serve_with_its_tables(
+    database_url: str, engine: Engine
+) -> None:
+    scripts = ScriptDirectory.from_config(database.alembic_config())
+    in_order = [script.revision for script in reversed(list(scripts.walk_revisions()))]
+    assert known_revisions() == in_order
+    assert all(len(revision) == 4 and revision.isdigit() for revision in in_order)
+    database.downgrade(engine, "0002")
+    for revision in in_order[1:]:
+        database.upgrade(engine, revision)
+        with engine.connect() as connection:
+            row = connection.execute(
+                text("SELECT id, revision, serves_from FROM schema_compatibility")
+            ).one()
+        assert (row.id, row.revision) == (1, revision)
+        assert "0001" <= row.serves_from <= revision
+
+
+@pytest.mark.parametrize("serves_from", ["0001", HEAD])
+def test_a_newer_database_that_is_compatible_is_served(
+    database_url: str, engine: Engine, make_app: MakeApp, serves_from: str
+) -> None:
+    make_later(engine, serves_from)
+    app = make_app(database_url=database_url, health_interval=0.05)
+    client = app.test_client()
+    wait_until(lambda: client.get("/health/ready").status_code == 200)
+    headers = {"Authorization": f"Bearer {register(client)['access_token']}"}
+    assert client.post("/chat/completions", json=CHAT, headers=headers).status_code == 200
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT status_code, of_the_future FROM usage_records")
+        ).all()
+    assert [tuple(row) for row in rows] == [(200, None)]
+
+
+def test_a_newer_database_that_is_not_compatible_is_refused_with_the_reason(
+    database_url: str, engine: Engine, make_app: MakeApp, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    make_later(engine, LATER)
+    monkeypatch.setattr(logging.getLogger("goblin_assistant"), "propagate", True)
+    app = make_app(database_url=database_url, health_interval=0.05)
+    client = app.test_client()
+    wait_until(lambda: "newer" in client.get("/health/ready").get_data(as_text=True))
+    answer = client.get("/health/ready")
+    assert answer.status_code == 503
+    reason = f"at revision {LATER}, newer than this version ({HEAD}) and not compatible with it; upgrade this instance"
+    assert answer.get_json()["reasons"] == [f"database: {reason}"]
+    wait_until(lambda: app.extensions["goblin"].monitor.report("database")["last_check"])
+    said = {record.reason for record in caplog.records if record.message == "schema_not_served"}  # type: ignore[attr-defined]
+    assert said == {reason, f"the database is {reason}"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DROP TABLE schema_compatibility", "UPDATE schema_compatibility SET revision = 'x'"],
+)
+def test_a_newer_database_that_does_not_say_so_is_not_compatible(
+    engine: Engine, statement: str
+) -> None:
+    make_later(engine, "0001")
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+    assert "not compatible" in (standing(engine).problem or "")
+
+
+def test_the_tables_of_the_release_before_have_to_be_migrated(
+    database_url: str, engine: Engine
+) -> None:
+    database.downgrade(engine, "0001")
+    assert (
+        standing(engine).problem == "not migrated to this version; run: goblin-assistant db upgrade"
+    )
+    database.upgrade(engine)
+    assert standing(engine).problem is None
+    database.downgrade(engine, "base")
+    assert (
+        standing(engine).problem == "not migrated to this version; run: goblin-assistant db upgrade"
+    )
+
+
+def test_commands_on_a_newer_compatible_database_work_and_upgrade_leaves_it_alone(
+    database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_later(engine, HEAD)
+    monkeypatch.chdir(tmp_path)
+    upgraded = run("upgrade", url=database_url, monkeypatch=monkeypatch)
+    assert upgraded.exit_code == 0
+    assert (
+        upgraded.output
+        == f"at revision {LATER}, newer than this release ({HEAD}) and compatible with it\n"
+    )
+    assert run("current", url=database_url, monkeypatch=monkeypatch).exit_code == 0
+    listed = run(
+        "list",
+        url=database_url,
+        monkeypatch=monkeypatch,
+        command=users,
+        GOBLIN_ENV="production",
+        SECRET_KEY="s" * 40,
+    )
+    assert listed.exit_code == 0, listed.output
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["upgrade"], "not compatible with it; upgrade this instance"),
+        (["current"], "not compatible with it; upgrade this instance"),
+        (["upgrade", "--revision", "0001"], "use the command of the release that made it"),
+        (["downgrade", "--yes", "0001"], "use the command of the release that made it"),
+    ],
+)
+def test_commands_on_a_newer_incompatible_database_say_what_to_do_in_one_sentence(
+    database_url: str,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    args: list[str],
+    said: str,
+) -> None:
+    make_later(engine, LATER)
+    monkeypatch.chdir(tmp_path)
+    result = run(*args, url=database_url, monkeypatch=monkeypatch)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit), "a traceback"
+    assert said in result.output
+    assert result.output.count("Error:") == 1
+
+
+def test_a_database_that_is_not_there_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("upgrade", url="postgresql://nobody@127.0.0.1:1/x", monkeypatch=monkeypatch)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: the database does not answer")
+
+
+def test_a_served_instance_goes_on_when_a_later_release_migrates_beside_it(
+    engine: Engine, database_url: str, serve: Serve
+) -> None:
+    server = serve(DATABASE_URL=database_url)
+    headers = server.register()
+    make_later(engine, HEAD)
+    for _ in range(5):
+        assert (
+            requests.post(
+                server.url + "/chat/completions", json=CHAT, headers=headers, timeout=30
+            ).status_code
+            == 200
+        )
+    assert requests.get(server.url + "/health/ready", timeout=30).status_code == 200
+    assert server.stop() == 0
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT COUNT(*) FROM usage_records")) == 5

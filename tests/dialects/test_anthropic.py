@@ -1,0 +1,417 @@
+"""Anthropic's requests as OpenAI's, and OpenAI's answers as Anthropic's: what POST /v1/messages does for other providers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from anthropic.types import Message, message_create_params
+
+from goblin_assistant.dialects.anthropic.request import (
+    IGNORED,
+    TRANSLATED,
+    request_to_openai,
+    response_from_openai,
+)
+from goblin_assistant.errors import BadRequest
+from goblin_assistant.providers.base import ChatResponse, Usage
+from goblin_assistant.providers.openai.wire import parse_usage
+from tests.support.wire_bodies import openai_chat, openai_usage
+
+HELLO = [{"role": "user", "content": "Hello"}]
+TOOL = {
+    "name": "get_weather",
+    "description": "Weather",
+    "input_schema": {"type": "object", "properties": {}},
+}
+
+
+def translate(**body: Any) -> dict[str, Any]:
+    return request_to_openai({"model": "gpt-4o", "max_tokens": 100, "messages": HELLO, **body})
+
+
+def refused(**body: Any) -> BadRequest:
+    with pytest.raises(BadRequest) as caught:
+        translate(**body)
+    return caught.value
+
+
+def user(*blocks: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": list(blocks)}]
+
+
+# -- requests -------------------------------------------------------------------------------------
+def test_the_smallest_request() -> None:
+    assert translate() == {"model": "gpt-4o", "max_tokens": 100, "messages": HELLO}
+
+
+def test_parameters_with_a_counterpart() -> None:
+    assert translate(
+        stream=True,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=40,
+        stop_sequences=["END"],
+        metadata={"user_id": "u-1"},
+        service_tier="auto",
+        cache_control={"type": "ephemeral"},
+        speed="standard",
+        container=None,
+    ) == {
+        "model": "gpt-4o",
+        "max_tokens": 100,
+        "messages": HELLO,
+        "stream": True,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 40,
+        "stop": ["END"],
+        "user": "u-1",
+    }
+
+
+def test_the_system_prompt_as_text_as_blocks_and_as_a_turn() -> None:
+    assert translate(system="Be brief.")["messages"][0] == {
+        "role": "system",
+        "content": "Be brief.",
+    }
+    blocks = [
+        {"type": "text", "text": "One.", "cache_control": {"type": "ephemeral"}},
+        {"type": "text", "text": "Two."},
+    ]
+    assert translate(system=blocks)["messages"][0] == {"role": "system", "content": "One.\n\nTwo."}
+    turns = [*HELLO, {"role": "system", "content": [{"type": "text", "text": "Now be long."}]}]
+    assert translate(messages=turns)["messages"][1] == {"role": "system", "content": "Now be long."}
+
+
+def test_text_images_and_documents() -> None:
+    blocks = (
+        {"type": "text", "text": "Look:"},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
+        {"type": "image", "source": {"type": "url", "url": "https://example.com/cat.png"}},
+        {
+            "type": "document",
+            "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="},
+            "title": "a.pdf",
+        },
+        {
+            "type": "document",
+            "source": {"type": "text", "media_type": "text/plain", "data": "Body"},
+            "title": "Title",
+        },
+        {
+            "type": "document",
+            "source": {"type": "content", "content": [{"type": "text", "text": "Inner"}]},
+        },
+    )
+    assert translate(messages=user(*blocks))["messages"] == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Look:"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}},
+                {
+                    "type": "file",
+                    "file": {
+                        "filename": "a.pdf",
+                        "file_data": "data:application/pdf;base64,JVBERi0=",
+                    },
+                },
+                {"type": "text", "text": "Title\n\nBody"},
+                {"type": "text", "text": "Inner"},
+            ],
+        }
+    ]
+
+
+def test_a_single_text_block_is_plain_text() -> None:
+    assert translate(messages=user({"type": "text", "text": "Hello"}))["messages"] == HELLO
+
+
+def test_tool_use_and_results_with_errors_and_images() -> None:
+    image = {
+        "type": "image",
+        "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"},
+    }
+    turns = [
+        *HELLO,
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "Hm.", "signature": "sig"},
+                {"type": "redacted_thinking", "data": "x"},
+                {"type": "text", "text": "Let me see."},
+                {"type": "tool_use", "id": "a", "name": "get_weather", "input": {"city": "Oslo"}},
+                {"type": "tool_use", "id": "b", "name": "shot", "input": {}},
+                {"type": "tool_use", "id": "c", "name": "now", "input": {}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "a",
+                    "content": "no such city",
+                    "is_error": True,
+                },
+                {"type": "tool_result", "tool_use_id": "b", "content": [image]},
+                {"type": "tool_result", "tool_use_id": "c"},
+                {"type": "text", "text": "Go on."},
+            ],
+        },
+    ]
+    assert translate(messages=turns, tools=[TOOL])["messages"][1:] == [
+        {
+            "role": "assistant",
+            "content": "Let me see.",
+            "tool_calls": [
+                {
+                    "id": "a",
+                    "type": "function",
+                    "function": {"name": "get_weather", "arguments": '{"city":"Oslo"}'},
+                },
+                {"id": "b", "type": "function", "function": {"name": "shot", "arguments": "{}"}},
+                {"id": "c", "type": "function", "function": {"name": "now", "arguments": "{}"}},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "a", "content": "Error: no such city"},
+        {"role": "tool", "tool_call_id": "b", "content": "(see the attachment below)"},
+        {"role": "tool", "tool_call_id": "c", "content": ""},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                {"type": "text", "text": "Go on."},
+            ],
+        },
+    ]
+
+
+def test_tools_become_functions() -> None:
+    hinted = {
+        **TOOL,
+        "strict": True,
+        "cache_control": {"type": "ephemeral"},
+        "type": "custom",
+        "defer_loading": False,
+    }
+    function = {"name": "get_weather", "description": "Weather", "parameters": TOOL["input_schema"]}
+    assert translate(tools=[TOOL, hinted])["tools"] == [
+        {"type": "function", "function": function},
+        {"type": "function", "function": {**function, "strict": True}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"type": "auto"}, {"tool_choice": "auto"}),
+        ({"type": "any"}, {"tool_choice": "required"}),
+        ({"type": "none"}, {"tool_choice": "none"}),
+        (
+            {"type": "tool", "name": "f"},
+            {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        ),
+        (
+            {"type": "auto", "disable_parallel_tool_use": True},
+            {"tool_choice": "auto", "parallel_tool_calls": False},
+        ),
+    ],
+)
+def test_tool_choice(choice: dict[str, Any], expected: dict[str, Any]) -> None:
+    request = translate(tools=[TOOL], tool_choice=choice)
+    assert {
+        key: request[key] for key in ("tool_choice", "parallel_tool_calls") if key in request
+    } == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "effort"),
+    [
+        ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, "low"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 10000}}, "medium"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 32000}}, "high"),
+        ({"thinking": {"type": "adaptive"}}, None),
+        ({"thinking": {"type": "disabled"}}, None),
+        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}}, "xhigh"),
+    ],
+)
+def test_thinking_becomes_reasoning_effort(given: dict[str, Any], effort: str | None) -> None:
+    assert translate(**given).get("reasoning_effort") == effort
+
+
+def test_an_output_format_becomes_a_response_format() -> None:
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
+    request = translate(output_config={"format": {"type": "json_schema", "schema": schema}})
+    assert request["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": schema, "strict": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"container": "c"}, "container"),
+        ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
+        ({"context_management": {"edits": []}}, "context_management"),
+        ({"speed": "fast"}, "speed"),
+        ({"a_field_of_tomorrow": {}}, "a_field_of_tomorrow"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools"),
+        ({"tools": [{"name": "x"}]}, "tools"),
+        ({"tools": [{**TOOL, "defer_loading": True}]}, "tools"),
+        ({"tools": [TOOL], "tool_choice": {"type": "sometimes"}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": ["auto"]}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice"),
+        ({"thinking": {"type": "enabled"}}, "thinking"),
+        ({"output_config": {"effort": "enormous"}}, "output_config"),
+        ({"output_config": {"effort": ["low"]}}, "output_config"),
+        ({"output_config": {"format": "json"}}, "output_config"),
+        ({"system": [{"type": "text"}]}, "system"),
+        ({"messages": user({"type": "text"})}, "messages"),
+        ({"messages": user({"type": "image"})}, "messages"),
+        (
+            {"messages": user({"type": "image", "source": {"type": "file", "file_id": "f"}})},
+            "messages",
+        ),
+        ({"messages": user({"type": "image", "source": {"type": "base64"}})}, "messages"),
+        (
+            {
+                "messages": user(
+                    {"type": "document", "source": {"type": "url", "url": "https://x/y.pdf"}}
+                )
+            },
+            "messages",
+        ),
+        (
+            {"messages": user({"type": "document", "source": {"type": "content", "content": 5}})},
+            "messages",
+        ),
+        ({"messages": user({"type": "search_result"})}, "messages"),
+        ({"messages": user({"type": "tool_result"})}, "messages"),
+        (
+            {"messages": user({"type": "tool_result", "tool_use_id": "a", "content": [5]})},
+            "messages",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "server_tool_use"}]}]},
+            "messages",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "content": [{"type": "tool_use", "id": 5, "name": "x"}]}
+                ]
+            },
+            "messages",
+        ),
+    ],
+)
+def test_what_cannot_be_translated_is_refused_by_name(body: dict[str, Any], param: str) -> None:
+    assert refused(**body).param == param
+
+
+def test_every_parameter_of_anthropic_is_decided_upon() -> None:
+    fields = message_create_params.MessageCreateParamsBase.__annotations__.keys() | {"stream"}
+    headers = {"user_profile_id", "workspace_id"}
+    sampling = {
+        "temperature",
+        "top_p",
+        "top_k",
+    }  # gone from the SDK with API version 2026-10-21, not from other clients
+    assert fields - headers == (TRANSLATED | IGNORED | {"container", "speed"}) - sampling
+
+
+# -- answers --------------------------------------------------------------------------------------
+def answer(completion: dict[str, Any]) -> dict[str, Any]:
+    response = ChatResponse(
+        orjson.dumps(completion), "gpt-4o", parse_usage(completion.get("usage"))
+    )
+    message: dict[str, Any] = orjson.loads(response_from_openai(response))
+    Message.model_validate(message)
+    return message
+
+
+def test_a_text_answer() -> None:
+    assert answer(openai_chat("Hello there.", usage=openai_usage(12, 5, 4, 2))) == {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "gpt-4o-2024-08-06",
+        "content": [{"type": "text", "text": "Hello there."}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {
+            "input_tokens": 8,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 4,
+            "output_tokens": 5,
+            "output_tokens_details": {"thinking_tokens": 2},
+        },
+    }
+
+
+def test_an_answer_with_reasoning_and_tool_calls() -> None:
+    completion = openai_chat(None, [("get_weather", {"city": "Oslo"})])
+    message = completion["choices"][0]["message"]
+    message["reasoning_content"] = "Hm."
+    message["tool_calls"].append(
+        {"type": "function", "function": {"name": "odd", "arguments": "not json"}}
+    )
+    completion["choices"][0]["finish_reason"] = "stop"  # as some servers say beside calls
+    translated = answer(completion)
+    assert translated["content"][0] == {"type": "thinking", "thinking": "Hm.", "signature": ""}
+    assert translated["content"][1] == {
+        "type": "tool_use",
+        "id": "call_0",
+        "name": "get_weather",
+        "input": {"city": "Oslo"},
+    }
+    assert translated["content"][2]["input"] == {"arguments": "not json"}
+    assert translated["content"][2]["id"].startswith("toolu_")
+    assert translated["stop_reason"] == "tool_use"
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("stop", "end_turn"),
+        ("length", "max_tokens"),
+        ("content_filter", "refusal"),
+        ("new", "end_turn"),
+        (None, "end_turn"),
+    ],
+)
+def test_finish_reasons(reason: str | None, expected: str) -> None:
+    completion = openai_chat()
+    completion["choices"][0]["finish_reason"] = reason
+    assert answer(completion)["stop_reason"] == expected
+
+
+def test_an_answer_nobody_counted_and_one_without_choices() -> None:
+    completion = openai_chat() | {"choices": [], "id": None}
+    del completion["usage"]
+    message = answer(completion)
+    assert message["content"] == []
+    assert message["usage"]["input_tokens"] == 0
+    assert message["id"].startswith("msg_")
+
+
+def test_written_cache_tokens_are_apart() -> None:
+    response = ChatResponse(
+        orjson.dumps(openai_chat()), "m", Usage(100, 5, cached_tokens=30, cache_write_tokens=20)
+    )
+    usage = orjson.loads(response_from_openai(response))["usage"]
+    assert (
+        usage["input_tokens"],
+        usage["cache_read_input_tokens"],
+        usage["cache_creation_input_tokens"],
+    ) == (
+        50,
+        30,
+        20,
+    )

@@ -1,0 +1,262 @@
+"""A provider that fails for a while, and many streams that fail at once: nothing leaks, and what recovers is used again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+from pathlib import Path
+
+import requests
+
+from tests.conftest import Serve, Server, wait_until
+from tests.support.fake_upstream import CUT, RESET, SILENCE, FakeUpstream, Reply
+
+MODELS = Reply.json(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
+DOWN = Reply.json(500, {"error": {"message": "down"}})
+CHUNK = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n'
+LAST = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+FINE = Reply.sse([CHUNK, CHUNK, LAST])
+HELLO = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def configured(tmp_path: Path, upstream: FakeUpstream, extra: str = "") -> str:
+    path = tmp_path / "goblin.toml"
+    path.write_text(f'[providers.a]\nbase_url = "{upstream.url}/v1"\nmodels = ["m"]\n{extra}')
+    return str(path)
+
+
+def circuit(server: Server) -> float:
+    return server.metrics()['provider_circuit_state{provider="a"}']
+
+
+def test_a_chain_hides_an_outage_and_the_breaker_opens_and_closes(
+    serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    fake_upstream.default = DOWN
+    server = serve(
+        GOBLIN_CONFIG_FILE=configured(
+            tmp_path, fake_upstream, '[chains]\nsafe = ["a/m", "echo/echo"]\n'
+        ),
+        GOBLIN_BREAKER_MIN_CALLS="5",
+        GOBLIN_BREAKER_OPEN_SECONDS="1",
+        GOBLIN_HEALTH_INTERVAL="3600",
+    )
+    headers = server.register()
+
+    def chat() -> requests.Response:
+        return requests.post(
+            server.url + "/chat/completions",
+            json={**HELLO, "model": "safe"},
+            headers=headers,
+            timeout=20,
+        )
+
+    providers = [chat() for _ in range(12)]
+    assert [answer.status_code for answer in providers] == [200] * 12
+    assert {answer.headers["X-Goblin-Provider"] for answer in providers} == {"echo"}
+    assert circuit(server) in (1, 2), "open, or half open when its second is over"
+    tried = sum(request.method == "POST" for request in fake_upstream.requests)
+    assert tried <= 7, "an open breaker spares the provider (a trial may have gone through)"
+    answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": []}
+    fake_upstream.default = Reply.json(200, answer)
+    wait_until(lambda: chat().headers["X-Goblin-Provider"] == "a", 10, "the trial after the pause")
+    assert circuit(server) == 0
+    changes = [
+        (line["from_state"], line["to_state"]) for line in server.log_lines("circuit_state_changed")
+    ]
+    assert changes[0] == ("closed", "open")
+    assert changes[-2:] == [("open", "half_open"), ("half_open", "closed")]
+    assert requests.get(server.url + "/health/a", timeout=10).json()["circuit"] == "closed"
+
+
+def test_without_a_chain_failures_turn_into_fast_refusals(
+    serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    fake_upstream.default = DOWN
+    server = serve(
+        GOBLIN_CONFIG_FILE=configured(tmp_path, fake_upstream),
+        GOBLIN_BREAKER_MIN_CALLS="5",
+        GOBLIN_BREAKER_OPEN_SECONDS="60",
+        GOBLIN_RETRIES="0",
+        GOBLIN_HEALTH_INTERVAL="3600",
+    )
+    headers = server.register()
+    answers = [
+        requests.post(
+            server.url + "/chat/completions",
+            json={**HELLO, "model": "a/m"},
+            headers=headers,
+            timeout=20,
+        )
+        for _ in range(8)
+    ]
+    assert [answer.status_code for answer in answers] == [502] * 5 + [503] * 3
+    refused = answers[-1]
+    assert refused.json()["error"] == "provider_unavailable"
+    assert 55 <= int(refused.headers["Retry-After"]) <= 60
+    assert sum(request.method == "POST" for request in fake_upstream.requests) == 5
+
+
+def test_streams_that_break_off_open_the_breaker(
+    serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    fake_upstream.default = MODELS
+    server = serve(
+        GOBLIN_CONFIG_FILE=configured(tmp_path, fake_upstream),
+        GOBLIN_BREAKER_OPEN_SECONDS="60",
+        GOBLIN_RETRIES="0",
+        GOBLIN_HEALTH_INTERVAL="3600",
+    )
+    headers = server.register()
+    wait_until(lambda: fake_upstream.requests)
+    broken = Reply.sse([CHUNK, CUT])
+    fake_upstream.reply(*[broken, broken, FINE, broken, broken] * 4)
+    body = {**HELLO, "model": "a/m", "stream": True}
+    statuses = []
+    for _ in range(20):
+        with requests.post(
+            server.url + "/chat/completions", json=body, headers=headers, timeout=20
+        ) as answer:
+            statuses.append(answer.status_code)
+    assert statuses == [200] * 10 + [503] * 10, "ten calls, eight of them broken, open it"
+    assert circuit(server) == 2
+
+
+def test_a_provider_that_hangs_is_seen_and_its_chain_moves_on(
+    serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    fake_upstream.default = MODELS
+    server = serve(
+        GOBLIN_CONFIG_FILE=configured(
+            tmp_path, fake_upstream, '[chains]\nsafe = ["a/m", "echo/echo"]\n'
+        ),
+        GOBLIN_BREAKER_MIN_CALLS="4",
+        GOBLIN_BREAKER_OPEN_SECONDS="60",
+        GOBLIN_BREAKER_SLOW_FIRST_TOKEN_SECONDS="0.5",
+        GOBLIN_BREAKER_SLOW_ANSWER_SECONDS="1",
+        GOBLIN_HEALTH_INTERVAL="3600",
+    )
+    headers = server.register()
+    wait_until(lambda: fake_upstream.requests)
+    fake_upstream.default = Reply.raw(SILENCE)
+
+    def chat(model: str, *, stream: bool) -> requests.Response:
+        body = {**HELLO, "model": model, "stream": stream}
+        return requests.post(
+            server.url + "/chat/completions", json=body, headers=headers, timeout=20, stream=True
+        )
+
+    def hang(number: int) -> None:
+        with contextlib.suppress(requests.RequestException):
+            chat("a/m", stream=number % 2 == 0).close()
+
+    clients = [threading.Thread(target=hang, args=(number,), daemon=True) for number in range(4)]
+    for client in clients:
+        client.start()
+    wait_until(lambda: server.metrics()['provider_calls_in_flight{provider="a"}'] == 4)
+    wait_until(lambda: circuit(server) == 2, 10, "the breaker to open while all four still hang")
+    metrics = server.metrics()
+    assert metrics['provider_calls_in_flight{provider="a"}'] == 4
+    assert metrics['provider_oldest_call_age_seconds{provider="a"}'] >= 1
+    assert metrics['provider_slow_calls_total{provider="a"}'] == 4
+    assert metrics["deadlines_thread_up"] == 1
+    assert requests.get(server.url + "/health/a", timeout=10).json()["circuit"] == "open"
+    with chat("safe", stream=True) as answer:
+        assert answer.headers["X-Goblin-Provider"] == "echo"
+    with chat("a/m", stream=False) as refused:
+        assert refused.status_code == 503
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+
+
+def test_many_streams_with_random_faults_leak_nothing(
+    serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    fake_upstream.default = MODELS
+    server = serve(
+        GOBLIN_CONFIG_FILE=configured(tmp_path, fake_upstream),
+        GOBLIN_RETRIES="0",
+        GOBLIN_THREADS="250",
+        GOBLIN_CHAT_SLOTS="220",
+        GOBLIN_BREAKER_MIN_CALLS="1000000",
+        GOBLIN_TIMEOUT_IDLE="0.5",
+        GOBLIN_TIMEOUT_FIRST_TOKEN="0.5",
+        GOBLIN_HEALTH_INTERVAL="3600",
+    )
+    headers = server.register()
+    wait_until(lambda: fake_upstream.requests)
+    faults = [
+        FINE,
+        FINE,
+        DOWN,
+        Reply.sse([CHUNK, CUT]),
+        Reply.sse([CHUNK, RESET]),
+        Reply.sse([CHUNK, SILENCE]),
+        Reply.sse([SILENCE]),
+        Reply.raw(RESET),
+        Reply.sse([CHUNK, b"data: {not json", CUT]),
+        Reply.plain(200, b"<html>", "text/html"),
+    ]
+    dice = random.Random(7)
+    process = Path(f"/proc/{server.process.pid}")
+    descriptors: list[int] = []
+    threads: list[int] = []
+    memory: list[int] = []
+
+    def one(number: int) -> None:
+        body = {**HELLO, "model": "a/m", "stream": True}
+        try:
+            with requests.post(
+                server.url + "/chat/completions",
+                json=body,
+                headers=headers,
+                timeout=30,
+                stream=True,
+            ) as answer:
+                if number % 7 == 0:
+                    return  # the client is one of the faults
+                for _ in answer.iter_content(None):
+                    pass
+        except requests.RequestException:
+            pass  # a stream that broke off; what is looked at is what is left behind
+
+    def settled() -> bool:
+        metrics = server.metrics()
+        return (
+            metrics["chat_slots_in_use"] == 0
+            and metrics['http_requests_in_progress{endpoint="/chat/completions",method="POST"}']
+            == 0
+            and fake_upstream.open_connections <= len(os.listdir(process / "fd"))
+        )
+
+    rounds, at_once = 10, 200
+    for _ in range(rounds):
+        fake_upstream.reply(*(dice.choice(faults) for _ in range(at_once)))
+        clients = [threading.Thread(target=one, args=(number,)) for number in range(at_once)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        wait_until(settled, 15, "every slot and gauge to come back")
+        descriptors.append(len(os.listdir(process / "fd")))
+        threads.append(len(os.listdir(process / "task")))
+        memory.append(resident_kib(process))
+    # Pools fill in the first rounds; from then on nothing grows.
+    assert max(descriptors[3:]) <= descriptors[2] + 60, descriptors
+    assert threads[-1] <= threads[0] + 4, threads
+    assert memory[-1] <= memory[2] * 1.15, memory
+    metrics = server.metrics()
+    assert metrics['stream_incomplete_total{reason="provider"}'] > 0
+    assert metrics['stream_incomplete_total{reason="timeout"}'] > 0
+    assert (
+        sum(line["message"] in ("chat_completed", "chat_failed") for line in server.log_lines())
+        == rounds * at_once
+    )
+
+
+def resident_kib(process: Path) -> int:
+    line = next(
+        line for line in (process / "status").read_text().splitlines() if line.startswith("VmRSS")
+    )
+    return int(line.split()[1])

@@ -1,0 +1,156 @@
+"""Connections without a request at work make way for new ones, and the end of the grace time is calm."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import pytest
+import requests
+
+from goblin_assistant.server.serve import Server as RealServer
+from tests.conftest import ROOT, Serve, Server, free_port, wait_until
+from tests.server.test_serve import raw
+
+HALF = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Closes what a test opened."""
+    with ExitStack() as opened:
+        yield opened
+
+
+class Limited(Protocol):
+    """`limited(256, GOBLIN_THREADS="6")`: a server that may open this many files."""
+
+    def __call__(self, files: int, **env: str) -> Server: ...
+
+
+@pytest.fixture
+def limited(tmp_path: Path, stack: ExitStack) -> Limited:
+    """A factory of servers under the shell's `ulimit -n`."""
+
+    def start(files: int, **env: str) -> Server:
+        port = free_port()
+        variables = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "PYTHONPATH": str(ROOT),
+            "GOBLIN_ENV": "development",
+            "GOBLIN_INSTANCE_DIR": str(tmp_path / "instance"),
+            "GOBLIN_PORT": str(port),
+            "RATELIMIT_ENABLED": "false",
+            **env,
+        }
+        command = f"ulimit -n {files}; exec {sys.executable} -m goblin_assistant serve"
+        process = subprocess.Popen(
+            ["sh", "-c", command],
+            cwd=tmp_path,
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        stack.enter_context(process)
+        stack.callback(process.kill)
+        server = Server(process, port)
+        wait_until(lambda: server.log_lines("server_started"), 20)
+        return server
+
+    return start
+
+
+def connect(server: Server, stack: ExitStack, data: bytes = b"") -> socket.socket:
+    connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+    connection.sendall(data)
+    return connection
+
+
+def test_a_thousand_half_sent_requests_leave_health_answering(
+    serve: Serve, stack: ExitStack
+) -> None:
+    server = serve()
+    for number in range(1000):
+        connect(server, stack, HALF if number % 2 else b"GET /health/l")
+    answers = [raw(server, LIVE).split()[1] for _ in range(50)]
+    assert answers == [b"200"] * 50
+    assert server.metrics()["server_connections"] >= 1000
+
+
+def test_beyond_the_limit_those_who_wait_longest_are_closed_and_it_is_said(
+    limited: Limited, stack: ExitStack
+) -> None:
+    server = limited(256)
+    oldest = connect(server, stack, HALF)
+    wait_until(lambda: server.metrics()["server_connections"] >= 2)
+    for number in range(400):
+        connect(server, stack, HALF if number % 2 else b"")
+    assert raw(server, LIVE).split()[1] == b"200"
+    assert oldest.recv(100) == b""
+    metrics = server.metrics()
+    assert metrics["server_connections_shed_total"] > 300
+    assert metrics["server_connections"] <= 64
+    line = server.wait_for_line("connections_shed")
+    assert (line["level"], line["reason"]) == ("WARNING", "too many connections")
+    # A line every ten seconds, not one for each connection.
+    assert len(server.log_lines("connections_shed")) < 20
+
+
+def test_a_connection_with_a_request_at_work_is_never_shed(
+    limited: Limited, stack: ExitStack
+) -> None:
+    server = limited(256)
+    chat = {
+        "model": "echo",
+        "messages": [{"role": "user", "content": "word " * 3000}],
+        "stream": True,
+    }
+    url = server.url + "/v1/chat/completions"
+    with requests.post(
+        url, json=chat, headers=server.register(), stream=True, timeout=30
+    ) as answer:
+        for _ in range(200):
+            connect(server, stack)
+        assert b"".join(answer.iter_content(None)).endswith(b"data: [DONE]\n\n")
+    assert server.metrics()["server_connections_shed_total"] > 0
+
+
+def test_at_the_limit_of_descriptors_health_still_answers(
+    limited: Limited, stack: ExitStack
+) -> None:
+    server = limited(40, GOBLIN_THREADS="6")
+    for _ in range(100):
+        connect(server, stack, b"GET ")
+    assert raw(server, LIVE, timeout=20).split()[1] == b"200"
+    assert server.wait_for_line("connections_shed")
+
+
+class Vanishing(list[Any]):
+    """Requests of a connection whose thread ends the last one between two looks at the list."""
+
+    def __bool__(self) -> bool:
+        there = len(self) > 0
+        self.clear()
+        return there
+
+
+def test_a_request_that_ends_while_the_server_cuts_does_not_stop_the_cutting() -> None:
+    closed = []
+    channels = [
+        SimpleNamespace(
+            requests=Vanishing([SimpleNamespace(command="POST", path="/x")]),
+            handle_close=lambda number=number: closed.append(number),
+        )
+        for number in range(3)
+    ]
+    RealServer._cut(SimpleNamespace(_channels=lambda: channels))  # type: ignore[arg-type]
+    assert closed == [0, 1, 2]

@@ -1,0 +1,133 @@
+"""SIGTERM: nothing that runs is lost, nothing new is begun, exit 0."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from tests.conftest import Serve, Server, wait_until
+from tests.server.test_serve import CHAT, STREAM, events, start
+from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
+from tests.support.wire_bodies import openai_chat
+
+
+def stream(server: Server, headers: dict[str, str]) -> bytes:
+    with requests.post(
+        server.url + "/chat/completions", json=STREAM, headers=headers, stream=True, timeout=60
+    ) as answer:
+        assert answer.status_code == 200
+        return b"".join(answer.iter_content(None))
+
+
+def chat(server: Server, headers: dict[str, str]) -> int:
+    return requests.post(
+        server.url + "/chat/completions", json=CHAT, headers=headers, timeout=60
+    ).status_code
+
+
+def refuses(server: Server) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", server.port)) != 0
+
+
+def test_running_requests_and_streams_finish_and_new_ones_are_refused(
+    serve: Serve,
+    fake_upstream: FakeUpstream,
+) -> None:
+    pieces = events()
+    whole = Reply([SILENCE, *Reply.json(200, openai_chat()).steps])
+    server = start(serve, fake_upstream)
+    headers = server.register()
+    with ThreadPoolExecutor(15) as pool:
+        fake_upstream.reply(*[whole] * 10)
+        chats = [pool.submit(chat, server, headers) for _ in range(10)]
+        wait_until(lambda: len(fake_upstream.requests) == 10)
+        fake_upstream.reply(*[Reply.sse([pieces[0], SILENCE, *pieces[1:]])] * 5)
+        streams = [pool.submit(stream, server, headers) for _ in range(5)]
+        wait_until(lambda: len(fake_upstream.requests) == 15)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_for_line("draining")["requests"] == 15
+        wait_until(lambda: refuses(server), 5, "the listener to be closed")
+        assert server.process.poll() is None
+        fake_upstream.release()
+        assert [future.result() for future in chats] == [200] * 10
+        assert all(future.result().endswith(b"data: [DONE]\n\n") for future in streams)
+    assert server.wait(10) == 0
+    completed = [
+        line
+        for line in server.log_lines("request_completed")
+        if line["path"] == "/chat/completions"
+    ]
+    assert len(completed) == 15
+    assert not any("completed" in line for line in completed)
+    assert server.log_lines("requests_cut") == []
+    assert server.log_lines()[-1]["message"] == "server_stopped"
+
+
+def test_what_outlasts_the_grace_time_is_cut_and_named(
+    serve: Serve,
+    fake_upstream: FakeUpstream,
+) -> None:
+    server = start(serve, fake_upstream, GOBLIN_GRACE_SECONDS="0.5")
+    fake_upstream.reply(Reply.sse([events()[0], SILENCE]))
+    headers = server.register()
+    with requests.post(
+        server.url + "/chat/completions", json=STREAM, headers=headers, stream=True, timeout=20
+    ) as answer:
+        received = answer.iter_content(None)
+        next(received)
+        assert server.stop() == 0
+        with pytest.raises(requests.RequestException):
+            list(received)
+    (cut,) = server.log_lines("requests_cut")
+    assert cut["count"] == 1
+    assert cut["requests"] == ["POST /chat/completions"]
+    line = server.log_lines("request_completed")[-1]
+    assert line["completed"] is False
+    assert line["correlation_id"] == answer.headers["X-Correlation-ID"]
+    assert fake_upstream.open_connections == 0
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_ends_at_once(serve: Serve, sig: signal.Signals) -> None:
+    server = serve()
+    assert server.stop(sig, timeout=10) == 0
+    assert server.log_lines("server_stopped")[0]["drain_seconds"] < 5
+
+
+def test_a_second_signal_ends_the_process_at_once(
+    serve: Serve,
+    fake_upstream: FakeUpstream,
+) -> None:
+    server = start(serve, fake_upstream)
+    fake_upstream.reply(Reply.sse([events()[0], SILENCE]))
+    headers = server.register()
+    with requests.post(
+        server.url + "/chat/completions", json=STREAM, headers=headers, stream=True, timeout=20
+    ) as answer:
+        next(answer.iter_content(None))
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_line("draining")
+        assert server.stop(signal.SIGTERM, timeout=5) == 1
+    assert server.log_lines("second_signal")
+
+
+def test_readiness_turns_first_and_open_connections_are_told_to_close(serve: Serve) -> None:
+    server = serve(GOBLIN_DRAIN_DELAY_SECONDS="3")
+    with requests.Session() as session:
+        before = session.get(server.url + "/health/ready", timeout=5)
+        assert before.status_code == 200
+        assert before.headers.get("Connection") != "close"
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_line("draining")
+        # The listener is open still: a load balancer sees 503 before anybody is refused.
+        assert requests.get(server.url + "/health/ready", timeout=5).status_code == 503
+        assert requests.get(server.url + "/health/live", timeout=5).status_code == 200
+        during = session.get(server.url + "/health", timeout=5)
+        assert during.status_code == 200
+        assert during.headers["Connection"] == "close"
+    assert server.wait() == 0

@@ -1,0 +1,118 @@
+"""Strategies for requests that cost money, and for what a provider makes of them."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tests.support.scripted_server import ABSURD, Script
+
+PNG = base64.b64encode(
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 640, 480) + b"\x08\x06\0\0\0"
+).decode()
+SIZES = st.sampled_from((0, 1, 7, 90, 4000))
+GLYPHS = st.sampled_from((0, 1, 2, 14, 300, 6000, 12_000))
+FIELDS = st.sampled_from(("content", "reasoning_content", "refusal", "arguments"))
+LIMIT = st.sampled_from((None, 1, 3, 40, 2500))
+
+
+@dataclass
+class Case:
+    """One call. `reads` is after how many pieces the client leaves; None: it stays."""
+
+    body: dict[str, Any]
+    dialect: str
+    script: Script
+    reads: int | None
+    waits: bool
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> str:
+    """A text; some begin like an image's address."""
+    start = draw(
+        st.sampled_from(("", "data:image/png;base64,", "data:application/pdf;base64,", "{"))
+    )
+    return start + draw(st.sampled_from(("x", "é", "漢"))) * draw(SIZES)
+
+
+@st.composite
+def contents(draw: st.DrawFn, dialect: str) -> Any:
+    """A message's content."""
+    if draw(st.booleans()):
+        return draw(texts())
+    parts: list[dict[str, Any]] = [{"type": "text", "text": draw(texts())}]
+    if draw(st.booleans()):
+        source = {"type": "base64", "media_type": "image/png", "data": PNG}
+        openai = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + PNG}}
+        parts.append({"type": "image", "source": source} if dialect == "anthropic" else openai)
+    return parts
+
+
+@st.composite
+def bodies(draw: st.DrawFn, dialect: str, model: str) -> dict[str, Any]:
+    """A request in one dialect, with what else may stand in it."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": draw(contents(dialect))}],
+    }
+    if dialect == "anthropic":
+        body["max_tokens"] = draw(st.sampled_from((1, 3, 40, 2500)))
+        if draw(st.booleans()):
+            body["system"] = draw(texts())
+        if draw(st.booleans()):
+            body["tools"] = [
+                {"name": "f", "description": draw(texts()), "input_schema": {"type": "object"}}
+            ]
+        if model.startswith("claude/"):
+            extra = {
+                "max_completion_tokens": draw(LIMIT),
+                "n": draw(st.sampled_from((None, 2))),
+                "documents": draw(texts()),
+            }
+            body |= {name: value for name, value in extra.items() if value is not None}
+        return body
+    extra = {
+        "max_tokens": draw(LIMIT),
+        "max_completion_tokens": draw(LIMIT),
+        "n": draw(st.sampled_from((None, 1, 3))),
+        "tools": [{"type": "function", "function": {"name": "f", "description": draw(texts())}}],
+    }
+    if not model.startswith("claude/"):
+        more = {
+            "n_predict": draw(st.sampled_from((None, None, -1, 60))),
+            "best_of": draw(st.sampled_from((None, None, 4))),
+            "prediction": {"type": "content", "content": draw(texts())},
+            "documents": [{"text": draw(texts())}],
+        }
+        extra |= {name: value for name, value in more.items() if draw(st.booleans())}
+    return body | {
+        name: value for name, value in extra.items() if value is not None or draw(st.booleans())
+    }
+
+
+@st.composite
+def cases(draw: st.DrawFn, *, keeps: bool | None = None) -> Case:
+    """A request and its answer."""
+    dialect = draw(st.sampled_from(("openai", "anthropic")))
+    model = draw(st.sampled_from(("plain/m", "older/m", "newer/m", "claude/m")))
+    pieces = draw(st.lists(st.tuples(FIELDS, GLYPHS), max_size=5))
+    report = draw(st.sampled_from(("honest", "absent", "every", "early", "absurd")))
+    script = Script(
+        pieces,
+        report,  # type: ignore[arg-type]
+        draw(st.sampled_from(ABSURD)) if report == "absurd" else None,
+        keeps=draw(st.booleans()) if keeps is None else keeps,
+        breaks_at=draw(st.sampled_from((None, None, 0, 1, 3))),
+        hidden=draw(st.sampled_from((0.0, 1.0))),
+    )
+    body = draw(bodies(dialect, model))
+    if draw(st.booleans()):
+        body["stream"] = True
+    return Case(
+        body, dialect, script, draw(st.sampled_from((None, None, 0, 1, 2, 4))), draw(st.booleans())
+    )

@@ -1,0 +1,35 @@
+"""The services that other tests lean on really run."""
+
+from __future__ import annotations
+
+import psycopg
+import redis
+import requests
+
+from tests.support.services import Nginx, PostgresServer, RedisServer
+
+
+def test_redis_starts_hangs_and_comes_back(redis_server: RedisServer) -> None:
+    client = redis.Redis.from_url(redis_server.url, socket_timeout=0.3)
+    assert client.ping()
+    client.close()
+
+
+def test_each_test_gets_an_empty_database(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        count = connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone()
+    assert count == (0,)
+
+
+def test_a_stopped_postgres_keeps_its_data(own_postgres: PostgresServer) -> None:
+    url = own_postgres.create_database()
+    own_postgres.stop()
+    own_postgres.start()
+    psycopg.connect(url).close()
+
+
+def test_nginx_serves_the_configuration_of_the_test(nginx: Nginx) -> None:
+    nginx.start("server { listen 127.0.0.1:{port}; location / { return 204; } }")
+    assert requests.get(nginx.url, timeout=5).status_code == 204

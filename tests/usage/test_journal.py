@@ -1,0 +1,270 @@
+"""The journal loses nothing when its process is killed, and nothing of the living is taken from them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from goblin_assistant.usage import journal as usage_journal
+from goblin_assistant.usage.journal import Journal, orphans
+from goblin_assistant.usage.records import UsageEntry, entry_in, journal_line
+from tests.conftest import ROOT
+from tests.support.accounts_fixtures import database_url, engine
+from tests.support.books import entry, open_store
+
+__all__ = ["database_url", "engine"]
+
+
+def read(folder: Path) -> list[UsageEntry]:
+    lines = [
+        line
+        for path in sorted(folder.glob("*.jsonl"))
+        for line in path.read_bytes().splitlines(True)
+    ]
+    return [found for line in lines if (found := entry_in(line)) is not None]
+
+
+def test_nothing_is_made_before_the_first_record(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal").close()
+    assert not (tmp_path / "journal").exists()
+
+
+def test_a_record_is_in_the_file_when_append_returns(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    made = entry()
+    assert journal.append(made)
+    assert read(tmp_path) == [made]
+    journal.close()
+
+
+def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(entry())
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o600]
+    journal.close()
+
+
+def test_appending_twice_writes_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    made = entry()
+    journal.append(made)
+    journal.append(made)
+    assert len(read(tmp_path)) == 1
+    journal.close()
+
+
+def test_closing_deletes_what_is_saved_and_leaves_the_rest(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    saved, lost = entry(), entry()
+    journal.append(saved)
+    journal.saved([saved.id])
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+    journal = Journal(tmp_path)
+    journal.append(lost)
+    journal.close()
+    assert read(tmp_path) == [lost]
+
+
+def test_a_full_file_goes_when_all_in_it_is_saved(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, segment_bytes=2000)
+    entries = [entry() for _ in range(40)]
+    for one in entries:
+        journal.append(one)
+    assert len(list(tmp_path.iterdir())) > 5
+    for one in entries[1:]:
+        journal.saved([one.id])
+    assert len(list(tmp_path.iterdir())) == 2  # the one with the first record, and the current one
+    journal.saved([entries[0].id])
+    assert len(list(tmp_path.iterdir())) == 1
+    assert journal.waiting() == 0
+    journal.close()
+
+
+def test_the_disk_use_is_bounded_under_constant_load(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, segment_bytes=10_000)
+    flying: list[UsageEntry] = []
+    for _ in range(2000):
+        flying.append(entry())
+        journal.append(flying[-1])
+        if len(flying) > 20:
+            journal.saved([flying.pop(0).id])
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 50_000
+    journal.close()
+
+
+def test_sixty_four_threads_write_whole_lines(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, segment_bytes=20_000)
+    made: list[UsageEntry] = []
+
+    def work() -> None:
+        for _ in range(50):
+            one = entry(model="m" * 200)
+            made.append(one)
+            assert journal.append(one)
+
+    threads = [threading.Thread(target=work) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {one.id for one in read(tmp_path)} == {one.id for one in made}
+    assert len(read(tmp_path)) == 3200
+    journal.close()
+
+
+def test_the_journals_of_the_living_are_no_orphans(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, segment_bytes=1000)
+    for _ in range(10):
+        journal.append(entry())
+    assert list(orphans(tmp_path)) == []
+    journal.close()
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from goblin_assistant.usage.journal import Journal
+from tests.support.books import entry
+journal = Journal(Path(sys.argv[1]))
+for _ in range(100):
+    one = entry()
+    journal.append(one)
+    print(one.id)
+sys.stdout.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_leaves_all_its_records(tmp_path: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, check=False
+    )
+    assert child.returncode == -9
+    (orphan,) = orphans(tmp_path)
+    written = child.stdout.decode().split()
+    assert len(written) == 100
+    for orphan in orphans(tmp_path):
+        assert [found.id for line in orphan.lines() if (found := entry_in(line))] == written
+        orphan.done()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_orphan_is_given_to_one_importer_only(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(entry())
+    journal.close()
+    first = orphans(tmp_path)
+    next(first)
+    assert list(orphans(tmp_path)) == []
+    first.close()  # type: ignore[attr-defined]
+    assert len(list(orphans(tmp_path))) == 1
+
+
+def test_a_damaged_orphan_is_set_aside_and_not_deleted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(entry())
+    journal.close()
+    for orphan in orphans(tmp_path):
+        orphan.damaged = True
+        orphan.done()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".damaged"]
+    assert list(orphans(tmp_path)) == []
+
+
+def test_a_new_file_that_an_importer_deleted_at_once_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = usage_journal.fcntl.flock
+    stolen: list[Path] = []
+
+    def late(fd: int, operation: int) -> None:
+        if not stolen:
+            (path,) = tmp_path.iterdir()
+            stolen.append(path)
+            path.unlink()
+        real(fd, operation)
+
+    monkeypatch.setattr(usage_journal.fcntl, "flock", late)
+    journal = Journal(tmp_path)
+    made = entry()
+    assert journal.append(made)
+    assert read(tmp_path) == [made]
+    journal.close()
+
+
+def test_a_full_disk_is_said_once_and_survived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path)
+    real = os.write
+    first = entry()
+    journal.append(first)
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(usage_journal.os, "write", full)
+    assert [journal.append(entry()) for _ in range(3)] == [False] * 3
+    # The last bytes of a disk take a part of a line.
+    monkeypatch.setattr(usage_journal.os, "write", lambda fd, data: real(fd, data[:30]))
+    assert not journal.append(entry())
+    monkeypatch.setattr(usage_journal.os, "write", real)
+    last = entry()
+    assert journal.append(last)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
+        "journal_write_failed"
+    ]
+    whole = []
+    for line in next(tmp_path.iterdir()).read_bytes().splitlines():
+        try:
+            if (found := entry_in(line)) is not None:
+                whole.append(found)
+        except ValueError:
+            assert len(line) == 29
+    assert whole == [first, last]
+    journal.close()
+
+
+def test_a_folder_that_cannot_be_written_costs_no_chat(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("a file is in the way")
+    journal = Journal(tmp_path / "journal")
+    assert not journal.append(entry())
+    journal.close()
+
+
+def test_a_forked_child_writes_a_journal_of_its_own(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(entry())
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if journal.append(entry()) and len(list(tmp_path.iterdir())) == 2 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(list(orphans(tmp_path))) == 1
+    journal.close()
+
+
+def test_whatever_is_no_readable_file_is_skipped_once_and_the_others_are_imported(
+    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    left = [entry(), entry()]
+    (folder / "0.jsonl").write_bytes(journal_line(left[0]))
+    (folder / "1.jsonl").mkdir()
+    os.mkfifo(folder / "2.jsonl")
+    (folder / "3.jsonl").symlink_to(tmp_path / "nowhere")
+    (folder / "4.jsonl").symlink_to("4.jsonl")
+    (folder / "5.jsonl").write_bytes(journal_line(left[1]))
+    with open_store(engine, tmp_path) as store, caplog.at_level("INFO", "goblin_assistant.usage"):
+        assert store.import_orphaned_journals().imported == 2
+        assert store.import_orphaned_journals().imported == 0
+    said = [record for record in caplog.records if record.message == "usage_journal_skipped"]
+    assert [record.file for record in said] == ["1.jsonl", "2.jsonl", "3.jsonl", "4.jsonl"]  # type: ignore[attr-defined]

@@ -1,0 +1,251 @@
+"""The official `openai` package, LangChain and the `llm` tool as clients of a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from tests.conftest import Serve, Server, wait_until
+from tests.support.fake_upstream import FakeUpstream, Reply
+
+MODELS = Reply.json(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
+HELLO: list[Any] = [{"role": "user", "content": "hello there"}]
+TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+
+
+class Setup:
+    def __init__(self, server: Server, upstream: FakeUpstream, token: str) -> None:
+        self.server = server
+        self.upstream = upstream
+        self.token = token
+        self._clients: list[OpenAI] = []
+
+    def client(self, **options: Any) -> OpenAI:
+        options = {
+            "api_key": self.token,
+            "base_url": self.server.url + "/v1",
+            "max_retries": 0,
+            **options,
+        }
+        client = OpenAI(**options)
+        self._clients.append(client)
+        return client
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+
+@pytest.fixture
+def setup(serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path) -> Iterator[Setup]:
+    fake_upstream.default = MODELS
+    config = tmp_path / "goblin.toml"
+    config.write_text(f'[providers.up]\nbase_url = "{fake_upstream.url}/v1"\nmodels = ["m"]\n')
+    server = serve(
+        GOBLIN_CONFIG_FILE=str(config), GOBLIN_RETRIES="0", GOBLIN_MAX_BODY_BYTES="100000"
+    )
+    token = server.register()["Authorization"].removeprefix("Bearer ")
+    wait_until(lambda: fake_upstream.requests, what="the monitor's own request")
+    made = Setup(server, fake_upstream, token)
+    yield made
+    made.close()
+
+
+def test_create_stream_models_embeddings_and_raw_headers(setup: Setup) -> None:
+    client = setup.client()
+    completion = client.chat.completions.create(model="echo", messages=HELLO)
+    assert (completion.choices[0].message.content or "").endswith("hello there")
+    assert completion.usage is not None
+    assert completion._request_id is not None
+
+    stream = client.chat.completions.create(
+        model="echo", messages=HELLO, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == completion.choices[0].message.content
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == completion.usage.total_tokens
+
+    assert "echo/echo" in [model.id for model in client.models.list()]
+    assert client.models.retrieve("echo/echo").owned_by == "echo"
+    assert len(client.embeddings.create(model="echo", input=["a", "b"]).data) == 2
+
+    raw = client.chat.completions.with_raw_response.create(model="echo", messages=HELLO)
+    assert raw.headers["x-goblin-provider"] == "echo"
+    assert raw.headers["x-correlation-id"] == raw.headers["x-request-id"]
+    assert "provider;dur=" in raw.headers["server-timing"]
+
+
+def test_a_tools_round_trip_an_image_and_structured_output(setup: Setup) -> None:
+    client = setup.client()
+    asked = client.chat.completions.create(
+        model="echo", messages=HELLO, tools=[TOOL], tool_choice="required"
+    )
+    message = asked.choices[0].message
+    assert asked.choices[0].finish_reason == "tool_calls"
+    assert message.tool_calls is not None
+    call: Any = message.tool_calls[0]
+    assert call.function.name == "get_weather"
+    answered = client.chat.completions.create(
+        model="echo",
+        messages=[*HELLO, message, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}],
+        tools=[TOOL],
+    )
+    assert answered.choices[0].message.content
+
+    setup.upstream.reply(
+        Reply.json(
+            200, {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": []}
+        )
+    )
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    client.chat.completions.create(
+        model="up/m",
+        messages=[{"role": "user", "content": [{"type": "text", "text": "what?"}, image]}],  # type: ignore[list-item, misc]
+    )
+    assert setup.upstream.requests[-1].json()["messages"][0]["content"][1] == image
+
+    structured = client.chat.completions.create(
+        model="echo", messages=HELLO, response_format={"type": "json_object"}
+    )
+    assert (structured.choices[0].message.content or "").startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("status", "upstream_status", "kind"),
+    [
+        (400, 400, openai.BadRequestError),
+        (404, 404, openai.NotFoundError),
+        (502, 401, openai.InternalServerError),
+        (502, 500, openai.InternalServerError),
+        (503, 429, openai.InternalServerError),
+    ],
+)
+def test_a_providers_failure_raises_the_sdks_exception(
+    setup: Setup, status: int, upstream_status: int, kind: type[openai.APIStatusError]
+) -> None:
+    setup.upstream.reply(Reply.json(upstream_status, {"error": {"message": "x", "code": "y"}}))
+    with pytest.raises(kind) as raised:
+        setup.client().chat.completions.create(model="up/m", messages=HELLO)
+    assert raised.value.status_code == status
+    assert raised.value.request_id
+    assert raised.value.body["source"] == "provider"  # type: ignore[index]
+
+
+def test_our_own_refusals_raise_the_sdks_exceptions(setup: Setup, serve: Serve) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        setup.client(api_key="gob_nonsense").chat.completions.create(model="echo", messages=HELLO)
+    with pytest.raises(openai.NotFoundError) as missing:
+        setup.client().chat.completions.create(model="nope", messages=HELLO)
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        setup.client().chat.completions.create(model="echo", messages=HELLO, temperature="hot")  # type: ignore[call-overload]
+    assert wrong.value.param == "temperature"
+    with pytest.raises(openai.APIStatusError) as large:
+        setup.client().chat.completions.create(
+            model="echo", messages=[{"role": "user", "content": "x" * 200_000}]
+        )
+    assert large.value.status_code == 413
+
+    limited = serve(RATELIMIT_ENABLED="true", RATELIMIT_CHAT="1 per minute")
+    client = setup.client(
+        api_key=limited.register()["Authorization"].removeprefix("Bearer "),
+        base_url=limited.url + "/v1",
+    )
+    client.chat.completions.create(model="echo", messages=HELLO)
+    with pytest.raises(openai.RateLimitError) as many:
+        client.chat.completions.create(model="echo", messages=HELLO)
+    assert 0 < int(many.value.response.headers["retry-after"]) <= 60
+
+
+def test_a_stream_that_breaks_raises_and_does_not_end_silently(setup: Setup) -> None:
+    chunk = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    setup.upstream.reply(Reply.sse([chunk]))
+    stream = setup.client().chat.completions.create(model="up/m", messages=HELLO, stream=True)
+    assert next(iter(stream)).choices[0].delta.content == "a"
+    with pytest.raises(openai.APIError, match="ended before its end"):
+        list(stream)
+
+
+def test_the_sdks_own_retry_waits_as_retry_after_says(setup: Setup) -> None:
+    answer = {
+        "id": "c", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "at last"}, "finish_reason": "stop"}],
+    }  # fmt: skip
+    overloaded = Reply.json(529, {"error": {"message": "busy"}}, {"Retry-After": "1"})
+    setup.upstream.reply(overloaded, Reply.json(200, answer))
+    completion = setup.client(max_retries=1).chat.completions.create(model="up/m", messages=HELLO)
+    assert completion.choices[0].message.content == "at last"
+    failed, answered = (
+        line["timestamp"] for line in setup.server.log_lines("request_completed")[-2:]
+    )
+    assert answered > failed
+
+
+def test_the_async_client_creates_and_streams(setup: Setup) -> None:
+    async def talk() -> list[str]:
+        async with AsyncOpenAI(api_key=setup.token, base_url=setup.server.url + "/v1") as client:
+            create = client.chat.completions.create(model="echo", messages=HELLO)
+            stream = await client.chat.completions.create(model="echo", messages=HELLO, stream=True)
+            pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
+            return [(await create).choices[0].message.content or "", "".join(pieces)]
+
+    whole, streamed = asyncio.run(talk())
+    assert whole == streamed
+
+
+def test_langchain_answers_streams_and_embeds(setup: Setup) -> None:
+    code = """
+import sys
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+url, token = sys.argv[1:]
+chat = ChatOpenAI(model="echo", base_url=url, api_key=token)
+print(chat.invoke("hello there").content)
+print("".join(chunk.content for chunk in chat.stream("hello there")))
+print(len(OpenAIEmbeddings(model="echo", base_url=url, api_key=token, check_embedding_ctx_length=False).embed_query("x")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, setup.server.url + "/v1", setup.token],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LANGCHAIN_TRACING_V2": "false"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    whole, streamed, size = done.stdout.strip().splitlines()
+    assert whole == streamed
+    assert whole.endswith("hello there")
+    assert int(size) > 0
+
+
+def test_the_llm_command_line_tool_answers(setup: Setup, tmp_path: Path) -> None:
+    folder = tmp_path / "llm"
+    folder.mkdir()
+    (folder / "extra-openai-models.yaml").write_text(
+        f"- model_id: goblin\n  model_name: echo\n  api_base: {setup.server.url}/v1\n  api_key_name: goblin\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "llm", "-m", "goblin", "--key", setup.token, "hello there"],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), "LLM_USER_PATH": str(folder)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("hello there")
