@@ -5,17 +5,14 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 from urllib3._collections import HTTPHeaderDict
 from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.upstream.chunked import ChunkedBody
+from goblin_assistant.providers.upstream.lease import Lease
 from goblin_assistant.providers.upstream.response_head import ReadAhead
-
-if TYPE_CHECKING:
-    from goblin_assistant.providers.upstream.connections import Pool, Tracked
 
 READ_BYTES = 65536
 
@@ -23,11 +20,10 @@ READ_BYTES = 65536
 class Answer:
     """The head of an answer; its body is still to be read: with `whole()` where that is allowed, else with `stream()`."""
 
-    __slots__ = ("_connection", "_pool", "_raw", "status")
+    __slots__ = ("_lease", "_raw", "status")
 
-    def __init__(self, pool: Pool, connection: Tracked, raw: http.client.HTTPResponse) -> None:
-        self._pool = pool
-        self._connection = connection
+    def __init__(self, lease: Lease, raw: http.client.HTTPResponse) -> None:
+        self._lease = lease
         self._raw = raw
         self.status = raw.status
 
@@ -44,17 +40,16 @@ class Answer:
             data = self._raw.read()
         except BaseException:
             self._raw.close()
-            self._connection.close()
-            self._pool._put_conn(None)
+            self._lease.drop()
             raise
-        self._pool._put_conn(self._connection)
+        self._lease.give_back()
         return data
 
     def events(self) -> ChunkedAnswer | HTTPResponse:
         """The body as it arrives."""
         raw = self._raw
         if raw.chunked and not raw.headers.get("content-encoding"):
-            return ChunkedAnswer(self._pool, self._connection, raw)
+            return ChunkedAnswer(self._lease, raw)
         return self.stream()
 
     def stream(self) -> HTTPResponse:
@@ -68,8 +63,8 @@ class Answer:
             reason=raw.reason,
             preload_content=False,
             original_response=raw,  # type: ignore[arg-type]
-            pool=self._pool,  # type: ignore[arg-type]
-            connection=self._connection,  # type: ignore[arg-type]
+            pool=self._lease.pool,  # type: ignore[arg-type]
+            connection=self._lease.connection,  # type: ignore[arg-type]
             request_method=raw._method,  # type: ignore[attr-defined]
         )
 
@@ -78,19 +73,19 @@ class PlainAnswer(Answer):
     """A success whose length is known, read from the socket itself: http.client's file around it costs as much as the
     rest of a call."""
 
-    __slots__ = ("_at", "_first", "_length", "_sock")
+    __slots__ = ("_at", "_first", "_length", "_parse", "_sock")
 
     def __init__(
         self,
-        pool: Pool,
-        connection: Tracked,
+        lease: Lease,
+        parse: Callable[[Lease, ReadAhead, str], Answer],
         sock: socket.socket,
         first: bytes,
         at: int,
         length: int,
     ) -> None:
-        self._pool = pool
-        self._connection = connection
+        self._lease = lease
+        self._parse = parse
         self._sock = sock
         self._first = first
         self._at = at
@@ -111,8 +106,8 @@ class PlainAnswer(Answer):
         # What comes behind it is no answer to the next request. On the socket the pool sees it before it uses the
         # connection again; not what has been read, or decrypted, already.
         if missing < 0 or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
-            self._connection.close()
-        self._pool._put_conn(self._connection)
+            self._lease.connection.close()
+        self._lease.give_back()
         return body
 
     def _rest(self, missing: int) -> bytes:
@@ -125,8 +120,7 @@ class PlainAnswer(Answer):
                 pieces.append(piece)
                 missing -= len(piece)
         except BaseException:
-            self._connection.close()
-            self._pool._put_conn(None)
+            self._lease.drop()
             raise
         return b"".join(pieces)
 
@@ -139,17 +133,16 @@ class PlainAnswer(Answer):
         return self._long().stream()
 
     def _long(self) -> Answer:
-        return self._connection.long_answer(self._pool, ReadAhead(self._sock, self._first), "POST")
+        return self._parse(self._lease, ReadAhead(self._sock, self._first), "POST")
 
 
 class ChunkedAnswer:
     """A chunked answer, with what an event stream needs of urllib3's response."""
 
-    __slots__ = ("_body", "_connection", "_pool", "_raw", "headers")
+    __slots__ = ("_body", "_lease", "_raw", "headers")
 
-    def __init__(self, pool: Pool, connection: Tracked, raw: http.client.HTTPResponse) -> None:
-        self._pool = pool
-        self._connection: Tracked | None = connection
+    def __init__(self, lease: Lease, raw: http.client.HTTPResponse) -> None:
+        self._lease: Lease | None = lease
         self._raw = raw
         self._body = ChunkedBody(raw.fp.read1)  # type: ignore[attr-defined]
         self.headers: Mapping[str, str] = raw.headers  # type: ignore[assignment]
@@ -161,14 +154,14 @@ class ChunkedAnswer:
     def close(self) -> None:
         """End the connection."""
         self._raw.close()
-        if self._connection is not None:
-            self._connection.close()
+        if self._lease is not None:
+            self._lease.connection.close()
 
     def release_conn(self) -> None:
         """Give the connection back: for other requests if the answer is over, else closed."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
             self._raw.close()
             if not self._body.at_end:
-                connection.close()
-            self._pool._put_conn(connection)
+                lease.connection.close()
+            lease.give_back()

@@ -23,6 +23,7 @@ from urllib3.exceptions import ProtocolError, SSLError
 
 from goblin_assistant.providers.upstream.answers import Answer, PlainAnswer
 from goblin_assistant.providers.upstream.deadlines import Exchange, ownership
+from goblin_assistant.providers.upstream.lease import Lease
 from goblin_assistant.providers.upstream.response_head import QuickResponse, ReadAhead, plain_body
 
 JOINED_BYTES = 65536
@@ -125,7 +126,7 @@ class Tracked:
 
     def ask(
         self,
-        pool: Pool,
+        lease: Lease,
         method: str,
         head: bytes,
         body: bytes | None,
@@ -160,14 +161,14 @@ class Tracked:
                 raise
         self.carried += 1
         if streamed:
-            return self.long_answer(pool, sock, method)
+            return self.long_answer(lease, sock, method)
         first = sock.recv(FIRST_BYTES)
         plain = plain_body(first)
         if plain is not None and method != "HEAD":
-            return PlainAnswer(pool, self, sock, first, *plain)
-        return self.long_answer(pool, ReadAhead(sock, first), method)
+            return PlainAnswer(lease, self.long_answer, sock, first, *plain)
+        return self.long_answer(lease, ReadAhead(sock, first), method)
 
-    def long_answer(self, pool: Pool, sock: Any, method: str) -> Answer:
+    def long_answer(self, lease: Lease, sock: Any, method: str) -> Answer:
         """Read an answer's head by way of http.client."""
         raw = QuickResponse(sock, method=method)
         try:
@@ -180,7 +181,7 @@ class Tracked:
             raise
         if raw.will_close:
             self.close()  # no more requests; the answer has the socket
-        return Answer(pool, self, raw)
+        return Answer(lease, raw)
 
     if TYPE_CHECKING:  # of http.client.HTTPConnection
         timeout: float | None
@@ -243,13 +244,13 @@ class Pool:
         and TimeoutError.
         """
         connection = self._get_conn()
+        lease = Lease(self, connection)
         try:
             connection.adopt(exchange)
-            answer: Answer = connection.ask(self, method, head, body, connect, streamed=streamed)
+            answer: Answer = connection.ask(lease, method, head, body, connect, streamed=streamed)
             return answer
         except BaseException as error:
-            connection.close()
-            self._put_conn(None)  # the pool counts its places
+            lease.drop()
             if isinstance(error, TimeoutError) or not isinstance(
                 error, (OSError, http.client.HTTPException)
             ):

@@ -22,13 +22,10 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from goblin_assistant.metrics import deadlines_thread_up
 from goblin_assistant.providers.base import Call
-
-if TYPE_CHECKING:
-    from goblin_assistant.providers.upstream.connections import Tracked
 
 logger = logging.getLogger("goblin_assistant.providers")
 
@@ -43,6 +40,17 @@ Cut = Literal["", "client_gone", "deadline", "first_token", "idle", "unwatched"]
 ownership = threading.RLock()
 """Who owns a connection's socket; held for nanoseconds. Re-entrant, because garbage collection may begin while it is
 held and finalise an event stream, which takes it too."""
+
+
+class Carrier(Protocol):
+    """A connection that can be shut down from outside."""
+
+    exchange: Exchange | None
+    live: socket.socket | None
+    """The connected socket."""
+
+    def condemn(self) -> socket.socket | None:
+        """The socket to shut down; no further request is sent over it. Called under `ownership`."""
 
 
 class Exchange:
@@ -65,7 +73,7 @@ class Exchange:
         self.limit = math.inf  # besides the call's deadline; on time.monotonic()'s clock
         self.limit_means: Cut = "first_token"
         self.cut: Cut = ""
-        self.connection: Tracked | None = None
+        self.connection: Carrier | None = None
         self.reused = False  # the connection has carried a request before
         self.fresh = False  # demand one that has not
 

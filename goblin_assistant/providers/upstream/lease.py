@@ -1,0 +1,37 @@
+"""A pool's connection, taken for one request."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Connection(Protocol):
+    """What a lease needs of a connection."""
+
+    def close(self) -> None:
+        """Close the socket. The object can connect again."""
+
+
+class ConnectionPool(Protocol):
+    """What a lease needs of urllib3's pool."""
+
+    def _put_conn(self, conn: Any) -> None: ...
+
+
+class Lease:
+    """One connection of one pool. It ends with `give_back` or `drop`, once."""
+
+    __slots__ = ("connection", "pool")
+
+    def __init__(self, pool: ConnectionPool, connection: Connection) -> None:
+        self.pool = pool
+        self.connection = connection
+
+    def give_back(self) -> None:
+        """Let the next request use the connection. A closed one connects again."""
+        self.pool._put_conn(self.connection)
+
+    def drop(self) -> None:
+        """Close the connection and free its place: the pool counts its places."""
+        self.connection.close()
+        self.pool._put_conn(None)
