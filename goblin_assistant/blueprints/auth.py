@@ -12,6 +12,7 @@ from goblin_assistant.accounts.users import canonical
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden, RegistrationClosed
 from goblin_assistant.extensions import runtime
+from goblin_assistant.money import to_microusd
 from goblin_assistant.schemas.accounts import (
     Credentials,
     KeyIn,
@@ -27,7 +28,6 @@ from goblin_assistant.schemas.accounts import (
     Tokens,
     UserOut,
     key_out,
-    to_microusd,
     user_out,
 )
 from goblin_assistant.web.auth import current_principal, require_auth

@@ -15,7 +15,7 @@ from goblin_assistant.calls.service import Chat, ChatStream, may_use
 from goblin_assistant.errors import ClientGone, UnknownModel
 from goblin_assistant.extensions import runtime
 from goblin_assistant.providers.base import Dialect
-from goblin_assistant.schemas.base import (
+from goblin_assistant.schemas.chat import (
     ChatCompletion,
     ChatCompletionRequest,
     Embeddings,

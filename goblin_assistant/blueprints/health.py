@@ -10,7 +10,7 @@ from flask import Response
 
 from goblin_assistant.errors import NotFound, Unavailable
 from goblin_assistant.extensions import runtime
-from goblin_assistant.schemas.base import (
+from goblin_assistant.schemas.health import (
     HealthAnswer,
     HealthReport,
     LiveAnswer,

@@ -14,7 +14,8 @@ from goblin_assistant.accounts.principals import SCOPES
 from goblin_assistant.commands.durations import Duration
 from goblin_assistant.commands.users import PAGE, as_json, open_accounts, show
 from goblin_assistant.database.models import now_ms
-from goblin_assistant.schemas.accounts import USD_PATTERN, key_out, to_microusd
+from goblin_assistant.money import to_microusd
+from goblin_assistant.schemas.accounts import USD_PATTERN, key_out
 
 NONE = "none"
 """What takes a limit away in `keys change`."""

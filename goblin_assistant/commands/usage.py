@@ -14,7 +14,7 @@ import click
 from goblin_assistant.commands.database import open_database
 from goblin_assistant.commands.durations import Duration
 from goblin_assistant.commands.users import show
-from goblin_assistant.schemas.accounts import from_microusd
+from goblin_assistant.money import from_microusd
 from goblin_assistant.usage import reports
 from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.store import ImportResult, UsageStore

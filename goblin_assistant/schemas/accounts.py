@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -17,6 +16,7 @@ from pydantic import (
 )
 
 from goblin_assistant.database.models import ApiKey, User
+from goblin_assistant.money import from_microusd
 from goblin_assistant.schemas.base import ModelName, Query, Strict
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
@@ -27,17 +27,6 @@ Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 USD_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
 Usd = Annotated[str, StringConstraints(pattern=USD_PATTERN)]
 """US dollars as a decimal string, at most six decimals: `"12.50"`. A string, because JSON numbers are floats to most readers."""
-
-
-def to_microusd(amount: str) -> int:
-    """Whole micro-dollars."""
-    return int(Decimal(amount).scaleb(6))
-
-
-def from_microusd(amount: int) -> str:
-    """US dollars as a decimal string: `12.50`, `0.000023`."""
-    cents, rest = divmod(amount, 10_000)
-    return f"{cents // 100}.{cents % 100:02d}" + f"{rest:04d}".rstrip("0")
 
 
 def rfc3339(milliseconds: int | None) -> str | None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from goblin_assistant.errors import BudgetExceeded
 from goblin_assistant.metrics import budget_rejections_total
-from goblin_assistant.schemas.accounts import from_microusd
+from goblin_assistant.money import from_microusd
 from goblin_assistant.usage.records import ms_of
 from goblin_assistant.usage.transactions import UsageDatabase
 

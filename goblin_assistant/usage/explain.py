@@ -16,7 +16,7 @@ import orjson
 from sqlalchemy import Engine, select
 
 from goblin_assistant.database.models import api_keys, usage_records, users
-from goblin_assistant.schemas.accounts import from_microusd
+from goblin_assistant.money import from_microusd
 
 MAX_RECORDS = 50  # under one correlation id: a client may send the same id again and again
 _STANDARD = frozenset(

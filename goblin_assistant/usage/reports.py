@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.database.models import api_keys, usage_records, users
 from goblin_assistant.errors import Unavailable, ValidationFailed
-from goblin_assistant.schemas.accounts import from_microusd
+from goblin_assistant.money import from_microusd
 from goblin_assistant.usage.records import first_id_at
 
 DAY_MS = 86_400_000

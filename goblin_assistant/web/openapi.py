@@ -18,7 +18,7 @@ from apiflask import APIBlueprint, APIFlask
 from flask import Response, current_app, request
 from pydantic import BaseModel
 
-from goblin_assistant.schemas.base import AnthropicErrorBody, ErrorBody, OpenAIErrorBody
+from goblin_assistant.schemas.errors import AnthropicErrorBody, ErrorBody, OpenAIErrorBody
 
 View = TypeVar("View", bound=Callable[..., Any])
 

@@ -178,7 +178,7 @@ def test_an_unknown_price_is_recorded_with_its_tokens_and_without_a_cost(
 def test_what_is_reserved_is_the_most_that_the_request_can_cost(
     bench: Bench, fake_upstream: FakeUpstream, fields: dict[str, Any], reserved: int
 ) -> None:
-    from goblin_assistant.schemas.accounts import from_microusd
+    from goblin_assistant.money import from_microusd
 
     short = bench.key(from_microusd(reserved - 1))
     refused = bench.chat(short, **fields)

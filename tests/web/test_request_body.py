@@ -8,12 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from goblin_assistant.errors import BadRequest, ValidationFailed
-from goblin_assistant.schemas.base import (
-    MAX_INPUTS,
-    MAX_MESSAGES,
-    ChatCompletionRequest,
-    EmbeddingsRequest,
-)
+from goblin_assistant.schemas.base import MAX_INPUTS, MAX_MESSAGES
+from goblin_assistant.schemas.chat import ChatCompletionRequest, EmbeddingsRequest
 from goblin_assistant.schemas.messages import MessagesRequest
 from goblin_assistant.web.request_body import MAX_PROBLEMS, load, load_object, parse_json
 
