@@ -24,7 +24,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.config.goblin_file import PriceRow
-from goblin_assistant.database import engine as database
+from goblin_assistant.database.engine import engine_options
 from goblin_assistant.database.models import api_keys, metadata, now_ms, users
 from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.records import COLUMNS, first_id_at
@@ -46,7 +46,7 @@ def main() -> None:
     os.sched_setaffinity(0, {options.cpu})
     with tempfile.TemporaryDirectory() as folder:
         url = options.url or f"sqlite:///{folder}/usage.db"
-        engine = create_engine(url, **database.engine_options(url, 8))
+        engine = create_engine(url, **engine_options(url, 8))
         metadata.create_all(engine)
         key = _key(engine)
         store = UsageStore(

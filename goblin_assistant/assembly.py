@@ -15,7 +15,7 @@ from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.calls.idempotency import build_store
 from goblin_assistant.calls.service import ChatService
 from goblin_assistant.config import Config
-from goblin_assistant.database import engine as database
+from goblin_assistant.database.engine import engine_options
 from goblin_assistant.extensions import Runtime
 from goblin_assistant.health.checks import build_monitor
 from goblin_assistant.health.monitor import PeriodicJob
@@ -109,7 +109,7 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
         config.instance_dir.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         config.sqlalchemy_url,
-        **database.engine_options(config.sqlalchemy_url, config.threads, config.database_timeout),
+        **engine_options(config.sqlalchemy_url, config.threads, config.database_timeout),
     )
     threads = ThreadBudget(config.held_threads)
     accounts = Accounts(engine, config, threads)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 
-from goblin_assistant.database import engine
 from goblin_assistant.database.compatibility import IncompatibleSchema
+from goblin_assistant.database.upgrade import upgrade
 from goblin_assistant.extensions import Runtime
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _start(app: Flask) -> None:
     runtime: Runtime = app.extensions["goblin"]
     if not runtime.config.production:
         try:
-            engine.upgrade(runtime.engine)
+            upgrade(runtime.engine)
         except IncompatibleSchema as error:
             logger.error("schema_not_served", extra={"reason": str(error)})
     try:

@@ -11,8 +11,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from goblin_assistant.config import Config
-from goblin_assistant.database import engine as database
+from goblin_assistant.database import upgrade as migrations
 from goblin_assistant.database.compatibility import IncompatibleSchema, standing
+from goblin_assistant.database.engine import engine_options
 from goblin_assistant.health.monitor import describe
 
 
@@ -23,7 +24,7 @@ def open_engine(config: Config | None = None) -> Engine:
         config.instance_dir.mkdir(parents=True, exist_ok=True)
     return create_engine(
         config.sqlalchemy_url,
-        **database.engine_options(config.sqlalchemy_url, 2, config.database_timeout),
+        **engine_options(config.sqlalchemy_url, 2, config.database_timeout),
     )
 
 
@@ -33,11 +34,11 @@ def open_database() -> Iterator[tuple[Config, Engine]]:
     config = Config.load()
     engine = open_engine(config)
     try:
-        if not database.is_current(engine):
+        if not migrations.is_current(engine):
             found = standing(engine)
             if found.problem is not None and (config.production or found.is_newer):
                 raise click.ClickException(f"the database is {found.problem}")
-            database.upgrade(engine)
+            migrations.upgrade(engine)
         yield config, engine
     except (OperationalError, PoolTimeout) as error:
         raise _away(error) from None
@@ -87,7 +88,7 @@ def upgrade(revision: str) -> None:
 
     Newer tables that this release may serve with are left alone; exit 1 when it may not."""
     with _migrating() as engine:
-        database.upgrade(engine, revision)
+        migrations.upgrade(engine, revision)
         found = standing(engine)
     if found.is_newer:
         click.echo(
@@ -103,8 +104,8 @@ def upgrade(revision: str) -> None:
 def downgrade(revision: str) -> None:
     """Take the tables back to REVISION (`base`: remove them all)."""
     with _migrating() as engine:
-        database.downgrade(engine, revision)
-        click.echo(f"at revision {database.current_revision(engine) or 'base'}")
+        migrations.downgrade(engine, revision)
+        click.echo(f"at revision {migrations.current_revision(engine) or 'base'}")
 
 
 @db.command()

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, inspect, select, text
 
 from goblin_assistant.database.models import schema_compatibility
 
-MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
 class IncompatibleSchema(Exception):

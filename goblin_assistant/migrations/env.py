@@ -1,4 +1,4 @@
-"""Alembic's entry. The connection comes from database/engine.py.
+"""Alembic's entry. The connection comes from database/upgrade.py.
 
 Alembic's own template calls logging.config.fileConfig here, which switches off every logger that exists: left out.
 """

@@ -350,12 +350,12 @@ def test_an_instance_that_is_late_does_not_turn_last_use_back(
 def test_a_caller_seen_within_a_minute_passes_while_the_database_is_away(
     own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from goblin_assistant.database import engine as database
+    from goblin_assistant.database.upgrade import upgrade
     from tests.support.accounts_fixtures import settings
 
     url = own_postgres.create_database()
     engine = engine_for(url)
-    database.upgrade(engine)
+    upgrade(engine)
     accounts = Accounts(engine, settings(url))
     user = accounts.create("ada@example.com", PASSWORD)
     seen, unseen = make(accounts, user.id), make(accounts, user.id)

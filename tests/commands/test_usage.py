@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Engine
 
 from goblin_assistant.cli import cli
-from goblin_assistant.database import engine as database
+from goblin_assistant.database.engine import engine_options
 from goblin_assistant.database.models import now_ms
+from goblin_assistant.database.upgrade import upgrade
 from goblin_assistant.usage.records import first_id_at, journal_line
 from goblin_assistant.usage.store import UsageStore
 from tests.support.books import add_key, count, entry, open_database, open_store
@@ -29,8 +30,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.delenv("DATABASE_URL", raising=False)
     (tmp_path / "instance").mkdir()
     url = f"sqlite:///{(tmp_path / 'instance' / 'goblin.db').resolve()}"
-    empty = open_database.__globals__["create_engine"](url, **database.engine_options(url, 2))
-    database.upgrade(empty)
+    empty = open_database.__globals__["create_engine"](url, **engine_options(url, 2))
+    upgrade(empty)
     yield empty
     empty.dispose()
 

@@ -14,15 +14,21 @@ from sqlalchemy import Engine, text
 
 from goblin_assistant.commands.database import db
 from goblin_assistant.commands.users import users
-from goblin_assistant.database import engine as database
 from goblin_assistant.database.compatibility import known_revisions, standing
+from goblin_assistant.database.upgrade import (
+    _current,
+    alembic_config,
+    downgrade,
+    head_revision,
+    upgrade,
+)
 from tests.conftest import MakeApp, Serve, register, wait_until
 from tests.support.accounts_fixtures import database_url, engine
 
 __all__ = ["database_url", "engine"]
 
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
-HEAD = database.head_revision()
+HEAD = head_revision()
 LATER = "0099"
 
 
@@ -36,7 +42,7 @@ def make_later(engine: Engine, serves_from: str) -> None:
             f"UPDATE schema_compatibility SET revision = '{LATER}', serves_from = '{serves_from}'",
         ):
             connection.execute(text(statement))
-    database._current.clear()
+    _current.clear()
 
 
 def run(
@@ -50,13 +56,13 @@ def run(
 def test_every_revision_says_who_may_serve_with_its_tables(
     database_url: str, engine: Engine
 ) -> None:
-    scripts = ScriptDirectory.from_config(database.alembic_config())
+    scripts = ScriptDirectory.from_config(alembic_config())
     in_order = [script.revision for script in reversed(list(scripts.walk_revisions()))]
     assert known_revisions() == in_order
     assert all(len(revision) == 4 and revision.isdigit() for revision in in_order)
-    database.downgrade(engine, "0002")
+    downgrade(engine, "0002")
     for revision in in_order[1:]:
-        database.upgrade(engine, revision)
+        upgrade(engine, revision)
         with engine.connect() as connection:
             row = connection.execute(
                 text("SELECT id, revision, serves_from FROM schema_compatibility")
@@ -116,13 +122,13 @@ def test_a_newer_database_that_does_not_say_so_is_not_compatible(
 def test_the_tables_of_the_release_before_have_to_be_migrated(
     database_url: str, engine: Engine
 ) -> None:
-    database.downgrade(engine, "0001")
+    downgrade(engine, "0001")
     assert (
         standing(engine).problem == "not migrated to this version; run: goblin-assistant db upgrade"
     )
-    database.upgrade(engine)
+    upgrade(engine)
     assert standing(engine).problem is None
-    database.downgrade(engine, "base")
+    downgrade(engine, "base")
     assert (
         standing(engine).problem == "not migrated to this version; run: goblin-assistant db upgrade"
     )

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from goblin_assistant.calls.idempotency import RedisIdempotencyStore
-from goblin_assistant.database import engine as database
+from goblin_assistant.database.engine import engine_options
 from goblin_assistant.database.gate import Gate
 from tests.conftest import PASSWORD, Serve, wait_until
 from tests.support.accounts_fixtures import engine_for
@@ -114,7 +114,7 @@ def test_a_statement_a_commit_and_a_new_connection_end_while_postgresql_hangs(
     paused: PostgresServer,
 ) -> None:
     address = paused.create_database().replace("postgresql://", "postgresql+psycopg://")
-    engine = create_engine(address, **database.engine_options(address, 4, 1.0))
+    engine = create_engine(address, **engine_options(address, 4, 1.0))
     one, other = engine.connect(), engine.connect()
     one.execute(text("CREATE TABLE t (n int)"))
     other.execute(text("SELECT 1"))
@@ -149,7 +149,7 @@ def test_a_statement_a_commit_and_a_new_connection_end_while_postgresql_hangs(
 
 def test_a_locked_table_is_no_database_that_hangs(postgres_url: str) -> None:
     address = postgres_url.replace("postgresql://", "postgresql+psycopg://")
-    engine = create_engine(address, **database.engine_options(address, 4, 1.0))
+    engine = create_engine(address, **engine_options(address, 4, 1.0))
     with engine.connect() as holder, engine.connect() as waiter:
         holder.execute(text("CREATE TABLE t (n int)"))
         holder.commit()
@@ -166,7 +166,7 @@ def test_the_trial_that_meets_a_dead_connection_or_an_error_is_not_the_last_one_
     postgres_url: str, monkeypatch: pytest.MonkeyPatch, died: bool
 ) -> None:
     address = postgres_url.replace("postgresql://", "postgresql+psycopg://")
-    options = database.engine_options(address, 4, 1.0)
+    options = engine_options(address, 4, 1.0)
     engine = create_engine(address, **options)
     with engine.connect() as connection:
         pid = connection.scalar(text("SELECT pg_backend_pid()"))

@@ -15,14 +15,22 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, insert, inspect, select, text
 
-from goblin_assistant.database import engine as database
 from goblin_assistant.database.models import api_keys, metadata, users
+from goblin_assistant.database.upgrade import (
+    _current,
+    alembic_config,
+    current_revision,
+    downgrade,
+    head_revision,
+    is_current,
+    upgrade,
+)
 from tests.conftest import ROOT, MakeApp
 from tests.support.accounts_fixtures import database_url, engine, engine_for
 
 __all__ = ["database_url", "engine"]
 
-SCRIPTS = ScriptDirectory.from_config(database.alembic_config())
+SCRIPTS = ScriptDirectory.from_config(alembic_config())
 REVISIONS = [script.revision for script in reversed(list(SCRIPTS.walk_revisions()))]
 
 
@@ -49,32 +57,32 @@ def empty(database_url: str) -> Any:
 
 
 def test_an_empty_database_gets_exactly_the_tables_of_the_models(empty: Engine) -> None:
-    assert database.current_revision(empty) is None
-    assert not database.is_current(empty)
-    database.upgrade(empty)
-    assert database.is_current(empty)
-    assert database.current_revision(empty) == database.head_revision() == REVISIONS[-1]
+    assert current_revision(empty) is None
+    assert not is_current(empty)
+    upgrade(empty)
+    assert is_current(empty)
+    assert current_revision(empty) == head_revision() == REVISIONS[-1]
     assert tables(empty) == set(metadata.tables)
     assert differences(empty) == []
 
 
 def test_down_and_up_again_through_every_revision(empty: Engine) -> None:
     for revision in REVISIONS:
-        database.upgrade(empty, revision)
-        assert database.current_revision(empty) == revision
+        upgrade(empty, revision)
+        assert current_revision(empty) == revision
     for revision in [*reversed(REVISIONS[:-1]), "base"]:
-        database.downgrade(empty, revision)
-        assert database.current_revision(empty) == (None if revision == "base" else revision)
-        assert not database.is_current(empty)
+        downgrade(empty, revision)
+        assert current_revision(empty) == (None if revision == "base" else revision)
+        assert not is_current(empty)
     assert tables(empty) == set()
-    database.upgrade(empty)
+    upgrade(empty)
     assert differences(empty) == []
 
 
 def test_a_row_survives_the_way_from_each_earlier_revision(empty: Engine) -> None:
     """From the previous release's tables: a user made there is a user here."""
     for revision in REVISIONS[:-1] or REVISIONS:
-        database.upgrade(empty, revision)
+        upgrade(empty, revision)
         with empty.begin() as connection:
             connection.execute(
                 text(
@@ -82,18 +90,18 @@ def test_a_row_survives_the_way_from_each_earlier_revision(empty: Engine) -> Non
                     "VALUES ('ada@example.com', 'x', 'user', '{}', 0, 1)"
                 )
             )
-        database.upgrade(empty)
+        upgrade(empty)
         with empty.connect() as connection:
             assert connection.execute(select(users)).one().email == "ada@example.com"
-        database.downgrade(empty, "base")
+        downgrade(empty, "base")
 
 
 def test_upgrading_again_changes_nothing(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(insert(users).values(email="ada@example.com", password_hash="x"))
-    database.upgrade(engine)
-    database._current.clear()
-    database.upgrade(engine)
+    upgrade(engine)
+    _current.clear()
+    upgrade(engine)
     with engine.connect() as connection:
         assert len(connection.execute(select(users)).all()) == 1
 
@@ -102,12 +110,13 @@ RACE = """
 import sys, json
 from pathlib import Path
 from sqlalchemy import create_engine
-from goblin_assistant.database import engine as database
-engine = create_engine(sys.argv[1], **database.engine_options(sys.argv[1], 2))
+from goblin_assistant.database.engine import engine_options
+from goblin_assistant.database.upgrade import alembic_config, current_revision, downgrade, head_revision, is_current, upgrade
+engine = create_engine(sys.argv[1], **engine_options(sys.argv[1], 2))
 print("ready", flush=True)
 sys.stdin.readline()
-database.upgrade(engine)
-print(json.dumps(database.current_revision(engine)))
+upgrade(engine)
+print(json.dumps(current_revision(engine)))
 """
 
 
@@ -131,7 +140,7 @@ def test_four_processes_that_start_at_once_all_find_the_tables(database_url: str
         (process, process.communicate(timeout=60)) for process in processes
     ]:
         assert process.returncode == 0, errors
-        assert json.loads(out) == database.head_revision()
+        assert json.loads(out) == head_revision()
     engine = engine_for(database_url)
     assert tables(engine) == set(metadata.tables)
     engine.dispose()
@@ -141,7 +150,7 @@ def test_migrating_leaves_the_loggers_alone(tmp_path: Path) -> None:
     """Alembic's template calls fileConfig, which switches every other logger off."""
     logger = logging.getLogger("goblin_assistant.some.module")
     made = engine_for(f"sqlite:///{tmp_path / 'a.db'}")
-    database.upgrade(made)
+    upgrade(made)
     assert not logger.disabled
     made.dispose()
 
@@ -173,11 +182,11 @@ def test_production_is_not_migrated_by_serving(make_app: MakeApp) -> None:
     app = make_app(env="production", secret_key="s" * 40)
     client = app.test_client()
     client.get("/health")
-    assert database.current_revision(app.extensions["goblin"].engine) is None
+    assert current_revision(app.extensions["goblin"].engine) is None
 
 
 def test_an_unknown_revision_is_a_clear_failure_and_leaves_no_lock_behind(empty: Engine) -> None:
     with pytest.raises(Exception, match="no_such_revision"):
-        database.upgrade(empty, "no_such_revision")
-    database.upgrade(empty)
-    assert database.is_current(empty)
+        upgrade(empty, "no_such_revision")
+    upgrade(empty)
+    assert is_current(empty)

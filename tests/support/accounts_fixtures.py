@@ -12,7 +12,8 @@ from sqlalchemy import Engine, create_engine
 
 from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.config import Config
-from goblin_assistant.database import engine as database
+from goblin_assistant.database.engine import engine_options
+from goblin_assistant.database.upgrade import upgrade
 from goblin_assistant.metrics import REGISTRY
 
 PASSWORD = "correct horse battery staple"
@@ -28,7 +29,7 @@ def settings(url: str, **overrides: Any) -> Config:
 def engine_for(url: str, threads: int = 40) -> Engine:
     """An engine as the application makes it."""
     url = settings(url).sqlalchemy_url
-    return create_engine(url, **database.engine_options(url, threads))
+    return create_engine(url, **engine_options(url, threads))
 
 
 def url_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
@@ -49,7 +50,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def engine(database_url: str) -> Iterator[Engine]:
     """A migrated database of each kind."""
     made = engine_for(database_url)
-    database.upgrade(made)
+    upgrade(made)
     yield made
     made.dispose()
 
