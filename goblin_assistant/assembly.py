@@ -16,13 +16,13 @@ from goblin_assistant.calls.idempotency import build_store
 from goblin_assistant.calls.service import ChatService
 from goblin_assistant.config import Config
 from goblin_assistant.database.engine import engine_options
-from goblin_assistant.extensions import Runtime
 from goblin_assistant.health.checks import build_monitor
 from goblin_assistant.health.monitor import PeriodicJob
 from goblin_assistant.metrics import app_build_info
 from goblin_assistant.providers import build_registry
 from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing.router import Router
+from goblin_assistant.runtime import Runtime
 from goblin_assistant.threads.budget import ThreadBudget
 from goblin_assistant.usage.batches import GATHER_SECONDS
 from goblin_assistant.usage.prices import Prices

@@ -1,54 +1,13 @@
-"""The Flask extensions, and the one object that holds what an application is made of.
+"""The Flask extensions. They are made here and bound in `create_app`.
 
-Extensions are created here and bound in `create_app` (but for flask-limiter and flask-cors, whose state or settings belong to
-one application: they are made in web/rate_limits.py and web/security_headers.py). Everything that has state beyond a request (providers, router, slots, monitor)
-is a field of `Runtime`, made once per application; nothing of it is global, so that tests can run several applications side by side.
+flask-limiter and flask-cors keep their state and settings on their objects, so one is made for each
+application: in web/rate_limits.py and web/security_headers.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from flask import current_app
 from prometheus_flask_exporter import PrometheusMetrics
 
 from goblin_assistant.metrics import REGISTRY
 
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from goblin_assistant.accounts.users import Accounts
-    from goblin_assistant.calls.idempotency import IdempotencyStore
-    from goblin_assistant.calls.service import ChatService
-    from goblin_assistant.config import Config
-    from goblin_assistant.health.monitor import HealthMonitor
-    from goblin_assistant.providers import Registry
-    from goblin_assistant.rate_limits.policy import RateLimits
-    from goblin_assistant.routing.router import Router
-    from goblin_assistant.usage.store import UsageStore
-
 exporter = PrometheusMetrics.for_app_factory(path=None, export_defaults=False, registry=REGISTRY)
-
-
-@dataclass(slots=True)
-class Runtime:
-    """What an application is made of, in the order in which it is put together."""
-
-    config: Config
-    engine: Engine
-    accounts: Accounts
-    rate_limits: RateLimits
-    registry: Registry
-    router: Router
-    usage: UsageStore
-    idempotency: IdempotencyStore
-    chat: ChatService
-    monitor: HealthMonitor
-
-
-def runtime() -> Runtime:
-    """The current application's parts."""
-    # Past the proxy, which looks the application up again with every attribute.
-    found: Runtime = current_app._get_current_object().extensions["goblin"]  # type: ignore[attr-defined]
-    return found

@@ -15,7 +15,7 @@ from flask import Flask
 
 from goblin_assistant.database.compatibility import IncompatibleSchema
 from goblin_assistant.database.upgrade import upgrade
-from goblin_assistant.extensions import Runtime
+from goblin_assistant.runtime import Runtime
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

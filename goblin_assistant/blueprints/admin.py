@@ -9,8 +9,8 @@ from flask import Response
 
 from goblin_assistant.blueprints.auth import limits_of, spec_of
 from goblin_assistant.errors import Conflict
-from goblin_assistant.extensions import runtime
 from goblin_assistant.metrics import REGISTRY
+from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.accounts import (
     KeyChange,
     KeyIn,

@@ -11,8 +11,8 @@ from goblin_assistant.accounts.api_keys import KeySpec
 from goblin_assistant.accounts.users import canonical
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden, RegistrationClosed
-from goblin_assistant.extensions import runtime
 from goblin_assistant.money import to_microusd
+from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.accounts import (
     Credentials,
     KeyIn,

@@ -13,8 +13,8 @@ from flask import Response, after_this_request
 from goblin_assistant.calls.idempotency import Answer, Claim, Recording
 from goblin_assistant.calls.service import Chat, ChatStream, may_use
 from goblin_assistant.errors import ClientGone, UnknownModel
-from goblin_assistant.extensions import runtime
 from goblin_assistant.providers.base import Dialect
+from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.chat import (
     ChatCompletion,
     ChatCompletionRequest,

@@ -9,7 +9,7 @@ from apiflask import APIBlueprint
 from flask import Response
 
 from goblin_assistant.errors import NotFound, Unavailable
-from goblin_assistant.extensions import runtime
+from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.health import (
     HealthAnswer,
     HealthReport,

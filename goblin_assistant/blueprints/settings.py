@@ -8,7 +8,7 @@ from apiflask import APIBlueprint
 
 from goblin_assistant.calls.service import may_use
 from goblin_assistant.errors import Forbidden, UnknownModel, ValidationFailed
-from goblin_assistant.extensions import runtime
+from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.accounts import SettingsIn, SettingsOut
 from goblin_assistant.web.auth import current_principal, require_auth
 from goblin_assistant.web.openapi import describe

@@ -12,8 +12,8 @@ from flask import Response, request
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden
-from goblin_assistant.extensions import runtime
 from goblin_assistant.money import from_microusd
+from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.usage import UsageOut, UsageQuery
 from goblin_assistant.usage import reports
 from goblin_assistant.usage.budgets import next_month

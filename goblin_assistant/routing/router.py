@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ from goblin_assistant.providers.base import (
     ProviderError,
 )
 from goblin_assistant.routing.circuit_breaker import CircuitBreaker, Ticket
+from goblin_assistant.routing.retry_budget import RetryBudget
 from goblin_assistant.routing.slots import Caps
 
 logger = logging.getLogger("goblin_assistant.routing")
@@ -108,35 +108,6 @@ class Outcome(Generic[T]):
         caps, self._caps = self._caps, None
         if caps is not None:
             caps.release(self.target.provider.name)
-
-
-class RetryBudget:
-    """Retries are a share of the calls: each call pays `ratio` in, a retry takes 1 out; a trickle lets a quiet service retry too."""
-
-    def __init__(self, ratio: float, *, trickle_per_second: float = 0.2, cap: float = 20.0) -> None:
-        self._ratio = ratio
-        self._trickle = trickle_per_second if ratio > 0 else 0.0
-        self._cap = cap
-        self._tokens = 5.0 if ratio > 0 else 0.0
-        self._at = time.monotonic()
-        self._lock = threading.Lock()
-
-    def deposit(self) -> None:
-        """A call is made."""
-        self._tokens = min(
-            self._cap, self._tokens + self._ratio
-        )  # a lost update costs a fraction of a retry
-
-    def take(self) -> bool:
-        """Ask for a retry."""
-        with self._lock:
-            now = time.monotonic()
-            self._tokens = min(self._cap, self._tokens + (now - self._at) * self._trickle)
-            self._at = now
-            if self._tokens < 1:
-                return False
-            self._tokens -= 1
-            return True
 
 
 class Router:

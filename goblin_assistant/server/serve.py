@@ -23,7 +23,6 @@ from waitress.server import TcpWSGIServer
 
 from goblin_assistant import lifecycle
 from goblin_assistant.config import Config
-from goblin_assistant.extensions import Runtime
 from goblin_assistant.logs import json_logging
 from goblin_assistant.metrics import (
     server_connections,
@@ -32,6 +31,7 @@ from goblin_assistant.metrics import (
     server_threads_busy,
     server_threads_max,
 )
+from goblin_assistant.runtime import Runtime
 from goblin_assistant.server import process
 from goblin_assistant.server.bodies import PendingBodies
 from goblin_assistant.server.channel import Channel

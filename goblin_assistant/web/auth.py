@@ -14,7 +14,7 @@ from flask import g
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.accounts.tokens import KEY_PREFIX
 from goblin_assistant.errors import AppError, Forbidden, Unauthorized
-from goblin_assistant.extensions import runtime
+from goblin_assistant.runtime import runtime
 from goblin_assistant.web.request_info import current_request, request_info
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from goblin_assistant.extensions import Runtime
+from goblin_assistant.runtime import Runtime
 from tests.conftest import PASSWORD, MakeApp, register
 from tests.support.accounts_fixtures import account_log, events, failures
 

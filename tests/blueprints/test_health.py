@@ -8,9 +8,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from goblin_assistant.extensions import Runtime
 from goblin_assistant.health.monitor import CheckFailed, HealthMonitor, ServiceCheck
 from goblin_assistant.metrics import REGISTRY
+from goblin_assistant.runtime import Runtime
 from goblin_assistant.version import __version__
 from tests.conftest import MakeApp, Serve, free_port, wait_until
 from tests.support.services import Chroma, chroma  # noqa: F401 -- a fixture

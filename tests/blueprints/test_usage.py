@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine
 
 from goblin_assistant.errors import ValidationFailed
-from goblin_assistant.extensions import runtime
+from goblin_assistant.runtime import runtime
 from goblin_assistant.usage import reports
 from goblin_assistant.usage.records import UsageEntry, first_id_at, journal_line
 from goblin_assistant.usage.reports import Scope, parse_range

@@ -13,7 +13,7 @@ import requests
 from flask import Flask
 from flask.testing import FlaskClient
 
-from goblin_assistant.extensions import Runtime
+from goblin_assistant.runtime import Runtime
 from goblin_assistant.web.openapi import UNLIMITED
 from tests.conftest import MakeApp, Serve, register
 

@@ -1,0 +1,49 @@
+"""What an application is made of, and how a view reaches it.
+
+Everything that has state beyond a request (providers, router, slots, monitor) is a field of
+`Runtime`, made once for each application. Nothing of it is global, so that tests can run several
+applications side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flask import current_app
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from goblin_assistant.accounts.users import Accounts
+    from goblin_assistant.calls.idempotency import IdempotencyStore
+    from goblin_assistant.calls.service import ChatService
+    from goblin_assistant.config import Config
+    from goblin_assistant.health.monitor import HealthMonitor
+    from goblin_assistant.providers import Registry
+    from goblin_assistant.rate_limits.policy import RateLimits
+    from goblin_assistant.routing.router import Router
+    from goblin_assistant.usage.store import UsageStore
+
+
+@dataclass(slots=True)
+class Runtime:
+    """What an application is made of, in the order in which it is put together."""
+
+    config: Config
+    engine: Engine
+    accounts: Accounts
+    rate_limits: RateLimits
+    registry: Registry
+    router: Router
+    usage: UsageStore
+    idempotency: IdempotencyStore
+    chat: ChatService
+    monitor: HealthMonitor
+
+
+def runtime() -> Runtime:
+    """The current application's parts."""
+    # Past the proxy, which looks the application up again with every attribute.
+    found: Runtime = current_app._get_current_object().extensions["goblin"]  # type: ignore[attr-defined]
+    return found
