@@ -29,11 +29,28 @@ Blame: `source` is client, limit, gateway or provider.
 from __future__ import annotations
 
 import math
+from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
 from goblin_assistant.providers.base import ProviderError
 
 Source = Literal["client", "limit", "gateway", "provider"]
+
+
+class AuthFailure(StrEnum):
+    """Why a credential was refused: the values of `reason` in auth_failures_total."""
+
+    BAD_CREDENTIALS = "bad_credentials"
+    BAD_TOKEN = "bad_token"
+    EXPIRED_TOKEN = "expired_token"
+    DISABLED = "disabled"
+    BAD_KEY = "bad_key"
+    REVOKED_KEY = "revoked_key"
+    EXPIRED_KEY = "expired_key"
+    REFRESH_UNKNOWN = "refresh_unknown"
+    REFRESH_EXPIRED = "refresh_expired"
+    REFRESH_REUSED = "refresh_reused"
+    BAD_METRICS_TOKEN = "bad_metrics_token"
 
 
 class AppError(Exception):
@@ -42,6 +59,8 @@ class AppError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     source: ClassVar[Source] = "gateway"
+    label: ClassVar[str] = "AppError"
+    """The value of `error_type` in http_errors_total. A dashboard's, so no rename changes it."""
 
     def __init__(
         self,
@@ -65,118 +84,139 @@ class AppError(Exception):
 class BadRequest(AppError):
     """The request cannot be understood."""
 
+    label = "BadRequest"
     status, code, source = 400, "invalid_request", "client"
 
 
 class ValidationFailed(BadRequest):
     """Fields are missing, of the wrong type or out of range."""
 
+    label = "ValidationFailed"
     code = "validation_failed"
 
 
 class PriceUnknown(AppError):
     """The key has a budget and nobody knows what the model costs. The operator's to mend, in goblin.toml."""
 
+    label = "PriceUnknown"
     status, code, source = 400, "price_unknown", "limit"
 
 
 class Unauthorized(AppError):
     """No credential, or one that is not (or no longer) good. `reason` becomes the metric's label."""
 
+    label = "Unauthorized"
     status, code, source = 401, "unauthorized", "client"
 
 
 class BudgetExceeded(AppError):
     """The key's monthly budget does not cover this request."""
 
+    label = "BudgetExceeded"
     status, code, source = 402, "budget_exceeded", "limit"
 
 
 class Forbidden(AppError):
     """A good credential that may not do this."""
 
+    label = "Forbidden"
     status, code, source = 403, "forbidden", "client"
 
 
 class RegistrationClosed(Forbidden):
     """Accounts are made by the operator here."""
 
+    label = "RegistrationClosed"
     code = "registration_closed"
 
 
 class NotFound(AppError):
     """No such route or thing."""
 
+    label = "NotFound"
     status, code, source = 404, "not_found", "client"
 
 
 class UnknownModel(NotFound):
     """No configured provider serves this model."""
 
+    label = "UnknownModel"
     code = "model_not_found"
 
 
 class MethodNotAllowed(AppError):
     """The route exists, the method does not."""
 
+    label = "MethodNotAllowed"
     status, code, source = 405, "method_not_allowed", "client"
 
 
 class Conflict(AppError):
     """The request collides with the state: an e-mail that is taken, an Idempotency-Key in flight."""
 
+    label = "Conflict"
     status, code, source = 409, "conflict", "client"
 
 
 class PayloadTooLarge(AppError):
     """The body exceeds GOBLIN_MAX_BODY_BYTES."""
 
+    label = "PayloadTooLarge"
     status, code, source = 413, "payload_too_large", "client"
 
 
 class UnsupportedMediaType(AppError):
     """The body says that it is something other than JSON."""
 
+    label = "UnsupportedMediaType"
     status, code, source = 415, "unsupported_media_type", "client"
 
 
 class IdempotencyMismatch(AppError):
     """The Idempotency-Key was used with another body."""
 
+    label = "IdempotencyMismatch"
     status, code, source = 422, "idempotency_key_reused", "client"
 
 
 class RateLimitExceeded(AppError):
     """A limit of ours."""
 
+    label = "RateLimitExceeded"
     status, code, source = 429, "rate_limit_exceeded", "limit"
 
 
 class ClientGone(AppError):
     """The client left before its answer. 499 is nginx's number for it; no client ever sees it."""
 
+    label = "ClientGone"
     status, code, source = 499, "client_closed_request", "client"
 
 
 class InternalError(AppError):
     """A bug of ours; the log has the stack trace under the correlation id."""
 
+    label = "InternalError"
+
 
 class OverloadedHere(AppError):
     """No chat slot became free in time, or the instance is shutting down."""
 
+    label = "OverloadedHere"
     status, code = 503, "overloaded"
 
 
 class Unavailable(AppError):
     """Something that we cannot serve without is away."""
 
+    label = "Unavailable"
     status, code = 503, "unavailable"
 
 
 class CircuitOpen(Unavailable):
     """The circuit breakers of all providers of the model are open."""
 
+    label = "CircuitOpen"
     code, source = "provider_unavailable", "provider"
 
 
@@ -218,6 +258,11 @@ ANTHROPIC_TYPES: dict[int, str] = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+
+
+def label_of(error: BaseException) -> str:
+    """The value of `error_type` in http_errors_total: a constant, or a foreign exception's name."""
+    return error.label if isinstance(error, AppError | ProviderError) else type(error).__name__
 
 
 def source_of(error: AppError | ProviderError) -> Source:

@@ -15,7 +15,9 @@ from goblin_assistant.errors import (
     APP_ERRORS,
     OPENAI_TYPES,
     AppError,
+    AuthFailure,
     body_for,
+    label_of,
     retry_after_of,
 )
 from goblin_assistant.providers.base import PROVIDER_ERRORS, ProviderError
@@ -51,7 +53,7 @@ def test_the_lists_hold_every_error_there_is() -> None:
 def test_errors_that_are_defined_elsewhere_are_kinds_of_listed_ones() -> None:
     load_every_module()
     for kind in subclasses(AppError):
-        if kind.__module__ == "goblin_assistant.error_handlers":
+        if kind.__module__ == "goblin_assistant.web.error_handlers":
             continue  # made for a status that only the web framework gives; its phrase is the code
         if kind.__module__.startswith("goblin_assistant.") and kind not in APP_ERRORS:
             assert vars(kind).get("code") in {None, *(listed.code for listed in APP_ERRORS)}, (
@@ -109,3 +111,34 @@ def test_every_module_and_every_public_name_of_it_says_what_it_is() -> None:
             ):
                 silent.append(f"{module.name}.{name}")
     assert not silent
+
+
+LABELS = {
+    "AppError", "AuthenticationFailed", "BadRequest", "BadResponse", "BudgetExceeded", "CircuitOpen",
+    "ClientGone", "Conflict", "ConnectionFailed", "ContentFiltered", "ContextLengthExceeded",
+    "Forbidden", "IdempotencyMismatch", "InternalError", "InvalidRequest", "MethodNotAllowed",
+    "ModelNotFound", "NotFound", "Overloaded", "OverloadedHere", "PayloadTooLarge", "PriceUnknown",
+    "ProviderError", "RateLimitExceeded", "RateLimited", "RegistrationClosed", "Timeout",
+    "Unauthorized", "Unavailable", "UnknownModel", "UnsupportedMediaType", "ValidationFailed",
+}  # fmt: skip
+"""What dashboards know: a class may be renamed, its label stays."""
+
+
+def test_every_error_has_the_label_that_dashboards_know() -> None:
+    kinds = {AppError, ProviderError, *EVERY}
+    labels = [vars(kind).get("label") for kind in kinds]
+    assert sorted(labels, key=str) == sorted(LABELS)
+    assert label_of(ZeroDivisionError()) == "ZeroDivisionError"
+
+
+def test_the_labels_are_listed_in_the_page_on_metrics() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    served = {kind.label for kind in EVERY if kind.status >= 500}
+    assert served <= set(re.findall(r"`(\w+)`", page))
+
+
+def test_every_reason_of_a_refused_credential_is_documented() -> None:
+    page = (ROOT / "docs" / "accounts.md").read_text()
+    listed = re.search(r"`auth_failures_total\{reason\}`: ([\w, \n]+)", page)
+    assert listed is not None
+    assert set(re.findall(r"\w+", listed[1])) == set(AuthFailure)

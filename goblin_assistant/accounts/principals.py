@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from goblin_assistant.accounts.tokens import Claims, digest
 from goblin_assistant.database.gate import Gate
 from goblin_assistant.database.models import api_keys, now_ms, users
-from goblin_assistant.errors import Unauthorized, Unavailable
+from goblin_assistant.errors import AuthFailure, Unauthorized, Unavailable
 from goblin_assistant.metrics import auth_failures_total
 from goblin_assistant.threads.forking import run_in_child
 
@@ -35,12 +35,6 @@ AWAY_SECONDS = 1.0
 MAX_SEEN = 20_000
 SCOPES = frozenset({"chat", "embeddings", "admin"})
 _USER_SCOPES = frozenset({"chat", "embeddings"})
-
-FAILURES = (
-    "bad_credentials", "bad_token", "expired_token", "disabled", "bad_key", "revoked_key", "expired_key",
-    "refresh_unknown", "refresh_expired", "refresh_reused", "bad_metrics_token",
-)  # fmt: skip
-"""Values of auth_failures_total's label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +228,7 @@ class PrincipalStore:
         self._seen: dict[str, tuple[float, Principal, Any]] = {}
         self._older: dict[str, tuple[float, Principal, Any]] = {}
         self._used: dict[int, int] = {}
-        for reason in FAILURES:
+        for reason in AuthFailure:
             auth_failures_total.labels(reason)
 
     def of_token(self, claims: Claims) -> Principal:
@@ -246,10 +240,10 @@ class PrincipalStore:
             return self._recent(name)
         if row is None or row[2] != claims.token_version:
             raise Unauthorized(
-                "the access token is no longer valid; log in again", reason="bad_token"
+                "the access token is no longer valid; log in again", reason=AuthFailure.BAD_TOKEN
             )
         if row[3] is not None:
-            raise Unauthorized("the account is disabled", reason="disabled")
+            raise Unauthorized("the account is disabled", reason=AuthFailure.DISABLED)
         if (known := self._unchanged(name, row)) is not None:
             return known
         principal = Principal(
@@ -270,14 +264,14 @@ class PrincipalStore:
         except Unavailable:
             return self._recent(name)
         if row is None:
-            raise Unauthorized("the API key is not valid", reason="bad_key")
+            raise Unauthorized("the API key is not valid", reason=AuthFailure.BAD_KEY)
         now = now_ms()
         if row[9] is not None:
-            raise Unauthorized("the API key has been revoked", reason="revoked_key")
+            raise Unauthorized("the API key has been revoked", reason=AuthFailure.REVOKED_KEY)
         if row[8] is not None and row[8] <= now:
-            raise Unauthorized("the API key has expired", reason="expired_key")
+            raise Unauthorized("the API key has expired", reason=AuthFailure.EXPIRED_KEY)
         if row[12] is not None:
-            raise Unauthorized("the account is disabled", reason="disabled")
+            raise Unauthorized("the account is disabled", reason=AuthFailure.DISABLED)
         self._used[row[0]] = now
         left = STALE_SECONDS if row[8] is None else min(STALE_SECONDS, (row[8] - now) / 1000)
         if (known := self._unchanged(name, row, left)) is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import jwt
 
-from goblin_assistant.errors import Unauthorized
+from goblin_assistant.errors import AuthFailure, Unauthorized
 
 REFRESH_PREFIX = "gor_"
 KEY_PREFIX = "gob_"
@@ -59,7 +59,8 @@ class AccessTokens:
             if claims.expires_at > time.time():
                 return claims
             raise Unauthorized(
-                "the access token has expired; refresh it or log in again", reason="expired_token"
+                "the access token has expired; refresh it or log in again",
+                reason=AuthFailure.EXPIRED_TOKEN,
             )
         try:
             payload = jwt.decode(
@@ -71,11 +72,12 @@ class AccessTokens:
             claims = Claims(int(payload["sub"]), int(payload["tv"]), float(payload["exp"]))
         except jwt.ExpiredSignatureError:
             raise Unauthorized(
-                "the access token has expired; refresh it or log in again", reason="expired_token"
+                "the access token has expired; refresh it or log in again",
+                reason=AuthFailure.EXPIRED_TOKEN,
             ) from None
         except (jwt.InvalidTokenError, ValueError, TypeError):
             raise Unauthorized(
-                "the access token is not valid; log in again", reason="bad_token"
+                "the access token is not valid; log in again", reason=AuthFailure.BAD_TOKEN
             ) from None
         with self._lock:
             if len(self._cache) >= _CACHE_SIZE:

@@ -21,7 +21,7 @@ from goblin_assistant.accounts.tokens import AccessTokens, digest, new_refresh_t
 from goblin_assistant.config import Config
 from goblin_assistant.database.engine import insert_row
 from goblin_assistant.database.models import User, now_ms, refresh_tokens, users
-from goblin_assistant.errors import Conflict, NotFound, Unauthorized, ValidationFailed
+from goblin_assistant.errors import AuthFailure, Conflict, NotFound, Unauthorized, ValidationFailed
 from goblin_assistant.threads.budget import ThreadBudget
 
 __all__ = ["Accounts", "Principal", "TokenPair"]
@@ -137,9 +137,9 @@ class Accounts:
         user = self._by_email(email)
         good = self.passwords.verify(None if user is None else user.password_hash, password)
         if user is None or not good:
-            raise Unauthorized(_WRONG, reason="bad_credentials")
+            raise Unauthorized(_WRONG, reason=AuthFailure.BAD_CREDENTIALS)
         if user.disabled_at is not None:
-            raise Unauthorized(_WRONG, reason="disabled")
+            raise Unauthorized(_WRONG, reason=AuthFailure.DISABLED)
         if self.passwords.needs_rehash(user.password_hash):
             self._change(user.id, "password_rehashed", password_hash=self.passwords.hash(password))
         return self._start_session(user)
@@ -151,22 +151,25 @@ class Accounts:
             now = now_ms()
             if row is None:
                 raise Unauthorized(
-                    "the refresh token is not valid; log in again", reason="refresh_unknown"
+                    "the refresh token is not valid; log in again",
+                    reason=AuthFailure.REFRESH_UNKNOWN,
                 )
             if row.used_at is not None:
                 if row.revoked_at is None:
                     # Once only: else whoever holds an old token could log its owner out again and again.
                     self._end_family(connection, row)
                 raise Unauthorized(
-                    "the refresh token was used before; log in again", reason="refresh_reused"
+                    "the refresh token was used before; log in again",
+                    reason=AuthFailure.REFRESH_REUSED,
                 )
             if row.revoked_at is not None or row.expires_at <= now:
                 raise Unauthorized(
-                    "the refresh token has expired; log in again", reason="refresh_expired"
+                    "the refresh token has expired; log in again",
+                    reason=AuthFailure.REFRESH_EXPIRED,
                 )
             user = _user(connection, row.user_id)
             if user.disabled_at is not None:
-                raise Unauthorized("the account is disabled", reason="disabled")
+                raise Unauthorized("the account is disabled", reason=AuthFailure.DISABLED)
             # Of two uses at once only one finds it unused.
             unused = (refresh_tokens.c.used_at.is_(None), refresh_tokens.c.revoked_at.is_(None))
             taken = connection.execute(
@@ -178,7 +181,8 @@ class Accounts:
                 connection.rollback()
                 self._end_family(connection, row)
                 raise Unauthorized(
-                    "the refresh token was used before; log in again", reason="refresh_reused"
+                    "the refresh token was used before; log in again",
+                    reason=AuthFailure.REFRESH_REUSED,
                 )
             pair = self._issue(connection, user, row.family_id)
             connection.commit()
@@ -203,7 +207,7 @@ class Accounts:
         """Change the password, end every session of the user, and start one for the caller."""
         user = self.get(user_id)
         if not self.passwords.verify(user.password_hash, current):
-            raise Unauthorized("the current password is wrong", reason="bad_credentials")
+            raise Unauthorized("the current password is wrong", reason=AuthFailure.BAD_CREDENTIALS)
         check_new(new, user.email)
         return self._start_session(self._new_password(user_id, new, "password_changed"))
 

@@ -12,7 +12,7 @@ from goblin_assistant import metrics
 from goblin_assistant.calls.request import Chat
 from goblin_assistant.calls.run import Run
 from goblin_assistant.dialects.anthropic import request
-from goblin_assistant.errors import AppError, anthropic_body, openai_body
+from goblin_assistant.errors import AppError, anthropic_body, label_of, openai_body
 from goblin_assistant.logs.json_logging import correlation_id
 from goblin_assistant.providers.base import (
     BadResponse,
@@ -106,7 +106,7 @@ class ChatStream:
             reason = "timeout" if error.status == 504 else "provider"
             metrics.stream_incomplete_total.labels(reason).inc()
             if self.on_incomplete is not None:
-                self.on_incomplete(type(error).__name__)
+                self.on_incomplete(label_of(error))
             yield self._error_event(error)
         except CallCancelled:
             self._cut()
@@ -120,7 +120,7 @@ class ChatStream:
             run.failed(failure)
             metrics.stream_incomplete_total.labels("provider").inc()
             if self.on_incomplete is not None:
-                self.on_incomplete(type(error).__name__)
+                self.on_incomplete(label_of(error))
             yield self._error_event(failure)
         # Not in a `finally`: that runs when garbage collection ends the generator too, where no lock may be taken.
         # Whoever stops early calls close(), or else __del__ has it called.

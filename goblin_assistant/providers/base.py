@@ -39,6 +39,8 @@ class ProviderError(Exception):
 
     status: ClassVar[int] = 502
     code: ClassVar[str] = "provider_error"
+    label: ClassVar[str] = "ProviderError"
+    """The value of `error_type` in http_errors_total. A dashboard's, so no rename changes it."""
     retryable: ClassVar[bool] = False
 
     def __init__(
@@ -60,6 +62,7 @@ class ProviderError(Exception):
 class InvalidRequest(ProviderError):
     """The provider refused the content of the request."""
 
+    label = "InvalidRequest"
     status = 400
     code = "invalid_request"
 
@@ -67,18 +70,21 @@ class InvalidRequest(ProviderError):
 class ContextLengthExceeded(InvalidRequest):
     """The prompt, or prompt and max_tokens together, exceed the model's window."""
 
+    label = "ContextLengthExceeded"
     code = "context_length_exceeded"
 
 
 class ContentFiltered(InvalidRequest):
     """The provider's content policy refused the request."""
 
+    label = "ContentFiltered"
     code = "content_filtered"
 
 
 class ModelNotFound(ProviderError):
     """The provider does not serve this model."""
 
+    label = "ModelNotFound"
     status = 404
     code = "model_not_found"
 
@@ -86,6 +92,7 @@ class ModelNotFound(ProviderError):
 class AuthenticationFailed(ProviderError):
     """The provider refused our key (401, 403). The client can do nothing about it."""
 
+    label = "AuthenticationFailed"
     status = 502
     code = "provider_authentication_failed"
 
@@ -93,6 +100,7 @@ class AuthenticationFailed(ProviderError):
 class RateLimited(ProviderError):
     """The provider limits our account (429)."""
 
+    label = "RateLimited"
     status = 503
     code = "provider_rate_limited"
     retryable = True
@@ -101,6 +109,7 @@ class RateLimited(ProviderError):
 class Overloaded(ProviderError):
     """The provider says that it is overloaded (503, 529)."""
 
+    label = "Overloaded"
     status = 503
     code = "provider_overloaded"
     retryable = True
@@ -109,6 +118,7 @@ class Overloaded(ProviderError):
 class Timeout(ProviderError):
     """Nothing came in time: connect, first token, next byte or the whole call."""
 
+    label = "Timeout"
     status = 504
     code = "provider_timeout"
     retryable = True
@@ -117,6 +127,7 @@ class Timeout(ProviderError):
 class ConnectionFailed(ProviderError):
     """No connection, or it was closed before an answer."""
 
+    label = "ConnectionFailed"
     status = 502
     code = "provider_connection_failed"
     retryable = True
@@ -125,6 +136,7 @@ class ConnectionFailed(ProviderError):
 class BadResponse(ProviderError):
     """The answer was a 5xx or could not be understood, or a stream ended before its end."""
 
+    label = "BadResponse"
     status = 502
     code = "provider_bad_response"
     retryable = True

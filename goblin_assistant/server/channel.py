@@ -18,7 +18,7 @@ from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import build_http_date
 
-from goblin_assistant.errors import AppError, OverloadedHere, body_for, retry_after_of
+from goblin_assistant.errors import AppError, OverloadedHere, body_for, label_of, retry_after_of
 from goblin_assistant.server.loop import Seat
 from goblin_assistant.server.parser import BodiesFull, RequestParser, path_info
 from goblin_assistant.web.error_handlers import from_status
@@ -55,7 +55,7 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
         )
         if (seconds := retry_after_of(error)) is not None:
             self.response_headers.append(("Retry-After", str(seconds)))
-            info.error_type = type(error).__name__
+            info.error_type = label_of(error)
         # Said for the client: waitress would promise an HTTP/1.0 client that wants it to keep the connection.
         request.headers["CONNECTION"] = "close"
         self.set_close_on_finish()

@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 
 from goblin_assistant import metrics
 from goblin_assistant.database.models import now_ms
-from goblin_assistant.errors import PriceUnknown, Unauthorized, Unavailable
+from goblin_assistant.errors import AuthFailure, PriceUnknown, Unauthorized, Unavailable
 from goblin_assistant.threads.forking import run_in_child
 from goblin_assistant.usage.batches import Gatherer
 from goblin_assistant.usage.budgets import Budgets, Reservation
@@ -170,7 +170,9 @@ class UsageStore:
                 entry_id, principal.key_id, budget, amount, now_ms() + self._reservation_ms
             )
         except RecordRefused:
-            raise Unauthorized("this API key does not exist any more", reason="revoked") from None
+            raise Unauthorized(
+                "this API key does not exist any more", reason=AuthFailure.REVOKED_KEY
+            ) from None
         except DatabaseAway:
             raise Unavailable(
                 "the budget cannot be checked now; try again shortly", retry_after=5

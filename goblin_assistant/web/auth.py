@@ -13,7 +13,7 @@ from flask import g
 
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.accounts.tokens import KEY_PREFIX
-from goblin_assistant.errors import AppError, Forbidden, Unauthorized
+from goblin_assistant.errors import AppError, AuthFailure, Forbidden, Unauthorized
 from goblin_assistant.runtime import runtime
 from goblin_assistant.web.request_info import current_request, request_info
 
@@ -82,14 +82,15 @@ def _authenticate(environ: WSGIEnvironment) -> Principal | None:
         credential = credential.strip()
         if kind.lower() != "bearer" or not credential:
             raise Unauthorized(
-                "Authorization must be: Bearer <access token or API key>", reason="bad_token"
+                "Authorization must be: Bearer <access token or API key>",
+                reason=AuthFailure.BAD_TOKEN,
             )
     else:
         credential = environ.get("HTTP_X_API_KEY", "").strip()
         if not credential:
             return None
         if not credential.startswith(KEY_PREFIX):
-            raise Unauthorized("the API key is not valid", reason="bad_key")
+            raise Unauthorized("the API key is not valid", reason=AuthFailure.BAD_KEY)
     accounts = runtime().accounts
     if credential.startswith(KEY_PREFIX):
         return accounts.principals.of_key(credential)

@@ -30,6 +30,7 @@ from goblin_assistant.errors import (
     Unauthorized,
     Unavailable,
     body_for,
+    label_of,
     retry_after_of,
 )
 from goblin_assistant.logs.json_logging import correlation_id
@@ -78,7 +79,7 @@ def respond(error: AppError | ProviderError, headers: dict[str, str] | None = No
     metrics."""
     status = error.status
     if status >= 500:
-        _note(type(error).__name__)
+        _note(label_of(error))
     body = orjson.dumps(body_for(request.path, error, correlation_id.get()), default=str)
     response = Response(body, status, content_type="application/json")
     if headers:
@@ -115,7 +116,7 @@ def _unhandled(error: InternalServerError) -> Response:
     original = error.original_exception
     response = respond(InternalError(MESSAGES[500]))
     if original is not None:
-        _note(type(original).__name__)
+        _note(label_of(original))
     return response
 
 
@@ -148,10 +149,11 @@ def _class_for(status: int) -> type[AppError]:
     # 406, 408, 417, 431 ...: statuses that only the framework gives.
     phrase = HTTPStatus(status)
     source = "client" if status < 500 else "gateway"
+    name = phrase.name.title().replace("_", "")
     return type(
-        phrase.name.title().replace("_", ""),
+        name,
         (AppError,),
-        {"status": status, "code": phrase.name.lower(), "source": source},
+        {"status": status, "code": phrase.name.lower(), "source": source, "label": name},
     )
 
 

@@ -16,7 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from flask import Flask, Response, request
 
 from goblin_assistant.config import Config
-from goblin_assistant.errors import NotFound, Unauthorized
+from goblin_assistant.errors import AuthFailure, NotFound, Unauthorized
 from goblin_assistant.extensions import exporter
 from goblin_assistant.web.error_handlers import MESSAGES
 from goblin_assistant.web.openapi import describe
@@ -46,7 +46,7 @@ def init_app(app: Flask, config: Config) -> None:
         if token is not None and not _authorized(request.headers.get("Authorization"), token):
             raise Unauthorized(
                 "this instance's metrics need the bearer token of GOBLIN_METRICS_TOKEN",
-                reason="metrics_token",
+                reason=AuthFailure.BAD_METRICS_TOKEN,
             )
         text, content_type = exporter.generate_metrics(
             request.headers.get("Accept"), request.args.getlist("name[]")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, got_request_exception, request
 
 from goblin_assistant.config import Config
+from goblin_assistant.errors import label_of
 from goblin_assistant.logs.json_logging import correlation_id
 from goblin_assistant.metrics import UNMATCHED, http_errors_total, http_requests_total
 from goblin_assistant.rate_limits.policy import CHAT_ROUTES
@@ -83,7 +84,7 @@ class _Body:
             self._finish()
             raise
         except Exception as error:
-            info.error_type = type(error).__name__
+            info.error_type = label_of(error)
             info.incomplete = True
             logger.exception("response_failed", extra={"correlation_id": info.correlation_id})
             raise
@@ -151,7 +152,7 @@ class _Observed:
             iterable = self._inner(environ, start)
         except BaseException as error:
             info.status = info.status or 500
-            info.error_type = info.error_type or type(error).__name__
+            info.error_type = info.error_type or label_of(error)
             info.finish(complete=False)
             raise
         return _Body(iterable, info, environ.get("waitress.client_disconnected"))
@@ -175,7 +176,7 @@ def _on_started() -> None:
 def _on_exception(_: Flask, exception: BaseException, **__: Any) -> None:
     info = request.environ.get(ENVIRON_KEY)
     if info is not None:
-        info.error_type = type(exception).__name__
+        info.error_type = label_of(exception)
 
 
 def init_app(app: Flask, config: Config) -> None:

@@ -12,11 +12,11 @@ from sqlalchemy import Engine, select, update
 
 from goblin_assistant.accounts import passwords
 from goblin_assistant.accounts.passwords import Passwords, check_new
-from goblin_assistant.accounts.principals import FAILURES
 from goblin_assistant.accounts.tokens import AccessTokens
 from goblin_assistant.accounts.users import Accounts, TokenPair, canonical, normalise
 from goblin_assistant.database.models import now_ms, refresh_tokens, users
 from goblin_assistant.errors import (
+    AuthFailure,
     Conflict,
     NotFound,
     OverloadedHere,
@@ -511,6 +511,6 @@ def test_a_role_counts_from_the_next_request_on(accounts: Accounts) -> None:
 def test_every_reason_for_a_refusal_is_a_series_from_the_start(accounts: Accounts) -> None:
     from goblin_assistant.metrics import REGISTRY
 
-    for reason in FAILURES:
+    for reason in AuthFailure:
         assert REGISTRY.get_sample_value("auth_failures_total", {"reason": reason}) is not None
     assert failures("no such reason") == 0

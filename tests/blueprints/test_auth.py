@@ -70,10 +70,10 @@ def test_an_address_that_is_taken_is_a_409_and_a_bad_one_a_400_that_names_the_fi
 def test_registration_is_open_in_development_and_closed_in_production_unless_told(
     make_app: MakeApp, settings: dict[str, str], opened: bool
 ) -> None:
-    from goblin_assistant.database import engine
+    from goblin_assistant.database import upgrade as migrations
 
     app = make_app(**settings)
-    engine.upgrade(app.extensions["goblin"].engine)
+    migrations.upgrade(app.extensions["goblin"].engine)
     answer = app.test_client().post("/auth/register", json={"email": EMAIL, "password": PASSWORD})
     assert answer.status_code == (201 if opened else 403)
     if not opened:
@@ -297,13 +297,13 @@ def test_a_bad_credential_is_a_401_that_names_its_scheme(
 def test_a_missing_credential_is_a_401_that_is_not_counted_as_a_failure(
     client: FlaskClient,
 ) -> None:
-    from goblin_assistant.accounts.principals import FAILURES
+    from goblin_assistant.errors import AuthFailure
 
-    before = sum(failures(reason) for reason in FAILURES)
+    before = sum(failures(reason) for reason in AuthFailure)
     assert client.get("/settings/").status_code == 401
-    assert sum(failures(reason) for reason in FAILURES) == before
+    assert sum(failures(reason) for reason in AuthFailure) == before
     assert client.get("/settings/", headers=bearer("gob_unknown")).status_code == 401
-    assert sum(failures(reason) for reason in FAILURES) == before + 1
+    assert sum(failures(reason) for reason in AuthFailure) == before + 1
 
 
 # -- API keys -------------------------------------------------------------------------------------
