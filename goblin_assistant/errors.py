@@ -18,7 +18,7 @@
     ├── RateLimitExceeded          429     rate_limit_exceeded
     ├── ClientGone                 499     client_closed_request nobody reads it; for log, metrics and usage
     ├── InternalError              500     internal_error
-    ├── OverloadedHere             503     overloaded            no chat slot, or shutting down
+    ├── NoFreeSlot                 503     overloaded            no chat slot, or shutting down
     └── Unavailable                503     unavailable           the database is away
         └── CircuitOpen            503     provider_unavailable  every provider of the model is given a pause
 
@@ -199,7 +199,7 @@ class InternalError(AppError):
     label = "InternalError"
 
 
-class OverloadedHere(AppError):
+class NoFreeSlot(AppError):
     """No chat slot became free in time, or the instance is shutting down."""
 
     label = "OverloadedHere"
@@ -222,7 +222,7 @@ class CircuitOpen(Unavailable):
 
 APP_ERRORS: tuple[type[AppError], ...] = (
     BadRequest, ValidationFailed, PriceUnknown, Unauthorized, BudgetExceeded, Forbidden, RegistrationClosed, NotFound, UnknownModel, MethodNotAllowed,
-    Conflict, PayloadTooLarge, UnsupportedMediaType, IdempotencyMismatch, RateLimitExceeded, ClientGone, InternalError, OverloadedHere, Unavailable,
+    Conflict, PayloadTooLarge, UnsupportedMediaType, IdempotencyMismatch, RateLimitExceeded, ClientGone, InternalError, NoFreeSlot, Unavailable,
     CircuitOpen,
 )  # fmt: skip
 

@@ -141,7 +141,7 @@ def test_a_bug_is_a_500_that_tells_nothing_and_is_logged_once_with_its_stack(
     ("error", "expected"),
     [
         (RuntimeError("bug"), "RuntimeError"),
-        (errors.OverloadedHere("full"), "OverloadedHere"),
+        (errors.NoFreeSlot("full"), "OverloadedHere"),
         (Timeout("slow", provider="p"), "Timeout"),
         (errors.NotFound("no"), None),
         (ModelNotFound("no", provider="p"), None),

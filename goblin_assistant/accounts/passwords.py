@@ -17,7 +17,7 @@ from typing import TypeVar
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from goblin_assistant.errors import OverloadedHere, ValidationFailed
+from goblin_assistant.errors import NoFreeSlot, ValidationFailed
 from goblin_assistant.metrics import password_requests_waiting
 from goblin_assistant.threads.budget import ThreadBudget
 
@@ -53,7 +53,7 @@ class Passwords:
         password_requests_waiting.set_function(lambda: self._inside)
 
     def hash(self, password: str) -> str:
-        """The encoded hash. Raises OverloadedHere when too many are waiting."""
+        """The encoded hash. Raises NoFreeSlot when too many are waiting."""
         return self._run(self._hasher.hash, password)
 
     def verify(self, encoded: str | None, password: str) -> bool:
@@ -84,7 +84,7 @@ class Passwords:
     def place(self) -> Iterator[None]:
         """A place among those who wait, for as long as the block runs; within one, hashing takes no second place.
 
-        Raises OverloadedHere at once when there is none.
+        Raises NoFreeSlot at once when there is none.
         """
         if getattr(self._mine, "held", False):
             yield
@@ -112,8 +112,8 @@ class Passwords:
                 raise _refusal() from None
 
 
-def _refusal() -> OverloadedHere:
-    return OverloadedHere(
+def _refusal() -> NoFreeSlot:
+    return NoFreeSlot(
         "too many logins at once; try again shortly", retry_after=_RETRY_AFTER_SECONDS
     )
 

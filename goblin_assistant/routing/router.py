@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 from goblin_assistant.config import Config, ConfigError, GoblinFile
-from goblin_assistant.errors import CircuitOpen, OverloadedHere, UnknownModel
+from goblin_assistant.errors import CircuitOpen, NoFreeSlot, UnknownModel
 from goblin_assistant.metrics import (
     chat_completion_errors_total,
     chat_fallbacks_total,
@@ -177,7 +177,7 @@ class Router:
         """Make the call at the first target that can, and return what it gave.
 
         `streamed`: `operation` returns with the first token, and the caller gives the verdict when the stream ends.
-        Raises the last ProviderError, CircuitOpen when no target may be called, OverloadedHere when their caps are full,
+        Raises the last ProviderError, CircuitOpen when no target may be called, NoFreeSlot when their caps are full,
         or CallCancelled.
         """
         last: ProviderError | None = None
@@ -214,7 +214,7 @@ class Router:
         if last is not None:
             raise last
         if capped:
-            raise OverloadedHere(
+            raise NoFreeSlot(
                 "the provider's concurrency limit is reached; try again shortly", retry_after=1
             )
         soonest = min(self._breakers[target.provider.name].retry_after() for target in targets)

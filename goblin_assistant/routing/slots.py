@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from goblin_assistant.errors import OverloadedHere, RateLimitExceeded
+from goblin_assistant.errors import NoFreeSlot, RateLimitExceeded
 from goblin_assistant.metrics import (
     chat_slots_in_use,
     chat_slots_max,
@@ -45,7 +45,7 @@ class ChatSlots:
     def acquire(self, client_gone: Callable[[], bool] | None = None) -> float:
         """Take a slot and return the seconds waited.
 
-        Raises OverloadedHere when none became free in time or too many wait already, CallCancelled when the client
+        Raises NoFreeSlot when none became free in time or too many wait already, CallCancelled when the client
         left meanwhile.
         """
         # Not a Semaphore: it costs four times as much, and waiting is rare.
@@ -83,8 +83,8 @@ class ChatSlots:
             if client_gone is not None and client_gone():
                 raise CallCancelled
 
-    def _refusal(self, why: str) -> OverloadedHere:
-        return OverloadedHere(f"{why}; try again shortly", retry_after=max(1.0, self._wait))
+    def _refusal(self, why: str) -> NoFreeSlot:
+        return NoFreeSlot(f"{why}; try again shortly", retry_after=max(1.0, self._wait))
 
     def release(self) -> None:
         """Give a slot back."""

@@ -18,7 +18,7 @@ from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import build_http_date
 
-from goblin_assistant.errors import AppError, OverloadedHere, body_for, label_of, retry_after_of
+from goblin_assistant.errors import AppError, NoFreeSlot, body_for, label_of, retry_after_of
 from goblin_assistant.server.loop import Seat
 from goblin_assistant.server.parser import BodiesFull, RequestParser, path_info
 from goblin_assistant.web.error_handlers import from_status
@@ -68,7 +68,7 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
 
 def _error_of(request: Any) -> AppError:
     if isinstance(request.error, BodiesFull):
-        return OverloadedHere(
+        return NoFreeSlot(
             "too many request bodies are on their way; try again", retry_after=FULL_RETRY_SECONDS
         )
     return from_status(request.error.code)

@@ -18,8 +18,8 @@ from goblin_assistant.database.models import now_ms, refresh_tokens, users
 from goblin_assistant.errors import (
     AuthFailure,
     Conflict,
+    NoFreeSlot,
     NotFound,
-    OverloadedHere,
     Unauthorized,
     ValidationFailed,
 )
@@ -216,7 +216,7 @@ def test_a_login_that_would_wait_too_long_is_told_to_come_back(
     hasher = Passwords(1, 16, ThreadBudget(16))
     release = threading.Event()
     hasher._pool.submit(release.wait)
-    with pytest.raises(OverloadedHere) as caught:
+    with pytest.raises(NoFreeSlot) as caught:
         hasher.hash(PASSWORD)
     assert caught.value.retry_after
     monkeypatch.undo()
@@ -234,7 +234,7 @@ def test_logins_beyond_the_places_are_refused_at_once_with_retry_after() -> None
         inside = [pool.submit(hasher.verify, None, "x") for _ in range(3)]
         wait_until(lambda: REGISTRY.get_sample_value("password_requests_waiting") == 3)
         assert threads.held == 3
-        with pytest.raises(OverloadedHere) as refused, hasher.place():
+        with pytest.raises(NoFreeSlot) as refused, hasher.place():
             pytest.fail("there was no place")
         assert refused.value.retry_after == 1
         release.set()

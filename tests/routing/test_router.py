@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from goblin_assistant.config import Config, ConfigError, GoblinFile
-from goblin_assistant.errors import CircuitOpen, OverloadedHere, UnknownModel
+from goblin_assistant.errors import CircuitOpen, NoFreeSlot, UnknownModel
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.base import (
@@ -311,7 +311,7 @@ def test_a_provider_at_its_cap_is_passed_over_and_alone_is_503(make_router: Rout
     trace, call = Trace(time.perf_counter()), Call()
     held = router.run(router.resolve("busy/m"), lambda target: target.name, call, trace)
     assert run(router, "c")[0].target.name == "free/m"
-    with pytest.raises(OverloadedHere):
+    with pytest.raises(NoFreeSlot):
         run(router, "busy/m")
     held.release()
     assert run(router, "busy/m")[0].target.name == "busy/m"

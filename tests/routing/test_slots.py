@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from goblin_assistant.errors import OverloadedHere, RateLimitExceeded
+from goblin_assistant.errors import NoFreeSlot, RateLimitExceeded
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.providers.base import CallCancelled
 from goblin_assistant.routing.slots import Caps, ChatSlots, KeyConcurrency
@@ -22,7 +22,7 @@ def test_a_chat_beyond_the_slots_is_refused_with_retry_after() -> None:
     slots = pool(2, wait=0.01)
     slots.acquire()
     slots.acquire()
-    with pytest.raises(OverloadedHere) as refused:
+    with pytest.raises(NoFreeSlot) as refused:
         slots.acquire()
     assert refused.value.retry_after == 1
     assert REGISTRY.get_sample_value("chat_slots_in_use") == 2
@@ -122,7 +122,7 @@ def test_those_who_wait_for_a_slot_are_counted_and_the_next_one_is_refused_at_on
         waiter.start()
     wait_until(lambda: REGISTRY.get_sample_value("chat_slots_waiting") == 2)
     assert threads.held == 3
-    with pytest.raises(OverloadedHere) as refused:
+    with pytest.raises(NoFreeSlot) as refused:
         slots.acquire(client_gone=lambda: pytest.fail("it has waited"))
     assert refused.value.retry_after
     for _ in range(2):
@@ -138,7 +138,7 @@ def test_a_chat_takes_none_of_the_last_threads_though_a_slot_is_free() -> None:
     slots = ChatSlots(2, 60, 2, threads)
     assert threads.take()  # a login
     slots.acquire()
-    with pytest.raises(OverloadedHere, match="threads"):
+    with pytest.raises(NoFreeSlot, match="threads"):
         slots.acquire()
     threads.give_back()
     slots.acquire()
@@ -148,6 +148,6 @@ def test_a_chat_that_waited_in_vain_gives_its_thread_back() -> None:
     threads = ThreadBudget(5)
     slots = ChatSlots(1, 0.01, 1, threads)
     slots.acquire()
-    with pytest.raises(OverloadedHere):
+    with pytest.raises(NoFreeSlot):
         slots.acquire()
     assert threads.held == 1
