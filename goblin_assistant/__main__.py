@@ -63,7 +63,7 @@ def _described(error: Exception) -> bytes:
     from datetime import datetime
 
     text = str(error)[:500]
-    logging = sys.modules.get("goblin_assistant.json_logging")
+    logging = sys.modules.get("goblin_assistant.logs.json_logging")
     if logging is not None:
         logging.flush(1.0)
         text = logging.redact(text)
