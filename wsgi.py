@@ -1,6 +1,6 @@
 """The application for any WSGI server: `flask --app wsgi run`, `waitress-serve wsgi:app`.
 
-The factory reads `.env` in the working directory.
+The factory reads `.env` in the working directory. `flask` also reads `.flaskenv` (development).
 """
 
 import sys

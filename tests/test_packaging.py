@@ -31,9 +31,9 @@ def test_a_wheel_holds_everything_that_the_package_needs(tmp_path: Path) -> None
         check=True,
     )
     (wheel,) = tmp_path.glob("*.whl")
-    inside = {
-        name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("goblin_assistant/")
-    }
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not [name for name in names if name.endswith((".flaskenv", ".env"))]
+    inside = {name for name in names if name.startswith("goblin_assistant/")}
     package = source / "goblin_assistant"
     expected = {
         str(path.relative_to(source))
