@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from goblin_assistant.config import Config
 from goblin_assistant.database import upgrade as migrations
-from goblin_assistant.database.compatibility import IncompatibleSchema, standing
+from goblin_assistant.database.compatibility import IncompatibleSchema, schema_status
 from goblin_assistant.database.engine import engine_options
 from goblin_assistant.health.monitor import describe
 
@@ -35,7 +35,7 @@ def open_database() -> Iterator[tuple[Config, Engine]]:
     engine = open_engine(config)
     try:
         if not migrations.is_current(engine):
-            found = standing(engine)
+            found = schema_status(engine)
             if found.problem is not None and (config.production or found.is_newer):
                 raise click.ClickException(f"the database is {found.problem}")
             migrations.upgrade(engine)
@@ -68,7 +68,7 @@ def _migrating() -> Iterator[Engine]:
     except IncompatibleSchema as error:
         raise click.ClickException(str(error)) from None
     except CommandError as error:
-        at = standing(engine)
+        at = schema_status(engine)
         if at.is_newer:
             raise click.ClickException(
                 f"the database is at revision {at.current}, which this release ({at.release}) does not know; "
@@ -89,7 +89,7 @@ def upgrade(revision: str) -> None:
     Newer tables that this release may serve with are left alone; exit 1 when it may not."""
     with _migrating() as engine:
         migrations.upgrade(engine, revision)
-        found = standing(engine)
+        found = schema_status(engine)
     if found.is_newer:
         click.echo(
             f"at revision {found.current}, newer than this release ({found.release}) and compatible with it"
@@ -112,7 +112,7 @@ def downgrade(revision: str) -> None:
 def current() -> None:
     """Show the revision of the database and of this release; exit 1 when this release may not serve with it."""
     with _migrating() as engine:
-        found = standing(engine)
+        found = schema_status(engine)
     click.echo(f"database {found.current or 'empty'}, release {found.release}")
     if found.problem is not None:
         raise click.ClickException(f"the database is {found.problem}")

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.commands.database import open_engine
 from goblin_assistant.config import Config, ConfigError
-from goblin_assistant.database.compatibility import standing
+from goblin_assistant.database.compatibility import schema_status
 from goblin_assistant.health.monitor import describe
 from goblin_assistant.providers import build_registry
 from goblin_assistant.routing.router import check_routes
@@ -161,7 +161,7 @@ def _database(config: Config) -> Finding:
         with engine.connect() as connection:
             connection.execute(text("SELECT 1"))
         took = (time.perf_counter() - began) * 1000
-        if (problem := standing(engine).problem) is not None:
+        if (problem := schema_status(engine).problem) is not None:
             return Finding("fail", "database", problem)
         kind = engine.dialect.name
         if kind == "sqlite" and config.instances > 1:

@@ -21,7 +21,7 @@ class IncompatibleSchema(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SchemaStatus:
     """The database's revision (None: empty), this release's, and the oldest that may serve with the tables."""
 
     current: str | None
@@ -60,20 +60,20 @@ def known_revisions() -> list[str]:
     )
 
 
-def standing(engine: Engine) -> Standing:
+def schema_status(engine: Engine) -> SchemaStatus:
     """Ask the database."""
     release = known_revisions()[-1]
     with engine.connect() as connection:
         tables = inspect(connection)
         if not tables.has_table("alembic_version"):
-            return Standing(None, release)
+            return SchemaStatus(None, release)
         current = connection.scalar(text("SELECT version_num FROM alembic_version"))
         if not tables.has_table(schema_compatibility.name):
-            return Standing(current, release)
+            return SchemaStatus(current, release)
         # A row of another revision is of a migration that did not write its own: it says nothing.
         row = connection.execute(
             select(schema_compatibility.c.serves_from).where(
                 schema_compatibility.c.revision == current
             )
         ).one_or_none()
-    return Standing(current, release, None if row is None else row.serves_from)
+    return SchemaStatus(current, release, None if row is None else row.serves_from)

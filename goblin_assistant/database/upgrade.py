@@ -14,7 +14,7 @@ from goblin_assistant.database.compatibility import (
     MIGRATIONS,
     IncompatibleSchema,
     known_revisions,
-    standing,
+    schema_status,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     if revision == "head":
         if is_current(engine):
             return
-        found = standing(engine)
+        found = schema_status(engine)
         if found.is_newer:
             if found.problem is not None:
                 raise IncompatibleSchema(f"the database is {found.problem}")

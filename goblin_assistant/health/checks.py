@@ -9,7 +9,7 @@ import requests
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from goblin_assistant.database.compatibility import standing
+from goblin_assistant.database.compatibility import schema_status
 from goblin_assistant.health.monitor import CheckFailed, HealthMonitor, PeriodicJob, ServiceCheck
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def build_monitor(
         config.health_timeout,
         jobs,
         circuits=renamed if circuits is not None else None,
-        schema_problem=lambda: standing(engine).problem,
+        schema_problem=lambda: schema_status(engine).problem,
     )
 
 

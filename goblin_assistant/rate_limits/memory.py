@@ -27,7 +27,7 @@ ADDRESS_MARK = "ip:"
 or a key."""
 
 
-class Hit(NamedTuple):
+class LimitResult(NamedTuple):
     """The outcome of one count. `retry_after` is in seconds, 0 when allowed; `reset_after` is when the oldest hit
     leaves the window."""
 
@@ -44,11 +44,11 @@ Bucket = tuple[str, int, int]
 class Counts(Protocol):
     """What the policy needs of a storage."""
 
-    def hit_all(self, buckets: Sequence[Bucket]) -> list[Hit]:
+    def hit_all(self, buckets: Sequence[Bucket]) -> list[LimitResult]:
         """Count one in each, if it fits into all of them; else in none, and the last of the list is
         the one that it does not fit into. Atomic."""
 
-    def hit(self, key: str, limit: int, window: int) -> Hit:
+    def hit(self, key: str, limit: int, window: int) -> LimitResult:
         """Count one, if that stays within `limit` in `window` seconds. Atomic."""
 
     def reserve(self, key: str, limit: int, window: int, amount: int, hold: str) -> float:
@@ -213,7 +213,7 @@ class MemoryStorage(Storage, MovingWindowSupport):
             table = self._windows[kind] = _Table(_Window, self._max_keys)
         return table
 
-    def hit(self, key: str, limit: int, window: int, amount: int = 1) -> Hit:
+    def hit(self, key: str, limit: int, window: int, amount: int = 1) -> LimitResult:
         """See Counts."""
         with self._lock:
             now = time.monotonic()
@@ -221,33 +221,35 @@ class MemoryStorage(Storage, MovingWindowSupport):
             times, used = entry.times, entry.weight()
             if used + amount > limit:
                 if used == 0:
-                    return Hit(False, 0, 0.0, float(window))
+                    return LimitResult(False, 0, 0.0, float(window))
                 first = times[entry.start]
                 must_go = times[min(entry.start + used + amount - limit, len(times)) - 1]
-                return Hit(
+                return LimitResult(
                     False, max(0, limit - used), first + window - now, must_go + window - now
                 )
             for _ in range(amount):
                 times.append(now)
-            return Hit(True, limit - used - amount, times[entry.start] + window - now, 0.0)
+            return LimitResult(True, limit - used - amount, times[entry.start] + window - now, 0.0)
 
-    def hit_all(self, buckets: Sequence[Bucket]) -> list[Hit]:
+    def hit_all(self, buckets: Sequence[Bucket]) -> list[LimitResult]:
         """See Counts."""
         with self._lock:
             now = time.monotonic()
             entries = [self._table(key, window).use(key, now, window) for key, _, window in buckets]
-            hits = []
+            results = []
             for entry, (_, limit, window) in zip(entries, buckets, strict=True):
                 used = entry.weight()
                 first = entry.times[entry.start] if used else now
                 if used >= limit:
                     must_go = entry.times[entry.start + used - limit] if used else now
-                    hits.append(Hit(False, 0, first + window - now, must_go + window - now))
-                    return hits
-                hits.append(Hit(True, limit - used - 1, first + window - now, 0.0))
+                    results.append(
+                        LimitResult(False, 0, first + window - now, must_go + window - now)
+                    )
+                    return results
+                results.append(LimitResult(True, limit - used - 1, first + window - now, 0.0))
             for entry in entries:
                 entry.times.append(now)
-            return hits
+            return results
 
     def reserve(self, key: str, limit: int, window: int, amount: int, hold: str) -> float:
         """See Counts."""

@@ -19,7 +19,7 @@ from limits import RateLimitItem, RateLimitItemPerMinute, parse_many
 
 from goblin_assistant.errors import RateLimitExceeded
 from goblin_assistant.metrics import rate_limit_rejections_total
-from goblin_assistant.rate_limits.memory import ADDRESS_MARK, Counts, Hit
+from goblin_assistant.rate_limits.memory import ADDRESS_MARK, Counts, LimitResult
 
 if TYPE_CHECKING:
     from goblin_assistant.accounts.users import Principal
@@ -56,7 +56,7 @@ class TokenHold:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LimitStatus:
     """Where a caller stands after a counted request: the X-RateLimit-* headers. `reset_at` is in seconds since 1970."""
 
     limit: int
@@ -92,7 +92,7 @@ class RateLimits:
         """End the storage's connections."""
         self.storage.close()
 
-    def check(self, group: str, principal: Principal | None, ip: str | None) -> Standing | None:
+    def check(self, group: str, principal: Principal | None, ip: str | None) -> LimitStatus | None:
         """Count one request of the chat, health or general group, by user and API key, or (without
         a principal) by address.
 
@@ -119,37 +119,37 @@ class RateLimits:
 
     def _count_both(
         self, key_rules: tuple[_Rule, ...], key: str, rules: tuple[_Rule, ...], user: str
-    ) -> Standing:
+    ) -> LimitStatus:
         """Count a key's request in its own bucket and in its user's, or in neither."""
         counted = [(rule, key, "key") for rule in key_rules] + [
             (rule, user, "user") for rule in rules
         ]
-        hits = self.storage.hit_all(
+        results = self.storage.hit_all(
             [(rule.prefix + name, rule.amount, rule.window) for rule, name, _ in counted]
         )
         tightest = 0
-        for at, hit in enumerate(hits):
+        for at, result in enumerate(results):
             rule, _, scope = counted[at]
-            if not hit.allowed:
+            if not result.allowed:
                 raise self.refused(
-                    rule.group, scope, rule.text, hit.retry_after, standing_of(rule.amount, hit)
+                    rule.group, scope, rule.text, result.retry_after, status_of(rule.amount, result)
                 )
-            if hit.remaining < hits[tightest].remaining:
+            if result.remaining < results[tightest].remaining:
                 tightest = at
-        return standing_of(counted[tightest][0].amount, hits[tightest])
+        return status_of(counted[tightest][0].amount, results[tightest])
 
-    def _count(self, rules: tuple[_Rule, ...], caller: str, scope: str) -> Standing:
-        standing: Standing | None = None
+    def _count(self, rules: tuple[_Rule, ...], caller: str, scope: str) -> LimitStatus:
+        status: LimitStatus | None = None
         for rule in rules:
-            hit = self.storage.hit(rule.prefix + caller, rule.amount, rule.window)
-            if not hit.allowed:
+            result = self.storage.hit(rule.prefix + caller, rule.amount, rule.window)
+            if not result.allowed:
                 raise self.refused(
-                    rule.group, scope, rule.text, hit.retry_after, standing_of(rule.amount, hit)
+                    rule.group, scope, rule.text, result.retry_after, status_of(rule.amount, result)
                 )
-            if standing is None or hit.remaining < standing.remaining:
-                standing = standing_of(rule.amount, hit)
-        assert standing is not None
-        return standing
+            if status is None or result.remaining < status.remaining:
+                status = status_of(rule.amount, result)
+        assert status is not None
+        return status
 
     def refused(
         self,
@@ -157,11 +157,11 @@ class RateLimits:
         scope: str,
         text: str,
         retry_after: float,
-        standing: Standing | None = None,
+        status: LimitStatus | None = None,
     ) -> RateLimitExceeded:
         """The guide's 429, counted. `text` is "10 per 1 minute"."""
         rate_limit_rejections_total.labels(group, scope).inc()
-        headers = {} if standing is None else headers_of(standing)
+        headers = {} if status is None else headers_of(status)
         return RateLimitExceeded(
             f"Rate limit exceeded: {text}",
             retry_after=retry_after,
@@ -244,17 +244,17 @@ def _own_rules(per_minute: int) -> tuple[_Rule, ...]:
     return (_Rule(RateLimitItemPerMinute(per_minute), "chat"),)
 
 
-def standing_of(limit: int, hit: Hit) -> Standing:
+def status_of(limit: int, result: LimitResult) -> LimitStatus:
     """The headers' figures."""
-    return Standing(limit, hit.remaining, int(time.time() + hit.reset_after) + 1)
+    return LimitStatus(limit, result.remaining, int(time.time() + result.reset_after) + 1)
 
 
-def headers_of(standing: Standing) -> dict[str, str]:
+def headers_of(status: LimitStatus) -> dict[str, str]:
     """X-RateLimit-Limit, -Remaining and -Reset (seconds since 1970), as flask-limiter names them."""
     return {
-        "X-RateLimit-Limit": str(standing.limit),
-        "X-RateLimit-Remaining": str(standing.remaining),
-        "X-RateLimit-Reset": str(standing.reset_at),
+        "X-RateLimit-Limit": str(status.limit),
+        "X-RateLimit-Remaining": str(status.remaining),
+        "X-RateLimit-Reset": str(status.reset_at),
     }
 
 

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from goblin_assistant.metrics import rate_limiter_degraded
-from goblin_assistant.rate_limits.memory import Bucket, Hit, MemoryStorage
+from goblin_assistant.rate_limits.memory import Bucket, LimitResult, MemoryStorage
 
 logger = logging.getLogger("goblin_assistant.limits")
 
@@ -174,14 +174,14 @@ class SharedStorage(Storage, MovingWindowSupport):
         self._closed.set()
         self._redis.close()
 
-    def hit(self, key: str, limit: int, window: int, amount: int = 1) -> Hit:
+    def hit(self, key: str, limit: int, window: int, amount: int = 1) -> LimitResult:
         """See limit_storage.Counts."""
 
-        def shared() -> Hit:
+        def shared() -> LimitResult:
             allowed, remaining, reset, retry = self._hit(
                 [PREFIX + key], [limit, window * MICROSECONDS, amount]
             )
-            return Hit(
+            return LimitResult(
                 bool(allowed), int(remaining), int(reset) / MICROSECONDS, int(retry) / MICROSECONDS
             )
 
@@ -191,16 +191,16 @@ class SharedStorage(Storage, MovingWindowSupport):
             lambda: self._memory.hit(key, self._share(limit), window, amount),
         )
 
-    def hit_all(self, buckets: Sequence[Bucket]) -> list[Hit]:
+    def hit_all(self, buckets: Sequence[Bucket]) -> list[LimitResult]:
         """See limit_storage.Counts."""
 
-        def shared() -> list[Hit]:
+        def shared() -> list[LimitResult]:
             limits = [
                 value for _, limit, window in buckets for value in (limit, window * MICROSECONDS)
             ]
             found = self._hit_all(names, limits)
             return [
-                Hit(
+                LimitResult(
                     bool(found[at]),
                     found[at + 1],
                     found[at + 2] / MICROSECONDS,

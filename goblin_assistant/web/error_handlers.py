@@ -67,8 +67,8 @@ def init_app(app: APIFlask) -> None:
     app.register_error_handler(ProviderError, _known)
     app.register_error_handler(ValidationError, lambda error: respond(validation_failed(error)))
     app.register_error_handler(HTTPException, _http_exception)
-    for away in (OperationalError, InterfaceError, PoolTimeout):
-        app.register_error_handler(away, _database_away)
+    for unavailable in (OperationalError, InterfaceError, PoolTimeout):
+        app.register_error_handler(unavailable, _database_unavailable)
     app.register_error_handler(500, _unhandled)
     app.register_error_handler(HTTPError, _apiflask_error)
     app.log_exception = _log_exception  # type: ignore[method-assign]
@@ -100,7 +100,7 @@ def _known(error: AppError | ProviderError) -> Response:
     return respond(error)
 
 
-def _database_away(error: Exception) -> Response:
+def _database_unavailable(error: Exception) -> Response:
     # The driver's words may hold the statement and its values: they go to the log only, as the kind of the failure.
     cause = getattr(error, "orig", None) or error
     logger.error("database_unavailable", extra={"kind": type(cause).__name__, "path": request.path})

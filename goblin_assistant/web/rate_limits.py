@@ -27,8 +27,8 @@ from goblin_assistant.config import Config
 from goblin_assistant.rate_limits.memory import MAX_KEYS, Counts
 from goblin_assistant.rate_limits.policy import (
     CHAT_ROUTES,
+    LimitStatus,
     RateLimits,
-    Standing,
     address_key,
     headers_of,
 )
@@ -99,19 +99,19 @@ def init_app(app: Flask, config: Config) -> RateLimits:
             counted = limiter.current_limit
             if counted is None:
                 return
-            standing: Standing | None = Standing(
+            status: LimitStatus | None = LimitStatus(
                 counted.limit.amount, max(0, counted.remaining), counted.reset_at
             )
         elif group:
             principal = auth.identify() if group != "health" else None
-            standing = policy.check(group, principal, current.remote_addr)
+            status = policy.check(group, principal, current.remote_addr)
         else:
             return
-        if standing is not None:
+        if status is not None:
             info = current.environ.get(ENVIRON_KEY)
             if info is not None:
-                info.limit = (standing.limit, standing.remaining)
-                info.headers.extend(headers_of(standing).items())
+                info.limit = (status.limit, status.remaining)
+                info.headers.extend(headers_of(status).items())
 
     app.before_request(count)
     app.extensions["goblin_rate_limits"] = policy
@@ -142,7 +142,7 @@ def _address() -> str:
 
 def _refuse(limit: RequestLimit) -> None:
     policy: RateLimits = current_app.extensions["goblin_rate_limits"]
-    standing = Standing(limit.limit.amount, 0, limit.reset_at)
+    status = LimitStatus(limit.limit.amount, 0, limit.reset_at)
     raise policy.refused(
-        "auth", "ip", str(limit.limit), limit.window.reset_time - time.time(), standing
+        "auth", "ip", str(limit.limit), limit.window.reset_time - time.time(), status
     )

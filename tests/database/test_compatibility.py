@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 
 from goblin_assistant.commands.database import db
 from goblin_assistant.commands.users import users
-from goblin_assistant.database.compatibility import known_revisions, standing
+from goblin_assistant.database.compatibility import known_revisions, schema_status
 from goblin_assistant.database.upgrade import (
     _current,
     alembic_config,
@@ -116,7 +116,7 @@ def test_a_newer_database_that_does_not_say_so_is_not_compatible(
     make_later(engine, "0001")
     with engine.begin() as connection:
         connection.execute(text(statement))
-    assert "not compatible" in (standing(engine).problem or "")
+    assert "not compatible" in (schema_status(engine).problem or "")
 
 
 def test_the_tables_of_the_release_before_have_to_be_migrated(
@@ -124,13 +124,15 @@ def test_the_tables_of_the_release_before_have_to_be_migrated(
 ) -> None:
     downgrade(engine, "0001")
     assert (
-        standing(engine).problem == "not migrated to this version; run: goblin-assistant db upgrade"
+        schema_status(engine).problem
+        == "not migrated to this version; run: goblin-assistant db upgrade"
     )
     upgrade(engine)
-    assert standing(engine).problem is None
+    assert schema_status(engine).problem is None
     downgrade(engine, "base")
     assert (
-        standing(engine).problem == "not migrated to this version; run: goblin-assistant db upgrade"
+        schema_status(engine).problem
+        == "not migrated to this version; run: goblin-assistant db upgrade"
     )
 
 
