@@ -41,7 +41,7 @@ def test_sixty_four_threads_and_three_processes_never_spend_more_than_one_dollar
     arguments = [url, str(tmp_path), str(key), str(DOLLAR), "64", "4", str(factor)]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.spend", *arguments],
+            [sys.executable, "-m", "tests.support.spend", *arguments],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
