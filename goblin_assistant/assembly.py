@@ -24,7 +24,7 @@ from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing.router import Router
 from goblin_assistant.runtime import Runtime
 from goblin_assistant.threads.budget import ThreadBudget
-from goblin_assistant.usage.batches import GATHER_SECONDS
+from goblin_assistant.usage.batches import BATCH_SECONDS
 from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.store import UsageStore
 from goblin_assistant.version import __version__
@@ -127,7 +127,7 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
         config.instance_dir,
         default_max_tokens=config.budget_default_max_tokens,
         reservation_seconds=config.timeout_total + 120,
-        gather_seconds=GATHER_SECONDS,
+        batch_seconds=BATCH_SECONDS,
     )
     jobs = [
         PeriodicJob("retry_unsaved_usage", 30.0, usage.retry_unsaved),

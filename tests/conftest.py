@@ -84,7 +84,7 @@ def make_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeAp
         }
         app = create_app(Config.load(values, environ={}, dotenv=tmp_path / "absent.env"))
         # Tests look into the database right after an answer; usage/test_batches.py and the served tests gather.
-        app.extensions["goblin"].usage.gatherer.seconds = 0.0
+        app.extensions["goblin"].usage.batch_writer.seconds = 0.0
         # Under TESTING Flask re-raises what the 500 handler should answer.
         app.config.update(TESTING=True, PROPAGATE_EXCEPTIONS=False)
         app.test_client_class = BufferedClient

@@ -31,7 +31,7 @@ KEPT_CONNECTIONS = 4
 inside at once."""
 LOOKUP_SECONDS = 1.0
 """What a SELECT by its key may take, and what may be waited for one of those connections."""
-AWAY_SECONDS = 1.0
+PAUSE_SECONDS = 1.0
 MAX_SEEN = 20_000
 SCOPES = frozenset({"chat", "embeddings", "admin"})
 _USER_SCOPES = frozenset({"chat", "embeddings"})
@@ -76,7 +76,7 @@ class Principal:
         return self.role == "admin" and "admin" in self.scopes
 
 
-_AWAY = "the database is away; try again shortly"
+_UNAVAILABLE = "the database is away; try again shortly"
 
 
 _Kept = tuple[PoolProxiedConnection, Any]
@@ -92,7 +92,7 @@ class _Query:
 
     def __init__(self, engine: Engine, statement: Select[*tuple[Any, ...]]) -> None:
         self._engine = engine
-        self._gate = Gate(AWAY_SECONDS)
+        self._gate = Gate(PAUSE_SECONDS)
         compiled = statement.compile(dialect=engine.dialect)
         self._sql = str(compiled)
         names = compiled.positiontup
@@ -109,17 +109,17 @@ class _Query:
         self._places: SimpleQueue[_Kept | None] = SimpleQueue()
         self._parents: list[SimpleQueue[_Kept | None]] = []
         self._fill()
-        run_in_child(self._begin_anew)
+        run_in_child(self._reset_after_fork)
 
     def _fill(self) -> None:
         for _ in range(self._size):
             self._places.put(None)
 
-    def _begin_anew(self) -> None:
+    def _reset_after_fork(self) -> None:
         # After a fork. The connections are the parent's: kept, because closing them would talk on them.
         self._parents.append(self._places)
         self._places = SimpleQueue()
-        self._gate = Gate(AWAY_SECONDS)
+        self._gate = Gate(PAUSE_SECONDS)
         self._fill()
 
     def first(self, value: Any) -> Any:
@@ -127,24 +127,24 @@ class _Query:
         gate = self._gate
         failures = gate.failures
         if not gate.enter():
-            raise Unavailable(_AWAY, retry_after=2)
+            raise Unavailable(_UNAVAILABLE, retry_after=2)
         places = self._places
         try:
             kept = places.get(timeout=LOOKUP_SECONDS)
         except Empty:
             gate.failed()
-            raise Unavailable(_AWAY, retry_after=2) from None
+            raise Unavailable(_UNAVAILABLE, retry_after=2) from None
         left = None
         try:
             if (
                 gate.failures != failures
             ):  # it failed while this thread waited: the queue does not try one by one
                 left = kept
-                raise Unavailable(_AWAY, retry_after=2)
+                raise Unavailable(_UNAVAILABLE, retry_after=2)
             row, left = self._first(kept, value)
         except self._errors as error:
             gate.failed()
-            raise Unavailable(_AWAY, retry_after=2) from error
+            raise Unavailable(_UNAVAILABLE, retry_after=2) from error
         finally:
             places.put(left)
         gate.succeeded()
@@ -154,13 +154,13 @@ class _Query:
         if kept is not None:
             began = time.monotonic()
             try:
-                return self._ask(kept, value)
+                return self._execute(kept, value)
             except self._errors:
                 if time.monotonic() - began > LOOKUP_SECONDS / 2:
                     raise  # it hangs: a new connection would as well
                 # This one has died meanwhile; so have the others. A new one is asked before anything is said.
                 self._forget_idle()
-        return self._ask(self._connect(), value)
+        return self._execute(self._connect(), value)
 
     def _forget_idle(self) -> None:
         emptied = 0
@@ -188,7 +188,7 @@ class _Query:
             raise
         return connection, cursor
 
-    def _ask(self, kept: _Kept, value: Any) -> tuple[Any, _Kept]:
+    def _execute(self, kept: _Kept, value: Any) -> tuple[Any, _Kept]:
         connection, cursor = kept
         try:
             cursor.execute(self._sql, (value,) if self._positional else {"given": value})
@@ -326,7 +326,7 @@ class PrincipalStore:
     def _recent(self, name: str) -> Principal:
         entry = self._seen.get(name) or self._older.get(name)
         if entry is None or entry[0] < time.monotonic():
-            raise Unavailable(_AWAY, retry_after=2)
+            raise Unavailable(_UNAVAILABLE, retry_after=2)
         return entry[1]
 
 

@@ -17,7 +17,7 @@ from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.usage import UsageOut, UsageQuery
 from goblin_assistant.usage import reports
 from goblin_assistant.usage.budgets import next_month
-from goblin_assistant.usage.transactions import DatabaseAway
+from goblin_assistant.usage.transactions import DatabaseUnavailable
 from goblin_assistant.web.auth import current_principal, require_auth
 from goblin_assistant.web.openapi import describe
 
@@ -91,7 +91,7 @@ def _budget(principal: Principal) -> dict[str, Any] | None:
         return None
     try:
         state = runtime().usage.budgets.state(principal.key_id, now_ms())
-    except DatabaseAway:
+    except DatabaseUnavailable:
         return None
     return {
         "period": state.period,

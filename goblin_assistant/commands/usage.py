@@ -18,7 +18,7 @@ from goblin_assistant.money import from_microusd
 from goblin_assistant.usage import reports
 from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.store import ImportResult, UsageStore
-from goblin_assistant.usage.transactions import DatabaseAway
+from goblin_assistant.usage.transactions import DatabaseUnavailable
 
 _DAY = 86_400
 
@@ -30,7 +30,7 @@ def open_store() -> Iterator[UsageStore]:
         store = UsageStore(engine, Prices(config.file.prices), config.instance_dir)
         try:
             yield store
-        except DatabaseAway as error:
+        except DatabaseUnavailable as error:
             raise click.ClickException(
                 f"the database does not answer ({error}); try again when it does"
             ) from None

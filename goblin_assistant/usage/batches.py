@@ -17,18 +17,18 @@ from goblin_assistant.usage.records import UsageEntry
 
 logger = logging.getLogger("goblin_assistant.usage")
 
-GATHER_SECONDS = 0.01
+BATCH_SECONDS = 0.01
 CAPACITY = 5000
 """Records that may wait, about 2 KB each. Beyond that each is written in the thread of its request: that is slower, and
 so slows down what makes them."""
 BATCH = 200
 
 
-class Gatherer:
+class BatchWriter:
     """Hands entries to `write`, at most BATCH at once, in a thread of its own that begins with the first of them."""
 
     def __init__(
-        self, write: Callable[[list[UsageEntry]], None], seconds: float = GATHER_SECONDS
+        self, write: Callable[[list[UsageEntry]], None], seconds: float = BATCH_SECONDS
     ) -> None:
         self.seconds = seconds
         self._write = write
@@ -40,7 +40,7 @@ class Gatherer:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
-        run_in_child(self._begin_anew)
+        run_in_child(self._reset_after_fork)
 
     def put(self, entry: UsageEntry) -> bool:
         """Take an entry; False when there are too many, or nobody to write it any more."""
@@ -73,7 +73,7 @@ class Gatherer:
             thread.join(30.0)
         self._drain()
 
-    def _begin_anew(self) -> None:
+    def _reset_after_fork(self) -> None:
         # After a fork. The parent writes its own records; its locks may have been held at that moment.
         self._waiting = deque()
         self._writing = False

@@ -135,7 +135,7 @@ class Budgets:
     def reserve(
         self, record_id: str, key_id: int, budget_microusd: int, amount: int, expires_at: int
     ) -> Reservation:
-        """Hold `amount` micro-dollars until `expires_at` (ms). Raises BudgetExceeded, DatabaseAway or RecordRefused
+        """Hold `amount` micro-dollars until `expires_at` (ms). Raises BudgetExceeded, DatabaseUnavailable or RecordRefused
         (the key is gone)."""
         period = period_of(record_id)
         reservation = Reservation(record_id, key_id, period, amount)

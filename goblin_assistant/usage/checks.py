@@ -87,10 +87,10 @@ class UsageChecks:
         if replaced:
             usage = replace(usage, source="estimated")
         if replaced or usage.absurd:
-            self._tell(provider.name, model, replaced)
+            self._report(provider.name, model, replaced)
         return usage
 
-    def _tell(self, provider: str, model: str, counts: list[str]) -> None:
+    def _report(self, provider: str, model: str, counts: list[str]) -> None:
         label = self._registry.label(provider, model)
         metrics.provider_usage_unusable_total.labels(provider, label).inc()
         if (provider, model) in self._warned or len(self._warned) >= WARNED_MODELS:

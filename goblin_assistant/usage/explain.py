@@ -200,7 +200,7 @@ def _status(record: Mapping[str, Any]) -> str:
     return text if record["completed"] else f"{text}; not completed"
 
 
-def said(line: Mapping[str, Any]) -> str:
+def log_text(line: Mapping[str, Any]) -> str:
     """A log line in one line: time, level, event and its details."""
     details = [
         f"{key}={value}"
@@ -229,7 +229,7 @@ def render(stories: Sequence[Story], log: Sequence[Mapping[str, Any]]) -> str:
         lines += [f"{_at(moment.at_ms):>12}  {moment.text}" for moment in story.moments]
     if log:
         lines += ["", "log"]
-        lines += [f"  {said(line)}" for line in log]
+        lines += [f"  {log_text(line)}" for line in log]
     return "\n".join(lines).lstrip("\n")
 
 

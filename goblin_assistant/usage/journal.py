@@ -56,7 +56,7 @@ class Journal:
         self._pid = os.getpid()
         self._number = 0
         self._failing = False
-        run_in_child(self._begin_anew)
+        run_in_child(self._reset_after_fork)
 
     def append(self, entry: UsageEntry) -> bool:
         """Write an entry, once; False when the file system does not take it (logged once until it does again)."""
@@ -146,7 +146,7 @@ class Journal:
                 _discard(old)
         return self._current
 
-    def _begin_anew(self) -> None:
+    def _reset_after_fork(self) -> None:
         # After a fork. The files belong to the parent; their locks are shared as long as both live.
         self._lock = threading.Lock()
         for segment in (*self._full, *([self._current] if self._current else ())):

@@ -23,7 +23,7 @@ from goblin_assistant import metrics
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import AuthFailure, PriceUnknown, Unauthorized, Unavailable
 from goblin_assistant.threads.forking import run_in_child
-from goblin_assistant.usage.batches import Gatherer
+from goblin_assistant.usage.batches import BatchWriter
 from goblin_assistant.usage.budgets import Budgets, Reservation
 from goblin_assistant.usage.estimates import (
     estimate_completion_tokens,
@@ -42,7 +42,7 @@ from goblin_assistant.usage.records import (
     first_id_at,
     new_record_id,
 )
-from goblin_assistant.usage.transactions import DatabaseAway, RecordRefused, UsageDatabase
+from goblin_assistant.usage.transactions import DatabaseUnavailable, RecordRefused, UsageDatabase
 
 if TYPE_CHECKING:
     from goblin_assistant.accounts.users import Principal
@@ -88,7 +88,7 @@ class UsageStore:
     """The books. Shared by all threads.
 
     `default_max_tokens` is reserved for answers that the request does not limit. `reservation_seconds` must be longer
-    than any chat. `gather_seconds` is how long records wait for others; 0 writes each at once, in its own thread.
+    than any chat. `batch_seconds` is how long records wait for others; 0 writes each at once, in its own thread.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class UsageStore:
         *,
         default_max_tokens: int = 4096,
         reservation_seconds: float = 420.0,
-        gather_seconds: float = 0.0,
+        batch_seconds: float = 0.0,
         kept_in_memory: int = KEPT_IN_MEMORY,
         pause_seconds: float | None = None,
     ) -> None:
@@ -120,12 +120,12 @@ class UsageStore:
         self._unsaved: dict[str, tuple[UsageEntry, Reservation | None]] = {}
         self._kept = kept_in_memory
         self._overflowed = False
-        self.gatherer = Gatherer(self._save_gathered, gather_seconds)
+        self.batch_writer = BatchWriter(self._save_batch, batch_seconds)
         self._warned: set[tuple[str, str]] = set()
         self._costs: dict[tuple[str, str], Any] = {}
-        run_in_child(self._begin_anew)
+        run_in_child(self._reset_after_fork)
 
-    def _begin_anew(self) -> None:
+    def _reset_after_fork(self) -> None:
         # After a fork: the parent writes its own records.
         self._unsaved = {}
         self._overflowed = False
@@ -173,7 +173,7 @@ class UsageStore:
             raise Unauthorized(
                 "this API key does not exist any more", reason=AuthFailure.REVOKED_KEY
             ) from None
-        except DatabaseAway:
+        except DatabaseUnavailable:
             raise Unavailable(
                 "the budget cannot be checked now; try again shortly", retry_after=5
             ) from None
@@ -206,12 +206,12 @@ class UsageStore:
         try:
             self._count(entry, model_label)
             # Money that is held is given back at once: the next request of the key may need it.
-            if reservation is not None or not self.gatherer.seconds:
+            if reservation is not None or not self.batch_writer.seconds:
                 self._save(entry, reservation)
                 return
             if not entry.completed:
                 self._journal.append(entry)  # what was completed is there already
-            if not self.gatherer.put(entry):
+            if not self.batch_writer.put(entry):
                 self._save(entry, reservation)
         except Exception:
             logger.exception("usage_finish_failed")
@@ -220,17 +220,17 @@ class UsageStore:
     def _save(self, entry: UsageEntry, reservation: Reservation | None) -> None:
         try:
             self._database.run(self._insert_and_book, entry, reservation)
-        except DatabaseAway as error:
+        except DatabaseUnavailable as error:
             self._keep(entry, reservation, str(error))
         except RecordRefused as error:
-            self._tell_unsaved(entry, f"refused by the database: {error}")
+            self._log_unsaved(entry, f"refused by the database: {error}")
         else:
             self._journal.saved((entry.id,))
 
-    def _save_gathered(self, entries: Sequence[UsageEntry]) -> None:
+    def _save_batch(self, entries: Sequence[UsageEntry]) -> None:
         try:
             self._database.run(self._insert_new, entries)
-        except DatabaseAway as error:
+        except DatabaseUnavailable as error:
             for entry in entries:
                 self._keep(entry, None, str(error))
         except (RecordRefused, _SomeWereThere):
@@ -253,7 +253,7 @@ class UsageStore:
 
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait until the records of finished chats have been written, or kept; False after `timeout` seconds."""
-        return self.gatherer.flush(timeout)
+        return self.batch_writer.flush(timeout)
 
     def _insert_and_book(
         self, cursor: Any, entry: UsageEntry, reservation: Reservation | None
@@ -269,10 +269,10 @@ class UsageStore:
                 self._unsaved[entry.id] = (entry, reservation)
             else:
                 self._overflowed = True
-        self._tell_unsaved(entry, reason)
+        self._log_unsaved(entry, reason)
 
     @staticmethod
-    def _tell_unsaved(entry: UsageEntry, reason: str) -> None:
+    def _log_unsaved(entry: UsageEntry, reason: str) -> None:
         metrics.usage_records_unsaved_total.inc()
         logger.error(UNSAVED_EVENT, extra={"usage_record": entry.as_row(), "reason": reason})
 
@@ -316,10 +316,10 @@ class UsageStore:
                 self._overflowed = False
                 try:
                     saved += self.import_records(self._journal.lines()).imported
-                except DatabaseAway:
+                except DatabaseUnavailable:
                     self._overflowed = True
                     raise
-        except DatabaseAway:
+        except DatabaseUnavailable:
             return 0
         finally:
             self._retrying.release()
@@ -332,7 +332,7 @@ class UsageStore:
             return [kept for _, kept in zip(range(BATCH), self._unsaved.values(), strict=False)]
 
     def import_records(self, lines: Iterable[bytes]) -> ImportResult:
-        """Write the records in the lines of a journal or a log. Raises DatabaseAway; what was written until then
+        """Write the records in the lines of a journal or a log. Raises DatabaseUnavailable; what was written until then
         stays written."""
         result = ImportResult()
         batch: list[UsageEntry] = []
@@ -352,7 +352,7 @@ class UsageStore:
         return result
 
     def import_orphaned_journals(self) -> ImportResult:
-        """Import what killed processes left in the instance folder. Raises DatabaseAway; the journals stay until all
+        """Import what killed processes left in the instance folder. Raises DatabaseUnavailable; the journals stay until all
         of them is written."""
         total = ImportResult()
         for orphan in orphans(self._journal.folder):
@@ -407,7 +407,7 @@ class UsageStore:
         """End reservations of killed processes; returns how many. Does nothing while the database is away."""
         try:
             return self.budgets.release_stale(now_ms())
-        except DatabaseAway:
+        except DatabaseUnavailable:
             return 0
 
     def prune(self, older_than_days: int, batch: int = 1000) -> int:
@@ -429,7 +429,7 @@ class UsageStore:
 
     def close(self) -> None:
         """A last try for what is unsaved; what stays so waits in the journal for the next start."""
-        self.gatherer.close()
+        self.batch_writer.close()
         if self._journal.waiting() or self._unsaved:
             self.retry_unsaved()
         with self._lock:

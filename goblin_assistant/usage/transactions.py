@@ -31,7 +31,7 @@ AT_ONCE_SECONDS = 0.5
 """A kept connection that had died says so at once; one that fails later hung, and the next would as well."""
 
 
-class DatabaseAway(Exception):
+class DatabaseUnavailable(Exception):
     """The database did not answer, lately or now."""
 
 
@@ -53,7 +53,7 @@ class UsageDatabase:
         self._idle: deque[PoolProxiedConnection] = deque()
         self._closed = False
         self._parents: list[deque[PoolProxiedConnection]] = []
-        run_in_child(self._begin_anew)
+        run_in_child(self._reset_after_fork)
         dbapi: Any = engine.dialect.loaded_dbapi
         self._errors: tuple[type[Exception], ...] = (dbapi.Error, SQLAlchemyError)
         self._refusals: tuple[type[Exception], ...] = (
@@ -63,7 +63,7 @@ class UsageDatabase:
             OverflowError,
         )
 
-    def _begin_anew(self) -> None:
+    def _reset_after_fork(self) -> None:
         # After a fork. The connections are the parent's: kept, because giving them back or closing them would talk on
         # them. https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing
         self._parents.append(self._idle)
@@ -79,7 +79,7 @@ class UsageDatabase:
     def run(self, work: Callable[..., T], *args: Any, insist: bool = False) -> T:
         """`work(cursor, *args)` in a transaction of its own; its result.
 
-        Raises DatabaseAway or RecordRefused; what `work` itself raises rolls back and passes through. `insist`: also
+        Raises DatabaseUnavailable or RecordRefused; what `work` itself raises rolls back and passes through. `insist`: also
         try
         during the pause. `work` may be called again when a kept connection turns out to have died: nothing of it was
         committed then.
@@ -88,15 +88,15 @@ class UsageDatabase:
         if paused and not insist:
             now = time.monotonic()
             if now < paused:
-                raise DatabaseAway("the database failed a moment ago")
+                raise DatabaseUnavailable("the database failed a moment ago")
             self._away_until = now + self._pause  # this thread is the one that tries
         if not self._writers.acquire(timeout=self._wait):
             self._away_until = time.monotonic() + self._pause
-            raise DatabaseAway("every writer is waiting for the database")
+            raise DatabaseUnavailable("every writer is waiting for the database")
         try:
             if not paused and self._away_until and not insist:
                 # It failed while this thread stood in the queue: the queue does not try one after the other.
-                raise DatabaseAway("the database failed a moment ago")
+                raise DatabaseUnavailable("the database failed a moment ago")
             result = self._transact(work, args)
             if paused:
                 self._away_until = 0.0
@@ -105,7 +105,7 @@ class UsageDatabase:
             raise RecordRefused(type(error).__name__) from error
         except self._errors as error:
             self._away_until = time.monotonic() + self._pause
-            raise DatabaseAway(_name(error)) from error
+            raise DatabaseUnavailable(_name(error)) from error
         finally:
             self._writers.release()
 

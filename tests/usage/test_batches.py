@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine
 
 from goblin_assistant.usage import batches
-from goblin_assistant.usage.batches import GATHER_SECONDS, Gatherer
+from goblin_assistant.usage.batches import BATCH_SECONDS, BatchWriter
 from goblin_assistant.usage.records import UsageEntry
 from goblin_assistant.usage.store import UsageStore
 from tests.conftest import wait_until
@@ -47,11 +47,11 @@ class Target:
 
 def test_what_is_put_arrives_once_and_in_order() -> None:
     target = Target()
-    gatherer = Gatherer(target, 0.001)
+    batch_writer = BatchWriter(target, 0.001)
     made = [entry() for _ in range(500)]
     for one in made:
-        assert gatherer.put(one)
-    gatherer.close()
+        assert batch_writer.put(one)
+    batch_writer.close()
     assert target.ids == [one.id for one in made]
     assert max(len(batch) for batch in target.batches) <= batches.BATCH
 
@@ -59,32 +59,32 @@ def test_what_is_put_arrives_once_and_in_order() -> None:
 def test_entries_of_the_same_moment_share_a_batch() -> None:
     target = Target()
     target.gate.clear()
-    gatherer = Gatherer(target, 0.0)
+    batch_writer = BatchWriter(target, 0.0)
     for _ in range(50):
-        gatherer.put(entry())
+        batch_writer.put(entry())
     target.gate.set()
-    gatherer.close()
+    batch_writer.close()
     assert len(target.batches) < 50
 
 
 def test_flush_returns_when_everything_is_handed_over() -> None:
     target = Target()
-    gatherer = Gatherer(target, 0.001)
+    batch_writer = BatchWriter(target, 0.001)
     one = entry()
-    gatherer.put(one)
-    assert gatherer.flush(5.0)
+    batch_writer.put(one)
+    assert batch_writer.flush(5.0)
     assert target.ids == [one.id]
-    gatherer.close()
+    batch_writer.close()
 
 
 def test_flush_gives_up_after_its_time() -> None:
     target = Target()
     target.gate.clear()
-    gatherer = Gatherer(target, 0.0)
-    gatherer.put(entry())
-    assert not gatherer.flush(0.05)
+    batch_writer = BatchWriter(target, 0.0)
+    batch_writer.put(entry())
+    assert not batch_writer.flush(0.05)
     target.gate.set()
-    gatherer.close()
+    batch_writer.close()
 
 
 def test_too_many_are_refused_so_that_their_makers_write_them(
@@ -93,21 +93,21 @@ def test_too_many_are_refused_so_that_their_makers_write_them(
     monkeypatch.setattr(batches, "CAPACITY", 10)
     target = Target()
     target.gate.clear()
-    gatherer = Gatherer(target, 0.0)
-    taken = sum(gatherer.put(entry()) for _ in range(500))
+    batch_writer = BatchWriter(target, 0.0)
+    taken = sum(batch_writer.put(entry()) for _ in range(500))
     assert taken <= 10 + batches.BATCH
     target.gate.set()
-    gatherer.close()
+    batch_writer.close()
     assert len(target.ids) == taken
 
 
 def test_a_forked_process_writes_its_own() -> None:
     # As under a server that loads the application before it forks.
     target = Target()
-    gatherer = Gatherer(target, 0.0)
+    batch_writer = BatchWriter(target, 0.0)
     target.gate.clear()
-    gatherer.put(entry())
-    gatherer.put(entry())  # the thread is busy, and has been told that there is more
+    batch_writer.put(entry())
+    batch_writer.put(entry())  # the thread is busy, and has been told that there is more
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -116,32 +116,32 @@ def test_a_forked_process_writes_its_own() -> None:
         child = os.fork()
     if child == 0:
         target.gate.set()
-        gatherer.put(entry())
-        os.write(writer, b"1" if gatherer.flush(5.0) and len(target.ids) == 1 else b"0")
+        batch_writer.put(entry())
+        os.write(writer, b"1" if batch_writer.flush(5.0) and len(target.ids) == 1 else b"0")
         os._exit(0)
     os.waitpid(child, 0)
     target.gate.set()
-    gatherer.close()
+    batch_writer.close()
     assert os.read(reader, 1) == b"1"
     os.close(reader)
     os.close(writer)
 
 
 def test_a_closed_one_takes_nothing() -> None:
-    gatherer = Gatherer(Target(), 0.001)
-    gatherer.close()
-    assert not gatherer.put(entry())
+    batch_writer = BatchWriter(Target(), 0.001)
+    batch_writer.close()
+    assert not batch_writer.put(entry())
 
 
 def test_putting_while_closing_loses_nothing() -> None:
     target = Target()
-    gatherer = Gatherer(target, 0.0)
+    batch_writer = BatchWriter(target, 0.0)
     taken: list[str] = []
 
     def work() -> None:
         while True:
             one = entry()
-            if not gatherer.put(one):
+            if not batch_writer.put(one):
                 return
             taken.append(one.id)
 
@@ -149,10 +149,10 @@ def test_putting_while_closing_loses_nothing() -> None:
     for thread in threads:
         thread.start()
     wait_until(lambda: len(target.batches) > 3)
-    gatherer.close()
+    batch_writer.close()
     for thread in threads:
         thread.join()
-    wait_until(lambda: not gatherer._waiting)
+    wait_until(lambda: not batch_writer._waiting)
     assert sorted(target.ids) == sorted(taken)
 
 
@@ -172,7 +172,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
 @pytest.fixture
 def store(engine: Engine, tmp_path: Path) -> Iterator[UsageStore]:
     """The books on it, gathering as the application has them."""
-    with open_store(engine, tmp_path, pause_seconds=0.0, gather_seconds=GATHER_SECONDS) as store:
+    with open_store(engine, tmp_path, pause_seconds=0.0, batch_seconds=BATCH_SECONDS) as store:
         yield store
 
 
@@ -235,7 +235,7 @@ def test_one_record_that_the_database_refuses_does_not_take_the_others_along(
         "values",
         lambda self: tuple(None if self is poor and v == "echo" else v for v in real(self)),
     )
-    store.gatherer.seconds = 0.2
+    store.batch_writer.seconds = 0.2
     made = [entry(), poor, entry()]
     for one in made:
         store.finish(one, None)
@@ -247,7 +247,7 @@ def test_one_record_that_the_database_refuses_does_not_take_the_others_along(
 
 
 def test_a_failed_chat_is_in_the_journal_while_it_waits(engine: Engine, store: UsageStore) -> None:
-    store.gatherer.seconds = 0.2
+    store.batch_writer.seconds = 0.2
     store.finish(entry(completed=False), None)
     assert store._journal.waiting() == 1
     assert store.flush(10)
@@ -255,7 +255,7 @@ def test_a_failed_chat_is_in_the_journal_while_it_waits(engine: Engine, store: U
 
 
 def test_closing_writes_what_waits(engine: Engine, tmp_path: Path) -> None:
-    with open_store(engine, tmp_path, gather_seconds=0.2) as store:
+    with open_store(engine, tmp_path, batch_seconds=0.2) as store:
         for _ in range(5):
             store.finish(entry(), None)
     assert count(engine) == 5

@@ -15,7 +15,7 @@ from goblin_assistant import metrics
 from goblin_assistant.database.models import now_ms, usage_records
 from goblin_assistant.usage.records import entry_in, first_id_at, journal_line
 from goblin_assistant.usage.store import UsageEntry, UsageStore
-from goblin_assistant.usage.transactions import DatabaseAway
+from goblin_assistant.usage.transactions import DatabaseUnavailable
 from tests.support.books import (
     add_key,
     budget_of,
@@ -363,7 +363,7 @@ def test_chores_do_nothing_while_the_database_is_away(engine: Engine, store: Usa
     with Outage(engine, store):
         assert store.retry_unsaved() == 0
         assert store.release_stale_reservations() == 0
-        with pytest.raises(DatabaseAway):
+        with pytest.raises(DatabaseUnavailable):
             store.import_records([journal_line(entry())])
 
 
