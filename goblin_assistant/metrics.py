@@ -1,4 +1,4 @@
-"""Every instrument of the product: name, help, labels, buckets; nothing else.
+"""Every instrument of the product: name, help, labels, buckets.
 
 The first nine are the production guide's, with exactly its names and labels. All live on
 one registry, so that several applications in one process (tests) share them, as Prometheus expects of a process.
@@ -8,6 +8,9 @@ one registry, so that several applications in one process (tests) share them, as
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
@@ -46,6 +49,29 @@ OTHER_MODEL = "other"
 
 UNMATCHED = "<unmatched>"
 """Value of `endpoint` for a path that no route matches."""
+
+B = TypeVar("B")
+
+
+class BoundMetrics(Generic[B]):
+    """What `bind` makes of two label values, kept: `labels()` costs more than the counting.
+
+    The caller bounds the label values; nothing is ever dropped.
+    """
+
+    def __init__(self, bind: Callable[[str, str], B]) -> None:
+        self._bind = bind
+        self._bound: dict[tuple[str, str], B] = {}
+
+    def of(self, first: str, second: str) -> B:
+        """The bound metrics of these two label values."""
+        key = (first, second)
+        bound = self._bound.get(key)
+        if bound is None:
+            # Two threads may both bind; the registry gives both the same series.
+            bound = self._bound[key] = self._bind(first, second)
+        return bound
+
 
 # -- HTTP -----------------------------------------------------------------------------------------
 http_requests_total = Counter(

@@ -21,6 +21,7 @@ import orjson
 from goblin_assistant import metrics
 from goblin_assistant.errors import AppError, source_of
 from goblin_assistant.logs import json_logging
+from goblin_assistant.metrics import BoundMetrics
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.answer_limits import choices
 from goblin_assistant.providers.base import Dialect, Progress, ProviderError, Usage, tier_of
@@ -53,7 +54,7 @@ class Run:
         usage: UsageStore,
         registry: Registry,
         limits: RateLimits,
-        labels: ModelLabels,
+        model_metrics: BoundMetrics[ModelMetrics],
         checks: UsageChecks,
     ) -> None:
         self.entry = entry
@@ -70,7 +71,7 @@ class Run:
         self._store = usage
         self._registry = registry
         self._limits = limits
-        self._labels = labels
+        self._model_metrics = model_metrics
         self._checks = checks
         self._answer = b""
         self._holds: list[Callable[[], None]] = []
@@ -265,18 +266,18 @@ class Run:
         entry, trace = self.entry, self.trace
         if not entry.provider:
             return
-        children = self._labels.of(entry.provider, label)
+        bound = self._model_metrics.of(entry.provider, label)
         if self._outcome is not None:
             if entry.operation == "chat_completion":
                 if entry.completed:
-                    children.completions.inc()
+                    bound.completions.inc()
                 if entry.prompt_tokens:
-                    children.prompt.inc(entry.prompt_tokens)
+                    bound.prompt.inc(entry.prompt_tokens)
                 if entry.completion_tokens:
-                    children.completion.inc(entry.completion_tokens)
-                children.chat_latency.observe(trace.provider_seconds)
+                    bound.completion.inc(entry.completion_tokens)
+                bound.chat_latency.observe(trace.provider_seconds)
                 if entry.stream and entry.first_token_ms is not None:
-                    children.first_token.observe(entry.first_token_ms / 1000)
+                    bound.first_token.observe(entry.first_token_ms / 1000)
             else:
                 metrics.provider_latency_seconds.labels(entry.provider, entry.operation).observe(
                     trace.provider_seconds
@@ -326,8 +327,8 @@ def requested_tier(body: Mapping[str, Any]) -> str:
     return tier_of(body.get("service_tier")) or tier_of(body.get("speed"))
 
 
-class _Children:
-    """Bound metric children of one provider and model: looking them up by label costs more than counting."""
+class ModelMetrics:
+    """The metrics of one provider and (bounded) model label."""
 
     __slots__ = ("chat_latency", "completion", "completions", "first_token", "prompt")
 
@@ -337,18 +338,3 @@ class _Children:
         self.completion = metrics.chat_completion_tokens_total.labels(provider, model, "completion")
         self.first_token = metrics.chat_time_to_first_token_seconds.labels(provider, model)
         self.chat_latency = metrics.provider_latency_seconds.labels(provider, "chat_completion")
-
-
-class ModelLabels:
-    """The bound children, made once per provider and model."""
-
-    def __init__(self) -> None:
-        self._children: dict[tuple[str, str], _Children] = {}
-
-    def of(self, provider: str, model: str) -> _Children:
-        """The children for one provider and (bounded) model label."""
-        key = (provider, model)
-        children = self._children.get(key)
-        if children is None:
-            children = self._children[key] = _Children(provider, model)
-        return children

@@ -20,7 +20,7 @@ from goblin_assistant.calls.request import (
     check_allowed,
     may_use,
 )
-from goblin_assistant.calls.run import ModelLabels, Run, counted, requested_tier
+from goblin_assistant.calls.run import ModelMetrics, Run, counted, requested_tier
 from goblin_assistant.calls.stream import ChatStream, close_events
 from goblin_assistant.config import Config
 from goblin_assistant.database.models import now_ms
@@ -78,7 +78,7 @@ class ChatService:
         self._timeout = config.timeout_total
         self.default_model = config.default_model or "echo"
         self._keys = KeyConcurrency()
-        self._labels = ModelLabels()
+        self._model_metrics = metrics.BoundMetrics(ModelMetrics)
         self._checks = UsageChecks(registry)
         self._is_draining = is_draining
         for reason in ("client", "provider", "timeout", "shutdown"):
@@ -87,7 +87,7 @@ class ChatService:
             metrics.client_disconnects_total.labels(phase)
         for name in registry.providers:
             for model in [*(m.id for m in registry.get(name).models()), metrics.OTHER_MODEL]:
-                self._labels.of(name, registry.label(name, model))
+                self._model_metrics.of(name, registry.label(name, model))
 
     def complete(self, chat: Chat) -> ChatResult:
         """Answer in one piece. Raises AppError or ProviderError."""
@@ -180,7 +180,7 @@ class ChatService:
             usage=self._usage,
             registry=self._registry,
             limits=self._limits,
-            labels=self._labels,
+            model_metrics=self._model_metrics,
             checks=self._checks,
         )
         call = Call(chat.correlation_id, time.monotonic() + self._timeout, chat.client_gone)

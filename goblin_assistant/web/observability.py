@@ -23,9 +23,9 @@ from goblin_assistant.web.request_info import (
     GOOD_ID,
     METHODS,
     RequestInfo,
-    children_of,
     new_id,
     request_info,
+    route_metrics,
 )
 
 __all__ = ["RequestInfo", "init_app", "initialise_series", "request_info"]
@@ -195,7 +195,7 @@ def initialise_series(app: Flask) -> None:
         methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
         errors = _CHAT_ERRORS if rule.rule in CHAT_ROUTES else _ANY_ROUTE_ERRORS
         for method in methods & METHODS:
-            children_of(method, rule.rule)
+            route_metrics.of(method, rule.rule)
             for status in {"200", *errors.values()}:
                 http_requests_total.labels(method, rule.rule, status)
             for error_type in errors:

@@ -9,10 +9,12 @@ from time import perf_counter
 from typing import Any
 
 from flask import Request, request
+from prometheus_client import Counter
 
 from goblin_assistant.logs import json_logging
 from goblin_assistant.metrics import (
     UNMATCHED,
+    BoundMetrics,
     http_errors_total,
     http_request_duration_seconds,
     http_requests_in_progress,
@@ -47,7 +49,7 @@ class RequestInfo:
     """
 
     __slots__ = (
-        "_children", "bytes", "client", "content_length", "correlation_id", "endpoint", "error_type", "headers",
+        "_metrics", "bytes", "client", "content_length", "correlation_id", "endpoint", "error_type", "headers",
         "incomplete", "label", "limit", "method", "path", "principal", "started", "status",
     )  # fmt: skip
 
@@ -71,25 +73,25 @@ class RequestInfo:
         self.status = 0
         self.bytes = 0
         self.content_length = -1
-        self._children: Children | None = None
+        self._metrics: RouteMetrics | None = None
 
     def route_found(self, endpoint: str) -> None:
         """The request belongs to this route template from now on."""
-        if self._children is None:
+        if self._metrics is None:
             self.endpoint = endpoint
-            self._children = children_of(self.label, endpoint)
-            self._children.in_progress.inc()
+            self._metrics = route_metrics.of(self.label, endpoint)
+            self._metrics.in_progress.inc()
 
     def finish(self, complete: bool) -> None:
         """Count and log the request."""
         seconds = perf_counter() - self.started
-        if self._children is None:  # it failed before the router
+        if self._metrics is None:  # it failed before the router
             self.route_found(UNMATCHED)
-        children = self._children
-        assert children is not None
-        children.in_progress.dec()
-        children.observe(seconds)
-        children.count(self.status)
+        metrics = self._metrics
+        assert metrics is not None
+        metrics.in_progress.dec()
+        metrics.observe(seconds)
+        metrics.count(self.status)
         failed = self.status >= 500
         if failed or (self.error_type is not None and self.incomplete):
             http_errors_total.labels(
@@ -115,37 +117,29 @@ class RequestInfo:
         )
 
 
-class Children:
-    """The bound metrics of one (method, endpoint): `labels()` costs more than the counting."""
+class RouteMetrics:
+    """The metrics of one method and route template."""
 
     __slots__ = ("_endpoint", "_method", "_statuses", "in_progress", "observe")
 
     def __init__(self, method: str, endpoint: str) -> None:
         self._method = method
         self._endpoint = endpoint
-        self._statuses: dict[int, Any] = {}
+        self._statuses: dict[int, Counter] = {}
         self.in_progress = http_requests_in_progress.labels(method, endpoint)
         self.observe = http_request_duration_seconds.labels(method, endpoint).observe
 
     def count(self, status: int) -> None:
-        child = self._statuses.get(status)
-        if child is None:
-            child = self._statuses[status] = http_requests_total.labels(
+        """Count one answer with this status."""
+        counter = self._statuses.get(status)
+        if counter is None:
+            counter = self._statuses[status] = http_requests_total.labels(
                 self._method, self._endpoint, str(status)
             )
-        child.inc()
+        counter.inc()
 
 
-_known_children: dict[tuple[str, str], Children] = {}
-
-
-def children_of(method: str, endpoint: str) -> Children:
-    """The metrics of one route and method, made once."""
-    children = _known_children.get((method, endpoint))
-    if children is None:
-        # Two threads may both make one; their children are the same objects of the registry.
-        children = _known_children[(method, endpoint)] = Children(method, endpoint)
-    return children
+route_metrics = BoundMetrics(RouteMetrics)
 
 
 def current_request() -> Request:
