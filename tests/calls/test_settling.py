@@ -27,7 +27,7 @@ from goblin_assistant.calls import stream as chat_stream
 from goblin_assistant.config import GoblinFile
 from goblin_assistant.database.models import budget_reservations
 from goblin_assistant.metrics import REGISTRY
-from goblin_assistant.providers.upstream.deadlines import watchdog
+from goblin_assistant.providers.upstream.deadlines import deadlines
 from goblin_assistant.routing import router
 from goblin_assistant.threads.reaper import reaper
 from tests.conftest import MakeApp, register, wait_until
@@ -176,7 +176,7 @@ def test_an_exception_at_any_line_of_a_chat_leaves_nothing_taken(
                 lambda: taken(app) == nothing, 2, what=f"to come back after {before}: {taken(app)}"
             )
     assert ask(client, key, fake_upstream, kind) == usual
-    wait_until(lambda: watchdog.active() == 0, what="every upstream exchange to be over")
+    wait_until(lambda: deadlines.active() == 0, what="every upstream exchange to be over")
 
 
 # -- garbage collection -----------------------------------------------------------------------

@@ -18,7 +18,7 @@ from goblin_assistant.providers.anthropic.response import (
     stream_error,
     to_openai,
 )
-from goblin_assistant.providers.anthropic.stream import Follower, Translator
+from goblin_assistant.providers.anthropic.stream import StreamObserver, Translator
 from goblin_assistant.providers.base import (
     AuthenticationFailed,
     BadResponse,
@@ -236,10 +236,10 @@ def test_parallel_tool_calls_keep_their_own_numbers_beside_text_and_thinking() -
 
 @pytest.mark.parametrize("size", [1, 7, 4096])
 def test_blocks_of_any_size_say_the_same(size: int) -> None:
-    from goblin_assistant.providers.upstream.sse import Blocks
+    from goblin_assistant.providers.upstream.sse import EventBuffer
 
     whole = b"".join(anthropic_events(tool_calls=[("f", {"x": 1})]))
-    cutter = Blocks()
+    cutter = EventBuffer()
     blocks = [
         block for at in range(0, len(whole), size) if (block := cutter.feed(whole[at : at + size]))
     ]
@@ -253,34 +253,34 @@ def test_in_its_own_dialect_every_byte_passes() -> None:
         block.replace(b"\n", b"\r\n") if i % 2 else block
         for i, block in enumerate(anthropic_events('"message_stop" is a word'))
     ]
-    follower = Follower("anthropic")
-    assert b"".join(follower.feed(block) for block in events) == b"".join(events)
-    assert follower.completed().usage == Usage(12, 5, cached_tokens=4)
-    assert follower.done
+    observer = StreamObserver("anthropic")
+    assert b"".join(observer.feed(block) for block in events) == b"".join(events)
+    assert observer.completed().usage == Usage(12, 5, cached_tokens=4)
+    assert observer.done
 
 
 @pytest.mark.parametrize(
-    "follower", [Follower("anthropic"), Translator("anthropic", include_usage=False)]
+    "observer", [StreamObserver("anthropic"), Translator("anthropic", include_usage=False)]
 )
 def test_nothing_goes_out_before_the_second_event_so_that_an_early_error_can_be_retried(
-    follower: Follower,
+    observer: StreamObserver,
 ) -> None:
-    assert follower.feed(anthropic_events()[0]) == b""
+    assert observer.feed(anthropic_events()[0]) == b""
     with pytest.raises(Overloaded):
-        follower.feed(
+        observer.feed(
             b"event: error\ndata: " + orjson.dumps(anthropic_error("overloaded_error")) + b"\n\n"
         )
 
 
-@pytest.mark.parametrize("kind", [Follower, Translator])
-def test_a_ping_lets_the_first_event_through(kind: type[Follower]) -> None:
-    follower = (
+@pytest.mark.parametrize("kind", [StreamObserver, Translator])
+def test_a_ping_lets_the_first_event_through(kind: type[StreamObserver]) -> None:
+    observer = (
         Translator("anthropic", include_usage=False)
         if kind is Translator
-        else Follower("anthropic")
+        else StreamObserver("anthropic")
     )
-    assert follower.feed(anthropic_events()[0]) == b""
-    assert follower.feed(event("ping")) != b""
+    assert observer.feed(anthropic_events()[0]) == b""
+    assert observer.feed(event("ping")) != b""
 
 
 def test_a_stream_without_its_last_event_was_cut() -> None:
@@ -291,17 +291,17 @@ def test_a_stream_without_its_last_event_was_cut() -> None:
 
 @pytest.mark.parametrize("block", [b"data: {\n\n", b"data: 5\n\n", b'event: x\ndata: "y"\n\n'])
 def test_an_event_that_is_no_object_is_a_bad_response(block: bytes) -> None:
-    for follower in (Follower("anthropic"), Translator("anthropic", include_usage=False)):
+    for observer in (StreamObserver("anthropic"), Translator("anthropic", include_usage=False)):
         with pytest.raises(BadResponse):
-            follower.feed(block)
+            observer.feed(block)
 
 
 def test_an_error_after_the_first_token_is_found_on_the_fast_path() -> None:
-    follower = Follower("anthropic")
+    observer = StreamObserver("anthropic")
     for block in anthropic_events()[:6]:
-        follower.feed(block)
+        observer.feed(block)
     with pytest.raises(RateLimited) as caught:
-        follower.feed(
+        observer.feed(
             b"event: error\ndata: " + orjson.dumps(anthropic_error("rate_limit_error")) + b"\n\n"
         )
     assert CANARY not in str(caught.value)

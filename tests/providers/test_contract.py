@@ -24,7 +24,7 @@ from goblin_assistant.providers.base import (
     RateLimited,
     Timeout,
 )
-from goblin_assistant.providers.upstream.deadlines import watchdog
+from goblin_assistant.providers.upstream.deadlines import deadlines
 from tests.conftest import wait_until
 from tests.support.fake_upstream import (
     CUT,
@@ -61,7 +61,7 @@ def provider(wire: Wire, fake_upstream: FakeUpstream) -> Iterator[Provider]:
     made = wire.make(fake_upstream.url)
     yield made
     made.close()
-    wait_until(lambda: watchdog.active() == 0, what="every call ended")
+    wait_until(lambda: deadlines.active() == 0, what="every call ended")
 
 
 def both(wire: Wire) -> list[Callable[[Provider, Call], Any]]:
@@ -574,7 +574,7 @@ def test_a_client_that_leaves_within_a_body_cancels_the_call(
 def test_a_server_that_announces_close_can_be_cut_too(
     wire: Wire, provider: Provider, fake_upstream: FakeUpstream
 ) -> None:
-    # http.client forgets the socket then; the watchdog must not.
+    # http.client forgets the socket then; deadlines.py must not.
     fake_upstream.reply(Reply.sse([*wire.events(done=False), SILENCE], framing="close"))
     left_in(provider, wire, stream=True, fake_upstream=fake_upstream)
 

@@ -26,7 +26,7 @@ from goblin_assistant.providers.anthropic.response import (
     parse_usage,
     to_openai,
 )
-from goblin_assistant.providers.anthropic.stream import Follower, Translator
+from goblin_assistant.providers.anthropic.stream import StreamObserver, Translator
 from goblin_assistant.providers.base import (
     BadResponse,
     ChatRequest,
@@ -193,27 +193,27 @@ class AnthropicProvider(Provider):
     def stream(self, request: ChatRequest) -> Iterator[StreamEvent]:
         """POST the message; the answer's events go on as they come, or as OpenAI's chunks."""
         body, headers = self._prepare(request, stream=True)
-        follower = Follower(self.name, request.progress)
+        observer = StreamObserver(self.name, request.progress)
         if request.dialect == "openai":
             options = request.body.get("stream_options")
             asked = isinstance(options, dict) and options.get("include_usage") is True
-            follower = Translator(self.name, request.progress, include_usage=asked)
-        feed = follower.feed
+            observer = Translator(self.name, request.progress, include_usage=asked)
+        feed = observer.feed
         events = self._client.post_sse(MESSAGES, body, request.call, headers=headers)
         try:
             for block in events:
-                if follower.plain(block):
+                if observer.plain(block):
                     yield block
                     continue
                 for event in single_events(block):
                     if passed := feed(event):
                         yield passed
-                    if follower.done:
+                    if observer.done:
                         break
-                if follower.done:
+                if observer.done:
                     events.finish()
                     break
-            completed = follower.completed()
+            completed = observer.completed()
         finally:
             events.close()
         if not completed.model:

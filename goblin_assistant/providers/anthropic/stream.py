@@ -32,7 +32,7 @@ from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.upstream.sse import ends_as_objects
 
 
-class Follower:
+class StreamObserver:
     """The state of one stream that passes untouched."""
 
     __slots__ = (
@@ -125,7 +125,7 @@ class Follower:
             self._usage = merged
 
 
-class Translator(Follower):
+class Translator(StreamObserver):
     """The state of one stream that becomes OpenAI's. `include_usage`: the client asked for the last chunk with the counts."""
 
     __slots__ = ("_calls", "_created", "_include_usage", "_out", "_thinking")

@@ -46,7 +46,7 @@ _NAMES = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EchoReply:
     """`words` joined are the text; each keeps the white space before it."""
 
     words: Sequence[str]
@@ -74,12 +74,12 @@ def prompt_tokens(body: Mapping[str, Any]) -> int:
     return sum(count_tokens(_text(message)) for message in _messages(body))
 
 
-def answer(body: Mapping[str, Any], length: int | None = None) -> Answer:
+def answer(body: Mapping[str, Any], length: int | None = None) -> EchoReply:
     """The answer to a chat; `length` in tokens replaces the text by filler of that length. Raises InvalidRequest."""
     messages = _messages(body)
     if length is None and (calls := _tool_calls(body, messages)):
         tokens = sum(count_tokens(arguments) + 1 for _, arguments in calls)
-        return Answer((), calls, "tool_calls", tokens)
+        return EchoReply((), calls, "tool_calls", tokens)
     if length is not None:
         words: Sequence[str] = [FILLER, *[" " + FILLER] * (length - 1)] if length > 0 else []
         text = ""
@@ -95,8 +95,8 @@ def answer(body: Mapping[str, Any], length: int | None = None) -> Answer:
     if length is None and (not isinstance(limit, int) or limit > MAX_ANSWER_WORDS):
         limit = MAX_ANSWER_WORDS
     if isinstance(limit, int) and not isinstance(limit, bool) and 0 <= limit < len(words):
-        return Answer(words[:limit], (), "length", limit)
-    return Answer(words, (), "stop", len(words))
+        return EchoReply(words[:limit], (), "length", limit)
+    return EchoReply(words, (), "stop", len(words))
 
 
 def embeddings(body: Mapping[str, Any]) -> tuple[list[list[float] | str], int]:

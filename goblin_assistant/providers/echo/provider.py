@@ -25,7 +25,7 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.providers.echo.answers import (
     MAX_CHOICES,
-    Answer,
+    EchoReply,
     answer,
     embeddings,
     prompt_tokens,
@@ -193,7 +193,7 @@ def _choices(body: Mapping[str, Any]) -> int:
     return n
 
 
-def _message(made: Answer) -> dict[str, Any]:
+def _message(made: EchoReply) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": made.text if not made.tool_calls else None,
@@ -211,7 +211,7 @@ def _message(made: Answer) -> dict[str, Any]:
     return message
 
 
-def _tool_call_deltas(made: Answer) -> Iterator[bytes]:
+def _tool_call_deltas(made: EchoReply) -> Iterator[bytes]:
     """Name first, arguments in two pieces: what a client has to put together, as with the real ones."""
     for position, (name, arguments) in enumerate(made.tool_calls):
         function = {"name": name, "arguments": ""}

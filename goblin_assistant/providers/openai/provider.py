@@ -27,7 +27,7 @@ from goblin_assistant.providers.base import (
     StreamEvent,
 )
 from goblin_assistant.providers.json_answers import parse_answer
-from goblin_assistant.providers.openai.stream import Follower
+from goblin_assistant.providers.openai.stream import StreamObserver
 from goblin_assistant.providers.openai.wire import (
     classify,
     encode,
@@ -213,27 +213,27 @@ class OpenAICompatibleProvider(Provider):
         body = self._encode(request, stream=True)
         options = request.body.get("stream_options")
         asked = isinstance(options, dict) and options.get("include_usage") is True
-        follower = Follower(
+        observer = StreamObserver(
             self.name, request.body, drop_usage=not asked, progress=request.progress
         )
-        feed = follower.feed
+        feed = observer.feed
         events = self._client.post_sse(
             self._chat_path(request), body, request.call, fields=request.body
         )
         try:
             for block in events:
-                if follower.plain(block):
+                if observer.plain(block):
                     yield block
                     continue
                 for event in single_events(block):
                     if passed := feed(event):
                         yield passed
-                    if follower.done:
+                    if observer.done:
                         break
-                if follower.done:
+                if observer.done:
                     events.finish()
                     break
-            completed = follower.completed()
+            completed = observer.completed()
         finally:
             events.close()
         if not completed.model:

@@ -16,7 +16,7 @@ from goblin_assistant.providers.openai.wire import error_object, stream_error, u
 from goblin_assistant.providers.upstream.sse import ends_as_objects
 
 
-class Follower:
+class StreamObserver:
     """The state of one stream. `drop_usage`: the usage chunk was asked for by us, not by the
     client. `progress` is told the counts as they come."""
 

@@ -5,7 +5,7 @@ directly (connections.py), because `Session.request` costs twice the CPU of the 
 per provider. Bytes pass as they came.
 
 Timeouts: connect; for streams the first event and then the silence between bytes; for everything the call's deadline,
-which the watchdog enforces even while nothing comes (see watchdog.py).
+which the thread for deadlines enforces even while nothing comes (deadlines.py).
 
 **A reused connection** may have been closed by the server just before the request went out. When a connection that
 has carried a request before is closed without a byte of an answer, and at once, the request is sent again over a new
@@ -29,9 +29,8 @@ from urllib3.response import HTTPResponse
 from goblin_assistant.providers.base import BadResponse, Call, ProviderError
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.json_answers import parse_list
-from goblin_assistant.providers.upstream.answers import Answer, ChunkedAnswer
-from goblin_assistant.providers.upstream.connections import Head, TrackedPool, TrackedTLSPool
-from goblin_assistant.providers.upstream.deadlines import Exchange, watchdog
+from goblin_assistant.providers.upstream.connections import RequestHead, TrackedPool, TrackedTLSPool
+from goblin_assistant.providers.upstream.deadlines import Exchange, deadlines
 from goblin_assistant.providers.upstream.errors import (
     TRANSPORT_ERRORS,
     Timeouts,
@@ -41,6 +40,7 @@ from goblin_assistant.providers.upstream.errors import (
     fault_error,
 )
 from goblin_assistant.providers.upstream.event_stream import READ_SIZE, EventStream
+from goblin_assistant.providers.upstream.responses import ChunkedResponse, Response
 
 __all__ = ["EventStream", "Timeouts", "UpstreamClient"]
 
@@ -55,7 +55,7 @@ Classifier = Callable[[UpstreamFailure], ProviderError]
 
 
 class _Adapter(HTTPAdapter):
-    """requests' adapter with pools whose connections the watchdog can shut down."""
+    """requests' adapter with pools whose connections can be shut down from outside."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -102,7 +102,7 @@ class UpstreamClient:
             **headers,
         }
         self._sse_headers = {**self._headers, "Accept": "text/event-stream"}
-        self._heads: dict[tuple[str, str, bool], Head] = {}
+        self._heads: dict[tuple[str, str, bool], RequestHead] = {}
 
     # -- calls --------------------------------------------------------------------------------
     def post(
@@ -118,14 +118,14 @@ class UpstreamClient:
 
         `headers` are added to the prepared ones. `fields` are the client's own request fields: an error names no other.
         """
-        exchange = watchdog.watch(call)
+        exchange = deadlines.watch(call)
         try:
-            answer = self._send("POST", path, body, exchange, headers)
-            if not 200 <= answer.status < 300:
-                raise self._failure(answer.stream(), exchange, fields)
-            return self._body_of(answer, exchange)
+            response = self._send("POST", path, body, exchange, headers)
+            if not 200 <= response.status < 300:
+                raise self._failure(response.stream(), exchange, fields)
+            return self._body_of(response, exchange)
         finally:
-            watchdog.release(exchange)
+            deadlines.release(exchange)
 
     def post_sse(
         self,
@@ -138,36 +138,36 @@ class UpstreamClient:
     ) -> EventStream:
         """POST and return the answer's events; the request is sent at once. Raises ProviderError or CallCancelled,
         then and while reading."""
-        exchange = watchdog.watch(call)
+        exchange = deadlines.watch(call)
         exchange.limit = time.monotonic() + self.timeouts.first_token
         try:
-            answer = self._send("POST", path, body, exchange, headers, streamed=True)
-            if not 200 <= answer.status < 300:
-                raise self._failure(answer.stream(), exchange, fields)
-            response = answer.events()
-            kind = response.headers.get("content-type", "")
+            response = self._send("POST", path, body, exchange, headers, streamed=True)
+            if not 200 <= response.status < 300:
+                raise self._failure(response.stream(), exchange, fields)
+            events = response.events()
+            kind = events.headers.get("content-type", "")
             if kind and not kind.lower().startswith("text/event-stream"):
-                discard(response)
+                discard(events)
                 raise BadResponse(
                     f"{self.provider_name} did not answer with an event stream",
                     provider=self.provider_name,
                 )
-            return EventStream(self.provider_name, self.timeouts, response, exchange)
+            return EventStream(self.provider_name, self.timeouts, events, exchange)
         except BaseException:
-            watchdog.release(exchange)
+            deadlines.release(exchange)
             raise
 
     def get_json(self, path: str, timeout: float = 3.0) -> Any:
         """GET, within `timeout` seconds altogether, and return the parsed body. Raises ProviderError."""
         call = Call(deadline=time.monotonic() + timeout)
-        exchange = watchdog.watch(call)
+        exchange = deadlines.watch(call)
         try:
-            answer = self._send("GET", path, None, exchange, None)
-            if not 200 <= answer.status < 300:
-                raise self._failure(answer.stream(), exchange, ())
-            return parse_list(self.provider_name, self._body_of(answer, exchange))
+            response = self._send("GET", path, None, exchange, None)
+            if not 200 <= response.status < 300:
+                raise self._failure(response.stream(), exchange, ())
+            return parse_list(self.provider_name, self._body_of(response, exchange))
         finally:
-            watchdog.release(exchange)
+            deadlines.release(exchange)
 
     def close(self) -> None:
         """Close all idle connections."""
@@ -183,7 +183,7 @@ class UpstreamClient:
         further: Mapping[str, str] | None,
         *,
         streamed: bool = False,
-    ) -> Answer:
+    ) -> Response:
         remaining = exchange.call.remaining()
         if remaining <= 0:
             exchange.cut = "deadline"
@@ -194,13 +194,15 @@ class UpstreamClient:
         if further:
             headers.update(further)
         try:
-            head = self._head(method, path, streamed).with_(headers, body)
+            head = self._head(method, path, streamed).render(headers, body)
         except ValueError as error:
             raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
         sent = time.monotonic()
         while True:
             try:
-                return self._pool.ask(exchange, method, head, body, connect, streamed=streamed)
+                return self._pool.send_request(
+                    exchange, method, head, body, connect, streamed=streamed
+                )
             except ProtocolError as error:
                 if (
                     exchange.cut
@@ -214,23 +216,23 @@ class UpstreamClient:
             except TRANSPORT_ERRORS as error:
                 raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
 
-    def _head(self, method: str, path: str, streamed: bool) -> Head:
+    def _head(self, method: str, path: str, streamed: bool) -> RequestHead:
         head = self._heads.get((method, path, streamed))
         if head is None:
             pool = self._pool
             target = self._prefix + path + self._query
             headers = self._sse_headers if streamed else self._headers
-            head = Head(pool.ConnectionCls(pool.host, pool.port), method, target, headers)
+            head = RequestHead(pool.ConnectionCls(pool.host, pool.port), method, target, headers)
             if len(self._heads) >= MAX_HEADS:
                 self._heads.clear()
             self._heads[method, path, streamed] = head
         return head
 
-    def _body_of(self, answer: Answer, exchange: Exchange) -> bytes:
-        if not answer.is_plain(MAX_ANSWER_BYTES):
-            return self._read_whole(answer.events(), exchange)
+    def _body_of(self, response: Response, exchange: Exchange) -> bytes:
+        if not response.is_plain(MAX_ANSWER_BYTES):
+            return self._read_whole(response.events(), exchange)
         try:
-            data = answer.whole()
+            data = response.whole()
         except TRANSPORT_ERRORS as error:
             raise fault_error(
                 self.provider_name, error, exchange, self.timeouts, answering=True
@@ -239,7 +241,7 @@ class UpstreamClient:
             raise cut_error(self.provider_name, exchange, self.timeouts)
         return data
 
-    def _read_whole(self, response: ChunkedAnswer | HTTPResponse, exchange: Exchange) -> bytes:
+    def _read_whole(self, response: ChunkedResponse | HTTPResponse, exchange: Exchange) -> bytes:
         try:
             data = _read_up_to(response, MAX_ANSWER_BYTES + 1)
         except TRANSPORT_ERRORS as error:
@@ -277,7 +279,7 @@ class UpstreamClient:
         return error
 
 
-def _read_up_to(response: ChunkedAnswer | HTTPResponse, limit: int) -> bytes:
+def _read_up_to(response: ChunkedResponse | HTTPResponse, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     while size < limit:

@@ -1,4 +1,4 @@
-"""urllib3's pooled connections, which the watchdog can shut down, and one request's way over them.
+"""urllib3's pooled connections, which can be shut down from outside, and one request's way over them.
 
 Pool, TLS and connecting are urllib3's; http.client writes a head and reads the answer's. urllib3's own way between the two
 (`urlopen`) provides for retries, redirects, proxies and preloaded bodies, of which nothing is used
@@ -21,10 +21,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ProtocolError, SSLError
 
-from goblin_assistant.providers.upstream.answers import Answer, PlainAnswer
 from goblin_assistant.providers.upstream.deadlines import Exchange, ownership
 from goblin_assistant.providers.upstream.lease import Lease
 from goblin_assistant.providers.upstream.response_head import QuickResponse, ReadAhead, plain_body
+from goblin_assistant.providers.upstream.responses import PlainResponse, Response
 
 JOINED_BYTES = 65536
 """A larger body is not copied behind its head."""
@@ -44,7 +44,7 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
-class Head:
+class RequestHead:
     """The head of requests that differ in little: request line and headers as http.client checks and encodes them, once."""
 
     __slots__ = ("_known",)
@@ -64,7 +64,7 @@ class Head:
             connection.putheader(name, value)
         self._known = b"\r\n".join(connection._buffer)  # type: ignore[attr-defined]
 
-    def with_(self, headers: Mapping[str, str], body: bytes | None) -> bytes:
+    def render(self, headers: Mapping[str, str], body: bytes | None) -> bytes:
         """The whole head of one request. Raises ValueError for a value that cannot be sent."""
         lines = [f"{name}: {value}" for name, value in headers.items()]
         if body is not None:
@@ -116,7 +116,7 @@ class Tracked:
                 dialled, self.dialled = self.dialled, None
             if dialled is not None:
                 dialled.close()
-        self.sock.settimeout(None)  # from now on the watchdog looks at the clock
+        self.sock.settimeout(None)  # from now on deadlines.py keeps the time
         self.live = self.sock
 
     def _new_conn(self) -> socket.socket:
@@ -124,7 +124,7 @@ class Tracked:
         self.dialled = sock.dup()
         return sock
 
-    def ask(
+    def send_request(
         self,
         lease: Lease,
         method: str,
@@ -133,7 +133,7 @@ class Tracked:
         connect: float,
         *,
         streamed: bool,
-    ) -> Answer:
+    ) -> Response:
         """Connect if need be, send a request and read the head of its answer. Raises what the layers below raise."""
         exchange = self.exchange
         assert exchange is not None
@@ -161,14 +161,14 @@ class Tracked:
                 raise
         self.carried += 1
         if streamed:
-            return self.long_answer(lease, sock, method)
+            return self.read_response(lease, sock, method)
         first = sock.recv(FIRST_BYTES)
         plain = plain_body(first)
         if plain is not None and method != "HEAD":
-            return PlainAnswer(lease, self.long_answer, sock, first, *plain)
-        return self.long_answer(lease, ReadAhead(sock, first), method)
+            return PlainResponse(lease, self.read_response, sock, first, *plain)
+        return self.read_response(lease, ReadAhead(sock, first), method)
 
-    def long_answer(self, lease: Lease, sock: Any, method: str) -> Answer:
+    def read_response(self, lease: Lease, sock: Any, method: str) -> Response:
         """Read an answer's head by way of http.client."""
         raw = QuickResponse(sock, method=method)
         try:
@@ -181,7 +181,7 @@ class Tracked:
             raise
         if raw.will_close:
             self.close()  # no more requests; the answer has the socket
-        return Answer(lease, raw)
+        return Response(lease, raw)
 
     if TYPE_CHECKING:  # of http.client.HTTPConnection
         timeout: float | None
@@ -228,7 +228,7 @@ class IdleConnections:
 class Pool:
     """Mixed into urllib3's pools."""
 
-    def ask(
+    def send_request(
         self,
         exchange: Exchange,
         method: str,
@@ -237,7 +237,7 @@ class Pool:
         connect: float,
         *,
         streamed: bool = False,
-    ) -> Answer:
+    ) -> Response:
         """Send a request over an idle connection, or a new one, and return its answer once its head has come.
 
         `connect` is the timeout of connecting and of the TLS handshake, in seconds each. Raises urllib3's exceptions,
@@ -247,8 +247,10 @@ class Pool:
         lease = Lease(self, connection)
         try:
             connection.adopt(exchange)
-            answer: Answer = connection.ask(lease, method, head, body, connect, streamed=streamed)
-            return answer
+            response: Response = connection.send_request(
+                lease, method, head, body, connect, streamed=streamed
+            )
+            return response
         except BaseException as error:
             lease.drop()
             if isinstance(error, TimeoutError) or not isinstance(

@@ -9,7 +9,7 @@ send and every receive. So it must not end: an exchange that cannot be looked at
 deadline, a dead thread is started again, and the gauge deadlines_thread_up tells.
 
 **Finalisers.** Garbage collection closes an event stream that nobody closed, in any thread and at any allocation. It
-calls `Watchdog.release`, which therefore takes no lock but `ownership`, and that one can be taken again by the thread
+calls `Deadlines.release`, which therefore takes no lock but `ownership`, and that one can be taken again by the thread
 that holds it. Under it nothing is called that could wait.
 """
 
@@ -77,8 +77,8 @@ class Exchange:
         self.reused = False  # the connection has carried a request before
         self.fresh = False  # demand one that has not
 
-    def look(self, now: float) -> None:
-        """Cut the call when it is due. Called by the watchdog's thread, again and again until the call is over."""
+    def check(self, now: float) -> None:
+        """Cut the call when it is due. Called by the thread for deadlines, again and again until the call is over."""
         if not self.cut:
             if now >= self.call.deadline:
                 self.cut = "deadline"
@@ -111,7 +111,7 @@ class Exchange:
             return False
 
 
-class Watchdog:
+class Deadlines:
     """The thread. Starts with the first call and sleeps while there are none."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Watchdog:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
 
     def watch(self, call: Call) -> Exchange:
         """Begin an exchange; end it with `release`."""
@@ -146,7 +146,7 @@ class Watchdog:
 
     def up(self) -> bool:
         """Whether deadlines are in force: no call is on its way, or the thread has looked lately. Starts a dead one."""
-        if not self._active or time.monotonic() - self._looked_at < STALE_SECONDS:
+        if not self._active or time.monotonic() - self._checked_at < STALE_SECONDS:
             return True
         if not self._wake.is_set():
             self._start()
@@ -158,10 +158,10 @@ class Watchdog:
 
     def _start(self) -> None:
         with self._starting:
-            self._looked_at = time.monotonic()
+            self._checked_at = time.monotonic()
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._run, name="goblin-upstream-watchdog", daemon=True
+                    target=self._run, name="goblin-upstream-deadlines", daemon=True
                 )
                 self._thread.start()
             self._wake.set()
@@ -172,7 +172,7 @@ class Watchdog:
                 self._wake.wait()
                 while self._active:
                     time.sleep(INTERVAL)
-                    self._look_at_all()
+                    self._check_all()
                 self._wake.clear()
                 if self._active:  # came between the last look and the clear
                     self._wake.set()
@@ -181,11 +181,11 @@ class Watchdog:
                 self._thread = None
                 self._wake.clear()
 
-    def _look_at_all(self) -> None:
-        now = self._looked_at = time.monotonic()
+    def _check_all(self) -> None:
+        now = self._checked_at = time.monotonic()
         for exchange in list(self._active.values()):
             try:
-                exchange.look(now)
+                exchange.check(now)
             except Exception:
                 logger.exception(
                     "exchange_unwatched", extra={"correlation_id": exchange.call.correlation_id}
@@ -195,14 +195,14 @@ class Watchdog:
                 exchange.cut = "unwatched"  # the next look shuts its socket down
 
 
-watchdog = Watchdog()
+deadlines = Deadlines()
 """The one of this process."""
-deadlines_thread_up.set_function(watchdog.up)
+deadlines_thread_up.set_function(deadlines.up)
 
 
 def _forked() -> None:
     ownership.release()
-    watchdog.forget()
+    deadlines.forget()
 
 
 os.register_at_fork(

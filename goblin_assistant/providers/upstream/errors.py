@@ -25,8 +25,8 @@ from goblin_assistant.providers.base import (
     ProviderError,
     Timeout,
 )
-from goblin_assistant.providers.upstream.answers import ChunkedAnswer
 from goblin_assistant.providers.upstream.deadlines import Exchange
+from goblin_assistant.providers.upstream.responses import ChunkedResponse
 
 TRANSPORT_ERRORS = (HTTPError, OSError, http.client.HTTPException)
 """What urllib3 and the layers below it raise."""
@@ -42,7 +42,7 @@ class Timeouts:
 
 
 def cut_error(name: str, exchange: Exchange, timeouts: Timeouts) -> ProviderError | CallCancelled:
-    """The error of a call that the watchdog has cut."""
+    """The error of a call that was cut."""
     if exchange.cut == "client_gone":
         return CallCancelled()
     if exchange.cut == "first_token":
@@ -95,7 +95,7 @@ def _cause(error: ProtocolError) -> object:
     return error.args[1] if len(error.args) > 1 else None
 
 
-def discard(response: ChunkedAnswer | HTTPResponse) -> None:
+def discard(response: ChunkedResponse | HTTPResponse) -> None:
     """Close the connection and give its place in the pool back."""
     response.close()
     response.release_conn()

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.base import BadResponse
-from goblin_assistant.providers.upstream.answers import ChunkedAnswer
-from goblin_assistant.providers.upstream.deadlines import Exchange, watchdog
+from goblin_assistant.providers.upstream.deadlines import Exchange, deadlines
 from goblin_assistant.providers.upstream.errors import (
     TRANSPORT_ERRORS,
     Timeouts,
@@ -18,8 +17,9 @@ from goblin_assistant.providers.upstream.errors import (
     discard,
     fault_error,
 )
+from goblin_assistant.providers.upstream.responses import ChunkedResponse
 from goblin_assistant.providers.upstream.sse import (
-    Blocks,
+    EventBuffer,
     EventTooLarge,
     is_comment,
     without_first_comments,
@@ -38,7 +38,7 @@ class EventStream(Iterator[bytes]):
     """
 
     __slots__ = (
-        "_blocks",
+        "_buffer",
         "_decode",
         "_exchange",
         "_name",
@@ -52,14 +52,14 @@ class EventStream(Iterator[bytes]):
         self,
         name: str,
         timeouts: Timeouts,
-        response: ChunkedAnswer | HTTPResponse,
+        response: ChunkedResponse | HTTPResponse,
         exchange: Exchange,
     ) -> None:
         self._name = name
         self._timeouts = timeouts
         self._response = response
         self._exchange = exchange
-        self._blocks = Blocks()
+        self._buffer = EventBuffer()
         self._decode = bool(response.headers.get("content-encoding"))
         self._started = False
         self._over = False
@@ -78,7 +78,7 @@ class EventStream(Iterator[bytes]):
                 exchange.limit = time.monotonic() + self._timeouts.idle
             try:
                 data = self._response.read1(READ_SIZE, self._decode)
-                block = self._blocks.feed(data)
+                block = self._buffer.feed(data)
             except EventTooLarge:
                 self.close()
                 raise BadResponse(
@@ -98,7 +98,7 @@ class EventStream(Iterator[bytes]):
                 raise cut_error(self._name, exchange, self._timeouts)
             if not data:
                 self._end()
-                block = self._blocks.rest()
+                block = self._buffer.rest()
                 if not block:
                     raise StopIteration
                 return block
@@ -134,7 +134,7 @@ class EventStream(Iterator[bytes]):
             self._end()
 
     def __del__(self) -> None:
-        # Garbage collection may call this in any thread, also under a lock: see "Finalisers" in watchdog.py.
+        # Garbage collection may call this in any thread, also under a lock: see "Finalisers" in deadlines.py.
         self.close()
 
     def _start(self) -> None:
@@ -150,4 +150,4 @@ class EventStream(Iterator[bytes]):
     def _end(self) -> None:
         self._over = True
         self._response.release_conn()
-        watchdog.release(self._exchange)
+        deadlines.release(self._exchange)

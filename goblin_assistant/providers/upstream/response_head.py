@@ -20,7 +20,7 @@ MAX_INFORMATIONAL = 20
 until the deadline."""
 
 
-class Head(http.client.HTTPMessage):
+class ResponseHead(http.client.HTTPMessage):
     """The headers of one answer, as urllib3 and http.client ask for them. Names keep their spelling; `get` gives the
     first of several."""
 
@@ -120,7 +120,7 @@ class QuickResponse(http.client.HTTPResponse):
                     self.fp.read(end + 4)
                     self._take(
                         buffered[len(_START) : buffered.find(b"\r\n")].decode("latin-1"),
-                        Head(pairs),
+                        ResponseHead(pairs),
                     )
                     return
         super().begin()
@@ -146,7 +146,7 @@ class QuickResponse(http.client.HTTPResponse):
                 return version, status, reason
             http.client.parse_headers(self.fp)
 
-    def _take(self, reason: str, head: Head) -> None:
+    def _take(self, reason: str, head: ResponseHead) -> None:
         self.code = self.status = 200
         self.reason = reason.strip()
         self.version = 11

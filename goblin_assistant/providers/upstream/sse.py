@@ -24,7 +24,7 @@ def _boundary(data: bytes) -> int:
     return lf + 2 if lf > crlf else crlf + 3
 
 
-class Blocks:
+class EventBuffer:
     """Cuts a byte stream, however it was split on its way, after its last whole event."""
 
     __slots__ = ("_held", "_size", "_tail")

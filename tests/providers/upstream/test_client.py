@@ -1,4 +1,4 @@
-"""The parts of the upstream client that no single provider shows: event blocks, connections, the watchdog."""
+"""The parts of the upstream client that no single provider shows: event blocks, connections, deadlines."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from goblin_assistant.providers.base import (
     Timeout,
 )
 from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
-from goblin_assistant.providers.upstream.deadlines import watchdog
+from goblin_assistant.providers.upstream.deadlines import deadlines
 from goblin_assistant.providers.upstream.sse import (
     MAX_EVENT_BYTES,
-    Blocks,
+    EventBuffer,
     EventTooLarge,
     is_comment,
 )
@@ -56,7 +56,7 @@ def client(fake_upstream: FakeUpstream) -> Iterator[UpstreamClient]:
     )
     yield made
     made.close()
-    wait_until(lambda: watchdog.active() == 0)
+    wait_until(lambda: deadlines.active() == 0)
 
 
 # -- event blocks -------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def test_blocks_are_whole_events_and_nothing_is_lost_however_the_bytes_are_cut(
 ) -> None:
     data = b"".join(EVENTS) * 2
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    blocks = Blocks()
+    blocks = EventBuffer()
     out = [blocks.feed(data[a:b]) for a, b in pairwise(edges)]
     assert b"".join(out) == data
     assert blocks.rest() == b""
@@ -75,14 +75,14 @@ def test_blocks_are_whole_events_and_nothing_is_lost_however_the_bytes_are_cut(
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_an_event_is_given_out_with_its_very_last_byte(event: bytes) -> None:
-    blocks = Blocks()
+    blocks = EventBuffer()
     *head, last = [event[i : i + 1] for i in range(len(event))]
     assert [blocks.feed(byte) for byte in head] == [b""] * len(head)
     assert blocks.feed(last) == event
 
 
 def test_only_the_incomplete_event_is_held_back() -> None:
-    blocks = Blocks()
+    blocks = EventBuffer()
     assert blocks.feed(b"data: 1\n\ndata: 2\n\nda") == b"data: 1\n\ndata: 2\n\n"
     assert blocks.feed(b"ta: 3\n") == b""
     assert blocks.feed(b"\ndata: 4") == b"data: 3\n\n"
@@ -102,13 +102,13 @@ def test_only_the_incomplete_event_is_held_back() -> None:
 def test_what_is_left_at_the_end_is_completed_only_if_its_lines_are_whole(
     left: bytes, rest: bytes
 ) -> None:
-    blocks = Blocks()
+    blocks = EventBuffer()
     assert blocks.feed(b"data: 0\n\n" + left).startswith(b"data: 0\n\n")
     assert blocks.rest() == rest
 
 
 def test_a_large_event_costs_no_more_than_its_size() -> None:
-    blocks = Blocks()
+    blocks = EventBuffer()
     blocks.feed(b"data: ")
     for _ in range(MAX_EVENT_BYTES // 4096 - 1):
         assert blocks.feed(b"x" * 4096) == b""
@@ -346,9 +346,9 @@ def test_a_connection_that_was_closed_while_idle_is_noticed_before_its_use(
     client.post("/", b"", Call())
     fake_upstream.close_idle()
     wait_until(lambda: arrived(client))
-    second = watchdog.watch(Call())
+    second = deadlines.watch(Call())
     assert client._send("POST", "/", b"", second, None).whole() == b"{}"
-    watchdog.release(second)
+    deadlines.release(second)
     assert not second.fresh  # nothing had to be sent again
     assert not second.reused
     assert (fake_upstream.connections, len(fake_upstream.requests)) == (2, 2)
@@ -374,10 +374,10 @@ def test_after_a_stale_connection_no_other_idle_one_is_trusted(
     # A server that gives up on idle connections gives up on all of them, and another thread may put one back meanwhile.
     fake_upstream.default = Reply.plain(200, b"{}")
     client.post("/", b"", Call())
-    second = watchdog.watch(Call())
+    second = deadlines.watch(Call())
     second.fresh = True
     assert client._send("POST", "/", b"", second, None).whole() == b"{}"
-    watchdog.release(second)
+    deadlines.release(second)
     assert not second.reused
     assert fake_upstream.connections == 2
 
@@ -423,37 +423,37 @@ def test_a_stream_that_is_dropped_unread_is_closed(
     wait_until(lambda: fake_upstream.open_connections == 0)
 
 
-# -- the watchdog -------------------------------------------------------------------------------
+# -- deadlines ----------------------------------------------------------------------------------
 def test_a_client_that_leaves_late_does_not_cut_the_next_request_on_its_connection(
     client: UpstreamClient, fake_upstream: FakeUpstream
 ) -> None:
     fake_upstream.default = Reply.plain(200, b"{}")
-    first = watchdog.watch(Call(client_gone=lambda: True))
+    first = deadlines.watch(Call(client_gone=lambda: True))
     client.post("/", b"", Call())  # opens the connection
-    # What the watchdog sees when it looks at a call a moment after its connection went to another one.
+    # What the thread for deadlines sees when it checks a call a moment after its connection went to another one.
     idle = client._pool._get_conn()
     first.connection = idle  # type: ignore[assignment]
     client._pool._put_conn(idle)
-    first.look(time.monotonic())
+    first.check(time.monotonic())
     assert first.cut == "client_gone"
     client.post("/", b"", Call())
     assert fake_upstream.connections == 1
-    watchdog.release(first)
+    deadlines.release(first)
 
 
-def test_a_broken_client_gone_does_not_stop_the_watchdog(
+def test_a_broken_client_gone_does_not_stop_the_deadlines(
     client: UpstreamClient, fake_upstream: FakeUpstream
 ) -> None:
     def broken() -> bool:
         raise RuntimeError("boom")
 
     fake_upstream.default = Reply.raw(SILENCE)
-    odd = watchdog.watch(Call(client_gone=broken))
+    odd = deadlines.watch(Call(client_gone=broken))
     with pytest.raises(Timeout):
         client.post("/", b"", Call(deadline=time.monotonic() + 0.6))
     with pytest.raises(CallCancelled):
         client.post("/", b"", Call(client_gone=lambda: True))
-    watchdog.release(odd)
+    deadlines.release(odd)
 
 
 def test_an_idle_connection_keeps_no_request_in_memory(
@@ -488,7 +488,7 @@ def test_many_calls_cut_in_every_way_leave_nothing_behind(
         thread.join(10)
     assert sorted(outcomes) == ["CallCancelled"] * 20 + ["Timeout"] * 20
     wait_until(lambda: fake_upstream.open_connections == 0)
-    assert watchdog.active() == 0
+    assert deadlines.active() == 0
 
 
 def test_a_forked_process_cuts_calls_of_its_own(
@@ -496,7 +496,7 @@ def test_a_forked_process_cuts_calls_of_its_own(
 ) -> None:
     # As under a server that loads the application before it forks: the child has no thread, whatever the flags say.
     fake_upstream.default = Reply.raw(SILENCE)
-    busy = watchdog.watch(Call())
+    busy = deadlines.watch(Call())
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
@@ -512,7 +512,7 @@ def test_a_forked_process_cuts_calls_of_its_own(
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)
-    watchdog.release(busy)
+    deadlines.release(busy)
     assert os.waitstatus_to_exitcode(status) == 7
 
 

@@ -1,4 +1,4 @@
-"""The watchdog: no lock freezes it, no exception ends it, and a gauge says whether it runs."""
+"""Deadlines: no lock freezes their thread, no exception ends it, and a gauge says whether it runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.providers.base import Call, Timeout
 from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
-from goblin_assistant.providers.upstream.deadlines import watchdog
+from goblin_assistant.providers.upstream.deadlines import deadlines
 from tests.conftest import ROOT, wait_until
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
 
@@ -29,7 +29,7 @@ def client(fake_upstream: FakeUpstream) -> Iterator[UpstreamClient]:
     client = UpstreamClient("up", fake_upstream.url, {}, Timeouts(2, 30, 30), 8)
     yield client
     client.close()
-    wait_until(lambda: watchdog.active() == 0)
+    wait_until(lambda: deadlines.active() == 0)
 
 
 def run_python(script: str, *arguments: str, seconds: float = 30) -> str:
@@ -100,10 +100,10 @@ def test_one_odd_exchange_leaves_the_deadlines_of_all_others_in_force(
     client: UpstreamClient, fake_upstream: FakeUpstream
 ) -> None:
     fake_upstream.default = Reply.raw(SILENCE)
-    odd = watchdog.watch(Odd())
+    odd = deadlines.watch(Odd())
     with pytest.raises(Timeout):
         run_bounded(lambda: client.post("/", b"", Call(deadline=time.monotonic() + 0.6)))
-    watchdog.release(odd)
+    deadlines.release(odd)
 
 
 def test_an_exchange_that_cannot_be_looked_at_is_cut(
@@ -145,13 +145,13 @@ def kill(thread: threading.Thread) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_watchdog_is_seen_and_started_again(
+def test_a_dead_deadlines_thread_is_seen_and_started_again(
     client: UpstreamClient, fake_upstream: FakeUpstream
 ) -> None:
     fake_upstream.default = Reply.raw(SILENCE)
-    waiting = watchdog.watch(Call())
+    waiting = deadlines.watch(Call())
     (thread,) = (
-        thread for thread in threading.enumerate() if thread.name == "goblin-upstream-watchdog"
+        thread for thread in threading.enumerate() if thread.name == "goblin-upstream-deadlines"
     )
     kill(thread)
     wait_until(
@@ -161,12 +161,12 @@ def test_a_dead_watchdog_is_seen_and_started_again(
     )
     assert REGISTRY.get_sample_value("deadlines_thread_up") == 1, "the scrape has started another"
     (thread,) = (
-        thread for thread in threading.enumerate() if thread.name == "goblin-upstream-watchdog"
+        thread for thread in threading.enumerate() if thread.name == "goblin-upstream-deadlines"
     )
     kill(thread)
     with pytest.raises(Timeout):
         run_bounded(lambda: client.post("/", b"", Call(deadline=time.monotonic() + 0.3)))
-    watchdog.release(waiting)
+    deadlines.release(waiting)
 
 
 def test_an_idle_connection_is_not_used_by_a_forked_process(
@@ -202,4 +202,4 @@ def test_streams_dropped_in_cycles_give_their_connections_back(
         del stream, cycle
     gc.collect()
     wait_until(lambda: fake_upstream.open_connections == 0)
-    assert watchdog.active() == 0
+    assert deadlines.active() == 0

@@ -150,7 +150,7 @@ def test_more_than_a_hundred_headers_take_the_long_way() -> None:
 
 
 def test_several_values_of_a_name_are_all_kept_and_the_first_is_got() -> None:
-    head = response_head.Head([("Via", "a"), ("via", "b")])
+    head = response_head.ResponseHead([("Via", "a"), ("via", "b")])
     assert head.get("VIA") == "a"
     assert head.items() == [("Via", "a"), ("via", "b")]
 

@@ -13,7 +13,7 @@ import pytest
 from goblin_assistant.providers.base import Call, CallCancelled, ConnectionFailed, Timeout
 from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
 from goblin_assistant.providers.upstream.connections import TrackedTLSConnection
-from goblin_assistant.providers.upstream.deadlines import watchdog
+from goblin_assistant.providers.upstream.deadlines import deadlines
 from tests.conftest import wait_until
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
 from tests.support.services import Nginx, find_binary
@@ -71,7 +71,7 @@ def client(
     made = connect(tls_url, certificate, Timeouts(10, 30, 30))
     yield made
     made.close()
-    wait_until(lambda: watchdog.active() == 0)
+    wait_until(lambda: deadlines.active() == 0)
 
 
 def test_answers_and_streams_share_one_connection(
@@ -181,9 +181,9 @@ def test_a_connection_that_is_closed_as_a_request_goes_out_is_replaced(
     wait_until(lambda: bool(select.select([idle.sock], [], [], 0)[0]))
     # Closed after the pool had asked, so to say.
     monkeypatch.setattr(TrackedTLSConnection, "is_connected", True)
-    second = watchdog.watch(Call())
+    second = deadlines.watch(Call())
     assert client._send("POST", "/", b"x" * size, second, None).whole() == b"{}"
-    watchdog.release(second)
+    deadlines.release(second)
     assert second.fresh
     assert [len(request.body) for request in fake_upstream.requests] == [0, size]
     client.close()

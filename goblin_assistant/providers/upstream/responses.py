@@ -17,7 +17,7 @@ from goblin_assistant.providers.upstream.response_head import ReadAhead
 READ_BYTES = 65536
 
 
-class Answer:
+class Response:
     """The head of an answer; its body is still to be read: with `whole()` where that is allowed, else with `stream()`."""
 
     __slots__ = ("_lease", "_raw", "status")
@@ -45,11 +45,11 @@ class Answer:
         self._lease.give_back()
         return data
 
-    def events(self) -> ChunkedAnswer | HTTPResponse:
+    def events(self) -> ChunkedResponse | HTTPResponse:
         """The body as it arrives."""
         raw = self._raw
         if raw.chunked and not raw.headers.get("content-encoding"):
-            return ChunkedAnswer(self._lease, raw)
+            return ChunkedResponse(self._lease, raw)
         return self.stream()
 
     def stream(self) -> HTTPResponse:
@@ -69,7 +69,7 @@ class Answer:
         )
 
 
-class PlainAnswer(Answer):
+class PlainResponse(Response):
     """A success whose length is known, read from the socket itself: http.client's file around it costs as much as the
     rest of a call."""
 
@@ -78,7 +78,7 @@ class PlainAnswer(Answer):
     def __init__(
         self,
         lease: Lease,
-        parse: Callable[[Lease, ReadAhead, str], Answer],
+        parse: Callable[[Lease, ReadAhead, str], Response],
         sock: socket.socket,
         first: bytes,
         at: int,
@@ -97,7 +97,7 @@ class PlainAnswer(Answer):
         return self._length <= limit
 
     def whole(self) -> bytes:
-        """See Answer."""
+        """See Response."""
         body = self._first[self._at :]
         missing = self._length - len(body)
         if missing > 0:
@@ -124,19 +124,19 @@ class PlainAnswer(Answer):
             raise
         return b"".join(pieces)
 
-    def events(self) -> ChunkedAnswer | HTTPResponse:
-        """See Answer."""
-        return self._long().events()
+    def events(self) -> ChunkedResponse | HTTPResponse:
+        """See Response."""
+        return self._buffered().events()
 
     def stream(self) -> HTTPResponse:
-        """See Answer."""
-        return self._long().stream()
+        """See Response."""
+        return self._buffered().stream()
 
-    def _long(self) -> Answer:
+    def _buffered(self) -> Response:
         return self._parse(self._lease, ReadAhead(self._sock, self._first), "POST")
 
 
-class ChunkedAnswer:
+class ChunkedResponse:
     """A chunked answer, with what an event stream needs of urllib3's response."""
 
     __slots__ = ("_body", "_lease", "_raw", "headers")
