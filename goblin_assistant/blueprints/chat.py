@@ -10,7 +10,7 @@ from typing import Any
 from apiflask import APIBlueprint
 from flask import Response, after_this_request
 
-from goblin_assistant.calls.idempotency import Answer, Claim, Recording
+from goblin_assistant.calls.idempotency import Claim, Recording, StoredResponse
 from goblin_assistant.calls.service import Chat, ChatStream, may_use
 from goblin_assistant.errors import ClientGone, UnknownModel
 from goblin_assistant.providers.base import Dialect
@@ -122,7 +122,7 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
     key = current.environ.get("HTTP_IDEMPOTENCY_KEY")
     if key is not None:
         held = parts.idempotency.begin(principal.label, key, current.path, raw)
-        if isinstance(held, Answer):
+        if isinstance(held, StoredResponse):
             return Response(
                 held.body,
                 content_type=held.content_type,
@@ -158,7 +158,7 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
             response = JsonBytes(result.body)
             info.headers.extend(result.headers.items())
             if claim is not None:
-                claim.finish(Answer("application/json", result.body, result.headers))
+                claim.finish(StoredResponse("application/json", result.body, result.headers))
     except BaseException as error:
         if isinstance(error, ClientGone):
             info.incomplete = True
@@ -209,7 +209,7 @@ def _recorded(
         yield piece
     # Too long to keep: the key is free again when the response is closed, and not while it is still being answered.
     if not info.incomplete and (body := recording.body()) is not None:
-        claim.finish(Answer(headers["Content-Type"], body, headers))
+        claim.finish(StoredResponse(headers["Content-Type"], body, headers))
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoredResponse:
     """A finished answer, as it went to the client."""
 
     content_type: str
@@ -60,7 +60,7 @@ class Claim:
         self._holder = holder
         self._done = False
 
-    def finish(self, answer: Answer) -> None:
+    def finish(self, answer: StoredResponse) -> None:
         """Keep the answer for those who ask again. Never raises: the answer itself has been given."""
         if self._done:
             return
@@ -109,7 +109,7 @@ class IdempotencyStore(ABC):
         self._seconds = seconds
         self._in_flight_seconds = in_flight_seconds
 
-    def begin(self, caller: str, key: str, path: str, body: bytes) -> Claim | Answer:
+    def begin(self, caller: str, key: str, path: str, body: bytes) -> Claim | StoredResponse:
         """Claim `key` for this request, or return the answer that it already has.
 
         Raises BadRequest for a malformed key, Conflict while another request holds it, IdempotencyMismatch for another body.
@@ -136,11 +136,11 @@ class IdempotencyStore(ABC):
         return answer
 
     @abstractmethod
-    def _claim(self, holder: Holder) -> tuple[str, Answer | None] | None:
+    def _claim(self, holder: Holder) -> tuple[str, StoredResponse | None] | None:
         """Take the name atomically and return None, or return what is there: its fingerprint, and the answer."""
 
     @abstractmethod
-    def _put(self, holder: Holder, answer: Answer) -> None:
+    def _put(self, holder: Holder, answer: StoredResponse) -> None:
         """Keep the answer, unless a successor has claimed the name meanwhile."""
 
     @abstractmethod
@@ -162,10 +162,10 @@ class MemoryIdempotencyStore(IdempotencyStore):
         self._lock = threading.Lock()
         # Each in order of arrival, and all in one live equally long: whatever has to go is at the front.
         self._claims: OrderedDict[str, tuple[float, Holder]] = OrderedDict()
-        self._answers: OrderedDict[str, tuple[float, str, Answer]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[float, str, StoredResponse]] = OrderedDict()
         self._bytes = 0
 
-    def _claim(self, holder: Holder) -> tuple[str, Answer | None] | None:
+    def _claim(self, holder: Holder) -> tuple[str, StoredResponse | None] | None:
         now = time.monotonic()
         with self._lock:
             self._expire(now)
@@ -176,7 +176,7 @@ class MemoryIdempotencyStore(IdempotencyStore):
             self._claims[holder.name] = (now + self._in_flight_seconds, holder)
             return None
 
-    def _put(self, holder: Holder, answer: Answer) -> None:
+    def _put(self, holder: Holder, answer: StoredResponse) -> None:
         size = _size(answer)
         with self._lock:
             claimed = self._claims.get(holder.name)
@@ -212,7 +212,7 @@ class MemoryIdempotencyStore(IdempotencyStore):
         self._bytes -= _size(answer)
 
 
-def _size(answer: Answer) -> int:
+def _size(answer: StoredResponse) -> int:
     headers = sum(len(name) + len(value) + _HEADER_BYTES for name, value in answer.headers.items())
     return ENTRY_BYTES + len(answer.content_type) + len(answer.body) + headers
 
@@ -267,7 +267,7 @@ class RedisIdempotencyStore(IdempotencyStore):
     def _say(error: Exception) -> None:
         logger.warning("idempotency_store_unavailable", extra={"error_type": type(error).__name__})
 
-    def _claim(self, holder: Holder) -> tuple[str, Answer | None] | None:
+    def _claim(self, holder: Holder) -> tuple[str, StoredResponse | None] | None:
         key = _key(holder)
         try:
             # Two tries: the holder may vanish between SET and GET.
@@ -287,7 +287,7 @@ class RedisIdempotencyStore(IdempotencyStore):
             self._say(error)
         return None
 
-    def _put(self, holder: Holder, answer: Answer) -> None:
+    def _put(self, holder: Holder, answer: StoredResponse) -> None:
         about = {
             "fingerprint": holder.fingerprint,
             "content_type": answer.content_type,
@@ -314,12 +314,12 @@ def _mark(holder: Holder) -> bytes:
     return orjson.dumps({"fingerprint": holder.fingerprint, "token": holder.token})
 
 
-def _read(raw: bytes) -> tuple[str, Answer | None]:
+def _read(raw: bytes) -> tuple[str, StoredResponse | None]:
     line, newline, body = raw.partition(b"\n")
     about: dict[str, Any] = orjson.loads(line)
     if not newline:
         return about["fingerprint"], None
-    return about["fingerprint"], Answer(about["content_type"], body, about["headers"])
+    return about["fingerprint"], StoredResponse(about["content_type"], body, about["headers"])
 
 
 def build_store(

@@ -20,7 +20,7 @@ from goblin_assistant.calls.request import (
     check_allowed,
     may_use,
 )
-from goblin_assistant.calls.run import ModelMetrics, Run, counted, requested_tier
+from goblin_assistant.calls.settlement import ModelMetrics, Settlement, counted, requested_tier
 from goblin_assistant.calls.stream import ChatStream, close_events
 from goblin_assistant.config import Config
 from goblin_assistant.database.models import now_ms
@@ -91,12 +91,12 @@ class ChatService:
 
     def complete(self, chat: Chat) -> ChatResult:
         """Answer in one piece. Raises AppError or ProviderError."""
-        run, targets, call = self._begin(chat)
+        settlement, targets, call = self._begin(chat)
         try:
             requests = TargetRequests(chat, call)
 
             def attempt(target: Target) -> tuple[ChatResponse, bytes]:
-                run.trying(target)
+                settlement.trying(target)
                 request = requests.for_target(target)
                 if chat.operation == "embeddings":
                     response = target.provider.embed(request)
@@ -105,32 +105,32 @@ class ChatService:
                 # Within the attempt: an answer that makes no sense is the provider's failure, and the next target may do better.
                 return response, requests.answer(target, response)
 
-            outcome = self._attempt(run, targets, attempt, call)
+            outcome = self._attempt(settlement, targets, attempt, call)
             response, body = outcome.value
             if response.model:
-                run.entry.model = response.model
-            run.succeeded(response.usage, response.body)
-            result = ChatResult(body, self._headers(run, outcome.target))
+                settlement.entry.model = response.model
+            settlement.succeeded(response.usage, response.body)
+            result = ChatResult(body, self._headers(settlement, outcome.target))
         except BaseException as error:
-            self._ended_by(error, chat, run, targets, phase="waiting")
+            self._ended_by(error, chat, settlement, targets, phase="waiting")
             raise
-        chat.defer(run.settle)
+        chat.defer(settlement.settle)
         return result
 
     def stream(self, chat: Chat) -> ChatStream:
         """Answer in pieces. Raises AppError or ProviderError for whatever fails before the first one."""
-        run, targets, call = self._begin(chat)
+        settlement, targets, call = self._begin(chat)
         try:
-            run.entry.stream = True
-            run.delivered = DeliveredText()
+            settlement.entry.stream = True
+            settlement.delivered = DeliveredText()
             requests = TargetRequests(chat, call)
 
             def attempt(target: Target) -> tuple[StreamEvent, Iterator[StreamEvent]]:
-                run.trying(target)
+                settlement.trying(target)
                 request = requests.for_target(target)
-                run.progress = request.progress
+                settlement.progress = request.progress
                 events = target.provider.stream(request)
-                run.hold(functools.partial(close_events, events))
+                settlement.hold(functools.partial(close_events, events))
                 try:
                     return next(events), events
                 except StopIteration:
@@ -138,21 +138,23 @@ class ChatService:
                         "the provider's stream was empty", provider=target.provider.name
                     ) from None
 
-            outcome = self._attempt(run, targets, attempt, call, streamed=True)
-            run.entry.first_token_ms = round((time.perf_counter() - chat.started) * 1000)
-            run.trace.add("first_token", provider=outcome.target.provider.name)
+            outcome = self._attempt(settlement, targets, attempt, call, streamed=True)
+            settlement.entry.first_token_ms = round((time.perf_counter() - chat.started) * 1000)
+            settlement.trace.add("first_token", provider=outcome.target.provider.name)
             translator = None
             if requests.translated_for(outcome.target):
-                translator = anthropic_messages.StreamTranslator(run.entry.model)
-            stream = ChatStream(chat, run, outcome, self.router, translator, self._is_draining)
-            stream.headers = self._headers(run, outcome.target)
+                translator = anthropic_messages.StreamTranslator(settlement.entry.model)
+            stream = ChatStream(
+                chat, settlement, outcome, self.router, translator, self._is_draining
+            )
+            stream.headers = self._headers(settlement, outcome.target)
         except BaseException as error:
-            self._ended_by(error, chat, run, targets, phase="before_first_token")
+            self._ended_by(error, chat, settlement, targets, phase="before_first_token")
             raise
         return stream
 
     # -- parts --------------------------------------------------------------------------------
-    def _begin(self, chat: Chat) -> tuple[Run, list[Target], Call]:
+    def _begin(self, chat: Chat) -> tuple[Settlement, list[Target], Call]:
         principal = chat.principal
         requested = apply_defaults(chat, self.default_model)
         targets = self.router.resolve(requested)
@@ -172,7 +174,7 @@ class ChatService:
             operation=chat.operation,
             model_requested=requested[:255],
         )
-        run = Run(
+        settlement = Settlement(
             entry,
             trace,
             chat.body,
@@ -188,25 +190,25 @@ class ChatService:
             if principal.max_concurrency is not None:
                 label = principal.shared_label
                 self._keys.acquire(label, principal.max_concurrency)
-                run.hold(functools.partial(self._keys.release, label))
+                settlement.hold(functools.partial(self._keys.release, label))
             waited = self.slots.acquire(chat.client_gone)
-            run.hold(self.slots.release)
+            settlement.hold(self.slots.release)
             if waited:
                 entry.queue_ms = round(waited * 1000)
                 trace.add("slot", waited_ms=entry.queue_ms)
             if principal.tokens_per_minute is not None:
                 estimate = estimate_prompt_tokens(chat.body) + self._most_completion_tokens(chat)
-                run.token_hold = self._limits.take_tokens(principal, estimate)
+                settlement.token_hold = self._limits.take_tokens(principal, estimate)
         except CallCancelled:
-            run.give_back()
+            settlement.give_back()
             metrics.client_disconnects_total.labels("waiting").inc()
             raise ClientGone("the client has gone") from None
         except BaseException:
-            run.give_back()
+            settlement.give_back()
             raise
         try:
             if principal.monthly_budget_microusd is not None:
-                run.reservation = self._usage.reserve(
+                settlement.reservation = self._usage.reserve(
                     entry.id,
                     principal,
                     [(target.provider.name, target.model) for target in targets],
@@ -215,40 +217,46 @@ class ChatService:
                     requested_tier(chat.body) if chat.operation == "chat_completion" else "",
                 )
         except BaseException as error:
-            self._ended_by(error, chat, run, targets, phase="waiting")
+            self._ended_by(error, chat, settlement, targets, phase="waiting")
             raise
-        return run, targets, call
+        return settlement, targets, call
 
     def _attempt(
         self,
-        run: Run,
+        settlement: Settlement,
         targets: list[Target],
         attempt: Callable[[Target], Any],
         call: Call,
         *,
         streamed: bool = False,
     ) -> Outcome[Any]:
-        outcome = self.router.run(targets, attempt, call, run.trace, streamed=streamed)
-        run.reached(outcome)
+        outcome = self.router.run(targets, attempt, call, settlement.trace, streamed=streamed)
+        settlement.reached(outcome)
         return outcome
 
     def _ended_by(
-        self, error: BaseException, chat: Chat, run: Run, targets: list[Target], *, phase: str
+        self,
+        error: BaseException,
+        chat: Chat,
+        settlement: Settlement,
+        targets: list[Target],
+        *,
+        phase: str,
     ) -> None:
         """Note how a chat ended that got no answer, and have it settled. Raises ClientGone for CallCancelled."""
         try:
             if isinstance(error, CallCancelled):
-                run.cut("shutdown" if self._is_draining() else "client", phase)
+                settlement.cut("shutdown" if self._is_draining() else "client", phase)
                 raise ClientGone("the client has gone") from None
             if isinstance(error, ProviderError) and not error.provider:
-                error.provider = run.entry.provider or targets[-1].provider.name
-            run.failed(
+                error.provider = settlement.entry.provider or targets[-1].provider.name
+            settlement.failed(
                 error
                 if isinstance(error, ProviderError | AppError)
                 else AppError(type(error).__name__)
             )
         finally:
-            chat.defer(run.settle)
+            chat.defer(settlement.settle)
 
     def _most_completion_tokens(self, chat: Chat) -> int:
         """What is held for the answers, in money and in tokens a minute. Embeddings have none,
@@ -276,17 +284,17 @@ class ChatService:
         chat.raw = b""
 
     @staticmethod
-    def _headers(run: Run, target: Target) -> dict[str, str]:
-        elapsed = (time.perf_counter() - run.trace.started) * 1000
-        provider = run.trace.provider_seconds * 1000
-        queue = run.entry.queue_ms
+    def _headers(settlement: Settlement, target: Target) -> dict[str, str]:
+        elapsed = (time.perf_counter() - settlement.trace.started) * 1000
+        provider = settlement.trace.provider_seconds * 1000
+        queue = settlement.entry.queue_ms
         timing = f"queue;dur={queue}, overhead;dur={max(0.0, elapsed - provider - queue):.2f}, provider;dur={provider:.2f}"
-        if run.entry.first_token_ms is not None:
-            timing += f", first_token;dur={run.entry.first_token_ms}"
+        if settlement.entry.first_token_ms is not None:
+            timing += f", first_token;dur={settlement.entry.first_token_ms}"
         return {
             "Server-Timing": timing,
             "X-Goblin-Provider": target.provider.name,
-            "X-Goblin-Attempts": str(run.trace.attempts),
+            "X-Goblin-Attempts": str(settlement.trace.attempts),
         }
 
 

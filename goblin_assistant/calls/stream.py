@@ -10,7 +10,7 @@ import orjson
 
 from goblin_assistant import metrics
 from goblin_assistant.calls.request import Chat
-from goblin_assistant.calls.run import Run
+from goblin_assistant.calls.settlement import Settlement
 from goblin_assistant.dialects.anthropic import request
 from goblin_assistant.errors import AppError, anthropic_body, label_of, openai_body
 from goblin_assistant.logs.json_logging import correlation_id
@@ -39,7 +39,7 @@ class ChatStream:
     def __init__(
         self,
         chat: Chat,
-        run: Run,
+        settlement: Settlement,
         outcome: Outcome[tuple[StreamEvent, Iterator[StreamEvent]]],
         router: Router,
         translator: request.StreamTranslator | None,
@@ -48,15 +48,15 @@ class ChatStream:
         self.headers: dict[str, str] = {}
         self.on_incomplete: Callable[[str], None] | None = None
         self._chat = chat
-        self._run = run
+        self._settlement = settlement
         self._outcome = outcome
         self._router = router
         self._translator = translator
         self._is_draining = is_draining
         self._completed = False
         reaper.start()
-        assert run.delivered is not None
-        self._deliver = run.delivered.add
+        assert settlement.delivered is not None
+        self._deliver = settlement.delivered.add
         first = outcome.value[0]
         if type(first) is bytes:  # counted although the client may leave before it asks for it
             self._deliver(first)
@@ -68,7 +68,7 @@ class ChatStream:
         return self._pieces
 
     def _generate(self) -> Iterator[bytes]:
-        run = self._run
+        settlement = self._settlement
         event, events = self._outcome.value
         translator = self._translator
         deliver = self._deliver
@@ -84,25 +84,26 @@ class ChatStream:
                     event = next(events)
                 except StopIteration:
                     raise BadResponse(
-                        "the provider's stream ended before its end", provider=run.entry.provider
+                        "the provider's stream ended before its end",
+                        provider=settlement.entry.provider,
                     ) from None
                 if type(event) is bytes:
                     deliver(event)
             if completed.model:
-                run.entry.model = completed.model
+                settlement.entry.model = completed.model
             self._completed = True
             self._outcome.ticket.success()
             self._end_provider_time()
-            run.succeeded(completed.usage)
+            settlement.succeeded(completed.usage)
             if translator is not None:
                 yield translator.finish(completed)
             elif self._chat.dialect == "openai":
                 yield b"data: [DONE]\n\n"
         except ProviderError as error:
-            error.provider = error.provider or run.entry.provider
+            error.provider = error.provider or settlement.entry.provider
             self._end_provider_time()
-            self._router.broke_off(error, self._outcome, run.trace)
-            run.failed(error)
+            self._router.broke_off(error, self._outcome, settlement.trace)
+            settlement.failed(error)
             reason = "timeout" if error.status == 504 else "provider"
             metrics.stream_incomplete_total.labels(reason).inc()
             if self.on_incomplete is not None:
@@ -117,7 +118,7 @@ class ChatStream:
             failure = AppError(
                 "the stream broke off; the correlation id leads to the cause in the log"
             )
-            run.failed(failure)
+            settlement.failed(failure)
             metrics.stream_incomplete_total.labels("provider").inc()
             if self.on_incomplete is not None:
                 self.on_incomplete(label_of(error))
@@ -127,7 +128,7 @@ class ChatStream:
         self._settle()
 
     def _end_provider_time(self) -> None:
-        self._run.trace.provider_seconds += time.perf_counter() - self._began
+        self._settlement.trace.provider_seconds += time.perf_counter() - self._began
 
     def _cut(self) -> None:
         if self._completed:  # only the end mark was not read: the answer is whole
@@ -135,7 +136,7 @@ class ChatStream:
         self._end_provider_time()
         reason = "shutdown" if self._is_draining() else "client"
         metrics.stream_incomplete_total.labels(reason).inc()
-        self._run.cut(reason, "streaming")
+        self._settlement.cut(reason, "streaming")
 
     def _error_event(self, error: ProviderError | AppError) -> bytes:
         correlation_id = self._chat.correlation_id
@@ -150,26 +151,26 @@ class ChatStream:
 
     def close(self) -> None:
         """End the stream wherever it is, close the provider's connection and settle the books."""
-        if self._run.settled:
+        if self._settlement.settled:
             return
         correlation_id.set(self._chat.correlation_id)  # the reaper's thread has none
         try:
             self._pieces.close()  # type: ignore[attr-defined]
-            if self._run.answered_at is None:
+            if self._settlement.answered_at is None:
                 self._cut()
         finally:
             self._settle()
 
     def __del__(self) -> None:
         # A server that loses its client may never call close() (werkzeug's does not always).
-        if self._made and not self._run.settled:
+        if self._made and not self._settlement.settled:
             reaper.hand_over(self.close)
 
     def _settle(self) -> None:
         try:
             close_events(self._outcome.value[1])
         finally:
-            self._run.settle()
+            self._settlement.settle()
 
 
 def close_events(events: Iterator[StreamEvent]) -> None:

@@ -32,7 +32,7 @@ _STANDARD = frozenset(
     }
 )
 
-# Events of routing.Trace and chat_run.Run: what they mean, with their own details filled in.
+# The events of a Trace, from the router and from Settlement: what they mean, with their details.
 _SENTENCES: dict[str, str] = {
     "limit": "{remaining} of {limit} chats left in the caller's window",
     "slot": "waited {waited_ms} ms for a chat slot",

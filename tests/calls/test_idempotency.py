@@ -12,17 +12,17 @@ import pytest
 from goblin_assistant.calls.idempotency import (
     ENTRY_BYTES,
     MAX_ANSWER_BYTES,
-    Answer,
     Claim,
     IdempotencyStore,
     MemoryIdempotencyStore,
     Recording,
     RedisIdempotencyStore,
+    StoredResponse,
 )
 from goblin_assistant.errors import BadRequest, Conflict, IdempotencyMismatch
 from tests.conftest import wait_until
 
-ANSWER = Answer("application/json", b'{"a": "\xc3\xa4"}', {"X-Goblin-Provider": "echo"})
+ANSWER = StoredResponse("application/json", b'{"a": "\xc3\xa4"}', {"X-Goblin-Provider": "echo"})
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -35,7 +35,7 @@ def store(request: pytest.FixtureRequest) -> IdempotencyStore:
 
 def begin(
     store: IdempotencyStore, key: str = "k", body: bytes = b"{}", caller: str = "user:1"
-) -> Claim | Answer:
+) -> Claim | StoredResponse:
     return store.begin(caller, key, "/v1/chat/completions", body)
 
 
@@ -75,7 +75,9 @@ def test_callers_do_not_share_keys(store: IdempotencyStore) -> None:
 
 
 def test_an_answer_too_long_to_keep_frees_its_key(store: IdempotencyStore) -> None:
-    claim(store, "long").finish(Answer("application/json", b"x" * (MAX_ANSWER_BYTES + 1), {}))
+    claim(store, "long").finish(
+        StoredResponse("application/json", b"x" * (MAX_ANSWER_BYTES + 1), {})
+    )
     assert isinstance(begin(store, "long"), Claim)
 
 
@@ -88,9 +90,9 @@ def test_a_malformed_key_is_refused(store: IdempotencyStore, key: str) -> None:
 def test_memory_is_bounded_and_the_oldest_answer_goes_first() -> None:
     store = MemoryIdempotencyStore(60, 60, 2 * (ENTRY_BYTES + 110) + 50)
     for number in range(3):
-        claim(store, f"k{number}").finish(Answer("text/plain", b"x" * 100, {}))
+        claim(store, f"k{number}").finish(StoredResponse("text/plain", b"x" * 100, {}))
     assert isinstance(begin(store, "k0"), Claim)
-    assert isinstance(begin(store, "k2"), Answer)
+    assert isinstance(begin(store, "k2"), StoredResponse)
     assert store._bytes == 2 * (ENTRY_BYTES + 110)
 
 
@@ -106,7 +108,7 @@ def test_what_the_memory_store_counts_is_what_it_holds() -> None:
         for number in range(2000):
             mine = {name: value + str(number) for name, value in headers.items()}
             claim(store, f"k{number}").finish(
-                Answer("application/json", b"x" * 100 + b"%d" % number, mine)
+                StoredResponse("application/json", b"x" * 100 + b"%d" % number, mine)
             )
         held = tracemalloc.get_traced_memory()[0] - before
     finally:
@@ -117,7 +119,7 @@ def test_what_the_memory_store_counts_is_what_it_holds() -> None:
 def test_an_answer_larger_than_the_whole_memory_store_pushes_nothing_out() -> None:
     store = MemoryIdempotencyStore(60, 60, 5000)
     claim(store, "small").finish(ANSWER)
-    claim(store, "large").finish(Answer("text/plain", b"x" * 5001, {}))
+    claim(store, "large").finish(StoredResponse("text/plain", b"x" * 5001, {}))
     assert isinstance(begin(store, "large"), Claim)
     assert begin(store, "small") == ANSWER
 
@@ -136,7 +138,7 @@ def test_a_full_memory_store_looks_at_the_oldest_answers_only() -> None:
     store = MemoryIdempotencyStore(60, 60, 1000 * (ENTRY_BYTES + 110))
     store._answers, store._claims = Counting(), Counting()
     for number in range(1500):
-        claim(store, f"k{number}").finish(Answer("text/plain", b"x" * 100, {}))
+        claim(store, f"k{number}").finish(StoredResponse("text/plain", b"x" * 100, {}))
     assert len(store._answers) == 1000
     assert not store._claims
     assert Counting.looked == 0
@@ -153,7 +155,7 @@ def test_a_claim_that_ran_out_leaves_its_successor_alone(store: IdempotencyStore
     late.finish(ANSWER) if end == "finish" else late.abandon()
     with pytest.raises(Conflict):
         begin(store, "late")
-    theirs = Answer("text/plain", b"theirs", {})
+    theirs = StoredResponse("text/plain", b"theirs", {})
     successor.finish(theirs)
     assert begin(store, "late") == theirs
 
@@ -167,8 +169,8 @@ def claimed_anew(store: IdempotencyStore) -> Claim | None:
 
 def test_an_answer_of_any_bytes_is_replayed(store: IdempotencyStore) -> None:
     body = bytes(range(256)) + b"data: \xff\xfe\n\n\n"
-    claim(store, "bytes").finish(Answer("text/event-stream", body, {"a": "b"}))
-    assert begin(store, "bytes") == Answer("text/event-stream", body, {"a": "b"})
+    claim(store, "bytes").finish(StoredResponse("text/event-stream", body, {"a": "b"}))
+    assert begin(store, "bytes") == StoredResponse("text/event-stream", body, {"a": "b"})
 
 
 def test_a_store_that_fails_frees_the_key_and_lets_the_answer_go(

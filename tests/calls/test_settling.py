@@ -21,8 +21,8 @@ from sqlalchemy import func, select
 
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.blueprints import chat as chat_views
-from goblin_assistant.calls import run
 from goblin_assistant.calls import service as chat
+from goblin_assistant.calls import settlement
 from goblin_assistant.calls import stream as chat_stream
 from goblin_assistant.config import GoblinFile
 from goblin_assistant.database.models import budget_reservations
@@ -54,12 +54,12 @@ REQUESTS: dict[str, tuple[str, dict[str, Any], Reply]] = {
     "broken stream": ("/v1/chat/completions", {**HELLO, "stream": True}, Reply.sse([CHUNK])),
 }
 
-FILES = {module.__file__ for module in (chat, run, chat_stream, router, chat_views)}
+FILES = {module.__file__ for module in (chat, settlement, chat_stream, router, chat_views)}
 GIVING_BACK = {"settle", "_settle", "_settle_tokens", "release", "close", "close_events", "__del__", "_release",
                "_end_all", "attach", "_after_response", "settled", "_ended_by", "give_back"}  # fmt: skip
 """What gives back. A fault in there is another test's."""
 CANNOT_FAIL = re.compile(
-    r"try:|finally:|return \w+(, \w+)*$|run\.hold\(|run\.reached\(|after\.append\(|self\._holds\.append\(|caps = self\._caps$"
+    r"try:|finally:|return \w+(, \w+)*$|settlement\.hold\(|settlement\.reached\(|after\.append\(|self\._holds\.append\(|caps = self\._caps$"
     r"|if isinstance\(got, Outcome\):|if outcome is None and ticket|ticket\.abandon\(\)|if caps is not None:"
     r"|caps\.release\(name\)|except BaseException as error:|chat\.defer\(|self\._ended_by\("
 )

@@ -41,7 +41,7 @@ from goblin_assistant.usage.store import (
 logger = logging.getLogger("goblin_assistant.chat")
 
 
-class Run:
+class Settlement:
     """One chat from its slot to its record. Not shared between threads."""
 
     def __init__(
