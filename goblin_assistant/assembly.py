@@ -12,7 +12,9 @@ from sqlalchemy import create_engine
 from werkzeug.routing import MapAdapter
 
 from goblin_assistant.accounts.users import Accounts
-from goblin_assistant.calls.idempotency import build_store
+from goblin_assistant.calls.idempotency import IdempotencyStore
+from goblin_assistant.calls.idempotency_memory import MemoryIdempotencyStore
+from goblin_assistant.calls.idempotency_redis import RedisIdempotencyStore
 from goblin_assistant.calls.service import ChatService
 from goblin_assistant.config import Config
 from goblin_assistant.database.engine import engine_options
@@ -148,12 +150,7 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
         registry=registry,
         router=router,
         usage=usage,
-        idempotency=build_store(
-            redis_url=config.redis_url,
-            seconds=config.idempotency_seconds,
-            in_flight_seconds=config.timeout_total + 30,
-            max_bytes=config.idempotency_max_bytes,
-        ),
+        idempotency=_idempotency_store(config),
         chat=ChatService(
             config, registry, router, usage, limits, threads, lambda: monitor.draining
         ),
@@ -162,3 +159,10 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     app.extensions["goblin"] = runtime
     app_build_info.labels(__version__).set(1)
     return runtime
+
+
+def _idempotency_store(config: Config) -> IdempotencyStore:
+    seconds, in_flight = config.idempotency_seconds, config.timeout_total + 30
+    if config.redis_url:
+        return RedisIdempotencyStore(seconds, in_flight, config.redis_url)
+    return MemoryIdempotencyStore(seconds, in_flight, config.idempotency_max_bytes)

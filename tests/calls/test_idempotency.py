@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 
 from goblin_assistant.calls.idempotency import (
-    ENTRY_BYTES,
-    MAX_ANSWER_BYTES,
+    MAX_BODY_BYTES,
     Claim,
     IdempotencyStore,
-    MemoryIdempotencyStore,
     Recording,
-    RedisIdempotencyStore,
     StoredResponse,
 )
+from goblin_assistant.calls.idempotency_memory import ENTRY_BYTES, MemoryIdempotencyStore
+from goblin_assistant.calls.idempotency_redis import RedisIdempotencyStore
 from goblin_assistant.errors import BadRequest, Conflict, IdempotencyMismatch
 from tests.conftest import wait_until
 
@@ -75,9 +74,7 @@ def test_callers_do_not_share_keys(store: IdempotencyStore) -> None:
 
 
 def test_an_answer_too_long_to_keep_frees_its_key(store: IdempotencyStore) -> None:
-    claim(store, "long").finish(
-        StoredResponse("application/json", b"x" * (MAX_ANSWER_BYTES + 1), {})
-    )
+    claim(store, "long").finish(StoredResponse("application/json", b"x" * (MAX_BODY_BYTES + 1), {}))
     assert isinstance(begin(store, "long"), Claim)
 
 
@@ -136,10 +133,10 @@ def test_a_full_memory_store_looks_at_the_oldest_answers_only() -> None:
             return super().values()
 
     store = MemoryIdempotencyStore(60, 60, 1000 * (ENTRY_BYTES + 110))
-    store._answers, store._claims = Counting(), Counting()
+    store._responses, store._claims = Counting(), Counting()
     for number in range(1500):
         claim(store, f"k{number}").finish(StoredResponse("text/plain", b"x" * 100, {}))
-    assert len(store._answers) == 1000
+    assert len(store._responses) == 1000
     assert not store._claims
     assert Counting.looked == 0
 
@@ -188,9 +185,9 @@ def test_a_store_that_fails_frees_the_key_and_lets_the_answer_go(
 
 def test_a_recording_lets_go_of_what_is_too_long_to_keep() -> None:
     recording = Recording()
-    for _ in range(MAX_ANSWER_BYTES // 1000):
+    for _ in range(MAX_BODY_BYTES // 1000):
         recording.add(b"x" * 1000)
-    assert len(recording.body() or b"") == MAX_ANSWER_BYTES // 1000 * 1000
+    assert len(recording.body() or b"") == MAX_BODY_BYTES // 1000 * 1000
     tracemalloc.start()
     try:
         recording.add(b"x" * 1000)
@@ -206,7 +203,7 @@ def test_a_recording_lets_go_of_what_is_too_long_to_keep() -> None:
 def test_answers_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     clock: Callable[[], float] = lambda: now  # noqa: E731
-    monkeypatch.setattr("goblin_assistant.calls.idempotency.time.monotonic", lambda: clock())
+    monkeypatch.setattr("goblin_assistant.calls.idempotency_memory.time.monotonic", lambda: clock())
     store = MemoryIdempotencyStore(60, 60, 10_000)
     claim(store, "old").finish(ANSWER)
     now += 61

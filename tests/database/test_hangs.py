@@ -15,7 +15,7 @@ import requests
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from goblin_assistant.calls.idempotency import RedisIdempotencyStore
+from goblin_assistant.calls.idempotency_redis import RedisIdempotencyStore
 from goblin_assistant.database.engine import engine_options
 from goblin_assistant.database.gate import Gate
 from tests.conftest import PASSWORD, Serve, wait_until
