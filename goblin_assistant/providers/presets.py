@@ -55,7 +55,7 @@ PRESETS: dict[str, Preset] = {
             "max_tokens_models": r"(o\d|gpt-[5-9])",
         },
     ),
-    # https://docs.anthropic.com/en/api/overview; its own dialect, see anthropic.py
+    # https://docs.anthropic.com/en/api/overview; its own dialect, see anthropic/
     "anthropic": Preset(
         base_url="https://api.anthropic.com",
         api_key_env="ANTHROPIC_API_KEY",

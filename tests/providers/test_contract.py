@@ -574,7 +574,7 @@ def test_a_client_that_leaves_within_a_body_cancels_the_call(
 def test_a_server_that_announces_close_can_be_cut_too(
     wire: Wire, provider: Provider, fake_upstream: FakeUpstream
 ) -> None:
-    # http.client forgets the socket then; deadlines.py must not.
+    # http.client forgets the socket then; providers/upstream/deadlines.py must not.
     fake_upstream.reply(Reply.sse([*wire.events(done=False), SILENCE], framing="close"))
     left_in(provider, wire, stream=True, fake_upstream=fake_upstream)
 

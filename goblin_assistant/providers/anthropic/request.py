@@ -1,4 +1,4 @@
-"""An OpenAI chat request as a request to Anthropic's Messages API. Pure functions; messages are in anthropic_content.py.
+"""An OpenAI chat request as a request to Anthropic's Messages API. Pure functions; messages are in content.py.
 
     max_completion_tokens, max_tokens  max_tokens; required there, so where both are missing: the model's longest answer
     temperature, top_p                 as they are; above 1 is 1 (Anthropic's rule for OpenAI clients); the default, 1, is left out.

@@ -1,4 +1,4 @@
-"""Anthropic's answers and errors, read for the books and as OpenAI's. Pure functions; streams are in anthropic_stream.py.
+"""Anthropic's answers and errors, read for the books and as OpenAI's. Pure functions; streams are in stream.py.
 
     end_turn, stop_sequence, pause_turn         finish_reason stop
     max_tokens, model_context_window_exceeded   length

@@ -1,4 +1,4 @@
-"""The embedded provider: no key, no network, no model. It says so, repeats what it is told (echo_answers.py), and can
+"""The embedded provider: no key, no network, no model. It says so, repeats what it is told (answers.py), and can
 be told to be slow or to fail (simulation.py), so that everything around a provider can be tried and load tested for
 nothing.
 """
@@ -72,7 +72,7 @@ class EchoProvider(Provider):
         return self._models
 
     def count_tokens(self, body: Mapping[str, Any]) -> int | None:
-        """By its own rule: words (echo_answers.py)."""
+        """By its own rule: words (answers.py)."""
         return prompt_tokens(body) if isinstance(body.get("messages"), list) else None
 
     def check(self, timeout: float = 3.0) -> None:
