@@ -155,6 +155,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     discarded = 0
     seen_activity = 0.0
     stuck_since = 0.0
+    behind = b""
+    """What came behind the request at work, at most one read. For the main thread."""
 
     def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(server, *args, **kwargs)
@@ -179,9 +181,14 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     # -- bodies
     def received(self, data: bytes) -> bool:
-        """As waitress; nothing behind a request that ends the connection, and within the bound over all
-        connections."""
-        if any(request.final for request in self.requests):
+        """As waitress, but one request at a time, and within the bound over all connections.
+
+        What comes behind a request stays bytes until its answer has gone out: a client that sends
+        many and reads nothing holds no thread, and costs the answer to one.
+        """
+        if self.requests or self.behind:
+            if not any(request.final for request in self.requests):
+                self.behind += data
             return False
         result = bool(super().received(data))
         bodies = self.server.bodies
@@ -277,10 +284,30 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                     self.handle_close()
             return
         super().handle_write()
+        if self._may_go_on():
+            data, self.behind = self.behind, b""
+            self.received(data)
+
+    def _may_go_on(self) -> bool:
+        """Whether there are bytes behind a request whose answer has gone out."""
+        return bool(
+            self.behind
+            and not self.requests
+            and not self.total_outbufs_len
+            and not self.will_close
+            and not self.close_when_flushed
+            and self.connected
+        )
+
+    def writable(self) -> bool:
+        """As waitress, and when the next request of several can be read."""
+        return bool(super().writable()) or self._may_go_on()
 
     def readable(self) -> bool:
-        """As waitress, and while reading away."""
-        return (not self.will_close) if self.discarding_until else bool(super().readable())
+        """As waitress, and while reading away, but not with a request's bytes waiting."""
+        if self.discarding_until:
+            return not self.will_close
+        return not self.behind and bool(super().readable())
 
     def handle_read(self) -> None:
         """As waitress, or read away."""

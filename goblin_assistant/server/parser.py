@@ -122,6 +122,9 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
             self._body_grew()
         elif self.headers_finished and not self.empty:
             self._head_ended()
+        if self.completed and not self.empty and not self.final and consumed < len(data):
+            self.channel.behind = data[consumed:]
+            return len(data)
         return len(data) if self.final else consumed
 
     def _head_ended(self) -> None:

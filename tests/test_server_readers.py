@@ -1,0 +1,83 @@
+"""Clients that ask and do not read: they hold no thread, and what waits for them is bounded."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.conftest import Serve, Server, wait_until
+from tests.test_server import raw
+
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+CLOSING = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Closes what a test opened."""
+    with ExitStack() as opened:
+        yield opened
+
+
+def silent(server: Server, stack: ExitStack, data: bytes) -> socket.socket:
+    """A connection with a small buffer that sends what is taken of `data` and reads nothing."""
+    connection = stack.enter_context(socket.socket())
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", server.port))
+    connection.setblocking(False)
+    connection.send(data)
+    return connection
+
+
+def completed(server: Server, path: str) -> list[str]:
+    """The paths of all answers so far to paths that begin so."""
+    paths = [line["path"] for line in server.log_lines("request_completed")]
+    return [found for found in paths if found.startswith(path)]
+
+
+def test_clients_that_pipeline_and_read_nothing_hold_no_thread(serve: Serve, stack: ExitStack) -> None:
+    server = serve(GOBLIN_THREADS="8")
+    for _ in range(20):
+        silent(server, stack, DOCUMENT * 100)
+    wait_until(lambda: len(completed(server, "/openapi.json")) >= 20, 30)
+    assert raw(server, CLOSING).split()[1] == b"200"
+    wait_until(lambda: server.metrics()["server_threads_busy"] == 1, 10)
+    # Nothing more is served to who has not read the first answer.
+    answered = len(completed(server, "/openapi.json"))
+    assert raw(server, CLOSING).split()[1] == b"200"
+    assert len(completed(server, "/openapi.json")) == answered < 20 * 100
+
+
+def test_pipelined_requests_are_answered_in_order_once_the_client_reads(serve: Serve) -> None:
+    server = serve(GOBLIN_THREADS="8")
+    missing = b"GET /nothing%d HTTP/1.1\r\nHost: a\r\n\r\n"
+    sent = b"".join(DOCUMENT + missing % number for number in range(20)) + CLOSING
+    answer = raw(server, sent, timeout=30)
+    assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [200, 404] * 20 + [200]
+    assert completed(server, "/nothing") == [f"/nothing{number}" for number in range(20)]
+
+
+@pytest.mark.parametrize("cut", [1, 20, 41, 42, 43, 70])
+def test_a_second_request_arrives_whole_however_it_is_cut(serve: Serve, cut: int) -> None:
+    server = serve()
+    sent = LIVE + CLOSING
+    with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+        connection.sendall(sent[:cut])
+        connection.sendall(sent[cut:])
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.count(b"HTTP/1.1 200") == 2
+
+
+def test_a_body_behind_another_request_arrives_whole(serve: Serve) -> None:
+    server = serve()
+    body = b'{"email": "a@example.com", "password": "' + b"x" * 30 + b'"' + b" " * 3000 + b"}"
+    login = (
+        b"POST /auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
+    answer = raw(server, LIVE + login + body + CLOSING)
+    assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [200, 401, 200]
