@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gzip
 import re
+import threading
 from collections.abc import Callable, Iterable
+from functools import cache
 from http import HTTPStatus
 from importlib import resources
 from typing import Any, TypeVar, cast
@@ -276,14 +278,19 @@ def _complete_operation(
         }
 
 
+_making = threading.Lock()
+"""Only one thread makes the document: it takes a while, and sixty would take sixty times as long."""
+
+
 # -- routes ---------------------------------------------------------------------------------------
 @bp.get("/openapi.json")
 def document() -> Response:
     """The document, made once: it says nothing that changes while the process runs."""
     app = cast(APIFlask, current_app._get_current_object())  # type: ignore[attr-defined]
-    made = app.extensions.get("goblin_openapi")
-    if made is None:
-        made = app.extensions["goblin_openapi"] = orjson.dumps(app.spec, option=orjson.OPT_INDENT_2)
+    with _making:
+        made = app.extensions.get("goblin_openapi")
+        if made is None:
+            made = app.extensions["goblin_openapi"] = orjson.dumps(app.spec, option=orjson.OPT_INDENT_2)
     return Response(made, content_type="application/json", headers={"Cache-Control": "no-cache"})
 
 
@@ -302,14 +309,20 @@ def page() -> Response:
 @bp.get("/docs/rapidoc.js")
 def script() -> Response:
     """RapiDoc, from this package and not from a CDN: the page works where there is no internet."""
-    packed = (
-        resources.files("goblin_assistant")
-        .joinpath("static/rapidoc/rapidoc-min.js.gz")
-        .read_bytes()
-    )
     headers = {"Cache-Control": "public, max-age=86400", "Vary": "Accept-Encoding"}
     if "gzip" in request.headers.get("Accept-Encoding", ""):
-        return Response(
-            packed, content_type="text/javascript", headers={**headers, "Content-Encoding": "gzip"}
-        )
-    return Response(gzip.decompress(packed), content_type="text/javascript", headers=headers)
+        headers["Content-Encoding"] = "gzip"
+        return Response(_packed_script(), content_type="text/javascript", headers=headers)
+    with _making:
+        plain = _script()
+    return Response(plain, content_type="text/javascript", headers=headers)
+
+
+@cache
+def _packed_script() -> bytes:
+    return resources.files("goblin_assistant").joinpath("static/rapidoc/rapidoc-min.js.gz").read_bytes()
+
+
+@cache
+def _script() -> bytes:
+    return gzip.decompress(_packed_script())
