@@ -287,6 +287,19 @@ server_request_body_bytes = Gauge(
     "Bytes of request bodies held by the server, from their arrival until their answer; bodies below 16 KiB are left out.",
     registry=REGISTRY,
 )
+server_unsent_bytes = Gauge(
+    "server_unsent_bytes",
+    "Bytes of answers that their clients have not taken yet, beside the kernel's buffers.",
+    registry=REGISTRY,
+)
+server_readers_cut_total = Counter(
+    "server_readers_cut_total",
+    "Connections closed because the client did not take its answer; reason is time, slots or memory.",
+    ["reason"],
+    registry=REGISTRY,
+)
+for _reason in ("time", "slots", "memory"):
+    server_readers_cut_total.labels(_reason)
 log_records_dropped_total = Counter(
     "log_records_dropped_total",
     "Log lines dropped because nobody read standard output.",

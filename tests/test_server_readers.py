@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,7 +10,8 @@ from contextlib import ExitStack
 import pytest
 
 from tests.conftest import Serve, Server, wait_until
-from tests.test_server import raw
+from tests.fake_upstream import FakeUpstream, Reply
+from tests.test_server import STREAM, raw, start
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSING = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -31,6 +33,17 @@ def silent(server: Server, stack: ExitStack, data: bytes) -> socket.socket:
     connection.setblocking(False)
     connection.send(data)
     return connection
+
+
+def taken_of(connection: socket.socket) -> int:
+    """The bytes that were still sent, up to the end of the connection."""
+    count = 0
+    try:
+        while piece := connection.recv(65536):
+            count += len(piece)
+    except ConnectionResetError:
+        pass
+    return count
 
 
 def completed(server: Server, path: str) -> list[str]:
@@ -81,3 +94,39 @@ def test_a_body_behind_another_request_arrives_whole(serve: Serve) -> None:
     )
     answer = raw(server, LIVE + login + body + CLOSING)
     assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [200, 401, 200]
+
+
+def test_what_clients_have_not_taken_is_bounded_and_the_most_stalled_go_first(serve: Serve, stack: ExitStack) -> None:
+    server = serve(GOBLIN_THREADS="8", GOBLIN_MAX_UNSENT_BYTES=str(4 * 1024 * 1024))
+    script = b"GET /docs/rapidoc.js HTTP/1.1\r\nHost: a\r\n\r\n"
+    first = silent(server, stack, script)
+    wait_until(lambda: server.metrics()["server_unsent_bytes"] > 0, 10)
+    for _ in range(10):
+        silent(server, stack, script)
+    line = server.wait_for_line("readers_cut", timeout=10)
+    assert line["level"] == "WARNING"
+    assert line["left"] <= 3.5 * 1024 * 1024 < line["unsent"]
+    first.setblocking(True)
+    assert taken_of(first) < 863_099
+    metrics = server.metrics()
+    assert metrics["server_unsent_bytes"] <= 4 * 1024 * 1024
+    assert metrics['server_readers_cut_total{reason="memory"}'] >= line["count"]
+    assert raw(server, CLOSING).split()[1] == b"200"
+
+
+def test_a_stalled_stream_gives_its_slot_back_sooner_while_every_slot_is_taken(
+    serve: Serve, fake_upstream: FakeUpstream, stack: ExitStack
+) -> None:
+    piece = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"x" * 100_000 + b'"}}]}\n\n'
+    server = start(serve, fake_upstream, GOBLIN_THREADS="8", GOBLIN_CHAT_SLOTS="1")
+    fake_upstream.reply(Reply.sse([piece] * 100))
+    authorization = server.register()["Authorization"]
+    body = json.dumps(STREAM).encode()
+    head = (
+        f"POST /chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: {authorization}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    silent(server, stack, head.encode() + body)
+    line = server.wait_for_line("client_stalled", timeout=40)  # a minute with a slot to spare
+    assert line["unsent"] > 0
+    assert server.metrics()['server_readers_cut_total{reason="slots"}'] == 1

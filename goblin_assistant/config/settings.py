@@ -256,6 +256,13 @@ class Config(BaseModel):
         gt=0,
         le=3600,
     )
+    max_unsent_bytes: int = setting(
+        256 * 1024 * 1024,
+        "GOBLIN_MAX_UNSENT_BYTES",
+        "bytes of all answers that their clients have not taken yet; beyond it the connections of those "
+        "who have taken nothing for longest are closed",
+        ge=1024 * 1024,
+    )
     trusted_proxy: Annotated[str | None, BeforeValidator(_blank)] = setting(
         None,
         "GOBLIN_TRUSTED_PROXY",

@@ -86,6 +86,11 @@ class ChatSlots:
     def _refusal(self, why: str) -> NoFreeSlot:
         return NoFreeSlot(f"{why}; try again shortly", retry_after=max(1.0, self._wait))
 
+    @property
+    def full(self) -> bool:
+        """Whether every slot is taken now."""
+        return self._taken >= self.limit
+
     def release(self) -> None:
         """Give a slot back."""
         with self._lock:

@@ -28,6 +28,13 @@ LINGER_SECONDS = 5.0
 JOINED_BYTES = 64 * 1024
 """A larger piece is not copied behind its head."""
 LINGER_BYTES = 256 * 1024 * 1024
+URGENT = frozenset({"/health/live", "/health/ready"})
+"""Served before what else waits for a thread. Not /metrics: it takes ten milliseconds of Python."""
+LAG_BYTES = 64 * 1024
+LAG_BYTES_PER_SECOND = 128 * 1024
+LAG_PAUSE_SECONDS = 0.25
+"""A stream whose client is behind by this much goes on at this pace until the client takes something:
+nobody gains by a buffer that fills at full speed, and everybody else waits for Python meanwhile."""
 FULL_RETRY_SECONDS = 5.0
 """Retry-After where there is no room for a body: those that are half-sent have been refused by then."""
 
@@ -109,6 +116,8 @@ class ApplicationTask(WSGITask):  # type: ignore[misc]
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body, the first one behind the head."""
+        if self.chunked_response and self.channel.total_outbufs_len > LAG_BYTES:
+            self.channel.slow_down(len(data))
         length = self.content_length
         if (
             self.wrote_header
@@ -178,6 +187,17 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                         return sent
                     return sent + int(super().write_soon(data[sent:]))
         return int(super().write_soon(data))
+
+    def slow_down(self, size: int) -> None:
+        """Wait a moment, or until the client takes something. For the thread of a stream."""
+        with self.outbuf_lock:
+            if self.connected and self.total_outbufs_len > LAG_BYTES:
+                self.outbuf_lock.wait(min(size / LAG_BYTES_PER_SECOND, LAG_PAUSE_SECONDS))
+
+    @property
+    def urgent(self) -> bool:
+        """Whether its request is served before others. Asked when it has just become a task."""
+        return self.requests[0].path in URGENT
 
     # -- bodies
     def received(self, data: bytes) -> bool:

@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import select
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from waitress import wasyncore
@@ -25,6 +27,12 @@ _READ = select.POLLIN
 _WRITE = select.POLLOUT
 
 
+WAKES_AT_ONCE = 4
+WAKES_PER_SECOND = 1000
+"""How fast sleeping threads are woken. Measured at 300 chats at once, 99th percentile of
+/health/live: 150 ms without a bound, 10 ms with it; the chats' own answers came no later."""
+
+
 def wanted(thing: Any) -> int:
     """What a connection, listener or trigger waits for now, as poll() and epoll say it."""
     mask = _READ if thing.readable() else 0
@@ -33,12 +41,18 @@ def wanted(thing: Any) -> int:
     return mask
 
 
+def _nothing() -> None:
+    pass
+
+
 class WatchedMap(dict[int, Any]):
     """waitress' map of descriptors, watched by epoll. All but `tell` is for the main thread."""
 
     def __init__(self) -> None:
         super().__init__()
         self._epoll = select.epoll()
+        self.on_events: Callable[[], None] = _nothing
+        """Called before the events of a turn are handled."""
         self._changed: deque[Any] = deque()
 
     def __setitem__(self, descriptor: int, thing: Any) -> None:
@@ -64,6 +78,7 @@ class WatchedMap(dict[int, Any]):
         while changed:
             self._arm(changed.popleft())
         events = self._epoll.poll(timeout)
+        self.on_events()
         if len(events) > 1:
             # A new connection may get the number of one that was closed a moment ago: its events must not be another's.
             events.sort(key=lambda event: self._accepts(event[0]))
@@ -96,6 +111,11 @@ class WatchedMap(dict[int, Any]):
 
 class PolledMap(dict[int, Any]):
     """The same without epoll, where the system has none: waitress' own loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_events: Callable[[], None] = _nothing
+        """Never called: tasks go to threads while the events of a turn are handled."""
 
     def tell(self, thing: Any) -> None:
         """Everything is asked every time."""
@@ -159,11 +179,23 @@ class _Bed:
 
 
 class Threads(ThreadedTaskDispatcher):  # type: ignore[misc]
-    """waitress' threads; the one that went to sleep last is woken first, with its task in its hands."""
+    """waitress's threads; the one that went to sleep last is woken first, with its task in its hands.
+
+    Threads that run Python share one lock, and the main loop needs it after each system call. Sixty
+    that are woken at once by a burst stand before the main loop each time, and a health request
+    behind the burst waits for all of it. So the tasks of one turn are collected; at its end health
+    requests come first, and of the others a few threads are woken, then one each millisecond. A
+    thread that is awake takes the next task without waiting.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._asleep: list[_Bed] = []
+        self._urgent: deque[Any] = deque()
+        self._urgent_was_last = False
+        self._collecting = False
+        self._may_wake = 0.0
+        self._handed_out = 0.0
 
     def handler_thread(self, thread_no: int) -> None:
         """A thread's life."""
@@ -176,7 +208,7 @@ class Threads(ThreadedTaskDispatcher):  # type: ignore[misc]
                     self.threads.discard(thread_no)
                     self.thread_exit_cv.notify()
                     return
-                task = self.queue.popleft() if self.queue else None
+                task = self._next_of_thread()
                 if task is None:
                     self.active_count -= 1
                     self._asleep.append(bed)
@@ -191,21 +223,73 @@ class Threads(ThreadedTaskDispatcher):  # type: ignore[misc]
                 self.logger.exception("Exception when servicing %r", task)
             task = None
 
+    def _next_of_thread(self) -> Any:
+        """What a thread does next. While the main loop takes requests in, it only does what is
+        urgent: the main loop wakes it again at the end of its turn."""
+        if not self._collecting:
+            return self._next()
+        if self._urgent:
+            return self._urgent.popleft()
+        if self.queue:
+            self._may_wake += 1
+        return None
+
+    def _next(self) -> Any:
+        """The next task; every other one is not urgent, so that a flood of urgent ones leaves room."""
+        if self._urgent and not (self._urgent_was_last and self.queue):
+            self._urgent_was_last = True
+            return self._urgent.popleft()
+        self._urgent_was_last = False
+        return self.queue.popleft() if self.queue else None
+
     def add_task(self, task: Any) -> None:
         """Have a thread do it, or the next that has time."""
         with self.lock:
-            if not self._asleep:
-                self.queue.append(task)
+            if self._collecting or not self._asleep:
+                (self._urgent if getattr(task, "urgent", False) else self.queue).append(task)
                 return
             bed = self._asleep.pop()
             self.active_count += 1
             bed.task = task
         bed.lock.release()
 
+    def collect(self) -> None:
+        """Keep tasks until `hand_out`. For the main loop, when it begins to handle events."""
+        self._collecting = True
+
+    def hand_out(self) -> bool:
+        """Wake threads for what was collected. True while threads sleep and tasks are left: call it
+        again within a millisecond."""
+        woken: list[_Bed] = []
+        with self.lock:
+            if not self.queue and not self._urgent:
+                self._collecting = False
+                return False
+            now = time.monotonic()
+            earned = (now - self._handed_out) * WAKES_PER_SECOND
+            self._may_wake = max(self._may_wake, min(WAKES_AT_ONCE, self._may_wake + earned))
+            self._handed_out = now
+            while self._asleep and (self._may_wake >= 1 or (self._urgent and not woken)):
+                task = self._urgent.popleft() if self._urgent and not woken else self._next()
+                if task is None:
+                    break
+                self._may_wake = max(0.0, self._may_wake - 1)
+                bed = self._asleep.pop()
+                self.active_count += 1
+                bed.task = task
+                woken.append(bed)
+            self._collecting = bool(self._asleep and (self.queue or self._urgent))
+        for bed in woken:
+            bed.lock.release()
+        return self._collecting
+
     def set_thread_count(self, count: int) -> None:
         """Start threads, or stop them."""
         super().set_thread_count(count)
         with self.lock:
+            if not count:  # shutting down cancels what is in waitress's queue
+                self.queue.extend(self._urgent)
+                self._urgent.clear()
             woken, self._asleep = (self._asleep, []) if self.stop_count else ([], self._asleep)
             self.active_count += len(woken)
         for bed in woken:

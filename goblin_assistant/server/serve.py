@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from types import FrameType
@@ -27,9 +28,11 @@ from goblin_assistant.logs import json_logging
 from goblin_assistant.metrics import (
     server_connections,
     server_connections_shed_total,
+    server_readers_cut_total,
     server_request_body_bytes,
     server_threads_busy,
     server_threads_max,
+    server_unsent_bytes,
 )
 from goblin_assistant.runtime import Runtime
 from goblin_assistant.server import process
@@ -55,6 +58,24 @@ FULL_PAUSE_SECONDS = 0.2
 """How long nobody is accepted after the process could open no further descriptor."""
 
 SHED_LOG_SECONDS = 10.0
+
+ACCEPTED_AT_ONCE = 64
+
+AGAIN_SECONDS = 0.001
+"""How long the loop waits for events while requests are left that no thread was woken for."""
+
+SEND_BUFFER_BYTES = 128 * 1024
+"""The kernel's buffer for each client. Left to itself it grows to megabytes for a client that takes
+nothing, and a stream fills it first."""
+
+UNSENT_ROOM = 8
+"""One cutting frees an eighth of the bound, so that a flood does not cause one for each answer."""
+
+WEIGHED_SECONDS = 0.05
+"""How often the unsent bytes of all connections are added up."""
+
+STALLED_WHEN_FULL_SECONDS = 10.0
+"""While every chat slot is taken, a stream whose client takes nothing gives its slot back sooner."""
 
 QUIET_SECONDS = 0.25
 """How long nothing may happen on any connection before a drained server ends."""
@@ -85,6 +106,15 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 self.paused_until = time.monotonic() + FULL_PAUSE_SECONDS
             raise
+
+    def handle_accept(self) -> None:
+        """As waitress, but not one connection a turn: those that wait come in before threads are
+        woken for the first of them."""
+        for _ in range(ACCEPTED_AT_ONCE):
+            before = len(self.active_channels)
+            super().handle_accept()
+            if len(self.active_channels) == before or not self.readable():
+                return
 
     def readable(self) -> bool:
         """As waitress, but not while paused."""
@@ -134,8 +164,13 @@ class Server:
             )
             for sockinfo in adjustments.listen
         ]
+        for listener in self.listeners:  # what it accepts inherits it
+            listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self._map.on_events = self._dispatcher.collect
+        self._tasks_left = False
         self._signals = 0
         self._watched = 0.0
+        self._weighed = 0.0
 
     @property
     def port(self) -> int:
@@ -150,6 +185,7 @@ class Server:
             lambda: sum(len(listener.active_channels) for listener in self.listeners)
         )
         server_request_body_bytes.set_function(lambda: self._bodies.held)
+        server_unsent_bytes.set_function(lambda: sum(channel.total_outbufs_len for channel in self._channels()))
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         while not self._signals:
@@ -163,16 +199,55 @@ class Server:
             )  # it closes idle connections, and stops accepting when there are too many
         now = time.monotonic()
         paused = any(listener.paused_until > now for listener in self.listeners)
-        self._map.turn(min(timeout, FULL_PAUSE_SECONDS) if paused else timeout)
+        if paused:
+            timeout = min(timeout, FULL_PAUSE_SECONDS)
+        self._map.turn(AGAIN_SECONDS if self._tasks_left else timeout)
+        self._tasks_left = self._dispatcher.hand_out()
         now = time.monotonic()
         paused = any(listener.paused_until > now for listener in self.listeners)
         if paused or len(self._map) > self._shed_above:
             self._make_room(now, out_of_descriptors=paused)
+        if now - self._weighed >= WEIGHED_SECONDS:
+            self._weighed = now
+            self._bound_unsent()
         if now - self._watched >= 1.0:
             self._watched = now
-            for channel in self._channels():
-                if channel.watch(now, self._config.send_timeout_seconds, RECEIVE_TIMEOUT_SECONDS):
-                    logger.warning("client_stalled", extra={"client": channel.addr[0]})
+            self._watch(now)
+
+    def _watch(self, now: float) -> None:
+        """Close the connections of clients that take nothing or never finish their request."""
+        most = self._config.send_timeout_seconds
+        full = self._runtime.chat.slots.full
+        most_running = min(most, STALLED_WHEN_FULL_SECONDS) if full else most
+        for channel in self._channels():
+            timeout = most_running if channel.requests else most
+            unsent = channel.total_outbufs_len
+            if channel.watch(now, timeout, RECEIVE_TIMEOUT_SECONDS):
+                if unsent:
+                    server_readers_cut_total.labels("slots" if timeout < most else "time").inc()
+                logger.warning("client_stalled", extra={"client": channel.addr[0], "unsent": unsent})
+
+    def _bound_unsent(self) -> None:
+        """Keep the unsent bytes of all connections within their bound: those go first whose clients
+        have taken nothing for longest."""
+        unsent = [
+            (channel.last_activity, n, channel)
+            for n, channel in enumerate(self._channels())
+            if channel.total_outbufs_len
+        ]
+        held = sum(channel.total_outbufs_len for _, _, channel in unsent)
+        if held <= self._config.max_unsent_bytes:
+            return
+        unsent.sort()
+        left, count = held, 0
+        for _, _, channel in unsent:
+            if left <= self._config.max_unsent_bytes * (1 - 1 / UNSENT_ROOM):
+                break
+            left -= channel.total_outbufs_len
+            channel.handle_close()
+            count += 1
+        server_readers_cut_total.labels("memory").inc(count)
+        logger.warning("readers_cut", extra={"count": count, "unsent": held, "left": left})
 
     def _make_room(self, now: float, *, out_of_descriptors: bool) -> None:
         """Close the connections that have waited longest: without a request, or with one that is only
@@ -276,7 +351,8 @@ def settings(config: Config, descriptors: int = 1024) -> dict[str, Any]:
             min(64, descriptors // 4), min(8192, descriptors - 2 * config.threads - 128)
         ),
         "recv_bytes": 64 * 1024,
-        # A client that reads slowly costs this much memory, then its thread waits.
+        # A stream's client that reads slowly costs this much memory, then its thread waits. An answer
+        # that is there as a whole is one piece, and no thread waits for it.
         "outbuf_high_watermark": 1024 * 1024,
         "backlog": 1024,
         "channel_timeout": 120,

@@ -243,3 +243,79 @@ def test_a_task_that_raises_does_not_cost_a_thread(
     assert len(threads.threads) == 4
     task: Any = do(threads)
     task.may_end.set()
+
+
+class Noted:
+    """A task that notes that it was done."""
+
+    def __init__(self, name: str, done: list[str], *, urgent: bool = False) -> None:
+        self.name, self.done, self.urgent = name, done, urgent
+
+    def service(self) -> None:
+        self.done.append(self.name)
+
+
+def test_an_urgent_task_is_done_before_two_hundred_that_came_earlier(threads: Threads) -> None:
+    done: list[str] = []
+    running = [do(threads) for _ in range(4)]
+    threads.collect()
+    for _ in range(200):
+        threads.add_task(Noted("refusal", done))
+    threads.add_task(Noted("health", done, urgent=True))
+    running[0].may_end.set()
+    wait_until(lambda: done)
+    wait_until(lambda: not threads.hand_out() and len(done) == 201)
+    assert done[0] == "health"
+    for task in running:
+        task.may_end.set()
+
+
+def test_a_flood_of_urgent_tasks_leaves_every_other_turn_to_the_rest(threads: Threads) -> None:
+    done: list[str] = []
+    running = [do(threads) for _ in range(4)]
+    for number in range(20):
+        threads.add_task(Noted(f"health {number}", done, urgent=True))
+    threads.add_task(Noted("chat 1", done))
+    threads.add_task(Noted("chat 2", done))
+    running[0].may_end.set()
+    wait_until(lambda: len(done) == 22)
+    assert done[:4] == ["health 0", "chat 1", "health 1", "chat 2"]
+    for task in running:
+        task.may_end.set()
+
+
+def test_a_burst_wakes_few_threads_at_once_and_all_of_it_is_done(threads: Threads) -> None:
+    threads.collect()
+    tasks = [Task() for _ in range(4)]
+    for task in tasks:
+        threads.add_task(task)
+    assert not any(task.started.is_set() for task in tasks)
+    assert len(threads._asleep) == 4
+    wait_until(lambda: not threads.hand_out())
+    assert all(task.started.wait(5) for task in tasks)
+    for task in tasks:
+        task.may_end.set()
+
+
+def test_what_is_left_when_the_threads_stop_is_cancelled_urgent_or_not() -> None:
+    dispatcher = Threads()
+    cancelled = []
+
+    class Left:
+        urgent = False
+
+        def cancel(self) -> None:
+            cancelled.append(self.urgent)
+
+    class LeftUrgent(Left):
+        urgent = True
+
+    dispatcher.set_thread_count(1)
+    wait_until(lambda: len(dispatcher._asleep) == 1)
+    running = do(dispatcher)
+    for task in (Left(), LeftUrgent()):
+        dispatcher.add_task(task)
+    dispatcher.shutdown(timeout=0)
+    assert sorted(cancelled) == [False, True]
+    running.may_end.set()
+    wait_until(lambda: not dispatcher.threads)
