@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from goblin_assistant.web.openapi import UNLIMITED
+from goblin_assistant import openapi
+from goblin_assistant.openapi import UNLIMITED
 from tests.conftest import Serve
 
 NOT_DESCRIBED = {"/openapi.json", "/docs", "/docs/rapidoc.js"}
@@ -163,3 +166,23 @@ def test_a_browser_without_network_shows_the_routes(serve: Serve, tmp_path: Path
     assert "Content Security Policy" not in shown.stderr
     paths = [line["path"] for line in server.log_lines("request_completed")]
     assert {"/docs", "/docs/rapidoc.js", "/openapi.json"} <= set(paths)
+
+
+def test_a_first_burst_makes_the_document_once(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    complete = openapi.complete
+
+    def noted(*given: Any) -> dict[str, Any]:
+        made.append(1)
+        return complete(*given)
+
+    monkeypatch.setattr(openapi, "complete", noted)
+    together = threading.Barrier(8)
+
+    def ask(_: int) -> int:
+        together.wait(10)
+        return app.test_client().get("/openapi.json").status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(8))) == {200}
+    assert len(made) == 1
