@@ -185,7 +185,9 @@ class Server:
             lambda: sum(len(listener.active_channels) for listener in self.listeners)
         )
         server_request_body_bytes.set_function(lambda: self._bodies.held)
-        server_unsent_bytes.set_function(lambda: sum(channel.total_outbufs_len for channel in self._channels()))
+        server_unsent_bytes.set_function(
+            lambda: sum(channel.total_outbufs_len for channel in self._channels())
+        )
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         while not self._signals:
@@ -225,7 +227,9 @@ class Server:
             if channel.watch(now, timeout, RECEIVE_TIMEOUT_SECONDS):
                 if unsent:
                     server_readers_cut_total.labels("slots" if timeout < most else "time").inc()
-                logger.warning("client_stalled", extra={"client": channel.addr[0], "unsent": unsent})
+                logger.warning(
+                    "client_stalled", extra={"client": channel.addr[0], "unsent": unsent}
+                )
 
     def _bound_unsent(self) -> None:
         """Keep the unsent bytes of all connections within their bound: those go first whose clients

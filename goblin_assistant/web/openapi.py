@@ -290,7 +290,9 @@ def document() -> Response:
     with _making:
         made = app.extensions.get("goblin_openapi")
         if made is None:
-            made = app.extensions["goblin_openapi"] = orjson.dumps(app.spec, option=orjson.OPT_INDENT_2)
+            made = app.extensions["goblin_openapi"] = orjson.dumps(
+                app.spec, option=orjson.OPT_INDENT_2
+            )
     return Response(made, content_type="application/json", headers={"Cache-Control": "no-cache"})
 
 
@@ -320,7 +322,11 @@ def script() -> Response:
 
 @cache
 def _packed_script() -> bytes:
-    return resources.files("goblin_assistant").joinpath("static/rapidoc/rapidoc-min.js.gz").read_bytes()
+    return (
+        resources.files("goblin_assistant")
+        .joinpath("static/rapidoc/rapidoc-min.js.gz")
+        .read_bytes()
+    )
 
 
 @cache

@@ -15,8 +15,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from goblin_assistant import openapi
-from goblin_assistant.openapi import UNLIMITED
+from goblin_assistant.web import openapi
+from goblin_assistant.web.openapi import UNLIMITED
 from tests.conftest import Serve
 
 NOT_DESCRIBED = {"/openapi.json", "/docs", "/docs/rapidoc.js"}

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 import pytest
 
 from tests.conftest import Serve, Server, wait_until
-from tests.fake_upstream import FakeUpstream, Reply
-from tests.test_server import STREAM, raw, start
+from tests.server.test_serve import STREAM, raw, start
+from tests.support.fake_upstream import FakeUpstream, Reply
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSING = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -52,7 +52,9 @@ def completed(server: Server, path: str) -> list[str]:
     return [found for found in paths if found.startswith(path)]
 
 
-def test_clients_that_pipeline_and_read_nothing_hold_no_thread(serve: Serve, stack: ExitStack) -> None:
+def test_clients_that_pipeline_and_read_nothing_hold_no_thread(
+    serve: Serve, stack: ExitStack
+) -> None:
     server = serve(GOBLIN_THREADS="8")
     for _ in range(20):
         silent(server, stack, DOCUMENT * 100)
@@ -96,7 +98,9 @@ def test_a_body_behind_another_request_arrives_whole(serve: Serve) -> None:
     assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [200, 401, 200]
 
 
-def test_what_clients_have_not_taken_is_bounded_and_the_most_stalled_go_first(serve: Serve, stack: ExitStack) -> None:
+def test_what_clients_have_not_taken_is_bounded_and_the_most_stalled_go_first(
+    serve: Serve, stack: ExitStack
+) -> None:
     server = serve(GOBLIN_THREADS="8", GOBLIN_MAX_UNSENT_BYTES=str(4 * 1024 * 1024))
     script = b"GET /docs/rapidoc.js HTTP/1.1\r\nHost: a\r\n\r\n"
     first = silent(server, stack, script)
