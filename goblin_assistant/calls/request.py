@@ -12,7 +12,7 @@ from goblin_assistant.accounts.users import Principal
 from goblin_assistant.dialects.anthropic import request
 from goblin_assistant.errors import Forbidden
 from goblin_assistant.providers.base import BadResponse, Call, ChatRequest, ChatResponse, Dialect
-from goblin_assistant.routing.router import Target
+from goblin_assistant.routing.targets import Target
 
 DIALECT_HEADERS = ("anthropic-version", "anthropic-beta")
 """The client's headers that say what its body means; the only ones that a provider is shown."""

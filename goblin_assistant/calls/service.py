@@ -37,8 +37,10 @@ from goblin_assistant.providers.base import (
     StreamEvent,
 )
 from goblin_assistant.rate_limits.policy import RateLimits
-from goblin_assistant.routing.router import Outcome, Router, Target, Trace
+from goblin_assistant.routing.attempt import Outcome, Trace
+from goblin_assistant.routing.router import Router
 from goblin_assistant.routing.slots import ChatSlots, KeyConcurrency
+from goblin_assistant.routing.targets import Target
 from goblin_assistant.threads.budget import ThreadBudget
 from goblin_assistant.usage.checks import UsageChecks
 from goblin_assistant.usage.delivered import DeliveredText

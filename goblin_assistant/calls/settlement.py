@@ -26,7 +26,8 @@ from goblin_assistant.providers import Registry
 from goblin_assistant.providers.answer_limits import choices
 from goblin_assistant.providers.base import Dialect, Progress, ProviderError, Usage, tier_of
 from goblin_assistant.rate_limits.policy import RateLimits, TokenHold
-from goblin_assistant.routing.router import Outcome, Target, Trace
+from goblin_assistant.routing.attempt import Outcome, Trace
+from goblin_assistant.routing.targets import Target
 from goblin_assistant.usage.checks import UsageChecks, is_plain
 from goblin_assistant.usage.delivered import DeliveredText
 from goblin_assistant.usage.store import (

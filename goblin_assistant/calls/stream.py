@@ -21,7 +21,8 @@ from goblin_assistant.providers.base import (
     ProviderError,
     StreamEvent,
 )
-from goblin_assistant.routing.router import Outcome, Router
+from goblin_assistant.routing.attempt import Outcome
+from goblin_assistant.routing.router import Router
 from goblin_assistant.threads.reaper import reaper
 
 logger = logging.getLogger("goblin_assistant.chat")

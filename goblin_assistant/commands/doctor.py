@@ -20,7 +20,7 @@ from goblin_assistant.config import Config, ConfigError
 from goblin_assistant.database.compatibility import schema_status
 from goblin_assistant.health.monitor import describe
 from goblin_assistant.providers import build_registry
-from goblin_assistant.routing.router import check_routes
+from goblin_assistant.routing.targets import check_routes
 
 Verdict = Literal["ok", "warn", "fail"]
 

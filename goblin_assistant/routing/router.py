@@ -1,29 +1,31 @@
-"""From a model's name to an answer: which targets, in which order, how often, and when to give up.
+"""Which targets are called for a chat, in which order, how often, and when to give up.
 
-One owner of retries: nothing below this module repeats a call (but for a reused connection that the provider had closed already,
-see providers/upstream/client.py). Retry and fallback happen only before the first token has gone to the client.
+Retries are made here and nowhere below, with one exception: a reused connection that the provider
+had already closed (providers/upstream/client.py). Retry and fallback happen only before the first
+token has gone to the client.
 
- * A target whose circuit is open is passed over; when all are, the answer is 503 with the soonest Retry-After.
- * With a further target at hand the next one is tried at once. The last one is repeated with full jitter
-   (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), as far as the provider's retry budget goes.
- * A provider's Retry-After is honoured up to GOBLIN_RETRY_AFTER_CAP; a longer one is passed on to the client instead.
- * A request that the provider called wrong is wrong everywhere: no retry, no fallback. A prompt too long for one window may fit the next.
+ * A target whose circuit is open is skipped. When all are, the answer is 503 with the soonest
+   Retry-After.
+ * With a further target available, the next one is tried at once. The last one is retried with full
+   jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), as far as the
+   provider's retry budget goes.
+ * A provider's Retry-After is honoured up to GOBLIN_RETRY_AFTER_CAP. A longer one is passed on to
+   the client.
+ * A request that one provider rejects as invalid is neither retried nor passed to the next. Only a
+   prompt that is too long for one model may fit the next one's window.
 """
 
 from __future__ import annotations
 
-import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-from goblin_assistant.config import Config, ConfigError, GoblinFile
-from goblin_assistant.errors import CircuitOpen, NoFreeSlot, UnknownModel
+from goblin_assistant.config import Config
+from goblin_assistant.errors import AppError, CircuitOpen, NoFreeSlot
 from goblin_assistant.metrics import (
     chat_completion_errors_total,
-    chat_fallbacks_total,
     provider_calls_max,
     provider_retries_total,
 )
@@ -32,18 +34,23 @@ from goblin_assistant.providers.base import (
     PROVIDER_ERRORS,
     Call,
     CallCancelled,
-    ContentFiltered,
     ContextLengthExceeded,
     InvalidRequest,
-    ModelNotFound,
-    Provider,
     ProviderError,
 )
-from goblin_assistant.routing.circuit_breaker import CircuitBreaker, Ticket
+from goblin_assistant.routing.attempt import (
+    Attempt,
+    Guards,
+    Outcome,
+    Request,
+    Skipped,
+    Trace,
+    judge,
+)
+from goblin_assistant.routing.circuit_breaker import CircuitBreaker
 from goblin_assistant.routing.retry_budget import RetryBudget
 from goblin_assistant.routing.slots import Caps
-
-logger = logging.getLogger("goblin_assistant.routing")
+from goblin_assistant.routing.targets import Resolver, Target, check_routes
 
 T = TypeVar("T")
 
@@ -51,120 +58,40 @@ _BACKOFF_BASE = 0.25
 _BACKOFF_CAP = 4.0
 _POLL_SECONDS = 0.25
 SLOW_SHARE = 0.75
-"""Where no setting says when a call is slow: after this share of its time limit. Whoever raises the limit for a model
-that thinks for long raises this too, and a provider that hangs is seen before its calls run into the limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One provider and its own name for the model."""
-
-    provider: Provider
-    model: str
-
-    @property
-    def name(self) -> str:
-        """`provider/model`."""
-        return f"{self.provider.name}/{self.model}"
-
-
-@dataclass(slots=True)
-class Trace:
-    """What happened to one chat on its way, for the log, the usage record and `goblin-assistant explain`.
-
-    `events` are dicts with `at_ms` since the request's arrival and `event`.
-    """
-
-    started: float
-    events: list[dict[str, Any]] = field(default_factory=list)
-    attempts: int = 0
-    fallback: bool = False
-    provider_seconds: float = 0.0
-
-    def add(self, event: str, **details: Any) -> None:
-        """Note an event now."""
-        self.events.append(
-            {
-                "at_ms": round((time.perf_counter() - self.started) * 1000, 1),
-                "event": event,
-                **details,
-            }
-        )
-
-
-@dataclass(slots=True)
-class Outcome(Generic[T]):
-    """A call that worked, and what it holds until `release`: its place at the provider, and for a stream its ticket,
-    which waits for the verdict."""
-
-    value: T
-    target: Target
-    ticket: Ticket
-    _caps: Caps | None = None
-
-    def release(self) -> None:
-        """Give everything back; a call without a verdict is abandoned. Later calls do nothing."""
-        self.ticket.abandon()
-        caps, self._caps = self._caps, None
-        if caps is not None:
-            caps.release(self.target.provider.name)
+"""Where no setting says when a call is slow: after this share of its time limit. It follows the
+limit, and leaves time to notice a provider that hangs before its calls reach the limit."""
 
 
 class Router:
-    """Resolves names and makes calls. Shared by all threads."""
+    """Makes calls for chats. Shared by all threads."""
 
     def __init__(self, config: Config, registry: Registry) -> None:
-        self.registry = registry
-        self._file = config.file
+        check_routes(config.file, registry)
         self._config = config
-        self._caps = Caps()
-        self._breakers = {name: _breaker(name, config) for name in registry.providers}
-        self._budgets = {
-            name: RetryBudget(config.retry_budget_ratio) for name in registry.providers
+        self._resolver = Resolver(config.file, registry)
+        caps = Caps()
+        self._guards = {
+            name: Guards(_breaker(name, config), RetryBudget(config.retry_budget_ratio), caps)
+            for name in registry.providers
         }
         for name, provider in registry.providers.items():
             if provider.max_concurrency is not None:
                 provider_calls_max.labels(name).set(provider.max_concurrency)
             for error in PROVIDER_ERRORS:
                 chat_completion_errors_total.labels(name, error.code)
-        check_routes(config.file, registry)
 
-    # -- names --------------------------------------------------------------------------------
     def names(self) -> list[str]:
-        """Aliases, chains and weighted groups: the names that are not a provider's own."""
-        return sorted({*self._file.aliases, *self._file.chains, *self._file.weighted})
+        """Aliases, chains and weighted groups."""
+        return self._resolver.names()
 
     def resolve(self, model: str) -> list[Target]:
-        """The targets for a model, in the order in which they are to be tried. Raises UnknownModel."""
-        targets = self._resolve(model)
-        if not targets:
-            raise UnknownModel(
-                f"model {model!r} is not served here; GET /v1/models lists what is", param="model"
-            )
-        return targets
+        """The targets of a model, in the order in which they are tried. Raises UnknownModel."""
+        return self._resolver.resolve(model)
 
-    def _resolve(self, model: str) -> list[Target]:
-        file = self._file
-        if model in file.aliases:
-            return self._resolve(file.aliases[model])
-        if model in file.weighted:
-            rows = list(file.weighted[model])
-            # A weighted order without replacement: the first is drawn by weight, the others are its fallbacks.
-            rows.sort(key=lambda row: random.random() ** (1.0 / row.weight), reverse=True)
-            return _unique([target for row in rows for target in self._resolve(row.model)])
-        if model in file.chains:
-            return _unique(
-                [target for name in file.chains[model] for target in self._resolve(name)]
-            )
-        found = self.registry.find(model)
-        return [Target(*found[0])] if found else []
-
-    # -- state --------------------------------------------------------------------------------
     def circuits(self) -> dict[str, str]:
         """Provider name -> closed, half_open or open."""
-        return {name: breaker.state.name.lower() for name, breaker in self._breakers.items()}
+        return {name: guards.breaker.state.name.lower() for name, guards in self._guards.items()}
 
-    # -- calls --------------------------------------------------------------------------------
     def run(
         self,
         targets: Sequence[Target],
@@ -176,143 +103,87 @@ class Router:
     ) -> Outcome[T]:
         """Make the call at the first target that can, and return what it gave.
 
-        `streamed`: `operation` returns with the first token, and the caller gives the verdict when the stream ends.
-        Raises the last ProviderError, CircuitOpen when no target may be called, NoFreeSlot when their caps are full,
-        or CallCancelled.
+        `streamed`: `operation` returns with the first token, and the caller gives the verdict when
+        the stream ends. Raises the last ProviderError, CircuitOpen when every circuit is open,
+        NoFreeSlot when a concurrency cap is reached, or CallCancelled.
         """
-        last: ProviderError | None = None
-        capped = False
-        previous: Target | None = None
+        request = Request(operation, call, trace, streamed)
+        busy = False
         for position, target in enumerate(targets):
-            name = target.provider.name
-            breaker = self._breakers[name]
-            further = any(
-                self._breakers[later.provider.name].available() for later in targets[position + 1 :]
-            )
-            repeats = 0
-            while True:
-                got = self._ask(target, operation, call, trace, previous, streamed)
-                if isinstance(got, Outcome):
-                    return got
-                if isinstance(got, str):
-                    capped = capped or got == "busy"
-                    break
-                last, previous = got, target
-                if isinstance(last, InvalidRequest) and not (
-                    isinstance(last, ContextLengthExceeded) and further
-                ):
-                    raise last
-                if further or not last.retryable or repeats >= self._config.retries:
-                    break
-                pause = self._pause(last, repeats, call)
-                if pause is None or not breaker.available() or not self._budgets[name].take():
-                    break
-                repeats += 1
-                provider_retries_total.labels(name, last.code).inc()
-                trace.add("retry", provider=name, after_ms=round(pause * 1000))
-                _sleep(pause, call)
-        if last is not None:
-            raise last
-        if capped:
-            raise NoFreeSlot(
+            further = any(self._of(later).breaker.available() for later in targets[position + 1 :])
+            result = self._try(target, request, further)
+            if isinstance(result, Outcome):
+                return result
+            busy = busy or result is Skipped.BUSY
+        if request.failure is not None:
+            raise request.failure
+        raise self._refusal(targets, busy)
+
+    def _try(
+        self, target: Target, request: Request[T], further: bool
+    ) -> Outcome[T] | Skipped | None:
+        """Call one target, with its retries. None: it failed, and the next one is to be tried.
+
+        `further`: another target is available. Raises an error that no other target can help with.
+        """
+        guards = self._of(target)
+        retries = 0
+        while True:
+            result = Attempt(request, target, guards).make()
+            if not isinstance(result, ProviderError):
+                return result
+            request.failure, request.failed_at = result, target
+            pause = self._pause_before_retry(result, guards, retries, request.call, further)
+            if pause is None:
+                return None
+            retries += 1
+            provider_retries_total.labels(target.provider.name, result.code).inc()
+            request.trace.add("retry", provider=target.provider.name, after_ms=round(pause * 1000))
+            _sleep(pause, request.call)
+
+    def _pause_before_retry(
+        self, error: ProviderError, guards: Guards, retries: int, call: Call, further: bool
+    ) -> float | None:
+        """What follows a failure: a retry after so many seconds, or None: the next target.
+
+        Raises `error` when no target can do better.
+        """
+        if isinstance(error, InvalidRequest):
+            if isinstance(error, ContextLengthExceeded) and further:
+                return None
+            raise error
+        if further or not error.retryable or retries >= self._config.retries:
+            return None
+        pause = error.retry_after
+        if pause is None:
+            pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2**retries))
+        elif pause > self._config.retry_after_cap:
+            return None
+        if pause >= call.remaining():
+            return None
+        # Last, because it takes from the budget.
+        return pause if guards.breaker.available() and guards.retries.take() else None
+
+    def _refusal(self, targets: Sequence[Target], busy: bool) -> AppError:
+        """The error when no target was called."""
+        if busy:
+            return NoFreeSlot(
                 "the provider's concurrency limit is reached; try again shortly", retry_after=1
             )
-        soonest = min(self._breakers[target.provider.name].retry_after() for target in targets)
-        raise CircuitOpen(
+        return CircuitOpen(
             "every provider of this model has been failing and is given a pause; try again later",
-            retry_after=soonest,
+            retry_after=min(self._of(target).breaker.retry_after() for target in targets),
         )
 
     def broke_off(self, error: ProviderError, outcome: Outcome[Any], trace: Trace) -> None:
-        """A stream broke after its first token: too late for another attempt, not for the books."""
+        """Count a stream that broke after its first token: it is too late for another attempt."""
         name = outcome.target.provider.name
-        _judge(outcome.ticket, error)
+        judge(outcome.ticket, error)
         chat_completion_errors_total.labels(name, error.code).inc()
         trace.add("failed", provider=name, error=error.code, upstream_status=error.upstream_status)
 
-    def _ask(
-        self,
-        target: Target,
-        operation: Callable[[Target], T],
-        call: Call,
-        trace: Trace,
-        previous: Target | None,
-        streamed: bool,
-    ) -> Outcome[T] | ProviderError | Literal["open", "busy"]:
-        """One attempt. Whatever it takes is given back unless it is returned in an Outcome."""
-        name = target.provider.name
-        caps: Caps | None = None
-        outcome: Outcome[T] | None = None
-        ticket = self._breakers[name].acquire(streamed=streamed)
-        try:
-            if ticket is None:
-                trace.add("circuit_open", provider=name)
-                return "open"
-            cap = target.provider.max_concurrency
-            if cap is not None:
-                if not self._caps.acquire(name, cap):
-                    trace.add("provider_busy", provider=name, cap=cap)
-                    return "busy"
-                caps = self._caps
-            if previous is not None and previous is not target:
-                trace.fallback = True
-                chat_fallbacks_total.labels(previous.provider.name, name).inc()
-                trace.add("fallback", from_provider=previous.provider.name, to_provider=name)
-            self._budgets[name].deposit()
-            trace.attempts += 1
-            call.alive = ticket.alive
-            began = time.perf_counter()
-            try:
-                value = operation(target)
-            except ProviderError as error:
-                _judge(ticket, error)
-                self._failed(error, target, trace, time.perf_counter() - began)
-                return error
-            finally:
-                trace.provider_seconds += time.perf_counter() - began
-            if streamed:
-                ticket.first_token()
-            else:
-                ticket.success()
-            outcome = Outcome(value, target, ticket, caps)
-            return outcome
-        finally:
-            if outcome is None and ticket is not None:
-                ticket.abandon()
-                if caps is not None:
-                    caps.release(name)
-
-    @staticmethod
-    def _failed(error: ProviderError, target: Target, trace: Trace, seconds: float) -> None:
-        chat_completion_errors_total.labels(target.provider.name, error.code).inc()
-        trace.add(
-            "failed",
-            provider=target.provider.name,
-            model=target.model,
-            error=error.code,
-            upstream_status=error.upstream_status,
-            took_ms=round(seconds * 1000, 1),
-        )
-        logger.warning(
-            "provider_call_failed",
-            extra={
-                "provider": target.provider.name,
-                "model": target.model,
-                "error_type": error.code,
-                "upstream_status": error.upstream_status,
-                "attempt": trace.attempts,
-                "duration_ms": round(seconds * 1000, 2),
-            },
-        )
-
-    def _pause(self, error: ProviderError, repeats: int, call: Call) -> float | None:
-        if error.retry_after is not None:
-            pause = error.retry_after
-            if pause > self._config.retry_after_cap:
-                return None
-        else:
-            pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2**repeats))
-        return pause if pause < call.remaining() else None
+    def _of(self, target: Target) -> Guards:
+        return self._guards[target.provider.name]
 
 
 def _breaker(name: str, config: Config) -> CircuitBreaker:
@@ -332,62 +203,10 @@ def _breaker(name: str, config: Config) -> CircuitBreaker:
     )
 
 
-def _judge(ticket: Ticket, error: ProviderError) -> None:
-    # A refused request is an answer: the provider is well.
-    if isinstance(error, (InvalidRequest, ContentFiltered, ModelNotFound)):
-        ticket.success()
-    else:
-        ticket.failure()
-
-
 def _sleep(seconds: float, call: Call) -> None:
-    """Wait, but not for a client that has gone."""
+    """Wait, but no longer than the client does. Raises CallCancelled."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         if call.client_gone is not None and call.client_gone():
             raise CallCancelled
         time.sleep(min(left, _POLL_SECONDS))
-
-
-def _unique(targets: list[Target]) -> list[Target]:
-    return list({target.name: target for target in targets}.values())
-
-
-def check_routes(file: GoblinFile, registry: Registry) -> None:
-    """Raise ConfigError for a name that leads nowhere or in a circle, before a client finds out."""
-    problems: list[str] = []
-    kinds: dict[str, Mapping[str, Any]] = {
-        "aliases": file.aliases,
-        "chains": file.chains,
-        "weighted": file.weighted,
-    }
-    edges: dict[str, list[str]] = {}
-    for kind, table in kinds.items():
-        for name, value in table.items():
-            if name in edges:
-                problems.append(f"goblin.toml [{kind}] {name!r}: the name is used twice")
-            if isinstance(value, str):
-                edges[name] = [value]
-            else:
-                edges[name] = [item if isinstance(item, str) else item.model for item in value]
-
-    def walk(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            problems.append("goblin.toml: " + " -> ".join((*path, name)) + " goes in a circle")
-            return
-        if name in edges:
-            for further in edges[name]:
-                walk(further, (*path, name))
-        elif path and not registry.find(name) and "/" not in name:
-            problems.append(
-                f"goblin.toml {path[0]!r}: no provider serves {name!r}; write provider/model"
-            )
-        elif path and not registry.find(name) and name.split("/", 1)[0] not in registry.providers:
-            problems.append(
-                f"goblin.toml {path[0]!r}: there is no provider {name.split('/', 1)[0]!r} for {name!r}"
-            )
-
-    for name in edges:
-        walk(name, ())
-    if problems:
-        raise ConfigError(sorted(set(problems)))

@@ -28,7 +28,7 @@ from goblin_assistant.config import GoblinFile
 from goblin_assistant.database.models import budget_reservations
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.providers.upstream.deadlines import deadlines
-from goblin_assistant.routing import router
+from goblin_assistant.routing import attempt, router
 from goblin_assistant.threads.reaper import reaper
 from tests.conftest import MakeApp, register, wait_until
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
@@ -54,14 +54,14 @@ REQUESTS: dict[str, tuple[str, dict[str, Any], Reply]] = {
     "broken stream": ("/v1/chat/completions", {**HELLO, "stream": True}, Reply.sse([CHUNK])),
 }
 
-FILES = {module.__file__ for module in (chat, settlement, chat_stream, router, chat_views)}
+FILES = {module.__file__ for module in (chat, settlement, chat_stream, router, attempt, chat_views)}
 GIVING_BACK = {"settle", "_settle", "_settle_tokens", "release", "close", "close_events", "__del__", "_release",
                "_end_all", "attach", "_after_response", "settled", "_ended_by", "give_back"}  # fmt: skip
 """What gives back. A fault in there is another test's."""
 CANNOT_FAIL = re.compile(
-    r"try:|finally:|return \w+(, \w+)*$|settlement\.hold\(|settlement\.reached\(|after\.append\(|self\._holds\.append\(|caps = self\._caps$"
-    r"|if isinstance\(got, Outcome\):|if outcome is None and ticket|ticket\.abandon\(\)|if caps is not None:"
-    r"|caps\.release\(name\)|except BaseException as error:|chat\.defer\(|self\._ended_by\("
+    r"try:|finally:|return \w+(, \w+)*$|settlement\.hold\(|settlement\.reached\(|after\.append\(|self\._holds\.append\("
+    r"|if isinstance\(result, Outcome\):|if not isinstance\(result, ProviderError\):|if outcome is None:"
+    r"|self\._release\(\)|except BaseException as error:|chat\.defer\(|self\._ended_by\("
 )
 """Between taking and noting that it was taken, and where it is given back."""
 

@@ -30,7 +30,9 @@ from goblin_assistant.providers.base import (
     StreamEvent,
 )
 from goblin_assistant.routing import router as routing
-from goblin_assistant.routing.router import Outcome, Router, Target, Trace
+from goblin_assistant.routing.attempt import Outcome, Trace
+from goblin_assistant.routing.router import Router
+from goblin_assistant.routing.targets import Target
 from tests.conftest import wait_until
 
 

@@ -1,0 +1,116 @@
+"""From a model's name to its targets.
+
+A name is an alias, a weighted group, a chain, or a provider's own model. The first three are tables
+of goblin.toml and may name each other.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from goblin_assistant.config import ConfigError, GoblinFile
+from goblin_assistant.errors import UnknownModel
+from goblin_assistant.providers import Registry
+from goblin_assistant.providers.base import Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One provider and its own name for the model."""
+
+    provider: Provider
+    model: str
+
+    @property
+    def name(self) -> str:
+        """`provider/model`."""
+        return f"{self.provider.name}/{self.model}"
+
+
+class Resolver:
+    """Resolves model names by goblin.toml's tables and the providers' catalogues."""
+
+    def __init__(self, file: GoblinFile, registry: Registry) -> None:
+        self._file = file
+        self._registry = registry
+
+    def names(self) -> list[str]:
+        """Aliases, chains and weighted groups: the names that are not a provider's own."""
+        return sorted({*self._file.aliases, *self._file.chains, *self._file.weighted})
+
+    def resolve(self, model: str) -> list[Target]:
+        """The targets of a model, in the order in which they are tried. Raises UnknownModel."""
+        targets = self._resolve(model)
+        if not targets:
+            raise UnknownModel(
+                f"model {model!r} is not served here; GET /v1/models lists what is", param="model"
+            )
+        return targets
+
+    def _resolve(self, model: str) -> list[Target]:
+        file = self._file
+        if model in file.aliases:
+            return self._resolve(file.aliases[model])
+        if model in file.weighted:
+            rows = list(file.weighted[model])
+            # Weighted sampling without replacement (Efraimidis and Spirakis, 2006): the first is
+            # drawn by weight, the others are its fallbacks.
+            rows.sort(key=lambda row: random.random() ** (1.0 / row.weight), reverse=True)
+            return _unique([target for row in rows for target in self._resolve(row.model)])
+        if model in file.chains:
+            return _unique(
+                [target for name in file.chains[model] for target in self._resolve(name)]
+            )
+        found = self._registry.find(model)
+        return [Target(*found[0])] if found else []
+
+
+def _unique(targets: list[Target]) -> list[Target]:
+    return list({target.name: target for target in targets}.values())
+
+
+def check_routes(file: GoblinFile, registry: Registry) -> None:
+    """Raise ConfigError for a name that is used twice, leads nowhere, or leads in a circle."""
+    edges, problems = _edges(file)
+    for name in edges:
+        problems += _walk(name, (), edges, registry)
+    if problems:
+        raise ConfigError(sorted(set(problems)))
+
+
+def _edges(file: GoblinFile) -> tuple[dict[str, list[str]], list[str]]:
+    """What each name of the tables leads to, and the names that are used twice."""
+    tables: dict[str, Mapping[str, Any]] = {
+        "aliases": file.aliases,
+        "chains": file.chains,
+        "weighted": file.weighted,
+    }
+    edges: dict[str, list[str]] = {}
+    problems = []
+    for kind, table in tables.items():
+        for name, value in table.items():
+            if name in edges:
+                problems.append(f"goblin.toml [{kind}] {name!r}: the name is used twice")
+            items = [value] if isinstance(value, str) else value
+            edges[name] = [item if isinstance(item, str) else item.model for item in items]
+    return edges, problems
+
+
+def _walk(
+    name: str, path: tuple[str, ...], edges: Mapping[str, list[str]], registry: Registry
+) -> Iterator[str]:
+    """What is wrong with everything that `name` leads to. `path` is how it was reached."""
+    if name in path:
+        yield "goblin.toml: " + " -> ".join((*path, name)) + " goes in a circle"
+    elif name in edges:
+        for further in edges[name]:
+            yield from _walk(further, (*path, name), edges, registry)
+    elif not registry.find(name):
+        provider, slash, _ = name.partition("/")
+        if not slash:
+            yield f"goblin.toml {path[0]!r}: no provider serves {name!r}; write provider/model"
+        elif provider not in registry.providers:
+            yield f"goblin.toml {path[0]!r}: there is no provider {provider!r} for {name!r}"
