@@ -1,4 +1,4 @@
-"""One chat as it is asked for: the request, the caller's defaults filled in, and its form for each target."""
+"""One chat as it is asked for: the request, the caller's defaults, and its form for each target."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from goblin_assistant.accounts.users import Principal
-from goblin_assistant.dialects.anthropic import request
+from goblin_assistant.dialects.table import DIALECTS, Translation
 from goblin_assistant.errors import Forbidden
 from goblin_assistant.providers.base import BadResponse, Call, ChatRequest, ChatResponse, Dialect
 from goblin_assistant.routing.targets import Target
-
-DIALECT_HEADERS = ("anthropic-version", "anthropic-beta")
-"""The client's headers that say what its body means; the only ones that a provider is shown."""
 
 
 def _at_once(settle: Callable[[], None]) -> None:
@@ -24,10 +21,11 @@ def _at_once(settle: Callable[[], None]) -> None:
 
 @dataclass(slots=True)
 class Chat:
-    """One request for a completion (or embeddings), checked for shape, not yet for sense.
+    """One request for a completion or embeddings, of which only the shape was checked.
 
-    `body` is the parsed request in `dialect` and `raw` the client's bytes. `client_gone` answers at once, from any thread. `started` is on
-    time.perf_counter()'s clock. `defer` is given what must wait until the last byte of the answer has gone.
+    `body` is the parsed request in `dialect`. `raw` is the client's bytes, or b"" once `body` was
+    changed. `client_gone` answers at once and from any thread. `started` is on
+    time.perf_counter()'s clock. `defer` takes what has to wait for the answer's last byte.
     """
 
     principal: Principal
@@ -47,7 +45,7 @@ class Chat:
 
 @dataclass(slots=True)
 class ChatResult:
-    """A finished answer in the chat's dialect. `headers` says who answered and where the time went."""
+    """A finished answer in the chat's dialect. `headers` says who answered, and the times."""
 
     body: bytes
     headers: dict[str, str]
@@ -58,37 +56,14 @@ def apply_defaults(chat: Chat, default_model: str) -> str:
     body, settings = chat.body, chat.principal.settings
     model = body.get("model")
     if not model:
-        model = settings.get("model") or default_model
-        body["model"] = model
-        chat.raw = b""
-    if not settings or chat.operation != "chat_completion":
-        return str(model)
-    # Not in Anthropic's dialect: since its API version 2026-10-21 a temperature makes a request invalid, and a setting must not.
-    if (
-        settings.get("temperature") is not None
-        and body.get("temperature") is None
-        and chat.dialect != "anthropic"
-    ):
-        body["temperature"] = settings["temperature"]
+        model = body["model"] = settings.get("model") or default_model
         chat.raw = b""
     if (
-        settings.get("max_tokens") is not None
-        and body.get("max_tokens") is None
-        and body.get("max_completion_tokens") is None
+        settings
+        and chat.operation == "chat_completion"
+        and DIALECTS[chat.dialect].apply_defaults(body, settings)
     ):
-        body["max_tokens"] = settings["max_tokens"]
         chat.raw = b""
-    prompt = settings.get("system_prompt")
-    if prompt:
-        if chat.dialect == "anthropic":
-            if not body.get("system"):
-                body["system"] = prompt
-                chat.raw = b""
-        elif not any(
-            message.get("role") in ("system", "developer") for message in body["messages"]
-        ):
-            body["messages"] = [{"role": "system", "content": prompt}, *body["messages"]]
-            chat.raw = b""
     return str(model)
 
 
@@ -97,14 +72,13 @@ def check_allowed(principal: Principal, requested: str, targets: list[Target]) -
     allowed = principal.allowed_models
     if allowed is None:
         return
-
     # An alias may be allowed by its own name, or because everything behind it is.
     if not may_use(allowed, requested) and not all(
         may_use(allowed, target.name) or may_use(allowed, target.model) for target in targets
     ):
+        names = ", ".join(sorted(allowed))
         raise Forbidden(
-            f"this API key may not use model {requested!r}; it may use: {', '.join(sorted(allowed))}",
-            param="model",
+            f"this API key may not use model {requested!r}; it may use: {names}", param="model"
         )
 
 
@@ -119,39 +93,43 @@ class TargetRequests:
     def __init__(self, chat: Chat, call: Call) -> None:
         self._chat = chat
         self._call = call
+        self._dialect = DIALECTS[chat.dialect]
         self._translated: dict[str, Any] | None = None
 
-    def translated_for(self, target: Target) -> bool:
-        """Whether the target does not speak the chat's dialect."""
-        return self._chat.dialect not in target.provider.dialects
+    def for_target(self, target: Target) -> ChatRequest:
+        """The request for one target. Raises BadRequest for what cannot be translated."""
+        chat = self._chat
+        body, raw, dialect = chat.body, chat.raw or None, chat.dialect
+        headers: dict[str, str] = {}
+        if (translation := self.translation_for(target)) is not None:
+            if self._translated is None:
+                self._translated = translation.request(chat.body)
+            body, raw, dialect = self._translated, None, "openai"
+        else:
+            for name in self._dialect.headers:
+                if (value := chat.headers.get(name)) is not None:
+                    headers[name] = value
+        if body.get("model") != target.model:
+            body, raw = {**body, "model": target.model}, None
+        return ChatRequest(target.model, body, raw, chat.stream, dialect, self._call, headers)
 
     def answer(self, target: Target, response: ChatResponse) -> bytes:
-        """The target's whole answer in the chat's dialect. Raises BadResponse when it cannot be translated."""
-        if not self.translated_for(target):
+        """The target's whole answer in the chat's dialect.
+
+        Raises BadResponse for an answer that cannot be translated.
+        """
+        if (translation := self.translation_for(target)) is None:
             return response.body
         try:
-            return request.response_from_openai(response)
+            return translation.answer(response)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise BadResponse(
                 f"{target.provider.name}'s answer is no chat completion",
                 provider=target.provider.name,
             ) from error
 
-    def for_target(self, target: Target) -> ChatRequest:
-        """Build the request for one target."""
-        chat = self._chat
-        body, raw, dialect = chat.body, chat.raw or None, chat.dialect
-        if self.translated_for(target):
-            if self._translated is None:
-                self._translated = request.request_to_openai(chat.body)
-            body, raw, dialect = self._translated, None, "openai"
-        if body.get("model") != target.model:
-            body, raw = {**body, "model": target.model}, None
-        headers: dict[str, str] = {}
-        if dialect == "anthropic":
-            headers = {
-                name: value
-                for name in DIALECT_HEADERS
-                if (value := chat.headers.get(name)) is not None
-            }
-        return ChatRequest(target.model, body, raw, chat.stream, dialect, self._call, headers)
+    def translation_for(self, target: Target) -> Translation | None:
+        """How to talk to a target that does not speak the chat's dialect; None: it does."""
+        if self._chat.dialect in target.provider.dialects:
+            return None
+        return self._dialect.translation

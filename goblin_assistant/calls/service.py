@@ -24,7 +24,6 @@ from goblin_assistant.calls.settlement import ModelMetrics, Settlement, counted,
 from goblin_assistant.calls.stream import ChatStream, close_events
 from goblin_assistant.config import Config
 from goblin_assistant.database.models import now_ms
-from goblin_assistant.dialects.anthropic import request as anthropic_messages
 from goblin_assistant.errors import AppError, ClientGone
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, choices, completion_limit
@@ -143,9 +142,8 @@ class ChatService:
             outcome = self._attempt(settlement, targets, attempt, call, streamed=True)
             settlement.entry.first_token_ms = round((time.perf_counter() - chat.started) * 1000)
             settlement.trace.add("first_token", provider=outcome.target.provider.name)
-            translator = None
-            if requests.translated_for(outcome.target):
-                translator = anthropic_messages.StreamTranslator(settlement.entry.model)
+            translation = requests.translation_for(outcome.target)
+            translator = None if translation is None else translation.stream(settlement.entry.model)
             stream = ChatStream(
                 chat, settlement, outcome, self.router, translator, self._is_draining
             )

@@ -6,13 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
-import orjson
-
 from goblin_assistant import metrics
 from goblin_assistant.calls.request import Chat
 from goblin_assistant.calls.settlement import Settlement
-from goblin_assistant.dialects.anthropic import request
-from goblin_assistant.errors import AppError, anthropic_body, label_of, openai_body
+from goblin_assistant.dialects.table import DIALECTS, StreamTranslator
+from goblin_assistant.errors import AppError, label_of
 from goblin_assistant.logs.json_logging import correlation_id
 from goblin_assistant.providers.base import (
     BadResponse,
@@ -43,12 +41,13 @@ class ChatStream:
         settlement: Settlement,
         outcome: Outcome[tuple[StreamEvent, Iterator[StreamEvent]]],
         router: Router,
-        translator: request.StreamTranslator | None,
+        translator: StreamTranslator | None,
         is_draining: Callable[[], bool],
     ) -> None:
         self.headers: dict[str, str] = {}
         self.on_incomplete: Callable[[str], None] | None = None
         self._chat = chat
+        self._dialect = DIALECTS[chat.dialect]
         self._settlement = settlement
         self._outcome = outcome
         self._router = router
@@ -98,8 +97,8 @@ class ChatStream:
             settlement.succeeded(completed.usage)
             if translator is not None:
                 yield translator.finish(completed)
-            elif self._chat.dialect == "openai":
-                yield b"data: [DONE]\n\n"
+            elif self._dialect.end_mark:
+                yield self._dialect.end_mark
         except ProviderError as error:
             error.provider = error.provider or settlement.entry.provider
             self._end_provider_time()
@@ -109,7 +108,7 @@ class ChatStream:
             metrics.stream_incomplete_total.labels(reason).inc()
             if self.on_incomplete is not None:
                 self.on_incomplete(label_of(error))
-            yield self._error_event(error)
+            yield self._dialect.error_event(error, self._chat.correlation_id)
         except CallCancelled:
             self._cut()
         except Exception as error:
@@ -123,7 +122,7 @@ class ChatStream:
             metrics.stream_incomplete_total.labels("provider").inc()
             if self.on_incomplete is not None:
                 self.on_incomplete(label_of(error))
-            yield self._error_event(failure)
+            yield self._dialect.error_event(failure, self._chat.correlation_id)
         # Not in a `finally`: that runs when garbage collection ends the generator too, where no lock may be taken.
         # Whoever stops early calls close(), or else __del__ has it called.
         self._settle()
@@ -138,17 +137,6 @@ class ChatStream:
         reason = "shutdown" if self._is_draining() else "client"
         metrics.stream_incomplete_total.labels(reason).inc()
         self._settlement.cut(reason, "streaming")
-
-    def _error_event(self, error: ProviderError | AppError) -> bytes:
-        correlation_id = self._chat.correlation_id
-        if self._chat.dialect == "anthropic":
-            return (
-                b"event: error\ndata: "
-                + orjson.dumps(anthropic_body(error, correlation_id))
-                + b"\n\n"
-            )
-        # No [DONE] behind it: an SDK raises for the error event, and a client that counts on [DONE] sees that it is missing.
-        return b"data: " + orjson.dumps(openai_body(error, correlation_id)) + b"\n\n"
 
     def close(self) -> None:
         """End the stream wherever it is, close the provider's connection and settle the books."""

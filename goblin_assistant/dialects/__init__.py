@@ -1,1 +1,1 @@
-"""The wire formats that we offer to clients, as pure functions."""
+"""The wire formats that clients speak here, as pure functions; table.py lists them."""

@@ -1,4 +1,4 @@
-"""Anthropic's requests as OpenAI's, and OpenAI's answers as Anthropic's: what POST /v1/messages does for other providers."""
+"""Anthropic's requests as OpenAI's, and OpenAI's answers as Anthropic's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ import orjson
 import pytest
 from anthropic.types import Message, message_create_params
 
-from goblin_assistant.dialects.anthropic.request import (
-    IGNORED,
-    TRANSLATED,
-    request_to_openai,
-    response_from_openai,
-)
+from goblin_assistant.dialects.anthropic.answer import response_from_openai
+from goblin_assistant.dialects.anthropic.request import IGNORED, TRANSLATED, request_to_openai
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.base import ChatResponse, Usage
 from goblin_assistant.providers.openai.wire import parse_usage

@@ -1,7 +1,9 @@
-"""OpenAI's answers in Anthropic's dialect, for POST /v1/messages on providers that speak OpenAI's. Pure functions.
+"""OpenAI's whole answers in Anthropic's dialect, for providers that speak OpenAI's.
 
-finish_reason -> stop_reason, `reasoning_content` -> a thinking block without signature, usage split into fresh, cached and written.
-Sources: https://platform.claude.com/docs/en/api/messages, `anthropic.types.Message` of the SDK, 2.12.0.
+Pure functions. finish_reason becomes stop_reason; `reasoning_content` becomes a thinking block
+without a signature; the prompt's tokens are split into fresh, cached and written.
+Sources: https://platform.claude.com/docs/en/api/messages, `anthropic.types.Message` of the SDK,
+2.12.0.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from goblin_assistant.providers.base import ChatResponse, Usage
 from goblin_assistant.schemas.json_bounds import check_together
 
 STOP_REASONS: Mapping[str, str] = {
-    "stop": "end_turn",  # OpenAI does not tell a stop sequence from an end
+    "stop": "end_turn",  # or a stop sequence: OpenAI does not say which
     "length": "max_tokens",
     "tool_calls": "tool_use",
     "function_call": "tool_use",
@@ -26,7 +28,10 @@ STOP_REASONS: Mapping[str, str] = {
 
 
 def anthropic_usage(usage: Usage | None) -> dict[str, Any]:
-    """Tokens as Anthropic writes them: the prompt in three parts. Zeros when nobody counted: the format has no "unknown"."""
+    """Tokens as Anthropic writes them: the prompt in three parts.
+
+    None becomes zeros: the format has no "unknown".
+    """
     usage = usage or Usage()
     cached = usage.cached_tokens + usage.cache_write_tokens
     return {
@@ -45,14 +50,16 @@ def message_id(upstream: Any) -> str:
 
 
 def response_from_openai(response: ChatResponse) -> bytes:
-    """A chat completion as a Message. Takes what it finds: the provider has made sure that it is a completion."""
+    """A chat completion as a Message.
+
+    Raises AttributeError, IndexError, KeyError, TypeError or ValueError for a body that is none.
+    """
     completion = orjson.loads(response.body)
     choices = completion.get("choices") or [{}]
     message = choices[0].get("message") or {}
     content: list[dict[str, Any]] = []
-    reasoning = message.get("reasoning_content") or message.get(
-        "reasoning"
-    )  # DeepSeek, vLLM; OpenRouter
+    # The first is DeepSeek's and vLLM's, the second OpenRouter's.
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
     if isinstance(reasoning, str) and reasoning:
         content.append({"type": "thinking", "thinking": reasoning, "signature": ""})
     for text in (message.get("content"), message.get("refusal")):
@@ -75,6 +82,8 @@ def response_from_openai(response: ChatResponse) -> bytes:
             }
         )
     reason = STOP_REASONS.get(choices[0].get("finish_reason") or "", "end_turn")
+    if calls and reason == "end_turn":
+        reason = "tool_use"  # some servers say stop for tool calls
     return orjson.dumps(
         {
             "id": message_id(completion.get("id")),
@@ -82,9 +91,7 @@ def response_from_openai(response: ChatResponse) -> bytes:
             "role": "assistant",
             "model": completion.get("model") or response.model,
             "content": content,
-            "stop_reason": "tool_use"
-            if calls and reason == "end_turn"
-            else reason,  # some servers say stop all the same
+            "stop_reason": reason,
             "stop_sequence": None,
             "usage": anthropic_usage(response.usage),
         }
@@ -96,5 +103,5 @@ def _arguments(text: Any) -> dict[str, Any]:
         value = orjson.loads(text or "{}")
     except (orjson.JSONDecodeError, TypeError):
         value = None
-    # A model may write anything; Anthropic's format has room for objects only, and a client should see what was written.
+    # A model may write anything, but `input` is an object. The client sees what was written.
     return value if isinstance(value, dict) else {"arguments": text}

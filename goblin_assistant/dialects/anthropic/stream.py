@@ -1,13 +1,16 @@
-"""OpenAI's stream as Anthropic's events, for POST /v1/messages on providers that speak OpenAI's dialect.
+"""OpenAI's stream as Anthropic's events, and the error event of Anthropic's streams.
 
-    first chunk                     message_start, without counts: OpenAI's format has them at the end, and so has message_delta
+    first chunk                     message_start, without counts: OpenAI sends them at the end, and
+                                    message_delta has them too
     delta.reasoning_content         a thinking block
     delta.content, delta.refusal    a text block
-    delta.tool_calls                a tool_use block for each call; arguments as input_json_delta
+    delta.tool_calls                a tool_use block for each call; its arguments as
+                                    input_json_delta
     finish_reason, usage, the end   content_block_stop, message_delta, message_stop
 
-One block is open at a time, as in Anthropic's own streams: something of another kind closes it. Every event of the input can make several.
-Source: https://platform.claude.com/docs/en/build-with-claude/streaming; accepted by `anthropic.lib.streaming` of the SDK, 2.12.0.
+One block is open at a time, as in Anthropic's own streams: a delta of another kind closes it.
+Sources: https://platform.claude.com/docs/en/build-with-claude/streaming; `anthropic.lib.streaming`
+of the SDK, 2.12.0, which reads these streams in the tests.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from typing import Any, Literal
 import orjson
 
 from goblin_assistant.dialects.anthropic.answer import STOP_REASONS, anthropic_usage, message_id
-from goblin_assistant.providers.base import BadResponse, Completed
+from goblin_assistant.errors import AppError, anthropic_body
+from goblin_assistant.providers.base import BadResponse, Completed, ProviderError
 from goblin_assistant.providers.json_answers import parse_event
 
 Kind = Literal["thinking", "text", "tool_use"]
@@ -29,8 +33,13 @@ _START: dict[Kind, dict[str, Any]] = {
 }
 
 
+def error_event(error: ProviderError | AppError, correlation_id: str) -> bytes:
+    """The last event of a stream that broke."""
+    return b"event: error\ndata: " + orjson.dumps(anthropic_body(error, correlation_id)) + b"\n\n"
+
+
 class StreamTranslator:
-    """The state of one stream. `model` is named until the upstream says a better name."""
+    """The state of one stream. `model` is used until the provider names its own."""
 
     __slots__ = (
         "_call",
@@ -47,14 +56,17 @@ class StreamTranslator:
         self._message: dict[str, Any] | None = {"id": "", "model": model}
         self._open: Kind | None = None
         self._index = -1
-        self._call: tuple[Any, Any] | None = None  # the open tool call: its index and id
+        self._call: tuple[Any, Any] | None = None  # index and id of the open tool call
         self._calls_seen: set[Any] = set()
         self._pending = ""  # arguments that came before their function's name
         self._reason: str | None = None
         self._out: list[bytes] = []
 
     def feed(self, block: bytes) -> bytes:
-        """The events for a block of whole events, b"" if it makes none. Raises BadResponse for what cannot be written in this dialect."""
+        """The events for a block of whole events; b"" when it makes none.
+
+        Raises BadResponse for what Anthropic's format cannot express.
+        """
         self._out = []
         for event in block.replace(b"\r\n", b"\n").split(b"\n\n"):
             lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
@@ -69,13 +81,13 @@ class StreamTranslator:
         return b"".join(self._out)
 
     def finish(self, completed: Completed) -> bytes:
-        """The last events."""
+        """The last events of a stream that is complete."""
         self._out = []
         self._begin({})
         self._close()
         reason = STOP_REASONS.get(self._reason or completed.finish_reason or "", "end_turn")
         if self._calls_seen and reason == "end_turn":
-            reason = "tool_use"  # some servers say stop all the same
+            reason = "tool_use"  # some servers say stop for tool calls
         usage = anthropic_usage(completed.usage)
         self._event(
             "message_delta", delta={"stop_reason": reason, "stop_sequence": None}, usage=usage
@@ -97,9 +109,8 @@ class StreamTranslator:
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             return
-        reasoning = delta.get("reasoning_content") or delta.get(
-            "reasoning"
-        )  # DeepSeek, vLLM; OpenRouter
+        # The first is DeepSeek's and vLLM's, the second OpenRouter's.
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
         if isinstance(reasoning, str) and reasoning:
             self._enter("thinking")
             self._delta({"type": "thinking_delta", "thinking": reasoning})
@@ -118,7 +129,7 @@ class StreamTranslator:
         function = function if isinstance(function, dict) else {}
         arguments = function.get("arguments")
         text = arguments if isinstance(arguments, str) else ""
-        # A call is new by its index, or by its id where a server gives every call index 0 (Gemini has).
+        # A new index means a new call. So does a new id: Gemini gave every call the index 0.
         same = (
             self._call is not None
             and self._call[0] == index
@@ -129,7 +140,8 @@ class StreamTranslator:
             if not isinstance(name, str) or not name:
                 if index in self._calls_seen:
                     raise BadResponse(
-                        "the provider mixes the pieces of several tool calls, which cannot be translated"
+                        "the provider mixes the pieces of several tool calls, "
+                        "which cannot be translated"
                     )
                 self._pending += text
                 return

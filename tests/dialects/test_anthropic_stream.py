@@ -9,7 +9,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from goblin_assistant.dialects.anthropic.request import StreamTranslator
+from goblin_assistant.dialects.anthropic.stream import StreamTranslator
 from goblin_assistant.providers.base import BadResponse, Completed, Usage
 from tests.support.fake_upstream import FakeUpstream, Reply
 from tests.support.wire_bodies import openai_events

@@ -1,0 +1,190 @@
+"""Anthropic's system prompt and turns as OpenAI's messages. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from goblin_assistant.errors import BadRequest
+
+Part = dict[str, Any]
+
+
+def messages_to_openai(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The messages of a whole request. Raises BadRequest, which names the place."""
+    messages: list[dict[str, Any]] = []
+    if body.get("system"):
+        messages.append({"role": "system", "content": _plain(body["system"], "system")})
+    for position, turn in enumerate(body["messages"]):
+        where, content = f"messages[{position}]", turn["content"]
+        if turn["role"] == "system":
+            messages.append({"role": "system", "content": _plain(content, where)})
+        elif isinstance(content, str):
+            messages.append({"role": turn["role"], "content": content})
+        elif turn["role"] == "user":
+            messages += _user(content, where)
+        else:
+            messages.append(_assistant(content, where))
+    return messages
+
+
+def _user(blocks: Iterable[Mapping[str, Any]], where: str) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = []
+    parts: list[Part] = []
+    for position, block in enumerate(blocks):
+        # Nearly every block: there is no place to name.
+        if block["type"] == "text" and type(text := block.get("text")) is str:
+            if text:
+                parts.append({"type": "text", "text": text})
+            continue
+        here = f"{where}.content[{position}]"
+        if block["type"] == "tool_result":
+            result, images = _tool_result(block, here)
+            results.append(result)
+            parts += images
+        else:
+            parts += _parts(block, here)
+    if not parts:
+        return results
+    plain = len(parts) == 1 and parts[0]["type"] == "text"
+    return [*results, {"role": "user", "content": parts[0]["text"] if plain else parts}]
+
+
+def _assistant(blocks: Iterable[Mapping[str, Any]], where: str) -> dict[str, Any]:
+    text: list[str] = []
+    calls: list[dict[str, Any]] = []
+    for position, block in enumerate(blocks):
+        here = f"{where}.content[{position}]"
+        kind = block["type"]
+        if kind == "text":
+            text.append(_text(block, here))
+        elif kind == "tool_use":
+            arguments = orjson.dumps(block.get("input") or {}).decode()
+            name, call_id = _string(block, "name", here), _string(block, "id", here)
+            calls.append(
+                {
+                    "id": call_id,
+                    "type": "function",
+                    "function": {"name": name, "arguments": arguments},
+                }
+            )
+        elif kind not in ("thinking", "redacted_thinking"):
+            raise _unknown(here)
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "".join(text) if text or not calls else None,
+    }
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def _tool_result(block: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[Part]]:
+    content = block.get("content") or ""
+    text: list[str] = []
+    images: list[Part] = []
+    for position, inner in enumerate(_blocks(content, where)):
+        for part in _parts(inner, f"{where}.content[{position}]"):
+            if part["type"] == "text":
+                text.append(part["text"])
+            else:
+                images.append(part)
+    said = "\n".join(text) or ("(see the attachment below)" if images else "")
+    if block.get("is_error"):
+        said = f"Error: {said}"
+    return {
+        "role": "tool",
+        "tool_call_id": _string(block, "tool_use_id", where),
+        "content": said,
+    }, images
+
+
+def _parts(block: Mapping[str, Any], where: str) -> list[Part]:
+    kind = block.get("type")
+    if kind == "text":
+        text = _text(block, where)
+        return [{"type": "text", "text": text}] if text else []
+    source = block.get("source")
+    if kind == "image" and isinstance(source, dict):
+        return [{"type": "image_url", "image_url": {"url": _url(source, where)}}]
+    if kind == "document" and isinstance(source, dict):
+        return _document(block, source, where)
+    raise _unknown(where)
+
+
+def _document(block: Mapping[str, Any], source: Mapping[str, Any], where: str) -> list[Part]:
+    kind, title = source.get("type"), block.get("title")
+    if kind == "base64":
+        return [
+            {
+                "type": "file",
+                "file": {"filename": title or "document.pdf", "file_data": _url(source, where)},
+            }
+        ]
+    if kind == "text":
+        text = _string(source, "data", where)
+        return [{"type": "text", "text": f"{title}\n\n{text}" if title else text}]
+    if kind == "content":
+        inner = _blocks(source.get("content"), where)
+        return [
+            part
+            for position, item in enumerate(inner)
+            for part in _parts(item, f"{where}.source.content[{position}]")
+        ]
+    raise BadRequest(
+        f"{where}: this model takes a document's content, not its address or a file of Anthropic's",
+        param="messages",
+    )
+
+
+def _blocks(content: Any, where: str) -> list[Mapping[str, Any]]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if isinstance(content, list) and all(isinstance(item, dict) for item in content):
+        return content
+    raise BadRequest(f"{where}: content must be text or a list of blocks", param="messages")
+
+
+def _url(source: Mapping[str, Any], where: str) -> str:
+    kind = source.get("type")
+    if kind == "url":
+        return _string(source, "url", where)
+    if kind == "base64":
+        return (
+            f"data:{_string(source, 'media_type', where)};base64,{_string(source, 'data', where)}"
+        )
+    raise BadRequest(
+        f"{where}: a file of Anthropic's Files API is known to Anthropic's models only",
+        param="messages",
+    )
+
+
+def _plain(content: str | list[Mapping[str, Any]], where: str) -> str:
+    """A system prompt as one string: some servers take no blocks there."""
+    if isinstance(content, str):
+        return content
+    return "\n\n".join(
+        _text(block, f"{where}[{position}]") for position, block in enumerate(content)
+    )
+
+
+def _text(block: Mapping[str, Any], where: str) -> str:
+    return _string(block, "text", where)
+
+
+def _string(value: Mapping[str, Any], name: str, where: str) -> str:
+    found = value.get(name)
+    if not isinstance(found, str):
+        raise BadRequest(
+            f"{where}.{name} must be text",
+            param="system" if where.startswith("system") else "messages",
+        )
+    return found
+
+
+def _unknown(where: str) -> BadRequest:
+    return BadRequest(
+        f"{where}: this type of block is known to Anthropic's models only", param="messages"
+    )

@@ -1,0 +1,71 @@
+"""What `calls/` asks of the dialect that a client speaks: one row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from goblin_assistant.dialects.anthropic import answer as anthropic_answer
+from goblin_assistant.dialects.anthropic import defaults as anthropic_defaults
+from goblin_assistant.dialects.anthropic import request as anthropic_request
+from goblin_assistant.dialects.anthropic import stream as anthropic_stream
+from goblin_assistant.dialects.openai import defaults as openai_defaults
+from goblin_assistant.dialects.openai import stream as openai_stream
+from goblin_assistant.errors import AppError
+from goblin_assistant.providers.base import ChatResponse, Completed, Dialect, ProviderError
+
+
+class StreamTranslator(Protocol):
+    """Translates one stream of OpenAI's."""
+
+    def feed(self, block: bytes) -> bytes:
+        """The events for a block of whole events; b"" when it makes none."""
+
+    def finish(self, completed: Completed) -> bytes:
+        """The last events of a stream that is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """From a dialect to OpenAI's and back, for providers that do not speak it."""
+
+    request: Callable[[Mapping[str, Any]], dict[str, Any]]
+    answer: Callable[[ChatResponse], bytes]
+    stream: Callable[[str], StreamTranslator]
+    """Takes the model's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientDialect:
+    """A dialect that clients may speak. All functions are pure."""
+
+    apply_defaults: Callable[[dict[str, Any], Mapping[str, Any]], bool]
+    """Puts a user's settings into a body that leaves them out; says whether it changed."""
+    error_event: Callable[[ProviderError | AppError, str], bytes]
+    """The last event of a stream that broke; takes the correlation id."""
+    end_mark: bytes = b""
+    """What follows the last event of a complete stream."""
+    headers: tuple[str, ...] = ()
+    """The client's headers that say what its body means. A provider is shown no others."""
+    translation: Translation | None = None
+    """None: every provider speaks the dialect."""
+
+
+DIALECTS: Mapping[Dialect, ClientDialect] = {
+    "openai": ClientDialect(
+        apply_defaults=openai_defaults.apply_defaults,
+        error_event=openai_stream.error_event,
+        end_mark=openai_stream.END_MARK,
+    ),
+    "anthropic": ClientDialect(
+        apply_defaults=anthropic_defaults.apply_defaults,
+        error_event=anthropic_stream.error_event,
+        headers=("anthropic-version", "anthropic-beta"),
+        translation=Translation(
+            request=anthropic_request.request_to_openai,
+            answer=anthropic_answer.response_from_openai,
+            stream=anthropic_stream.StreamTranslator,
+        ),
+    ),
+}
