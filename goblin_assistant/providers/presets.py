@@ -1,8 +1,9 @@
-"""The providers known by name: where they are, which variable holds their key, and how they differ. Data, no code.
+"""The well-known providers: their address, the variable with their key, and their quirks. Data, no
+code.
 
-A key in the environment (or `.env`) switches a row on; servers that need no key are switched on by the variable with
-their address. `[providers.<name>]` in goblin.toml overrides any field; so does any other name for a server that is
-not listed here.
+A key in the environment (or `.env`) switches a row on. A server that needs no key is switched on by
+the variable with its address. `[providers.<name>]` in goblin.toml overrides any field, and adds
+servers that are not listed here.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ LEGACY_MAX_TOKENS = {"max_tokens_field": "max_tokens"}
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A row's defaults. `base_url_env`: a variable that gives (and for local servers switches on) another address.
+    """A row's defaults. `base_url_env` is the variable that overrides the address.
 
-    `options` are the quirks of openai_compatible.Quirks. `suffix` is added to an address that has no path.
+    `options` are those of the row's kind, such as openai/quirks.py. `suffix` is added to an address
+    without a path.
     """
 
     base_url: str = ""
@@ -35,15 +37,18 @@ class Preset:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+NO_PRESET = Preset(key_required=False)
+"""For a row without a preset: it has no defaults."""
+
 OPENAI_MODELS = """
-gpt-3.5-turbo gpt-4 gpt-4-turbo gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini gpt-4.1-nano gpt-5 gpt-5-mini
-gpt-5-nano gpt-5.1 gpt-5.2 gpt-5.4 gpt-5.4-mini gpt-5.4-nano gpt-5.5 o1 o3 o3-mini o4-mini
-text-embedding-3-small text-embedding-3-large text-embedding-ada-002
+gpt-3.5-turbo gpt-4 gpt-4-turbo gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini gpt-4.1-nano gpt-5
+gpt-5-mini gpt-5-nano gpt-5.1 gpt-5.2 gpt-5.4 gpt-5.4-mini gpt-5.4-nano gpt-5.5 o1 o3 o3-mini
+o4-mini text-embedding-3-small text-embedding-3-large text-embedding-ada-002
 """
 
 PRESETS: dict[str, Preset] = {
-    # https://platform.openai.com/docs/api-reference. The list serves until the first check has read GET /models;
-    # reasoning models (o1 and later, gpt-5 and later) refuse max_tokens:
+    # https://platform.openai.com/docs/api-reference. The list is used until the first check has
+    # read GET /models. Reasoning models (o1 and later, gpt-5 and later) refuse max_tokens:
     # https://platform.openai.com/docs/api-reference/chat/create#chat-create-max_completion_tokens
     "openai": Preset(
         base_url="https://api.openai.com/v1",
@@ -68,8 +73,8 @@ PRESETS: dict[str, Preset] = {
         api_key_env="GEMINI_API_KEY",
         options={"model_id_prefix": "models/"},
     ),
-    # https://docs.mistral.ai/api/; refuses stream_options ("extra_forbidden") and sends usage unasked in the last
-    # chunk: https://github.com/avante-corp/avante.nvim/issues/2347
+    # https://docs.mistral.ai/api/; refuses stream_options ("extra_forbidden") and always sends
+    # usage in the last chunk: https://github.com/avante-corp/avante.nvim/issues/2347
     "mistral": Preset(
         base_url="https://api.mistral.ai/v1",
         api_key_env="MISTRAL_API_KEY",
@@ -83,8 +88,8 @@ PRESETS: dict[str, Preset] = {
         api_key_env="DEEPSEEK_API_KEY",
         options=LEGACY_MAX_TOKENS,
     ),
-    # https://openrouter.ai/docs/api-reference/overview; its model list is public, so that a check proves
-    # reachability, not the key
+    # https://openrouter.ai/docs/api-reference/overview; its list of models is public, so a check
+    # does not test the key
     "openrouter": Preset(
         base_url="https://openrouter.ai/api/v1",
         api_key_env="OPENROUTER_API_KEY",
@@ -104,9 +109,9 @@ PRESETS: dict[str, Preset] = {
     ),
     # https://docs.x.ai/docs/api-reference
     "xai": Preset(base_url="https://api.x.ai/v1", api_key_env="XAI_API_KEY"),
-    # https://learn.microsoft.com/azure/ai-services/openai/reference; a model is the name of a deployment of one's
-    # own, and GET /models lists what could be deployed, not what is: the row says which (or provider/deployment names
-    # it). 2024-10-21 is the last dated release for inference.
+    # https://learn.microsoft.com/azure/ai-services/openai/reference; a model is the name of a
+    # deployment. GET /models lists what could be deployed, so the row declares what is, or a client
+    # asks for azure/<deployment>. 2024-10-21 is the last dated release for inference.
     "azure": Preset(
         api_key_env="AZURE_OPENAI_API_KEY",
         base_url_env="AZURE_OPENAI_ENDPOINT",

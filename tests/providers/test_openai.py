@@ -25,7 +25,8 @@ from goblin_assistant.providers.base import (
     Timeout,
     Usage,
 )
-from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider, Quirks
+from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider
+from goblin_assistant.providers.openai.quirks import Quirks
 from goblin_assistant.providers.openai.wire import parse_usage
 from tests.support.fake_upstream import FakeUpstream, Reply
 from tests.support.provider_wires import collect

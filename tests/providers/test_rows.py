@@ -17,7 +17,8 @@ from goblin_assistant.providers import ENTRY_POINTS, Registry, build_registry
 from goblin_assistant.providers.base import Model
 from goblin_assistant.providers.echo.provider import EchoProvider
 from goblin_assistant.providers.echo.simulation import FaultKind, SimulationOptions
-from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider, Quirks
+from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider
+from goblin_assistant.providers.openai.quirks import Quirks
 from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.providers.rows import rows_of
 from tests.conftest import ROOT

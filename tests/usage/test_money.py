@@ -20,7 +20,8 @@ from goblin_assistant.errors import AppError
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.anthropic.provider import AnthropicProvider
 from goblin_assistant.providers.base import Model, ProviderError
-from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider, Quirks
+from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider
+from goblin_assistant.providers.openai.quirks import Quirks
 from goblin_assistant.rate_limits.memory import MemoryStorage
 from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing.router import Router

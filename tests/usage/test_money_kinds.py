@@ -14,7 +14,8 @@ from goblin_assistant import metrics
 from goblin_assistant.config.goblin_file import GoblinFile
 from goblin_assistant.providers.anthropic.provider import AnthropicProvider
 from goblin_assistant.providers.base import ChatRequest, Model
-from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider, Quirks
+from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider
+from goblin_assistant.providers.openai.quirks import Quirks
 from goblin_assistant.usage.estimates import estimate_prompt_tokens, most_prompt_tokens
 from goblin_assistant.usage.images import image_size
 from tests.conftest import MakeApp, register

@@ -24,6 +24,7 @@ from goblin_assistant.dialects.anthropic.answer import STOP_REASONS, anthropic_u
 from goblin_assistant.errors import AppError, anthropic_body
 from goblin_assistant.providers.base import BadResponse, Completed, ProviderError
 from goblin_assistant.providers.json_answers import parse_event
+from goblin_assistant.providers.upstream.sse import event_data, split_events
 
 Kind = Literal["thinking", "text", "tool_use"]
 
@@ -68,12 +69,9 @@ class StreamTranslator:
         Raises BadResponse for what Anthropic's format cannot express.
         """
         self._out = []
-        for event in block.replace(b"\r\n", b"\n").split(b"\n\n"):
-            lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
-            if not lines:
-                continue
-            data = b"\n".join(lines)
-            if data.strip() == b"[DONE]":
+        for event in split_events(block):
+            data = event_data(event)
+            if data is None or data.strip() == b"[DONE]":
                 continue
             chunk = parse_event("the provider", data)
             if isinstance(chunk, dict):

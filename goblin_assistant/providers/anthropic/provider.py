@@ -9,7 +9,7 @@ Sources: https://platform.claude.com/docs/en/api/overview, .../api/versioning, .
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import orjson
@@ -28,19 +28,18 @@ from goblin_assistant.providers.anthropic.response import (
 )
 from goblin_assistant.providers.anthropic.stream import StreamObserver, Translator
 from goblin_assistant.providers.base import (
-    BadResponse,
     ChatRequest,
     ChatResponse,
     InvalidRequest,
     Model,
     ModelNotFound,
-    Provider,
-    StreamEvent,
 )
-from goblin_assistant.providers.openai.wire import encode
-from goblin_assistant.providers.rows import api_key_of, declared_models, options_of, timeouts_of
-from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
-from goblin_assistant.providers.upstream.sse import single_events
+from goblin_assistant.providers.openai.wire import encode, wants_usage
+from goblin_assistant.providers.remote import RemoteProvider
+from goblin_assistant.providers.rows import arguments_of, options_of
+from goblin_assistant.providers.upstream.client import UpstreamClient
+from goblin_assistant.providers.upstream.errors import Timeouts
+from goblin_assistant.providers.upstream.event_stream import EventStream
 
 BASE_URL = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"
@@ -73,7 +72,7 @@ class Options(BaseModel):
     ] = False
 
 
-class AnthropicProvider(Provider):
+class AnthropicProvider(RemoteProvider):
     """Anthropic, or a server that speaks its dialect. Shared by all threads."""
 
     dialects = frozenset({"openai", "anthropic"})
@@ -93,12 +92,8 @@ class AnthropicProvider(Provider):
         pool_size: int = 64,
         max_concurrency: int | None = None,
     ) -> None:
-        """`models` is the whole catalogue, declared; without it `check()` learns one, and `fallback_models` serve until then."""
-        self.name = name
-        self.max_concurrency = max_concurrency
+        """See RemoteProvider for the two lists of models."""
         self._options = options or Options()
-        self._declared = models is not None
-        self._models = tuple(models if models is not None else fallback_models)
         self._traits: dict[str, Traits] = {}
         own = {"anthropic-version": API_VERSION}
         if api_key:
@@ -111,7 +106,7 @@ class AnthropicProvider(Provider):
             own[header.lower() if header.lower() in own else header] = value
         # Without a query of the row's own: the list has 20 items unless told, 1,000 at most.
         self._list = "/v1/models" if query else "/v1/models?limit=1000"
-        self._client = UpstreamClient(
+        client = UpstreamClient(
             name,
             base_url.rstrip("/").removesuffix("/v1"),
             own,
@@ -120,13 +115,20 @@ class AnthropicProvider(Provider):
             query,
             classify=classify,
         )
+        super().__init__(
+            name,
+            client,
+            models=models,
+            fallback_models=fallback_models,
+            max_concurrency=max_concurrency,
+        )
 
     @classmethod
     def from_row(cls, name: str, row: ProviderRow, config: Config) -> AnthropicProvider:
         """From a row that has been completed by its preset. Raises ConfigError."""
         base_url = row.base_url or BASE_URL
-        key = api_key_of(row, config)
-        if key is None and base_url == BASE_URL:
+        arguments = arguments_of(row, config)
+        if arguments["api_key"] is None and base_url == BASE_URL:
             raise ConfigError(
                 [
                     f"[providers.{name}]: has no key; set api_key_env and that variable, or enabled = false"
@@ -135,46 +137,26 @@ class AnthropicProvider(Provider):
         return cls(
             name,
             base_url,
-            api_key=key,
             options=options_of(name, row, Options),
-            models=declared_models(row),
             fallback_models=CATALOGUE if name == "anthropic" or base_url == BASE_URL else (),
-            headers=row.headers,
-            query=row.query,
-            timeouts=timeouts_of(row, config),
-            pool_size=config.threads,
-            max_concurrency=row.max_concurrency,
+            **arguments,
         )
 
     # -- catalogue ----------------------------------------------------------------------------
-    def models(self) -> Sequence[Model]:
-        """Declared, learned by the last check, or the built-in list."""
-        return self._models
-
-    def serves(self, model: str) -> bool:
-        """Any model unless the row declares which: names like claude-opus-4-5 or -latest are not all listed."""
-        return bool(model) and (
-            not self._declared or any(known.id == model for known in self._models)
-        )
-
     def check(self, timeout: float = 3.0) -> None:
         """GET the list of models, which is free, and learn it."""
         try:
             listed = self._client.get_json(self._list, timeout)
         except ModelNotFound:
             return  # a server of the same dialect that has no list: it is there, and it took the key
-        rows = listed.get("data") if isinstance(listed, dict) else None
-        if not isinstance(rows, list):
-            raise BadResponse(
-                f"{self.name} did not answer with a list of models", provider=self.name
-            )
+        rows = self._listed(listed.get("data") if isinstance(listed, dict) else None)
         found = [
             item for row in rows if isinstance(row, dict) and (item := learned(row)) is not None
         ]
         self._traits = {model.id: traits for model, traits in found}
         models = tuple(model for model, _ in found)
-        if models and not self._declared and models != self._models:
-            self._models = models
+        if models and not self._declared:
+            self._learn(models)
 
     # -- calls --------------------------------------------------------------------------------
     def complete(self, request: ChatRequest) -> ChatResponse:
@@ -190,39 +172,15 @@ class AnthropicProvider(Provider):
             data = orjson.dumps(to_openai(message, usage, model))
         return ChatResponse(data, model, usage, finish_reason(message.get("stop_reason")))
 
-    def stream(self, request: ChatRequest) -> Iterator[StreamEvent]:
-        """POST the message; the answer's events go on as they come, or as OpenAI's chunks."""
+    def _open_stream(self, request: ChatRequest) -> tuple[EventStream, StreamObserver]:
         body, headers = self._prepare(request, stream=True)
-        observer = StreamObserver(self.name, request.progress)
-        if request.dialect == "openai":
-            options = request.body.get("stream_options")
-            asked = isinstance(options, dict) and options.get("include_usage") is True
-            observer = Translator(self.name, request.progress, include_usage=asked)
-        feed = observer.feed
+        observer = (
+            Translator(self.name, request.progress, include_usage=wants_usage(request.body))
+            if request.dialect == "openai"
+            else StreamObserver(self.name, request.progress)
+        )
         events = self._client.post_sse(MESSAGES, body, request.call, headers=headers)
-        try:
-            for block in events:
-                if observer.plain(block):
-                    yield block
-                    continue
-                for event in single_events(block):
-                    if passed := feed(event):
-                        yield passed
-                    if observer.done:
-                        break
-                if observer.done:
-                    events.finish()
-                    break
-            completed = observer.completed()
-        finally:
-            events.close()
-        if not completed.model:
-            completed.model = request.model
-        yield completed
-
-    def close(self) -> None:
-        """Close idle connections."""
-        self._client.close()
+        return events, observer
 
     # -- translation --------------------------------------------------------------------------
     def _prepare(

@@ -29,7 +29,7 @@ from goblin_assistant.providers.anthropic.response import (
 )
 from goblin_assistant.providers.base import BadResponse, Completed, Progress, Usage, later_usage
 from goblin_assistant.providers.json_answers import parse_event
-from goblin_assistant.providers.upstream.sse import ends_as_objects
+from goblin_assistant.providers.upstream.sse import ends_as_objects, event_data, split_events
 
 
 class StreamObserver:
@@ -253,11 +253,11 @@ def events_of(provider: str, block: bytes) -> list[dict[str, Any]]:
     The name in `event:` is repeated as `type` in the data, so that only the data is read.
     """
     found: list[dict[str, Any]] = []
-    for event in block.replace(b"\r\n", b"\n").split(b"\n\n"):
-        lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
-        if not lines:
+    for event in split_events(block):
+        data = event_data(event)
+        if data is None:
             continue
-        parsed = parse_event(provider, b"\n".join(lines))
+        parsed = parse_event(provider, data)
         if not isinstance(parsed, dict):
             raise BadResponse(f"{provider} sent an event that is no object", provider=provider)
         found.append(parsed)

@@ -36,6 +36,7 @@ from goblin_assistant.providers.echo.simulation import (
     wait,
     wait_until,
 )
+from goblin_assistant.providers.openai.wire import wants_usage
 from goblin_assistant.providers.rows import declared_models, options_of
 
 ECHO_MODEL = Model("echo", frozenset({"chat", "embeddings", "tools", "vision"}))
@@ -153,8 +154,7 @@ class EchoProvider(Provider):
                 opening,
                 orjson.dumps(made.finish_reason),
             )
-        options = request.body.get("stream_options")
-        if isinstance(options, dict) and options.get("include_usage") is True:
+        if wants_usage(request.body):
             yield (
                 b"data: " + orjson.dumps({**head, "choices": [], "usage": _usage(usage)}) + b"\n\n"
             )

@@ -13,7 +13,7 @@ from typing import Any
 from goblin_assistant.providers.base import BadResponse, Completed, Progress, Usage, later_usage
 from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.openai.wire import error_object, stream_error, usage_in
-from goblin_assistant.providers.upstream.sse import ends_as_objects
+from goblin_assistant.providers.upstream.sse import ends_as_objects, event_data, split_events
 
 
 class StreamObserver:
@@ -66,7 +66,7 @@ class StreamObserver:
 
     def feed(self, event: bytes) -> bytes:
         """What of an event (or several) goes to the client. Raises ProviderError for an error or nonsense in it."""
-        return event if self.plain(event) else self._look(event)
+        return event if self.plain(event) else self._read(event)
 
     def completed(self) -> Completed:
         """The stream is over. Raises BadResponse if it did not say so itself."""
@@ -76,16 +76,14 @@ class StreamObserver:
             )
         return Completed(self.model, self.usage, self.finish_reason)
 
-    def _look(self, block: bytes) -> bytes:
+    def _read(self, block: bytes) -> bytes:
         kept: list[bytes] = []
         dropped = False
-        for event in block.replace(b"\r\n", b"\n").split(b"\n\n"):
-            if not event.strip(b"\n"):
-                continue
+        for event in split_events(block):
             if self.done:
                 dropped = True
                 break
-            data = _data(event)
+            data = event_data(event)
             if data is None:
                 kept.append(event)  # a comment
             elif data.strip() == b"[DONE]":
@@ -122,9 +120,3 @@ class StreamObserver:
         if usage is not None:
             self._progress.final = not choices or self.finish_reason is not None
         return not (self._drop_usage and usage is not None and not choices)
-
-
-def _data(event: bytes) -> bytes | None:
-    """The event's data; several `data:` lines are one (the standard joins them with LF)."""
-    lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines) if lines else None

@@ -57,6 +57,12 @@ def encode(body: Any) -> bytes:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def wants_usage(body: Mapping[str, Any]) -> bool:
+    """Whether the client asked for the usage chunk of a stream."""
+    options = body.get("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True
+
+
 def usage_in(answer: Mapping[str, Any]) -> Usage | None:
     """The usage that an answer or a chunk reports; None: it reports none. What is no count is 0 and
     `absurd`."""

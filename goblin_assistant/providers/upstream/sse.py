@@ -88,6 +88,20 @@ def single_events(block: bytes) -> list[bytes]:
     return _EVENT.findall(block)
 
 
+def split_events(block: bytes) -> list[bytes]:
+    """The events of a block without the empty lines between them. Their lines end with LF."""
+    return [event for event in block.replace(b"\r\n", b"\n").split(b"\n\n") if event.strip(b"\n")]
+
+
+def event_data(event: bytes) -> bytes | None:
+    """The data of one event of `split_events`; None if it has none, as a comment.
+
+    The standard joins several `data:` lines with LF.
+    """
+    lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None
+
+
 def ends_as_objects(block: bytes) -> bool:
     """Whether every event of a block ends as a JSON object does."""
     return (

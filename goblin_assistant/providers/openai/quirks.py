@@ -1,0 +1,45 @@
+"""How OpenAI-compatible servers differ: the `options` of a row."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _blank(value: Any) -> Any:
+    return None if value == "" else value  # TOML has no null
+
+
+class Quirks(BaseModel):
+    """`options` of a row. Paths may hold `{model}`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    stream_options: bool = Field(
+        True,
+        description="false: the server refuses stream_options; a client's own are left out too",
+    )
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        None, description="the one name of the limit that it knows"
+    )
+    max_tokens_models: str = Field(
+        ".*",
+        description=(
+            "regular expression: the models (from their first letter) that max_tokens_field is for"
+        ),
+    )
+    auth_header: str = "Authorization"
+    auth_prefix: str = "Bearer "
+    chat_path: str = "/chat/completions"
+    embeddings_path: Annotated[str | None, BeforeValidator(_blank)] = "/embeddings"
+    models_path: Annotated[str | None, BeforeValidator(_blank)] = Field(
+        "/models", description="empty: the server has no list of models"
+    )
+    learn_models: bool = Field(True, description="false: GET models is a check only")
+    model_id_prefix: str = Field("", description="what the list writes before each id")
+    drop_fields: tuple[str, ...] = Field(
+        (), description="request fields that the server refuses; left out"
+    )
+    ca_bundle: str | None = Field(
+        None, description="path of the CA certificates that the server's own is checked against"
+    )

@@ -1,0 +1,70 @@
+"""A chat request as one OpenAI-compatible server takes it. Pure functions.
+
+The client's own bytes are sent unless something has to change: the model's name,
+`stream_options.include_usage` (so that every stream is counted), the name of the token limit.
+Source: https://platform.openai.com/docs/api-reference/chat/create.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, completion_limit
+from goblin_assistant.providers.base import ChatRequest
+from goblin_assistant.providers.openai.quirks import Quirks
+from goblin_assistant.providers.openai.wire import encode, wants_usage
+
+
+class RequestEncoder:
+    """Encodes requests for a server with these quirks. Shared by all threads."""
+
+    def __init__(self, quirks: Quirks) -> None:
+        self._quirks = quirks
+        self._renames = re.compile(quirks.max_tokens_models) if quirks.max_tokens_field else None
+
+    def encode(self, request: ChatRequest, *, stream: bool | None) -> bytes:
+        """The request's bytes. `stream` None: the operation has no such field."""
+        source = request.body
+        changes: dict[str, Any] = {}
+        removed: list[str] = [name for name in self._quirks.drop_fields if name in source]
+        if source.get("model") != request.model:
+            changes["model"] = request.model
+        if stream is not None:
+            if bool(source.get("stream")) is not stream:
+                changes["stream"] = stream
+            options = source.get("stream_options")
+            if not self._quirks.stream_options:
+                if options is not None:
+                    removed.append("stream_options")
+            elif stream and not wants_usage(source):
+                changes["stream_options"] = (
+                    {**options, "include_usage": True}
+                    if isinstance(options, dict)
+                    else {"include_usage": True}
+                )
+            self._one_limit(request, changes, removed)
+        if not changes and not removed:
+            return request.raw if request.raw is not None else encode(source)
+        merged = {**source, **changes}
+        for name in removed:
+            merged.pop(name, None)
+        return encode(merged)
+
+    def _one_limit(self, request: ChatRequest, changes: dict[str, Any], removed: list[str]) -> None:
+        """Of several limits send one: under the name that the row gives for this model, else under
+        the older name, which every server knows. Its own value is kept if it has one: it is no more
+        than what was reserved for the request."""
+        source = request.body
+        present = [name for name in LIMIT_FIELDS if name in source]
+        if not present:
+            return
+        wanted: str | None = self._quirks.max_tokens_field
+        if wanted is None or self._renames is None or not self._renames.match(request.model):
+            if len(present) == 1:
+                return
+            given = [name for name in present if source[name] is not None]
+            wanted = "max_tokens" if "max_tokens" in given or not given else given[0]
+        if source.get(wanted) is None and (limit := completion_limit(source)) is not None:
+            changes[wanted] = limit
+        removed.extend(name for name in present if name != wanted)
