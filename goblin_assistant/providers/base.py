@@ -1,22 +1,9 @@
-"""What a provider is, what it is given and what it may answer.
+"""What a provider is, what it is given and what it may answer. Its errors are in errors.py, and can
+be imported from here too, as plug-ins do.
 
-The canonical dialect inside the product is the OpenAI chat request and response
-(https://platform.openai.com/docs/api-reference/chat). Bodies travel as the client's bytes together
-with the parsed object, so a provider that speaks the same dialect can pass the bytes on untouched.
-
-    ProviderError                  status  retry  meaning
-    ├── InvalidRequest             400     no     the provider refused the request's content
-    │   ├── ContextLengthExceeded  400     no     prompt (+ max_tokens) is longer than the window
-    │   └── ContentFiltered        400     no     the provider's policy refused prompt or answer
-    ├── ModelNotFound              404     no     the provider does not serve this model
-    ├── AuthenticationFailed       502     no     the provider refused *our* key: the operator's problem
-    ├── RateLimited                503     yes    the provider limits us; may carry retry_after
-    ├── Overloaded                 503     yes    the provider says it is overloaded (529, 503)
-    ├── Timeout                    504     yes    no connection, first token or next byte in time
-    ├── ConnectionFailed           502     yes    refused, reset, closed before an answer, DNS, TLS
-    └── BadResponse                502     yes    5xx, not JSON, wrong type, stream cut before its end
-
-    CallCancelled                  the client has gone; nobody is left to answer. Not an error of anyone.
+Inside the product every chat is an OpenAI chat request and response
+(https://platform.openai.com/docs/api-reference/chat). The parsed body travels with the client's
+bytes, so that a provider of the same dialect can pass the bytes on untouched.
 """
 
 from __future__ import annotations
@@ -25,139 +12,55 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-Dialect = Literal["openai", "anthropic"]
-
-
-class ProviderError(Exception):
-    """A provider could not do what was asked. `str(error)` is safe to show: never an upstream body.
-
-    `retry_after` is in seconds, as the provider gave it. `upstream_status` is its HTTP status, if any.
-    `param` names the request field at fault, and only ever a field the client itself sent.
-    """
-
-    status: ClassVar[int] = 502
-    code: ClassVar[str] = "provider_error"
-    label: ClassVar[str] = "ProviderError"
-    """The value of `error_type` in http_errors_total. A dashboard's, so no rename changes it."""
-    retryable: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        provider: str = "",
-        retry_after: float | None = None,
-        upstream_status: int | None = None,
-        param: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.provider = provider
-        self.retry_after = retry_after
-        self.upstream_status = upstream_status
-        self.param = param
-
-
-class InvalidRequest(ProviderError):
-    """The provider refused the content of the request."""
-
-    label = "InvalidRequest"
-    status = 400
-    code = "invalid_request"
-
-
-class ContextLengthExceeded(InvalidRequest):
-    """The prompt, or prompt and max_tokens together, exceed the model's window."""
-
-    label = "ContextLengthExceeded"
-    code = "context_length_exceeded"
-
-
-class ContentFiltered(InvalidRequest):
-    """The provider's content policy refused the request."""
-
-    label = "ContentFiltered"
-    code = "content_filtered"
-
-
-class ModelNotFound(ProviderError):
-    """The provider does not serve this model."""
-
-    label = "ModelNotFound"
-    status = 404
-    code = "model_not_found"
-
-
-class AuthenticationFailed(ProviderError):
-    """The provider refused our key (401, 403). The client can do nothing about it."""
-
-    label = "AuthenticationFailed"
-    status = 502
-    code = "provider_authentication_failed"
-
-
-class RateLimited(ProviderError):
-    """The provider limits our account (429)."""
-
-    label = "RateLimited"
-    status = 503
-    code = "provider_rate_limited"
-    retryable = True
-
-
-class Overloaded(ProviderError):
-    """The provider says that it is overloaded (503, 529)."""
-
-    label = "Overloaded"
-    status = 503
-    code = "provider_overloaded"
-    retryable = True
-
-
-class Timeout(ProviderError):
-    """Nothing came in time: connect, first token, next byte or the whole call."""
-
-    label = "Timeout"
-    status = 504
-    code = "provider_timeout"
-    retryable = True
-
-
-class ConnectionFailed(ProviderError):
-    """No connection, or it was closed before an answer."""
-
-    label = "ConnectionFailed"
-    status = 502
-    code = "provider_connection_failed"
-    retryable = True
-
-
-class BadResponse(ProviderError):
-    """The answer was a 5xx or could not be understood, or a stream ended before its end."""
-
-    label = "BadResponse"
-    status = 502
-    code = "provider_bad_response"
-    retryable = True
-
-
-PROVIDER_ERRORS: tuple[type[ProviderError], ...] = (
-    InvalidRequest,
-    ContextLengthExceeded,
-    ContentFiltered,
-    ModelNotFound,
+from goblin_assistant.providers.errors import (
+    PROVIDER_ERRORS,
     AuthenticationFailed,
-    RateLimited,
-    Overloaded,
-    Timeout,
-    ConnectionFailed,
     BadResponse,
+    CallCancelled,
+    ConnectionFailed,
+    ContentFiltered,
+    ContextLengthExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    ProviderError,
+    RateLimited,
+    Timeout,
 )
 
+__all__ = [
+    "AuthenticationFailed",
+    "BadResponse",
+    "Call",
+    "CallCancelled",
+    "ChatRequest",
+    "ChatResponse",
+    "Completed",
+    "ConnectionFailed",
+    "ContentFiltered",
+    "ContextLengthExceeded",
+    "Dialect",
+    "InvalidRequest",
+    "Model",
+    "ModelNotFound",
+    "Overloaded",
+    "PROVIDER_ERRORS",
+    "Progress",
+    "Provider",
+    "ProviderError",
+    "RateLimited",
+    "StreamEvent",
+    "TIERS",
+    "Timeout",
+    "Usage",
+    "later_usage",
+    "tier_of",
+    "token_count",
+]
 
-class CallCancelled(Exception):
-    """The client has gone while the provider was still at work; the upstream connection is closed."""
+Dialect = Literal["openai", "anthropic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +75,10 @@ class Model:
 @dataclass(slots=True)
 class Usage:
     """Tokens of one call. `prompt_tokens` includes cached ones, as in OpenAI's usage object;
-    `completion_tokens` includes reasoning ones. `cache_write_1h_tokens` is the part of `cache_write_tokens` that is kept
-    for an hour, which costs more; `tier` the service tier that was charged, where it is not the standard one.
-    `source` says who counted. `absurd`: the provider's report held something that is no count."""
+    `completion_tokens` includes reasoning ones. `cache_write_1h_tokens` is the part of
+    `cache_write_tokens` that is kept for an hour, which costs more. `tier` is the service tier that
+    was charged; empty: the standard one. `source` says who counted. `absurd`: the provider
+    reported something that is not a count."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -188,9 +92,11 @@ class Usage:
 
 
 def token_count(value: Any) -> int | None:
-    """A count of tokens in a provider's report; None: it is none. 100.0 is 100, as a server writes
-    it whose language has one type of number. A huge or negative one would spoil sums and
-    budgets."""
+    """A count of tokens that a provider reports; None if it is not one.
+
+    100.0 is 100: some languages have only one type of number. Huge and negative numbers are
+    refused, because they would spoil sums and budgets.
+    """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return (
@@ -201,8 +107,8 @@ def token_count(value: Any) -> int | None:
 
 
 def later_usage(known: Usage | None, usage: Usage) -> Usage:
-    """The usage that holds after a further report of one stream: counts are totals, and a later one
-    that is smaller or makes no sense does not take back what was reported."""
+    """The usage of a stream after one more report. Counts are totals: a smaller one does not take
+    back what was reported before."""
     if known is None:
         return usage
     if usage.prompt_tokens < known.prompt_tokens:
@@ -224,19 +130,19 @@ def later_usage(known: Usage | None, usage: Usage) -> Usage:
 
 @dataclass(slots=True)
 class Progress:
-    """What a provider has reported of a stream that is still running: the last counts, if there
-    were any. `final`: they came at the end of the answer, so that nothing was said after them."""
+    """What a provider has reported of a running stream: the last counts, if any. `final`: they came
+    at the end of the answer, so no token came after them."""
 
     usage: Usage | None = None
     final: bool = False
 
 
 TIERS = frozenset({"flex", "priority", "fast"})
-"""Service tiers with prices of their own: OpenAI's and Google's `service_tier`, Anthropic's `speed`."""
+"""Service tiers with their own prices: `service_tier` of OpenAI and Google, Anthropic's `speed`."""
 
 
 def tier_of(value: Any) -> str:
-    """The tier in a request or an answer; empty: the standard one (`default`, `auto`, `standard`, or nothing)."""
+    """The tier in a request or an answer; empty for the standard one (`default`, `auto`, none)."""
     return value if isinstance(value, str) and value in TIERS else ""
 
 
@@ -244,9 +150,10 @@ def tier_of(value: Any) -> str:
 class Call:
     """The circumstances of one call, the same for every attempt.
 
-    `deadline` is on `time.monotonic()`'s clock, for all attempts together. `client_gone` answers at once and from any thread; None when the
-    server cannot tell. Timeouts are in seconds. `alive` is called when a provider sends something that is no answer yet,
-    such as a comment in a stream; the router sets it for each attempt.
+    `deadline` is on `time.monotonic()`'s clock, for all attempts together. `client_gone` returns at
+    once and can be called from any thread; None when the server cannot tell. `alive` is called when
+    a provider sends something ahead of its answer, such as a comment in a stream. The router sets
+    it for each attempt.
     """
 
     correlation_id: str = ""
@@ -261,11 +168,13 @@ class Call:
 
 @dataclass(slots=True)
 class ChatRequest:
-    """One chat for one target. `body` is the request parsed, in `dialect`, and is never mutated by a
-    provider; `raw` is the same as bytes where the client's own bytes can be sent as they are, else None.
-    `headers` are those of the client's that belong to its dialect, by lower-case name; never a
-    credential. A provider whose stream reports usage before its end notes it in `progress`: it is
-    billed if the stream is cut."""
+    """One chat for one target.
+
+    `body` is the parsed request, in `dialect`; a provider never changes it. `raw` is the same as
+    the client's bytes, if they can be sent as they are. `headers` are the client's that belong to
+    its dialect, by lower-case name; never a credential. A provider whose stream reports usage early
+    notes it in `progress`, so that an interrupted stream can be billed.
+    """
 
     model: str  # the upstream's name for the model
     body: Mapping[str, Any]
@@ -279,7 +188,8 @@ class ChatRequest:
 
 @dataclass(slots=True)
 class ChatResponse:
-    """A finished answer: `body` is JSON in the request's dialect, usage None when the provider gave none."""
+    """A finished answer. `body` is JSON in the request's dialect; `usage` is None when the provider
+    gave none."""
 
     body: bytes
     model: str = ""
@@ -289,7 +199,7 @@ class ChatResponse:
 
 @dataclass(slots=True)
 class Completed:
-    """The last event of every stream that ended properly."""
+    """The last event of every complete stream."""
 
     model: str = ""
     usage: Usage | None = None
@@ -297,12 +207,13 @@ class Completed:
 
 
 StreamEvent = bytes | Completed
-"""Bytes are one or more whole SSE events in the request's dialect, ready to be sent (`data: {...}\\n\\n`), without
+"""Bytes are one or more whole SSE events in the request's dialect (`data: {...}\\n\\n`), without
 OpenAI's final `data: [DONE]`. The stream ends with exactly one Completed, or raises."""
 
 
 class Provider(ABC):
-    """A source of completions. Instances are shared by all threads and outlive requests."""
+    """A source of completions. Instances are shared by all threads and live as long as the
+    application."""
 
     name: str
     dialects: frozenset[Dialect] = frozenset({"openai"})
@@ -310,7 +221,7 @@ class Provider(ABC):
 
     @abstractmethod
     def models(self) -> Sequence[Model]:
-        """The models known now, without I/O; may grow after `check()`."""
+        """The models known now, without I/O. `check()` may change them."""
 
     def serves(self, model: str) -> bool:
         """Whether a request that names this provider explicitly may ask for `model`."""
@@ -318,23 +229,29 @@ class Provider(ABC):
 
     @abstractmethod
     def complete(self, request: ChatRequest) -> ChatResponse:
-        """Answer in one piece, or raise ProviderError or CallCancelled."""
+        """Answer in one piece. Raises ProviderError or CallCancelled."""
 
     @abstractmethod
     def stream(self, request: ChatRequest) -> Iterator[StreamEvent]:
-        """Answer in pieces. Nothing is sent upstream before the first `next()`; closing the iterator closes the connection."""
+        """Answer in pieces. Raises ProviderError or CallCancelled while it is read.
+
+        The request is sent upstream by the first `next()`. Closing the iterator closes the
+        connection.
+        """
 
     def embed(self, request: ChatRequest) -> ChatResponse:
-        """Embeddings, in OpenAI's shape (`POST /v1/embeddings`)."""
+        """Embeddings, in OpenAI's format (`POST /v1/embeddings`). Raises as `complete`."""
         raise InvalidRequest(f"{self.name} does not offer embeddings", provider=self.name)
 
     def count_tokens(self, body: Mapping[str, Any]) -> int | None:
-        """Exactly the tokens that this provider will report for a prompt, without I/O; None: it cannot tell beforehand."""
+        """The tokens that this provider will report for a prompt, exactly and without I/O; None if
+        it cannot tell beforehand."""
         return None
 
     @abstractmethod
     def check(self, timeout: float = 3.0) -> None:
-        """Raise ProviderError when unusable. Must be free of charge."""
+        """Raise ProviderError when the provider is unusable. Must cost nothing. `timeout` is in
+        seconds."""
 
     def close(self) -> None:  # noqa: B027 -- optional hook
         """Release connections."""
