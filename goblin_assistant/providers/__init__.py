@@ -1,8 +1,8 @@
 """The providers of one instance: built in, configured rows, installed plug-ins.
 
-`echo` is always first, so that no other provider's catalogue can take its name; then rows in goblin.toml's order,
-then those that a key in the environment switches on. A model that several providers have belongs to the first;
-`provider/model` is unambiguous.
+`echo` is first, so that no other provider's catalogue can take its name. Then come the rows of
+goblin.toml in their order, then those that the environment switches on. A model that several
+providers have belongs to the first; `provider/model` is unambiguous.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from goblin_assistant.providers.base import Model, Provider
 from goblin_assistant.providers.rows import rows_of, secrets_of
 
 ENTRY_POINTS = "goblin_assistant.providers"
-"""Group of entry points: the name is a row's `kind`, the object a class with `from_row(name, row, config) ->
-Provider`."""
+"""The group of entry points for plug-ins. The name is a row's `kind`; the object is a class with
+`from_row(name, row, config) -> Provider`."""
 
 _BUILT_IN = {
     "openai_compatible": "goblin_assistant.providers.openai.provider:OpenAICompatibleProvider",
@@ -31,7 +31,7 @@ Factory = Callable[[str, ProviderRow, Config], Provider]
 
 
 class Registry:
-    """The providers by name, and what they serve. Shared by all threads."""
+    """The providers by name, and their models. Shared by all threads."""
 
     def __init__(self, providers: dict[str, Provider]) -> None:
         self.providers = providers
@@ -50,8 +50,8 @@ class Registry:
         ]
 
     def find(self, model: str) -> list[tuple[Provider, str]]:
-        """Who serves `model`: the provider that `provider/model` names, else all that have the bare id; [] if nobody
-        does."""
+        """The providers of `model`, each with its own id for it: the one that `provider/model`
+        names, else all whose catalogue has the whole id. [] if there is none."""
         name, slash, rest = model.partition("/")
         if (
             slash
@@ -67,7 +67,8 @@ class Registry:
         ]
 
     def label(self, provider: str, model: str) -> str:
-        """The model as a metric's label: its id if it is in the provider's catalogue, else "other"."""
+        """The model as a metric's label: its id if it is in the provider's catalogue, else
+        "other"."""
         known = self.providers.get(provider)
         return (
             model
@@ -89,7 +90,8 @@ class Registry:
 
 
 def build_registry(config: Config) -> Registry:
-    """Make every provider that is switched on. No I/O. Raises ConfigError with all problems."""
+    """Make every provider that is switched on, without I/O. Raises ConfigError with all
+    problems."""
     providers: dict[str, Provider] = {}
     problems: list[str] = []
     rows: list[tuple[str, ProviderRow | ConfigError]] = list(rows_of(config))
@@ -105,7 +107,8 @@ def build_registry(config: Config) -> Registry:
             if not isinstance(provider, Provider):
                 raise ConfigError(
                     [
-                        f"[providers.{name}] kind = {row.kind!r}: its from_row() did not return a Provider"
+                        f"[providers.{name}] kind = {row.kind!r}: "
+                        "its from_row() did not return a Provider"
                     ]
                 )
             providers[name] = provider
@@ -128,17 +131,17 @@ def _factory(name: str, kind: str) -> Factory:
         accepted = ", ".join(sorted([*_BUILT_IN, *installed]))
         raise ConfigError(
             [
-                f"[providers.{name}] kind = {kind!r}: there is none of that name; accepted: {accepted}"
+                f"[providers.{name}] kind = {kind!r}: there is none of that name; "
+                f"accepted: {accepted}"
             ]
         )
     try:
         plugged: Factory = installed[kind].load().from_row
-    except (
-        Exception
-    ) as error:  # a plug-in that cannot be imported is the operator's to know, in one line
+    except Exception as error:  # whatever an import raises is reported in one line
         raise ConfigError(
             [
-                f"[providers.{name}] kind = {kind!r}: its package cannot be loaded ({type(error).__name__}: {error})"
+                f"[providers.{name}] kind = {kind!r}: its package cannot be loaded "
+                f"({type(error).__name__}: {error})"
             ]
         ) from error
     return plugged

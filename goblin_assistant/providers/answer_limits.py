@@ -1,6 +1,7 @@
-"""How long a request lets its answers be, in every name that a server may read. Pure functions.
+"""The limit on the length of answers that a request sets, under every name that a server may read.
+Pure functions.
 
-The same rule holds for what is reserved (usage/estimates.py) and for what is sent upstream.
+The same rule is used for what is reserved (usage/estimates.py) and for what is sent upstream.
 """
 
 from __future__ import annotations
@@ -11,31 +12,30 @@ from typing import Any
 LIMIT_FIELDS = (
     "max_completion_tokens", "max_tokens", "max_output_tokens", "max_new_tokens", "n_predict",
 )  # fmt: skip
-"""The names of an answer's limit: OpenAI's newer and older one, those of OpenAI's Responses API, of
-Hugging Face's servers, of llama.cpp. A server knows one or two of them; a body may hold several,
-and the largest counts."""
+"""Two names of OpenAI's chat API, the newer first; then those of OpenAI's Responses API, Hugging
+Face's servers and llama.cpp. A server knows one or two. A body may hold several: the largest
+counts."""
 
 CHOICE_FIELDS = ("n", "best_of")
-"""How many answers are generated; `best_of` is vLLM's and of OpenAI's older API."""
+"""The number of answers to generate. `best_of` is from vLLM and OpenAI's older API."""
 
 
 def completion_limit(body: Mapping[str, Any]) -> int | None:
-    """The longest that one answer may be, in tokens: the largest of the body's limits; None: it has
-    none."""
+    """The length that one answer may have, in tokens: the largest of the body's limits; None if it
+    has none."""
     found = [limit for name in LIMIT_FIELDS if (limit := _whole(body.get(name))) is not None]
     return max(found) if found else None
 
 
 def choices(body: Mapping[str, Any]) -> int:
-    """How many answers are generated."""
+    """The number of answers that a server may generate."""
     return max(1, *(_whole(body.get(name)) or 1 for name in CHOICE_FIELDS))
 
 
 def _whole(value: Any) -> int | None:
-    """A number that a server may read as a limit; -1 (no limit), other types and nonsense are none.
+    """The limit that a server may read in a value; None for -1 (no limit) and for other types.
 
-    Not every name is checked when a request comes in: a server that reads 5e4 or "50000" must not
-    be had for less.
+    The schema does not check every name. A server may accept 5e4 or "50000", so these count too.
     """
     if isinstance(value, str) and value.isdecimal() and len(value) < 20:
         value = int(value)

@@ -1,7 +1,8 @@
 """From an upstream's HTTP status and structured error code to the ProviderError tree.
 
-Status first, then `code`, `type` and `param` of a structured body; never the message's text, which changes without
-notice and may quote the prompt or a key. Nothing of an upstream's body is ever part of our message.
+The status counts first, then `code`, `type` and `param` of a structured body. The message's text is
+not read: it changes without notice, and it may quote the prompt or a key. Our own message never
+holds text of an upstream's body.
 
     400 413 422   InvalidRequest, or ContextLengthExceeded / ContentFiltered by code
     401 403       AuthenticationFailed (our key)
@@ -11,8 +12,8 @@ notice and may quote the prompt or a key. Nothing of an upstream's body is ever 
     503 529       Overloaded
     other         BadResponse
 
-Sources: https://platform.openai.com/docs/guides/error-codes, https://docs.anthropic.com/en/api/errors, RFC 9110
-section 15.
+Sources: https://platform.openai.com/docs/guides/error-codes,
+https://docs.anthropic.com/en/api/errors, RFC 9110 section 15.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from goblin_assistant.providers.base import (
 CONTEXT_CODES = frozenset(
     {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
 )
-"""OpenAI's two codes, and llama.cpp's (`type`,
-https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md)."""
+"""Two codes of OpenAI's, and a `type` of llama.cpp's
+(https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md)."""
 
 FILTER_CODES = frozenset(
     {
@@ -49,7 +50,8 @@ FILTER_CODES = frozenset(
         "ResponsibleAIPolicyViolation",
     }
 )
-"""OpenAI's, and Azure's inner code (https://learn.microsoft.com/azure/ai-services/openai/concepts/content-filter)."""
+"""OpenAI's codes, and Azure's inner code
+(https://learn.microsoft.com/azure/ai-services/openai/concepts/content-filter)."""
 
 MODEL_CODES = frozenset({"model_not_found", "unknown_model", "invalid_model", "DeploymentNotFound"})
 
@@ -58,13 +60,14 @@ QUOTA_CODES = frozenset(
 )
 
 QUOTA_RETRY_AFTER = 3600.0
-"""Seconds to tell where a provider refuses for lack of money: above every cap, so no attempt is repeated at the same
-target."""
+"""Seconds to wait when our account at a provider has no credit. It is above the longest wait that a
+retry accepts, so the same target is not tried again."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamFailure:
-    """An answer that is no success: `headers` by lower-case name, `body` as received (at most 64 KiB of it)."""
+    """An unsuccessful answer. `headers` are by lower-case name, `body` is at most its first 64
+    KiB."""
 
     provider: str
     status: int
@@ -73,8 +76,8 @@ class UpstreamFailure:
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from `retry-after-ms` or Retry-After (seconds or an HTTP date, RFC 9110 section 10.2.3); None when
-    absent or senseless."""
+    """Seconds from `retry-after-ms` or Retry-After (seconds or an HTTP date, RFC 9110 section
+    10.2.3); None when absent or invalid."""
     try:
         if (milliseconds := headers.get("retry-after-ms")) is not None:
             return _plausible(float(milliseconds) / 1000)
@@ -90,7 +93,7 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _plausible(seconds: float) -> float | None:
-    # float() reads nan and inf too; a day is more than any client waits.
+    # float() accepts nan and inf too. No client waits for more than a day.
     return min(seconds, 86400.0) if seconds >= 0 else None
 
 
@@ -101,10 +104,10 @@ def error_for(
     kind: str | None = None,
     param: str | None = None,
 ) -> ProviderError:
-    """The error that a failed answer means. `code` and `kind` are the structured body's code and type, where it has
-    them.
+    """The error for an unsuccessful answer. `code` and `kind` are the code and type of a structured
+    body.
 
-    `param` is checked by the client against the request's own fields before anybody sees it.
+    UpstreamClient removes a `param` that is no field of the request.
     """
     provider, status = failure.provider, failure.status
     names = {code, kind}

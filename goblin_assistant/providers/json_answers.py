@@ -1,4 +1,4 @@
-"""JSON from a provider: parsed, or the provider's failure."""
+"""Parses a provider's JSON. What cannot be parsed is the provider's failure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from goblin_assistant.schemas import json_bounds
 
 
 def parse_answer(provider: str, data: bytes) -> Any:
-    """The value of a whole answer. Raises BadResponse."""
+    """Parse a whole answer. Raises BadResponse."""
     return _parse(provider, data, json_bounds.ANSWER_PER_BYTE, "did not answer with JSON")
 
 
 def parse_list(provider: str, data: bytes) -> Any:
-    """The value of a list of models, which has no reason to be large. Raises BadResponse."""
+    """Parse a list of models. Raises BadResponse, sooner than for an answer: lists are small."""
     return _parse(provider, data, 0, "did not answer with JSON")
 
 
 def parse_event(provider: str, data: bytes) -> Any:
-    """The value of one event of a stream. Raises BadResponse."""
+    """Parse one event of a stream. Raises BadResponse."""
     return _parse(provider, data, 0, "sent an event that is not JSON")
 
 
