@@ -201,7 +201,7 @@ def target() -> Iterator[Target]:
         command = [
             sys.executable,
             "-m",
-            "tests.loadtest_target",
+            "tests.support.loadtest_target",
             str(port),
             json.dumps(rules or {}),
         ]
