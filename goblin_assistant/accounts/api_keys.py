@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from goblin_assistant.accounts.principals import SCOPES, PrincipalStore
 from goblin_assistant.accounts.tokens import digest, new_api_key
 from goblin_assistant.database.engine import insert_row
+from goblin_assistant.database.limits import KEY_LIMITS, KeyLimits, limit_values
 from goblin_assistant.database.models import ApiKey, api_keys, now_ms, users
 from goblin_assistant.errors import Conflict, Forbidden, NotFound, ValidationFailed
 
@@ -27,25 +28,20 @@ DEFAULT_GRACE_SECONDS = 86_400
 MAX_GRACE_SECONDS = 30 * 86_400
 
 
-@dataclass(slots=True)
-class KeySpec:
-    """What a new key may do. None: the instance's limit, or none. Money in micro-dollars, times in ms since 1970."""
+@dataclass(frozen=True, slots=True)
+class KeySpec(KeyLimits):
+    """What a new key may do. `allowed_models` None: every model. `expires_at` in ms since 1970."""
 
     name: str
     scopes: Sequence[str] = ("chat", "embeddings")
     allowed_models: Sequence[str] | None = None
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    max_concurrency: int | None = None
-    monthly_budget_microusd: int | None = None
     expires_at: int | None = None
 
 
-LIMIT_FIELDS = (
-    "scopes", "allowed_models", "requests_per_minute", "tokens_per_minute", "max_concurrency",
-    "monthly_budget_microusd", "expires_at", "name",
-)  # fmt: skip
-"""What an admin may change of a key that exists."""
+CHANGEABLE = frozenset(
+    {"name", "scopes", "allowed_models", "expires_at", *(limit.name for limit in KEY_LIMITS)}
+)
+"""The columns that an admin may change of an existing key."""
 
 
 @dataclass(slots=True)
@@ -96,7 +92,7 @@ class ApiKeys:
         if user_id is not None:
             query = query.where(api_keys.c.user_id == user_id)
         with self._engine.connect() as connection:
-            return [ApiKey(*row) for row in connection.execute(query)]
+            return [ApiKey(**row) for row in connection.execute(query).mappings()]
 
     def get(self, key_id: int, user_id: int | None = None) -> ApiKey:
         """One key; of another user's it says that there is none."""
@@ -125,9 +121,12 @@ class ApiKeys:
             if grace_seconds:
                 self._check_room(connection, old.user_id, " (or rotate with grace_seconds 0)")
             spec = KeySpec(
-                old.name, old.scopes, old.allowed_models, old.requests_per_minute, old.tokens_per_minute,
-                old.max_concurrency, old.monthly_budget_microusd, old.expires_at,
-            )  # fmt: skip
+                name=old.name,
+                scopes=old.scopes,
+                allowed_models=old.allowed_models,
+                expires_at=old.expires_at,
+                **limit_values(old),
+            )
             secret = new_api_key()
             row = self._insert(
                 connection, old.user_id, spec, secret, budget_key_id=old.budget_key_id or old.id
@@ -162,8 +161,8 @@ class ApiKeys:
             logger.info("api_key_revoked", extra={"key_id": key_id})
 
     def change(self, key_id: int, changes: dict[str, Any]) -> ApiKey:
-        """Change the limits of a key (LIMIT_FIELDS)."""
-        assert set(changes) <= set(LIMIT_FIELDS), changes
+        """Change some columns of a key (CHANGEABLE)."""
+        assert set(changes) <= CHANGEABLE, changes
         values = {k: sorted(set(v)) if isinstance(v, list) else v for k, v in changes.items()}
         with self._engine.begin() as connection:
             row = self._find(connection, key_id, None)
@@ -213,10 +212,11 @@ class ApiKeys:
     def _find(connection: Connection, key_id: int, user_id: int | None) -> ApiKey:
         row = None
         if key_id <= MAX_ID:
-            row = connection.execute(select(api_keys).where(api_keys.c.id == key_id)).one_or_none()
-        if row is None or (user_id is not None and row.user_id != user_id):
+            found = connection.execute(select(api_keys).where(api_keys.c.id == key_id))
+            row = found.mappings().one_or_none()
+        if row is None or (user_id is not None and row["user_id"] != user_id):
             raise NotFound("there is no such API key")
-        return ApiKey(*row)
+        return ApiKey(**row)
 
     def _insert(
         self,
@@ -238,11 +238,8 @@ class ApiKeys:
             allowed_models=None
             if spec.allowed_models is None
             else sorted(set(spec.allowed_models)),
-            requests_per_minute=spec.requests_per_minute,
-            tokens_per_minute=spec.tokens_per_minute,
-            max_concurrency=spec.max_concurrency,
-            monthly_budget_microusd=spec.monthly_budget_microusd,
             expires_at=spec.expires_at,
+            **limit_values(spec),
             budget_key_id=budget_key_id,
         )
         return self._find(connection, key_id, None)

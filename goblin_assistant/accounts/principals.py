@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections import namedtuple
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -20,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.accounts.tokens import Claims, digest
 from goblin_assistant.database.gate import Gate
+from goblin_assistant.database.limits import KEY_LIMITS, KeyLimits, limit_values
 from goblin_assistant.database.models import api_keys, now_ms, users
 from goblin_assistant.errors import AuthFailure, Unauthorized, Unavailable
 from goblin_assistant.metrics import auth_failures_total
@@ -38,10 +40,10 @@ _USER_SCOPES = frozenset({"chat", "embeddings"})
 
 
 @dataclass(frozen=True, slots=True)
-class Principal:
-    """An authenticated caller: a user by access token, or an API key of a user. Limits that are None are the instance's.
+class Principal(KeyLimits):
+    """An authenticated caller: a user with an access token, or an API key of a user.
 
-    `settings` are the user's chat defaults: model, temperature, max_tokens, system_prompt. `monthly_budget_microusd` is in micro-dollars.
+    `settings` are the user's chat defaults: model, temperature, max_tokens, system_prompt.
     """
 
     user_id: int
@@ -49,10 +51,6 @@ class Principal:
     key_id: int | None = None
     scopes: frozenset[str] = _USER_SCOPES
     allowed_models: frozenset[str] | None = None
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    max_concurrency: int | None = None
-    monthly_budget_microusd: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
     """`key:7` or `user:3`: what logs call the caller."""
@@ -95,6 +93,9 @@ class _Query:
         self._gate = Gate(PAUSE_SECONDS)
         compiled = statement.compile(dialect=engine.dialect)
         self._sql = str(compiled)
+        columns = statement.selected_columns.keys()
+        row: Any = namedtuple("row", columns)  # type: ignore[misc] # known at run time
+        self.named: Callable[[Any], Any] = row._make
         names = compiled.positiontup
         self._positional = names is not None
         # Without a transaction around it PostgreSQL answers in one round trip instead of three.
@@ -123,7 +124,7 @@ class _Query:
         self._fill()
 
     def first(self, value: Any) -> Any:
-        """The row as a tuple, or None. Raises Unavailable."""
+        """The row as a plain tuple, or None; `named` gives it names. Raises Unavailable."""
         gate = self._gate
         failures = gate.failures
         if not gate.enter():
@@ -202,6 +203,18 @@ class _Query:
         self._forget_idle()
 
 
+@dataclass(slots=True)
+class _Seen:
+    """A caller as last read from the database."""
+
+    principal: Principal
+    row: Any
+    expires_at: int | None = None
+    """Of a key, in ms since 1970."""
+    until: float = 0.0
+    """How long the caller may go on without the database, on the monotonic clock."""
+
+
 class PrincipalStore:
     """Turns checked token claims and API keys into principals. Shared by all threads."""
 
@@ -217,82 +230,93 @@ class PrincipalStore:
         self._key = _Query(
             engine,
             select(
-                key.id, key.user_id, key.scopes, key.allowed_models, key.requests_per_minute, key.tokens_per_minute,
-                key.max_concurrency, key.monthly_budget_microusd, key.expires_at, key.revoked_at,
-                user.role, user.settings, user.disabled_at, key.budget_key_id,
+                *(key.id, key.user_id, key.scopes, key.allowed_models),
+                *(key.expires_at, key.revoked_at, key.budget_key_id),
+                *(key[limit.name] for limit in KEY_LIMITS),
+                *(user.role, user.settings, user.disabled_at),
             )
             .select_from(api_keys.join(users, user.id == key.user_id))
             .where(key.key_hash == given),
-        )  # fmt: skip
+        )
         # Two generations: when the younger is full it becomes the older. Bounded, and nothing is ever scanned.
-        self._seen: dict[str, tuple[float, Principal, Any]] = {}
-        self._older: dict[str, tuple[float, Principal, Any]] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._older: dict[str, _Seen] = {}
         self._used: dict[int, int] = {}
         for reason in AuthFailure:
             auth_failures_total.labels(reason)
 
     def of_token(self, claims: Claims) -> Principal:
-        """The user of an access token. Raises Unauthorized, or Unavailable when the database is away."""
+        """The user of an access token. Raises Unauthorized, or Unavailable without a database."""
         name = f"user:{claims.user_id}:{claims.token_version}"
         try:
-            row = self._user.first(claims.user_id)
+            found = self._user.first(claims.user_id)
         except Unavailable:
             return self._recent(name)
-        if row is None or row[2] != claims.token_version:
+        known = self._seen.get(name)
+        if known is None or known.row != found:
+            known = self._remember(name, _Seen(self._judge_user(found, claims), found))
+        known.until = time.monotonic() + STALE_SECONDS
+        return known.principal
+
+    def of_key(self, key: str) -> Principal:
+        """The API key's principal. Raises Unauthorized, or Unavailable without a database."""
+        name = digest(key)
+        try:
+            found = self._key.first(name)
+        except Unavailable:
+            return self._recent(name)
+        now = now_ms()
+        known = self._seen.get(name)
+        if known is None or known.row != found or _is_over(known.expires_at, now):
+            known = self._remember(name, self._judge_key(found, now))
+        principal = known.principal
+        assert principal.key_id is not None
+        self._used[principal.key_id] = now
+        left = STALE_SECONDS
+        if known.expires_at is not None:
+            left = min(left, (known.expires_at - now) / 1000)
+        known.until = time.monotonic() + left
+        return principal
+
+    def _judge_user(self, found: Any, claims: Claims) -> Principal:
+        row = None if found is None else self._user.named(found)
+        if row is None or row.token_version != claims.token_version:
             raise Unauthorized(
                 "the access token is no longer valid; log in again", reason=AuthFailure.BAD_TOKEN
             )
-        if row[3] is not None:
+        if row.disabled_at is not None:
             raise Unauthorized("the account is disabled", reason=AuthFailure.DISABLED)
-        if (known := self._unchanged(name, row)) is not None:
-            return known
-        principal = Principal(
+        return Principal(
             user_id=claims.user_id,
-            role=row[0],
-            scopes=SCOPES if row[0] == "admin" else _USER_SCOPES,
-            settings=_json(row[1]) or {},
+            role=row.role,
+            scopes=SCOPES if row.role == "admin" else _USER_SCOPES,
+            settings=_json(row.settings) or {},
             label=f"user:{claims.user_id}",
         )
-        self._remember(name, principal, row)
-        return principal
 
-    def of_key(self, key: str) -> Principal:
-        """The API key's principal. Raises Unauthorized, or Unavailable when the database is away."""
-        name = digest(key)
-        try:
-            row = self._key.first(name)
-        except Unavailable:
-            return self._recent(name)
-        if row is None:
+    def _judge_key(self, found: Any, now: int) -> _Seen:
+        if found is None:
             raise Unauthorized("the API key is not valid", reason=AuthFailure.BAD_KEY)
-        now = now_ms()
-        if row[9] is not None:
+        row = self._key.named(found)
+        if row.revoked_at is not None:
             raise Unauthorized("the API key has been revoked", reason=AuthFailure.REVOKED_KEY)
-        if row[8] is not None and row[8] <= now:
+        if _is_over(row.expires_at, now):
             raise Unauthorized("the API key has expired", reason=AuthFailure.EXPIRED_KEY)
-        if row[12] is not None:
+        if row.disabled_at is not None:
             raise Unauthorized("the account is disabled", reason=AuthFailure.DISABLED)
-        self._used[row[0]] = now
-        left = STALE_SECONDS if row[8] is None else min(STALE_SECONDS, (row[8] - now) / 1000)
-        if (known := self._unchanged(name, row, left)) is not None:
-            return known
-        allowed = _json(row[3])
+        allowed = _json(row.allowed_models)
         principal = Principal(
-            user_id=row[1],
-            role=row[10],
-            key_id=row[0],
-            scopes=frozenset(_json(row[2])),
+            user_id=row.user_id,
+            role=row.role,
+            key_id=row.id,
+            scopes=frozenset(_json(row.scopes)),
             allowed_models=None if allowed is None else frozenset(allowed),
-            requests_per_minute=row[4],
-            tokens_per_minute=row[5],
-            max_concurrency=row[6],
-            monthly_budget_microusd=row[7],
-            settings=_json(row[11]) or {},
-            label=f"key:{row[0]}",
-            budget_key_id=row[13],
+            settings=_json(row.settings) or {},
+            label=f"key:{row.id}",
+            budget_key_id=row.budget_key_id,
+            **limit_values(row),
         )
-        self._remember(name, principal, row, left)
-        return principal
+        return _Seen(principal, found, row.expires_at)
 
     def close(self) -> None:
         """Give kept connections back to the pool."""
@@ -308,26 +332,21 @@ class PrincipalStore:
         """What could not be written, for the next time; later uses win."""
         self._used = {**used, **self._used}
 
-    def _unchanged(self, name: str, row: Any, seconds: float = STALE_SECONDS) -> Principal | None:
-        """The principal that was made of the same row before."""
-        entry = self._seen.get(name)
-        if entry is None or entry[2] != row:
-            return None
-        self._seen[name] = (time.monotonic() + seconds, entry[1], row)
-        return entry[1]
-
-    def _remember(
-        self, name: str, principal: Principal, row: Any, seconds: float = STALE_SECONDS
-    ) -> None:
+    def _remember(self, name: str, seen: _Seen) -> _Seen:
         if len(self._seen) >= MAX_SEEN:
             self._older, self._seen = self._seen, {}
-        self._seen[name] = (time.monotonic() + seconds, principal, row)
+        self._seen[name] = seen
+        return seen
 
     def _recent(self, name: str) -> Principal:
         entry = self._seen.get(name) or self._older.get(name)
-        if entry is None or entry[0] < time.monotonic():
+        if entry is None or entry.until < time.monotonic():
             raise Unavailable(_UNAVAILABLE, retry_after=2)
-        return entry[1]
+        return entry.principal
+
+
+def _is_over(expires_at: int | None, now: int) -> bool:
+    return expires_at is not None and expires_at <= now
 
 
 def _json(value: Any) -> Any:

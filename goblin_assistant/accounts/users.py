@@ -104,7 +104,7 @@ class Accounts:
         """Users in the order of their making."""
         page = select(users).where(users.c.id > after).order_by(users.c.id).limit(limit)
         with self._engine.connect() as connection:
-            return [User(*row) for row in connection.execute(page)]
+            return [User(**row) for row in connection.execute(page).mappings()]
 
     def disable(self, user_id: int) -> User:
         """Lock a user out: every token and key of theirs is refused from the next request on."""
@@ -243,10 +243,9 @@ class Accounts:
 
     def _by_email(self, email: str) -> User | None:
         with self._engine.connect() as connection:
-            row = connection.execute(
-                select(users).where(users.c.email == canonical(email))
-            ).one_or_none()
-        return None if row is None else User(*row)
+            found = connection.execute(select(users).where(users.c.email == canonical(email)))
+            row = found.mappings().one_or_none()
+        return None if row is None else User(**row)
 
     def _end_family(self, connection: Connection, row: Row[Any]) -> None:
         _revoke(connection, refresh_tokens.c.family_id == row.family_id)
@@ -304,10 +303,11 @@ def canonical(email: str) -> str:
 def _user(connection: Connection, user_id: int) -> User:
     row = None
     if user_id <= MAX_ID:
-        row = connection.execute(select(users).where(users.c.id == user_id)).one_or_none()
+        found = connection.execute(select(users).where(users.c.id == user_id))
+        row = found.mappings().one_or_none()
     if row is None:
         raise NotFound("there is no such user")
-    return User(*row)
+    return User(**row)
 
 
 def _update(connection: Connection, user_id: int, **values: Any) -> User:

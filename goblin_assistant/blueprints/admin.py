@@ -8,6 +8,7 @@ from apiflask import APIBlueprint
 from flask import Response
 
 from goblin_assistant.blueprints.auth import limits_of, spec_of
+from goblin_assistant.database.limits import KEY_LIMITS
 from goblin_assistant.errors import Conflict
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.runtime import runtime
@@ -124,9 +125,8 @@ def get_key(key_id: int) -> dict[str, Any]:
 def change_key(key_id: int, body: KeyChange) -> dict[str, Any]:
     """What is left out stays as it is; null takes a limit away. Counts from the key's next request on."""
     given = body.model_fields_set
+    given = given | {limit.name for limit in KEY_LIMITS if limit.api_name in given}
     every = {**limits_of(body), "name": body.name, "scopes": body.scopes}
-    if "monthly_budget_usd" in given:
-        given = given | {"monthly_budget_microusd"}
     changes = {name: value for name, value in every.items() if name in given}
     changes = {
         name: value

@@ -9,9 +9,10 @@ from flask import Response, request
 
 from goblin_assistant.accounts.api_keys import KeySpec
 from goblin_assistant.accounts.users import canonical
+from goblin_assistant.database.limits import KEY_LIMITS
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden, RegistrationClosed
-from goblin_assistant.money import to_microusd
+from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.accounts import (
     Credentials,
@@ -28,6 +29,7 @@ from goblin_assistant.schemas.accounts import (
     Tokens,
     UserOut,
     key_out,
+    limits_in,
     user_out,
 )
 from goblin_assistant.web.auth import current_principal, require_auth
@@ -130,15 +132,8 @@ def create_key(body: KeyIn) -> tuple[dict[str, Any], int]:
     """The secret is in the answer, this once. A key's own requests_per_minute may narrow the instance's limit; only an admin can widen it."""
     parts = runtime()
     principal = current_principal()
-    widest = parts.rate_limits.chats_per_minute
-    if (
-        body.requests_per_minute is not None
-        and body.requests_per_minute > widest
-        and not principal.is_admin
-    ):
-        raise Forbidden(
-            f"requests_per_minute: at most {widest}, the limit of this instance; an admin can allow more"
-        )
+    if not principal.is_admin:
+        _check_narrow(body, parts.rate_limits)
     made = parts.accounts.keys.create(principal.user_id, spec_of(body))
     return {**key_out(made.row), "key": made.secret}, 201
 
@@ -164,6 +159,19 @@ def revoke_key(key_id: int) -> Response:
     return Response(status=204)
 
 
+def _check_narrow(body: KeyIn, instance: RateLimits) -> None:
+    for limit in KEY_LIMITS:
+        value = getattr(body, limit.api_name)
+        if value is None or limit.instance_limit is None:
+            continue
+        widest = getattr(instance, limit.instance_limit)
+        if value > widest:
+            raise Forbidden(
+                f"{limit.api_name}: at most {widest}, the limit of this instance; "
+                "an admin can allow more"
+            )
+
+
 def spec_of(body: KeyIn) -> KeySpec:
     """The key that a request asks for."""
     return KeySpec(name=body.name, scopes=body.scopes, **_with_expiry(body))
@@ -173,12 +181,7 @@ def limits_of(body: KeyLimits) -> dict[str, Any]:
     """The limits of a request as the tables hold them."""
     return {
         "allowed_models": body.allowed_models,
-        "requests_per_minute": body.requests_per_minute,
-        "tokens_per_minute": body.tokens_per_minute,
-        "max_concurrency": body.max_concurrency,
-        "monthly_budget_microusd": None
-        if body.monthly_budget_usd is None
-        else to_microusd(body.monthly_budget_usd),
+        **limits_in(body),
         "expires_at": None if body.expires_at is None else int(body.expires_at.timestamp() * 1000),
     }
 

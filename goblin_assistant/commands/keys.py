@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -13,6 +13,7 @@ from goblin_assistant.accounts.api_keys import DEFAULT_GRACE_SECONDS, KeySpec, N
 from goblin_assistant.accounts.principals import SCOPES
 from goblin_assistant.commands.durations import Duration
 from goblin_assistant.commands.users import PAGE, as_json, open_accounts, show
+from goblin_assistant.database.limits import KEY_LIMITS, MAX_COUNT, Limit
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.money import to_microusd
 from goblin_assistant.schemas.accounts import USD_PATTERN, key_out
@@ -21,9 +22,10 @@ NONE = "none"
 """What takes a limit away in `keys change`."""
 
 _COLUMNS = (
-    "id", "user_id", "name", "prefix", "scopes", "monthly_budget_usd", "requests_per_minute", "expires_at",
-    "revoked_at", "last_used_at",
-)  # fmt: skip
+    *("id", "user_id", "name", "prefix", "scopes"),
+    *(limit.api_name for limit in KEY_LIMITS if limit.listed),
+    *("expires_at", "revoked_at", "last_used_at"),
+)
 
 
 class Usd(click.ParamType):
@@ -47,7 +49,7 @@ class Usd(click.ParamType):
         return to_microusd(value)
 
 
-class Limit(click.ParamType):
+class Count(click.ParamType):
     """A whole number from 1, or `none`."""
 
     name = "number"
@@ -58,10 +60,23 @@ class Limit(click.ParamType):
         """The number."""
         if isinstance(value, int) or value == NONE:
             return value  # type: ignore[no-any-return]
-        return click.IntRange(1, 1_000_000_000).convert(value, param, ctx)
+        return click.IntRange(1, MAX_COUNT).convert(value, param, ctx)
 
 
-def _options(number: Any, usd: Any) -> Callable[[Any], Any]:
+def limit_options(limits: Sequence[Limit], count: Any, usd: Any) -> list[Callable[[Any], Any]]:
+    """An option of the command line for each limit; `count` and `usd` are the types of values."""
+    return [
+        click.option(
+            "--" + limit.api_name.replace("_", "-"),
+            limit.name,
+            type=usd if limit.is_money else count,
+            help=limit.help[0].upper() + limit.help[1:] + ".",
+        )
+        for limit in limits
+    ]
+
+
+def _options(count: Any, usd: Any) -> Callable[[Any], Any]:
     options = (
         click.option(
             "--scope",
@@ -76,15 +91,7 @@ def _options(number: Any, usd: Any) -> Callable[[Any], Any]:
             multiple=True,
             help="Only this model (openai/*, echo ...); repeat.",
         ),
-        click.option("--requests-per-minute", type=number),
-        click.option("--tokens-per-minute", type=number),
-        click.option("--max-concurrency", type=number),
-        click.option(
-            "--monthly-budget-usd",
-            "monthly_budget_microusd",
-            type=usd,
-            help="12.50; a calendar month, UTC.",
-        ),
+        *limit_options(KEY_LIMITS, count, usd),
         click.option("--expires-in", type=Duration(), help="90d, 12h ..."),
     )
 
@@ -104,7 +111,7 @@ def keys() -> None:
 @keys.command()
 @click.argument("email")
 @click.option("--name", required=True, help="What it is for.")
-@_options(click.IntRange(1, 1_000_000_000), Usd())
+@_options(click.IntRange(1, MAX_COUNT), Usd())
 @as_json
 def create(email: str, name: str, as_json: bool, expires_in: int | None, **limits: Any) -> None:
     """Make an API key for the user EMAIL and print it, this once."""
@@ -132,7 +139,7 @@ def list_keys(email: str | None, as_json: bool) -> None:
 @keys.command()
 @click.argument("key_id", type=int)
 @click.option("--name")
-@_options(Limit(), Usd(removable=True))
+@_options(Count(), Usd(removable=True))
 def change(key_id: int, name: str | None, expires_in: int | None, **limits: Any) -> None:
     """Change the limits of the key KEY_ID; `none` takes a limit away. Counts from the key's next request on."""
     changes = {

@@ -9,6 +9,7 @@ Tables and no mapped classes: SQLAlchemy's ORM would take a server 6 MB and 60 m
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,12 @@ from sqlalchemy import (
     Table,
     Text,
 )
+
+from goblin_assistant.database.limits import KEY_LIMITS, KeyLimits, Limit
+
+
+def _limit_columns(limits: Sequence[Limit]) -> list[Column[Any]]:
+    return [Column(limit.name, BigInteger if limit.is_money else Integer) for limit in limits]
 
 
 def now_ms() -> int:
@@ -98,10 +105,7 @@ api_keys = Table(
     Column("key_hash", String(64), unique=True, nullable=False),  # sha256, hex
     Column("scopes", JSON, default=list, nullable=False),  # chat, embeddings, admin
     Column("allowed_models", JSON),
-    Column("requests_per_minute", Integer),
-    Column("tokens_per_minute", Integer),
-    Column("max_concurrency", Integer),
-    Column("monthly_budget_microusd", BigInteger),
+    *_limit_columns(KEY_LIMITS),
     Column("created_at", BigInteger, default=now_ms, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
@@ -182,7 +186,7 @@ user_id and key_id are no foreign keys: a record outlives the account it was bil
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A row of `users`, with its columns in their order."""
+    """A row of `users`."""
 
     id: int
     email: str
@@ -195,8 +199,8 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A row of `api_keys`, with its columns in their order."""
+class ApiKey(KeyLimits):
+    """A row of `api_keys`."""
 
     id: int
     user_id: int
@@ -205,10 +209,6 @@ class ApiKey:
     key_hash: str = field(repr=False)
     scopes: list[str]
     allowed_models: list[str] | None
-    requests_per_minute: int | None
-    tokens_per_minute: int | None
-    max_concurrency: int | None
-    monthly_budget_microusd: int | None
     created_at: int
     expires_at: int | None
     revoked_at: int | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -12,17 +13,18 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    create_model,
     model_validator,
 )
 
+from goblin_assistant.database.limits import KEY_LIMITS, MAX_COUNT, Limit
 from goblin_assistant.database.models import ApiKey, User
-from goblin_assistant.money import from_microusd
+from goblin_assistant.money import from_microusd, to_microusd
 from goblin_assistant.schemas.base import ModelName, Query, Strict
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Scope = Literal["chat", "embeddings", "admin"]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
 USD_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
 Usd = Annotated[str, StringConstraints(pattern=USD_PATTERN)]
@@ -107,14 +109,29 @@ class UserOut(Strict):
 
 
 # -- API keys -------------------------------------------------------------------------------------
-class KeyLimits(Strict):
+def _given(limits: Sequence[Limit]) -> dict[str, Any]:
+    return {
+        limit.api_name: (
+            (Usd if limit.is_money else Count) | None,
+            Field(None, description=limit.help),
+        )
+        for limit in limits
+    }
+
+
+def _shown(limits: Sequence[Limit]) -> dict[str, Any]:
+    return {limit.api_name: (str if limit.is_money else int) | None for limit in limits}
+
+
+# Any: the fields are made from the table, so mypy cannot know them.
+_KeyLimitsGiven: Any = create_model("_KeyLimitsGiven", __base__=Strict, **_given(KEY_LIMITS))
+_KeyLimitsShown: Any = create_model("_KeyLimitsShown", __base__=Strict, **_shown(KEY_LIMITS))
+
+
+class KeyLimits(_KeyLimitsGiven):
     """What a key may do; null means: the instance's limit, or none."""
 
     allowed_models: Annotated[list[ModelName], Field(min_length=1, max_length=100)] | None = None
-    requests_per_minute: Count | None = None
-    tokens_per_minute: Count | None = None
-    max_concurrency: Count | None = None
-    monthly_budget_usd: Usd | None = None
     expires_at: Time | None = None
 
 
@@ -155,7 +172,7 @@ class RotateIn(Strict):
     grace_seconds: Annotated[int, Field(ge=0, le=2_592_000)] = 86_400
 
 
-class KeyOut(Strict):
+class KeyOut(_KeyLimitsShown):
     """A key, without its secret."""
 
     id: int
@@ -164,10 +181,6 @@ class KeyOut(Strict):
     prefix: str
     scopes: list[Scope]
     allowed_models: list[str] | None
-    requests_per_minute: int | None
-    tokens_per_minute: int | None
-    max_concurrency: int | None
-    monthly_budget_usd: str | None
     created_at: str
     expires_at: str | None
     revoked_at: str | None
@@ -254,6 +267,25 @@ class LimitsOut(Strict):
     threads: int
 
 
+def limits_in(body: Any, limits: Sequence[Limit] = KEY_LIMITS) -> dict[str, int | None]:
+    """Column to value, of the limits in a request's body."""
+    values = {}
+    for limit in limits:
+        value = getattr(body, limit.api_name)
+        values[limit.name] = to_microusd(value) if limit.is_money and value is not None else value
+    return values
+
+
+def limits_out(row: Any, limits: Sequence[Limit] = KEY_LIMITS) -> dict[str, int | str | None]:
+    """The limits of a user or a key as the API shows them."""
+    values = {}
+    for limit in limits:
+        value = getattr(row, limit.name)
+        shown = from_microusd(value) if limit.is_money and value is not None else value
+        values[limit.api_name] = shown
+    return values
+
+
 def user_out(user: User) -> dict[str, Any]:
     """A user as the API shows it."""
     return {
@@ -267,7 +299,6 @@ def user_out(user: User) -> dict[str, Any]:
 
 def key_out(key: ApiKey) -> dict[str, Any]:
     """A key as the API shows it."""
-    budget = key.monthly_budget_microusd
     return {
         "id": key.id,
         "user_id": key.user_id,
@@ -275,10 +306,7 @@ def key_out(key: ApiKey) -> dict[str, Any]:
         "prefix": key.prefix,
         "scopes": key.scopes,
         "allowed_models": key.allowed_models,
-        "requests_per_minute": key.requests_per_minute,
-        "tokens_per_minute": key.tokens_per_minute,
-        "max_concurrency": key.max_concurrency,
-        "monthly_budget_usd": None if budget is None else from_microusd(budget),
+        **limits_out(key),
         "created_at": rfc3339(key.created_at),
         "expires_at": rfc3339(key.expires_at),
         "revoked_at": rfc3339(key.revoked_at),
