@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -16,17 +14,9 @@ from goblin_assistant.commands.keys import keys
 from goblin_assistant.database.limits import KEY_LIMITS, Limit, limit_values
 from goblin_assistant.database.models import api_keys
 from goblin_assistant.schemas.accounts import KeyChange, KeyIn, KeyOut, key_out
-from tests.support.accounts_fixtures import PASSWORD, engine_for, settings
+from tests.support.accounts_fixtures import PASSWORD, accounts, database_url, engine
 
-
-@pytest.fixture
-def accounts(tmp_path: Path) -> Any:
-    """Accounts on a database of their own."""
-    engine = engine_for(f"sqlite:///{tmp_path / 'goblin.db'}")
-    made = Accounts(engine, settings(""))
-    yield made
-    made.close()
-    engine.dispose()
+__all__ = ["accounts", "database_url", "engine"]
 
 
 @pytest.mark.parametrize("limit", KEY_LIMITS, ids=lambda limit: limit.name)
