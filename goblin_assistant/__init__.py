@@ -25,11 +25,12 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     from goblin_assistant.assembly import assemble, make_app
     from goblin_assistant.blueprints import register_blueprints
     from goblin_assistant.config import Config
-    from goblin_assistant.extensions import exporter
+    from goblin_assistant.extensions import exporter, make_limiter
     from goblin_assistant.logs import json_logging
     from goblin_assistant.web import (
         body_limits,
         error_handlers,
+        extension_hooks,
         metrics_endpoint,
         observability,
         openapi,
@@ -41,10 +42,14 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     json_logging.configure(settings.log_level, settings.secret_values())
     app = make_app(settings)
 
+    limiter = make_limiter(settings)
+    extension_hooks.bind_limiter(limiter, app)
+    extension_hooks.bind_cors(app, settings.cors_origins)
     exporter.init_app(app)
-    security_headers.init_app(app, settings)
+
+    security_headers.init_app(app)
     body_limits.init_app(app, settings)
-    limits = rate_limits.init_app(app, settings)
+    limits = rate_limits.init_app(app, settings, limiter)
     error_handlers.init_app(app)
     openapi.init_app(app)
 

@@ -1,13 +1,72 @@
-"""The Flask extensions. They are made here and bound in `create_app`.
-
-flask-limiter and flask-cors keep their state and settings on their objects, so one is made for each
-application: in web/rate_limits.py and web/security_headers.py.
-"""
+"""The Flask extensions: made here, bound in `create_app`."""
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
+from flask import request
+from flask_cors import CORS
+from flask_limiter import Limiter
 from prometheus_flask_exporter import PrometheusMetrics
 
+from goblin_assistant.config import Config
 from goblin_assistant.metrics import REGISTRY
+from goblin_assistant.rate_limits.memory import MAX_KEYS
+from goblin_assistant.rate_limits.policy import address_key
 
 exporter = PrometheusMetrics.for_app_factory(path=None, export_defaults=False, registry=REGISTRY)
+cors = CORS()
+
+EXPOSED = [
+    "X-Correlation-ID",
+    "X-Request-ID",
+    "Retry-After",
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "Server-Timing",
+    "Idempotent-Replayed",
+]
+"""The response headers that a browser's script may read."""
+
+
+def make_limiter(config: Config) -> Limiter:
+    """The limiter of one application: flask-limiter keeps storage and switches on the object."""
+    if not config.limits_uri.startswith("memory:"):
+        # Registers its schemes with the limits library. Without Redis nobody loads it.
+        from goblin_assistant.rate_limits import shared  # noqa: F401
+    return Limiter(
+        lambda: address_key(request.remote_addr),
+        strategy="moving-window",
+        storage_uri=storage_uri(config),
+        storage_options={"instances": config.instances, "max_keys": MAX_KEYS},
+        request_identifier=lambda: "auth",  # it skips requests without an identifier
+        headers_enabled=False,  # it would send Retry-After with every response
+        enabled=config.ratelimit_enabled,
+    )
+
+
+def storage_uri(config: Config) -> str:
+    """Where limits are counted. `goblin+` selects the storages of rate_limits/."""
+    return "goblin+" + config.limits_uri
+
+
+def cors_options(origins: list[str]) -> dict[str, Any]:
+    """What `cors.init_app` takes to answer these origins, `*` for any."""
+    any_origin = "*" in origins
+    return {
+        # Patterns, because flask-cors takes a literal with brackets ([::1]) for a pattern.
+        # Anchored, because it matches the start only: https://example.com.evil.net must not pass.
+        "origins": "*"
+        if any_origin
+        else [re.compile(re.escape(origin) + r"\Z", re.IGNORECASE) for origin in origins],
+        "expose_headers": EXPOSED,
+        "max_age": 600,
+        "send_wildcard": any_origin,
+        # Credentials travel in headers that a script sets, never in cookies.
+        "supports_credentials": False,
+        "always_send": False,
+        # after_request sees the responses of error handlers too; this would evaluate them twice.
+        "intercept_exceptions": False,
+    }

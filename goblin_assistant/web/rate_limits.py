@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-from flask import Flask, Request, current_app, request
+from flask import Flask, Request, current_app
 from flask_limiter import Limiter, RequestLimit
 from limits.storage import storage_from_string
 from werkzeug.routing import Rule
 
 from goblin_assistant.config import Config
-from goblin_assistant.rate_limits.memory import MAX_KEYS, Counts
+from goblin_assistant.extensions import storage_uri
+from goblin_assistant.rate_limits.memory import Counts
 from goblin_assistant.rate_limits.policy import (
     CHAT_ROUTES,
     LimitStatus,
     RateLimits,
-    address_key,
     headers_of,
 )
 from goblin_assistant.web import auth
@@ -65,29 +65,14 @@ def _group_of_path(path: str) -> Group:
     return "general"
 
 
-def init_app(app: Flask, config: Config) -> RateLimits:
-    """Count every request of `app`. One limiter an application: flask-limiter keeps its switches on the object."""
-    uri = "goblin+" + config.limits_uri
-    if not config.limits_uri.startswith("memory:"):
-        from goblin_assistant.rate_limits import shared  # noqa: F401 -- registers itself; without Redis nobody loads it
+def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
+    """Count every request of `app` by the policy, which is returned. `limiter` is bound already."""
     if not config.ratelimit_enabled:
-        return RateLimits(
-            config, cast(Counts, storage_from_string(uri, instances=config.instances))
-        )
-
-    limiter = Limiter(
-        _address,
-        strategy="moving-window",
-        storage_uri=uri,
-        storage_options={"instances": config.instances, "max_keys": MAX_KEYS},
-        request_identifier=lambda: "auth",  # it leaves requests without a name alone
-        on_breach=_refuse,
-        headers_enabled=False,  # it would send Retry-After with every answer
-    )
-    _bind_without_hooks(limiter, app)
+        storage = storage_from_string(storage_uri(config), instances=config.instances)
+        return RateLimits(config, cast(Counts, storage))
     policy = RateLimits(config, cast(Counts, limiter.storage))
 
-    @limiter.shared_limit(config.ratelimit_auth, scope="auth")
+    @limiter.shared_limit(config.ratelimit_auth, scope="auth", on_breach=_refuse)
     def count_auth() -> None:
         """The check is in the decorator."""
 
@@ -118,26 +103,11 @@ def init_app(app: Flask, config: Config) -> RateLimits:
     return policy
 
 
-def _bind_without_hooks(limiter: Limiter, app: Flask) -> None:
-    # Its hooks cost every request 65 us, those that it does not count too (measured).
-    hooks: tuple[dict[Any, list[Any]], ...] = (
-        app.before_request_funcs, app.after_request_funcs, app.teardown_request_funcs,
-    )  # fmt: skip
-    before = [list(functions.get(None, [])) for functions in hooks]
-    limiter.init_app(app)
-    for functions, kept in zip(hooks, before, strict=True):
-        functions[None] = kept
-
-
 def _counted_group(request: Request) -> Group:
     # https://fetch.spec.whatwg.org/#cors-preflight-request: a browser sends it unasked, without credentials.
     if request.method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in request.environ:
         return ""
     return group_of(request.url_rule)
-
-
-def _address() -> str:
-    return address_key(request.remote_addr)
 
 
 def _refuse(limit: RequestLimit) -> None:
