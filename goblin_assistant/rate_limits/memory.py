@@ -1,184 +1,35 @@
-"""What a place to count limits offers, and the one in this process's memory.
+"""Limits counted in this process's memory.
 
-A moving window: never more than `limit` hits in any `window` seconds, unlike a fixed window, which lets up to twice
-as many through around its edge. Registered with the limits library as `goblin+memory://`, so that flask-limiter counts
-here too. limits' own memory storage starts timer threads and scans every key: measured, 0.7 of a core at 500 hits a
-second and 100,000 keys.
+A moving window never admits more than `limit` hits in any `window` seconds. A fixed window would
+admit up to twice as many around its edge.
+
+Registered with the limits library as `goblin+memory://`, so that flask-limiter counts here too. Not
+the library's own memory storage: it starts timer threads and scans every key, and took 0.7 of a
+core at 500 hits a second and 100,000 keys (benchmarks/limit_storage.py).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from array import array
-from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import islice
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any
 
 from limits.storage import MovingWindowSupport, Storage
 
+from goblin_assistant.rate_limits.counts import (
+    ADDRESS_MARK,
+    Bucket,
+    ForLimitsLibrary,
+    LimitResult,
+)
+from goblin_assistant.rate_limits.windows import Holds, Table, Window
+
 MAX_KEYS = 120_000
-"""Keys held at once per kind (addresses; accounts and API keys) and window: about 400 bytes each."""
-
-ADDRESS_MARK = "ip:"
-"""Keys that hold this are addresses. They are kept apart: a flood of addresses pushes out addresses, never an account
-or a key."""
+"""Keys held at once per window and kind (addresses; accounts and API keys): about 400 bytes each."""
 
 
-class LimitResult(NamedTuple):
-    """The outcome of one count. `retry_after` is in seconds, 0 when allowed; `reset_after` is when the oldest hit
-    leaves the window."""
-
-    allowed: bool
-    remaining: int
-    reset_after: float
-    retry_after: float
-
-
-Bucket = tuple[str, int, int]
-"""A key, its limit, and the window in seconds."""
-
-
-class Counts(Protocol):
-    """What the policy needs of a storage."""
-
-    def hit_all(self, buckets: Sequence[Bucket]) -> list[LimitResult]:
-        """Count one in each, if it fits into all of them; else in none, and the last of the list is
-        the one that it does not fit into. Atomic."""
-
-    def hit(self, key: str, limit: int, window: int) -> LimitResult:
-        """Count one, if that stays within `limit` in `window` seconds. Atomic."""
-
-    def reserve(self, key: str, limit: int, window: int, amount: int, hold: str) -> float:
-        """Take `amount` under the name `hold`; 0.0, or the seconds after which it could fit. Atomic."""
-
-    def settle(self, key: str, hold: str, amount: int) -> None:
-        """Correct what `hold` took. Does nothing once it has left the window."""
-
-    def forget(self, key: str) -> None:
-        """Drop everything counted under `key`."""
-
-    def close(self) -> None:
-        """End connections."""
-
-
-class _Entry:
-    """What is counted under one key. `used` is when it was last touched, on time.monotonic()'s clock."""
-
-    __slots__ = ("used",)
-    used: float
-
-    def weight(self) -> int:
-        """How much is in the window."""
-        raise NotImplementedError
-
-    def expire(self, until: float) -> None:
-        """Take out what is as old as `until` or older."""
-        raise NotImplementedError
-
-
-E = TypeVar("E", bound=_Entry)
-
-
-class _Window(_Entry):
-    """The times of one key's hits, oldest first, as plain doubles; `start` skips those that left without moving the
-    rest each time."""
-
-    __slots__ = ("start", "times")
-
-    def __init__(self) -> None:
-        self.times = array("d")
-        self.start = 0
-
-    def weight(self) -> int:
-        return len(self.times) - self.start
-
-    def expire(self, until: float) -> None:
-        self.start = bisect_right(self.times, until, self.start)
-        if self.start * 2 > len(self.times):
-            del self.times[: self.start]
-            self.start = 0
-
-
-class _Holds(_Entry):
-    """Amounts taken within the window: hold -> [time, amount], oldest first."""
-
-    __slots__ = ("entries", "total")
-
-    def __init__(self) -> None:
-        self.entries: OrderedDict[str, list[float]] = OrderedDict()
-        self.total = 0
-
-    def weight(self) -> int:
-        return self.total
-
-    def expire(self, until: float) -> None:
-        while self.entries:
-            first = next(iter(self.entries))
-            at, amount = self.entries[first]
-            if at > until:
-                return
-            del self.entries[first]
-            self.total -= int(amount)
-
-
-class _Table(Generic[E]):
-    """Keys of one kind in the order of their last use, at most `capacity`.
-
-    When full: what has expired goes first, then of the four least recently used the one with the fewest hits. So a
-    flood of new keys pushes out its own kind, and a key that is at its limit stays limited: nobody resets a bucket by
-    making others.
-    """
-
-    def __init__(self, make: type[E], capacity: int) -> None:
-        self._make = make
-        self._capacity = capacity
-        self._entries: OrderedDict[str, E] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, key: str) -> E | None:
-        return self._entries.get(key)
-
-    def use(self, key: str, now: float, window: int) -> E:
-        """The entry of `key`, made if need be, with what left the window taken out. Two keys that have expired go on
-        the way."""
-        entries = self._entries
-        entry = entries.get(key)
-        if entry is None:
-            self._expire(now - window, 2)
-            if len(entries) >= self._capacity:
-                self._evict()
-            entry = entries[key] = self._make()
-        else:
-            entries.move_to_end(key)
-            entry.expire(now - window)
-        entry.used = now
-        return entry
-
-    def drop(self, key: str) -> None:
-        self._entries.pop(key, None)
-
-    def _expire(self, until: float, count: int) -> None:
-        for key in list(islice(self._entries, count)):
-            if self._entries[key].used > until:
-                return
-            self.drop(key)
-
-    def _evict(self) -> None:
-        oldest = list(islice(self._entries, 4))
-        lightest = min(oldest, key=lambda key: self._entries[key].weight())
-        self.drop(lightest)
-        # The others have had their turn at the front: else four busy keys that idle would be weighed again and again.
-        for key in oldest:
-            if key != lightest:
-                self._entries.move_to_end(key)
-
-
-class MemoryStorage(Storage, MovingWindowSupport):
+class MemoryStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
     """Counts in this process: bounded, no threads, no scans; a hit costs the same with one key and with all of them."""
 
     STORAGE_SCHEME = ["goblin+memory"]
@@ -193,8 +44,8 @@ class MemoryStorage(Storage, MovingWindowSupport):
         super().__init__(uri, wrap_exceptions)
         self._max_keys = max_keys
         self._lock = threading.Lock()
-        self._windows: dict[tuple[int, bool], _Table[_Window]] = {}
-        self._holds: dict[int, _Table[_Holds]] = {}
+        self._windows: dict[tuple[int, bool], Table[Window]] = {}
+        self._holds: dict[int, Table[Holds]] = {}
 
     def __len__(self) -> int:
         return sum(len(table) for table in self._windows.values()) + sum(
@@ -206,11 +57,11 @@ class MemoryStorage(Storage, MovingWindowSupport):
             True  # flask-limiter asks whether there is a storage by its truth; an empty one is one
         )
 
-    def _table(self, key: str, window: int) -> _Table[_Window]:
+    def _table(self, key: str, window: int) -> Table[Window]:
         kind = (window, ADDRESS_MARK in key)
         table = self._windows.get(kind)
         if table is None:
-            table = self._windows[kind] = _Table(_Window, self._max_keys)
+            table = self._windows[kind] = Table(Window, self._max_keys)
         return table
 
     def hit(self, key: str, limit: int, window: int, amount: int = 1) -> LimitResult:
@@ -257,7 +108,7 @@ class MemoryStorage(Storage, MovingWindowSupport):
             now = time.monotonic()
             table = self._holds.get(window)
             if table is None:
-                table = self._holds[window] = _Table(_Holds, self._max_keys)
+                table = self._holds[window] = Table(Holds, self._max_keys)
             entry = table.use(key, now, window)
             too_much = entry.total + amount - limit
             if too_much <= 0:
@@ -296,10 +147,6 @@ class MemoryStorage(Storage, MovingWindowSupport):
         """None of ours are expected."""
         return ValueError
 
-    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Whether `amount` hits fit."""
-        return self.hit(key, limit, expiry, amount).allowed
-
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """(time of the oldest hit in the window on time.time()'s clock, number of hits)."""
         with self._lock:
@@ -312,25 +159,9 @@ class MemoryStorage(Storage, MovingWindowSupport):
                 return time.time(), 0
             return time.time() - (now - entry.times[entry.start]), entry.weight()
 
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Not offered: fixed windows are not used."""
-        raise NotImplementedError
-
-    def get(self, key: str) -> int:
-        """Not offered: fixed windows are not used."""
-        raise NotImplementedError
-
-    def get_expiry(self, key: str) -> float:
-        """Not offered: fixed windows are not used."""
-        raise NotImplementedError
-
     def check(self) -> bool:
         """Memory is there."""
         return True
-
-    def clear(self, key: str) -> None:
-        """As `forget`."""
-        self.forget(key)
 
     def reset(self) -> int | None:
         """Forget everything."""

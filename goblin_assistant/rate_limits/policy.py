@@ -19,7 +19,7 @@ from limits import RateLimitItem, RateLimitItemPerMinute, parse_many
 
 from goblin_assistant.errors import RateLimitExceeded
 from goblin_assistant.metrics import rate_limit_rejections_total
-from goblin_assistant.rate_limits.memory import ADDRESS_MARK, Counts, LimitResult
+from goblin_assistant.rate_limits.counts import ADDRESS_MARK, Counts, LimitResult
 
 if TYPE_CHECKING:
     from goblin_assistant.accounts.users import Principal

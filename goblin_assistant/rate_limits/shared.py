@@ -19,7 +19,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from goblin_assistant.metrics import rate_limiter_degraded
-from goblin_assistant.rate_limits.memory import Bucket, LimitResult, MemoryStorage
+from goblin_assistant.rate_limits import scripts
+from goblin_assistant.rate_limits.counts import Bucket, ForLimitsLibrary, LimitResult
+from goblin_assistant.rate_limits.memory import MemoryStorage
 
 logger = logging.getLogger("goblin_assistant.limits")
 
@@ -32,114 +34,8 @@ MICROSECONDS = 1_000_000
 
 T = TypeVar("T")
 
-# A list of microseconds, oldest first, on Redis' own clock. KEYS: list. ARGV: limit, window (us), amount.
-# Answers allowed, remaining, reset_after (us), retry_after (us).
-_HIT = """
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
-local limit, window, amount = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local oldest = tonumber(redis.call('LINDEX', KEYS[1], 0))
-while oldest and oldest <= now - window do
-  redis.call('LPOP', KEYS[1])
-  oldest = tonumber(redis.call('LINDEX', KEYS[1], 0))
-end
-local used = redis.call('LLEN', KEYS[1])
-if used + amount > limit then
-  local last = tonumber(redis.call('LINDEX', KEYS[1], math.min(used + amount - limit, used) - 1))
-  local wait = last and (last + window - now) or window
-  return {0, math.max(0, limit - used), oldest and (oldest + window - now) or 0, wait}
-end
-for _ = 1, amount do redis.call('RPUSH', KEYS[1], string.format('%.0f', now)) end
-redis.call('PEXPIRE', KEYS[1], math.ceil(window / 1000))
-return {1, limit - used - amount, (oldest or now) + window - now, 0}
-"""
 
-# KEYS: lists. ARGV: limit and window (us) of each. Counts one in each if it fits into all, else in
-# none. Answers four numbers for each, as above; the last is the one that it does not fit into.
-_HIT_ALL = """
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
-local answer = {}
-for i, key in ipairs(KEYS) do
-  local limit, window = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
-  local oldest = tonumber(redis.call('LINDEX', key, 0))
-  while oldest and oldest <= now - window do
-    redis.call('LPOP', key)
-    oldest = tonumber(redis.call('LINDEX', key, 0))
-  end
-  local used = redis.call('LLEN', key)
-  local reset = (oldest or now) + window - now
-  if used >= limit then
-    local last = tonumber(redis.call('LINDEX', key, used - limit))
-    for _, value in ipairs({0, 0, reset, last and (last + window - now) or window}) do
-      answer[#answer + 1] = value
-    end
-    return answer
-  end
-  for _, value in ipairs({1, limit - used - 1, reset, 0}) do answer[#answer + 1] = value end
-end
-for i, key in ipairs(KEYS) do
-  redis.call('RPUSH', key, string.format('%.0f', now))
-  redis.call('PEXPIRE', key, math.ceil(tonumber(ARGV[2 * i]) / 1000))
-end
-return answer
-"""
-
-# KEYS: list. ARGV: window (us). Answers age of the oldest hit (us), number of hits.
-_PEEK = """
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
-local oldest = tonumber(redis.call('LINDEX', KEYS[1], 0))
-while oldest and oldest <= now - tonumber(ARGV[1]) do
-  redis.call('LPOP', KEYS[1])
-  oldest = tonumber(redis.call('LINDEX', KEYS[1], 0))
-end
-return {oldest and (now - oldest) or 0, redis.call('LLEN', KEYS[1])}
-"""
-
-# KEYS: sorted set hold -> time, hash hold -> amount with the total under ''. ARGV: limit, window (us), amount, hold.
-# Answers 0, or the wait in us.
-_RESERVE = """
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
-local limit, window, amount = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
--- One of the two was evicted: without the other it would count holds that never end, or none.
-if redis.call('EXISTS', KEYS[1], KEYS[2]) == 1 then redis.call('DEL', KEYS[1], KEYS[2]) end
-for _, hold in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - window))) do
-  redis.call('HINCRBY', KEYS[2], '', -tonumber(redis.call('HGET', KEYS[2], hold) or '0'))
-  redis.call('HDEL', KEYS[2], hold)
-  redis.call('ZREM', KEYS[1], hold)
-end
-local total = tonumber(redis.call('HGET', KEYS[2], '') or '0')
-local excess = total + amount - limit
-if excess > 0 then
-  local held = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
-  for i = 1, #held, 2 do
-    excess = excess - tonumber(redis.call('HGET', KEYS[2], held[i]) or '0')
-    if excess <= 0 then return math.max(1, tonumber(held[i + 1]) + window - now) end
-  end
-  return window
-end
-redis.call('ZADD', KEYS[1], string.format('%.0f', now), ARGV[4])
-redis.call('HSET', KEYS[2], ARGV[4], ARGV[3])
-redis.call('HINCRBY', KEYS[2], '', ARGV[3])
-redis.call('PEXPIRE', KEYS[1], math.ceil(window / 1000))
-redis.call('PEXPIRE', KEYS[2], math.ceil(window / 1000))
-return 0
-"""
-
-# KEYS: as above. ARGV: hold, amount.
-_SETTLE = """
-local held = redis.call('HGET', KEYS[2], ARGV[1])
-if held then
-  redis.call('HINCRBY', KEYS[2], '', tonumber(ARGV[2]) - tonumber(held))
-  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-end
-return 0
-"""
-
-
-class SharedStorage(Storage, MovingWindowSupport):
+class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
     """Redis, or memory at `limit / instances` while Redis does not answer. `uri` is Redis' with `goblin+` in front."""
 
     STORAGE_SCHEME = ["goblin+redis", "goblin+rediss", "goblin+redis+unix", "goblin+unix"]
@@ -159,11 +55,11 @@ class SharedStorage(Storage, MovingWindowSupport):
             # the wait.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
-        self._hit = self._redis.register_script(_HIT)
-        self._hit_all = self._redis.register_script(_HIT_ALL)
-        self._peek = self._redis.register_script(_PEEK)
-        self._reserve = self._redis.register_script(_RESERVE)
-        self._settle = self._redis.register_script(_SETTLE)
+        self._hit = self._redis.register_script(scripts.HIT)
+        self._hit_all = self._redis.register_script(scripts.HIT_ALL)
+        self._peek = self._redis.register_script(scripts.PEEK)
+        self._reserve = self._redis.register_script(scripts.RESERVE)
+        self._settle = self._redis.register_script(scripts.SETTLE)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self.degraded = False
@@ -175,7 +71,7 @@ class SharedStorage(Storage, MovingWindowSupport):
         self._redis.close()
 
     def hit(self, key: str, limit: int, window: int, amount: int = 1) -> LimitResult:
-        """See limit_storage.Counts."""
+        """See Counts."""
 
         def shared() -> LimitResult:
             allowed, remaining, reset, retry = self._hit(
@@ -192,7 +88,7 @@ class SharedStorage(Storage, MovingWindowSupport):
         )
 
     def hit_all(self, buckets: Sequence[Bucket]) -> list[LimitResult]:
-        """See limit_storage.Counts."""
+        """See Counts."""
 
         def shared() -> list[LimitResult]:
             limits = [
@@ -214,7 +110,7 @@ class SharedStorage(Storage, MovingWindowSupport):
         return self._either(names, shared, lambda: self._memory.hit_all(local))
 
     def reserve(self, key: str, limit: int, window: int, amount: int, hold: str) -> float:
-        """See limit_storage.Counts."""
+        """See Counts."""
         return self._either(
             _pair(key),
             lambda: (
@@ -225,12 +121,12 @@ class SharedStorage(Storage, MovingWindowSupport):
         )
 
     def settle(self, key: str, hold: str, amount: int) -> None:
-        """See limit_storage.Counts."""
+        """See Counts."""
         self._memory.settle(key, hold, amount)  # taken while Redis was away
         self._either(_pair(key), lambda: self._settle(_pair(key), [hold, amount]), lambda: None)
 
     def forget(self, key: str) -> None:
-        """See limit_storage.Counts."""
+        """See Counts."""
         self._memory.forget(key)
         names = [PREFIX + key, *_pair(key)]
         self._either(names, lambda: self._redis.delete(*names), lambda: None)
@@ -298,10 +194,6 @@ class SharedStorage(Storage, MovingWindowSupport):
         """What Redis raises."""
         return redis.RedisError
 
-    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Whether `amount` hits fit."""
-        return self.hit(key, limit, expiry, amount).allowed
-
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """(time of the oldest hit in the window on time.time()'s clock, number of hits)."""
 
@@ -315,25 +207,9 @@ class SharedStorage(Storage, MovingWindowSupport):
             lambda: self._memory.get_moving_window(key, self._share(limit), expiry),
         )
 
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Not offered: fixed windows are not used."""
-        raise NotImplementedError
-
-    def get(self, key: str) -> int:
-        """Not offered: fixed windows are not used."""
-        raise NotImplementedError
-
-    def get_expiry(self, key: str) -> float:
-        """Not offered: fixed windows are not used."""
-        raise NotImplementedError
-
     def check(self) -> bool:
         """Whether counts are shared now."""
         return not self.degraded
-
-    def clear(self, key: str) -> None:
-        """As `forget`."""
-        self.forget(key)
 
     def reset(self) -> int | None:
         """Not offered: other instances count there too."""

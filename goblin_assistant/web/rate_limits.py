@@ -25,7 +25,7 @@ from werkzeug.routing import Rule
 
 from goblin_assistant.config import Config
 from goblin_assistant.extensions import storage_uri
-from goblin_assistant.rate_limits.memory import Counts
+from goblin_assistant.rate_limits.counts import Counts
 from goblin_assistant.rate_limits.policy import (
     CHAT_ROUTES,
     LimitStatus,
