@@ -1,5 +1,4 @@
-"""What has to be complete is complete: a new error, status or module cannot be forgotten in the tables that list
-them."""
+"""Tables are complete: a new error, status or module cannot be missing from the lists of them."""
 
 from __future__ import annotations
 
@@ -19,6 +18,7 @@ from goblin_assistant.errors import (
     body_for,
     label_of,
     retry_after_of,
+    source_of,
 )
 from goblin_assistant.providers.base import PROVIDER_ERRORS, ProviderError
 from goblin_assistant.web.openapi import MEANINGS
@@ -72,6 +72,15 @@ def test_every_error_has_a_status_a_code_and_a_row_in_the_docs(
     )
 
 
+def test_the_page_on_errors_gives_each_code_once_and_blames_whom_the_code_blames() -> None:
+    rows = re.findall(
+        r"^\| (\d+) \| `(\w+)` \| (client|limit|gateway|provider) \|", DOCUMENTED, re.MULTILINE
+    )
+    assert len(rows) == len(set(rows)) == len({row[:2] for row in rows})
+    sources = {(str(kind.status), kind.code): source_of(kind("no")) for kind in APP_ERRORS}
+    assert {(status, code): source for status, code, source in rows} == sources
+
+
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
 def test_every_error_has_a_body_in_each_dialect(kind: type[AppError] | type[ProviderError]) -> None:
     error = kind("no")
@@ -114,8 +123,9 @@ def test_every_module_and_every_public_name_of_it_says_what_it_is() -> None:
 
 
 LABELS = {
-    "AppError", "AuthenticationFailed", "BadRequest", "BadResponse", "BudgetExceeded", "CircuitOpen",
-    "ClientGone", "Conflict", "ConnectionFailed", "ContentFiltered", "ContextLengthExceeded",
+    "AppError", "AuthenticationFailed", "BadRequest", "BadResponse", "BudgetExceeded",
+    "CircuitOpen", "ClientGone", "Conflict", "ConnectionFailed", "ContentFiltered",
+    "ContextLengthExceeded",
     "Forbidden", "IdempotencyMismatch", "InternalError", "InvalidRequest", "MethodNotAllowed",
     "ModelNotFound", "NotFound", "Overloaded", "OverloadedHere", "PayloadTooLarge", "PriceUnknown",
     "ProviderError", "RateLimitExceeded", "RateLimited", "RegistrationClosed", "Timeout",
