@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,6 +13,7 @@ from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden
 from goblin_assistant.money import from_microusd
 from goblin_assistant.runtime import runtime
+from goblin_assistant.schemas.base import rfc3339
 from goblin_assistant.schemas.usage import UsageOut, UsageQuery
 from goblin_assistant.usage import reports
 from goblin_assistant.usage.budgets import next_month
@@ -51,8 +51,8 @@ def get_usage(query: UsageQuery) -> Response | dict[str, Any]:
             response.headers["Link"] = f'<{request.path}?{urlencode(values)}>; rel="next"'
         return response
     return {
-        "from": _rfc3339(start),
-        "to": _rfc3339(end),
+        "from": rfc3339(start, "milliseconds"),
+        "to": rfc3339(end, "milliseconds"),
         "group_by": list(groups),
         "rows": page.rows,
         "totals": page.totals,
@@ -100,11 +100,3 @@ def _budget(principal: Principal) -> dict[str, Any] | None:
         "reserved_usd": from_microusd(state.reserved_microusd),
         "resets_at": next_month(state.period),
     }
-
-
-def _rfc3339(ms: int) -> str:
-    return (
-        datetime.fromtimestamp(ms / 1000, UTC)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z")
-    )

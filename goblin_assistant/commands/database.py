@@ -14,7 +14,7 @@ from goblin_assistant.config import Config
 from goblin_assistant.database import upgrade as migrations
 from goblin_assistant.database.compatibility import IncompatibleSchema, schema_status
 from goblin_assistant.database.engine import engine_options
-from goblin_assistant.health.monitor import describe
+from goblin_assistant.health.services import describe
 
 
 def open_engine(config: Config | None = None) -> Engine:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from goblin_assistant.commands.database import open_engine
 from goblin_assistant.config import Config, ConfigError
 from goblin_assistant.database.compatibility import schema_status
-from goblin_assistant.health.monitor import describe
+from goblin_assistant.health.services import describe
 from goblin_assistant.providers import build_registry
 from goblin_assistant.routing.targets import check_routes
 

@@ -10,7 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from goblin_assistant.database.compatibility import schema_status
-from goblin_assistant.health.monitor import CheckFailed, HealthMonitor, PeriodicJob, ServiceCheck
+from goblin_assistant.health.monitor import HealthMonitor, PeriodicJob
+from goblin_assistant.health.services import CheckFailed, ServiceCheck
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -20,7 +20,7 @@ from pydantic import (
 from goblin_assistant.database.limits import KEY_LIMITS, MAX_COUNT, Limit
 from goblin_assistant.database.models import ApiKey, User
 from goblin_assistant.money import from_microusd, to_microusd
-from goblin_assistant.schemas.base import ModelName, Query, Strict
+from goblin_assistant.schemas.base import ModelName, Query, Strict, rfc3339
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Scope = Literal["chat", "embeddings", "admin"]
@@ -29,13 +29,6 @@ Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 USD_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
 Usd = Annotated[str, StringConstraints(pattern=USD_PATTERN)]
 """US dollars as a decimal string, at most six decimals: `"12.50"`. A string, because JSON numbers are floats to most readers."""
-
-
-def rfc3339(milliseconds: int | None) -> str | None:
-    """A time as text, UTC, to the second."""
-    if milliseconds is None:
-        return None
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _text(value: Any) -> Any:

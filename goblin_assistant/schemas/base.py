@@ -6,7 +6,8 @@ Shapes that are ours are strict and closed. Those of OpenAI and Anthropic are op
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 from pydantic import (
     BaseModel,
@@ -17,6 +18,8 @@ from pydantic import (
     WrapValidator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+Precision = Literal["seconds", "milliseconds"]
 
 
 class Strict(BaseModel):
@@ -48,6 +51,19 @@ ModelName = Annotated[
     str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
 """Name of a model, `provider/model` or an alias. It is stored and logged: no control characters."""
+
+
+@overload
+def rfc3339(milliseconds: int, precision: Precision = "seconds") -> str: ...
+@overload
+def rfc3339(milliseconds: int | None, precision: Precision = "seconds") -> str | None: ...
+def rfc3339(milliseconds: int | None, precision: Precision = "seconds") -> str | None:
+    """A time in RFC 3339, UTC: `2030-01-31T12:00:00Z`. `milliseconds` are since 1970."""
+    if milliseconds is None:
+        return None
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.replace(tzinfo=None).isoformat(timespec=precision) + "Z"
+
 
 # -- lists ----------------------------------------------------------------------------------------
 MAX_MESSAGES = 100_000

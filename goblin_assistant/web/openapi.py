@@ -1,41 +1,40 @@
-"""The OpenAPI 3.1 document at /openapi.json and a page at /docs that shows it without the network.
+"""The contents of the OpenAPI 3.1 document.
 
-Routes say what they take and answer with `describe` (or APIFlask's own decorators); what follows from a route's other
-properties, such as its errors and its security, is added here for all of them, so that no route can forget it.
+Routes say what they take and answer with `describe`. What follows from a route's other properties,
+such as its errors and its security, is added here for all routes, so that none can forget it.
 """
 
 from __future__ import annotations
 
-import gzip
 import re
-import threading
 from collections.abc import Callable, Iterable
-from functools import cache
 from http import HTTPStatus
-from importlib import resources
 from typing import Any, TypeVar, cast
 
-import orjson
-from apiflask import APIBlueprint, APIFlask
-from flask import Response, current_app, request
+from apiflask import APIFlask
 from pydantic import BaseModel
 
 from goblin_assistant.schemas.errors import AnthropicErrorBody, ErrorBody, OpenAIErrorBody
+from goblin_assistant.web import docs_page
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 DESCRIPTION = """\
-One chat API in front of many language-model providers, with accounts, API keys, limits, budgets and usage records.
+One chat API in front of many language-model providers, with accounts, API keys, \
+limits, budgets and usage records.
 
-Every response carries `X-Correlation-ID`: quote it when you report a problem. Errors of native routes are
-`{"error": "<code>", "message", "correlation_id", "source"}`; under `/v1` they have OpenAI's shape and under
+Every response carries `X-Correlation-ID`: quote it when you report a problem. Errors of native \
+routes are
+`{"error": "<code>", "message", "correlation_id", "source"}`; under `/v1` they have OpenAI's \
+shape and under
 `/v1/messages` Anthropic's.
 """
 
 TAGS: tuple[tuple[str, str], ...] = (
     (
         "Chat",
-        "Completions, embeddings and models. Paths under /v1 are what an OpenAI or Anthropic SDK calls.",
+        "Completions, embeddings and models. "
+        "Paths under /v1 are what an OpenAI or Anthropic SDK calls.",
     ),
     ("Accounts", "Register, log in, refresh, log out."),
     ("API keys", "Keys for programs, with scopes, limits and budgets of their own."),
@@ -105,32 +104,6 @@ HEADERS: dict[str, Any] = {
     },
 }
 
-RAPIDOC_VERSION = "9.3.8"
-
-PAGE = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Goblin Assistant API</title>
-<script type="module" src="docs/rapidoc.js?{RAPIDOC_VERSION}"></script>
-</head>
-<body>
-<rapi-doc spec-url="openapi.json" load-fonts="false" render-style="read" theme="light" primary-color="#2e7d32"
-  regular-font="system-ui, sans-serif" mono-font="ui-monospace, monospace" show-header="false"
-  use-path-in-nav-bar="true" allow-spec-file-download="true" persist-auth="false"></rapi-doc>
-<noscript>This page needs JavaScript; the document itself is <a href="openapi.json">openapi.json</a>.</noscript>
-</body>
-</html>
-"""
-# RapiDoc sets style attributes; everything else comes from this server.
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
-bp = APIBlueprint("docs", __name__, enable_openapi=False)
-
 
 def describe(
     summary: str,
@@ -144,11 +117,11 @@ def describe(
     tag: str | None = None,
     description: str | None = None,
 ) -> Callable[[View], View]:
-    """Document a view without wrapping it; costs nothing per request. APIFlask's `input` and `output` would parse,
-    validate and serialise.
+    """Document a view without wrapping it, at no cost per request. APIFlask's `input` and `output`
+    would parse, validate and serialise.
 
-    `stream` adds text/event-stream to the answer, `text` lists media types of an answer that is no JSON. The view's
-    docstring is the description unless one is given, its blueprint's tag is the tag.
+    `stream` adds text/event-stream to the answer; `text` lists the media types of an answer that is
+    not JSON. Without `description` the view's docstring is used, without `tag` its blueprint's.
     """
 
     def decorate(view: View) -> View:
@@ -178,7 +151,7 @@ def describe(
 
 
 def init_app(app: APIFlask) -> None:
-    """Set the document's frame and add the routes that serve it."""
+    """Set what is not about single routes, and add the routes that serve the document."""
     app.config.update(
         INFO={
             "summary": "A chat backend in front of many language-model providers",
@@ -195,11 +168,11 @@ def init_app(app: APIFlask) -> None:
         AUTO_404_RESPONSE=False,
     )
     app.spec_processor(lambda spec: complete(app, cast(dict[str, Any], spec)))
-    app.register_blueprint(bp)
+    app.register_blueprint(docs_page.bp)
 
 
 def complete(app: APIFlask, spec: dict[str, Any]) -> dict[str, Any]:
-    """Add to what APIFlask has gathered: errors, security, common headers, streams, operation ids."""
+    """Add errors, security, common headers, streams and operation ids to APIFlask's document."""
     components = spec.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for _, model in DIALECTS:
@@ -224,52 +197,22 @@ def _complete_operation(
     operation: dict[str, Any], path: str, method: str, view: Callable[..., Any]
 ) -> None:
     notes = getattr(view, "_spec", {})
+    rule = getattr(view, "auth_rule", None)  # set by auth.require_auth
     # The path is part of the id: some endpoints have two.
     operation["operationId"] = f"{method.lower()}{re.sub(r'[^A-Za-z0-9]+', '_', path).rstrip('_')}"
-    responses = operation["responses"]
-    codes = {500, *notes.get("goblin_errors", ())}
-    if (rule := getattr(view, "auth_rule", None)) is not None:
-        scope, admin, keys = rule  # set by auth.require_auth
-        operation["security"] = [{name: []} for name in (SECURITY_SCHEMES if keys else ("bearer",))]
-        needs = (
-            [f"scope `{scope}`"] * (scope is not None)
-            + ["role admin"] * admin
-            + ["no API key"] * (not keys)
-        )
-        if needs:
-            operation["description"] = (
-                f"{operation.get('description', '')}\n\nNeeds: {', '.join(needs)}.".strip()
-            )
-        codes |= {401, 403, 503}
     if "requestBody" in operation:
         operation["requestBody"]["required"] = True
-        codes |= {400, 413, 415}
-    if operation.get("parameters"):
-        codes |= {400, 404} if "{" in path else {400}
-    if path not in UNLIMITED:
-        codes.add(429)
-    schema = next(
-        model.__name__
-        for prefix, model in DIALECTS
-        if path == prefix or path.startswith(prefix + "/")
-    )
-    for code in sorted(codes):
-        response = responses.setdefault(str(code), {})
-        response.setdefault("description", MEANINGS[code])
-        response["content"] = {
-            "application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}
-        }
-        if code in (429, 503):
-            response.setdefault("headers", {})["Retry-After"] = {
-                "$ref": "#/components/headers/RetryAfter"
-            }
+    if rule is not None:
+        _add_security(operation, *rule)
+    responses = operation["responses"]
+    for error in sorted(_error_codes(operation, path, notes, rule is not None)):
+        _add_error(responses, error, path)
     if media := notes.get("goblin_text"):
         content = responses["200"].setdefault("content", {})
         if notes["response"]["schema"] == {}:
             content.clear()
-        content.update(
-            {kind: {"schema": EVENTS if kind == "text/event-stream" else TEXT} for kind in media}
-        )
+        for kind in media:
+            content[kind] = {"schema": EVENTS if kind == "text/event-stream" else TEXT}
     for code in ("204", "304"):  # these have no body
         responses.get(code, {}).pop("content", None)
     for response in responses.values():
@@ -278,57 +221,46 @@ def _complete_operation(
         }
 
 
-_making = threading.Lock()
-"""Only one thread makes the document: it takes a while, and sixty would take sixty times as long."""
+def _add_security(operation: dict[str, Any], scope: str | None, admin: bool, keys: bool) -> None:
+    schemes = SECURITY_SCHEMES if keys else ("bearer",)
+    operation["security"] = [{name: []} for name in schemes]
+    needs = [f"scope `{scope}`"] if scope is not None else []
+    if admin:
+        needs.append("role admin")
+    if not keys:
+        needs.append("no API key")
+    if needs:
+        described = operation.get("description", "")
+        operation["description"] = f"{described}\n\nNeeds: {', '.join(needs)}.".strip()
 
 
-# -- routes ---------------------------------------------------------------------------------------
-@bp.get("/openapi.json")
-def document() -> Response:
-    """The document, made once: it says nothing that changes while the process runs."""
-    app = cast(APIFlask, current_app._get_current_object())  # type: ignore[attr-defined]
-    with _making:
-        made = app.extensions.get("goblin_openapi")
-        if made is None:
-            made = app.extensions["goblin_openapi"] = orjson.dumps(
-                app.spec, option=orjson.OPT_INDENT_2
-            )
-    return Response(made, content_type="application/json", headers={"Cache-Control": "no-cache"})
+def _error_codes(
+    operation: dict[str, Any], path: str, notes: dict[str, Any], secured: bool
+) -> set[int]:
+    codes = {500, *notes.get("goblin_errors", ())}
+    if secured:
+        codes |= {401, 403, 503}
+    if "requestBody" in operation:
+        codes |= {400, 413, 415}
+    if operation.get("parameters"):
+        codes |= {400, 404} if "{" in path else {400}
+    if path not in UNLIMITED:
+        codes.add(429)
+    return codes
 
 
-@bp.get(
-    "/docs", strict_slashes=True
-)  # its links are relative: under /docs/ they would lead nowhere
-def page() -> Response:
-    """The document, for people."""
-    return Response(
-        PAGE,
-        content_type="text/html; charset=utf-8",
-        headers={"Content-Security-Policy": PAGE_POLICY},
+def _add_error(responses: dict[str, Any], code: int, path: str) -> None:
+    schema = next(
+        model.__name__
+        for prefix, model in DIALECTS
+        if path == prefix or path.startswith(prefix + "/")
     )
-
-
-@bp.get("/docs/rapidoc.js")
-def script() -> Response:
-    """RapiDoc, from this package and not from a CDN: the page works where there is no internet."""
-    headers = {"Cache-Control": "public, max-age=86400", "Vary": "Accept-Encoding"}
-    if "gzip" in request.headers.get("Accept-Encoding", ""):
-        headers["Content-Encoding"] = "gzip"
-        return Response(_packed_script(), content_type="text/javascript", headers=headers)
-    with _making:
-        plain = _script()
-    return Response(plain, content_type="text/javascript", headers=headers)
-
-
-@cache
-def _packed_script() -> bytes:
-    return (
-        resources.files("goblin_assistant")
-        .joinpath("static/rapidoc/rapidoc-min.js.gz")
-        .read_bytes()
-    )
-
-
-@cache
-def _script() -> bytes:
-    return gzip.decompress(_packed_script())
+    response = responses.setdefault(str(code), {})
+    response.setdefault("description", MEANINGS[code])
+    response["content"] = {
+        "application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+    }
+    if code in (429, 503):
+        response.setdefault("headers", {})["Retry-After"] = {
+            "$ref": "#/components/headers/RetryAfter"
+        }

@@ -8,7 +8,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from goblin_assistant.health.monitor import CheckFailed, HealthMonitor, ServiceCheck
+from goblin_assistant.health.monitor import HealthMonitor
+from goblin_assistant.health.services import CheckFailed, ServiceCheck
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.runtime import Runtime
 from goblin_assistant.version import __version__

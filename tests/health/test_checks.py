@@ -19,7 +19,7 @@ from goblin_assistant.health.checks import (
     redis_check,
     service_name,
 )
-from goblin_assistant.health.monitor import CheckFailed
+from goblin_assistant.health.services import CheckFailed
 from tests.support.services import Chroma, PostgresServer, RedisServer, chroma  # noqa: F401 -- a fixture
 
 

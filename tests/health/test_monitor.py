@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from goblin_assistant.health.monitor import CheckFailed, HealthMonitor, PeriodicJob, ServiceCheck
+from goblin_assistant.health.monitor import HealthMonitor, PeriodicJob
+from goblin_assistant.health.services import CheckFailed, ServiceCheck
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.providers.base import ConnectionFailed
 from tests.conftest import wait_until
