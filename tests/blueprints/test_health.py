@@ -9,7 +9,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from goblin_assistant.health.monitor import HealthMonitor
-from goblin_assistant.health.services import CheckFailed, ServiceCheck
+from goblin_assistant.health.services import CheckFailed
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.runtime import Runtime
 from goblin_assistant.version import __version__
@@ -122,7 +122,7 @@ def test_without_the_database_all_and_ready_are_503_with_the_report_and_live_is_
     def down(_: float) -> None:
         raise CheckFailed("connection failed")
 
-    monitor._services["database"].check = ServiceCheck("database", "dependency", down)
+    monitor._check_of["database"] = down
     monitor.check_now("database")
     answer = wait_until(lambda: (found := client.get("/health/all")).status_code == 503 and found)
     body = answer.get_json()
