@@ -258,7 +258,7 @@ class Noted:
 def test_an_urgent_task_is_done_before_two_hundred_that_came_earlier(threads: Threads) -> None:
     done: list[str] = []
     running = [do(threads) for _ in range(4)]
-    threads.collect()
+    threads.collect(200)
     for _ in range(200):
         threads.add_task(Noted("refusal", done))
     threads.add_task(Noted("health", done, urgent=True))
@@ -285,7 +285,7 @@ def test_a_flood_of_urgent_tasks_leaves_every_other_turn_to_the_rest(threads: Th
 
 
 def test_a_burst_wakes_few_threads_at_once_and_all_of_it_is_done(threads: Threads) -> None:
-    threads.collect()
+    threads.collect(200)
     tasks = [Task() for _ in range(4)]
     for task in tasks:
         threads.add_task(task)
