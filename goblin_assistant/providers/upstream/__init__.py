@@ -1,4 +1,4 @@
-"""Requests to providers: connections, deadlines, streams. The names here are for plug-ins."""
+"""Requests to providers: connections, deadlines, streams. Plug-ins import the names from here."""
 
 from goblin_assistant.providers.upstream.client import UpstreamClient
 from goblin_assistant.providers.upstream.errors import Timeouts

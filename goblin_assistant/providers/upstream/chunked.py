@@ -1,9 +1,9 @@
-"""Chunked bodies (RFC 9112, section 7.1): one decoder for providers' answers and for clients' requests.
+"""Chunked bodies (RFC 9112, section 7.1): one decoder for providers' answers and for clients'
+requests.
 
-http.client returns one chunk a call. Providers send an event a chunk, so a server that has fallen
-behind would pass every event through all of its layers. Here everything that one read of the socket
-brought comes in one piece: the busier the server, the larger the pieces and the less each event
-costs.
+http.client returns one chunk a call. Providers send each event as a chunk, so every event would
+pass through all layers alone. This decoder returns all chunks that one read of the socket brought.
+The busier the server, the larger these pieces, and the less each event costs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from enum import Enum
 
 READ_SIZE = 4096
 MAX_LINE = 8192
-"""Of a chunk's size with its extensions, and of a trailer field. Longer lines are an error."""
+"""Bytes of a line: a chunk's size with its extensions, or a trailer field. A longer one is an
+error."""
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?").fullmatch
 
@@ -31,19 +32,19 @@ class Step(Enum):
 
 
 class ChunkDecoder:
-    """Bytes in, the body's bytes out.
+    """Takes received bytes, returns the body's bytes.
 
-    `error` is set at the first byte that breaks the framing. The data before it has been returned,
-    however the bytes were cut into reads; nothing is returned after it.
+    `error` is set at the first byte that breaks the framing. The data before it is returned,
+    however the bytes were split into reads. No data is returned after it.
     """
 
     __slots__ = ("error", "pending", "remaining", "step")
 
     def __init__(self) -> None:
         self.pending = b""
-        """Received and not decoded yet; once the body is over, what came behind it."""
+        """Bytes that are not decoded yet. After the body's end: the bytes behind it."""
         self.remaining = 0
-        """Bytes that are missing from the current chunk's data."""
+        """How many bytes the current chunk's data lacks."""
         self.step = Step.SIZE
         self.error: http.client.HTTPException | None = None
 
@@ -84,7 +85,7 @@ class ChunkDecoder:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _line(self, line: bytes, step: Step) -> Step:
-        if step is Step.TRAILER:  # behind the last chunk: fields until an empty line
+        if step is Step.TRAILER:  # after the last chunk: fields until an empty line
             return Step.TRAILER if line else Step.OVER
         size = _SIZE(line)
         if size is None:
@@ -95,7 +96,7 @@ class ChunkDecoder:
 
 
 class ChunkedBody:
-    """Takes the framing out of what `read(size)` returns; `read` returns b"" at the connection's end."""
+    """Decodes what `read(size)` returns. `read` returns b"" at the connection's end."""
 
     __slots__ = ("_decoder", "_ended", "_read")
 
@@ -106,16 +107,15 @@ class ChunkedBody:
 
     @property
     def at_end(self) -> bool:
-        """Whether the body is over and nothing has come behind it: the connection can carry another
-        request."""
+        """Whether the body is over and no bytes followed it: the connection can be used again."""
         return self._decoder.step is Step.OVER and not self._decoder.pending
 
     def read1(self) -> bytes:
-        """What has arrived, at least a byte; waits for it; b"" at the body's end.
+        """What has arrived, at least a byte, waiting for it; b"" at the body's end.
 
-        A connection that ends behind the last chunk's size line ends the body: RFC 9112, section 8,
-        calls a body incomplete only if the zero-sized chunk is missing. Raises IncompleteRead when
-        the connection ends before it, HTTPException for what is no chunk, and what `read` raises.
+        A connection that ends after the zero-sized chunk's line ends the body: RFC 9112, section 8,
+        calls a body incomplete only if that chunk is missing. Raises IncompleteRead when the
+        connection ends before it, HTTPException for broken framing, and what `read` raises.
         """
         decoder = self._decoder
         while not self._ended:

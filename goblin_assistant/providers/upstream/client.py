@@ -1,17 +1,18 @@
-"""The one place with upstream I/O: connections, timeouts, event streams, and faults turned into ProviderErrors.
+"""UpstreamClient: requests to one provider. Faults become ProviderErrors.
 
-A `requests` Session without the environment's proxies and .netrc holds the adapter; its urllib3 pool is called
-directly (connections.py), because `Session.request` costs twice the CPU of the call itself. Headers are prepared once
-per provider. Bytes pass as they came.
+A `requests` Session without the environment's proxies and .netrc holds the adapter. Its urllib3
+pool is called directly (connections.py), because `Session.request` costs twice the CPU of the call
+itself. Headers are prepared once for each client. Bodies are not changed.
 
-Timeouts: connect; for streams the first event and then the silence between bytes; for everything the call's deadline,
-which the thread for deadlines enforces even while nothing comes (deadlines.py).
+Timeouts: to connect; for streams, until the first event and between two reads; for every call its
+deadline. deadlines.py enforces all but the first, even while a provider sends nothing.
 
-**A reused connection** may have been closed by the server just before the request went out. When a connection that
-has carried a request before is closed without a byte of an answer, and at once, the request is sent again over a new
-connection, once, and nobody hears of it. RFC 9112 section 9.3.1 leaves a client of a non-idempotent method only this
-way: what fails within a second of sending on an idle connection is, but for a server that crashed in that very
-second, a connection that was closed for being idle, and a request that was never read.
+**A reused connection** may have been closed by the server just before the request is sent. When a
+used connection is closed within a second of sending and before any byte of a response, the request
+is sent again, once, over a new connection. RFC 9112, section 9.3.1, lets a client repeat a
+non-idempotent request only if it knows that the first one was not processed. That is all but
+certain here: the server closed an idle connection without reading the request. The exception is a
+server that crashed within that second.
 """
 
 from __future__ import annotations
@@ -47,15 +48,17 @@ __all__ = ["EventStream", "Timeouts", "UpstreamClient"]
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 MAX_HEADS = 256
-"""Prepared request heads that are kept: with some servers the path holds the model, which a client may make up."""
+"""How many prepared request heads are kept. With some servers the path holds the model, and a
+client can invent models."""
 STALE_SECONDS = 1.0
-"""A reused connection that dies later than this after sending was not stale: the server may have been at work."""
+"""A reused connection that is closed later than this after sending was not stale: the server may
+have processed the request."""
 
 Classifier = Callable[[UpstreamFailure], ProviderError]
 
 
 class _Adapter(HTTPAdapter):
-    """requests' adapter with pools whose connections can be shut down from outside."""
+    """requests' adapter with our pools."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -65,9 +68,9 @@ class _Adapter(HTTPAdapter):
 class UpstreamClient:
     """The connections to one provider. Shared by all threads.
 
-    `base_url` may have a path; `query` is added to every address. `headers` go with every request. `classify` turns
-    an answer that is no success into an error; the default goes by the status alone. `verify` is requests': True, or
-    the path of a CA bundle.
+    `base_url` may have a path; `query` is added to every address. `headers` go with every request.
+    `classify` turns an unsuccessful answer into an error; the default reads only the status.
+    `verify` is True, or the path of a CA bundle.
     """
 
     def __init__(
@@ -116,7 +119,8 @@ class UpstreamClient:
     ) -> bytes:
         """POST and return the whole body of a 2xx answer. Raises ProviderError or CallCancelled.
 
-        `headers` are added to the prepared ones. `fields` are the client's own request fields: an error names no other.
+        `headers` are added to the prepared ones. `fields` are the request fields that the client
+        sent: an error names no other.
         """
         exchange = deadlines.watch(call)
         try:
@@ -136,8 +140,8 @@ class UpstreamClient:
         headers: Mapping[str, str] | None = None,
         fields: Container[str] = (),
     ) -> EventStream:
-        """POST and return the answer's events; the request is sent at once. Raises ProviderError or CallCancelled,
-        then and while reading."""
+        """POST at once, and return the answer's events. Raises ProviderError or CallCancelled, here
+        and while the events are read. Arguments as for `post`."""
         exchange = deadlines.watch(call)
         exchange.limit = time.monotonic() + self.timeouts.first_token
         try:
@@ -158,7 +162,8 @@ class UpstreamClient:
             raise
 
     def get_json(self, path: str, timeout: float = 3.0) -> Any:
-        """GET, within `timeout` seconds altogether, and return the parsed body. Raises ProviderError."""
+        """GET and return the parsed body. `timeout` is in seconds, for the whole call. Raises
+        ProviderError."""
         call = Call(deadline=time.monotonic() + timeout)
         exchange = deadlines.watch(call)
         try:

@@ -1,8 +1,9 @@
-"""urllib3's pooled connections, which can be shut down from outside, and one request's way over them.
+"""urllib3's pooled connections, changed so that another thread can shut them down, and one
+request's way over them.
 
-Pool, TLS and connecting are urllib3's; http.client writes a head and reads the answer's. urllib3's own way between the two
-(`urlopen`) provides for retries, redirects, proxies and preloaded bodies, of which nothing is used
-here: it costs a third of a whole call's CPU.
+Pool, TLS and connecting are urllib3's. http.client encodes a request's head and reads the
+response's. urllib3's `urlopen` is not used: it handles retries, redirects, proxies and preloaded
+bodies, which nothing here needs, and costs a third of a whole call's CPU.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from goblin_assistant.providers.upstream.response_head import QuickResponse, Rea
 from goblin_assistant.providers.upstream.responses import PlainResponse, Response
 
 JOINED_BYTES = 65536
-"""A larger body is not copied behind its head."""
+"""Bytes. A larger body is sent apart from its head, without copying it."""
 FIRST_BYTES = 8192
-"""What is asked for of an answer at first; usually all of it."""
+"""Bytes of a response to read at first; usually all of it."""
 
 _forks = 0
-"""How often this process was forked, from the first one on. An idle connection that was made before a fork belongs to
-the parent too: two processes on one socket would read each other's answers."""
+"""The number of forks between the first process and this one. An idle connection from before a fork
+belongs to the parent too: two processes on one socket would read each other's responses."""
 
 
 def _forked() -> None:
@@ -45,14 +46,16 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class RequestHead:
-    """The head of requests that differ in little: request line and headers as http.client checks and encodes them, once."""
+    """The common part of similar requests' heads: request line and headers, checked and encoded
+    once by http.client."""
 
     __slots__ = ("_known",)
 
     def __init__(
         self, connection: HTTPConnection, method: str, target: str, headers: Mapping[str, str]
     ) -> None:
-        """`connection` is one to where the requests go; it is not connected. Raises ValueError for what cannot be sent."""
+        """`connection` is an unconnected one to the same server. Raises ValueError for what cannot
+        be sent."""
         names = {name.lower() for name in headers}
         connection.putrequest(
             method,
@@ -78,29 +81,32 @@ class RequestHead:
 
 
 class Tracked:
-    """Mixed into urllib3's connections: knows the exchange that it carries, and can be shut down from outside."""
+    """Mixed into urllib3's connections: knows its exchange, and can be shut down by another
+    thread."""
 
     exchange: Exchange | None = None
-    live: socket.socket | None = (
-        None  # http.client forgets `sock` when the server announces `Connection: close`
-    )
-    dialled: socket.socket | None = (
-        None  # the same connection during a TLS handshake, which takes `sock` away
-    )
+    live: socket.socket | None = None
+    """The socket. http.client clears `sock` when the server announces `Connection: close`."""
+    dialled: socket.socket | None = None
+    """A duplicate of the socket during a TLS handshake, which detaches the original."""
     carried = 0
-    condemned = False  # a cut call's: it may be in the pool before its socket is shut down
-    process = 0  # the one that connected, by the number of forks
+    """Requests that were sent since it connected."""
+    condemned = False
+    """Its call was cut. It may be in the pool again before its socket is shut down."""
+    process = 0
+    """`_forks` when it connected."""
     sock: Any
 
     def adopt(self, exchange: Exchange) -> None:
-        """Belong to `exchange` from now on, connecting included: a TLS handshake can be cut too."""
+        """Belong to `exchange`. Called before connecting, so that a TLS handshake can be cut
+        too."""
         with ownership:
             self.exchange = exchange
             exchange.connection = self
 
     def condemn(self) -> socket.socket | None:
-        """The socket to shut down, under the thread that uses it; no further request is sent over it. The caller
-        holds `ownership`, and lets go of it before it shuts the socket down."""
+        """The socket to shut down. No further request is sent over it. The caller holds
+        `ownership`, and releases it before it shuts the socket down."""
         self.condemned = True
         return self.dialled or self.sock or self.live
 
@@ -116,7 +122,7 @@ class Tracked:
                 dialled, self.dialled = self.dialled, None
             if dialled is not None:
                 dialled.close()
-        self.sock.settimeout(None)  # from now on deadlines.py keeps the time
+        self.sock.settimeout(None)  # from now on deadlines.py enforces the limits
         self.live = self.sock
 
     def _new_conn(self) -> socket.socket:
@@ -134,7 +140,8 @@ class Tracked:
         *,
         streamed: bool,
     ) -> Response:
-        """Connect if need be, send a request and read the head of its answer. Raises what the layers below raise."""
+        """Connect if necessary, send a request and read the head of its response. Raises OSError
+        (of ssl's too), HTTPException, and urllib3's exceptions while connecting."""
         exchange = self.exchange
         assert exchange is not None
         if self.condemned or (self.carried and (exchange.fresh or self.process != _forks)):
@@ -151,11 +158,8 @@ class Tracked:
             else:
                 sock.sendall(head)
                 sock.sendall(body)
-        except (
-            BrokenPipeError,
-            ssl.SSLEOFError,
-        ):  # the second is the first's name where there is TLS
-            pass  # it has answered, perhaps, without waiting for the whole body
+        except (BrokenPipeError, ssl.SSLEOFError):  # without TLS, and with it
+            pass  # the server may have answered without reading the whole body
         except OSError as error:
             if error.errno not in (errno.ECONNRESET, errno.EPROTOTYPE):
                 raise
@@ -169,18 +173,18 @@ class Tracked:
         return self.read_response(lease, ReadAhead(sock, first), method)
 
     def read_response(self, lease: Lease, sock: Any, method: str) -> Response:
-        """Read an answer's head by way of http.client."""
+        """Read a response's head with http.client. `sock` only needs `makefile`."""
         raw = QuickResponse(sock, method=method)
         try:
             raw.begin()
         except BaseException as error:
             raw.close()  # it holds the socket too
             if raw.begun and isinstance(error, ConnectionError):
-                # Not a connection that had been closed before the request came: it must not be sent again.
+                # The server has begun to answer, so the request must not be sent again.
                 raise http.client.IncompleteRead(b"") from error
             raise
         if raw.will_close:
-            self.close()  # no more requests; the answer has the socket
+            self.close()  # no more requests; the response keeps the socket open
         return Response(lease, raw)
 
     if TYPE_CHECKING:  # of http.client.HTTPConnection
@@ -199,29 +203,31 @@ class TrackedTLSConnection(Tracked, HTTPSConnection):  # type: ignore[misc]
 
 
 class IdleConnections:
-    """The part of queue.LifoQueue that urllib3's pools use, without its locks: nobody ever waits for a connection."""
+    """The part of queue.LifoQueue that urllib3's pools use, without its locks: these pools never
+    block."""
 
     def __init__(self, maxsize: int) -> None:
         self._maxsize = maxsize
         self._items: deque[Any] = deque()
 
     def get(self, block: bool = False, timeout: float | None = None) -> Any:
-        """The one that was put there last. Raises queue.Empty."""
+        """The one that was put last. Raises queue.Empty."""
         try:
             return self._items.pop()
         except IndexError:
             raise queue.Empty from None
 
     def put(self, item: Any, block: bool = False) -> None:
-        """Keep one, or close it. Never raises queue.Full, for which urllib3 writes a log line: a finaliser may put a
-        connection back, and must not take the log's locks."""
+        """Keep a connection, or close it if the pool is full. Never raises queue.Full, because
+        urllib3 logs that: a finaliser may put a connection back, and must not take logging's
+        locks."""
         if len(self._items) < self._maxsize:
             self._items.append(item)
         elif item is not None:
             item.close()
 
     def qsize(self) -> int:
-        """How many there are, places for connections that are not made yet included."""
+        """The number of items, with the places (None) of connections that are not made yet."""
         return len(self._items)
 
 
@@ -238,10 +244,11 @@ class Pool:
         *,
         streamed: bool = False,
     ) -> Response:
-        """Send a request over an idle connection, or a new one, and return its answer once its head has come.
+        """Send a request over an idle or a new connection, and return its response when the head
+        has come.
 
-        `connect` is the timeout of connecting and of the TLS handshake, in seconds each. Raises urllib3's exceptions,
-        and TimeoutError.
+        `connect` limits connecting and the TLS handshake, in seconds each. Raises urllib3's
+        exceptions, and TimeoutError.
         """
         connection = self._get_conn()
         lease = Lease(self, connection)

@@ -1,16 +1,17 @@
-"""Upstream calls that can be cut from outside: by a client that has gone, or by a limit in time.
+"""Cuts upstream calls whose client has disconnected or whose time is up.
 
-A thread that waits for a provider sits in recv() and cannot look up. One thread per process looks for all of them:
-every quarter of a second it asks each call whether its client has gone or its time is up, and if so shuts the call's
-socket down. recv() then returns at once, also while the provider has not sent a single byte.
+A thread that waits for a provider is blocked in recv() and cannot check anything. One thread per
+process checks all calls every quarter of a second, and shuts down the socket of a call that is due.
+recv() then returns at once, even if the provider has not sent a byte.
 
-It is the only clock once a connection stands: sockets have no timeouts of their own, which cost a poll() before every
-send and every receive. So it must not end: an exchange that cannot be looked at is cut and costs no other its
-deadline, a dead thread is started again, and the gauge deadlines_thread_up tells.
+Connected sockets have no timeouts of their own, because these cost a poll() before every send and
+every receive. So this thread must keep running. An exchange that cannot be checked is cut, and the
+others keep their deadlines. A dead thread is started again. The gauge deadlines_thread_up shows
+whether it runs.
 
-**Finalisers.** Garbage collection closes an event stream that nobody closed, in any thread and at any allocation. It
-calls `Deadlines.release`, which therefore takes no lock but `ownership`, and that one can be taken again by the thread
-that holds it. Under it nothing is called that could wait.
+**Finalisers.** Garbage collection closes a forgotten event stream, in any thread and at any
+allocation. It calls `Deadlines.release`, which therefore takes no lock but `ownership`. That lock
+is re-entrant, and nothing that could wait is called under it.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from goblin_assistant.providers.base import Call
 logger = logging.getLogger("goblin_assistant.providers")
 
 INTERVAL = 0.25
-"""Seconds between looks; a cut call is over within this and a little more."""
+"""Seconds between two checks. A call is cut about this long after it is due, or sooner."""
 
 STALE_SECONDS = 5.0
-"""A thread that has not looked for so long, with calls on their way, counts as down."""
+"""Seconds. The thread counts as down if there are calls and its last check was longer ago."""
 
 Cut = Literal["", "client_gone", "deadline", "first_token", "idle", "unwatched"]
 
 ownership = threading.RLock()
-"""Who owns a connection's socket; held for nanoseconds. Re-entrant, because garbage collection may begin while it is
-held and finalise an event stream, which takes it too."""
+"""Guards which exchange a connection's socket belongs to. Re-entrant, because garbage collection
+may start while it is held and finalise an event stream, which takes it too."""
 
 
 class Carrier(Protocol):
@@ -50,11 +51,12 @@ class Carrier(Protocol):
     """The connected socket."""
 
     def condemn(self) -> socket.socket | None:
-        """The socket to shut down; no further request is sent over it. Called under `ownership`."""
+        """The socket to shut down. No further request is sent over it. Called under `ownership`."""
 
 
 class Exchange:
-    """One request on its way: which connection carries it, and whether it was cut."""
+    """One request and its response: the connection that carries it, its limits, and why it was
+    cut."""
 
     __slots__ = (
         "call",
@@ -75,10 +77,11 @@ class Exchange:
         self.cut: Cut = ""
         self.connection: Carrier | None = None
         self.reused = False  # the connection has carried a request before
-        self.fresh = False  # demand one that has not
+        self.fresh = False  # a new connection is required
 
     def check(self, now: float) -> None:
-        """Cut the call when it is due. Called by the thread for deadlines, again and again until the call is over."""
+        """Cut the call if it is due. `now` is on time.monotonic()'s clock. The thread for deadlines
+        calls this until the call is over, also after a cut."""
         if not self.cut:
             if now >= self.call.deadline:
                 self.cut = "deadline"
@@ -91,10 +94,10 @@ class Exchange:
         connection = self.connection
         if connection is not None:
             with ownership:
-                # It may serve another call by now: then this one is over and there is nothing to cut.
+                # A connection that serves another call by now is not cut: this call is over.
                 sock = connection.condemn() if connection.exchange is self else None
             if sock is not None:
-                # Past SSLSocket.shutdown, which would take the TLS object away from under the thread that reads.
+                # Not SSLSocket.shutdown: it removes the TLS object that the reading thread uses.
                 with suppress(OSError):
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
@@ -103,16 +106,15 @@ class Exchange:
             return False
         try:
             return self.client_gone()
-        except (
-            Exception
-        ):  # one odd answer must not leave every other call unwatched, nor fill the log
+        except Exception:  # logged once for each call; the other calls must still be checked
             logger.exception("client_gone_failed")
             self.client_gone = None
             return False
 
 
 class Deadlines:
-    """The thread. Starts with the first call and sleeps while there are none."""
+    """The exchanges of this process and the thread that checks them. The thread starts with the
+    first call and sleeps while there are none."""
 
     def __init__(self) -> None:
         self._active: dict[int, Exchange] = {}
@@ -130,22 +132,23 @@ class Deadlines:
         return exchange
 
     def release(self, exchange: Exchange) -> None:
-        """The exchange is over. Harmless when repeated, and in a finaliser."""
+        """End an exchange. Can be repeated, and called from a finaliser."""
         self._active.pop(id(exchange), None)
         connection = exchange.connection
         if connection is not None:
             exchange.connection = None
             with ownership:
-                # An idle connection must not keep the request that it carried last in memory.
+                # An idle connection must not keep its last request in memory.
                 if connection.exchange is exchange:
                     connection.exchange = None
 
     def active(self) -> int:
-        """Exchanges on their way now."""
+        """The number of exchanges that are not released."""
         return len(self._active)
 
     def up(self) -> bool:
-        """Whether deadlines are in force: no call is on its way, or the thread has looked lately. Starts a dead one."""
+        """Whether deadlines are enforced: there is no call, or the thread's last check was less
+        than STALE_SECONDS ago. Starts a dead thread again."""
         if not self._active or time.monotonic() - self._checked_at < STALE_SECONDS:
             return True
         if not self._wake.is_set():
@@ -153,7 +156,7 @@ class Deadlines:
         return False
 
     def forget(self) -> None:
-        """Begin anew in a process that was forked: the thread and the calls are its parent's."""
+        """Start empty in a forked process: the thread and the calls belong to its parent."""
         self.__init__()  # type: ignore[misc]
 
     def _start(self) -> None:
@@ -174,10 +177,10 @@ class Deadlines:
                     time.sleep(INTERVAL)
                     self._check_all()
                 self._wake.clear()
-                if self._active:  # came between the last look and the clear
+                if self._active:  # added between the last check and the clear
                     self._wake.set()
         finally:
-            with self._starting:  # the next call, or the next scrape, starts another
+            with self._starting:  # the next call or scrape starts another thread
                 self._thread = None
                 self._wake.clear()
 
@@ -192,11 +195,11 @@ class Deadlines:
                 )
                 if exchange.cut == "unwatched":  # it cannot be cut either
                     self._active.pop(id(exchange), None)
-                exchange.cut = "unwatched"  # the next look shuts its socket down
+                exchange.cut = "unwatched"  # the next check shuts its socket down
 
 
 deadlines = Deadlines()
-"""The one of this process."""
+"""The instance of this process."""
 deadlines_thread_up.set_function(deadlines.up)
 
 

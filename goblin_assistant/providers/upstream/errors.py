@@ -1,5 +1,5 @@
-"""What can go wrong between us and a provider's HTTP server, as ProviderErrors. Messages name the provider and the
-fault, nothing else."""
+"""Faults between us and a provider's HTTP server, as ProviderErrors. Messages hold the provider's
+name and the fault only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRANSPORT_ERRORS = (HTTPError, OSError, http.client.HTTPException)
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: to connect, to a stream's first event, of silence within a stream."""
+    """Seconds to connect, until a stream's first event, and of silence within a stream."""
 
     connect: float = 5.0
     first_token: float = 60.0
@@ -42,7 +42,7 @@ class Timeouts:
 
 
 def cut_error(name: str, exchange: Exchange, timeouts: Timeouts) -> ProviderError | CallCancelled:
-    """The error of a call that was cut."""
+    """The error for a call that was cut."""
     if exchange.cut == "client_gone":
         return CallCancelled()
     if exchange.cut == "first_token":
@@ -59,14 +59,14 @@ def cut_error(name: str, exchange: Exchange, timeouts: Timeouts) -> ProviderErro
 def fault_error(
     name: str, error: Exception, exchange: Exchange, timeouts: Timeouts, *, answering: bool = False
 ) -> ProviderError | CallCancelled:
-    """The error that a fault of the transport means. `answering`: the headers of an answer have arrived."""
+    """The error for a fault of the transport. `answering`: the response's head has arrived."""
     if exchange.cut:
         return cut_error(name, exchange, timeouts)
     if isinstance(error, (NameResolutionError, socket.gaierror)):
         return ConnectionFailed(
             f"{name} cannot be found: its host name does not resolve", provider=name
         )
-    # TimeoutError is a TLS handshake's: once connected, sockets have no timeout.
+    # TimeoutError comes from a TLS handshake: connected sockets have no timeout.
     if isinstance(error, (ConnectTimeoutError, TimeoutError)) and not isinstance(
         error, NewConnectionError
     ):
@@ -85,10 +85,9 @@ def fault_error(
 
 
 def closed_silently(error: ProtocolError) -> bool:
-    """Whether the connection was closed before any byte of an answer."""
-    return isinstance(
-        _cause(error), (ConnectionResetError, BrokenPipeError)
-    )  # RemoteDisconnected is one of the first
+    """Whether the connection was closed before the first byte of a response."""
+    # http.client's RemoteDisconnected is a ConnectionResetError.
+    return isinstance(_cause(error), (ConnectionResetError, BrokenPipeError))
 
 
 def _cause(error: ProtocolError) -> object:
@@ -96,6 +95,6 @@ def _cause(error: ProtocolError) -> object:
 
 
 def discard(response: ChunkedResponse | HTTPResponse) -> None:
-    """Close the connection and give its place in the pool back."""
+    """Close the connection and free its place in the pool."""
     response.close()
     response.release_conn()

@@ -1,4 +1,4 @@
-"""One streamed answer on its way from the socket."""
+"""One streamed response: reads the socket and returns whole events."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ from goblin_assistant.providers.upstream.sse import (
 
 READ_SIZE = 65536
 END_SECONDS = 0.05
-"""How long the last, empty chunk of a finished stream may take; with it the connection can be used again."""
+"""Seconds to wait for the zero-sized chunk of a finished stream. If it comes, the connection can be
+used again."""
 
 
 class EventStream(Iterator[bytes]):
-    """The blocks of one streamed answer, each of one or more whole events. Close it, or read it to its end.
+    """The blocks of one streamed response, each of one or more whole events. Close it, or read it
+    to its end.
 
-    Reading raises ProviderError or CallCancelled. After the protocol's own end marker call `finish()`: it takes the
-    connection back for the next call where that can be done at once.
+    Reading raises ProviderError or CallCancelled. Call `finish()` after the protocol's own end
+    marker, so that the connection can be used again.
     """
 
     __slots__ = (
@@ -66,7 +68,7 @@ class EventStream(Iterator[bytes]):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The answer's headers."""
+        """The response's headers."""
         return self._response.headers
 
     def __next__(self) -> bytes:
@@ -74,7 +76,7 @@ class EventStream(Iterator[bytes]):
             raise StopIteration
         exchange = self._exchange
         while True:
-            if self._started:  # silence counts while the provider is waited for, not while the client takes its time
+            if self._started:  # the idle limit counts only while we wait for the provider
                 exchange.limit = time.monotonic() + self._timeouts.idle
             try:
                 data = self._response.read1(READ_SIZE, self._decode)
@@ -91,9 +93,7 @@ class EventStream(Iterator[bytes]):
                 ) from error
             if self._started:
                 exchange.limit = math.inf
-            if (
-                exchange.cut
-            ):  # a socket that was shut down reads as an end, or as nonsense where there is TLS
+            if exchange.cut:  # a socket that was shut down reads as ended, or as broken TLS
                 self.close()
                 raise cut_error(self._name, exchange, self._timeouts)
             if not data:
@@ -105,7 +105,7 @@ class EventStream(Iterator[bytes]):
             if block:
                 if self._started:
                     return block
-                # Comments are no token: after them another provider can still be tried.
+                # A comment is not a token: another provider can still be tried after it.
                 if not is_comment(block):
                     self._start()
                     return without_first_comments(block)
@@ -113,7 +113,8 @@ class EventStream(Iterator[bytes]):
                     exchange.call.alive()
 
     def finish(self) -> None:
-        """The protocol's end has been read: keep the connection if the answer ends here and now, else close it."""
+        """After the protocol's end marker: keep the connection if the response ends within
+        END_SECONDS, else close it."""
         if self._over:
             return
         try:
@@ -128,13 +129,14 @@ class EventStream(Iterator[bytes]):
             self.close()
 
     def close(self) -> None:
-        """Close the connection unless the answer has been read to its end."""
+        """Close the connection unless the response has been read to its end."""
         if not self._over:
             discard(self._response)
             self._end()
 
     def __del__(self) -> None:
-        # Garbage collection may call this in any thread, also under a lock: see "Finalisers" in deadlines.py.
+        # Garbage collection may call this in any thread, and under any lock: see "Finalisers" in
+        # deadlines.py.
         self.close()
 
     def _start(self) -> None:

@@ -1,4 +1,4 @@
-"""A pool's connection, taken for one request."""
+"""A connection that one request has taken from its pool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ConnectionPool(Protocol):
 
 
 class Lease:
-    """One connection of one pool. It ends with `give_back` or `drop`, once."""
+    """One connection of one pool. End it once, with `give_back` or `drop`."""
 
     __slots__ = ("connection", "pool")
 
@@ -28,10 +28,10 @@ class Lease:
         self.connection = connection
 
     def give_back(self) -> None:
-        """Let the next request use the connection. A closed one connects again."""
+        """Put the connection into the pool. A closed one connects again when it is used."""
         self.pool._put_conn(self.connection)
 
     def drop(self) -> None:
-        """Close the connection and free its place: the pool counts its places."""
+        """Close the connection and free its place, which the pool counts."""
         self.connection.close()
         self.pool._put_conn(None)

@@ -1,4 +1,4 @@
-"""What a provider answered: its status, and a body that is still to be read, in one piece or as it comes."""
+"""A provider's response: its status, and a body that is read in one piece or as it comes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ READ_BYTES = 65536
 
 
 class Response:
-    """The head of an answer; its body is still to be read: with `whole()` where that is allowed, else with `stream()`."""
+    """A response whose head has been read. Read its body once: with `whole()` if `is_plain`, else
+    with `events()` or `stream()`."""
 
     __slots__ = ("_lease", "_raw", "status")
 
@@ -28,14 +29,15 @@ class Response:
         self.status = raw.status
 
     def is_plain(self, limit: int) -> bool:
-        """Whether the body's length is known, at most `limit`, and nothing has to be decoded."""
+        """Whether the body has a known length of at most `limit` bytes, and no encoding."""
         length = self._raw.length
         return (
             length is not None and length <= limit and not self._raw.headers.get("content-encoding")
         )
 
     def whole(self) -> bytes:
-        """The body of a plain answer; the connection is free for the next request. Raises OSError or HTTPException."""
+        """The body of a plain response. Gives the connection back. Raises OSError or
+        HTTPException."""
         try:
             data = self._raw.read()
         except BaseException:
@@ -46,14 +48,14 @@ class Response:
         return data
 
     def events(self) -> ChunkedResponse | HTTPResponse:
-        """The body as it arrives."""
+        """The body, to be read as it arrives."""
         raw = self._raw
         if raw.chunked and not raw.headers.get("content-encoding"):
             return ChunkedResponse(self._lease, raw)
         return self.stream()
 
     def stream(self) -> HTTPResponse:
-        """urllib3's response over it, which knows every way to end a body and to decode it."""
+        """The same as urllib3's response, which handles every framing and encoding."""
         raw = self._raw
         return HTTPResponse(
             body=raw,  # type: ignore[arg-type]
@@ -70,8 +72,8 @@ class Response:
 
 
 class PlainResponse(Response):
-    """A success whose length is known, read from the socket itself: http.client's file around it costs as much as the
-    rest of a call."""
+    """A success with a known length. Its body is read from the socket: http.client's file around
+    the socket costs as much as the rest of a call."""
 
     __slots__ = ("_at", "_first", "_length", "_parse", "_sock")
 
@@ -93,7 +95,7 @@ class PlainResponse(Response):
         self.status = 200
 
     def is_plain(self, limit: int) -> bool:
-        """Whether it is short enough."""
+        """Whether its length is at most `limit` bytes."""
         return self._length <= limit
 
     def whole(self) -> bytes:
@@ -103,8 +105,8 @@ class PlainResponse(Response):
         if missing > 0:
             body += self._rest(missing)
         body = body[: self._length]
-        # What comes behind it is no answer to the next request. On the socket the pool sees it before it uses the
-        # connection again; not what has been read, or decrypted, already.
+        # Bytes behind the body belong to no response. The pool notices them on the socket before it
+        # reuses the connection, but not those that have been read or decrypted already.
         if missing < 0 or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
             self._lease.connection.close()
         self._lease.give_back()
@@ -137,7 +139,7 @@ class PlainResponse(Response):
 
 
 class ChunkedResponse:
-    """A chunked answer, with what an event stream needs of urllib3's response."""
+    """A chunked response, with those methods of urllib3's response that an event stream calls."""
 
     __slots__ = ("_body", "_lease", "_raw", "headers")
 
@@ -148,17 +150,18 @@ class ChunkedResponse:
         self.headers: Mapping[str, str] = raw.headers  # type: ignore[assignment]
 
     def read1(self, amount: int, decode: bool) -> bytes:
-        """What has arrived; b"" at the end. Raises OSError or HTTPException."""
+        """What has arrived, waiting for it; b"" at the end. Both arguments are ignored. Raises
+        OSError or HTTPException."""
         return self._body.read1()
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._raw.close()
         if self._lease is not None:
             self._lease.connection.close()
 
     def release_conn(self) -> None:
-        """Give the connection back: for other requests if the answer is over, else closed."""
+        """Give the connection back. It is closed unless the response has been read to its end."""
         lease, self._lease = self._lease, None
         if lease is not None:
             self._raw.close()

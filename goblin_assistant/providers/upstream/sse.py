@@ -1,7 +1,8 @@
-"""Server-sent events as blocks of bytes: whole events pass as they came, only an incomplete one is held back.
+"""Server-sent events as blocks of bytes. A block is one or more whole events, as they came.
 
-Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream. An event ends with an
-empty line; lines end with LF or CRLF (a lone CR is allowed there too, and no provider has ever sent one).
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream. An
+event ends with an empty line. Lines end with LF or CRLF; the lone CR that the standard allows too
+is not looked for, because no known provider sends it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ class EventTooLarge(Exception):
 
 
 def _boundary(data: bytes) -> int:
-    """Where the last whole event in `data` ends; 0 if none does. CRLF CRLF is found by its last three bytes."""
+    """Where the last whole event in `data` ends; 0 if none does. CRLF CRLF is found by its last
+    three bytes."""
     lf = data.rfind(b"\n\n")
     crlf = data.rfind(b"\n\r\n")
     if lf < 0 and crlf < 0:
@@ -25,19 +27,19 @@ def _boundary(data: bytes) -> int:
 
 
 class EventBuffer:
-    """Cuts a byte stream, however it was split on its way, after its last whole event."""
+    """Collects the reads of a stream into whole events, however they were split."""
 
     __slots__ = ("_held", "_size", "_tail")
 
     def __init__(self) -> None:
-        self._held: list[
-            bytes
-        ] = []  # parts of the incomplete event; joined once, or a huge event costs the square of its size
+        # Parts of the incomplete event. They are joined once: repeated joining would cost the
+        # square of a huge event's size.
+        self._held: list[bytes] = []
         self._size = 0
         self._tail = b""  # the last bytes held: a boundary may lie across two reads
 
     def feed(self, data: bytes) -> bytes:
-        """The whole events that `data` completes, b"" if none. Raises EventTooLarge."""
+        """The whole events that are complete with `data`; b"" if none. Raises EventTooLarge."""
         if not self._held:
             if data.endswith(b"\n\n"):  # what almost every read looks like
                 return data
@@ -48,7 +50,7 @@ class EventBuffer:
             return data[:end]
         end = _boundary(self._tail + data) - len(self._tail)
         if end <= 0:
-            # A boundary inside the tail alone would have been found when the tail was new.
+            # A boundary within the tail alone was found when the tail was read.
             self._hold(data)
             return b""
         self._held.append(data[:end])
@@ -67,9 +69,10 @@ class EventBuffer:
         self._tail = data[-2:] if len(data) > 1 else (self._tail + data)[-2:]
 
     def rest(self) -> bytes:
-        """What is left when the stream has ended: an event that lacks only its empty line, completed; else b"".
+        """The last event of an ended stream, if it lacks only its empty line; else b"".
 
-        The standard drops such an event, some servers end with one. Half a line is never passed on.
+        The standard drops such an event, but some servers end with one. Half a line is never passed
+        on.
         """
         data = b"".join(self._held)
         self._held.clear()
@@ -84,7 +87,7 @@ _EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r)|.+\Z", re.DOTALL)
 
 
 def single_events(block: bytes) -> list[bytes]:
-    """The events of a block, their empty lines with them."""
+    """The events of a block, each with the empty line that ends it."""
     return _EVENT.findall(block)
 
 
@@ -103,7 +106,7 @@ def event_data(event: bytes) -> bytes | None:
 
 
 def ends_as_objects(block: bytes) -> bool:
-    """Whether every event of a block ends as a JSON object does."""
+    """Whether every event of a block ends with a closing brace."""
     return (
         block.endswith((b"}\n\n", b"}\r\n\r\n"))
         and block.count(b"\n\n") == block.count(b"}\n\n")
@@ -112,7 +115,7 @@ def ends_as_objects(block: bytes) -> bool:
 
 
 def without_first_comments(block: bytes) -> bytes:
-    """A block from its first event that is more than comments."""
+    """A block without the comments at its beginning."""
     if not block.startswith(b":"):
         return block
     events = single_events(block)
@@ -122,7 +125,7 @@ def without_first_comments(block: bytes) -> bytes:
 
 
 def is_comment(block: bytes) -> bool:
-    """Whether a block has nothing but comments: signs of life that some servers send before the first token."""
+    """Whether a block is only comments. Some servers send these before the first token."""
     return (
         block.lstrip(b"\r\n")[:1] in (b":", b"")
         and b"\ndata" not in block
