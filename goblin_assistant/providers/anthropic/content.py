@@ -1,15 +1,19 @@
-"""OpenAI's messages as Anthropic's: system prompt, turns, content blocks, tool calls and their results. Pure functions.
+"""OpenAI's messages as Anthropic's: system prompt, turns, content blocks, tool calls and their
+results. Pure functions.
 
     system, developer          anywhere: blocks of the top-level `system`, in their order
-    user                       text, image_url (URL or data URL), file (PDF or text as data URL) -> text, image, document
-    assistant                  content, refusal -> text; tool_calls -> tool_use; thinking_blocks, where a client sends them back
-    tool                       tool_result in a user turn; adjacent ones (parallel calls) share one turn
-    adjacent turns of a role   merged, because the results of parallel calls must be in one message
+    user                       text, image_url (URL or data URL), file (PDF or text as data URL)
+                               -> text, image, document
+    assistant                  content, refusal -> text; tool_calls -> tool_use; thinking_blocks,
+                               if the client sends them back
+    tool                       tool_result in a user turn; adjacent ones (parallel calls) share one
+    adjacent turns of a role   merged: the results of parallel calls must be in one message
 
-Left out, because nothing depends on it: a message's `name`, an image's `detail`, empty text (which Anthropic refuses).
-`cache_control` on a part or message is kept: it is how clients of several gateways place Anthropic's cache marks.
-Sources: https://platform.claude.com/docs/en/api/messages and `anthropic.types.*_block_param` of the SDK, 2.12.0;
-https://platform.openai.com/docs/api-reference/chat/create.
+Left out, because no answer depends on it: a message's `name`, an image's `detail`, empty text
+(which Anthropic refuses). `cache_control` on a part or message is kept: clients of several gateways
+place Anthropic's cache marks with it.
+Sources: https://platform.claude.com/docs/en/api/messages and `anthropic.types.*_block_param` of the
+SDK, 2.12.0; https://platform.openai.com/docs/api-reference/chat/create.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ Block = dict[str, Any]
 def translate_messages(
     messages: Sequence[Mapping[str, Any]],
 ) -> tuple[list[Block], list[dict[str, Any]]]:
-    """System blocks and turns. Raises InvalidRequest for what has no counterpart."""
+    """Anthropic's system blocks and turns. Raises InvalidRequest for what cannot be translated."""
     _bound_arguments(messages)
     system: list[Block] = []
     turns: list[dict[str, Any]] = []
@@ -54,11 +58,12 @@ def translate_messages(
             side, blocks = "user", [_tool_result(message, where)]
         else:
             raise invalid(
-                f"{where} has a role that Anthropic's Messages API does not know: use tool in place of function",
+                f"{where} has a role that Anthropic's Messages API does not know: "
+                "use tool in place of function",
                 "messages",
             )
         if not blocks:
-            continue  # an assistant that said nothing
+            continue  # an empty message of the assistant
         if turns and turns[-1]["role"] == side:
             turns[-1]["content"] += blocks
         else:
@@ -91,7 +96,8 @@ def invalid(message: str, param: str) -> InvalidRequest:
 
 
 def safe_id(value: Any, where: str) -> str:
-    """A tool call's id in the letters that Anthropic accepts: other providers' ids come along in a conversation that changed sides."""
+    """A tool call's id in the characters that Anthropic accepts. A conversation that began with
+    another provider holds that provider's ids."""
     if not isinstance(value, str) or not value:
         raise invalid(f"{where} has no tool call id", "messages")
     return _NOT_IN_IDS.sub("_", value)
@@ -160,7 +166,8 @@ def _image_source(image: Any, where: str) -> Block:
 def _document(file: Any, where: str) -> Block:
     if not isinstance(file, dict) or not isinstance(file.get("file_data"), str):
         raise invalid(
-            f"{where}: give the file itself in file_data, as a data URL; a file_id is known only to OpenAI",
+            f"{where}: give the file itself in file_data, as a data URL; "
+            "a file_id is known only to OpenAI",
             "messages",
         )
     media_type, data = _data_url(file["file_data"], where)
@@ -197,7 +204,7 @@ def _assistant(message: Mapping[str, Any], where: str) -> list[Block]:
     blocks: list[Block] = []
     thoughts = message.get("thinking_blocks")
     for block in thoughts if isinstance(thoughts, list) else ():
-        # With their signatures, as they were given out: thinking models want them back in front of a tool call.
+        # Unchanged, with their signatures: thinking models need them before a tool call.
         if isinstance(block, dict) and block.get("type") in ("thinking", "redacted_thinking"):
             blocks.append(dict(block))
     blocks += _parts(message, where)

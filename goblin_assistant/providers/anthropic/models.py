@@ -1,11 +1,13 @@
 """What Anthropic's models accept, as data: limits, thinking, effort, sampling.
 
-`GET /v1/models` tells limits, thinking and effort, and `check()` learns them; the rules by version below serve until then, and for what the
-list does not tell. Sources:
+`check()` learns limits, thinking and effort from `GET /v1/models`. The rules by version below are
+used until then, and for sampling, which the list does not hold. Sources:
 https://platform.claude.com/docs/en/about-claude/models/overview (windows, longest answers),
-https://platform.claude.com/docs/en/build-with-claude/thinking (4.6 and later think adaptively; fable, mythos and Opus 5.5 always),
+https://platform.claude.com/docs/en/build-with-claude/thinking (4.6 and later think adaptively;
+fable, mythos and Opus 5.5 always),
 https://platform.claude.com/docs/en/build-with-claude/effort (levels),
-https://platform.claude.com/docs/en/api/migration-2026-10-21 (4.7 and later sample at their defaults only).
+https://platform.claude.com/docs/en/api/migration-2026-10-21 (4.7 and later sample at their defaults
+only).
 Field names as in `anthropic.types.ModelInfo` of the SDK, 2.12.0.
 """
 
@@ -35,8 +37,9 @@ _OLD_VERSION = re.compile(r"claude-(?P<major>\d)(?:[-.](?P<minor>\d)(?!\d))?")
 class Traits:
     """What one model accepts. `max_tokens` is its longest answer, in tokens.
 
-    thinking: none; budget (`enabled` with a number of tokens); adaptive; always (adaptive, and cannot be switched off).
-    sampling: both temperature and top_p; one of them at a time; none (only the defaults).
+    thinking: none; budget (`enabled` with a number of tokens); adaptive; always (adaptive, and
+    cannot be switched off). sampling: both temperature and top_p; one of them at a time; none (only
+    the defaults).
     """
 
     max_tokens: int
@@ -47,13 +50,15 @@ class Traits:
 
 
 FOREIGN = Traits(8192, None, "budget", "both")
-"""A model that is not called claude, on a server that speaks Anthropic's dialect: the oldest common ground."""
+"""For models without "claude" in their name, on a server that speaks Anthropic's dialect: what
+every such server should accept."""
 
 NEWEST = Traits(128_000, 1_000_000, "adaptive", "none", ALL_EFFORTS)
 
 
 def traits_of(model: str) -> Traits:
-    """By the version in the name: `claude-sonnet-4-5-20250929`, `claude-3-7-sonnet-latest`, `anthropic.claude-opus-5-v1`."""
+    """The traits by the version in the name, as in `claude-sonnet-4-5-20250929`,
+    `claude-3-7-sonnet-latest` or `anthropic.claude-opus-5-v1`."""
     if "claude" not in model:
         return FOREIGN
     found = _VERSION.search(model)
@@ -77,7 +82,7 @@ def traits_of(model: str) -> Traits:
 
 
 def learned(row: Mapping[str, Any]) -> tuple[Model, Traits] | None:
-    """One item of `GET /v1/models`; None when it names no model that can be called."""
+    """The model in one item of `GET /v1/models`; None if it is retired or its id is invalid."""
     name = row.get("id")
     if (
         not isinstance(name, str)
@@ -143,4 +148,5 @@ CATALOGUE: tuple[Model, ...] = tuple(
         "claude-haiku-4-5-20251001",
     )
 )
-"""The models that the SDK names (`anthropic.types.Model`) and that anybody may call, until `check()` has learned the real list."""
+"""The models that the SDK names (`anthropic.types.Model`) and that are open to everyone. Used until
+`check()` has learned the list."""

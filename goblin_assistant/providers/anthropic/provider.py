@@ -1,8 +1,10 @@
-"""Anthropic's Messages API, for OpenAI's dialect by translation and for its own by passing the bytes through.
+"""Anthropic's Messages API. Requests in OpenAI's dialect are translated; in Anthropic's own dialect
+the bytes pass through.
 
-The API's version: a client that speaks Anthropic's dialect sends its own `anthropic-version` and `anthropic-beta`, and both are passed on, because
-they say what its body means. What we translate is sent as 2023-06-01: 2026-10-21 refuses temperature and top_p for every model, which
-OpenAI clients send and older models take (https://platform.claude.com/docs/en/api/migration-2026-10-21).
+The API's version: the `anthropic-version` and `anthropic-beta` of a client that speaks Anthropic's
+dialect are passed on, because they define what its body means. A translated request has version
+2023-06-01. Version 2026-10-21 refuses temperature and top_p for every model, but OpenAI clients
+send them and older models take them (https://platform.claude.com/docs/en/api/migration-2026-10-21).
 Sources: https://platform.claude.com/docs/en/api/overview, .../api/versioning, .../api/models-list.
 """
 
@@ -49,7 +51,8 @@ FORWARDED_HEADERS: Mapping[str, re.Pattern[str]] = {
     "anthropic-version": re.compile(r"\d{4}-\d{2}-\d{2}"),
     "anthropic-beta": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,; -]{0,1023}"),
 }
-"""The client's headers that change what the API does, and how they look. Those that name an account or workspace stay here: it is the operator's."""
+"""The client's headers that are passed on, and their format. Headers that name an account or
+workspace are not: both are the operator's."""
 
 
 class Options(BaseModel):
@@ -63,7 +66,9 @@ class Options(BaseModel):
     drop_sampling: Annotated[
         bool,
         Field(
-            description="true: leave out sampling that a model refuses, instead of refusing the request"
+            description=(
+                "true: leave out sampling that a model refuses, instead of refusing the request"
+            )
         ),
     ] = False
     bearer: Annotated[
@@ -104,7 +109,7 @@ class AnthropicProvider(RemoteProvider):
             )
         for header, value in (headers or {}).items():
             own[header.lower() if header.lower() in own else header] = value
-        # Without a query of the row's own: the list has 20 items unless told, 1,000 at most.
+        # The list has 20 items by default and 1,000 at most. A row's own query comes instead.
         self._list = "/v1/models" if query else "/v1/models?limit=1000"
         client = UpstreamClient(
             name,
@@ -125,13 +130,14 @@ class AnthropicProvider(RemoteProvider):
 
     @classmethod
     def from_row(cls, name: str, row: ProviderRow, config: Config) -> AnthropicProvider:
-        """From a row that has been completed by its preset. Raises ConfigError."""
+        """The provider for a row that its preset has completed. Raises ConfigError."""
         base_url = row.base_url or BASE_URL
         arguments = arguments_of(row, config)
         if arguments["api_key"] is None and base_url == BASE_URL:
             raise ConfigError(
                 [
-                    f"[providers.{name}]: has no key; set api_key_env and that variable, or enabled = false"
+                    f"[providers.{name}]: has no key; "
+                    "set api_key_env and that variable, or enabled = false"
                 ]
             )
         return cls(
@@ -144,11 +150,11 @@ class AnthropicProvider(RemoteProvider):
 
     # -- catalogue ----------------------------------------------------------------------------
     def check(self, timeout: float = 3.0) -> None:
-        """GET the list of models, which is free, and learn it."""
+        """GET the list of models, which costs nothing, and learn it."""
         try:
             listed = self._client.get_json(self._list, timeout)
         except ModelNotFound:
-            return  # a server of the same dialect that has no list: it is there, and it took the key
+            return  # a server of the same dialect without a list: it is up and accepts the key
         rows = self._listed(listed.get("data") if isinstance(listed, dict) else None)
         found = [
             item for row in rows if isinstance(row, dict) and (item := learned(row)) is not None
@@ -160,7 +166,7 @@ class AnthropicProvider(RemoteProvider):
 
     # -- calls --------------------------------------------------------------------------------
     def complete(self, request: ChatRequest) -> ChatResponse:
-        """POST the message. In Anthropic's dialect the answer's bytes go to the client as they came."""
+        """POST the message. In Anthropic's dialect the answer's bytes are the response's body."""
         body, headers = self._prepare(request, stream=False)
         data = self._client.post(MESSAGES, body, request.call, headers=headers)
         message = parse_message(self.name, data)
@@ -204,8 +210,8 @@ class AnthropicProvider(RemoteProvider):
         if bool(source.get("stream")) is not stream:
             changes["stream"] = stream
         headers = self._forwarded(request.headers)
-        # Limits by other names mean nothing here, and a server of the same dialect must not take
-        # one for max_tokens.
+        # Limits under other names mean nothing here. A server of the same dialect must not read one
+        # as max_tokens.
         if foreign := [name for name in LIMIT_FIELDS if name != "max_tokens" and name in source]:
             source = {name: value for name, value in source.items() if name not in foreign}
         if changes or foreign or request.raw is None:

@@ -1,21 +1,29 @@
-"""An OpenAI chat request as a request to Anthropic's Messages API. Pure functions; messages are in content.py.
+"""An OpenAI chat request as a request to Anthropic's Messages API. Pure functions; messages are in
+content.py.
 
-    max_completion_tokens, max_tokens  max_tokens; required there, so where both are missing: the model's longest answer
-    temperature, top_p                 as they are; above 1 is 1 (Anthropic's rule for OpenAI clients); the default, 1, is left out.
-                                       Newer models take one of the two, or (4.7 and later) only the defaults: InvalidRequest
-    stop                               stop_sequences
-    tools, tool_choice                 input_schema; auto, none, required -> any, named -> tool
-    parallel_tool_calls: false         tool_choice.disable_parallel_tool_use
-    response_format: json_schema       output_config.format, objects closed (additionalProperties: false), as Anthropic demands
-    reasoning_effort                   4.6 and later: thinking adaptive and output_config.effort; before: thinking enabled with a budget
-    user, safety_identifier            metadata.user_id
-    service_tier: auto, default        auto, standard_only
-    thinking, top_k, cache_control     Anthropic's own, for clients that know them: as they are
+    max_completion_tokens,     max_tokens. Anthropic requires it: where both are missing, it is the
+    max_tokens                 model's longest answer
+    temperature, top_p         unchanged; above 1 is 1 (Anthropic's rule for OpenAI clients); the
+                               default, 1, is left out. Newer models take one of the two, or (4.7
+                               and later) only the defaults: InvalidRequest
+    stop                       stop_sequences
+    tools, tool_choice         input_schema; auto, none, required -> any, named -> tool
+    parallel_tool_calls: false tool_choice.disable_parallel_tool_use
+    response_format:           output_config.format, with closed objects (additionalProperties:
+    json_schema                false), as Anthropic requires
+    reasoning_effort           4.6 and later: thinking adaptive and output_config.effort; before:
+                               thinking enabled with a budget
+    user, safety_identifier    metadata.user_id
+    service_tier               auto -> auto, default -> standard_only
+    thinking, top_k,           Anthropic's own, for clients that know them: unchanged
+    cache_control
 
-What cannot be translated is refused by name (`InvalidRequest.param`), never dropped, but for hints that promise nothing (IGNORED).
-Sources: https://platform.claude.com/docs/en/api/messages, `anthropic.types.message_create_params` of the SDK, 2.12.0,
-https://platform.claude.com/docs/en/cli-sdks-libraries/libraries/openai-sdk (Anthropic's own translation of OpenAI requests),
-https://platform.openai.com/docs/api-reference/chat/create.
+What cannot be translated is refused by name (`InvalidRequest.param`). Only hints that promise
+nothing are left out (IGNORED).
+Sources: https://platform.claude.com/docs/en/api/messages, `anthropic.types.message_create_params`
+of the SDK, 2.12.0,
+https://platform.claude.com/docs/en/cli-sdks-libraries/libraries/openai-sdk (Anthropic's own
+translation of OpenAI requests), https://platform.openai.com/docs/api-reference/chat/create.
 """
 
 from __future__ import annotations
@@ -28,9 +36,10 @@ from goblin_assistant.providers.anthropic.models import Traits
 
 TRANSLATED = frozenset(
     {
-        "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "tools",
-        "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "user", "safety_identifier", "service_tier", "thinking",
-        "top_k", "cache_control",
+        "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens",
+        "temperature", "top_p", "stop", "tools", "tool_choice", "parallel_tool_calls",
+        "response_format", "reasoning_effort", "user", "safety_identifier", "service_tier",
+        "thinking", "top_k", "cache_control",
     }
 )  # fmt: skip
 
@@ -44,7 +53,8 @@ IGNORED = frozenset(
         "prompt_cache_options",
     }
 )
-"""Hints by OpenAI's own description: best effort, bookkeeping, or speed. The answer is as valid without them."""
+"""Hints, by OpenAI's own description: best effort, bookkeeping or speed. An answer without them is
+as valid."""
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -57,7 +67,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "verbosity": ("medium",),
 }
-"""Fields without a counterpart, and the values that ask for nothing."""
+"""Fields without a counterpart, and those of their values that change nothing."""
 
 BUDGETS = {
     "minimal": 1024,
@@ -67,7 +77,8 @@ BUDGETS = {
     "xhigh": 32768,
     "max": 32768,
 }
-"""Thinking tokens for a reasoning effort, for models before 4.6; at least 1,024 and below max_tokens."""
+"""Thinking tokens for each reasoning effort, for models before 4.6. Anthropic requires at least
+1,024, and fewer than max_tokens."""
 
 SMALLEST_BUDGET = 1024
 
@@ -80,10 +91,11 @@ def build_request(
     max_tokens: int | None = None,
     drop_sampling: bool = False,
 ) -> dict[str, Any]:
-    """The request for `model`, without `stream`. Raises InvalidRequest naming the field that has no counterpart.
+    """The request for `model`, without `stream`. Raises InvalidRequest with the field that cannot
+    be translated.
 
-    `max_tokens` is the operator's default in place of the model's longest answer. `drop_sampling`: leave out sampling that the model
-    refuses instead of refusing the request.
+    `max_tokens` is the operator's default in place of the model's longest answer. `drop_sampling`:
+    leave out sampling that the model refuses, instead of refusing the request.
     """
     _refuse_unknown(body)
     system, turns = translate_messages(body["messages"])
@@ -125,7 +137,8 @@ def _refuse_unknown(body: Mapping[str, Any]) -> None:
             continue
         if name in ("functions", "function_call"):
             raise invalid(
-                f"{name} is OpenAI's old form, which has no counterpart here: use tools and tool_choice",
+                f"{name} is OpenAI's old form, which has no counterpart here: "
+                "use tools and tool_choice",
                 name,
             )
         raise invalid(
@@ -210,7 +223,8 @@ def _translate_thinking(body: Mapping[str, Any], request: dict[str, Any], traits
                 "reasoning_effort",
             )
         budget = min(BUDGETS[effort], request["max_tokens"] - 1)
-        # Without room there is no thinking; nor in the middle of a tool call whose own thinking was not sent back, which would be refused.
+        # No thinking if max_tokens leaves no room for it. Nor after a tool call whose thinking was
+        # not sent back: Anthropic would refuse that.
         if budget >= SMALLEST_BUDGET and not _lost_thinking(request["messages"]):
             request.setdefault("thinking", {"type": "enabled", "budget_tokens": budget})
         return
@@ -220,7 +234,7 @@ def _translate_thinking(body: Mapping[str, Any], request: dict[str, Any], traits
             f"reasoning_effort: this model knows {', '.join(traits.efforts)}", "reasoning_effort"
         )
     request["output_config"] = {"effort": level}
-    if not forced:  # forced tool use is refused beside thinking; effort alone is not
+    if not forced:  # thinking is refused with a forced tool call; effort alone is not
         request.setdefault("thinking", {"type": "adaptive"})
 
 
@@ -244,7 +258,8 @@ def _translate_format(body: Mapping[str, Any], request: dict[str, Any]) -> None:
     )
     if not isinstance(schema, dict):
         raise invalid(
-            "response_format: Anthropic's Messages API knows text and json_schema with a schema, no free json_object",
+            "response_format: Anthropic's Messages API knows text and json_schema with a schema, "
+            "no free json_object",
             "response_format",
         )
     output = request.setdefault("output_config", {})
@@ -252,7 +267,8 @@ def _translate_format(body: Mapping[str, Any], request: dict[str, Any]) -> None:
 
 
 def _closed(schema: Any) -> Any:
-    """The schema with every object closed. An open object cannot be asked for; OpenAI's strict mode demands the same."""
+    """The schema with every object closed. Anthropic accepts no open ones, nor does OpenAI's strict
+    mode."""
     if isinstance(schema, list):
         return [_closed(item) for item in schema]
     if not isinstance(schema, dict):
@@ -273,7 +289,7 @@ def _translate_sampling(
     wanted = {name: body[name] for name in ("temperature", "top_p") if body.get(name) is not None}
     if "temperature" in wanted:
         wanted["temperature"] = min(wanted["temperature"], 1)
-    # 1 is the default of both: left out it means the same, and no model refuses it.
+    # 1 is the default of both. Left out it means the same, and every model accepts that.
     wanted = {name: value for name, value in wanted.items() if value != 1}
     if body.get("top_k") is not None:
         wanted["top_k"] = body["top_k"]

@@ -1,17 +1,21 @@
-"""Anthropic's answers and errors, read for the books and as OpenAI's. Pure functions; streams are in stream.py.
+"""Anthropic's answers and errors: usage, and their translation to OpenAI's. Pure functions; streams
+are in stream.py.
 
     end_turn, stop_sequence, pause_turn         finish_reason stop
     max_tokens, model_context_window_exceeded   length
     tool_use                                    tool_calls
     refusal                                     content_filter
 
-    usage: prompt_tokens       input_tokens + cache_creation_input_tokens + cache_read_input_tokens (Anthropic counts them apart)
-           completion_tokens   output_tokens, thinking included
-           details             cache_read -> cached_tokens, cache_creation -> cache_write_tokens, thinking_tokens -> reasoning_tokens
+    usage: prompt_tokens       input_tokens + cache_creation_input_tokens + cache_read_input_tokens
+                               (Anthropic counts them apart)
+           completion_tokens   output_tokens, which includes thinking
+           details             cache_read -> cached_tokens, cache_creation -> cache_write_tokens,
+                               thinking_tokens -> reasoning_tokens
 
-    400 invalid_request_error  InvalidRequest. A prompt that is too long is one too: Anthropic has no code for it, and texts change
-    401 403                    AuthenticationFailed; so are 400s whose error_code is about the operator's account
-    402 billing_error          RateLimited for long; so is a 429 whose error_code is about money
+    400 invalid_request_error  InvalidRequest, also for a prompt that is too long: Anthropic has no
+                               code for it, and texts change
+    401 403                    AuthenticationFailed; also 400 with an error_code about the account
+    402 billing_error          RateLimited for an hour; also 429 with an error_code about money
     404 not_found_error        ModelNotFound
     413 request_too_large      InvalidRequest
     429 rate_limit_error       RateLimited, with Retry-After
@@ -19,7 +23,8 @@
     504 timeout_error          Timeout
     529 overloaded_error       Overloaded
 
-Sources: https://platform.claude.com/docs/en/api/errors, https://platform.claude.com/docs/en/api/messages, `anthropic._error_classes`,
+Sources: https://platform.claude.com/docs/en/api/errors,
+https://platform.claude.com/docs/en/api/messages, `anthropic._error_classes`,
 `anthropic.types.StopReason` and `Usage` of the SDK, 2.12.0.
 """
 
@@ -65,7 +70,7 @@ ERROR_STATUSES: Mapping[str, int] = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
-"""The HTTP status that each error type has, for errors inside a stream, where none can be sent any more."""
+"""The HTTP status of each error type, for errors inside a stream, which have none."""
 
 ACCOUNT_CODES = frozenset(
     {
@@ -78,24 +83,25 @@ ACCOUNT_CODES = frozenset(
         "cmek_feature_unsupported",
     }
 )
-"""`error.details.error_code` of 400s that the operator has to settle with Anthropic; no client can."""
+"""`error.details.error_code` of 400s that only the operator can resolve, with Anthropic."""
 
 MONEY_CODES = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
-"""`error_code` of 429s that no waiting of seconds cures."""
+"""`error_code` of 429s that last for longer than a retry can wait."""
 
 
 def finish_reason(stop_reason: Any) -> str | None:
-    """OpenAI's word; None while there is none. A reason that is new to us is the end of the answer all the same."""
+    """OpenAI's finish_reason for a stop_reason; None if there is none yet. An unknown one is
+    "stop"."""
     return FINISH_REASONS.get(stop_reason, "stop") if isinstance(stop_reason, str) else None
 
 
 def parse_usage(value: Any) -> Usage | None:
-    """A `usage` object; None when there is none. What is no count is 0, and the usage is marked as
-    absurd."""
+    """Parse a `usage` object; None if there is none. What is not a count is 0, and sets
+    `absurd`."""
     if not isinstance(value, dict):
         return Usage(absurd=True) if value else None
     absurd = [name for name in (*_PROMPT, "output_tokens") if _is_absurd(value.get(name))]
-    # One part of the prompt that is no count leaves its sum unknown.
+    # Without one of its parts the prompt's sum is unknown.
     known = not any(name in absurd for name in _PROMPT)
     fresh, written, read = (_count(value.get(name)) if known else 0 for name in _PROMPT)
     details = value.get("output_tokens_details")
@@ -126,7 +132,7 @@ def _count(value: Any) -> int:
 
 
 def openai_usage(usage: Usage) -> dict[str, Any]:
-    """`usage` as OpenAI writes it."""
+    """`usage` in OpenAI's format."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -140,7 +146,8 @@ def openai_usage(usage: Usage) -> dict[str, Any]:
 
 
 def parse_message(provider: str, data: bytes) -> dict[str, Any]:
-    """The body of a successful answer. Raises BadResponse for anything that is no message."""
+    """Parse the body of a successful answer. Raises BadResponse if it is not a message, and the
+    error in it if there is one."""
     message = parse_answer(provider, data)
     if isinstance(message, dict):
         if isinstance(message.get("content"), list):
@@ -151,7 +158,8 @@ def parse_message(provider: str, data: bytes) -> dict[str, Any]:
 
 
 def to_openai(message: Mapping[str, Any], usage: Usage | None, model: str) -> dict[str, Any]:
-    """A message as a chat completion. Thinking goes into `reasoning_content`, and whole, with its signature, into `thinking_blocks`."""
+    """A message as a chat completion. `reasoning_content` gets the text of the thinking,
+    `thinking_blocks` its whole blocks with their signatures."""
     text: list[str] = []
     reasoning: list[str] = []
     thinking: list[dict[str, Any]] = []
@@ -204,7 +212,8 @@ def to_openai(message: Mapping[str, Any], usage: Usage | None, model: str) -> di
 
 # -- errors ---------------------------------------------------------------------------------------
 def classify(failure: UpstreamFailure) -> ProviderError:
-    """The error that a failed answer means: by status, then `error.type` and `error.details.error_code`, never by text."""
+    """The error for an unsuccessful answer: by status, `error.type` and `error.details.error_code`,
+    never by text."""
     try:
         parsed = orjson.loads(failure.body)
     except orjson.JSONDecodeError:
@@ -213,12 +222,12 @@ def classify(failure: UpstreamFailure) -> ProviderError:
 
 
 def stream_error(provider: str, event: Any) -> ProviderError:
-    """The error that `event: error` in a stream means."""
+    """The error for `event: error` in a stream."""
     kind, code = _names(event)
     error = _classify(
         UpstreamFailure(provider, ERROR_STATUSES.get(kind or "", 500), {}, b""), kind, code
     )
-    error.upstream_status = None  # the answer's own was a success
+    error.upstream_status = None  # the answer's own status was a success
     if type(error) is BadResponse:
         return BadResponse(f"{provider} reported an error in its stream", provider=provider)
     return error

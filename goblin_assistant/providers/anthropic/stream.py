@@ -1,17 +1,19 @@
-"""Anthropic's event stream, followed as it passes or turned into OpenAI's chunks.
+"""Anthropic's event stream, observed as it passes or translated to OpenAI's chunks.
 
     message_start         the role chunk; usage of the prompt
     content_block_start   tool_use: a tool call's index, id and name
-    content_block_delta   text_delta -> content, thinking_delta -> reasoning_content, input_json_delta -> a tool call's arguments
+    content_block_delta   text_delta -> content, thinking_delta -> reasoning_content,
+                          input_json_delta -> a tool call's arguments
     content_block_stop    of thinking: the block with its signature, as `thinking_blocks`
     message_delta         finish_reason; usage so far, cumulative
-    message_stop          the end; a stream without it was cut
+    message_stop          the end; a stream without it is incomplete
     ping, unknown events  passed on or left out; Anthropic may add events and deltas at any time
     error                 a ProviderError
 
-The first piece is held back until a second event has come: an overloaded service says so right after message_start, and as long as
-nothing has gone to the client another attempt can be made.
-Sources: https://platform.claude.com/docs/en/build-with-claude/streaming, `anthropic.types.RawMessageStreamEvent` of the SDK, 2.12.0.
+The first event is held back until a second one has come. An overloaded service reports its error
+right after message_start, and another attempt can be made while the client has received nothing.
+Sources: https://platform.claude.com/docs/en/build-with-claude/streaming,
+`anthropic.types.RawMessageStreamEvent` of the SDK, 2.12.0.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from goblin_assistant.providers.upstream.sse import ends_as_objects, event_data,
 
 
 class StreamObserver:
-    """The state of one stream that passes untouched."""
+    """The state of one stream that passes untouched. `progress` gets the counts as they come."""
 
     __slots__ = (
         "_held",
@@ -57,9 +59,10 @@ class StreamObserver:
         self.finish_reason: str | None = None
 
     def plain(self, block: bytes) -> bool:
-        """Whether a block, of however many events, goes on as it is; else it is fed an event at a time."""
-        # Deltas and pings are almost everything there is. A quotation mark inside a text is escaped, so these names are never part of one
-        # without making a mere false alarm.
+        """Whether a block of events can be passed on as it is. Otherwise feed its events one by
+        one."""
+        # Most events are deltas and pings. A text that holds one of these names costs no more than
+        # parsing its block.
         return (
             self._held is None
             and b'"message_' not in block
@@ -68,7 +71,8 @@ class StreamObserver:
         )
 
     def feed(self, block: bytes) -> bytes:
-        """What of an event (or several) goes to the client. Raises ProviderError for an error or nonsense in it."""
+        """The part of one or more events that the client gets. Raises ProviderError for an error in
+        them, or for what is not a JSON object."""
         if self.plain(block):
             return block
         alone = True
@@ -82,11 +86,11 @@ class StreamObserver:
         return b"" if alone else held
 
     def usage(self) -> Usage | None:
-        """What has been counted so far; None before message_start."""
+        """The counts so far; None before message_start."""
         return self._progress.usage
 
     def completed(self) -> Completed:
-        """The stream is over. Raises BadResponse if it did not say so itself."""
+        """The stream is over. Raises BadResponse if its end is missing."""
         if not self.done:
             raise BadResponse(
                 f"{self._provider}'s stream ended before its end", provider=self._provider
@@ -115,7 +119,7 @@ class StreamObserver:
             raise stream_error(self._provider, event)
 
     def _count(self, usage: Any) -> None:
-        # Totals, not differences; what does not apply is left out or null and must not wipe what message_start said.
+        # Counts are totals. A count that is left out or null does not replace an earlier one.
         if isinstance(usage, dict):
             merged = {
                 **self._usage,
@@ -126,7 +130,8 @@ class StreamObserver:
 
 
 class Translator(StreamObserver):
-    """The state of one stream that becomes OpenAI's. `include_usage`: the client asked for the last chunk with the counts."""
+    """The state of one stream that is translated to OpenAI's. `include_usage`: the client asked for
+    the usage chunk."""
 
     __slots__ = ("_calls", "_created", "_include_usage", "_out", "_thinking")
 
@@ -141,11 +146,11 @@ class Translator(StreamObserver):
         self._out: list[bytes] = []
 
     def plain(self, block: bytes) -> bool:
-        """Never: everything is translated."""
+        """False: every event is translated."""
         return False
 
     def feed(self, block: bytes) -> bytes:
-        """The chunks for an event (or several), b"" if it makes none."""
+        """The chunks for one or more events; b"" if there are none. Raises as StreamObserver."""
         out = self._out = []
         alone = True
         for event in events_of(self._provider, block):
@@ -186,9 +191,7 @@ class Translator(StreamObserver):
                     ]
                 }
             )
-            if block.get(
-                "input"
-            ):  # whole at once: not what Anthropic does, but what its format allows
+            if block.get("input"):  # the format allows it, though Anthropic sends deltas
                 self._arguments(number, orjson.dumps(block["input"]).decode())
         elif kind in ("thinking", "redacted_thinking"):
             self._thinking[index] = dict(block)
@@ -248,9 +251,9 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def events_of(provider: str, block: bytes) -> list[dict[str, Any]]:
-    """The data of every event in a block of whole events. Raises BadResponse for what is no JSON object.
+    """The data of every event in a block. Raises BadResponse for what is not a JSON object.
 
-    The name in `event:` is repeated as `type` in the data, so that only the data is read.
+    Only the data is read: its `type` repeats the name in `event:`.
     """
     found: list[dict[str, Any]] = []
     for event in split_events(block):

@@ -1,15 +1,16 @@
-"""What `echo` answers: a pure function of the request, so that tests and load tests can know it beforehand.
+"""What `echo` answers: a pure function of the request, so that tests and load tests can predict it.
 
-Tokens: one for each word, a word being a run of characters without white space. Images and other parts that are no
-text count nothing.
+Tokens: one for each word. A word is a run of characters without white space. Images and other parts
+without text count 0.
 
 * By default the answer says what it is and repeats the last user (or tool) message.
-* Tools: with `tool_choice` "required" the first tool is called, with a named function that one; with "auto" (the
-  default when there are tools) every tool whose name is a word of the last user message. Arguments are made from the
-  tool's JSON schema. After a tool's result the answer is text again.
-* `response_format`: json_object gives `{"echo": "<the text>"}`, json_schema an instance of the schema.
-* `max_tokens` / `max_completion_tokens` cut after that many words (finish_reason "length"), `stop` before its first
-  occurrence.
+* Tools: `tool_choice` "required" calls the first tool, a named function that one. "auto" (the
+  default when there are tools) calls every tool whose name is a word of the last user message.
+  Arguments are made from the tool's JSON schema. After a tool's result the answer is text again.
+* `response_format`: json_object gives `{"echo": "<the text>"}`, json_schema an instance of the
+  schema.
+* `max_tokens` / `max_completion_tokens` end the text after that many words (finish_reason
+  "length"), `stop` before its first occurrence.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ EMBEDDING_DIMENSIONS = 256
 MAX_EMBEDDING_DIMENSIONS = 4096
 MAX_CHOICES = 16
 MAX_ANSWER_WORDS = 100_000
-"""Words of an answer, as a model's longest: a prompt of 20 MB repeated word by word takes 400 MB."""
+"""The longest answer, in words. Without a limit, a prompt of 20 MB repeated as words takes 400
+MB."""
 MAX_VECTOR_WORDS = 10_000
-"""Words of one embeddings request that its vectors depend on, the first ones: each costs a microsecond or two."""
+"""Words of an embeddings request that are read for its vectors, from the first on. Each costs a
+microsecond or two."""
 _PIECE = 65536
 _SCHEMA_DEPTH = 8
 _SCHEMA_NODES = 500
@@ -47,7 +50,7 @@ _NAMES = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class EchoReply:
-    """`words` joined are the text; each keeps the white space before it."""
+    """The text, as words with the white space before each, or tool calls."""
 
     words: Sequence[str]
     tool_calls: Sequence[tuple[str, str]] = ()  # name, arguments as JSON
@@ -61,7 +64,7 @@ class EchoReply:
 
 
 def count_tokens(text: str) -> int:
-    """Tokens of a text by the rule above. In pieces: a list of all words of 20 MB takes 400 MB."""
+    """The words of a text. Counted in pieces, because a list of all words of 20 MB takes 400 MB."""
     if len(text) <= _PIECE:
         return len(text.split())
     pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
@@ -70,12 +73,13 @@ def count_tokens(text: str) -> int:
 
 
 def prompt_tokens(body: Mapping[str, Any]) -> int:
-    """Tokens of all messages."""
+    """The tokens of all messages."""
     return sum(count_tokens(_text(message)) for message in _messages(body))
 
 
 def answer(body: Mapping[str, Any], length: int | None = None) -> EchoReply:
-    """The answer to a chat; `length` in tokens replaces the text by filler of that length. Raises InvalidRequest."""
+    """The answer to a chat. `length`, in tokens, asks for filler of that length in place of the
+    text. Raises InvalidRequest."""
     messages = _messages(body)
     if length is None and (calls := _tool_calls(body, messages)):
         tokens = sum(count_tokens(arguments) + 1 for _, arguments in calls)
@@ -100,9 +104,11 @@ def answer(body: Mapping[str, Any], length: int | None = None) -> EchoReply:
 
 
 def embeddings(body: Mapping[str, Any]) -> tuple[list[list[float] | str], int]:
-    """Vectors for `input` (base64 of little-endian float32 where asked for) and the tokens. Raises InvalidRequest.
+    """Vectors for `input`, and its tokens. With `encoding_format` "base64" a vector is the base64
+    of little-endian float32. Raises InvalidRequest.
 
-    A vector is the normalised sum of a direction for each word, so texts that share words are near each other.
+    Each word has a direction, and a vector is their normalised sum. So texts that share words are
+    near each other.
     """
     given = body.get("input")
     items: list[Any]
@@ -224,10 +230,11 @@ def _tool_calls(
 
 
 def instance_of(schema: Any) -> Any:
-    """A value that fits a JSON schema: the first of an enum, the first of alternatives; deep down only required
-    properties.
+    """A value that fits a JSON schema: the first of an enum, the first of alternatives; below two
+    levels only required properties.
 
-    Patterns, formats and conditions are not looked at. Bounded in depth and size, whatever the schema refers to.
+    Patterns, formats and conditions are ignored. Depth and size are bounded, also for a schema that
+    refers to itself.
     """
     return _Maker(schema).make(schema, 0)
 

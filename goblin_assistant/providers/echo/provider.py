@@ -1,6 +1,6 @@
-"""The embedded provider: no key, no network, no model. It says so, repeats what it is told (answers.py), and can
-be told to be slow or to fail (simulation.py), so that everything around a provider can be tried and load tested for
-nothing.
+"""The embedded provider, without key, network or model. It repeats what it is told (answers.py),
+and can be told to be slow or to fail (simulation.py). With it everything around a provider can be
+tried and load tested for nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class EchoProvider(Provider):
 
     @classmethod
     def from_row(cls, name: str, row: ProviderRow, config: Config) -> EchoProvider:
-        """From a row of kind echo; its options are SimulationOptions. Raises ConfigError."""
+        """The provider for a row of kind echo, with SimulationOptions. Raises ConfigError."""
         return cls(
             name,
             options_of(name, row, SimulationOptions),
@@ -69,15 +69,15 @@ class EchoProvider(Provider):
         )
 
     def models(self) -> Sequence[Model]:
-        """`echo`, or what the row declares."""
+        """`echo`, or the models that the row declares."""
         return self._models
 
     def count_tokens(self, body: Mapping[str, Any]) -> int | None:
-        """By its own rule: words (answers.py)."""
+        """The number of words in the messages (answers.py)."""
         return prompt_tokens(body) if isinstance(body.get("messages"), list) else None
 
     def check(self, timeout: float = 3.0) -> None:
-        """Always well: a simulated fault is a call's."""
+        """Always succeeds: only calls have simulated faults."""
 
     def complete(self, request: ChatRequest) -> ChatResponse:
         """Answer in one piece."""
@@ -126,15 +126,15 @@ class EchoProvider(Provider):
             "created": int(time.time()),
             "model": request.model,
         }
-        # The part of a chunk that never changes is encoded once: a load test's server spends its time on what is
-        # measured.
+        # The constant part of a chunk is encoded once, so that a load test measures the gateway and
+        # not this provider.
         prefix = b"data: " + orjson.dumps(head)[:-1] + b',"choices":[{"index":'
         due = time.monotonic()
         for index in range(choices):
             opening = b"%b%d," % (prefix, index)
             yield (
-                opening
-                + b'"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}\n\n'
+                opening + b'"delta":{"role":"assistant","content":""},'
+                b'"logprobs":null,"finish_reason":null}]}\n\n'
             )
             for position, word in enumerate(made.words):
                 if plan.error is not None and position >= cut:
@@ -161,7 +161,7 @@ class EchoProvider(Provider):
         yield Completed(request.model, usage, made.finish_reason)
 
     def embed(self, request: ChatRequest) -> ChatResponse:
-        """Vectors that depend on the words alone."""
+        """Vectors that depend only on the words."""
         plan = self._simulation.plan(stream=False)
         if plan.wait:
             wait(plan.wait, request.call, self.name)
@@ -212,7 +212,8 @@ def _message(made: EchoReply) -> dict[str, Any]:
 
 
 def _tool_call_deltas(made: EchoReply) -> Iterator[bytes]:
-    """Name first, arguments in two pieces: what a client has to put together, as with the real ones."""
+    """Name first, then the arguments in two pieces, so that a client has to join them, as with real
+    providers."""
     for position, (name, arguments) in enumerate(made.tool_calls):
         function = {"name": name, "arguments": ""}
         yield orjson.dumps(

@@ -1,7 +1,8 @@
-"""How a simulated provider behaves: how long it takes, how fast it talks, how often and how it fails.
+"""How a simulated provider behaves: its latency, its speed, how often and how it fails.
 
-Lengths of time are distributions, written as text: `0.4` (always), `uniform:0.1,0.5`, `normal:0.4,0.1`,
-`lognormal:0.4,0.3` (median in seconds, sigma of the logarithm; what latencies look like), `exponential:0.4` (mean).
+Lengths of time are distributions, written as text: `0.4` (constant), `uniform:0.1,0.5`,
+`normal:0.4,0.1`, `lognormal:0.4,0.3` (median in seconds, sigma of the logarithm; typical of
+latencies), `exponential:0.4` (mean).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from goblin_assistant.providers.base import (
 )
 
 LOOK_SECONDS = 0.25
-"""How often a wait looks whether the client is still there."""
+"""Seconds between two checks of a wait whether the client has disconnected."""
 
 FaultKind = Literal[
     "rate_limited",
@@ -46,7 +47,7 @@ FaultKind = Literal[
     "model_not_found",
     "cut",
 ]
-"""`cut`: a stream breaks off in the middle (an answer in one piece fails as bad_response)."""
+"""`cut`: a stream breaks off in the middle; an answer in one piece fails as bad_response."""
 
 _FAULTS: dict[str, type[ProviderError]] = {
     "rate_limited": RateLimited,
@@ -66,7 +67,7 @@ Draw = Callable[[random.Random], float]
 
 
 def distribution(text: str) -> Draw:
-    """The function that draws from a distribution. Raises ValueError with what is accepted."""
+    """A function that draws from a distribution. Raises ValueError with what is accepted."""
     kind, _, rest = text.partition(":")
     try:
         if not rest:
@@ -90,8 +91,8 @@ def distribution(text: str) -> Draw:
     except ValueError:
         pass
     raise ValueError(
-        f"{text!r}: accepted: a number, uniform:low,high, normal:mean,deviation, lognormal:median,sigma "
-        "or exponential:mean"
+        f"{text!r}: accepted: a number, uniform:low,high, normal:mean,deviation, "
+        "lognormal:median,sigma or exponential:mean"
     )
 
 
@@ -115,7 +116,7 @@ Distribution = Annotated[str, BeforeValidator(_as_text), AfterValidator(_checked
 
 
 class SimulationOptions(BaseModel):
-    """`options` of a row of kind echo. All off: answers come at once and never fail."""
+    """`options` of a row of kind echo. By default answers come at once and never fail."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     latency: Distribution = Field("0", description="seconds until an answer begins")
@@ -139,7 +140,7 @@ class SimulationOptions(BaseModel):
 
 
 class Plan:
-    """What becomes of one call, drawn beforehand."""
+    """The course of one call, drawn beforehand."""
 
     __slots__ = ("cut_at", "error", "length", "pace", "wait")
 
@@ -155,11 +156,11 @@ class Plan:
         self.pace = pace  # seconds per token
         self.length = length  # of the answer, in tokens; None: echo
         self.error = error
-        self.cut_at = cut_at  # share of the stream after which it breaks; None: the error comes instead of an answer
+        self.cut_at = cut_at  # share of the stream before the error; None: no answer at all
 
 
 class Simulation:
-    """Draws plans. Shared by all threads."""
+    """Draws plans from one row's options. Shared by all threads."""
 
     def __init__(self, provider: str, options: SimulationOptions | None = None) -> None:
         options = options or SimulationOptions()
@@ -198,12 +199,12 @@ class Simulation:
 
 
 def wait(seconds: float, call: Call, provider: str) -> None:
-    """Sleep, but not for a client that has gone (CallCancelled) nor past the deadline (Timeout)."""
+    """Sleep. Raises CallCancelled when the client disconnects, Timeout at the call's deadline."""
     wait_until(time.monotonic() + seconds, call, provider)
 
 
 def wait_until(moment: float, call: Call, provider: str) -> None:
-    """`wait`, to a moment on time.monotonic()'s clock: a pace kept so does not drift."""
+    """As `wait`, until a moment on time.monotonic()'s clock, so that a pace does not drift."""
     while True:
         now = time.monotonic()
         left = moment - now

@@ -1,10 +1,10 @@
-"""A simulated provider as a server of its own, for others to load test against: OpenAI's API on the engine of `echo`.
+"""A simulated provider as a server, for load tests: OpenAI's API over the engine of `echo`.
 
     POST /v1/chat/completions   POST /v1/embeddings   GET /v1/models   GET /health
 
-Faults are those a real provider's server would send: a status with OpenAI's error body and Retry-After, or a stream
-that breaks off. No accounts, no limits, no log: what is measured is the client, or what stands between.
-`goblin-assistant simulate` serves it.
+Faults are those of a real provider's server: a status with OpenAI's error body and Retry-After, or
+a stream that breaks off. There are no accounts, limits or logs, so that a test measures its client,
+or the gateway between them. `goblin-assistant simulate` serves it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 MAX_BODY_BYTES = 64 * 1024 * 1024
 CALL_SECONDS = 3600.0
 
-# A provider's own statuses, where ours for its clients differ (providers/base.py).
+# A provider's statuses, where they differ from those that our clients get (providers/errors.py).
 _STATUSES: dict[type[ProviderError], tuple[int, str, str]] = {
     RateLimited: (429, "rate_limit_error", "rate_limit_exceeded"),
     Overloaded: (529, "overloaded_error", "overloaded"),
@@ -107,7 +107,7 @@ class Simulator:
         if not request.stream:
             return _raw(start_response, self._provider.complete(request).body)
         events = self._provider.stream(request)
-        first = next(events)  # an error that comes instead of an answer still gets its status
+        first = next(events)  # an error in place of an answer still gets its status
         start_response(
             "200 OK",
             [("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache")],

@@ -83,7 +83,7 @@ class OpenAICompatibleProvider(RemoteProvider):
 
     @classmethod
     def from_row(cls, name: str, row: ProviderRow, config: Config) -> OpenAICompatibleProvider:
-        """From a row that has been completed by its preset. Raises ConfigError."""
+        """The provider for a row that its preset has completed. Raises ConfigError."""
         known = PRESETS[name].models if name in PRESETS else ()
         return cls(
             name,
@@ -95,7 +95,7 @@ class OpenAICompatibleProvider(RemoteProvider):
 
     # -- catalogue ----------------------------------------------------------------------------
     def check(self, timeout: float = 3.0) -> None:
-        """GET the list of models, which is free everywhere, and learn it."""
+        """GET the list of models, which costs nothing, and learn it."""
         path = self._quirks.models_path
         if path is None:
             try:
@@ -103,7 +103,7 @@ class OpenAICompatibleProvider(RemoteProvider):
             except AuthenticationFailed:
                 raise
             except ProviderError as error:
-                # Any answer below 500, also one that is not JSON, proves that the server is there.
+                # Any answer below 500 proves that the server is up, even if it is not JSON.
                 if error.upstream_status is not None and error.upstream_status >= 500:
                     raise
                 if error.upstream_status is None and not isinstance(error, BadResponse):
@@ -117,7 +117,7 @@ class OpenAICompatibleProvider(RemoteProvider):
 
     # -- calls --------------------------------------------------------------------------------
     def complete(self, request: ChatRequest) -> ChatResponse:
-        """POST the chat; the answer's bytes go to the client as they came."""
+        """POST the chat. The answer's bytes are the response's body."""
         body = self._encode(request, stream=False)
         data = self._client.post(self._chat_path(request), body, request.call, fields=request.body)
         parsed = self._parse(data, request, "choices")
@@ -167,9 +167,8 @@ class OpenAICompatibleProvider(RemoteProvider):
         if isinstance(parsed, dict):
             if isinstance(parsed.get(key), list):
                 return parsed
-            if error := error_object(
-                parsed
-            ):  # some servers say 200 to it (OpenRouter, when the model's own server failed)
+            # Some servers send errors with status 200: OpenRouter, when the model's server failed.
+            if error := error_object(parsed):
                 raise stream_error(self.name, error, request.body)
         raise BadResponse(f"{self.name}'s answer is not what was asked for", provider=self.name)
 

@@ -52,9 +52,9 @@ class RequestEncoder:
         return encode(merged)
 
     def _one_limit(self, request: ChatRequest, changes: dict[str, Any], removed: list[str]) -> None:
-        """Of several limits send one: under the name that the row gives for this model, else under
-        the older name, which every server knows. Its own value is kept if it has one: it is no more
-        than what was reserved for the request."""
+        """Send only one of several limits: the name that the row gives for this model, else the
+        older one, which every server knows. Its own value is kept if it has one, because the
+        largest of all was reserved."""
         source = request.body
         present = [name for name in LIMIT_FIELDS if name in source]
         if not present:

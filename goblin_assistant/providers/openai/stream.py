@@ -1,8 +1,8 @@
-"""Follows an OpenAI-compatible event stream as it passes.
+"""Observes an OpenAI-compatible event stream as it passes.
 
-Almost every block goes on untouched and unparsed: four or five searches in about 200 bytes tell that there is nothing
-to see. A block is taken apart only where something is in it that matters: the first one (the model's name), usage, a
-finish reason, an error, `[DONE]`, or a shape that is not one of JSON objects.
+Almost every block is passed on unparsed: a few searches in about 200 bytes show that it needs no
+attention. A block is parsed if it is the first (for the model's name), or holds usage, a finish
+reason, an error or `[DONE]`, or if an event in it does not end as a JSON object.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from goblin_assistant.providers.upstream.sse import ends_as_objects, event_data,
 
 
 class StreamObserver:
-    """The state of one stream. `drop_usage`: the usage chunk was asked for by us, not by the
-    client. `progress` is told the counts as they come."""
+    """The state of one stream. `fields` are the client's request fields: an error names no other.
+    `drop_usage`: we asked for the usage chunk, not the client. `progress` gets the counts as they
+    come."""
 
     __slots__ = (
         "_drop_usage",
@@ -51,8 +52,8 @@ class StreamObserver:
         self.finish_reason: str | None = None
 
     def plain(self, block: bytes) -> bool:
-        """Whether a block, of however many events, goes on as it is. One that does not is fed an event at a time: what
-        came before an error has to arrive."""
+        """Whether a block of events can be passed on as it is. Otherwise feed its events one by
+        one, so that those before an error arrive."""
         return (
             self._seen
             and ends_as_objects(block)
@@ -65,11 +66,12 @@ class StreamObserver:
         )
 
     def feed(self, event: bytes) -> bytes:
-        """What of an event (or several) goes to the client. Raises ProviderError for an error or nonsense in it."""
+        """The part of one or more events that the client gets. Raises ProviderError for an error in
+        them, or for what is not a chunk."""
         return event if self.plain(event) else self._read(event)
 
     def completed(self) -> Completed:
-        """The stream is over. Raises BadResponse if it did not say so itself."""
+        """The stream is over. Raises BadResponse if its end is missing."""
         if not self.done and self.finish_reason is None:
             raise BadResponse(
                 f"{self._provider}'s stream ended before its end", provider=self._provider
@@ -113,7 +115,7 @@ class StreamObserver:
         if usage is not None:
             self.usage = self._progress.usage = later_usage(self.usage, usage)
         if not isinstance(choices, list):
-            return True  # something new; not ours to judge
+            return True  # not a chunk that we know: passed on
         for choice in choices:
             if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str):
                 self.finish_reason = choice["finish_reason"]

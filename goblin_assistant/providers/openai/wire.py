@@ -1,7 +1,7 @@
-"""OpenAI's chat format, read as little as possible: usage, the end of a stream, errors. Pure functions, no I/O.
+"""OpenAI's chat format: usage, errors, and encoding. Pure functions.
 
-Sources: https://platform.openai.com/docs/api-reference/chat/object, .../chat/streaming, .../guides/error-codes. The
-variants of other servers are named where they are read.
+Sources: https://platform.openai.com/docs/api-reference/chat/object, .../chat/streaming,
+.../guides/error-codes. What other servers do differently is named where it is read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from goblin_assistant.providers.faults import UpstreamFailure, error_for
 AUTHENTICATION_CODES = frozenset(
     {"invalid_api_key", "API_KEY_INVALID", "authentication_error", "permission_error"}
 )
-"""OpenAI's and Gemini's (which says so with status 400), and what servers write into an event stream."""
+"""Codes and types of refused keys: OpenAI's, Gemini's (with status 400), and those in event
+streams."""
 
 STREAM_STATUSES = {
     "rate_limit_exceeded": 429,
@@ -45,12 +46,12 @@ STREAM_STATUSES = {
     "provider_rate_limited": 429,
     "provider_overloaded": 503,
 }
-"""Statuses for the codes and types of an error inside a stream, where no HTTP status can be sent any more. The last
+"""The status for the code or type of an error inside a stream, which has no HTTP status. The last
 two are this product's own."""
 
 
 def encode(body: Any) -> bytes:
-    """A body as JSON. orjson knows no integers beyond 64 bits; json does."""
+    """A body as JSON. json encodes integers beyond 64 bits, which orjson refuses."""
     try:
         return orjson.dumps(body)
     except TypeError:
@@ -64,8 +65,8 @@ def wants_usage(body: Mapping[str, Any]) -> bool:
 
 
 def usage_in(answer: Mapping[str, Any]) -> Usage | None:
-    """The usage that an answer or a chunk reports; None: it reports none. What is no count is 0 and
-    `absurd`."""
+    """The usage that an answer or a chunk reports; None if it reports none. What is not a count is
+    0, and sets `absurd`."""
     reported = answer.get("usage")
     if not reported:
         return None
@@ -74,8 +75,8 @@ def usage_in(answer: Mapping[str, Any]) -> Usage | None:
 
 
 def parse_usage(value: Any, service_tier: Any = None) -> Usage | None:
-    """A `usage` object; None when there is none or nothing in it makes sense. `service_tier` stands
-    beside it."""
+    """Parse a `usage` object; None if it holds no count. `service_tier` is the answer's field of
+    that name."""
     if not isinstance(value, dict):
         return None
     given = (value.get("prompt_tokens"), value.get("completion_tokens"))
@@ -117,7 +118,8 @@ def parse_usage(value: Any, service_tier: Any = None) -> Usage | None:
 
 
 def error_object(parsed: Any) -> Mapping[str, Any] | None:
-    """The error in a body: `{"error": {...}}`, Gemini's list of one, or the flat form of Mistral and older vLLM."""
+    """The error in a body, or None. Its forms: `{"error": {...}}`, Gemini's list of one of these,
+    and the flat object of Mistral and older vLLM."""
     if isinstance(parsed, list) and parsed:
         parsed = parsed[0]
     if not isinstance(parsed, dict):
@@ -126,18 +128,17 @@ def error_object(parsed: Any) -> Mapping[str, Any] | None:
     if isinstance(inner, dict):
         return inner
     if inner is not None:
-        return {
-            "code": inner
-        }  # llama.cpp's proxies and Ollama's native routes: a bare text, useful only if it is a code
+        # A bare text, from llama.cpp's proxies and Ollama's native routes. It may be a code.
+        return {"code": inner}
     return parsed if parsed.get("object") == "error" else None
 
 
 def _names(error: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
-    """code, type and the top-level field of `param`."""
+    """The error's code, type and the top-level field of its `param`."""
     code, kind, param = error.get("code"), error.get("type"), error.get("param")
     inner = error.get("innererror")
     if isinstance(inner, dict) and isinstance(inner.get("code"), str):
-        code = inner["code"]  # Azure says why a prompt was filtered there
+        code = inner["code"]  # Azure's reason for filtering a prompt
     details = error.get("details")
     if isinstance(details, list):
         for detail in details:
@@ -151,7 +152,7 @@ def _names(error: Mapping[str, Any]) -> tuple[str | None, str | None, str | None
 
 
 def classify(failure: UpstreamFailure) -> ProviderError:
-    """The error that a failed answer of an OpenAI-compatible server means."""
+    """The error for an unsuccessful answer of an OpenAI-compatible server."""
     try:
         error = error_object(orjson.loads(failure.body))
     except orjson.JSONDecodeError:
@@ -167,8 +168,8 @@ def classify(failure: UpstreamFailure) -> ProviderError:
 def stream_error(
     provider: str, error: Mapping[str, Any], fields: Mapping[str, Any]
 ) -> ProviderError:
-    """The error that `data: {"error": {...}}` in a stream means; a numeric code is an HTTP status (OpenRouter,
-    vLLM)."""
+    """The error for `data: {"error": {...}}` in a stream. A numeric code is an HTTP status
+    (OpenRouter, vLLM). `fields` are the client's request fields: the error names no other."""
     code, kind, param = _names(error)
     status = error.get("code")
     if not isinstance(status, int) or not 400 <= status < 600:
@@ -189,7 +190,7 @@ def stream_error(
         result = error_for(
             UpstreamFailure(provider, status, {}, b""), code=code, kind=kind, param=param
         )
-        result.upstream_status = None  # the answer's own was a success
+        result.upstream_status = None  # the answer's own status was a success
     if result.param is not None and result.param not in fields:
         result.param = None
     return result
