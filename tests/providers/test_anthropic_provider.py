@@ -1,4 +1,5 @@
-"""The Anthropic provider on the wire: headers, bodies, pass-through, catalogue, configuration. Faults are in the contract suite."""
+"""The Anthropic provider on the wire: headers, bodies, pass-through, catalogue, configuration.
+Faults are in test_contract.py."""
 
 from __future__ import annotations
 
@@ -113,7 +114,10 @@ def test_a_request_that_cannot_be_translated_sends_nothing(
 def test_in_its_own_dialect_the_bytes_pass_both_ways(
     provider: AnthropicProvider, fake_upstream: FakeUpstream
 ) -> None:
-    raw = b'{ "model": "claude-sonnet-4-5", "max_tokens": 10, "messages": [{"role":"user","content":"Hello"}], "new": 1e2 }'
+    raw = (
+        b'{ "model": "claude-sonnet-4-5", "max_tokens": 10, '
+        b'"messages": [{"role":"user","content":"Hello"}], "new": 1e2 }'
+    )
     answer = orjson.dumps(anthropic_message()) + b" \n"
     fake_upstream.reply(Reply.plain(200, answer))
     headers = {
@@ -162,9 +166,7 @@ def test_only_the_models_name_is_replaced(
     "header",
     [{"anthropic-version": "latest"}, {"anthropic-beta": "a\tb"}, {"anthropic-beta": "x" * 2000}],
 )
-def test_a_header_that_is_none_is_refused(
-    provider: AnthropicProvider, header: dict[str, str]
-) -> None:
+def test_an_invalid_header_is_refused(provider: AnthropicProvider, header: dict[str, str]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(header))):
         provider.complete(request(native(), dialect="anthropic", headers=header))
 
@@ -177,11 +179,11 @@ def test_an_overloaded_service_that_says_so_in_its_stream_can_be_retried(
         fake_upstream.reply(Reply.sse([anthropic_events()[0], error]))
         events = provider.stream(request(native(), stream=True, dialect=dialect))  # type: ignore[arg-type]
         with pytest.raises(Overloaded) as caught:
-            next(events)  # nothing has gone to the client
+            next(events)  # the client has received nothing
         assert CANARY not in str(caught.value)
 
 
-def test_a_cut_stream_is_no_end_in_either_dialect(
+def test_an_incomplete_stream_is_an_error_in_either_dialect(
     provider: AnthropicProvider, fake_upstream: FakeUpstream
 ) -> None:
     for dialect in ("openai", "anthropic"):

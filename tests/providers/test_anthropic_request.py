@@ -14,7 +14,10 @@ from goblin_assistant.providers.anthropic.models import ALL_EFFORTS, CATALOGUE, 
 from goblin_assistant.providers.anthropic.request import IGNORED, NEUTRAL, TRANSLATED, build_request
 from goblin_assistant.providers.base import InvalidRequest
 
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg"
+    "=="
+)
 HELLO = [{"role": "user", "content": "Hello"}]
 WEATHER = {
     "type": "function",
@@ -375,7 +378,7 @@ def test_a_parameter_without_counterpart_is_refused_by_name(name: str, value: An
 
 
 def test_every_parameter_of_openai_is_decided_upon() -> None:
-    # A new one of the SDK shows up here; until then it is refused by name, never dropped.
+    # A new parameter of the SDK fails this test. The provider refuses it by name until then.
     fields = completion_create_params.CompletionCreateParamsBase.__annotations__.keys() | {"stream"}
     refused_outright = {"audio", "web_search_options", "functions", "function_call", "moderation"}
     assert fields == (TRANSLATED | IGNORED | NEUTRAL.keys() | refused_outright) - {

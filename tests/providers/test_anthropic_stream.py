@@ -1,4 +1,4 @@
-"""Anthropic's answers, event streams and errors, read and turned into OpenAI's."""
+"""Anthropic's answers, event streams and errors, and their translation to OpenAI's."""
 
 from __future__ import annotations
 
@@ -161,35 +161,37 @@ def test_usage_is_a_last_chunk_only_for_clients_that_asked() -> None:
     assert chunks[-1]["usage"]["total_tokens"] == 17
 
 
+def started(index: int, block: dict[str, Any]) -> bytes:
+    return event("content_block_start", index=index, content_block=block)
+
+
+def tool_use(call_id: str, name: str) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call_id, "name": name, "input": {}}
+
+
+def tool_call(index: int, call_id: str, name: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": ""}
+    call = {"index": index, "id": call_id, "type": "function", "function": function}
+    return {"tool_calls": [call]}
+
+
 def test_parallel_tool_calls_keep_their_own_numbers_beside_text_and_thinking() -> None:
     events = [
         event("message_start", message=anthropic_message(usage=USAGE) | {"content": []}),
-        event(
-            "content_block_start",
-            index=0,
-            content_block={"type": "thinking", "thinking": "", "signature": ""},
-        ),
+        started(0, {"type": "thinking", "thinking": "", "signature": ""}),
         delta(0, "thinking_delta", thinking="Hm"),
         delta(0, "thinking_delta", thinking="."),
         delta(0, "signature_delta", signature="sig"),
         event("content_block_stop", index=0),
-        event("content_block_start", index=1, content_block={"type": "text", "text": ""}),
+        started(1, {"type": "text", "text": ""}),
         delta(1, "text_delta", text="See:"),
         event("content_block_stop", index=1),
-        event(
-            "content_block_start",
-            index=2,
-            content_block={"type": "tool_use", "id": "a", "name": "f", "input": {}},
-        ),
+        started(2, tool_use("a", "f")),
         delta(2, "input_json_delta", partial_json=""),
         delta(2, "input_json_delta", partial_json='{"x":'),
         delta(2, "input_json_delta", partial_json="1}"),
         event("content_block_stop", index=2),
-        event(
-            "content_block_start",
-            index=3,
-            content_block={"type": "tool_use", "id": "b", "name": "g", "input": {}},
-        ),
+        started(3, tool_use("b", "g")),
         event("content_block_stop", index=3),
         event("an_event_of_tomorrow"),
         event(
@@ -206,28 +208,10 @@ def test_parallel_tool_calls_keep_their_own_numbers_beside_text_and_thinking() -
         {"reasoning_content": "."},
         {"thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "sig"}]},
         {"content": "See:"},
-        {
-            "tool_calls": [
-                {
-                    "index": 0,
-                    "id": "a",
-                    "type": "function",
-                    "function": {"name": "f", "arguments": ""},
-                }
-            ]
-        },
+        tool_call(0, "a", "f"),
         {"tool_calls": [{"index": 0, "function": {"arguments": '{"x":'}}]},
         {"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]},
-        {
-            "tool_calls": [
-                {
-                    "index": 1,
-                    "id": "b",
-                    "type": "function",
-                    "function": {"name": "g", "arguments": ""},
-                }
-            ]
-        },
+        tool_call(1, "b", "g"),
         {},
     ]
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
@@ -283,7 +267,7 @@ def test_a_ping_lets_the_first_event_through(kind: type[StreamObserver]) -> None
     assert observer.feed(event("ping")) != b""
 
 
-def test_a_stream_without_its_last_event_was_cut() -> None:
+def test_a_stream_without_its_last_event_is_incomplete() -> None:
     _, translator = translate(anthropic_events(done=False))
     with pytest.raises(BadResponse, match="ended before its end"):
         translator.completed()
@@ -367,7 +351,7 @@ def test_error_codes_refine_the_status(status: int, code: str, error: type[Provi
     assert type(found) is error
     if status == 429:
         assert found.retry_after is not None
-        assert found.retry_after > 60  # no attempt at the same target is worth making
+        assert found.retry_after > 60  # the same target is not tried again
 
 
 @pytest.mark.parametrize(

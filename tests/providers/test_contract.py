@@ -1,4 +1,4 @@
-"""What every provider promises, tried on each of them against a scripted server."""
+"""What every provider must do, tested on each of them against a scripted server."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def wire(request: pytest.FixtureRequest) -> Wire:
 
 @pytest.fixture
 def provider(wire: Wire, fake_upstream: FakeUpstream) -> Iterator[Provider]:
-    """The provider, pointed at the test's upstream; afterwards no call of it is left."""
+    """The provider at the test's upstream. After the test all of its calls must have ended."""
     made = wire.make(fake_upstream.url)
     yield made
     made.close()
@@ -146,7 +146,7 @@ def test_events_arrive_one_by_one_while_the_stream_goes_on(
     *most, last = wire.events()
     fake_upstream.reply(Reply.sse([*most, SILENCE, last]))
     events = provider.stream(request(wire.model, stream=True))
-    first = next(events)  # would wait for the silence to end if anything were buffered
+    first = next(events)  # would wait for the end of the silence if anything were buffered
     fake_upstream.release()
     assert collect([first, *events])[0] == TEXT
 
@@ -252,7 +252,7 @@ def test_retry_after_is_read(
     low: float,
     high: float,
 ) -> None:
-    # Dates are made now: parameters are made when the tests are collected.
+    # Dates are made here, because parameters are made when the tests are collected.
     dates = {"in 30 s": http_date(30), "30 s ago": http_date(-30)}
     headers = {name: dates.get(value, value) for name, value in headers.items()}
     fake_upstream.reply(Reply.json(status, wire.error(status), headers))
@@ -263,7 +263,7 @@ def test_retry_after_is_read(
 
 
 @pytest.mark.parametrize("value", [None, "soon", "-3", "nan", ""])
-def test_an_absent_or_senseless_retry_after_is_none(
+def test_an_absent_or_invalid_retry_after_is_none(
     wire: Wire, provider: Provider, fake_upstream: FakeUpstream, value: str | None
 ) -> None:
     fake_upstream.reply(
@@ -410,10 +410,10 @@ def test_a_close_before_any_answer_is_a_failed_connection(
         fake_upstream.reply(Reply.raw(how))
         with pytest.raises(ConnectionFailed):
             call(provider, Call())
-    assert len(fake_upstream.requests) == 2  # a fresh connection's failure is never repeated here
+    assert len(fake_upstream.requests) == 2  # a failure of a new connection is not retried here
 
 
-def test_a_connection_that_went_stale_between_two_requests_is_nobodys_business(
+def test_a_stale_connection_is_replaced_without_an_error(
     wire: Wire, provider: Provider, fake_upstream: FakeUpstream
 ) -> None:
     fake_upstream.reply(
@@ -449,7 +449,7 @@ def test_silence_after_the_headers_ends_with_a_timeout(
     wait_until(lambda: fake_upstream.open_connections == 0)
 
 
-def test_comments_are_no_first_token(wire: Wire, fake_upstream: FakeUpstream) -> None:
+def test_a_comment_is_not_a_first_token(wire: Wire, fake_upstream: FakeUpstream) -> None:
     provider = wire.make(fake_upstream.url, first_token=0.5)
     fake_upstream.reply(
         Reply.sse([step for _ in range(100) for step in (b": still here\n\n", Pause(0.05))])
@@ -513,8 +513,8 @@ def test_closing_the_iterator_closes_the_connection(
 
 
 def left_in(provider: Provider, wire: Wire, *, stream: bool, fake_upstream: FakeUpstream) -> None:
-    """The client leaves while the provider is silent; the call must end as cancelled and the connection be closed,
-    within a second."""
+    """The client disconnects while the provider is silent. Within a second the call must end as
+    cancelled and its connection be closed."""
     gone = threading.Event()
     ended: list[BaseException | None] = []
     asked = request(wire.model, stream=stream, call=Call(client_gone=gone.is_set))
@@ -574,7 +574,7 @@ def test_a_client_that_leaves_within_a_body_cancels_the_call(
 def test_a_server_that_announces_close_can_be_cut_too(
     wire: Wire, provider: Provider, fake_upstream: FakeUpstream
 ) -> None:
-    # http.client forgets the socket then; providers/upstream/deadlines.py must not.
+    # http.client clears its socket then. The deadline must still find it.
     fake_upstream.reply(Reply.sse([*wire.events(done=False), SILENCE], framing="close"))
     left_in(provider, wire, stream=True, fake_upstream=fake_upstream)
 

@@ -51,7 +51,7 @@ TOOLS = [
 
 
 def ask(text: str = "hello there", **fields: Any) -> ChatRequest:
-    """A chat of one message, or `messages`."""
+    """A chat with one message, unless `fields` has `messages`."""
     return ChatRequest(
         "echo", {"model": "echo", "messages": [{"role": "user", "content": text}], **fields}
     )
@@ -217,10 +217,13 @@ def test_a_schema_made_to_explode_does_not() -> None:
 SCHEMA_KEYS = "type properties items $ref enum anyOf minItems minimum required"
 OTHER_KEYS = "function name parameters text role content json_schema schema"
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.sampled_from(f"{SCHEMA_KEYS} {OTHER_KEYS}".split()),
-        inner | st.sampled_from(["object", "array", "integer", "user", "#/x", "json_schema", "required"]),
+        inner | st.sampled_from(
+            ["object", "array", "integer", "user", "#/x", "json_schema", "required"]
+        ),
         max_size=4,
     ),
     max_leaves=12,
@@ -247,7 +250,7 @@ JSON = st.recursive(
         JSON,
     )
 )
-def test_nonsense_is_refused_or_answered_but_never_breaks_it(body: dict[str, Any]) -> None:
+def test_invalid_bodies_are_refused_or_answered(body: dict[str, Any]) -> None:
     provider = EchoProvider()
     for operation in (provider.complete, lambda r: list(provider.stream(r)), provider.embed):
         with contextlib.suppress(InvalidRequest):
@@ -325,7 +328,7 @@ def test_distributions_have_their_mean(text: str, mean: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "-1", "nan", "inf", "uniform:1", "normal:1,2,3", "exponential:", "gauss:1,2"]
 )
-def test_a_distribution_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_distribution_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="accepted"):
         distribution(text)
 
@@ -402,7 +405,7 @@ def test_waits_end_with_the_client_or_the_deadline(options: dict[str, Any]) -> N
             operation(ChatRequest("echo", ask().body, call=Call(deadline=time.monotonic() + 0.1)))
 
 
-def test_a_check_is_always_well() -> None:
+def test_a_check_always_succeeds() -> None:
     sim(error_rate=1, latency=60).check()
 
 
@@ -420,7 +423,7 @@ def test_vectors_of_a_long_request_depend_on_its_first_words() -> None:
     assert tokens == len(words) + 1
 
 
-def test_an_answer_has_an_end_as_a_models_has() -> None:
+def test_the_length_of_an_answer_is_bounded() -> None:
     made = answers.answer(
         {"messages": [{"role": "user", "content": "ab " * (answers.MAX_ANSWER_WORDS + 1)}]}
     )

@@ -1,6 +1,7 @@
-"""docs/faults.md is true: each of its rows is made to happen, over real sockets, and compared with what the row says.
+"""Tests docs/faults.md: causes the fault of each row, over real sockets, and compares what happens
+with the row.
 
-The table is the expectation: a row without a script here, or a script without a row, fails.
+A row without a script here, or a script without a row, fails.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from goblin_assistant.config import GoblinFile
 from tests.conftest import ROOT, MakeApp, Serve, wait_until
 from tests.support.fake_upstream import CUT, RESET, SILENCE, FakeUpstream, Reply, unused_url
 
-CHUNK = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}\n\n'
+CHUNK = (
+    b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m",'
+    b'"choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}\n\n'
+)
 TWO = [CHUNK % b"one", CHUNK % b"two"]
 SECRET = "canary-7f3a"
 MODELS = Reply.json(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
@@ -41,7 +45,7 @@ class Fault:
     reply: Reply | None = None
     stream: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
-    client: str = "waits"  # or: leaves
+    client: str = "waits"  # or "leaves"
 
 
 FAULTS: dict[str, Fault] = {
@@ -149,53 +153,64 @@ def test_a_fault_does_what_the_table_says(
             lambda: fake_upstream.requests,
             what="the monitor's check, which takes a reply of its own",
         )
-        # Twice: a reused connection that closes without an answer is tried once more on a fresh one (providers/upstream/client.py).
+        # Twice for a reset: a reused connection that closes without an answer is replaced once.
         fake_upstream.reply(*[fault.reply] * (2 if row.fault == "reset" else 1))
     body = {
         "model": "up/m",
         "stream": fault.stream,
         "messages": [{"role": "user", "content": "hello there"}],
     }
-    # The monitor asks the provider for its models at start; what is counted is what the chat adds.
+    # The monitor's check at start may have counted too.
     before = counters(server.metrics(), row.metric)
 
+    text = ""
     if fault.client == "leaves":
         leave_in_the_middle(server.port, headers, body, fake_upstream)
         wait_until(
             lambda: fake_upstream.open_connections == 0 or fake_upstream.closed_by_peer > 0, 3
         )
-        text = ""
     else:
         answer = requests.post(
             server.url + "/chat/completions", json=body, headers=headers, timeout=20
         )
         text = answer.text
-        assert answer.status_code == row.status
-        if row.event:
-            assert answer.content.startswith(TWO[0] + TWO[1])
-            last = orjson.loads(answer.content.strip().split(b"\n\n")[-1].removeprefix(b"data: "))
-            assert last["error"]["code"] == row.code
-            assert last["error"]["source"] == "provider"
-            assert b"[DONE]" not in answer.content
-        else:
-            error = answer.json()
-            assert error["error"] == row.code
-            assert error["source"] == "provider"
-            assert error["provider"] == "up"
-            if row.status in (429, 503):
-                assert int(answer.headers["Retry-After"]) == error["retry_after"] >= 1
+        check_answer(answer, row)
 
     failed = server.wait_for_line("chat_failed")
     if row.log != "chat_failed":
         assert server.wait_for_line(row.log)["correlation_id"] == failed["correlation_id"]
+    assert failed["source"] == ("client" if fault.client == "leaves" else "provider")
+    check_log(failed, row)
+    wait_until(lambda: counters(server.metrics(), row.metric) > before, what=row.metric)
+    wait_until(lambda: server.metrics()["chat_slots_in_use"] == 0)
+
+    server.stop()
+    everything = text.encode() + b"".join(server.output) + b"".join(server.errors)
+    assert SECRET.encode() not in everything
+
+
+def check_answer(answer: requests.Response, row: Row) -> None:
+    assert answer.status_code == row.status
+    if row.event:
+        assert answer.content.startswith(TWO[0] + TWO[1])
+        last = orjson.loads(answer.content.strip().split(b"\n\n")[-1].removeprefix(b"data: "))
+        assert last["error"]["code"] == row.code
+        assert last["error"]["source"] == "provider"
+        assert b"[DONE]" not in answer.content
+        return
+    error = answer.json()
+    assert error["error"] == row.code
+    assert error["source"] == "provider"
+    assert error["provider"] == "up"
+    if row.status in (429, 503):
+        assert int(answer.headers["Retry-After"]) == error["retry_after"] >= 1
+
+
+def check_log(failed: dict[str, Any], row: Row) -> None:
     assert failed["completed"] is False
     assert failed["attempts"] == 1
     if row.code is not None:
         assert failed["error_type"] == row.code
-    assert failed["source"] == ("client" if fault.client == "leaves" else "provider")
-    wait_until(lambda: counters(server.metrics(), row.metric) > before, what=row.metric)
-    wait_until(lambda: server.metrics()["chat_slots_in_use"] == 0)
-
     if row.billed == "nothing":
         assert failed["token_source"] == "none"
         assert failed["prompt_tokens"] == failed["completion_tokens"] == 0
@@ -203,16 +218,14 @@ def test_a_fault_does_what_the_table_says(
         assert failed["token_source"] == "estimated"
         assert failed["prompt_tokens"] > 0
         assert failed["completion_tokens"] == (2 if "per event" in row.billed else 0)
-    server.stop()
-    everything = text.encode() + b"".join(server.output) + b"".join(server.errors)
-    assert SECRET.encode() not in everything
 
 
 def leave_in_the_middle(
     port: int, headers: dict[str, str], body: dict[str, Any], upstream: FakeUpstream
 ) -> None:
     raw = orjson.dumps(body)
-    head = f"POST /chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: {headers['Authorization']}\r\n"
+    head = "POST /chat/completions HTTP/1.1\r\nHost: x\r\n"
+    head += f"Authorization: {headers['Authorization']}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(head.encode() + raw)

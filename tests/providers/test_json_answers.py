@@ -1,4 +1,5 @@
-"""A provider's answer costs no more than its size allows, whole or as an event, and never ends in a parse of its every bracket."""
+"""A provider's JSON is refused if it has too many values for its size, before they are all
+parsed."""
 
 from __future__ import annotations
 
@@ -87,7 +88,7 @@ def test_a_dense_error_is_known_by_its_status(
     assert len(str(caught.value)) < 500
 
 
-def test_embeddings_of_many_numbers_are_no_failure(fake_upstream: FakeUpstream) -> None:
+def test_large_embeddings_are_accepted(fake_upstream: FakeUpstream) -> None:
     provider = OpenAICompatibleProvider("up", fake_upstream.url + "/v1", api_key="k")
     vector = json.dumps([0.0123456789] * 3072)
     item = b'{"object":"embedding","index":0,"embedding":%b}' % vector.encode()
@@ -113,7 +114,7 @@ def test_arguments_of_tool_calls_count_together() -> None:
 
 @pytest.mark.parametrize("code", [100, 102, 103])
 @pytest.mark.parametrize("stream", [False, True])
-def test_answers_of_status_1xx_have_an_end(
+def test_endless_responses_with_status_1xx_are_a_failure(
     provider: Provider, fake_upstream: FakeUpstream, code: int, stream: bool
 ) -> None:
     words = b"HTTP/1.1 %d Wait\r\n\r\n" % code

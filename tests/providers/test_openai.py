@@ -1,5 +1,5 @@
-"""OpenAI-compatible rows: what passes untouched, what is changed for a server's sake, what a stream says between its
-lines."""
+"""OpenAI-compatible rows: what passes untouched, what is changed for a server, and what a stream
+reports."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def make(fake_upstream: FakeUpstream) -> Iterator[Make]:
 
 
 def ask(body: dict[str, Any], model: str = "m", raw: bytes | None = None) -> ChatRequest:
-    """A request for `model`; its bytes are peculiar, so that a test can see whether they were sent."""
+    """A request for `model`. Its bytes are unusual, so that a test can see whether they were
+    sent."""
     if raw is None:
         raw = json.dumps(body, indent=3).encode()
     return ChatRequest(model, body, raw, bool(body.get("stream")))
@@ -289,7 +290,7 @@ def test_a_server_without_embeddings_refuses_them(make: Make) -> None:
 def run(
     make: Make, upstream: FakeUpstream, events: list[Any], **body: Any
 ) -> tuple[list[bytes], Completed]:
-    """The blocks and the end of a stream of these events."""
+    """The blocks of a stream of these events, and its Completed."""
     upstream.reply(Reply.sse(events))
     *blocks, completed = make().stream(ask({**UNKNOWN, "stream": True, **body}))
     assert isinstance(completed, Completed)
@@ -320,7 +321,7 @@ def test_events_that_arrive_together_are_taken_apart_only_where_something_is_lef
 def test_usage_in_the_last_content_chunk_is_counted_and_passed(
     make: Make, fake_upstream: FakeUpstream
 ) -> None:
-    # Mistral and others send it there, unasked.
+    # Mistral and others always send it there.
     events = openai_events(include_usage=False)
     last = json.loads(events[-2][5:])
     events[-2] = f"data: {json.dumps({**last, 'usage': openai_usage(9, 4)})}\n\n".encode()
@@ -401,7 +402,7 @@ def test_an_error_in_the_middle_of_a_stream_is_typed_by_its_code(
         got.extend(make().stream(ask({**UNKNOWN, "stream": True})))
     assert type(caught.value) is expected
     assert CANARY not in str(caught.value)
-    assert b"".join(got) == b"".join(openai_events()[:3])  # what one read brings comes in one piece
+    assert b"".join(got) == b"".join(openai_events()[:3])  # one read gives one block
 
 
 # -- errors by code -----------------------------------------------------------------------------
@@ -537,7 +538,7 @@ def test_a_check_learns_the_catalogue_unless_the_row_declares_it(
     )
     known = learner.models()
     learner.check()
-    assert learner.models() is known  # nothing new, nothing to cache again
+    assert learner.models() is known  # unchanged, so the registry's cache stays valid
     assert learner.serves("anything-else")
     declared = make(models=[Model("only")])
     declared.check()
@@ -556,7 +557,7 @@ def test_a_bare_list_of_models_is_understood_and_bounded(
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[1", b"<html>", b'{"data": 3}'])
-def test_a_list_that_is_none_is_a_bad_response(
+def test_an_answer_without_a_list_of_models_is_a_bad_response(
     make: Make, fake_upstream: FakeUpstream, body: bytes
 ) -> None:
     fake_upstream.reply(Reply.plain(200, body))
@@ -564,7 +565,7 @@ def test_a_list_that_is_none_is_a_bad_response(
         make().check()
 
 
-def test_a_server_without_a_list_is_well_if_it_answers(
+def test_a_server_without_a_list_is_up_if_it_answers(
     make: Make, fake_upstream: FakeUpstream
 ) -> None:
     provider = make({"models_path": ""})

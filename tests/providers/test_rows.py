@@ -1,5 +1,5 @@
-"""Which providers there are: keys in the environment, rows in goblin.toml, plug-ins; and what is said about a row
-that cannot work."""
+"""Which providers there are: keys in the environment, rows in goblin.toml, plug-ins; and the
+messages for rows that cannot work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AZURE = {"AZURE_OPENAI_API_KEY": "k", "AZURE_OPENAI_ENDPOINT": "https://mine.ope
 def config(
     toml: dict[str, Any] | None = None, dotenv: Path | None = None, **environ: str
 ) -> Config:
-    """A configuration of these variables and these contents of goblin.toml."""
+    """A configuration with these variables and this content of goblin.toml."""
     overrides = (
         {"file": GoblinFile.model_validate(toml)} if toml is not None else {"file": GoblinFile()}
     )
@@ -49,7 +49,7 @@ def rows(
 
 
 def problems(toml: dict[str, Any], **environ: str) -> list[str]:
-    """What is wrong with it."""
+    """The problems of the rows."""
     with pytest.raises(ConfigError) as caught:
         build_registry(config(toml, None, **environ))
     return caught.value.problems
@@ -185,7 +185,7 @@ def test_rows_keep_the_files_order_and_echo_is_first() -> None:
     ]
 
 
-def test_everything_wrong_with_rows_is_said_at_once() -> None:
+def test_all_problems_of_rows_are_reported_at_once() -> None:
     found = problems(
         {
             "providers": {
@@ -313,7 +313,7 @@ def test_what_a_check_learns_is_found_from_then_on(fake_upstream: FakeUpstream) 
 # -- plug-ins -----------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example, installed into a folder of its own."""
+    """The example, installed into its own folder."""
     target = tmp_path_factory.mktemp("plugin")
     source = target / "source"  # pip builds in place: not in the repository
     import shutil
@@ -351,7 +351,8 @@ import json, sys
 from goblin_assistant.config import Config, GoblinFile
 from goblin_assistant.providers import build_registry
 from goblin_assistant.providers.base import ChatRequest
-file = GoblinFile.model_validate({"providers": {"local": {"kind": "llamacpp_native", "base_url": sys.argv[1]}}})
+row = {"kind": "llamacpp_native", "base_url": sys.argv[1]}
+file = GoblinFile.model_validate({"providers": {"local": row}})
 registry = build_registry(Config.load({"file": file}, environ={"SECRET_KEY": "x" * 40}))
 provider, model = registry.find("local/llama")[0]
 answer = provider.complete(ChatRequest(model, {"messages": [{"role": "user", "content": "hi"}]}))

@@ -1,4 +1,4 @@
-"""goblin-assistant simulate: a real server, asked over real sockets."""
+"""goblin-assistant simulate, as a real server over real sockets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BODY = {"model": "echo", "messages": [{"role": "user", "content": "hello there"}
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a simulator with these options and gives its address."""
+    """Starts a simulator with these options and returns its address."""
     running: list[subprocess.Popen[str]] = []
 
     def run(*options: str) -> str:
@@ -116,7 +116,7 @@ def test_options_that_make_no_sense_are_refused_by_name(options: list[str]) -> N
     assert "pydantic" not in result.output
 
 
-def test_a_port_that_is_taken_is_said_so(start: Start) -> None:
+def test_a_port_in_use_is_reported(start: Start) -> None:
     port = start().removesuffix("/v1").rsplit(":", 1)[1]
     done = subprocess.run(
         [sys.executable, "-m", "goblin_assistant", "simulate", "--port", port],

@@ -1,4 +1,4 @@
-"""Chunked bodies: whatever http.client makes of them we make too, in fewer and larger pieces."""
+"""Chunked bodies: the decoder returns what http.client does, in fewer and larger pieces."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_all(body: ChunkedBody) -> bytes:
     st.sampled_from([b"", b";a=b", b' ; name="v"']),
     st.sampled_from([b"", b"X-Sum: 1\r\n", b"A: 1\r\nB: 2\r\n"]),
 )
-def test_it_says_what_http_client_says(
+def test_a_body_is_read_as_by_http_client(
     chunks: list[bytes], cuts: list[int], extension: bytes, trailer: bytes
 ) -> None:
     wire = encoded(chunks, extension, trailer)
@@ -71,7 +71,7 @@ def test_a_part_of_a_chunk_is_not_held_back() -> None:
 
 
 @pytest.mark.parametrize("keep", range(1, len(encoded([b"one", b"two"])) - len(b"\r\n")))
-def test_a_connection_that_ends_before_the_last_chunk_is_no_end(keep: int) -> None:
+def test_a_connection_that_ends_before_the_last_chunk_is_an_error(keep: int) -> None:
     body = ChunkedBody(arriving(encoded([b"one", b"two"])[:keep], []))
     with pytest.raises(http.client.IncompleteRead):
         read_all(body)
@@ -93,7 +93,7 @@ def test_a_connection_that_ends_before_the_last_chunk_is_no_end(keep: int) -> No
         b"1" * (MAX_LINE + 20),
     ],
 )
-def test_what_is_no_chunk_is_an_error(wire: bytes) -> None:
+def test_invalid_framing_is_an_error(wire: bytes) -> None:
     with pytest.raises(http.client.HTTPException):
         read_all(ChunkedBody(arriving(wire, [])))
 
@@ -131,6 +131,6 @@ def test_valid_chunks_are_delivered_before_the_bad_one_however_they_arrive(
     assert b"".join(received) in (
         expected,
         expected + b"lon",
-    )  # of a chunk that is too long: what it announced
+    )  # of a chunk longer than its size: the announced part
     with pytest.raises(http.client.HTTPException):
         body.read1()

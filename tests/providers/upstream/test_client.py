@@ -1,4 +1,4 @@
-"""The parts of the upstream client that no single provider shows: event blocks, connections, deadlines."""
+"""The upstream client without a provider: event blocks, connections, deadlines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ EVENTS = (
 
 @pytest.fixture
 def client(fake_upstream: FakeUpstream) -> Iterator[UpstreamClient]:
-    """A client of the fake upstream with two places in its pool."""
+    """A client of the fake upstream. Its pool holds two connections."""
     made = UpstreamClient(
         "up",
         f"{fake_upstream.url}/base",
@@ -189,10 +189,10 @@ STRAY = HEAD % 2 + b"no"
 
 
 def arrived(client: UpstreamClient) -> bool:
-    """Whether there is anything to read, the end included, on the connection that the next call would take."""
+    """Whether the connection that the next call takes has bytes to read, or has ended."""
     places = client._pool.pool
     assert places is not None
-    idle = places.get()  # not the pool's own way, which looks whether it is closed
+    idle = places.get()  # the pool's own method would check whether it is closed
     try:
         return bool(select.select([idle.sock], [], [], 0)[0])
     finally:
@@ -217,7 +217,7 @@ def test_what_comes_behind_an_answer_is_not_taken_for_the_next_one(
 @pytest.mark.parametrize(
     "word", [b"103 Early Hints\r\nLink: </x>; rel=preload", b"102 Processing", b"100 Continue"]
 )
-def test_words_ahead_of_an_answer_are_passed_over(
+def test_informational_responses_before_the_final_one_are_skipped(
     client: UpstreamClient, fake_upstream: FakeUpstream, word: bytes
 ) -> None:
     ahead = b"HTTP/1.1 " + word + b"\r\n\r\n"
@@ -297,7 +297,7 @@ def test_tls_to_a_server_that_speaks_plain_http_is_a_failed_connection(
 
 
 def test_a_tls_handshake_can_be_cut(fake_upstream: FakeUpstream) -> None:
-    # The fake upstream reads the client's hello as half a request and waits for more.
+    # The fake upstream takes the client's hello for half a request and waits for more.
     client = UpstreamClient(
         "up", fake_upstream.url.replace("http:", "https:"), {}, Timeouts(30, 30, 30), 2
     )
@@ -349,7 +349,7 @@ def test_a_connection_that_was_closed_while_idle_is_noticed_before_its_use(
     second = deadlines.watch(Call())
     assert client._send("POST", "/", b"", second, None).whole() == b"{}"
     deadlines.release(second)
-    assert not second.fresh  # nothing had to be sent again
+    assert not second.fresh  # no request was sent again
     assert not second.reused
     assert (fake_upstream.connections, len(fake_upstream.requests)) == (2, 2)
 
@@ -358,7 +358,7 @@ def test_a_connection_that_was_closed_while_idle_is_noticed_before_its_use(
 def test_a_reused_connection_that_is_reset_within_an_answer_is_not_tried_again(
     client: UpstreamClient, fake_upstream: FakeUpstream, streamed: bool
 ) -> None:
-    # Bytes of an answer have come: the server was at work, and may have billed it.
+    # The server has begun to answer, and may have billed the call.
     fake_upstream.reply(
         Reply.plain(200, b"{}"), Reply([b"HTTP/1.1 200 OK\r\nConte", Pause(0.05), RESET])
     )
@@ -371,7 +371,8 @@ def test_a_reused_connection_that_is_reset_within_an_answer_is_not_tried_again(
 def test_after_a_stale_connection_no_other_idle_one_is_trusted(
     client: UpstreamClient, fake_upstream: FakeUpstream
 ) -> None:
-    # A server that gives up on idle connections gives up on all of them, and another thread may put one back meanwhile.
+    # A server that closes idle connections closes all of them, and another thread may put one back
+    # meanwhile.
     fake_upstream.default = Reply.plain(200, b"{}")
     client.post("/", b"", Call())
     second = deadlines.watch(Call())
@@ -385,7 +386,7 @@ def test_after_a_stale_connection_no_other_idle_one_is_trusted(
 def test_a_reused_connection_that_fails_late_is_not_tried_again(
     client: UpstreamClient, fake_upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The server may have been at work on the request, and have billed it.
+    # The server may have processed the request, and billed it.
     monkeypatch.setattr("goblin_assistant.providers.upstream.client.STALE_SECONDS", -1.0)
     fake_upstream.reply(Reply.plain(200, b"{}", stale=True))
     client.post("/", b"", Call())
@@ -430,7 +431,7 @@ def test_a_client_that_leaves_late_does_not_cut_the_next_request_on_its_connecti
     fake_upstream.default = Reply.plain(200, b"{}")
     first = deadlines.watch(Call(client_gone=lambda: True))
     client.post("/", b"", Call())  # opens the connection
-    # What the thread for deadlines sees when it checks a call a moment after its connection went to another one.
+    # The thread for deadlines checks a call whose connection already belongs to another one.
     idle = client._pool._get_conn()
     first.connection = idle  # type: ignore[assignment]
     client._pool._put_conn(idle)
@@ -494,16 +495,17 @@ def test_many_calls_cut_in_every_way_leave_nothing_behind(
 def test_a_forked_process_cuts_calls_of_its_own(
     client: UpstreamClient, fake_upstream: FakeUpstream
 ) -> None:
-    # As under a server that loads the application before it forks: the child has no thread, whatever the flags say.
+    # As under a server that loads the application before it forks: the child has no thread, though
+    # the flags say that it runs.
     fake_upstream.default = Reply.raw(SILENCE)
     busy = deadlines.watch(Call())
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
-        )  # forking with threads, which is what this is about
+        )  # forking with threads is what this test is about
         child = os.fork()
     if child == 0:
-        signal.alarm(20)  # ends a child that waits for ever
+        signal.alarm(20)  # ends a child that never returns
         own = UpstreamClient("up", fake_upstream.url, {}, Timeouts(2, 30, 30), 1)
         try:
             own.post("/", b"", Call(deadline=time.monotonic() + 0.3))

@@ -1,4 +1,5 @@
-"""Deadlines: no lock freezes their thread, no exception ends it, and a gauge says whether it runs."""
+"""Deadlines: no lock blocks their thread, no exception ends it, and a gauge shows whether it
+runs."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def client(fake_upstream: FakeUpstream) -> Iterator[UpstreamClient]:
 
 
 def run_python(script: str, *arguments: str, seconds: float = 30) -> str:
-    """Run a script in a process of its own, which is killed when it freezes."""
+    """Run a script in its own process, which is killed when it hangs."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False,
@@ -106,7 +107,7 @@ def test_one_odd_exchange_leaves_the_deadlines_of_all_others_in_force(
     deadlines.release(odd)
 
 
-def test_an_exchange_that_cannot_be_looked_at_is_cut(
+def test_an_exchange_that_cannot_be_checked_is_cut(
     client: UpstreamClient, fake_upstream: FakeUpstream
 ) -> None:
     fake_upstream.default = Reply.sse([b"data: 1\n\n", SILENCE])
@@ -118,7 +119,7 @@ def test_an_exchange_that_cannot_be_looked_at_is_cut(
 
 
 def run_bounded(work: object, seconds: float = 10) -> None:
-    """Run `work` in a thread; raise what it raises, and fail when it does not end."""
+    """Run `work` in a thread. Raises what it raises, and fails when it does not end."""
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -136,7 +137,7 @@ def run_bounded(work: object, seconds: float = 10) -> None:
 
 
 def kill(thread: threading.Thread) -> None:
-    """End a thread by an exception that nothing in it handles."""
+    """End a thread with an exception that it does not handle."""
     assert thread.ident is not None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)
@@ -177,10 +178,10 @@ def test_an_idle_connection_is_not_used_by_a_forked_process(
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
-        )  # forking with threads, which is what this is about
+        )  # forking with threads is what this test is about
         child = os.fork()
     if child == 0:
-        signal.alarm(20)  # ends a child that waits for ever
+        signal.alarm(20)  # ends a child that never returns
         try:
             os._exit(7 if client.post("/", b"", Call()) == b"{}" else 1)
         finally:

@@ -1,4 +1,4 @@
-"""The quick way through an answer's head gives what http.client gives, for plain heads and for odd ones."""
+"""Heads are read as http.client reads them, plain ones and odd ones."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from goblin_assistant.providers.upstream.response_head import (
 
 PLAIN = [
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\nContent-Length: 9\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    b"2\r\n{}\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\nContent-Length: 9\r\n\r\n"
+    b"2\r\n{}\r\n0\r\n\r\n",
     b"HTTP/1.1 200 \r\ncontent-length:2\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n\r\n{}",
     b"HTTP/1.1 200 Fine Indeed\r\nX-Empty:\r\nX-Tab:\tvalue \r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n",
@@ -41,7 +43,8 @@ ODD = [
 
 
 class FakeSocket:
-    """Has sent these bytes and closed. The buffer is small where `piece` says so: the head then comes in pieces."""
+    """A server that has sent these bytes and closed. With a small `piece` the head comes in several
+    reads."""
 
     def __init__(self, data: bytes, piece: int = io.DEFAULT_BUFFER_SIZE) -> None:
         self._data, self._piece = data, piece
@@ -53,7 +56,7 @@ class FakeSocket:
 def read(
     kind: type[http.client.HTTPResponse], data: bytes, piece: int = io.DEFAULT_BUFFER_SIZE
 ) -> dict[str, Any]:
-    """Everything that a response says about its head, and its body."""
+    """All attributes of a response's head, and its body."""
     return facts(kind(FakeSocket(data, piece), method="POST"))  # type: ignore[arg-type]
 
 
@@ -70,14 +73,14 @@ def facts(response: http.client.HTTPResponse) -> dict[str, Any]:
         "type": response.headers.get("CONTENT-type"),
         "absent": response.headers.get("absent", "nothing"),
     }
-    # http.client leaves blanks behind a value; urllib3 strips them.
+    # http.client keeps blanks after a value; urllib3 strips them.
     headers = [(name, value.strip()) for name, value in seen["headers"]]
     return {**seen, "headers": headers, "body": response.read()}
 
 
 @pytest.mark.parametrize("data", PLAIN + ODD)
 @pytest.mark.parametrize("piece", [16, io.DEFAULT_BUFFER_SIZE])
-def test_an_answer_is_the_same_by_either_way(data: bytes, piece: int) -> None:
+def test_a_response_is_read_as_by_http_client(data: bytes, piece: int) -> None:
     assert read(QuickResponse, data, piece) == read(http.client.HTTPResponse, data)
 
 
@@ -97,7 +100,7 @@ def test_an_answer_is_the_same_when_its_beginning_was_read_ahead(data: bytes) ->
 
 
 class _Rest:
-    """A socket that has these bytes left, as an unbuffered file."""
+    """A socket that still has these bytes, as an unbuffered file."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -127,7 +130,7 @@ class _Rest:
         (b"", None),
     ],
 )
-def test_only_an_answer_without_any_question_is_read_past_http_client(
+def test_only_a_plain_response_bypasses_http_client(
     data: bytes, found: tuple[int, int] | None
 ) -> None:
     assert plain_body(data) == found
@@ -144,7 +147,7 @@ def test_a_head_cut_short_is_reported_as_by_http_client() -> None:
     )
 
 
-def test_more_than_a_hundred_headers_take_the_long_way() -> None:
+def test_more_than_a_hundred_headers_are_left_to_http_client() -> None:
     lines = b"".join(b"X-%d: 1\r\n" % number for number in range(101))
     assert split(b"HTTP/1.1 200 OK\r\n" + lines[:-2]) is None
 
@@ -180,11 +183,12 @@ def test_different_or_unreadable_content_lengths_are_an_error(start: bytes, fiel
     "fields", [b"Content-Length: 2\r\nContent-Length: 2\r\n", b"Content-Length: 2, 2\r\n"]
 )
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 500 No\r\n"])
-def test_one_content_length_said_twice_is_that_length(start: bytes, fields: bytes) -> None:
+def test_a_repeated_content_length_is_that_length(start: bytes, fields: bytes) -> None:
     answer = read(QuickResponse, start + fields + b"\r\n{}x")
     assert (answer["length"], answer["body"]) == (2, b"{}")
 
 
 def test_different_content_lengths_do_not_matter_beside_transfer_encoding() -> None:
-    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\nContent-Length: 3\r\n"
-    assert read(QuickResponse, head + b"\r\n1\r\na\r\n0\r\n\r\n")["body"] == b"a"
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+    lengths = b"Content-Length: 2\r\nContent-Length: 3\r\n"
+    assert read(QuickResponse, head + lengths + b"\r\n1\r\na\r\n0\r\n\r\n")["body"] == b"a"

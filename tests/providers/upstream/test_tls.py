@@ -1,4 +1,5 @@
-"""Calls over TLS: real certificates, and nginx in front of the fake upstream. What cuts a call must work there too."""
+"""Calls over TLS, with real certificates and nginx in front of the fake upstream. Deadlines and
+clients that disconnect must end these calls too."""
 
 from __future__ import annotations
 
@@ -21,11 +22,12 @@ from tests.support.services import Nginx, find_binary
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with cert.pem, which is its own authority, and key.pem, for 127.0.0.1."""
+    """A folder with a self-signed cert.pem and its key.pem, for 127.0.0.1."""
     folder = tmp_path_factory.mktemp("certificate")
     subprocess.run(
         [
-            find_binary("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            find_binary("openssl"), "req", "-x509", "-newkey", "ec", "-nodes",
+            "-pkeyopt", "ec_paramgen_curve:P-256",
             "-days", "2", "-subj", "/CN=upstream", "-addext", "subjectAltName=IP:127.0.0.1",
             "-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"),
         ],
@@ -38,12 +40,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tls_url(nginx: Nginx, fake_upstream: FakeUpstream, certificate: Path) -> str:
-    """The fake upstream over TLS."""
+    """The address of the fake upstream over TLS."""
     return serve_tls(nginx, fake_upstream, certificate)
 
 
 def serve_tls(nginx: Nginx, fake_upstream: FakeUpstream, certificate: Path, more: str = "") -> str:
-    """nginx passes bytes on as they come and hangs up when its client does. `more` is of its configuration."""
+    """Run nginx, which passes bytes on as they come and disconnects when its client does. `more` is
+    added to its configuration."""
     nginx.start(
         f"upstream fake {{ server {fake_upstream.url.removeprefix('http://')}; keepalive 4; }}\n"
         "server {\n"
@@ -67,7 +70,7 @@ def connect(url: str, certificate: Path, timeouts: Timeouts) -> UpstreamClient:
 def client(
     tls_url: str, certificate: Path, fake_upstream: FakeUpstream
 ) -> Iterator[UpstreamClient]:
-    """A client whose limits in time are out of the way."""
+    """A client whose timeouts never pass within a test."""
     made = connect(tls_url, certificate, Timeouts(10, 30, 30))
     yield made
     made.close()
@@ -179,7 +182,7 @@ def test_a_connection_that_is_closed_as_a_request_goes_out_is_replaced(
     idle = client._pool._get_conn()
     client._pool._put_conn(idle)
     wait_until(lambda: bool(select.select([idle.sock], [], [], 0)[0]))
-    # Closed after the pool had asked, so to say.
+    # As if it were closed after the pool's check.
     monkeypatch.setattr(TrackedTLSConnection, "is_connected", True)
     second = deadlines.watch(Call())
     assert client._send("POST", "/", b"x" * size, second, None).whole() == b"{}"
@@ -202,7 +205,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(
 def test_a_handshake_that_never_ends_is_a_timeout(
     fake_upstream: FakeUpstream, certificate: Path
 ) -> None:
-    # The fake upstream reads the client's hello as half a request and waits for more.
+    # The fake upstream takes the client's hello for half a request and waits for more.
     client = connect(
         fake_upstream.url.replace("http:", "https:"), certificate, Timeouts(0.3, 30, 30)
     )
