@@ -11,7 +11,8 @@ from apiflask import APIBlueprint
 from flask import Response, after_this_request
 
 from goblin_assistant.calls.idempotency import Claim, Recording, StoredResponse
-from goblin_assistant.calls.service import Chat, ChatStream, may_use
+from goblin_assistant.calls.request import Chat, may_use
+from goblin_assistant.calls.stream import ChatStream
 from goblin_assistant.errors import ClientGone, UnknownModel
 from goblin_assistant.providers.base import Dialect
 from goblin_assistant.runtime import runtime

@@ -6,7 +6,7 @@ from typing import Any
 
 from apiflask import APIBlueprint
 
-from goblin_assistant.calls.service import may_use
+from goblin_assistant.calls.request import may_use
 from goblin_assistant.errors import Forbidden, UnknownModel, ValidationFailed
 from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.accounts import SettingsIn, SettingsOut

@@ -11,7 +11,14 @@ from typing import Any
 from goblin_assistant.accounts.users import Principal
 from goblin_assistant.dialects.table import DIALECTS, Translation
 from goblin_assistant.errors import Forbidden
-from goblin_assistant.providers.base import BadResponse, Call, ChatRequest, ChatResponse, Dialect
+from goblin_assistant.providers.base import (
+    BadResponse,
+    Call,
+    ChatRequest,
+    ChatResponse,
+    Dialect,
+    tier_of,
+)
 from goblin_assistant.routing.targets import Target
 
 
@@ -87,13 +94,34 @@ def may_use(allowed: Iterable[str], name: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed)
 
 
+def exact_prompt_tokens(chat: Chat, target: Target) -> int | None:
+    """The prompt's tokens as the target's provider will count them.
+
+    None: it cannot tell beforehand, or will see a translation.
+    """
+    if chat.dialect not in target.provider.dialects:
+        return None
+    return target.provider.count_tokens(chat.body)
+
+
+def requested_tier(body: Mapping[str, Any]) -> str:
+    """The service tier that a request asks for. It may be charged for less, never for more."""
+    return tier_of(body.get("service_tier")) or tier_of(body.get("speed"))
+
+
+def translation_for(chat: Chat, target: Target) -> Translation | None:
+    """How to talk to a target that does not speak the chat's dialect; None: it does."""
+    if chat.dialect in target.provider.dialects:
+        return None
+    return DIALECTS[chat.dialect].translation
+
+
 class TargetRequests:
     """The request as each target needs it; the client's own bytes where nothing has to change."""
 
     def __init__(self, chat: Chat, call: Call) -> None:
         self._chat = chat
         self._call = call
-        self._dialect = DIALECTS[chat.dialect]
         self._translated: dict[str, Any] | None = None
 
     def for_target(self, target: Target) -> ChatRequest:
@@ -101,12 +129,12 @@ class TargetRequests:
         chat = self._chat
         body, raw, dialect = chat.body, chat.raw or None, chat.dialect
         headers: dict[str, str] = {}
-        if (translation := self.translation_for(target)) is not None:
+        if (translation := translation_for(self._chat, target)) is not None:
             if self._translated is None:
                 self._translated = translation.request(chat.body)
             body, raw, dialect = self._translated, None, "openai"
         else:
-            for name in self._dialect.headers:
+            for name in DIALECTS[dialect].headers:
                 if (value := chat.headers.get(name)) is not None:
                     headers[name] = value
         if body.get("model") != target.model:
@@ -118,7 +146,7 @@ class TargetRequests:
 
         Raises BadResponse for an answer that cannot be translated.
         """
-        if (translation := self.translation_for(target)) is None:
+        if (translation := translation_for(self._chat, target)) is None:
             return response.body
         try:
             return translation.answer(response)
@@ -127,9 +155,3 @@ class TargetRequests:
                 f"{target.provider.name}'s answer is no chat completion",
                 provider=target.provider.name,
             ) from error
-
-    def translation_for(self, target: Target) -> Translation | None:
-        """How to talk to a target that does not speak the chat's dialect; None: it does."""
-        if self._chat.dialect in target.provider.dialects:
-            return None
-        return self._dialect.translation

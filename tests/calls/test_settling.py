@@ -21,9 +21,9 @@ from sqlalchemy import func, select
 
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.blueprints import chat as chat_views
-from goblin_assistant.calls import service as chat
-from goblin_assistant.calls import settlement
+from goblin_assistant.calls import admission, service, settlement, telemetry
 from goblin_assistant.calls import stream as chat_stream
+from goblin_assistant.calls.request import Chat
 from goblin_assistant.config import GoblinFile
 from goblin_assistant.database.models import budget_reservations
 from goblin_assistant.metrics import REGISTRY
@@ -54,14 +54,15 @@ REQUESTS: dict[str, tuple[str, dict[str, Any], Reply]] = {
     "broken stream": ("/v1/chat/completions", {**HELLO, "stream": True}, Reply.sse([CHUNK])),
 }
 
-FILES = {module.__file__ for module in (chat, settlement, chat_stream, router, attempt, chat_views)}
+MODULES = (service, admission, settlement, telemetry, chat_stream, router, attempt, chat_views)
+FILES = {module.__file__ for module in MODULES}
 GIVING_BACK = {"settle", "_settle", "_settle_tokens", "release", "close", "close_events", "__del__", "_release",
-               "_end_all", "attach", "_after_response", "settled", "_ended_by", "give_back"}  # fmt: skip
+               "_end_all", "attach", "_after_response", "settled", "ended_by", "give_back"}  # fmt: skip
 """What gives back. A fault in there is another test's."""
 CANNOT_FAIL = re.compile(
-    r"try:|finally:|return \w+(, \w+)*$|settlement\.hold\(|settlement\.reached\(|after\.append\(|self\._holds\.append\("
+    r"try:|finally:|return \w+(, \w+)*$|(\w+\.)*held\.callback\(|settlement\.reached\(|after\.append\("
     r"|if isinstance\(result, Outcome\):|if not isinstance\(result, ProviderError\):|if outcome is None:"
-    r"|self\._release\(\)|except BaseException as error:|chat\.defer\(|self\._ended_by\("
+    r"|self\._release\(\)|except BaseException as error:|(\w+\.)*chat\.defer\(|settlement\.ended_by\("
 )
 """Between taking and noting that it was taken, and where it is given back."""
 
@@ -183,11 +184,9 @@ def test_an_exception_at_any_line_of_a_chat_leaves_nothing_taken(
 def test_a_dropped_stream_is_settled_though_the_thread_that_collects_it_holds_every_lock(
     app: Flask, client: FlaskClient, fake_upstream: FakeUpstream
 ) -> None:
-    service = app.extensions["goblin"].chat
+    chats = app.extensions["goblin"].chat
     fake_upstream.default = Reply.sse([CHUNK, SILENCE])
-    stream = service.stream(
-        chat.Chat(Principal(1, "user"), {**HELLO, "stream": True}, b"", stream=True)
-    )
+    stream = chats.stream(Chat(Principal(1, "user"), {**HELLO, "stream": True}, b"", stream=True))
     assert next(iter(stream)) == CHUNK
     cycle: list[object] = [stream]
     cycle.append(cycle)
@@ -195,7 +194,7 @@ def test_a_dropped_stream_is_settled_though_the_thread_that_collects_it_holds_ev
     done = threading.Event()
 
     def collect() -> None:
-        with service.slots._lock:
+        with chats.slots._lock:
             gc.collect()
         done.set()
 

@@ -1,0 +1,152 @@
+"""What a chat takes before a provider is called.
+
+In this order, and given back in reverse: its key's place, a chat slot, its key's tokens per minute,
+its key's money. The cheap refusals come first. A chat that was admitted leaves a usage record,
+however it ends; one that was refused before leaves none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from goblin_assistant import metrics
+from goblin_assistant.calls.request import (
+    Chat,
+    apply_defaults,
+    check_allowed,
+    exact_prompt_tokens,
+    requested_tier,
+)
+from goblin_assistant.calls.settlement import Books, Settlement
+from goblin_assistant.errors import ClientGone
+from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, choices, completion_limit
+from goblin_assistant.providers.base import Call, CallCancelled
+from goblin_assistant.rate_limits.policy import RateLimits, TokenHold
+from goblin_assistant.routing.router import Router
+from goblin_assistant.routing.slots import ChatSlots, KeyConcurrency
+from goblin_assistant.routing.targets import Target
+from goblin_assistant.usage.estimates import (
+    estimate_prompt_tokens,
+    max_completion_tokens,
+    most_prompt_tokens,
+    prediction_tokens,
+)
+from goblin_assistant.usage.records import UsageEntry
+
+
+class Admission:
+    """Admits chats or refuses them. Shared by all threads.
+
+    `timeout` is in seconds, for a whole call with the wait for its slot and all attempts.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        books: Books,
+        limits: RateLimits,
+        slots: ChatSlots,
+        *,
+        default_model: str,
+        timeout: float,
+    ) -> None:
+        self._router = router
+        self._books = books
+        self._limits = limits
+        self._slots = slots
+        self._keys = KeyConcurrency()
+        self._default_model = default_model
+        self._timeout = timeout
+
+    def admit(self, chat: Chat) -> Settlement:
+        """Check a chat and take all but its money. Raises AppError, and then holds nothing."""
+        principal = chat.principal
+        requested = apply_defaults(chat, self._default_model)
+        targets = self._router.resolve(requested)
+        check_allowed(principal, requested, targets)
+        if principal.tokens_per_minute is not None or principal.monthly_budget_microusd is not None:
+            self._limit_answer(chat)
+        call = Call(chat.correlation_id, time.monotonic() + self._timeout, chat.client_gone)
+        settlement = Settlement(self._books, chat, call, targets, requested)
+        if chat.limit is not None:
+            settlement.trace.add("limit", limit=chat.limit[0], remaining=chat.limit[1])
+        try:
+            self._take(settlement)
+        except BaseException as error:
+            settlement.give_back()
+            if isinstance(error, CallCancelled):
+                metrics.client_disconnects_total.labels("waiting").inc()
+                raise ClientGone("the client has gone") from None
+            raise
+        return settlement
+
+    def _take(self, settlement: Settlement) -> None:
+        chat, held = settlement.chat, settlement.held
+        principal = chat.principal
+        if principal.max_concurrency is not None:
+            label = principal.shared_label
+            self._keys.acquire(label, principal.max_concurrency)
+            held.callback(self._keys.release, label)
+        waited = self._slots.acquire(chat.client_gone)
+        held.callback(self._slots.release)
+        if waited:
+            settlement.entry.queue_ms = round(waited * 1000)
+            settlement.trace.add("slot", waited_ms=settlement.entry.queue_ms)
+        if principal.tokens_per_minute is not None:
+            tokens = estimate_prompt_tokens(chat.body) + self._most_completion_tokens(chat)
+            hold = self._limits.take_tokens(principal, tokens)
+            held.callback(self._settle_tokens, hold, settlement.entry)
+
+    def _settle_tokens(self, hold: TokenHold | None, entry: UsageEntry) -> None:
+        self._limits.settle_tokens(hold, entry.prompt_tokens + entry.completion_tokens)
+
+    def reserve(self, settlement: Settlement) -> None:
+        """Hold the money of an admitted chat. Raises BudgetExceeded, PriceUnknown, Unavailable."""
+        chat = settlement.chat
+        if chat.principal.monthly_budget_microusd is None:
+            return
+        settlement.reservation = self._books.usage.reserve(
+            settlement.entry.id,
+            chat.principal,
+            [(target.provider.name, target.model) for target in settlement.targets],
+            _most_prompt_tokens(chat, settlement.targets),
+            self._most_completion_tokens(chat),
+            requested_tier(chat.body) if chat.operation == "chat_completion" else "",
+        )
+
+    def _limit_answer(self, chat: Chat) -> None:
+        """Give a request without a limit one, where its key has a budget or tokens per minute.
+
+        What is held for the answer is then the most that the provider may write.
+        """
+        body, principal = chat.body, chat.principal
+        if chat.operation != "chat_completion" or completion_limit(body) is not None:
+            return
+        limit = self._books.usage.default_max_tokens
+        if principal.tokens_per_minute is not None:
+            prompt = estimate_prompt_tokens(body) + prediction_tokens(body)
+            room = principal.tokens_per_minute - prompt
+            limit = max(1, min(limit, room // choices(body)))
+        for name in LIMIT_FIELDS:  # -1 and other ways to say "no limit"
+            body.pop(name, None)
+        body["max_tokens"] = limit
+        chat.raw = b""
+
+    def _most_completion_tokens(self, chat: Chat) -> int:
+        # Embeddings have no answer in tokens, whatever their body says.
+        if chat.operation != "chat_completion":
+            return 0
+        body, default = chat.body, self._books.usage.default_max_tokens
+        return max_completion_tokens(body, default) + prediction_tokens(body)
+
+
+def _most_prompt_tokens(chat: Chat, targets: Sequence[Target]) -> int:
+    most = most_prompt_tokens(chat.body, [target.model for target in targets])
+    if chat.operation != "chat_completion":
+        return most
+    counts = [exact_prompt_tokens(chat, target) for target in targets]
+    exact = [count for count in counts if count is not None]
+    if len(exact) == len(counts):
+        return max(exact)
+    return max([most, *exact])
