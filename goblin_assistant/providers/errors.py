@@ -1,18 +1,20 @@
 """What can go wrong in a call to a provider.
 
-ProviderError                  status  retry  meaning
-├── InvalidRequest             400     no     the provider refused the request's content
-│   ├── ContextLengthExceeded  400     no     prompt (+ max_tokens) is longer than the window
-│   └── ContentFiltered        400     no     the provider's policy refused prompt or answer
-├── ModelNotFound              404     no     the provider does not serve this model
-├── AuthenticationFailed       502     no     the provider refused *our* key; for the operator
-├── RateLimited                503     yes    the provider limits us; may carry retry_after
-├── Overloaded                 503     yes    the provider says it is overloaded (529, 503)
-├── Timeout                    504     yes    no connection, first token or next byte in time
-├── ConnectionFailed           502     yes    refused, reset, closed before an answer, DNS, TLS
-└── BadResponse                502     yes    5xx, not JSON, wrong type, incomplete stream
+    ProviderError                  status  retry  meaning
+    ├── InvalidRequest             400     no     the provider refused the request's content
+    │   ├── ContextLengthExceeded  400     no     prompt (+ max_tokens) is longer than the window
+    │   └── ContentFiltered        400     no     the provider's policy refused prompt or answer
+    ├── ModelNotFound              404     no     the provider does not serve this model
+    ├── AuthenticationFailed       502     no     the provider refused *our* key; for the operator
+    ├── RateLimited                503     yes    the provider limits us; may carry retry_after
+    ├── Overloaded                 503     yes    the provider says it is overloaded (529, 503)
+    ├── Timeout                    504     yes    no connection, first token or next byte in time
+    ├── ConnectionFailed           502     yes    refused, reset, closed before an answer, DNS, TLS
+    └── BadResponse                502     yes    5xx, not JSON, wrong type, incomplete stream
 
-CallCancelled                  the client has disconnected; no error, and nobody to answer
+    CallCancelled                  the client has disconnected; no error, and nobody to answer
+
+`status` is what our client gets. `retry`: whether another attempt can succeed.
 """
 
 from __future__ import annotations

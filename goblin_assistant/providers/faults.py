@@ -6,9 +6,10 @@ holds text of an upstream's body.
 
     400 413 422   InvalidRequest, or ContextLengthExceeded / ContentFiltered by code
     401 403       AuthenticationFailed (our key)
+    402           RateLimited for an hour (our account has no credit)
     404 410       ModelNotFound
     408           Timeout
-    429           RateLimited
+    429           RateLimited; for an hour by code
     503 529       Overloaded
     other         BadResponse
 
@@ -60,8 +61,8 @@ QUOTA_CODES = frozenset(
 )
 
 QUOTA_RETRY_AFTER = 3600.0
-"""Seconds to wait when our account at a provider has no credit. It is above the longest wait that a
-retry accepts, so the same target is not tried again."""
+"""Seconds to wait when our account at a provider has no credit. It exceeds the default of
+GOBLIN_RETRY_AFTER_CAP, so the same target is not tried again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ class Observer(Protocol):
 
 
 class RemoteProvider(Provider):
-    """A server with a list of models and event streams. Shared by all threads."""
+    """A provider on a server that lists its models and streams events. Shared by all threads."""
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ class StreamObserver:
     def __init__(self, provider: str, progress: Progress | None = None) -> None:
         self._provider = provider
         self._progress = progress if progress is not None else Progress()
-        self._held: bytes | None = b""  # None once something has been let through
+        self._held: bytes | None = b""  # None when an event has been passed on
         self._usage: dict[str, Any] = {}
         self.done = False
         self.model = ""
@@ -80,10 +80,7 @@ class StreamObserver:
             kind = event.get("type")
             self._note(kind, event)
             alone = alone and kind == "message_start"
-        if self._held is None:
-            return block
-        held, self._held = self._held + block, (self._held + block if alone else None)
-        return b"" if alone else held
+        return block if self._held is None else self._release(block, alone)
 
     def usage(self) -> Usage | None:
         """The counts so far; None before message_start."""
@@ -96,6 +93,11 @@ class StreamObserver:
                 f"{self._provider}'s stream ended before its end", provider=self._provider
             )
         return Completed(self.model, self.usage(), self.finish_reason)
+
+    def _release(self, piece: bytes, alone: bool) -> bytes:
+        held = (self._held or b"") + piece
+        self._held = held if alone else None
+        return b"" if alone else held
 
     def _note(self, kind: Any, event: dict[str, Any]) -> None:
         if kind == "message_start":
@@ -168,10 +170,7 @@ class Translator(StreamObserver):
             elif kind == "message_stop":
                 self._ended()
         pieces = b"".join(out)
-        if self._held is None:
-            return pieces
-        held, self._held = self._held + pieces, (self._held + pieces if alone else None)
-        return b"" if alone else held
+        return pieces if self._held is None else self._release(pieces, alone)
 
     def _started(self, event: dict[str, Any]) -> None:
         block, index = _object(event.get("content_block")), event.get("index")

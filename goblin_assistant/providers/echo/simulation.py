@@ -31,8 +31,8 @@ from goblin_assistant.providers.base import (
     Timeout,
 )
 
-LOOK_SECONDS = 0.25
-"""Seconds between two checks of a wait whether the client has disconnected."""
+CHECK_SECONDS = 0.25
+"""Seconds between two checks whether the client has disconnected, during a wait."""
 
 FaultKind = Literal[
     "rate_limited",
@@ -214,9 +214,9 @@ def wait_until(moment: float, call: Call, provider: str) -> None:
             raise Timeout(
                 f"{provider} did not finish before the request's deadline", provider=provider
             )
-        if left > LOOK_SECONDS / 2 and call.client_gone is not None and call.client_gone():
+        if left > CHECK_SECONDS / 2 and call.client_gone is not None and call.client_gone():
             raise CallCancelled
-        time.sleep(min(left, LOOK_SECONDS, call.deadline - now))
+        time.sleep(min(left, CHECK_SECONDS, call.deadline - now))
 
 
 assert set(get_args(FaultKind)) == set(_FAULTS)

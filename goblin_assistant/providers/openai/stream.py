@@ -107,8 +107,7 @@ class StreamObserver:
         choices = chunk.get("choices")
         if chunk.get("error") or (not isinstance(choices, list) and chunk.get("object") == "error"):
             raise stream_error(self._provider, error_object(chunk) or {}, self._fields)
-        if not self._seen:
-            self._seen = True
+        self._seen = True
         if not self.model and isinstance(chunk.get("model"), str):
             self.model = chunk["model"]
         usage = usage_in(chunk)
