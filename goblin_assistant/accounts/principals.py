@@ -21,7 +21,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.accounts.tokens import Claims, digest
 from goblin_assistant.database.gate import Gate
-from goblin_assistant.database.limits import KEY_LIMITS, KeyLimits, limit_values
+from goblin_assistant.database.limits import (
+    KEY_LIMITS,
+    USER_LIMITS,
+    KeyLimits,
+    UserLimits,
+    limit_values,
+)
 from goblin_assistant.database.models import api_keys, now_ms, users
 from goblin_assistant.errors import AuthFailure, Unauthorized, Unavailable
 from goblin_assistant.metrics import auth_failures_total
@@ -37,6 +43,9 @@ PAUSE_SECONDS = 1.0
 MAX_SEEN = 20_000
 SCOPES = frozenset({"chat", "embeddings", "admin"})
 _USER_SCOPES = frozenset({"chat", "embeddings"})
+_NO_LIMITS = UserLimits()
+_OF_USER = "user_"
+"""Stands before the user's limits in a row that has the key's as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,8 @@ class Principal(KeyLimits):
     """`key:7` or `user:3`: what logs call the caller."""
     budget_key_id: int | None = None
     """The first of the keys that this one succeeds; they share their limits. None: this one."""
+    user_limits: UserLimits = _NO_LIMITS
+    """What an admin has set for the user: for access tokens and all keys together."""
 
     @property
     def user_label(self) -> str:
@@ -67,6 +78,14 @@ class Principal(KeyLimits):
         """What limits call the caller: a rotated key and its successors are one, so that rotating
         gives no second limit."""
         return f"key:{self.budget_key_id}" if self.budget_key_id is not None else self.label
+
+    @property
+    def smallest_tokens_per_minute(self) -> int | None:
+        """The tighter of the key's and the user's tokens a minute; None: there is no limit."""
+        own, of_user = self.tokens_per_minute, self.user_limits.tokens_per_minute
+        if own is None or of_user is None:
+            return of_user if own is None else own
+        return min(own, of_user)
 
     @property
     def is_admin(self) -> bool:
@@ -221,11 +240,13 @@ class PrincipalStore:
     def __init__(self, engine: Engine) -> None:
         given: Any = bindparam("given")
         user, key = users.c, api_keys.c
+        of_user = [user[limit.name].label(_OF_USER + limit.name) for limit in USER_LIMITS]
         self._user = _Query(
             engine,
-            select(user.role, user.settings, user.token_version, user.disabled_at).where(
-                user.id == given
-            ),
+            select(
+                *(user.role, user.settings, user.token_version, user.disabled_at),
+                *of_user,
+            ).where(user.id == given),
         )
         self._key = _Query(
             engine,
@@ -234,6 +255,7 @@ class PrincipalStore:
                 *(key.expires_at, key.revoked_at, key.budget_key_id),
                 *(key[limit.name] for limit in KEY_LIMITS),
                 *(user.role, user.settings, user.disabled_at),
+                *of_user,
             )
             .select_from(api_keys.join(users, user.id == key.user_id))
             .where(key.key_hash == given),
@@ -292,6 +314,7 @@ class PrincipalStore:
             scopes=SCOPES if row.role == "admin" else _USER_SCOPES,
             settings=_json(row.settings) or {},
             label=f"user:{claims.user_id}",
+            user_limits=_user_limits(row),
         )
 
     def _judge_key(self, found: Any, now: int) -> _Seen:
@@ -314,6 +337,7 @@ class PrincipalStore:
             settings=_json(row.settings) or {},
             label=f"key:{row.id}",
             budget_key_id=row.budget_key_id,
+            user_limits=_user_limits(row),
             **limit_values(row),
         )
         return _Seen(principal, found, row.expires_at)
@@ -343,6 +367,10 @@ class PrincipalStore:
         if entry is None or entry.until < time.monotonic():
             raise Unavailable(_UNAVAILABLE, retry_after=2)
         return entry.principal
+
+
+def _user_limits(row: Any) -> UserLimits:
+    return UserLimits(**limit_values(row, USER_LIMITS, _OF_USER))
 
 
 def _is_over(expires_at: int | None, now: int) -> bool:

@@ -20,6 +20,7 @@ from goblin_assistant.accounts.principals import Principal, PrincipalStore
 from goblin_assistant.accounts.tokens import AccessTokens, digest, new_refresh_token
 from goblin_assistant.config import Config
 from goblin_assistant.database.engine import insert_row
+from goblin_assistant.database.limits import USER_LIMITS
 from goblin_assistant.database.models import User, now_ms, refresh_tokens, users
 from goblin_assistant.errors import AuthFailure, Conflict, NotFound, Unauthorized, ValidationFailed
 from goblin_assistant.threads.budget import ThreadBudget
@@ -119,6 +120,14 @@ class Accounts:
         if role not in ROLES:
             raise ValidationFailed(f"role: one of {', '.join(ROLES)}", param="role")
         return self._change(user_id, "user_role_changed", role=role)
+
+    def set_limits(self, user_id: int, limits: dict[str, int | None]) -> User:
+        """Change some limits of a user, by column; None takes one away."""
+        assert set(limits) <= {limit.name for limit in USER_LIMITS}, limits
+        with self._engine.begin() as connection:
+            user = _update(connection, user_id, **limits)
+        logger.info("user_limits_changed", extra={"user_id": user_id, "changed": sorted(limits)})
+        return user
 
     def reset_password(self, user_id: int, password: str) -> User:
         """Set a password and end every session of the user."""

@@ -8,7 +8,7 @@ from apiflask import APIBlueprint
 from flask import Response
 
 from goblin_assistant.blueprints.auth import limits_of, spec_of
-from goblin_assistant.database.limits import KEY_LIMITS
+from goblin_assistant.database.limits import KEY_LIMITS, USER_LIMITS
 from goblin_assistant.errors import Conflict
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.runtime import runtime
@@ -26,6 +26,7 @@ from goblin_assistant.schemas.accounts import (
     UserList,
     UserOut,
     key_out,
+    limits_in,
     user_out,
 )
 from goblin_assistant.web.auth import current_principal, require_auth
@@ -69,7 +70,9 @@ def get_user(user_id: int) -> dict[str, Any]:
 @bp.input(UserChange, arg_name="body")
 @describe("Change a user", answer=UserOut, errors=(404, 409, 413, 415, 503))
 def change_user(user_id: int, body: UserChange) -> dict[str, Any]:
-    """Disable, enable, change the role, set a password. All sessions of a disabled user, or of one whose password is set, end."""
+    """Disable, enable, change the role, set a password, set limits. All sessions of a disabled
+    user, or of one whose password is set, end. Limits count from the user's next request on, for
+    all of the user's keys together; null takes one away."""
     accounts = runtime().accounts
     if user_id == current_principal().user_id and (body.disabled or body.role == "user"):
         raise Conflict(
@@ -82,6 +85,9 @@ def change_user(user_id: int, body: UserChange) -> dict[str, Any]:
         user = accounts.reset_password(user_id, body.password)
     if body.disabled is not None:
         user = accounts.disable(user_id) if body.disabled else accounts.enable(user_id)
+    given = [limit for limit in USER_LIMITS if limit.api_name in body.model_fields_set]
+    if given:
+        user = accounts.set_limits(user_id, limits_in(body, given))
     return user_out(user)
 
 

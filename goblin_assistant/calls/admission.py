@@ -65,7 +65,8 @@ class Admission:
         requested = apply_defaults(chat, self._default_model)
         targets = self._router.resolve(requested)
         check_allowed(principal, requested, targets)
-        if principal.tokens_per_minute is not None or principal.monthly_budget_microusd is not None:
+        tokens, budget = principal.smallest_tokens_per_minute, principal.monthly_budget_microusd
+        if tokens is not None or budget is not None:
             self._limit_answer(chat)
         call = Call(chat.correlation_id, time.monotonic() + self._timeout, chat.client_gone)
         settlement = Settlement(self._books, chat, call, targets, requested)
@@ -93,7 +94,7 @@ class Admission:
         if waited:
             settlement.entry.queue_ms = round(waited * 1000)
             settlement.trace.add("slot", waited_ms=settlement.entry.queue_ms)
-        if principal.tokens_per_minute is not None:
+        if principal.smallest_tokens_per_minute is not None:
             tokens = estimate_prompt_tokens(chat.body) + self._most_completion_tokens(chat)
             hold = self._limits.take_tokens(principal, tokens)
             held.callback(self._settle_tokens, hold, settlement.entry)
@@ -116,7 +117,7 @@ class Admission:
         )
 
     def _limit_answer(self, chat: Chat) -> None:
-        """Give a request without a limit one, where its key has a budget or tokens per minute.
+        """Give a request without a limit one, where its caller has a budget or tokens per minute.
 
         What is held for the answer is then the most that the provider may write.
         """
@@ -124,9 +125,9 @@ class Admission:
         if chat.operation != "chat_completion" or completion_limit(body) is not None:
             return
         limit = self._books.usage.default_max_tokens
-        if principal.tokens_per_minute is not None:
-            prompt = estimate_prompt_tokens(body) + prediction_tokens(body)
-            room = principal.tokens_per_minute - prompt
+        most = principal.smallest_tokens_per_minute
+        if most is not None:
+            room = most - estimate_prompt_tokens(body) - prediction_tokens(body)
             limit = max(1, min(limit, room // choices(body)))
         for name in LIMIT_FIELDS:  # -1 and other ways to say "no limit"
             body.pop(name, None)

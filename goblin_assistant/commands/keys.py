@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,14 +11,11 @@ import click
 from goblin_assistant.accounts.api_keys import DEFAULT_GRACE_SECONDS, KeySpec, NewKey
 from goblin_assistant.accounts.principals import SCOPES
 from goblin_assistant.commands.durations import Duration
+from goblin_assistant.commands.limits import NONE, limit_options, with_options
 from goblin_assistant.commands.users import PAGE, as_json, open_accounts, show
-from goblin_assistant.database.limits import KEY_LIMITS, MAX_COUNT, Limit
+from goblin_assistant.database.limits import KEY_LIMITS
 from goblin_assistant.database.models import now_ms
-from goblin_assistant.money import to_microusd
-from goblin_assistant.schemas.accounts import USD_PATTERN, key_out
-
-NONE = "none"
-"""What takes a limit away in `keys change`."""
+from goblin_assistant.schemas.accounts import key_out
 
 _COLUMNS = (
     *("id", "user_id", "name", "prefix", "scopes"),
@@ -28,55 +24,7 @@ _COLUMNS = (
 )
 
 
-class Usd(click.ParamType):
-    """US dollars with at most six decimals; the value is in micro-dollars. `none` where a limit can be taken away."""
-
-    name = "usd"
-
-    def __init__(self, removable: bool = False) -> None:
-        self._removable = removable
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        """Whole micro-dollars, exactly."""
-        if isinstance(value, int) or (self._removable and value == NONE):
-            return value  # type: ignore[no-any-return]
-        if not re.fullmatch(USD_PATTERN, value):
-            self.fail(
-                f"{value!r} is no amount; accepted: 25 or 12.50, at most six decimals", param, ctx
-            )
-        return to_microusd(value)
-
-
-class Count(click.ParamType):
-    """A whole number from 1, or `none`."""
-
-    name = "number"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        """The number."""
-        if isinstance(value, int) or value == NONE:
-            return value  # type: ignore[no-any-return]
-        return click.IntRange(1, MAX_COUNT).convert(value, param, ctx)
-
-
-def limit_options(limits: Sequence[Limit], count: Any, usd: Any) -> list[Callable[[Any], Any]]:
-    """An option of the command line for each limit; `count` and `usd` are the types of values."""
-    return [
-        click.option(
-            "--" + limit.api_name.replace("_", "-"),
-            limit.name,
-            type=usd if limit.is_money else count,
-            help=limit.help[0].upper() + limit.help[1:] + ".",
-        )
-        for limit in limits
-    ]
-
-
-def _options(count: Any, usd: Any) -> Callable[[Any], Any]:
+def _options(removable: bool = False) -> Callable[[Any], Any]:
     options = (
         click.option(
             "--scope",
@@ -91,16 +39,10 @@ def _options(count: Any, usd: Any) -> Callable[[Any], Any]:
             multiple=True,
             help="Only this model (openai/*, echo ...); repeat.",
         ),
-        *limit_options(KEY_LIMITS, count, usd),
+        *limit_options(KEY_LIMITS, removable),
         click.option("--expires-in", type=Duration(), help="90d, 12h ..."),
     )
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+    return with_options(options)
 
 
 @click.group()
@@ -111,7 +53,7 @@ def keys() -> None:
 @keys.command()
 @click.argument("email")
 @click.option("--name", required=True, help="What it is for.")
-@_options(click.IntRange(1, MAX_COUNT), Usd())
+@_options()
 @as_json
 def create(email: str, name: str, as_json: bool, expires_in: int | None, **limits: Any) -> None:
     """Make an API key for the user EMAIL and print it, this once."""
@@ -139,7 +81,7 @@ def list_keys(email: str | None, as_json: bool) -> None:
 @keys.command()
 @click.argument("key_id", type=int)
 @click.option("--name")
-@_options(Count(), Usd(removable=True))
+@_options(removable=True)
 def change(key_id: int, name: str | None, expires_in: int | None, **limits: Any) -> None:
     """Change the limits of the key KEY_ID; `none` takes a limit away. Counts from the key's next request on."""
     changes = {

@@ -12,7 +12,9 @@ import click
 
 from goblin_assistant.accounts.users import ROLES, Accounts
 from goblin_assistant.commands.database import open_database
-from goblin_assistant.schemas.accounts import user_out
+from goblin_assistant.commands.limits import NONE, limit_options, with_options
+from goblin_assistant.database.limits import USER_LIMITS
+from goblin_assistant.schemas.accounts import limits_out, user_out
 
 PAGE = 500
 
@@ -103,7 +105,8 @@ def list_users(as_json: bool) -> None:
     with open_accounts() as accounts:
         while page := accounts.list(limit=PAGE, after=rows[-1]["id"] if rows else 0):
             rows += [user_out(user) for user in page]
-    show(rows, ("id", "email", "role", "created_at", "disabled_at"), as_json)
+    listed = [limit.api_name for limit in USER_LIMITS if limit.listed]
+    show(rows, ("id", "email", "role", *listed, "created_at", "disabled_at"), as_json)
 
 
 @users.command()
@@ -142,3 +145,27 @@ def role(email: str, role: str) -> None:
     with open_accounts() as accounts:
         accounts.set_role(accounts.by_email(email).id, role)
     click.echo(f"{email} is now {role}")
+
+
+@users.command("limits")
+@click.argument("email")
+@with_options(limit_options(USER_LIMITS, removable=True))
+def set_limits(email: str, **limits: Any) -> None:
+    """Widen or narrow EMAIL, all of its API keys together; `none` takes a limit away.
+
+    Counts from the user's next request on."""
+    changes = {
+        name: None if value == NONE else value
+        for name, value in limits.items()
+        if value is not None
+    }
+    if not changes:
+        raise click.UsageError("nothing to change; see --help")
+    with open_accounts() as accounts:
+        user = accounts.set_limits(accounts.by_email(email).id, changes)
+    now = [
+        f"{name} {value}"
+        for name, value in limits_out(user, USER_LIMITS).items()
+        if value is not None
+    ]
+    click.echo(f"limits of {email}: {', '.join(now) or 'none of its own'}")

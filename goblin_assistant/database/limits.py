@@ -1,12 +1,13 @@
 """The limits that a user or an API key may have: one field for each.
 
-A new limit is a field here, a migration for its column, and the code that enforces it. The columns
+A limit of users goes into UserLimits and is one of keys as well. A new limit is a field here, a migration for its column, and the code that enforces it. The columns
 of the tables, keys' creation, change, rotation and listing, the API's schemas and the options of
 the command line are made from these fields.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -48,20 +49,26 @@ def _limit(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyLimits:
-    """The limits of an API key. None: the instance's limit, or none."""
+class UserLimits:
+    """The limits of a user, set by an admin. None: the instance's limit, or none."""
 
     requests_per_minute: int | None = _limit(
         "chats a minute", listed=True, instance_limit="chats_per_minute"
     )
     tokens_per_minute: int | None = _limit("tokens a minute, prompt and answer together")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLimits(UserLimits):
+    """The limits of an API key. None: the instance's limit, or none."""
+
     max_concurrency: int | None = _limit("chats at once")
     monthly_budget_microusd: int | None = _limit(
         "12.50; a calendar month, UTC", api_name="monthly_budget_usd", listed=True
     )
 
 
-def _limits_of(kind: type[KeyLimits]) -> tuple[Limit, ...]:
+def _limits_of(kind: type[UserLimits]) -> tuple[Limit, ...]:
     return tuple(
         Limit(
             name=item.name,
@@ -75,9 +82,12 @@ def _limits_of(kind: type[KeyLimits]) -> tuple[Limit, ...]:
     )
 
 
+USER_LIMITS = _limits_of(UserLimits)
 KEY_LIMITS = _limits_of(KeyLimits)
 
 
-def limit_values(limited: KeyLimits) -> dict[str, int | None]:
-    """Column to value."""
-    return {limit.name: getattr(limited, limit.name) for limit in KEY_LIMITS}
+def limit_values(
+    limited: Any, limits: Sequence[Limit] = KEY_LIMITS, prefix: str = ""
+) -> dict[str, int | None]:
+    """Column to value. `prefix` stands before the names of the attributes."""
+    return {limit.name: getattr(limited, prefix + limit.name) for limit in limits}

@@ -27,7 +27,13 @@ from sqlalchemy import (
     Text,
 )
 
-from goblin_assistant.database.limits import KEY_LIMITS, KeyLimits, Limit
+from goblin_assistant.database.limits import (
+    KEY_LIMITS,
+    USER_LIMITS,
+    KeyLimits,
+    Limit,
+    UserLimits,
+)
 
 
 def _limit_columns(limits: Sequence[Limit]) -> list[Column[Any]]:
@@ -74,6 +80,7 @@ users = Table(
     ),  # raised: every access token of the user is void
     Column("created_at", BigInteger, default=now_ms, nullable=False),
     Column("disabled_at", BigInteger),
+    *_limit_columns(USER_LIMITS),
 )
 """An account. `settings` holds the user's chat defaults: model, temperature, max_tokens, system_prompt."""
 
@@ -185,7 +192,7 @@ user_id and key_id are no foreign keys: a record outlives the account it was bil
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class User(UserLimits):
     """A row of `users`."""
 
     id: int

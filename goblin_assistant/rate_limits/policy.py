@@ -39,7 +39,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "health": ("ip",),
     "general": ("ip", "user"),
     "chat": ("ip", "user", "key"),
-    "tokens": ("key",),
+    "tokens": ("key", "user"),
     "login": ("account",),
     "concurrency": ("key",),  # counted by routing/slots.py
 }
@@ -48,9 +48,9 @@ SCOPES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class TokenHold:
-    """Tokens taken from a key's minute, to be settled with what was really used."""
+    """Tokens taken from the minutes of a key and its user, to be settled with what was used."""
 
-    key: str
+    buckets: tuple[str, ...]
     id: str
     amount: int
 
@@ -96,34 +96,45 @@ class RateLimits:
         """Count one request of the chat, health or general group, by user and API key, or (without
         a principal) by address.
 
-        A user's keys share the user's bucket. A key's own requests per minute narrow that further;
-        those above the group's limit, which only an admin can give, count alone. Raises
-        RateLimitExceeded. None when limits are off.
+        A user's keys share the user's bucket, whose size an admin may have changed. A key's own
+        requests per minute narrow that further; those above the instance's limit, which only an
+        admin can give, count alone. Raises RateLimitExceeded. None when limits are off.
         """
         if not self.enabled:
             return None
         rules = self._rules[group]
         if principal is None:
             return self._count(rules, address_key(ip), "ip")
-        own = (
-            principal.requests_per_minute
-            if group == "chat" and principal.key_id is not None
-            else None
-        )
-        if own is None:
-            return self._count(rules, principal.user_label, "user")
-        key_rules = _own_rules(own)
-        if own > self.chats_per_minute:
-            return self._count(key_rules, principal.shared_label, "key")
-        return self._count_both(key_rules, principal.shared_label, rules, principal.user_label)
+        if group == "chat":
+            of_user = principal.user_limits.requests_per_minute
+            of_key = principal.requests_per_minute if principal.key_id is not None else None
+            if of_user is not None or of_key is not None:
+                return self._count_own(principal, of_user, of_key)
+        return self._count(rules, principal.user_label, "user")
 
-    def _count_both(
-        self, key_rules: tuple[_Rule, ...], key: str, rules: tuple[_Rule, ...], user: str
+    def _count_own(
+        self, principal: Principal, of_user: int | None, of_key: int | None
     ) -> LimitStatus:
-        """Count a key's request in its own bucket and in its user's, or in neither."""
-        counted = [(rule, key, "key") for rule in key_rules] + [
-            (rule, user, "user") for rule in rules
-        ]
+        """Count a chat of a caller with limits of their own, in the key's bucket and the user's."""
+        key_rules = () if of_key is None else _own_rules(of_key)
+        if of_key is not None and of_key > self.chats_per_minute:
+            return self._count(key_rules, principal.shared_label, "key")
+        rules = self._rules["chat"]
+        if of_user is not None:
+            own = _own_rules(of_user)
+            if of_user > self.chats_per_minute:
+                rules = own
+            elif own[0].prefix not in {rule.prefix for rule in rules}:
+                rules = (*rules, *own)
+        return self._count_all(
+            [
+                *((rule, principal.shared_label, "key") for rule in key_rules),
+                *((rule, principal.user_label, "user") for rule in rules),
+            ]
+        )
+
+    def _count_all(self, counted: list[tuple[_Rule, str, str]]) -> LimitStatus:
+        """Count a request in several buckets, as (rule, caller, scope), or in none of them."""
         results = self.storage.hit_all(
             [(rule.prefix + name, rule.amount, rule.window) for rule, name, _ in counted]
         )
@@ -170,32 +181,43 @@ class RateLimits:
         )
 
     def take_tokens(self, principal: Principal, amount: int) -> TokenHold | None:
-        """Reserve the tokens that a chat may use from its key's minute; None when the key has no such limit.
+        """Reserve the tokens that a chat may use from the minute of its key and of its user.
 
-        Never admits more than the limit, in estimates, over any 60 seconds and all instances that share a Redis. Raises
-        RateLimitExceeded.
+        Never admits more than a limit, in estimates, over any 60 seconds and all instances that
+        share a Redis. Raises RateLimitExceeded. None when there is no such limit.
         """
-        limit = principal.tokens_per_minute
-        if limit is None:
-            return None
-        key = "tokens/" + principal.shared_label
-        if amount > limit:
-            raise self.refused(
-                "tokens",
-                "key",
-                f"{limit} tokens per 1 minute; this request may need {amount}",
-                MINUTE,
+        limits = [
+            (scope, "tokens/" + label, limit)
+            for scope, label, limit in (
+                ("key", principal.shared_label, principal.tokens_per_minute),
+                ("user", principal.user_label, principal.user_limits.tokens_per_minute),
             )
-        hold = os.urandom(8).hex()
-        wait = self.storage.reserve(key, limit, MINUTE, amount, hold)
-        if wait > 0:
-            raise self.refused("tokens", "key", f"{limit} tokens per 1 minute", wait)
-        return TokenHold(key, hold, amount)
+            if limit is not None
+        ]
+        if not limits:
+            return None
+        for scope, _, limit in limits:
+            if amount > limit:
+                raise self.refused(
+                    "tokens",
+                    scope,
+                    f"{limit} tokens per 1 minute; this request may need {amount}",
+                    MINUTE,
+                )
+        hold = TokenHold(tuple(bucket for _, bucket, _ in limits), os.urandom(8).hex(), amount)
+        for at, (scope, bucket, limit) in enumerate(limits):
+            wait = self.storage.reserve(bucket, limit, MINUTE, amount, hold.id)
+            if wait > 0:
+                for taken in hold.buckets[:at]:
+                    self.storage.settle(taken, hold.id, 0)
+                raise self.refused("tokens", scope, f"{limit} tokens per 1 minute", wait)
+        return hold
 
     def settle_tokens(self, hold: TokenHold | None, actual: int) -> None:
         """Give back what was reserved and not used, or take what was used beyond."""
         if hold is not None and actual != hold.amount:
-            self.storage.settle(hold.key, hold.id, max(0, actual))
+            for bucket in hold.buckets:
+                self.storage.settle(bucket, hold.id, max(0, actual))
 
     def login_attempt(self, email: str, ip: str | None = None) -> None:
         """Count a login before its password is looked at; `login_succeeded` clears. Raises RateLimitExceeded.

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from goblin_assistant.database.limits import KEY_LIMITS, MAX_COUNT, Limit
+from goblin_assistant.database.limits import KEY_LIMITS, MAX_COUNT, USER_LIMITS, Limit
 from goblin_assistant.database.models import ApiKey, User
 from goblin_assistant.money import from_microusd, to_microusd
 from goblin_assistant.schemas.base import ModelName, Query, Strict, rfc3339
@@ -49,6 +49,28 @@ Time = Annotated[
     AwareDatetime, Field(strict=False), BeforeValidator(_text), AfterValidator(_in_range)
 ]
 """A time in RFC 3339, with its zone."""
+
+
+# -- limits --------------------------------------------------------------------------------------
+def _given(limits: Sequence[Limit]) -> dict[str, Any]:
+    return {
+        limit.api_name: (
+            (Usd if limit.is_money else Count) | None,
+            Field(None, description=limit.help),
+        )
+        for limit in limits
+    }
+
+
+def _shown(limits: Sequence[Limit]) -> dict[str, Any]:
+    return {limit.api_name: (str if limit.is_money else int) | None for limit in limits}
+
+
+# Any: the fields are made from the table, so mypy cannot know them.
+_KeyLimitsGiven: Any = create_model("_KeyLimitsGiven", __base__=Strict, **_given(KEY_LIMITS))
+_KeyLimitsShown: Any = create_model("_KeyLimitsShown", __base__=Strict, **_shown(KEY_LIMITS))
+_UserLimitsGiven: Any = create_model("_UserLimitsGiven", __base__=Strict, **_given(USER_LIMITS))
+_UserLimitsShown: Any = create_model("_UserLimitsShown", __base__=Strict, **_shown(USER_LIMITS))
 
 
 # -- accounts -------------------------------------------------------------------------------------
@@ -91,7 +113,7 @@ class Tokens(Strict):
     expires_in: int = Field(description="seconds")
 
 
-class UserOut(Strict):
+class UserOut(_UserLimitsShown):
     """An account."""
 
     id: int
@@ -102,25 +124,6 @@ class UserOut(Strict):
 
 
 # -- API keys -------------------------------------------------------------------------------------
-def _given(limits: Sequence[Limit]) -> dict[str, Any]:
-    return {
-        limit.api_name: (
-            (Usd if limit.is_money else Count) | None,
-            Field(None, description=limit.help),
-        )
-        for limit in limits
-    }
-
-
-def _shown(limits: Sequence[Limit]) -> dict[str, Any]:
-    return {limit.api_name: (str if limit.is_money else int) | None for limit in limits}
-
-
-# Any: the fields are made from the table, so mypy cannot know them.
-_KeyLimitsGiven: Any = create_model("_KeyLimitsGiven", __base__=Strict, **_given(KEY_LIMITS))
-_KeyLimitsShown: Any = create_model("_KeyLimitsShown", __base__=Strict, **_shown(KEY_LIMITS))
-
-
 class KeyLimits(_KeyLimitsGiven):
     """What a key may do; null means: the instance's limit, or none."""
 
@@ -234,8 +237,8 @@ class NewUser(Credentials):
     role: Literal["user", "admin"] = "user"
 
 
-class UserChange(Strict):
-    """Changes to an account; what is left out stays as it is."""
+class UserChange(_UserLimitsGiven):
+    """Changes to an account; what is left out stays as it is, null takes a limit away."""
 
     role: Literal["user", "admin"] | None = None
     disabled: bool | None = None
@@ -285,6 +288,7 @@ def user_out(user: User) -> dict[str, Any]:
         "id": user.id,
         "email": user.email,
         "role": user.role,
+        **limits_out(user, USER_LIMITS),
         "created_at": rfc3339(user.created_at),
         "disabled_at": rfc3339(user.disabled_at),
     }

@@ -71,7 +71,10 @@ def test_users_are_listed_in_pages_without_anything_secret(
         f"/admin/users?limit=1&after={first['next_after']}", headers=admin
     ).get_json()
     assert [first["users"][0]["email"], second["users"][0]["email"]] == ["root@example.com", EVE]
-    assert set(first["users"][0]) == {"id", "email", "role", "created_at", "disabled_at"}
+    assert set(first["users"][0]) == {
+        *("id", "email", "role", "created_at", "disabled_at"),
+        *("requests_per_minute", "tokens_per_minute"),
+    }
     assert client.get("/admin/users?limit=0", headers=admin).status_code == 400
     assert client.get("/admin/users?limit=201", headers=admin).status_code == 400
 
@@ -191,6 +194,61 @@ def test_an_admin_gives_changes_rotates_and_revokes_keys_of_others(
     listed = client.get(f"/admin/users/{eve['id']}/keys", headers=admin)
     assert [row["id"] for row in listed.get_json()["keys"]] == [key["id"], rotated["id"]]
     assert rotated["key"] not in listed.get_data(as_text=True)
+
+
+def test_an_admin_widens_a_user_and_takes_it_back(
+    client: FlaskClient, admin: dict[str, str], eve: dict[str, Any]
+) -> None:
+    path = f"/admin/users/{eve['id']}"
+    assert (eve["requests_per_minute"], eve["tokens_per_minute"]) == (None, None)
+    wide = {"requests_per_minute": 500, "tokens_per_minute": 9000}
+    assert wide.items() <= client.patch(path, json=wide, headers=admin).get_json().items()
+    client.patch(path, json={"role": "user"}, headers=admin)
+    assert wide.items() <= client.get(path, headers=admin).get_json().items()
+    back = client.patch(path, json={"requests_per_minute": None}, headers=admin).get_json()
+    assert (back["requests_per_minute"], back["tokens_per_minute"]) == (None, 9000)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"requests_per_minute": 0}, {"requests_per_minute": "9"}, {"tokens_per_minute": 10**10}],
+)
+def test_a_limit_of_a_user_that_makes_no_sense_is_refused(
+    client: FlaskClient, admin: dict[str, str], eve: dict[str, Any], change: dict[str, Any]
+) -> None:
+    refused = client.patch(f"/admin/users/{eve['id']}", json=change, headers=admin)
+    assert refused.status_code == 400
+    mine = bearer(login(client).get_json()["access_token"])
+    path = f"/admin/users/{eve['id']}"
+    assert client.patch(path, json={"requests_per_minute": 9}, headers=mine).status_code == 403
+
+
+def test_a_widened_user_chats_more_often_at_once(make_app: MakeApp) -> None:
+    client = make_app(ratelimit_enabled=True, ratelimit_chat="2 per minute").test_client()
+    mine = bearer(register(client)["access_token"])
+    body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
+
+    def statuses(times: int) -> list[int]:
+        answers = [client.post("/chat/completions", json=body, headers=mine) for _ in range(times)]
+        return [answer.status_code for answer in answers]
+
+    assert statuses(3) == [200, 200, 429]
+    accounts = client.application.extensions["goblin"].accounts
+    accounts.set_limits(accounts.by_email("ada@example.com").id, {"requests_per_minute": 3})
+    assert statuses(4) == [200, 200, 200, 429]
+
+
+def test_a_chat_by_access_token_is_held_to_its_users_tokens(make_app: MakeApp) -> None:
+    client = make_app().test_client()
+    mine = bearer(register(client)["access_token"])
+    accounts = client.application.extensions["goblin"].accounts
+    accounts.set_limits(accounts.by_email("ada@example.com").id, {"tokens_per_minute": 40})
+    body = {"model": "echo", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 99}
+    refused = client.post("/chat/completions", json=body, headers=mine)
+    assert refused.status_code == 429
+    assert "40 tokens per 1 minute" in refused.get_json()["message"]
+    body["max_tokens"] = 5
+    assert client.post("/chat/completions", json=body, headers=mine).status_code == 200
 
 
 def test_a_user_cannot_be_given_the_admin_scope(

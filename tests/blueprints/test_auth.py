@@ -37,7 +37,10 @@ def test_registering_answers_the_account_and_logging_in_the_tokens(client: Flask
     answer = client.post("/auth/register", json={"email": "Ada@Example.com", "password": PASSWORD})
     assert answer.status_code == 201
     body = answer.get_json()
-    assert set(body) == {"id", "email", "role", "created_at", "disabled_at"}
+    assert set(body) == {
+        *("id", "email", "role", "created_at", "disabled_at"),
+        *("requests_per_minute", "tokens_per_minute"),
+    }
     assert (body["email"], body["role"]) == (EMAIL, "user")
     tokens = login(client).get_json()
     assert set(tokens) == {"access_token", "refresh_token", "token_type", "expires_in"}

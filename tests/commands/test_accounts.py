@@ -14,6 +14,7 @@ from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.commands.durations import Duration
 from goblin_assistant.commands.keys import keys
 from goblin_assistant.commands.users import users
+from goblin_assistant.database.limits import UserLimits
 from goblin_assistant.errors import AppError, Unauthorized
 from tests.support.accounts_fixtures import PASSWORD, engine_for, settings
 
@@ -98,9 +99,18 @@ def test_the_password_is_asked_for_twice_and_never_shown(folder: Path) -> None:
 def test_users_are_listed_for_people_and_for_programs(ada: dict[str, Any]) -> None:
     listed = good(users, "list", "--json")
     assert [user["email"] for user in listed] == [ADA]
-    assert set(listed[0]) == set(ada) == {"id", "email", "role", "created_at", "disabled_at"}
+    assert (
+        set(listed[0])
+        == set(ada)
+        == {
+            *("id", "email", "role", "created_at", "disabled_at"),
+            *("requests_per_minute", "tokens_per_minute"),
+        }
+    )
     table = good(users, "list")
-    assert table.splitlines()[0].split() == ["ID", "EMAIL", "ROLE", "CREATED_AT", "DISABLED_AT"]
+    assert table.splitlines()[0].split() == [
+        *("ID", "EMAIL", "ROLE", "REQUESTS_PER_MINUTE", "CREATED_AT", "DISABLED_AT")
+    ]
     assert ADA in table
 
 
@@ -118,6 +128,21 @@ def test_disabling_enabling_role_and_password_reach_the_server_at_once(
     with pytest.raises(Unauthorized):
         accounts.login(ADA, PASSWORD)
     assert accounts.login(ADA, "a new long password")
+
+
+def test_limits_of_a_user_reach_the_server_at_once(ada: dict[str, Any], accounts: Accounts) -> None:
+    claims = accounts.tokens.check(accounts.login(ADA, PASSWORD).access_token)
+    key = good(keys, "create", ADA, "--name", "team").strip()
+    said = good(users, "limits", ADA, "--requests-per-minute", "500", "--tokens-per-minute", "9")
+    assert said == f"limits of {ADA}: requests_per_minute 500, tokens_per_minute 9\n"
+    for principal in (accounts.principals.of_token(claims), accounts.principals.of_key(key)):
+        assert principal.user_limits == UserLimits(requests_per_minute=500, tokens_per_minute=9)
+        assert principal.requests_per_minute is None
+    said = good(users, "limits", ADA, "--tokens-per-minute", "none")
+    assert said == f"limits of {ADA}: requests_per_minute 500\n"
+    assert "none" in good(users, "limits", ADA, "--requests-per-minute", "none")
+    assert run(users, "limits", ADA).exit_code == 2
+    assert run(users, "limits", ADA, "--requests-per-minute", "0").exit_code == 2
 
 
 @pytest.mark.parametrize(

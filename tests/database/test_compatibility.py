@@ -71,6 +71,29 @@ def test_every_revision_says_who_may_serve_with_its_tables(
         assert "0001" <= row.serves_from <= revision
 
 
+def test_the_tables_of_0003_may_be_served_by_every_release_before(engine: Engine) -> None:
+    downgrade(engine, "0002")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO users (email, password_hash, role, settings, token_version, created_at)"
+                " VALUES ('ada@example.com', 'x', 'user', '{}', 0, 1)"
+            )
+        )
+    upgrade(engine, "0003")
+    with engine.connect() as connection:
+        row = connection.execute(text("SELECT serves_from FROM schema_compatibility")).one()
+        limits = connection.execute(
+            text("SELECT requests_per_minute, tokens_per_minute FROM users")
+        ).one()
+    assert (row.serves_from, tuple(limits)) == ("0001", (None, None))
+    downgrade(engine, "0002")
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT email FROM users")).scalar() == "ada@example.com"
+        row = connection.execute(text("SELECT revision FROM schema_compatibility")).one()
+    assert row.revision == "0002"
+
+
 @pytest.mark.parametrize("serves_from", ["0001", HEAD])
 def test_a_newer_database_that_is_compatible_is_served(
     database_url: str, engine: Engine, make_app: MakeApp, serves_from: str

@@ -9,6 +9,7 @@ import pytest
 
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.config import Config
+from goblin_assistant.database.limits import UserLimits
 from goblin_assistant.errors import RateLimitExceeded, native_body
 from goblin_assistant.metrics import REGISTRY, rate_limit_rejections_total
 from goblin_assistant.rate_limits.memory import MemoryStorage
@@ -281,3 +282,80 @@ def test_every_rejection_series_starts_at_zero() -> None:
         for s in metric.samples
     }
     assert {(group, scope) for group, scopes in SCOPES.items() for scope in scopes} <= samples
+
+
+# -- limits of a user -----------------------------------------------------------------------------
+def of_user(
+    requests: int | None = None, tokens: int | None = None, key_id: int | None = None, **own: Any
+) -> Principal:
+    """User 3, whose limits an admin has set, or a key of that user."""
+    limits = UserLimits(requests_per_minute=requests, tokens_per_minute=tokens)
+    label = "user:3" if key_id is None else f"key:{key_id}"
+    return Principal(3, "user", key_id, label=label, user_limits=limits, **own)
+
+
+def test_a_user_whom_an_admin_widened_gets_that_with_all_keys_together() -> None:
+    limits = policy()
+    assert chats(limits, of_user(50), 30) == 30
+    assert chats(limits, of_user(50, key_id=7), 30) == 20
+    assert chats(limits, Caller("user:4", None), 40) == 30
+
+
+def test_a_user_whom_an_admin_narrowed_cannot_get_out_of_it_with_keys() -> None:
+    limits = policy(ratelimit_chat="20 per second; 30 per minute")
+    assert chats(limits, of_user(5, key_id=7), 3) == 3
+    assert chats(limits, of_user(5, key_id=8, requests_per_minute=20), 30) == 2
+    assert chats(limits, of_user(5), 30) == 0
+
+
+def test_a_narrowed_users_bursts_stay_limited() -> None:
+    limits = policy(ratelimit_chat="3 per second; 300 per minute")
+    assert chats(limits, of_user(100), 3) == 3
+    with pytest.raises(RateLimitExceeded, match="3 per 1 second"):
+        limits.check("chat", of_user(100), None)
+
+
+def test_a_users_limit_equal_to_the_instances_counts_a_chat_once() -> None:
+    assert chats(policy(), of_user(30), 40) == 30
+
+
+def test_a_key_that_an_admin_widened_counts_alone_for_a_user_with_limits_too() -> None:
+    limits = policy()
+    assert chats(limits, of_user(5, key_id=7, requests_per_minute=50), 60) == 50
+    assert chats(limits, of_user(5), 10) == 5
+
+
+def test_a_narrower_key_of_a_widened_user_is_bounded_by_both() -> None:
+    limits = policy()
+    assert chats(limits, of_user(40, key_id=7, requests_per_minute=10), 20) == 10
+    assert chats(limits, of_user(40), 50) == 30
+
+
+def test_a_users_chat_limit_is_none_of_the_other_groups() -> None:
+    limits = policy(ratelimit_default="3 per minute")
+    for _ in range(3):
+        limits.check("general", of_user(50), None)
+    with pytest.raises(RateLimitExceeded):
+        limits.check("general", of_user(50), None)
+
+
+def test_a_users_tokens_a_minute_are_shared_by_keys_and_tokens() -> None:
+    limits = policy()
+    hold = limits.take_tokens(of_user(tokens=100, key_id=7, tokens_per_minute=80), 60)
+    with pytest.raises(RateLimitExceeded) as caught:
+        limits.take_tokens(of_user(tokens=100), 60)
+    assert caught.value.reason == "tokens_user"
+    limits.settle_tokens(hold, 10)
+    assert limits.take_tokens(of_user(tokens=100), 90) is not None
+
+
+def test_tokens_that_the_user_is_refused_cost_the_key_nothing() -> None:
+    limits = policy()
+    limits.take_tokens(of_user(tokens=100), 90)
+    narrow = of_user(tokens=100, key_id=7, tokens_per_minute=50)
+    before = rejections("tokens", "user")
+    with pytest.raises(RateLimitExceeded):
+        limits.take_tokens(narrow, 50)
+    assert rejections("tokens", "user") == before + 1
+    alone = Principal(3, "user", 7, tokens_per_minute=50, label="key:7")
+    assert limits.take_tokens(alone, 50) is not None
