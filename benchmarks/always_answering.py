@@ -1,9 +1,9 @@
 """`make bench-live`, or `python -m benchmarks.always_answering`: does the server always answer?
 
-/health/live is asked every 10 ms (probe.py) while each of the conditions of hazards.py lasts. The
-server is a real `goblin-assistant serve` with its default of 64 threads and so 56 chat slots, not
-pinned to a core; rate limits are out of reach, so that the load arrives. Each condition has a new
-server. Prints the table and writes it into docs/performance.md.
+probe.py asks /health/live every 10 ms under each of the conditions of hazards.py. The server is a
+real `goblin-assistant serve` with its default of 64 threads and so 56 chat slots, not pinned to a
+core. Rate limits are high, so that the load arrives. Each condition has a new server. The command
+prints the table and writes it into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One condition. `problems`: what says that the load was not what it should have been."""
+    """One condition. `problems` says how the load differed from what it should have been."""
 
     name: str
     title: str
@@ -59,7 +59,7 @@ class Row:
 
     @property
     def outcome(self) -> str:
-        """Against the targets. A missed figure stands, whatever the load was."""
+        """The outcome by the targets. A missed figure counts, whatever the load was."""
         if self.reading is None:
             return "not measured"
         late = self.reading.p99 > P99_MS or self.reading.max > MAX_MS
@@ -76,7 +76,7 @@ def from_dict(stored: Mapping[str, Any]) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`samples`: 0 for each condition's own. `memory_mb`: a server that takes more is ended."""
+    """`samples`: 0 for each condition's own. A server above `memory_mb` is killed."""
 
     samples: int = 0
     body_mb: float = 20.0
@@ -84,7 +84,7 @@ class Options:
 
 
 def measure(condition: Condition, options: Options, crowd: Crowd, folder: Path) -> Row:
-    """One condition from the start of its server to the end."""
+    """Run one condition, from the start of its server to its end."""
     try:
         with _service(condition, folder) as service:
             return _measure(condition, options, crowd, folder, service)
@@ -185,7 +185,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """All that was measured, the idle server first."""
+    """All results, the idle server first."""
     head = (
         "condition", "the load", "samples", "failures", "p50 ms", "p99 ms", "max ms",
         "probe late p99 / max ms", "peak MB", "outcome",

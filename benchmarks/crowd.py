@@ -1,7 +1,7 @@
-"""Many clients and a provider for always_answering.py: asyncio in a thread, all of it cheap.
+"""Many clients and a provider for always_answering.py, in asyncio in one thread, at little cost.
 
-The load must not need the processor that the server needs, so nothing here parses what it need not:
-an answer is its status, and its time that of its first bytes.
+The load must not take CPU that the server needs. So answers are not parsed: a result is the status
+and the time to the first bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PIECE = 256 * 1024
 
 
 class Tally:
-    """What the clients of one condition saw, by kind of request: statuses and times."""
+    """The results of one condition's clients, by kind of request: statuses and times."""
 
     def __init__(self) -> None:
         self.statuses: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -33,7 +33,7 @@ class Tally:
         self.most_open: Counter[str] = Counter()
         self.began = time.monotonic()
         self.ready = threading.Event()
-        """The load is there: sampling may begin."""
+        """The load has arrived: sampling may begin."""
 
     def count(self, kind: str, status: str, seconds: float) -> None:
         """One request of a kind has ended."""
@@ -77,18 +77,18 @@ class Crowd:
         self._thread.start()
 
     def begin(self, work: Coroutine[Any, Any, None]) -> Future[None]:
-        """Run it there; `end` stops it."""
+        """Run it in the loop; `end` stops it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def end(self, running: Future[None]) -> None:
-        """Cancel work and wait until it has ended. An error of its own is raised here."""
+        """Cancel work and wait for its end. Raises its error, if any."""
         running.cancel()
         with contextlib.suppress(CancelledError):
             running.result(10)
         asyncio.run_coroutine_threadsafe(_quiet(), self._loop).result(30)
 
     def close(self) -> None:
-        """End every load and provider, and the thread."""
+        """Stop every load and provider, and the thread."""
         asyncio.run_coroutine_threadsafe(_quiet(), self._loop).result(30)
         for provider in self._providers:
             self._loop.call_soon_threadsafe(provider.close)
@@ -105,7 +105,7 @@ class Crowd:
 
 
 async def _quiet() -> None:
-    """Cancel what an ended load leaves behind: its clients, the provider's conversations."""
+    """Cancel the remains of a load: its clients and the provider's conversations."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
@@ -113,7 +113,7 @@ async def _quiet() -> None:
 
 
 async def ask(port: int, request: bytes, kind: str, tally: Tally) -> str:
-    """Send a request, wait for the end of its answer, count it; the status or what went wrong."""
+    """Send a request, read its answer to the end and count it; the status or the error."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     tally.enter(kind)
@@ -134,7 +134,7 @@ async def _exchange(port: int, request: bytes) -> str:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     sending = asyncio.ensure_future(_send(writer, request))
     try:
-        # A server may refuse before it has read everything: the answer is waited for meanwhile.
+        # A server may refuse before it has read everything, so the answer is read meanwhile.
         head = await reader.read(4096)
         while await reader.read(PIECE):
             pass
@@ -154,7 +154,7 @@ async def _send(writer: asyncio.StreamWriter, request: bytes) -> None:
 
 
 async def open_silent(port: int, data: bytes) -> socket.socket:
-    """A connection on which `data` has been sent and nothing will be read; its buffer is small."""
+    """A connection with a small buffer on which `data` has been sent and nothing will be read."""
     loop = asyncio.get_running_loop()
     connection = socket.socket()
     try:
@@ -179,7 +179,7 @@ Mode = Literal["quick", "slow", "hang", "pour"]
 
 
 class Provider:
-    """An OpenAI-compatible provider. Its model list answers always, its chats as `mode` says:
+    """An OpenAI-compatible provider. Its model list always answers; its chats follow `mode`:
 
     quick   one answer, at once
     slow    a stream of 30 events over three seconds

@@ -1,7 +1,7 @@
-"""CPU of counting what a stream delivers: `python -m benchmarks.delivered_text`.
+"""CPU of counting the text of a stream: `python -m benchmarks.delivered_text`.
 
-Microseconds an event, the least of seven rounds: what every event costs (a stream that ends with
-the provider's count), and what it costs where the text has to be counted.
+Microseconds an event, the least of seven rounds: for a stream that ends with the provider's count,
+and for one whose text must be counted.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import orjson
 from goblin_assistant.usage.delivered import DeliveredText
 
 OPENAI = b"data: " + orjson.dumps({
-    "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1764000000, "model": "gpt-4o-2024-08-06",
-    "system_fingerprint": "fp_1",
-    "choices": [{"index": 0, "delta": {"content": " goblin"}, "logprobs": None, "finish_reason": None}],
+    "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1764000000,
+    "model": "gpt-4o-2024-08-06", "system_fingerprint": "fp_1",
+    "choices": [
+        {"index": 0, "delta": {"content": " goblin"}, "logprobs": None, "finish_reason": None}
+    ],
 }) + b"\n\n"  # fmt: skip
 ANTHROPIC = b"event: content_block_delta\ndata: " + orjson.dumps({
     "type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": " goblin"},
@@ -34,7 +36,7 @@ def microseconds(work: Callable[[], object], events: int) -> float:
 
 
 def held(event: bytes, events: int, streams: int) -> None:
-    """Streams that end with a count."""
+    """Streams with the provider's count."""
     for _ in range(streams):
         add = DeliveredText().add
         for _ in range(events):
@@ -42,7 +44,7 @@ def held(event: bytes, events: int, streams: int) -> None:
 
 
 def counted(event: bytes, events: int, streams: int) -> None:
-    """Streams that do not."""
+    """Streams without a count."""
     for _ in range(streams):
         delivered = DeliveredText()
         add = delivered.add
@@ -55,7 +57,8 @@ def counted(event: bytes, events: int, streams: int) -> None:
 def main() -> None:
     """Print the table."""
     print(
-        "| event | bytes | 100 events, counted by the provider | 100, not counted | 2,000, counted or not |"
+        "| event | bytes | 100 events, counted by the provider | 100, not counted "
+        "| 2,000, counted or not |"
     )
     print("|---|---|---|---|---|")
     for name, event in (("OpenAI", OPENAI), ("Anthropic", ANTHROPIC)):

@@ -1,7 +1,7 @@
-"""The conditions under which always_answering.py asks: each load, and the check that it was there.
+"""The conditions of always_answering.py: each load, and the check that it arrived.
 
-A load runs until it is cancelled. It sets `tally.ready` when sampling may begin, and lasts for the
-whole sampling: what is over in a moment is done again and again.
+A load runs until it is cancelled. It sets `tally.ready` when sampling may begin. Short loads are
+repeated for the whole sampling.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ONE_CONNECTION = {"Connection": "close"}
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What a load works on. `keys` are API keys of one account, `token` its access token."""
+    """What a load uses. `keys` are API keys of one account, `token` is its access token."""
 
     port: int
     token: str
@@ -70,7 +70,7 @@ class Ground:
 
 Load = Callable[[Ground, Tally], Coroutine[Any, Any, None]]
 Check = Callable[[Ground, Tally], list[str]]
-"""What was not as it should have been in a load; empty: the load was there."""
+"""How a load differed from what it should have been; empty: it was right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +93,18 @@ def _expect(**expectations: bool) -> list[str]:
 
 
 async def idle(ground: Ground, tally: Tally) -> None:
-    """Nobody else asks."""
+    """No load."""
     tally.ready.set()
     await asyncio.Event().wait()
 
 
 def nothing_expected(ground: Ground, tally: Tally) -> list[str]:
-    """An idle server has no load."""
+    """Nothing to check."""
     return []
 
 
 async def _waves(port: int, tally: Tally, kind: str, request: bytes, count: int) -> None:
-    """`count` at once, and again when the last of them has its answer."""
+    """`count` requests at once, and again when all have their answers."""
     while True:
         wave = [asyncio.ensure_future(ask(port, request, kind, tally)) for _ in range(count)]
         await asyncio.sleep(0.2)
@@ -118,7 +118,7 @@ async def logins(ground: Ground, tally: Tally) -> None:
 
 
 def logins_came(ground: Ground, tally: Tally) -> list[str]:
-    """All of a wave were under way at once."""
+    """All requests of a wave were open at once."""
     return _expect(all_logins_at_once=tally.most_open["login"] >= LOGINS)
 
 
@@ -128,7 +128,7 @@ async def chats(ground: Ground, tally: Tally) -> None:
 
 
 def chats_came(ground: Ground, tally: Tally) -> list[str]:
-    """All of a wave were under way at once, and every slot was taken."""
+    """All requests of a wave were open at once, and every slot was taken."""
     return _expect(
         all_chats_at_once=tally.most_open["chat"] >= CHATS,
         every_slot_taken=ground.provider.most_active >= SLOTS,
@@ -136,7 +136,7 @@ def chats_came(ground: Ground, tally: Tally) -> list[str]:
 
 
 async def hanging_provider(ground: Ground, tally: Tally) -> None:
-    """100 clients that ask again half a second after a refusal."""
+    """100 clients that repeat half a second after a refusal."""
 
     async def client() -> None:
         while True:
@@ -150,7 +150,7 @@ async def hanging_provider(ground: Ground, tally: Tally) -> None:
 
 
 def provider_hung(ground: Ground, tally: Tally) -> list[str]:
-    """Calls hung in the provider, and none was answered by it."""
+    """Calls hung in the provider, which answered none."""
     return _expect(
         every_slot_taken=ground.provider.most_active >= SLOTS,
         no_chat_answered=tally.total("chat", "200") == 0,
@@ -158,7 +158,7 @@ def provider_hung(ground: Ground, tally: Tally) -> list[str]:
 
 
 async def half_sent(ground: Ground, tally: Tally) -> None:
-    """1,000 connections: every other one stops within its header block, the rest in the body."""
+    """1,000 connections: half stop within their headers, half within their body."""
     head = b"POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     body = head + b'Content-Length: 1000\r\n\r\n{"email": "'
     await _hold(ground, tally, "half-sent", [head if n % 2 else body for n in range(HALF_SENT)])
@@ -196,7 +196,7 @@ async def _opened(port: int, request: bytes, kind: str, tally: Tally) -> socket.
 
 
 def _closed(connection: socket.socket) -> bool:
-    """Whether the server has closed it or answered with an error. Takes nothing from the buffer."""
+    """Whether the server has closed it or answered with an error. The buffer is not read."""
     try:
         seen = connection.recv(16, socket.MSG_PEEK)
     except BlockingIOError:
@@ -207,7 +207,7 @@ def _closed(connection: socket.socket) -> bool:
 
 
 def connections_held(kind: str, count: int) -> Check:
-    """That so many connections were opened."""
+    """Check that so many connections were opened."""
 
     def check(ground: Ground, tally: Tally) -> list[str]:
         return _expect(**{f"{count}_connections_opened": tally.most_open[kind] >= count})
@@ -216,7 +216,7 @@ def connections_held(kind: str, count: int) -> Check:
 
 
 async def stalled_streams(ground: Ground, tally: Tally) -> None:
-    """200 clients ask for a stream without end and read nothing of it."""
+    """200 clients request an endless stream and do not read it."""
     request = ground.chat(stream=True)
     await _hold(ground, tally, "reader", [request] * READERS)
 
@@ -230,13 +230,13 @@ def streams_stalled(ground: Ground, tally: Tally) -> list[str]:
 
 
 async def stalled_documents(ground: Ground, tally: Tally) -> None:
-    """200 clients without credentials ask a hundred times for a large document and read nothing."""
+    """200 clients without credentials request a large document a hundred times and do not read."""
     request = http_request("GET", "/openapi.json", {}) * PIPELINED
     await _hold(ground, tally, "reader", [request] * READERS)
 
 
 async def service_stopped(ground: Ground, tally: Tally) -> None:
-    """Chats, lists of keys and logins at a steady pace; after three seconds the service stops."""
+    """Chats, lists of keys and logins at a steady rate; after three seconds the service stops."""
     assert ground.service is not None
     numbers = itertools.cycle(range(len(ground.keys)))
     counter = itertools.count()
@@ -278,7 +278,7 @@ async def _steady(
 
 
 def _signal(service: PostgresServer | RedisServer, number: signal.Signals) -> None:
-    """To a service and all of its processes: each connection of PostgreSQL has one."""
+    """Send a signal to a service and all its processes: each connection of PostgreSQL has one."""
     assert service.process is not None
     parent = psutil.Process(service.process.pid)
     for process in [parent, *parent.children(recursive=True)]:
@@ -286,7 +286,7 @@ def _signal(service: PostgresServer | RedisServer, number: signal.Signals) -> No
 
 
 def service_was_asked(ground: Ground, tally: Tally) -> list[str]:
-    """The load went on while the service was stopped: at least half of what was due was sent."""
+    """The load continued while the service was stopped: at least half of it was sent."""
     seconds = time.monotonic() - tally.began
     begun = {kind: tally.total(kind) + tally.open[kind] for kind in ("chat", "keys", "login")}
     return _expect(
@@ -297,7 +297,7 @@ def service_was_asked(ground: Ground, tally: Tally) -> list[str]:
 
 
 def nasty(make: Make, *, login: bool) -> Load:
-    """Four clients that send one body again and again: with a key to chat, or without to login."""
+    """Four clients that repeat one body: with a key to chat, without to login."""
 
     async def load(ground: Ground, tally: Tally) -> None:
         path = "/auth/login" if login else "/v1/chat/completions"
@@ -318,12 +318,12 @@ def nasty(make: Make, *, login: bool) -> Load:
 
 
 def bodies_came(ground: Ground, tally: Tally) -> list[str]:
-    """Four bodies were under way at once."""
+    """Four bodies were open at once."""
     return _expect(four_bodies_at_once=tally.most_open["body"] >= SENDERS)
 
 
 def _nasty_conditions() -> list[Condition]:
-    """Each body to the chat route. To the login one of them: it is refused by its length, whatever it holds."""
+    """Each body for the chat route; one for login, which refuses it by its length alone."""
     values = {name: _as_body(make, "messages") for name, make in NASTY.items()}
     return [
         _nasty_condition("login", "empty objects", _as_body(NASTY["empty objects"], "email")),
@@ -341,7 +341,7 @@ def _nasty_condition(route: str, name: str, make: Make) -> Condition:
 
 
 def _as_body(make: Make, field: str) -> Make:
-    """A nasty value where it hurts most: in the messages of a chat, in the e-mail address of a login."""
+    """A nasty value where it costs most: a chat's messages, a login's e-mail address."""
     others = {"messages": MESSAGES} if field == "messages" else {}
     return lambda size: inside(field, make(size), **others)
 

@@ -1,8 +1,9 @@
-"""`make bench-bodies`, or `python -m benchmarks.nasty_bodies`: CPU and peak memory of bodies that are cheap to send.
+"""`make bench-bodies`, or `python -m benchmarks.nasty_bodies`: CPU and memory of nasty bodies.
 
-Each body goes to a server of its own, which has answered a small one before: CPU is the process's user and system time
-from before the first byte until the answer is there, memory is how far its peak rises above what it had
-(`/proc/PID/clear_refs`, `VmHWM`). The client makes the body first, in another process's memory.
+Each body goes to its own server, which has answered a small one before. CPU is the process's user
+and system time from before the first byte to the answer. Memory is how far its peak rises above the
+value before (`/proc/PID/clear_refs`, `VmHWM`). The client builds the body first, in another
+process's memory.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ REFUSED = frozenset({400, 413})
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A body, where it goes, and what it should get."""
+    """A body, its route and the expected status."""
 
     name: str
     path: str
@@ -67,7 +68,7 @@ class Row:
 
     @property
     def problems(self) -> list[str]:
-        """The bounds that it breaks."""
+        """The bounds that it exceeds."""
         found = []
         if str(self.status) not in self.expected.split(", "):
             found.append("status")
@@ -84,7 +85,7 @@ def _within(make: Make, field: str) -> Make:
 
 
 def cases() -> Iterator[Case]:
-    """Every body, on the routes where it hurts most: without credentials, and with a key."""
+    """Every body, on the routes where it costs most: without credentials, and with a key."""
     open_to_all = frozenset({200, 400})
     for name, make in NASTY.items():
         yield Case(name, LOGIN, _within(make, "email"), REFUSED, signed_in=False)
@@ -135,7 +136,7 @@ def _ask(port: int, method: str, path: str, body: bytes, headers: dict[str, str]
 
 
 def run(folder: Path, chosen: Iterable[Case], sizes: Iterable[int], core: int | None) -> list[Row]:
-    """Measure all, each in a fresh server where the one before has grown."""
+    """Measure all, in a new server after each body that made the server grow."""
     rows: list[Row] = []
     pending = [(case, megabytes) for case in chosen for megabytes in sizes]
     while pending:
@@ -153,7 +154,8 @@ def line(row: Row) -> str:
     """For a terminal."""
     verdict = "MISSED: " + ", ".join(row.problems) if row.problems else "met"
     return (
-        f"{row.megabytes:>3} MB {row.path:<22}{row.name:<52}{row.status:>4}{row.cpu_ms / row.megabytes:>8.1f} ms/MB"
+        f"{row.megabytes:>3} MB {row.path:<22}{row.name:<52}{row.status:>4}"
+        f"{row.cpu_ms / row.megabytes:>8.1f} ms/MB"
         f"{row.peak_mb:>8.1f} MB {row.peak_mb / row.megabytes:>5.1f}x  {verdict}"
     )
 
@@ -173,9 +175,11 @@ def checks(rows: list[Row]) -> list[Check]:
         memory = max(part, key=lambda row: row.peak_mb / max(MAX_MB, MAX_TIMES * row.megabytes))
         wrong = sum("status" in row.problems for row in part)
         found += [
-            _check(f"{what}: most CPU for a megabyte", f"{cpu.cpu_ms / cpu.megabytes:.0f} ms ({cpu.name})",
+            _check(f"{what}: most CPU for a megabyte",
+                   f"{cpu.cpu_ms / cpu.megabytes:.0f} ms ({cpu.name})",
                    f"<= {MAX_CPU_MS:.0f} ms", not any("CPU" in row.problems for row in part)),
-            _check(f"{what}: most memory", f"{memory.peak_mb:.0f} MB for {memory.megabytes} MB ({memory.name})",
+            _check(f"{what}: most memory",
+                   f"{memory.peak_mb:.0f} MB for {memory.megabytes} MB ({memory.name})",
                    "<= 15x or 50 MB", not any("memory" in row.problems for row in part)),
             _check(f"{what}: wrong status", f"{wrong} of {len(part)}", "0", not wrong),
         ]  # fmt: skip

@@ -1,7 +1,7 @@
-"""Sections of docs/performance.md that different commands write.
+"""Sections of docs/performance.md, each written by its own command.
 
-A section stands between two HTML comments, which a reader of the page does not see. A command that
-writes the whole page anew keeps the sections with `with_sections_of`.
+A section stands between two HTML comments, which readers do not see. A command that rewrites the
+page keeps the other sections by `with_sections_of`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def section(name: str, text: str) -> str:
 
 
 def with_section(page: str, name: str, text: str) -> str:
-    """The page with this section in place of the one of that name; at the end if there is none."""
+    """The page with this section in place of the old one of that name, or at the end."""
     new = section(name, text)
     for found in _SECTION.finditer(page):
         if found["name"] == name:
@@ -27,13 +27,13 @@ def with_section(page: str, name: str, text: str) -> str:
 
 
 def with_sections_of(page: str, old: str) -> str:
-    """The page with the marked sections of an older version of it, at the end."""
+    """The page with the marked sections of its older version at the end."""
     for found in _SECTION.finditer(old):
         page = f"{page.rstrip()}\n\n{found[0]}"
     return page
 
 
 def replace_section(path: Path, name: str, text: str) -> None:
-    """Write the section into the file and leave the rest as it is. The file may be missing."""
+    """Write the section into the file and keep the rest. The file may be missing."""
     old = path.read_text() if path.exists() else ""
     path.write_text(with_section(old, name, text))

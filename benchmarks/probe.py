@@ -2,12 +2,11 @@
 
     python -m benchmarks.probe PORT SAMPLES
 
-One request is due every 10 ms, whether earlier ones were answered or not. Each has a connection of
-its own, as a kubelet's probe does, and a time is counted from the moment when the request was due:
-a probe that waits for a slow answer would leave out the samples that are due meanwhile
-("coordinated omission"). How late the probe itself was with sending is reported beside, so that a
-busy machine can be told from a slow server. One thread and no blocking call, so that no answer
-waits for another.
+One request is due every 10 ms, whether or not earlier ones were answered. Each has its own
+connection, as a kubelet's probe does. Times count from when a request was due: a probe that waits
+for a slow answer would leave out the samples due meanwhile ("coordinated omission"). The reading
+also says how late the probe sent its requests, which tells a busy machine from a slow server. There
+is one thread and no blocking call, so that no answer waits for another.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a probe saw, in milliseconds. A failure counts as the time-out in the percentiles."""
+    """The reading of a probe, in milliseconds. A failure counts as the time-out."""
 
     samples: int
     failures: int
@@ -51,7 +50,7 @@ class Reading:
 
 
 class _Asked:
-    """A request on its way."""
+    """A request that waits for its answer."""
 
     def __init__(self, due: float, connection: socket.socket) -> None:
         self.due = due
@@ -61,7 +60,7 @@ class _Asked:
 
 
 class Probe:
-    """Asks so many times; `run` returns the reading."""
+    """Sends so many requests; `run` returns the reading."""
 
     def __init__(self, port: int, samples: int) -> None:
         self._address = ("127.0.0.1", port)
@@ -170,13 +169,13 @@ def _content_length(head: bytes) -> int:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent of the values do not exceed."""
+    """The smallest value that is at least as large as so many percent of the values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def start(port: int, samples: int) -> subprocess.Popen[bytes]:
-    """A probe at work in a process of its own; `finish` waits for it."""
+    """A probe in its own process; `finish` waits for it."""
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.probe", str(port), str(samples)],
         cwd=ROOT,

@@ -1,5 +1,4 @@
-"""A server under measurement: started on one core, its CPU time and memory read from the kernel, halted while others
-are measured."""
+"""A server under measurement: one core, CPU time and memory from the kernel, paused for others."""
 
 from __future__ import annotations
 
@@ -19,11 +18,13 @@ from benchmarks.native import pinned
 
 
 class ServerFailed(Exception):
-    """The server ended or never answered. The message has the end of what it wrote."""
+    """The server ended or never answered. The message has the end of its output."""
 
 
 class Server:
-    """A process and its children. Its output goes into a file: writing its log is part of what a server does."""
+    """A process and its children. Its output goes to a file, because a server's cost includes its
+    log.
+    """
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class Server:
         self.stop()
 
     def start(self, timeout: float = 180.0) -> float:
-        """Start and wait for the first 200; seconds that took."""
+        """Start and wait for the first 200; the seconds that took."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._output = (self._folder / "output.log").open("wb")
         began = time.perf_counter()
@@ -78,7 +79,7 @@ class Server:
         return time.perf_counter() - began
 
     def _answers(self) -> bool:
-        # A socket of its own: an HTTP library would add its retries to a cold start.
+        # A plain socket: an HTTP library would add its retries to a cold start.
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
                 connection.sendall(
@@ -89,7 +90,7 @@ class Server:
             return False
 
     def output_end(self) -> str:
-        """The last of what it wrote."""
+        """The end of its output."""
         path = self._folder / "output.log"
         return path.read_text(errors="replace")[-3000:] if path.exists() else ""
 
@@ -99,7 +100,7 @@ class Server:
         return [parent, *parent.children(recursive=True)]
 
     def cpu_seconds(self) -> float:
-        """User and system time so far, of children too, dead ones included."""
+        """User and system time so far, with children, also ended ones."""
         total = 0.0
         for process in self._family():
             times = process.cpu_times()
@@ -107,7 +108,7 @@ class Server:
         return total
 
     def rss_bytes(self) -> int:
-        """Resident memory now, of children too."""
+        """Resident memory now, with children."""
         return sum(int(process.memory_info().rss) for process in self._family())
 
     def reset_peak(self) -> None:
@@ -128,17 +129,17 @@ class Server:
         return sum(process.num_threads() for process in self._family())
 
     def halt(self) -> None:
-        """Take it off the processor."""
+        """Pause it."""
         for process in self._family():
             process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it run again."""
+        """Continue it."""
         for process in self._family():
             process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it and its children at once; `stop` is still to be called."""
+        """Kill it and its children at once; `stop` must still be called."""
         for process in self._family():
             process.kill()
 

@@ -1,5 +1,4 @@
-"""What is measured: the bare functions, the product with everything on, and LiteLLM's proxy, all in front of the
-same upstream."""
+"""The measured servers, before one upstream: bare functions, the product, LiteLLM's proxy."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from benchmarks.processes import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = 160
-"""Of every waitress here: more than the most connections of a comparison, so that nobody waits for a thread."""
+"""For every waitress here: more threads than connections, so that none waits."""
 ORIGIN = "https://app.example.com"
 EMAIL, PASSWORD = "bench@example.com", "correct horse battery staple"
 LITELLM = "litellm[proxy]==1.106.2"
@@ -31,7 +30,8 @@ MESSAGES = [
     },
     {
         "role": "user",
-        "content": "Which animal jumps over the lazy dog in the well-known sentence with every letter?",
+        "content": "Which animal jumps over the lazy dog in the well-known sentence "
+        "with every letter?",
     },
 ]
 
@@ -51,7 +51,7 @@ def chat_body(model: str, *, stream: bool = False) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A running server and the requests that it takes, by what they measure."""
+    """A running server and its requests by what they measure."""
 
     name: str
     server: Server
@@ -74,8 +74,8 @@ def bare(
     ]
     ready = "/health" if kind == "flask" else "/"
     return Server(
-        f"bare {kind}", command, port=port, ready_path=ready, folder=folder / f"bare-{kind}", core=core,
-        env={"PYTHONPATH": str(ROOT)},
+        f"bare {kind}", command, port=port, ready_path=ready, folder=folder / f"bare-{kind}",
+        core=core, env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 
@@ -88,12 +88,16 @@ def goblin(
     threads: int = THREADS,
     **extra: str,
 ) -> Server:
-    """The product, everything on: limits (huge), CORS, JSON log into a file, metrics, usage rows into SQLite.
-    `extra` are more settings."""
+    """The product with all features on: limits (huge), CORS, JSON log to a file, metrics, usage
+    records in SQLite.
+
+    `extra` are more settings.
+    """
     place = folder / name
     place.mkdir(parents=True, exist_ok=True)
     (place / "goblin.toml").write_text(
-        f'[providers.bench]\nbase_url = "http://127.0.0.1:{upstream_port}/v1"\napi_key = "sk-bench-upstream-key"\n'
+        f'[providers.bench]\nbase_url = "http://127.0.0.1:{upstream_port}/v1"\n'
+        'api_key = "sk-bench-upstream-key"\n'
         'models = ["bench"]\n\n[prices."bench/bench"]\ninput = 1.0\noutput = 2.0\n'
     )
     port = free_port()
@@ -122,14 +126,14 @@ def goblin(
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Of the account on a running product: an access token and an API key."""
+    """An account's credentials on a running product: an access token and an API key."""
 
     token: str
     key: str
 
 
 def register(port: int) -> Credentials:
-    """Make an account and a key."""
+    """Create an account and a key."""
     body = {"email": EMAIL, "password": PASSWORD}
     answer = _post(port, "/auth/register", body)
     if "access_token" not in answer:
@@ -140,7 +144,7 @@ def register(port: int) -> Credentials:
 
 
 def another_key(port: int, token: str, **limits: Any) -> str:
-    """One more API key of the account; `limits` are fields of POST /auth/keys."""
+    """Create one more API key; `limits` are fields of POST /auth/keys."""
     made = _post(port, "/auth/keys", {"name": "bench", **limits}, token)
     return str(made["key"])
 
@@ -160,7 +164,7 @@ def _post(port: int, path: str, body: Mapping[str, Any], token: str = "") -> dic
 
 
 def goblin_requests(credentials: Credentials) -> dict[str, bytes]:
-    """What the product is asked, as a browser's front end would: with an Origin, so that CORS has something to do."""
+    """Requests to the product, as a browser's front end sends them: an Origin makes CORS work."""
     by_token = {"Authorization": f"Bearer {credentials.token}", "Origin": ORIGIN}
     by_key = {"Authorization": f"Bearer {credentials.key}", "Origin": ORIGIN}
     login = json.dumps({"email": EMAIL, "password": PASSWORD}).encode()
@@ -179,7 +183,7 @@ def goblin_requests(credentials: Credentials) -> dict[str, bytes]:
 
 
 def bare_requests() -> dict[str, bytes]:
-    """What the bare function is asked."""
+    """Requests to the bare function."""
     return {
         "chat": http_request("POST", "/v1/chat/completions", {}, chat_body("bench")),
         "stream": http_request("POST", "/v1/chat/completions", {}, chat_body("bench", stream=True)),
@@ -187,8 +191,10 @@ def bare_requests() -> dict[str, bytes]:
 
 
 def litellm_venv(cache: Path, given: Path | None) -> Path:
-    """A virtual environment with LiteLLM's proxy: the given one, or one made once in `cache`. Raises
-    CalledProcessError."""
+    """A virtual environment with LiteLLM's proxy: the given one, or one created once in `cache`.
+
+    Raises CalledProcessError.
+    """
     if given is not None:
         return given
     place = cache / "litellm"
@@ -199,7 +205,7 @@ def litellm_venv(cache: Path, given: Path | None) -> Path:
 
 
 def litellm_version(venv: Path) -> str:
-    """As installed."""
+    """The installed version."""
     code = "import importlib.metadata as m; print(m.version('litellm'))"
     return subprocess.run(
         [str(venv / "bin" / "python"), "-c", code], check=True, capture_output=True, text=True
@@ -207,22 +213,23 @@ def litellm_version(venv: Path) -> str:
 
 
 def litellm(venv: Path, upstream_port: int, folder: Path, core: int | None) -> Server:
-    """LiteLLM's proxy, one worker, with a master key and no database: less to do than it has in production."""
+    """LiteLLM's proxy: one worker, a master key, no database. In production it does more."""
     place = folder / "litellm"
     place.mkdir(parents=True, exist_ok=True)
     (place / "config.yaml").write_text(
         "model_list:\n  - model_name: bench\n    litellm_params:\n      model: openai/bench\n"
-        f"      api_base: http://127.0.0.1:{upstream_port}/v1\n      api_key: sk-bench-upstream-key\n"
+        f"      api_base: http://127.0.0.1:{upstream_port}/v1\n"
+        "      api_key: sk-bench-upstream-key\n"
         f"litellm_settings:\n  telemetry: false\ngeneral_settings:\n  master_key: {LITELLM_KEY}\n"
     )
     port = free_port()
     command = [
-        str(venv / "bin" / "litellm"), "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port),
-        "--num_workers", "1",
+        str(venv / "bin" / "litellm"), "--config", "config.yaml", "--host", "127.0.0.1",
+        "--port", str(port), "--num_workers", "1",
     ]  # fmt: skip
     env = {
         "LITELLM_LOG": "ERROR",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it would fetch its prices from the network at start
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it fetches its prices from the network
         "LITELLM_MODE": "PRODUCTION",
         "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
     }
@@ -238,7 +245,7 @@ def litellm(venv: Path, upstream_port: int, folder: Path, core: int | None) -> S
 
 
 def litellm_requests() -> dict[str, bytes]:
-    """What LiteLLM is asked."""
+    """Requests to LiteLLM."""
     headers = {"Authorization": f"Bearer {LITELLM_KEY}"}
     return {
         "chat": http_request("POST", "/v1/chat/completions", headers, chat_body("bench")),

@@ -1,4 +1,4 @@
-"""Fixtures for the whole suite: an application per test, a real server, and the wait that replaces sleeping."""
+"""Fixtures for all tests: an application per test, a real server, and waiting without sleep."""
 
 from __future__ import annotations
 
@@ -33,13 +33,16 @@ from tests.support.services import (  # noqa: F401 -- fixtures
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "correct horse battery staple"
 
-# No example fails for taking long: machines that run tests are busy.
+# No deadline for an example: machines that run tests are busy.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 
 def wait_until(predicate: Callable[[], Any], timeout: float = 5.0, what: str = "") -> Any:
-    """The first truthy value of `predicate()`, asked every few milliseconds; AssertionError after `timeout` seconds."""
+    """Return the first truthy value of `predicate()`, called every few milliseconds.
+
+    AssertionError after `timeout` seconds.
+    """
     end = time.monotonic() + timeout
     while True:
         if value := predicate():
@@ -50,7 +53,9 @@ def wait_until(predicate: Callable[[], Any], timeout: float = 5.0, what: str = "
 
 
 class BufferedClient(FlaskClient):
-    """Reads every answer to its end and closes it, as a server does: what waits for the last byte has then been done."""
+    """Reads every answer to its end and closes it, as a server does. So work that waits for the
+    last byte is done.
+    """
 
     def open(self, *args: Any, buffered: bool = True, **kwargs: Any) -> TestResponse:
         return super().open(*args, buffered=buffered, **kwargs)
@@ -64,12 +69,15 @@ class MakeApp(Protocol):
 
 @pytest.fixture
 def make_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeApp]:
-    """A factory of applications in development mode on a SQLite file of their own, limits off, no checks in the background."""
+    """A factory of applications in development mode, each with its own SQLite file.
+
+    Limits are off, and no checks run in the background.
+    """
     from goblin_assistant import create_app
     from goblin_assistant.config import Config
     from goblin_assistant.logs import json_logging
 
-    # The log goes to standard output past pytest's capture; a test that wants it has caplog, or a real server.
+    # The log bypasses pytest's capture of standard output. Tests use caplog or a real server.
     monkeypatch.setattr(json_logging.QueueingHandler, "_write_fd", staticmethod(lambda data: None))
     made: list[Flask] = []
 
@@ -83,9 +91,9 @@ def make_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeAp
             **overrides,
         }
         app = create_app(Config.load(values, environ={}, dotenv=tmp_path / "absent.env"))
-        # Tests look into the database right after an answer; usage/test_batches.py and the served tests gather.
+        # Tests read the database right after an answer. Batches: usage/test_batches.py.
         app.extensions["goblin"].usage.batch_writer.seconds = 0.0
-        # Under TESTING Flask re-raises what the 500 handler should answer.
+        # Under TESTING, Flask raises again what the 500 handler should answer.
         app.config.update(TESTING=True, PROPAGATE_EXCEPTIONS=False)
         app.test_client_class = BufferedClient
         made.append(app)
@@ -137,7 +145,9 @@ def auth_headers(client: FlaskClient) -> dict[str, str]:
 
 
 class Server:
-    """A running `goblin-assistant serve`. Its standard output is read all the time, so that it never fills a pipe."""
+    """A running `goblin-assistant serve`. A thread reads its standard output, so that the pipe
+    never fills.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.process = process
@@ -158,7 +168,10 @@ class Server:
             into.append(line)
 
     def log_lines(self, message: str | None = None) -> list[dict[str, Any]]:
-        """Every line so far, parsed (a line that is no JSON object fails the test); only those with `message` if given."""
+        """Every log line so far, parsed; only those with `message` if given.
+
+        A line that is not a JSON object fails the test.
+        """
         lines = [json.loads(line) for line in list(self.output)]
         return [line for line in lines if message is None or line["message"] == message]
 
@@ -175,7 +188,7 @@ class Server:
         return line
 
     def metrics(self) -> dict[str, float]:
-        """A scrape: sample name with labels, as written, to value."""
+        """A scrape: from sample name with labels, as written, to value."""
         return parse_metrics(requests.get(self.url + "/metrics", timeout=10).text)
 
     def register(self, email: str = "ada@example.com", password: str = PASSWORD) -> dict[str, str]:
@@ -198,7 +211,7 @@ class Server:
         return self.wait(timeout)
 
     def wait(self, timeout: float = 40.0) -> int:
-        """Wait for the end of a server that has been told; its exit code. All of its output has been read then."""
+        """Wait until a stopping server has ended and its output is read; its exit code."""
         code = self.process.wait(timeout)
         for reader in self._readers:
             reader.join(5)
@@ -206,7 +219,7 @@ class Server:
 
 
 def parse_metrics(text: str) -> dict[str, float]:
-    """`{'name{label="x"}': value}` of a scrape in Prometheus' text format."""
+    """`{'name{label="x"}': value}` of a scrape in Prometheus's text format."""
     samples = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):
@@ -223,7 +236,7 @@ class Serve(Protocol):
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """A factory of real servers, each a process of its own on a free port, killed at the end of the test."""
+    """A factory of real servers, each a process on a free port, killed at the end of the test."""
     servers: list[Server] = []
 
     def start(wait: bool = True, **env: str) -> Server:

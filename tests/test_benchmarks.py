@@ -1,4 +1,4 @@
-"""The benchmarks' arithmetic and page, and the two compiled programs against each other. No timing is asserted."""
+"""The benchmarks' arithmetic and page, and their two compiled programs. No timing is asserted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sample(
     round: int = 0,
     p50: float = 1.0,
 ) -> Sample:
-    """A sample of which only these figures matter."""
+    """A sample with these figures; the others do not matter."""
     return Sample(server, kind, concurrency, round, cpu_us, rate=100.0, p50=p50, p95=2 * p50)
 
 
@@ -281,7 +281,7 @@ def test_without_a_compiler_the_benchmarks_say_what_to_install(
 
 
 def reading(**figures: Any) -> Reading:
-    """A reading of which only these figures matter; without them it meets the targets."""
+    """A reading with these figures; without them it meets the targets."""
     quiet: dict[str, Any] = {
         "samples": 1000,
         "failures": 0,

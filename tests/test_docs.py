@@ -1,4 +1,4 @@
-"""The README and the production guide are true: their commands run as written, their links work."""
+"""Commands of the README and the production guide run as written, and links lead somewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.services import find_binary, free_port
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "ops").rglob("*.md")])
 GUIDE = ROOT / "docs" / "production-guide.md"
 
-# Marks of the guide's shell blocks; for those that are not run, the reason that stands beside them.
+# Marks of the guide's shell blocks; for blocks that are not run, the reason given beside them.
 RUN = {"start", "doctor", "errors", "logs", "setup"}
 NOT_RUN = {"install": "needs a package index", "load": "takes minutes"}
 
@@ -32,7 +32,7 @@ def blocks(page: Path, mark: str, language: str = "sh") -> list[str]:
 
 
 class Terminal:
-    """An empty folder with production settings, in which the guide's commands are run."""
+    """An empty folder with production settings, in which the guide's commands run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ class Terminal:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Without a terminal of its own, the password prompt reads standard input.
+            # Without a controlling terminal, the password prompt reads standard input.
             start_new_session=True,
         )
         self.jobs.append(job)
@@ -83,7 +83,7 @@ class Terminal:
         wait_until(answers, 30, "the guide's server")
 
     def stop_server(self, job: subprocess.Popen[str]) -> str:
-        """Stop the server, but not what reads its log; the job's whole output."""
+        """Stop the server, but not what reads its log; return the job's whole output."""
         shell = psutil.Process(job.pid)
         for process in [shell, *shell.children(recursive=True)]:
             if any(one.status == "LISTEN" for one in process.net_connections("inet")):
@@ -135,7 +135,7 @@ def shell(script: str, port: int) -> str:
 def test_the_five_minute_tour_works_as_written(serve: Serve) -> None:
     steps = blocks(ROOT / "README.md", "tour")
     assert len(steps) == 5
-    # One shell: the tour's variables go from step to step. A mark tells the outputs apart.
+    # One shell keeps the tour's variables between steps. A mark separates the outputs.
     output = shell("\necho; echo ----\n".join(steps), serve().port).split("----\n")
     assert '"email":"you@example.com"' in output[0]
     assert "You said: Hello, goblin!" in output[1]

@@ -1,4 +1,4 @@
-"""Every failure has the shape of its path's dialect, its headers, and nothing of the inside."""
+"""Every failure has its dialect's shape and its headers, and reveals no internals."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RAISED: dict[str, Exception] = {}
 
 @pytest.fixture
 def client() -> Iterator[FlaskClient]:
-    """An application of nothing but failures."""
+    """An application whose routes all fail."""
     app = APIFlask("goblin_assistant", spec_path=None, docs_path=None)
     app.config["MAX_CONTENT_LENGTH"] = 2000
     config = Config.load(

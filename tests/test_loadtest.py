@@ -160,13 +160,14 @@ class Locust(Protocol):
 
 @pytest.fixture
 def locust(tmp_path: Path) -> Locust:
-    """Locust in a process of its own: it patches the standard library."""
+    """Run Locust in its own process, because it patches the standard library."""
 
     def run(url: str, *options: str) -> tuple[int, str, dict[str, Any]]:
         verdict = tmp_path / "verdict.json"
         command = [
-            sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), f"--host={url}", "--users", "20",
-            "--spawn-rate", "100", "--run-time", "4s", "--headless", "--verdict-json", str(verdict), *options,
+            sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), f"--host={url}",
+            "--users", "20", "--spawn-rate", "100", "--run-time", "4s", "--headless",
+            "--verdict-json", str(verdict), *options,
         ]  # fmt: skip
         done = subprocess.run(
             command,
@@ -193,7 +194,7 @@ class Target(Protocol):
 
 @pytest.fixture
 def target() -> Iterator[Target]:
-    """tests/support/loadtest_target.py in a process of its own."""
+    """tests/support/loadtest_target.py in its own process."""
     processes = []
 
     def start(rules: dict[str, list[int]] | None = None) -> str:
@@ -332,8 +333,9 @@ class TestLocust:
     ) -> None:
         verdict = tmp_path / "verdict.json"
         process = subprocess.Popen(
-            [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), f"--host={target()}", "--headless",
-             "--scenario", scenario, "--multiple", "0.2", "--users", "5", "--run-time", "60s",
+            [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"),
+             f"--host={target()}", "--headless", "--scenario", scenario,
+             "--multiple", "0.2", "--users", "5", "--run-time", "60s",
              "--verdict-json", str(verdict)],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
@@ -362,8 +364,8 @@ class TestLocust:
         )  # fmt: skip
         try:
             done = subprocess.run(
-                [*common, "--master", "--master-bind-port", str(port), "--expect-workers", "1", "--headless",
-                 "--run-time", "30s"],
+                [*common, "--master", "--master-bind-port", str(port), "--expect-workers", "1",
+                 "--headless", "--run-time", "30s"],
                 cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
             )  # fmt: skip
         finally:

@@ -1,4 +1,4 @@
-"""The instruments: the guide's names and labels, the documented table, and what promtool says of a scrape."""
+"""The guide's names and labels, the documented table, and promtool's check of a scrape."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def kind(instrument: MetricWrapperBase) -> str:
 
 
 def table() -> str:
-    """Every instrument as the page shows it."""
+    """Every metric as the page shows it."""
     rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for name, instrument in INSTRUMENTS.items():
         labels = ", ".join(instrument._labelnames) or "-"

@@ -1,4 +1,4 @@
-"""What is installed from a wheel is whole: migrations, the docs page, the type marker."""
+"""A wheel is complete: migrations, the docs page, the type marker."""
 
 from __future__ import annotations
 

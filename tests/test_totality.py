@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 
 DOCUMENTED = (ROOT / "docs" / "errors.md").read_text()
 EVERY: list[type[AppError] | type[ProviderError]] = [*APP_ERRORS, *PROVIDER_ERRORS]
-NOBODY_READS = {499}  # the client has gone: log, metrics and usage only
+NOBODY_READS = {499}  # the client has left: log, metrics and usage only
 
 
 def subclasses(kind: type[Exception]) -> set[type[Exception]]:
@@ -54,7 +54,7 @@ def test_errors_that_are_defined_elsewhere_are_kinds_of_listed_ones() -> None:
     load_every_module()
     for kind in subclasses(AppError):
         if kind.__module__ == "goblin_assistant.web.error_handlers":
-            continue  # made for a status that only the web framework gives; its phrase is the code
+            continue  # for a status that only the web framework gives; its phrase is the code
         if kind.__module__.startswith("goblin_assistant.") and kind not in APP_ERRORS:
             assert vars(kind).get("code") in {None, *(listed.code for listed in APP_ERRORS)}, (
                 f"{kind} has a code of its own: document it in errors.py"
@@ -131,7 +131,7 @@ LABELS = {
     "ProviderError", "RateLimitExceeded", "RateLimited", "RegistrationClosed", "Timeout",
     "Unauthorized", "Unavailable", "UnknownModel", "UnsupportedMediaType", "ValidationFailed",
 }  # fmt: skip
-"""What dashboards know: a class may be renamed, its label stays."""
+"""Labels that dashboards use: a class may be renamed, its label stays."""
 
 
 def test_every_error_has_the_label_that_dashboards_know() -> None:

@@ -1,4 +1,4 @@
-"""Connections without a request at work make way for new ones, and the end of the grace time is calm."""
+"""Idle connections make room for new ones, and the end of the grace time logs no errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 class Limited(Protocol):
-    """`limited(256, GOBLIN_THREADS="6")`: a server that may open this many files."""
+    """`limited(256, GOBLIN_THREADS="6")`: a server with this limit on open files."""
 
     def __call__(self, files: int, **env: str) -> Server: ...
 
@@ -135,7 +135,7 @@ def test_at_the_limit_of_descriptors_health_still_answers(
 
 
 class Vanishing(list[Any]):
-    """Requests of a connection whose thread ends the last one between two looks at the list."""
+    """A connection's requests, the last of which ends between two looks at the list."""
 
     def __bool__(self) -> bool:
         there = len(self) > 0

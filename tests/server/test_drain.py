@@ -1,4 +1,4 @@
-"""SIGTERM: nothing that runs is lost, nothing new is begun, exit 0."""
+"""SIGTERM: running requests finish, new ones are refused, and the exit code is 0."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_readiness_turns_first_and_open_connections_are_told_to_close(serve: Ser
         assert before.headers.get("Connection") != "close"
         server.process.send_signal(signal.SIGTERM)
         server.wait_for_line("draining")
-        # The listener is open still: a load balancer sees 503 before anybody is refused.
+        # The listener is still open: a load balancer sees 503 before any connection is refused.
         assert requests.get(server.url + "/health/ready", timeout=5).status_code == 503
         assert requests.get(server.url + "/health/live", timeout=5).status_code == 200
         during = session.get(server.url + "/health", timeout=5)

@@ -1,4 +1,4 @@
-"""What two servers in a row could read differently is refused, and the connection closed (RFC 9112)."""
+"""Requests that a proxy could read differently are refused and disconnected (RFC 9112)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ REFUSED: dict[str, tuple[bytes, int]] = {
         POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n" + BEHIND, 400,
     ),
     "chunked in two headers": (
-        POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + BEHIND, 400,
+        POST
+        + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        + BEHIND,
+        400,
     ),
     "an empty encoding": (POST + b"Transfer-Encoding:\r\n\r\n0\r\n\r\n" + BEHIND, 400),
     "another encoding": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
@@ -129,7 +132,8 @@ CLEAR = [
     b"GET http://a/health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     GET + b"Host: a\r\nTransfer-Encoding: Chunked\r\nConnection: close\r\n\r\n0\r\n\r\n",
     GET
-    + b"Host: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2;a=b\r\n{}\r\n0\r\nX: 1\r\n\r\n",
+    + b"Host: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    + b"2;a=b\r\n{}\r\n0\r\nX: 1\r\n\r\n",
     GET + b"Host: a\r\nContent-Length: 002\r\nConnection: close\r\n\r\n{}",
     GET + b"Host: a\r\n" + b"X: 1\r\n" * 150 + b"Connection: close\r\n\r\n",
 ]
@@ -157,7 +161,7 @@ def test_a_chunked_body_arrives_whole_however_it_is_cut(serve: Serve) -> None:
 
 @pytest.fixture
 def refused() -> Iterator[tuple[Channel, socket.socket]]:
-    """A connection whose refusal is not written yet, and its client."""
+    """A connection whose refusal is not yet written, and its client."""
     config = Config.load({"env": "development"}, environ={})
     with socket.create_server(("127.0.0.1", 0)) as listening:
         client = socket.create_connection(listening.getsockname(), 10)
@@ -165,7 +169,8 @@ def refused() -> Iterator[tuple[Channel, socket.socket]]:
     ours.setblocking(False)
     server = SimpleNamespace(
         active_channels={}, draining=False, adj=Adjustments(**settings(config)), add_task=None,
-        application=None, effective_port=0, server_name="", body_limits=BodyLimits(1), bodies=PendingBodies(1),
+        application=None, effective_port=0, server_name="", body_limits=BodyLimits(1),
+        bodies=PendingBodies(1),
     )  # fmt: skip
     channel = Channel(server, ours, address, server.adj, map={})
     channel.outbufs[-1].append(b"HTTP/1.1 400 Bad Request\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Ten thousand requests that make no sense: bounded metrics, no 500, and every line of the log is JSON."""
+"""Ten thousand invalid requests: metrics stay bounded, no 500, and every log line is JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.services import find_binary
 
 REQUESTS = 10_000
 WORKERS = 8
-QUARTER = REQUESTS // WORKERS // 4 + 1  # of what one worker sends
+QUARTER = REQUESTS // WORKERS // 4 + 1  # of one worker's requests
 METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "PROPFIND", "brew"]
 PATHS = [
     "/",
@@ -65,7 +65,7 @@ def junk_request(chance: random.Random, token: str) -> bytes:
 
 
 def send(server: Server, seed: int, count: int, token: str) -> list[int]:
-    """The statuses of the answers; a connection that the server closes is made anew."""
+    """The statuses of the answers. A connection that the server closes is opened again."""
     chance = random.Random(seed)
     statuses = []
     connection = socket.create_connection(("127.0.0.1", server.port), 30)
@@ -127,7 +127,7 @@ def test_junk_leaves_bounded_metrics_no_500_and_a_log_of_json(serve: Serve) -> N
     assert len(statuses) >= REQUESTS
     assert max(statuses) < 500
     assert statuses.count(0) < REQUESTS // 20
-    # What is new after the first quarter is combinations of known values, and few of them.
+    # After the first quarter only a few new combinations of known values appear.
     assert len(late) < len(early) * 1.2
     assert len(late) < 4000
     assert not any(model in "".join(late) for model in ("M1", "brew", "junk"))

@@ -1,4 +1,4 @@
-"""The main loop that knows who wants what, and the threads that are woken in reverse order."""
+"""The main loop tracks interest by socket, and threads are woken in reverse order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import wait_until
 
 
 class Thing(wasyncore.dispatcher):  # type: ignore[misc]
-    """One end of a socket pair that counts what it is asked and what happens to it."""
+    """One end of a socket pair that counts the loop's calls."""
 
     def __init__(self, sock: socket.socket, watched: WatchedMap) -> None:
         self.wants_read, self.wants_write = True, False
@@ -112,7 +112,7 @@ def test_a_closed_connection_is_forgotten_even_with_a_change_to_tell(
 
 
 class FakeListener:
-    """Counts how often it was woken."""
+    """Counts its wake-ups."""
 
     name = "listener"
     add_task = adj = application = effective_port = server_name = body_limits = bodies = (
@@ -174,7 +174,7 @@ def test_events_of_listeners_come_last() -> None:
 
 
 class Task:
-    """A task that says which thread does it, and waits until it may end."""
+    """A task that records its thread and waits until it may end."""
 
     def __init__(self) -> None:
         self.thread = ""
@@ -246,7 +246,7 @@ def test_a_task_that_raises_does_not_cost_a_thread(
 
 
 class Noted:
-    """A task that notes that it was done."""
+    """A task that records that it ran."""
 
     def __init__(self, name: str, done: list[str], *, urgent: bool = False) -> None:
         self.name, self.done, self.urgent = name, done, urgent

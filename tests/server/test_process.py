@@ -1,4 +1,4 @@
-"""What serve arranges with the operating system, each in a process of its own."""
+"""What `serve` sets in the operating system, each in its own process."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ from pathlib import Path
 threading.Thread(target=threading.Event().wait, daemon=True).start()
 %s
 threading.Thread(target=threading.Event().wait, daemon=True).start()
-print(done, sorted(os.sched_getscheduler(int(task.name)) for task in Path("/proc/self/task").iterdir()))
+tasks = Path("/proc/self/task").iterdir()
+print(done, sorted(os.sched_getscheduler(int(task.name)) for task in tasks))
 """
 
 
@@ -70,7 +71,8 @@ print(done, sorted(os.sched_getscheduler(int(task.name)) for task in Path("/proc
         ("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})", "True [3, 3, 3]"),
         ("", "False [0, 0, 0]" if len(os.sched_getaffinity(0)) > 1 else "True [3, 3, 3]"),
         (  # the operator's own choice, here "idle", stays
-            "p.pin_to_cpu(min(os.sched_getaffinity(0))); os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))",
+            "p.pin_to_cpu(min(os.sched_getaffinity(0)));"
+            " os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))",
             "False [0, 5, 5]",
         ),
     ],
@@ -91,7 +93,10 @@ def test_a_pinned_server_is_on_its_core_with_every_thread(serve: Serve) -> None:
 
 
 def test_the_soft_limit_of_open_files_is_raised_and_never_lowered() -> None:
-    lower = "import resource as r; hard = r.getrlimit(r.RLIMIT_NOFILE)[1]; r.setrlimit(r.RLIMIT_NOFILE, (256, hard))\n"
+    lower = (
+        "import resource as r; hard = r.getrlimit(r.RLIMIT_NOFILE)[1]\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (256, hard))\n"
+    )
     soft = int(run(lower + "print(p.raise_descriptor_limit())"))
     assert soft > 256
     again = "a = p.raise_descriptor_limit(); b = p.raise_descriptor_limit(); print(a == b)"
@@ -99,7 +104,10 @@ def test_the_soft_limit_of_open_files_is_raised_and_never_lowered() -> None:
 
 
 def test_the_collector_rests_while_starting_and_runs_afterwards() -> None:
-    code = "import gc; p.pause_garbage_collector(); a = gc.isenabled(); p.freeze_startup_objects(); print(a, gc.isenabled())"
+    code = (
+        "import gc; p.pause_garbage_collector(); a = gc.isenabled()\n"
+        "p.freeze_startup_objects(); print(a, gc.isenabled())"
+    )
     assert run(code) == "False True"
 
 

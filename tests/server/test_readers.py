@@ -1,4 +1,4 @@
-"""Clients that ask and do not read: they hold no thread, and what waits for them is bounded."""
+"""Clients that send requests and do not read hold no thread, and their answers are bounded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 def silent(server: Server, stack: ExitStack, data: bytes) -> socket.socket:
-    """A connection with a small buffer that sends what is taken of `data` and reads nothing."""
+    """A connection with a small buffer that sends what is accepted of `data` and reads nothing."""
     connection = stack.enter_context(socket.socket())
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", server.port))
@@ -36,7 +36,7 @@ def silent(server: Server, stack: ExitStack, data: bytes) -> socket.socket:
 
 
 def taken_of(connection: socket.socket) -> int:
-    """The bytes that were still sent, up to the end of the connection."""
+    """The bytes up to the end of the connection."""
     count = 0
     try:
         while piece := connection.recv(65536):
@@ -47,7 +47,7 @@ def taken_of(connection: socket.socket) -> int:
 
 
 def completed(server: Server, path: str) -> list[str]:
-    """The paths of all answers so far to paths that begin so."""
+    """The paths, so far, of answers to paths with this prefix."""
     paths = [line["path"] for line in server.log_lines("request_completed")]
     return [found for found in paths if found.startswith(path)]
 
@@ -61,7 +61,7 @@ def test_clients_that_pipeline_and_read_nothing_hold_no_thread(
     wait_until(lambda: len(completed(server, "/openapi.json")) >= 20, 30)
     assert raw(server, CLOSING).split()[1] == b"200"
     wait_until(lambda: server.metrics()["server_threads_busy"] == 1, 10)
-    # Nothing more is served to who has not read the first answer.
+    # A client that has not read its first answer gets no second one.
     answered = len(completed(server, "/openapi.json"))
     assert raw(server, CLOSING).split()[1] == b"200"
     assert len(completed(server, "/openapi.json")) == answered < 20 * 100

@@ -1,4 +1,4 @@
-"""One of two instances behind nginx is stopped under load: no request is lost."""
+"""Stopping one of two instances behind nginx under load loses no request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The production server, as a process of its own over real sockets."""
+"""The production server, in its own process, over real sockets."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ STREAM = {**CHAT, "stream": True}
 
 
 def start(serve: Serve, upstream: FakeUpstream, **more: str) -> Server:
-    """A server whose openai provider is the fake upstream. It has checked it already: what is scripted from now on is
-    for chats."""
+    """A server whose openai provider is the fake upstream, past its first health check.
+
+    Replies that are scripted later are for chats.
+    """
     upstream.default = Reply.raw(
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\nConnection: close\r\n\r\n"
-        b'{"data": []}'
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
+        b'Connection: close\r\n\r\n{"data": []}'
     )
     server = serve(
         True,
@@ -74,7 +76,7 @@ def chat_in_progress(server: Server) -> float:
 
 
 def raw(server: Server, data: bytes, timeout: float = 10.0) -> bytes:
-    """Everything the server says to these bytes until it closes."""
+    """All bytes that the server answers until it closes."""
     with socket.create_connection(("127.0.0.1", server.port), timeout) as connection:
         connection.sendall(data)
         answer = b""
@@ -101,7 +103,7 @@ def test_a_stream_passes_through_as_it_comes(
         assert next(received).startswith(b"data: ")  # while the upstream is still silent
         assert chat_in_progress(server) == 1
         assert server.log_lines("request_completed")[-1]["path"] != "/chat/completions"
-        time.sleep(1.2)  # what the log and the histogram must say
+        time.sleep(1.2)  # for the log and the histogram
         fake_upstream.release()
         rest = b"".join(received)
     assert rest.endswith(b"data: [DONE]\n\n")
@@ -192,7 +194,7 @@ def test_chats_that_find_no_place_to_wait_are_refused_and_leave_threads_for_ever
     serve: Serve,
     fake_upstream: FakeUpstream,
 ) -> None:
-    """16 threads, 13 slots, a place to wait, two threads that nobody may hold."""
+    """16 threads: 13 slots, one place to wait, two threads in reserve."""
     server = start(serve, fake_upstream, GOBLIN_THREADS="16", GOBLIN_CHAT_SLOT_WAIT_SECONDS="60")
     fake_upstream.default = Reply([SILENCE, *Reply.json(200, openai_chat()).steps])
     headers = server.register()
@@ -222,14 +224,22 @@ def test_chats_that_find_no_place_to_wait_are_refused_and_leave_threads_for_ever
 # -- refusals of the server itself ------------------------------------------------------------
 REFUSALS: dict[str, tuple[bytes, int, str]] = {
     "header": (b"GET / HTTP/1.1\r\nBad header\r\n\r\n", 400, "invalid_request"),
-    "method": (b"brew /x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", 400, "invalid_request"),
+    "method": (
+        b"brew /x HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", 400, "invalid_request",
+    ),
     "tls": (b"\x16\x03\x01 tls\r\n\r\n", 400, "invalid_request"),
     "headers": (
-        b"GET /x HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 431, "request_header_fields_too_large",
+        b"GET /x HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 431,
+        "request_header_fields_too_large",
     ),
     "length": (b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400, "invalid_request"),
-    "size": (b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", 413, "payload_too_large"),
-    "encoding": (b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "not_implemented"),
+    "size": (
+        b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n", 413,
+        "payload_too_large",
+    ),
+    "encoding": (
+        b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "not_implemented",
+    ),
 }  # fmt: skip
 
 
@@ -271,7 +281,7 @@ def test_a_client_that_sends_too_much_reads_its_413(serve: Serve) -> None:
         )
         assert answer.status_code == 413
         assert answer.json()["error"]["code"] == "payload_too_large"
-    # A client that looks up only when it has sent everything: had the server closed, it would find a reset.
+    # This client reads only after sending everything. A server that had closed would reset it.
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
     assert b"payload_too_large" in raw(server, head.encode() + body)
 
@@ -317,9 +327,9 @@ def client_of(server: Server, **headers: str) -> str:
 def test_forwarded_addresses_count_only_from_the_trusted_proxy(serve: Serve) -> None:
     behind = serve(GOBLIN_TRUSTED_PROXY="127.0.0.1")
     assert client_of(behind, **{"X-Forwarded-For": "203.0.113.7"}) == "203.0.113.7"
-    # A client made up the first entry; the proxy, which is one, added the last.
+    # The client invented the first entry; the one proxy added the last.
     assert client_of(behind, **{"X-Forwarded-For": "198.51.100.1, 203.0.113.7"}) == "203.0.113.7"
-    # Without the setting, or from elsewhere, the header is dropped.
+    # Without the setting, or from another address, the header is dropped.
     assert (
         client_of(serve(GOBLIN_TRUSTED_PROXY="10.1.1.1"), **{"X-Forwarded-For": "203.0.113.7"})
         == "127.0.0.1"
@@ -428,8 +438,8 @@ def test_a_full_pipe_does_not_stop_the_server(serve: Serve, tmp_path: Path) -> N
         [sys.executable, "-m", "goblin_assistant", "serve"],
         cwd=tmp_path,
         env={
-            "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "GOBLIN_ENV": "development", "GOBLIN_PORT": str(port),
-            "RATELIMIT_ENABLED": "false",
+            "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "GOBLIN_ENV": "development",
+            "GOBLIN_PORT": str(port), "RATELIMIT_ENABLED": "false",
         },
         stdout=writing,
     )  # fmt: skip
@@ -454,7 +464,7 @@ def _answers(url: str) -> bool:
 
 
 def test_many_connections_at_once_are_served(serve: Serve) -> None:
-    """More than select() can watch."""
+    """More connections than select() can watch."""
     server = serve()
     connections = []
     try:

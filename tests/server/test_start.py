@@ -1,4 +1,4 @@
-"""Whatever keeps the server from starting is one line of JSON and exit 1."""
+"""A server that cannot start logs one line of JSON and exits with 1."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def start(folder: Path, limits: str = "", **env: str) -> subprocess.CompletedPro
 
 
 def why(ended: subprocess.CompletedProcess[bytes]) -> str:
-    """What the one `cannot_start` line says; every line is JSON, and there is no traceback."""
+    """The one `cannot_start` line; every line is JSON, and there is no traceback."""
     assert ended.returncode == 1
     assert b"Traceback" not in ended.stderr
     lines = [json.loads(line) for line in ended.stdout.splitlines()]

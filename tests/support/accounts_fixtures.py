@@ -21,7 +21,7 @@ KINDS = ("sqlite", "postgresql")
 
 
 def settings(url: str, **overrides: Any) -> Config:
-    """A configuration for `url` that depends on nothing around it."""
+    """A configuration for `url` that ignores the environment."""
     values = {"env": "development", "secret_key": "s" * 40, "database_url": url, **overrides}
     return Config.load(values, environ={}, dotenv=Path("absent.env"))
 
@@ -67,7 +67,7 @@ def accounts(engine: Engine, database_url: str) -> Iterator[Accounts]:
 def account_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.LogCaptureFixture:
-    """What is logged about accounts."""
+    """The log of accounts."""
     monkeypatch.setattr(logging.getLogger("goblin_assistant"), "propagate", True)
     caplog.set_level(logging.INFO, logger="goblin_assistant")
     return caplog

@@ -50,8 +50,8 @@ def add_key(engine: Engine, user_id: int | None = None, name: str = "team", **co
     with engine.begin() as connection:
         row = connection.execute(
             api_keys.insert().values(
-                user_id=user_id, name=name, prefix="gob_test", key_hash=uuid.uuid4().hex, scopes=["chat"],
-                created_at=now_ms(), **columns,
+                user_id=user_id, name=name, prefix="gob_test", key_hash=uuid.uuid4().hex,
+                scopes=["chat"], created_at=now_ms(), **columns,
             )
         )  # fmt: skip
         assert row.inserted_primary_key is not None
@@ -82,7 +82,7 @@ def entry(**columns: Any) -> UsageEntry:
 
 @contextlib.contextmanager
 def open_store(engine: Engine, folder: Path, **options: Any) -> Iterator[UsageStore]:
-    """The books on a database, with echo at a hundred micro-dollars a token."""
+    """The stores on a database, with echo at a hundred micro-dollars a token."""
     store = UsageStore(engine, options.pop("prices", Prices(CENT)), folder, **options)
     try:
         yield store
@@ -91,16 +91,17 @@ def open_store(engine: Engine, folder: Path, **options: Any) -> Iterator[UsageSt
 
 
 def rows(engine: Engine, statement: str, **values: Any) -> list[tuple[Any, ...]]:
-    """What a statement finds."""
+    """The result of a statement."""
     with engine.connect() as connection:
         return [tuple(row) for row in connection.execute(text(statement), values)]
 
 
 def budget_of(engine: Engine, key_id: int) -> tuple[int, int]:
-    """(spent, reserved) of a key, all months together."""
+    """(spent, reserved) of a key, in micro-dollars, over all months."""
     found = rows(
         engine,
-        "SELECT COALESCE(SUM(spent_microusd), 0), COALESCE(SUM(reserved_microusd), 0) FROM budget_periods WHERE key_id = :k",
+        "SELECT COALESCE(SUM(spent_microusd), 0), COALESCE(SUM(reserved_microusd), 0)"
+        " FROM budget_periods WHERE key_id = :k",
         k=key_id,
     )
     return int(found[0][0]), int(found[0][1])

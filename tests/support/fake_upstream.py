@@ -1,9 +1,9 @@
 """A provider's server for tests: a real socket server whose every byte is scripted.
 
-    upstream.reply(Reply.json(200, {...}))                 # the next request gets this; after the script,
-    `upstream.default` upstream.reply(Reply.sse([b"data: {}\\n\\n", SILENCE]))   # headers and one event, then nothing
-    until the peer closes upstream.requests[0].body, upstream.requests[0].headers["authorization"] wait_until(lambda:
-    upstream.open_connections == 0)
+    upstream.reply(Reply.json(200, {...}))    # for the next request; after the script: `default`
+    upstream.reply(Reply.sse([b"data: {}\\n\\n", SILENCE]))   # one event, then nothing
+    upstream.requests[0].body, upstream.requests[0].headers["authorization"]
+    wait_until(lambda: upstream.open_connections == 0)
 
 Wire-exact bodies of OpenAI and Anthropic are in tests/support/wire_bodies.py.
 """
@@ -34,7 +34,7 @@ class Silence:
 
 @dataclass(frozen=True)
 class Close:
-    """Close the connection, in the middle of whatever was being sent; `reset` with RST instead of FIN."""
+    """Close the connection in the middle of a reply; with `reset` by RST instead of FIN."""
 
     reset: bool = False
 
@@ -55,10 +55,11 @@ Step = bytes | Silence | Close | Pause
 
 @dataclass(frozen=True)
 class Reply:
-    """What one request gets: steps, each sent on its own. `keep_alive` False closes the connection afterwards.
+    """The reply to one request: steps, each sent on its own.
 
-    `stale`: the connection stays open and is closed when the next request arrives on it, without a byte: what a
-    server does that gave up on an idle connection at the very moment.
+    `keep_alive` False closes the connection afterwards. `stale` leaves it open and closes it
+    without a byte when the next request arrives, like a server that closes an idle connection just
+    then.
     """
 
     steps: Sequence[Step]
@@ -92,7 +93,7 @@ class Reply:
 
     @staticmethod
     def gzipped(status: int, body: bytes, content_type: str = "application/json") -> Reply:
-        """A whole answer, compressed although nobody asked for it."""
+        """A whole answer, compressed although the client did not ask for it."""
         return Reply.plain(status, gzip.compress(body), content_type, {"Content-Encoding": "gzip"})
 
     @staticmethod
@@ -104,7 +105,7 @@ class Reply:
         framing: Literal["chunked", "close"] = "chunked",
         status: int = 200,
     ) -> Reply:
-        """A stream: headers, then each step as a chunk of its own; ends properly unless a step closes it."""
+        """A stream: headers, each step as one chunk, and a proper end unless a step closes it."""
         fields = {"Content-Type": content_type, "Cache-Control": "no-cache", **(headers or {})}
         if framing == "close":
             return Reply(
@@ -148,7 +149,10 @@ class Request:
 
 @dataclass
 class FakeUpstream:
-    """The server. `default` answers when the script is at its end; `reset_on_accept` resets new connections at once."""
+    """The server. `default` answers after the end of the script.
+
+    `reset_on_accept` resets new connections at once.
+    """
 
     default: Reply = field(
         default_factory=lambda: Reply.json(
@@ -178,7 +182,7 @@ class FakeUpstream:
         return f"http://127.0.0.1:{self.port}"
 
     def reply(self, *replies: Reply) -> None:
-        """Add to the script: one reply for each request, in order of arrival."""
+        """Add one reply for each request, in order of arrival."""
         self._script.extend(replies)
 
     def release(self) -> None:
@@ -274,7 +278,7 @@ class FakeUpstream:
             stale = reply.stale
 
     def _perform(self, connection: socket.socket, step: Step) -> bool:
-        """False: the connection is over."""
+        """Return False when the connection is closed."""
         if isinstance(step, bytes):
             connection.sendall(step)
             return True

@@ -1,4 +1,4 @@
-"""The layers of the package, from the top: the one list that the test and the docs are made from.
+"""The layers of the package, from the top: one list for the test and the docs.
 
 python -m tests.support.layers docs/architecture.md    # writes the table into the page
 """
@@ -15,7 +15,7 @@ END = "<!-- end of layers -->"
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Names below `goblin_assistant` (folders and modules of the root) that stand beside each other."""
+    """Folders and root modules of `goblin_assistant` that form one layer."""
 
     names: tuple[str, ...]
     what: str
@@ -31,19 +31,20 @@ LAYERS = (
     Layer(("blueprints",), "The views: parse, call, serialise."),
     Layer(
         ("web",),
-        "All else that knows Flask: credentials, limits, bodies, errors, CORS, OpenAPI, metrics of requests.",
+        "All else that knows Flask: credentials, limits, bodies, errors, OpenAPI, metrics.",
     ),
     Layer(
         ("extensions", "runtime"),
-        "The Flask extensions; `Runtime`, the parts of one application, and how a view reaches them.",
+        "The Flask extensions; `Runtime`, the parts of one application, for its views.",
     ),
     Layer(("calls",), "One call to a provider, from admission to record; idempotency keys."),
-    Layer(("usage", "rate_limits"), "What was spent and may be spent; how often one may ask."),
+    Layer(("usage", "rate_limits"), "Usage, prices and budgets; limits on requests and tokens."),
     Layer(
         ("accounts", "dialects", "routing", "health"),
-        "Who is calling; the wire formats that we offer; from a model's name to a provider; what is up.",
+        "Callers and their credentials; the wire formats that we offer; the choice of a provider; "
+        "the health of services.",
     ),
-    Layer(("errors",), "Every error of ours, and its body in each dialect."),
+    Layer(("errors",), "Every error of this product, and its body in each dialect."),
     Layer(
         ("providers",),
         "The providers that we call. `providers/upstream/` is the only place with upstream I/O.",

@@ -1,7 +1,8 @@
-"""A server with the routes that the load test calls, whose answers the test decides: PORT and RULES as arguments.
+"""A server with the load test's routes and prescribed answers: arguments are PORT and RULES.
 
-RULES is JSON: path -> [status, times], the status of the first so many answers on that path. Everything else succeeds.
-Two statuses are none: NULL is a 200 with `null` for a body, CUT a stream that breaks off behind its first event.
+RULES is JSON: path -> [status, times], the status of the first answers on that path. All later
+answers succeed. Two statuses are special: NULL is a 200 whose body is `null`, CUT is a stream that
+breaks off after its first event.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Target(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Takes all that come at once."""
+    """Accepts many connections at once."""
 
     request_queue_size = 256
     daemon_threads = True

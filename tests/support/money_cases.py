@@ -1,4 +1,4 @@
-"""Strategies for requests that cost money, and for what a provider makes of them."""
+"""Strategies for requests that cost money, and for providers' behaviour with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMIT = st.sampled_from((None, 1, 3, 40, 2500))
 
 @dataclass
 class Case:
-    """One call. `reads` is after how many pieces the client leaves; None: it stays."""
+    """One call. `reads` is the number of pieces after which the client leaves; None: it stays."""
 
     body: dict[str, Any]
     dialect: str
@@ -33,7 +33,7 @@ class Case:
 
 @st.composite
 def texts(draw: st.DrawFn) -> str:
-    """A text; some begin like an image's address."""
+    """A text; some look like the URL of an image."""
     start = draw(
         st.sampled_from(("", "data:image/png;base64,", "data:application/pdf;base64,", "{"))
     )
@@ -55,7 +55,7 @@ def contents(draw: st.DrawFn, dialect: str) -> Any:
 
 @st.composite
 def bodies(draw: st.DrawFn, dialect: str, model: str) -> dict[str, Any]:
-    """A request in one dialect, with what else may stand in it."""
+    """A request in one dialect, with optional further fields."""
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": draw(contents(dialect))}],

@@ -1,7 +1,7 @@
-"""Bodies that are cheap to send and dear to read, of any size, and bodies of the same size that people send.
+"""Bodies of any size that are cheap to send and expensive to read, and bodies that people send.
 
-`NASTY` are values that stand somewhere in an object (`inside`); `NASTY_WHOLE` are whole bodies; `HONEST` are chats.
-Shared by tests/web/test_nasty_bodies.py and `python -m benchmarks.nasty_bodies`.
+`NASTY` are values inside an object (`inside`); `NASTY_WHOLE` are whole bodies; `HONEST` are chats.
+Used by tests/web/test_nasty_bodies.py and `python -m benchmarks.nasty_bodies`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def inside(field: str, value: bytes, **others: bytes) -> bytes:
 
 
 def repeated(unit: bytes, opening: bytes = b"[", closing: bytes = b"]") -> Make:
-    """`unit` with a comma behind it, as often as fits."""
+    """`unit` and a comma, as often as they fit."""
 
     def make(size: int) -> bytes:
         return opening + b",".join([unit] * max(1, size // (len(unit) + 1))) + closing
@@ -38,7 +38,7 @@ def repeated(unit: bytes, opening: bytes = b"[", closing: bytes = b"]") -> Make:
 
 
 def distinct(member: Callable[[int], bytes], opening: bytes = b"{", closing: bytes = b"}") -> Make:
-    """Members that are all different."""
+    """Members with different keys."""
 
     def members(size: int) -> Iterator[bytes]:
         taken = 0
@@ -58,7 +58,7 @@ def quoted(unit: bytes) -> Make:
 
 
 def nested(opening: bytes, closing: bytes, most: int | None = None) -> Make:
-    """As many levels as fit, or `most` of them over and over in a list."""
+    """As many levels as fit, or `most` of them repeated in a list."""
 
     def make(size: int) -> bytes:
         levels = size // (len(opening) + len(closing)) if most is None else most
@@ -152,7 +152,10 @@ NASTY_WHOLE: dict[str, Make] = {
 
 
 def _code(size: int) -> str:
-    line = "    if items[index] == {'a': [1, 2], \"b\": (3, 4)}:  # é\n\t\tprint(f\"{index}\\n\", end=',')\n"
+    line = (
+        "    if items[index] == {'a': [1, 2], \"b\": (3, 4)}:  # é\n"
+        "\t\tprint(f\"{index}\\n\", end=',')\n"
+    )
     return line * (size // (len(line) + 15))
 
 

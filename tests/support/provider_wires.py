@@ -1,5 +1,4 @@
-"""Every kind of provider that talks to a server, each with the bodies that its server sends: what the contract suite
-is run over."""
+"""Every kind of provider behind HTTP, with its server's bodies, for the contract suite."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ class Wire(ABC):
     tools = True
     caching = True
     statuses: Mapping[int, type[ProviderError]] = {}
-    """Statuses that mean something else here than everywhere."""
+    """Statuses that mean something else here than elsewhere."""
 
     @abstractmethod
     def provider(self, name: str, row: ProviderRow, config: Config) -> Provider:

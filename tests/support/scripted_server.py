@@ -1,8 +1,8 @@
-"""A provider's server that knows what a call truly cost: it counts what it hands out, and what it has reported.
+"""A provider's server that knows the true cost of each call: it counts its output and its reports.
 
-It keeps to the limit that it was sent, or does not; reports honestly, early, late, absurdly or never; and breaks off
-where its script says. OpenAI's dialect and Anthropic's. In the place of an UpstreamClient it needs no socket;
-`tests/usage/test_money_http.py` puts it behind one.
+By its script it keeps to the limit of the request or not, reports usage honestly, early, late,
+absurdly or never, and breaks off. It speaks OpenAI's and Anthropic's dialects. In place of an
+UpstreamClient it needs no socket; `tests/usage/test_money_http.py` puts it behind one.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 TOKEN = 4
-"""Bytes of text that are a token."""
+"""Bytes of text in a token."""
 GLYPH = "漢"
-"""What every text consists of: three bytes in UTF-8."""
+"""The glyph of all texts: three bytes in UTF-8."""
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict")
 
 ABSURD: tuple[Any, ...] = (
@@ -38,8 +38,11 @@ Report = Literal["honest", "absent", "every", "early", "absurd"]
 
 @dataclass
 class Script:
-    """What the next call does. `pieces` are (field, number of glyphs); `breaks_at` the piece before which the stream
-    breaks off; `hidden` a share of the limit that is generated and not shown."""
+    """The script of the next call.
+
+    `pieces` are (field, number of glyphs). The stream breaks off before the piece `breaks_at`.
+    `hidden` is the share of the limit that is generated and not shown.
+    """
 
     pieces: list[tuple[str, int]]
     report: Report = "honest"
@@ -51,7 +54,7 @@ class Script:
 
 @dataclass
 class Truth:
-    """What one call cost, in tokens. `at_limit` is the most that it may have cost by the limit that was sent."""
+    """The tokens of one call. `at_limit` is the highest number that the limit sent allows."""
 
     prompt: int = 0
     reported_prompt: int = 0
@@ -62,8 +65,10 @@ class Truth:
 
     @property
     def tokens(self) -> int:
-        """The larger of the last report and a quarter of the bytes delivered, and the prompt; nothing for a call
-        that broke off before it reported or said anything."""
+        """The prompt, and the larger of the last report and a quarter of the bytes delivered.
+
+        Nothing for a call that broke off before it reported or sent anything.
+        """
         if not (self.delivered or self.reported_prompt):
             return 0
         return max(self.prompt, self.reported_prompt) + max(
@@ -77,7 +82,7 @@ class Truth:
 
 
 def prompt_of(value: Any) -> int:
-    """Bytes of text that a model reads of a request: everything but settings; an image is an image."""
+    """Bytes of a request's text that a model reads: all but settings. An image counts as one."""
     if isinstance(value, str):
         return len(value.encode())
     if isinstance(value, list):
@@ -92,7 +97,7 @@ def prompt_of(value: Any) -> int:
 
 
 class ScriptedServer:
-    """Answers as its scripts say, first come first served."""
+    """Answers by its scripts, in order."""
 
     def __init__(self) -> None:
         self.scripts: list[Script] = []
@@ -117,7 +122,7 @@ class ScriptedServer:
         return Events(self._stream(script, truth))
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Nothing to close."""
 
     # -- the call --------------------------------------------------------------------------------
     def _begin(self, body: bytes) -> tuple[Script, Truth]:
@@ -260,7 +265,7 @@ class ScriptedServer:
 
 
 class Events:
-    """What an EventStream offers."""
+    """The interface of an EventStream."""
 
     def __init__(self, events: Iterator[bytes]) -> None:
         self._events = events

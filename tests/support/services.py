@@ -1,6 +1,6 @@
-"""Real Redis, PostgreSQL and nginx on free ports, for tests that would prove nothing against a stand-in.
+"""Real Redis, PostgreSQL, nginx and Chroma on free ports, for tests that a fake would not satisfy.
 
-A test whose binary is not installed is skipped; with GOBLIN_TEST_REQUIRE_SERVICES=1 it fails instead.
+A test whose program is not installed is skipped. With GOBLIN_TEST_REQUIRE_SERVICES=1 it fails.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def find_binary(name: str, *folders: str) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, below the range that outgoing connections take theirs from."""
+    """A free port below the range of outgoing connections."""
     while True:
         port = random.randint(12000, 32000)
         with socket.socket() as probe:
@@ -62,7 +62,7 @@ def _listens(port: int) -> bool:
 
 
 class RedisServer:
-    """redis-server without persistence. `pause()` makes it hang: connections are accepted and nothing answers."""
+    """redis-server without persistence. `pause()` makes it hang: it accepts and does not answer."""
 
     def __init__(self, folder: Path) -> None:
         self.binary = find_binary("redis-server")
@@ -109,7 +109,10 @@ class RedisServer:
 
 
 class PostgresServer:
-    """A PostgreSQL cluster in a temporary folder, without fsync. It refuses to run as root, so root becomes `postgres`."""
+    """A PostgreSQL cluster in a temporary folder, without fsync.
+
+    It refuses to run as root, so root becomes `postgres`.
+    """
 
     def __init__(self, folder: Path) -> None:
         versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -147,8 +150,8 @@ class PostgresServer:
         """Start (again) on the same port, with the data of before."""
         self.process = subprocess.Popen(
             [
-                *self._as, self.binary, "-D", str(self.folder / "data"), "-p", str(self.port), "-k", "",
-                "-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=300",
+                *self._as, self.binary, "-D", str(self.folder / "data"), "-p", str(self.port),
+                "-k", "", "-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=300",
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -166,7 +169,7 @@ class PostgresServer:
         return True
 
     def stop(self) -> None:
-        """Fast shutdown: running transactions are rolled back, clients are cut."""
+        """Fast shutdown: running transactions are rolled back, clients are disconnected."""
         if self.process is not None:
             self.resume()
             self.process.send_signal(signal.SIGINT)
@@ -174,7 +177,7 @@ class PostgresServer:
             self.process = None
 
     def pause(self) -> None:
-        """SIGSTOP to all of its processes: connections stay, and nothing answers."""
+        """SIGSTOP to all of its processes: connections stay open without answers."""
         assert self.process is not None
         for pid in (self.process.pid, *self._backends()):
             os.kill(pid, signal.SIGSTOP)
@@ -207,7 +210,7 @@ class PostgresServer:
 
 
 class Nginx:
-    """nginx with a configuration of the test's own. `{port}` and `{folder}` are filled in."""
+    """nginx with the test's configuration. `{port}` and `{folder}` are filled in."""
 
     def __init__(self, folder: Path) -> None:
         self.binary = find_binary("nginx")
@@ -225,8 +228,9 @@ class Nginx:
         body = http.replace("{port}", str(self.port)).replace("{folder}", str(self.folder))
         config = self.folder / "nginx.conf"
         config.write_text(
-            f"worker_processes 1;\npid {self.folder}/nginx.pid;\nerror_log {self.folder}/error.log;\n"
-            f"events {{ worker_connections 1024; }}\nhttp {{\n{temporary}access_log off;\n{body}\n}}\n"
+            f"worker_processes 1;\npid {self.folder}/nginx.pid;\n"
+            f"error_log {self.folder}/error.log;\nevents {{ worker_connections 1024; }}\n"
+            f"http {{\n{temporary}access_log off;\n{body}\n}}\n"
         )
         self.process = subprocess.Popen(
             [self.binary, "-c", str(config), "-p", str(self.folder), "-g", "daemon off;"],
@@ -254,7 +258,7 @@ class Nginx:
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A running Redis of the test's own; `.url`."""
+    """The test's own running Redis; `.url`."""
     server = RedisServer(tmp_path)
     server.start()
     yield server

@@ -1,6 +1,9 @@
-"""A process that spends from a key's budget with many threads: `python -m tests.support.spend URL FOLDER KEY BUDGET THREADS CHATS FACTOR`.
+"""A process that spends from a key's budget with many threads.
 
-Waits for a line on standard input, so that several begin at once. Each chat reserves `FACTOR` times what it costs. Prints one line: chats admitted and refused.
+    python -m tests.support.spend URL FOLDER KEY BUDGET THREADS CHATS FACTOR
+
+It waits for a line on standard input, so that several processes begin at once. Each chat reserves
+`FACTOR` times its cost. It prints one line: chats admitted and refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The scripted server itself: it does what a script says, so that a test that passes means something."""
+"""The scripted server does what its script says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The services that other tests lean on really run."""
+"""The services that other tests use really run."""
 
 from __future__ import annotations
 

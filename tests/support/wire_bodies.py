@@ -1,8 +1,8 @@
-"""Bodies as the providers send them, to the byte where it matters.
+"""Bodies exactly as the providers send them.
 
-Sources: https://platform.openai.com/docs/api-reference/chat/object and /streaming,
-https://docs.anthropic.com/en/api/messages and /messages-streaming,
-https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md (native completion).
+https://platform.openai.com/docs/api-reference/chat/object and /streaming
+https://docs.anthropic.com/en/api/messages and /messages-streaming
+https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md (native completion)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 ToolCalls = Sequence[tuple[str, dict[str, Any]]]
 
 CANARY = "canary-4f1d-upstream-secret-text"
-"""Planted in every upstream error message: it must reach no client, log or metric."""
+"""A canary in every upstream error message: it must reach no client, log or metric."""
 
 
 def _dump(value: Any) -> str:
@@ -83,8 +83,10 @@ def openai_events(
     include_usage: bool = True,
     done: bool = True,
 ) -> list[bytes]:
-    """A stream's events, one a chunk; usage as a chunk of its own, `"usage":null` in the others, as with
-    include_usage."""
+    """A stream's events, one for each chunk, as with include_usage.
+
+    Usage is its own chunk; the others have `"usage":null`.
+    """
 
     def chunk(
         delta: dict[str, Any] | None, reason: str | None = None, counted: Any = None
