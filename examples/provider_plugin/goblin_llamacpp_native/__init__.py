@@ -137,9 +137,8 @@ def parse_event(name: str, model: str, data: bytes) -> tuple[bytes, Completed | 
         "model": model,
         "choices": [{"index": 0, "delta": {"content": event["content"]}, "finish_reason": reason}],
     }
-    return f"data: {json.dumps(chunk)}\n\n".encode(), Completed(
-        model, _usage(event), reason
-    ) if reason else None
+    completed = Completed(model, _usage(event), reason) if reason else None
+    return f"data: {json.dumps(chunk)}\n\n".encode(), completed
 
 
 def _object(name: str, data: bytes) -> dict[str, Any]:
