@@ -27,7 +27,7 @@ import pytest
 from benchmarks import machine, probe, servers
 from benchmarks.crowd import Crowd, Tally
 from benchmarks.hazards import CONDITIONS, IDLE, Condition, Ground
-from benchmarks.page import replace_section
+from benchmarks.page import paragraph, replace_section
 from benchmarks.probe import Reading
 from benchmarks.processes import Server
 from benchmarks.results import markdown_table
@@ -216,14 +216,18 @@ def page_section(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Always answering",
-            "Written by `make bench-live`; do not edit. How it is measured: "
-            "[benchmarks/README.md](../benchmarks/README.md#always-answering).",
-            f"Measured {about['when']} at revision {revisions}, load average before it "
-            f"{about['load_average']}; bodies of {about['body_mb']:g} MB. GET /health/live every "
-            f"10 ms on a new connection, from a process of niceness "
-            f"{', '.join(map(str, sorted(niceness)))}; a failure counts as 5 s. Target: no "
-            f"failure, p99 <= {P99_MS:g} ms, never above {MAX_MS:g} ms. The load column has "
-            "statuses, how many, and the median time to the answer.",
+            paragraph(
+                "Written by `make bench-live`; do not edit. How it is measured: "
+                "[benchmarks/README.md](../benchmarks/README.md#always-answering)."
+            ),
+            paragraph(
+                f"Measured {about['when']} at revision {revisions}, load average before it "
+                f"{about['load_average']}; bodies of {about['body_mb']:g} MB. GET /health/live "
+                f"every 10 ms on a new connection, from a process of niceness "
+                f"{', '.join(map(str, sorted(niceness)))}; a failure counts as 5 s. Target: no "
+                f"failure, p99 <= {P99_MS:g} ms, never above {MAX_MS:g} ms. The load column has "
+                "the statuses, their numbers, and the median time to the answer."
+            ),
             table(rows),
         ]
     )

@@ -7,9 +7,15 @@ page keeps the other sections by `with_sections_of`.
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 _SECTION = re.compile(r"<!-- begin (?P<name>[\w-]+) -->\n.*?<!-- end (?P=name) -->\n", re.DOTALL)
+
+
+def paragraph(text: str) -> str:
+    """`text` in lines of at most 100 columns."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def section(name: str, text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.page import paragraph
 from benchmarks.results import (
     Check,
     Sample,
@@ -63,8 +64,10 @@ def page(results: Mapping[str, Any]) -> str:
     """The whole page."""
     parts = [
         "# Performance",
-        "Written by `make bench`; do not edit. How it is measured and how to read it: "
-        "[benchmarks/README.md](../benchmarks/README.md).",
+        paragraph(
+            "Written by `make bench`; do not edit. How it is measured and how to read it: "
+            "[benchmarks/README.md](../benchmarks/README.md)."
+        ),
         "## Targets",
         checks_table(all_checks(results)),
     ]
@@ -115,7 +118,7 @@ def _comparison(results: Mapping[str, Any]) -> Sequence[str]:
     text = [
         "## Side by side",
         _about(part["about"]),
-        "Medians over the rounds, with ranges. All servers on one core, one process each.",
+        "Medians over the rounds, with ranges. Each server is one process on one core.",
     ]
     text += [
         "### POST /v1/chat/completions, answer in one piece",
@@ -128,7 +131,7 @@ def _comparison(results: Mapping[str, Any]) -> Sequence[str]:
     streams = [(name, "stream") for name in ("bare", "goblin", "litellm")]
     text += [
         "### POST /v1/chat/completions, streamed",
-        "200 events a stream, 10 ms apart; what a request costs is in the events' figure.",
+        "A stream has 200 events, 10 ms apart. CPU per event includes the cost of the request.",
         samples_table(samples, "stream", streams, levels),
     ]
     health = [(name, "health") for name in ("bare flask", "goblin", "litellm")]
@@ -156,7 +159,7 @@ BODIES = "## What a request body may cost"
 
 
 def bodies_section(part: Mapping[str, Any]) -> str:
-    """What `python -m benchmarks.nasty_bodies` measured: a row a body, the dearest route of each size."""
+    """The section of benchmarks/nasty_bodies.py: a row for each body, with its highest figures."""
     sizes = sorted({row["megabytes"] for row in part["rows"]})
     names = dict.fromkeys(row["name"].partition(", ")[0] for row in part["rows"])
     rows = []
@@ -177,10 +180,13 @@ def bodies_section(part: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             BODIES,
-            "Written by `make bench-bodies`. CPU for each megabyte of the body, and how far the peak of memory rises: "
-            "the most of all routes that were asked. Bounds: 60 ms of CPU for a megabyte, 15 times the size in memory "
-            f"or 50 MB. Measured {about['when']} at revision {about['revision']}, load average before it "
-            f"{about['load_average']}.",
+            paragraph(
+                "Written by `make bench-bodies`; do not edit. CPU for each megabyte of the body, "
+                "and the rise of peak memory: the highest of all routes that were tried. Bounds: 60 ms "
+                "of CPU for a megabyte; memory of 15 times the size or 50 MB. Measured "
+                f"{about['when']} at revision {about['revision']}, load average before it "
+                f"{about['load_average']}."
+            ),
             checks_table(Check(**check) for check in part["checks"]),
             markdown_table(head, rows),
         ]
