@@ -5,9 +5,10 @@ from __future__ import annotations
 from apiflask import APIBlueprint
 from flask import Response
 
-from goblin_assistant.blueprints.chat import json_body, respond
 from goblin_assistant.schemas.messages import Message, MessagesRequest
 from goblin_assistant.web.auth import require_auth
+from goblin_assistant.web.chat_response import respond
+from goblin_assistant.web.json_requests import json_body
 from goblin_assistant.web.openapi import CHAT_ERRORS, describe
 from goblin_assistant.web.request_body import parse_json
 from goblin_assistant.web.request_info import request_info

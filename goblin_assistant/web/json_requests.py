@@ -14,6 +14,7 @@ from werkzeug.exceptions import ClientDisconnected
 
 from goblin_assistant.errors import UnsupportedMediaType
 from goblin_assistant.web.request_body import load_object
+from goblin_assistant.web.request_info import current_request
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -98,6 +99,13 @@ def body_of(request: FlaskRequest) -> bytes:
                 raise ClientDisconnected
             return data
     return request.get_data(cache=False)
+
+
+def json_body() -> bytes:
+    """The bytes of the request at hand. Raises UnsupportedMediaType for what is not JSON."""
+    current = current_request()
+    require_json(current)
+    return body_of(current)
 
 
 def init_app(app: Flask) -> None:

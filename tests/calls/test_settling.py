@@ -20,7 +20,6 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, select
 
 from goblin_assistant.accounts.principals import Principal
-from goblin_assistant.blueprints import chat as chat_views
 from goblin_assistant.calls import admission, service, settlement, telemetry
 from goblin_assistant.calls import stream as chat_stream
 from goblin_assistant.calls.request import Chat
@@ -30,6 +29,7 @@ from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.providers.upstream.deadlines import deadlines
 from goblin_assistant.routing import attempt, router
 from goblin_assistant.threads.reaper import reaper
+from goblin_assistant.web import chat_response
 from tests.conftest import MakeApp, register, wait_until
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
 
@@ -54,13 +54,13 @@ REQUESTS: dict[str, tuple[str, dict[str, Any], Reply]] = {
     "broken stream": ("/v1/chat/completions", {**HELLO, "stream": True}, Reply.sse([CHUNK])),
 }
 
-MODULES = (service, admission, settlement, telemetry, chat_stream, router, attempt, chat_views)
+MODULES = (service, admission, settlement, telemetry, chat_stream, router, attempt, chat_response)
 FILES = {module.__file__ for module in MODULES}
 GIVING_BACK = {"settle", "_settle", "_settle_tokens", "release", "close", "close_events", "__del__", "_release",
                "_end_all", "attach", "_after_response", "settled", "ended_by", "give_back"}  # fmt: skip
 """What gives back. A fault in there is another test's."""
 CANNOT_FAIL = re.compile(
-    r"try:|finally:|return \w+(, \w+)*$|(\w+\.)*held\.callback\(|settlement\.reached\(|after\.append\("
+    r"try:|finally:|return \w+(, \w+)*$|(\w+\.)*held\.callback\(|settlement\.reached\(|ends\.append\("
     r"|if isinstance\(result, Outcome\):|if not isinstance\(result, ProviderError\):|if outcome is None:"
     r"|self\._release\(\)|except BaseException as error:|(\w+\.)*chat\.defer\(|settlement\.ended_by\("
 )

@@ -1,0 +1,143 @@
+"""The HTTP response of a chat: whole or streamed, and kept for its Idempotency-Key."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flask import Request, Response, after_this_request
+
+from goblin_assistant.calls.idempotency import Claim, Recording, StoredResponse
+from goblin_assistant.calls.request import Chat
+from goblin_assistant.calls.stream import ChatStream
+from goblin_assistant.errors import ClientGone
+from goblin_assistant.providers.base import Dialect
+from goblin_assistant.runtime import runtime
+from goblin_assistant.web.auth import current_principal
+from goblin_assistant.web.json_requests import JsonBytes
+from goblin_assistant.web.request_info import RequestInfo, current_request, request_info
+
+logger = logging.getLogger("goblin_assistant.chat")
+
+_STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    # nginx and others hold a stream back without it:
+    # https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering
+    "X-Accel-Buffering": "no",
+}
+
+
+def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: str) -> Response:
+    """Run a chat and make its response. Raises AppError or ProviderError.
+
+    `body` is `raw` parsed. What the chat holds is given back when the response is closed.
+    """
+    current = current_request()
+    info = request_info()
+    held = _begin_idempotent(current, raw)
+    if isinstance(held, StoredResponse):
+        return _replay(held)
+    ends: list[Callable[[], None]] = []
+    try:
+        _after_response(ends)
+        if held is not None:
+            ends.append(held.abandon)  # does nothing after finish()
+        chat = Chat(
+            principal=current_principal(),
+            body=body,
+            raw=raw,
+            correlation_id=info.correlation_id,
+            stream=body.get("stream") is True and operation == "chat_completion",
+            dialect=dialect,
+            operation=operation,
+            headers=current.headers,  # type: ignore[arg-type]
+            client_gone=current.environ.get("waitress.client_disconnected"),
+            limit=info.limit,
+            started=info.started,
+            defer=ends.append,
+        )
+        if chat.stream:
+            return _stream(chat, info, held, ends)
+        return _whole(chat, info, held)
+    except BaseException as error:
+        if isinstance(error, ClientGone):
+            info.incomplete = True
+        if not isinstance(error, Exception):  # no handler makes a response of it
+            _end_all(ends)
+        elif held is not None:
+            held.abandon()
+        raise
+
+
+# -- answers --------------------------------------------------------------------------------------
+def _whole(chat: Chat, info: RequestInfo, claim: Claim | None) -> Response:
+    result = runtime().chat.complete(chat)
+    response = JsonBytes(result.body)
+    info.headers.extend(result.headers.items())
+    if claim is not None:
+        claim.finish(StoredResponse("application/json", result.body, result.headers))
+    return response
+
+
+def _stream(
+    chat: Chat, info: RequestInfo, claim: Claim | None, ends: list[Callable[[], None]]
+) -> Response:
+    stream = runtime().chat.stream(chat)
+    ends.append(stream.close)
+
+    def on_incomplete(error_type: str) -> None:
+        info.error_type = error_type
+        info.incomplete = True
+
+    stream.on_incomplete = on_incomplete
+    headers = {**_STREAM_HEADERS, **stream.headers}
+    if claim is None:
+        return Response(iter(stream), headers=headers)
+    return Response(_recorded(stream, claim, headers, info), headers=headers)
+
+
+# -- idempotency ----------------------------------------------------------------------------------
+def _begin_idempotent(current: Request, raw: bytes) -> Claim | StoredResponse | None:
+    key = current.environ.get("HTTP_IDEMPOTENCY_KEY")
+    if key is None:
+        return None
+    return runtime().idempotency.begin(current_principal().label, key, current.path, raw)
+
+
+def _replay(stored: StoredResponse) -> Response:
+    headers = {**stored.headers, "Idempotent-Replayed": "true"}
+    return Response(stored.body, content_type=stored.content_type, headers=headers)
+
+
+def _recorded(
+    stream: ChatStream, claim: Claim, headers: dict[str, str], info: RequestInfo
+) -> Iterator[bytes]:
+    recording = Recording()
+    for piece in stream:
+        recording.add(piece)
+        yield piece
+    # What is too long to keep frees its key when the response is closed, not before.
+    if not info.incomplete and (body := recording.body()) is not None:
+        claim.finish(StoredResponse(headers["Content-Type"], body, headers))
+
+
+# -- after the last byte --------------------------------------------------------------------------
+def _after_response(ends: list[Callable[[], None]]) -> None:
+    # After whatever is sent: the answer, or the error that a handler makes of an exception. If the
+    # first response is lost to an exception, Flask makes a second: an end may be called twice.
+    @after_this_request
+    def attach(response: Response) -> Response:
+        if ends:
+            response.call_on_close(functools.partial(_end_all, ends))
+        return response
+
+
+def _end_all(ends: list[Callable[[], None]]) -> None:
+    for end in reversed(ends):
+        try:
+            end()
+        except Exception:
+            logger.exception("chat_end_failed")
