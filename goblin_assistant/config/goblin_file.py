@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, fi
 
 
 def http_url(value: str | None) -> str | None:
-    """An http(s) URL without its last slash; empty is None."""
+    """The URL without its trailing slash; None for an empty one. ValueError unless http(s)."""
     if value is None or value == "":
         return None
     if not re.match(r"^https?://[^\s/?#]+", value):
@@ -22,7 +22,7 @@ Url = Annotated[str | None, AfterValidator(http_url)]
 
 
 class ModelRow(BaseModel):
-    """One model of a provider row, where more than its name is known."""
+    """A model of a provider row with its capabilities and its context window in tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     id: str = Field(min_length=1)
@@ -31,12 +31,16 @@ class ModelRow(BaseModel):
 
 
 class ProviderRow(BaseModel):
-    """`[providers.<name>]` in goblin.toml: a provider as data. Fields left out come from the built-in row of that name, if any."""
+    """`[providers.<name>]` in goblin.toml: a provider as data.
+
+    Fields left out come from the built-in row of that name, if there is one.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     kind: str | None = Field(
         None,
-        description="openai_compatible (default), anthropic, echo, or the name of an installed entry point",
+        description="openai_compatible (default), anthropic, echo, "
+        "or the name of an installed entry point",
     )
     enabled: bool = True
     base_url: Url = None

@@ -1,0 +1,78 @@
+"""How settings go together. Each function gives one line for each thing that is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from goblin_assistant.config.derived import DerivedValues
+
+_MAKE_SECRET = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
+_DATABASE = re.compile(r"(sqlite|postgres(ql)?(\+psycopg)?)://")
+_REDIS = re.compile(r"(rediss?|unix)://")
+_LIMITS_STORAGE = re.compile(r"(memory|rediss?|redis\+unix)://")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
+
+
+def problems_of(settings: DerivedValues) -> list[str]:
+    """Everything that is wrong with settings that are right one by one."""
+    return [
+        *_threads(settings),
+        *_bodies(settings),
+        *_secret_key(settings),
+        *_origins(settings),
+        *_addresses(settings),
+    ]
+
+
+def _threads(settings: DerivedValues) -> Iterator[str]:
+    threads, held = settings.threads, settings.held_threads
+    if settings.chat_slots is not None and settings.chat_slots >= threads:
+        yield f"GOBLIN_CHAT_SLOTS={settings.chat_slots}: must be below GOBLIN_THREADS={threads}"
+    elif settings.slots + settings.most_chats_waiting > held:
+        yield (
+            f"GOBLIN_CHATS_WAITING={settings.chats_waiting}: at most {held - settings.slots}, "
+            f"so that {settings.reserved_threads} of GOBLIN_THREADS={threads} are left beside "
+            f"{settings.slots} chat slots"
+        )
+    elif settings.most_logins > held:
+        yield (
+            f"GOBLIN_LOGINS_AT_ONCE={settings.logins_at_once}: at most {held} "
+            f"with GOBLIN_THREADS={threads}"
+        )
+
+
+def _bodies(settings: DerivedValues) -> Iterator[str]:
+    if settings.pending_body_bytes < settings.max_body_bytes:
+        yield (
+            f"GOBLIN_MAX_PENDING_BODY_BYTES={settings.pending_body_bytes}: "
+            f"must be at least GOBLIN_MAX_BODY_BYTES={settings.max_body_bytes}"
+        )
+
+
+def _secret_key(settings: DerivedValues) -> Iterator[str]:
+    key = settings.secret_key
+    if key is not None and len(key.get_secret_value().encode()) < 32:
+        yield f"SECRET_KEY: 32 bytes or more; {_MAKE_SECRET}"
+    if key is None and settings.production:
+        yield f"SECRET_KEY: required unless GOBLIN_ENV=development; {_MAKE_SECRET}"
+
+
+def _origins(settings: DerivedValues) -> Iterator[str]:
+    if settings.production and "*" in settings.cors_origins:
+        yield "CORS_ORIGINS: * is refused in production; list the origins"
+    for origin in settings.cors_origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            yield (
+                f"CORS_ORIGINS: {origin!r} is no origin; accepted: scheme://host[:port], no path"
+            )
+
+
+def _addresses(settings: DerivedValues) -> Iterator[str]:
+    if settings.database_url and not _DATABASE.match(settings.database_url):
+        yield "DATABASE_URL: accepted: sqlite:///path or postgresql://user:password@host/name"
+    if settings.redis_url and not _REDIS.match(settings.redis_url):
+        yield "REDIS_URL: accepted: redis://host:port/db"
+    storage = settings.ratelimit_storage_uri
+    if storage and not _LIMITS_STORAGE.match(storage):
+        yield "RATELIMIT_STORAGE_URI: accepted: redis://host:port/db or memory://"

@@ -1,0 +1,102 @@
+"""Where settings come from: the environment, `.env`, `goblin.toml`, the development secret."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+from pydantic import ValidationError
+
+from goblin_assistant.config.goblin_file import GoblinFile
+
+_EMPTY_IS_A_VALUE = frozenset({"cors_origins"})
+_NOT_OURS = ("GOBLIN_TEST_", "GOBLIN_LOADTEST")
+"""Variables that the tests and the load test read."""
+
+
+def read_variables(environ: Mapping[str, str] | None, dotenv: Path | None) -> dict[str, str]:
+    """All variables of `.env` and the environment, which wins."""
+    path = dotenv if dotenv is not None else Path(".env")
+    from_file = dotenv_values(path) if path.is_file() else {}
+    given = {name: value for name, value in from_file.items() if value is not None}
+    return {**given, **(os.environ if environ is None else environ)}
+
+
+def choose(
+    variables: Mapping[str, str], overrides: Mapping[str, Any], names: Mapping[str, str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Attribute to value of what is set, and a line for each unknown name.
+
+    `names` maps variables to attributes. `overrides` win; their keys may be either.
+    """
+    problems = [
+        f"{name}: unknown setting" + _did_you_mean(name, names)
+        for name in sorted(variables)
+        if name.startswith("GOBLIN_") and name not in names and not name.startswith(_NOT_OURS)
+    ]
+    values: dict[str, Any] = {
+        names[name]: value
+        for name, value in variables.items()
+        if name in names and (value != "" or names[name] in _EMPTY_IS_A_VALUE)
+    }
+    attributes = {*names.values(), "file"}
+    for key, value in overrides.items():
+        name = names.get(key, key)
+        if name in attributes:
+            values[name] = value
+        else:
+            problems.append(f"{key}: unknown setting" + _did_you_mean(key, names))
+    return values, problems
+
+
+def _did_you_mean(name: str, known: Mapping[str, str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def add_goblin_file(values: dict[str, Any]) -> list[str]:
+    """Add the contents of goblin.toml, unless they are given; a line for each problem."""
+    if "file" in values:
+        return []
+    path = Path(values.get("config_file", "goblin.toml"))
+    if not path.is_file():
+        named = "config_file" in values
+        return [f"GOBLIN_CONFIG_FILE: {path} does not exist"] if named else []
+    try:
+        values["file"] = GoblinFile.model_validate(tomllib.loads(path.read_text()))
+    except ValidationError as error:
+        return [
+            f"{path} [{'.'.join(str(part) for part in item['loc'])}]: {item['msg']}"
+            for item in error.errors()
+        ]
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return [f"{path}: not TOML: {error}"]
+    return []
+
+
+def add_development_secret(values: dict[str, Any]) -> None:
+    """Add a secret of the instance's own where development has none."""
+    if values.get("env") == "development" and not values.get("secret_key"):
+        folder = Path(values.get("instance_dir", "instance"))
+        values["secret_key"] = _development_secret(folder)
+
+
+def _development_secret(folder: Path) -> str:
+    # In a file, so that tokens survive a restart. O_EXCL: two processes agree on one secret.
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "development_secret_key"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    with os.fdopen(fd, "w") as file:
+        secret = secrets.token_urlsafe(48)
+        file.write(secret + "\n")
+    return secret
