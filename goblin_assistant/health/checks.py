@@ -1,4 +1,4 @@
-"""What it means for each service to be well, and the monitor of an instance put together from its configuration."""
+"""The check of each kind of service, and the monitor made from the configuration."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 Check = Callable[[float], None]
 
 RESERVED = frozenset({"database", "redis", "chroma", "sandbox", "all", "live", "ready"})
-"""Names with a meaning under /health; a provider of such a name is watched as `provider-<name>`."""
+"""Names with another meaning under /health. A provider with such a name is shown as
+`provider-<name>`."""
 
-CHROMA_HEARTBEAT = (
-    "/api/v2/heartbeat"  # https://docs.trychroma.com/reference/server-api ; v1 answers 410
-)
+# https://docs.trychroma.com/reference/server-api ; v1 answers 410.
+CHROMA_HEARTBEAT = "/api/v2/heartbeat"
 SANDBOX_HEALTH = "/health"
 
 
@@ -39,7 +39,8 @@ def build_monitor(
     *,
     circuits: Callable[[], dict[str, str]] | None = None,
 ) -> HealthMonitor:
-    """The monitor of this configuration. `circuits` maps provider names to closed, half_open or open."""
+    """The monitor for this configuration. `circuits` maps provider names to closed, half_open or
+    open."""
     names = {name: service_name(name) for name in registry.providers}
 
     def renamed() -> dict[str, str]:
@@ -78,7 +79,7 @@ def build_monitor(
 
 
 def service_name(provider: str) -> str:
-    """The name under which a provider is watched: its own, unless that is taken."""
+    """A provider's name under /health: its own, unless that is reserved."""
     return f"provider-{provider}" if provider in RESERVED else provider
 
 
@@ -129,13 +130,13 @@ def redis_check(url: str) -> Check:
 
 
 def http_check(url: str) -> Check:
-    """GET must answer 2xx. The connection is kept; no proxy from the environment, no redirect is followed."""
+    """GET must answer 2xx. Without redirects, and without a proxy from the environment."""
     session = requests.Session()
     session.trust_env = False
 
     def check(timeout: float) -> None:
         try:
-            # stream: the status is the answer, a body of whatever size is not read.
+            # stream, because only the status matters: a body of any size is not read.
             with session.get(url, timeout=timeout, allow_redirects=False, stream=True) as response:
                 status = response.status_code
         except requests.Timeout:

@@ -37,7 +37,7 @@ class PeriodicJob:
 
 @dataclass(slots=True)
 class _Run:
-    """One run of a check or a job: at most one of a name at a time."""
+    """One run of a check or a job. Each name has at most one at a time."""
 
     deadline: float  # monotonic; a job has none
     started: float
@@ -51,11 +51,12 @@ class _Schedule:
 
 
 class HealthMonitor:
-    """Runs the checks every `interval` seconds, each for at most `timeout` seconds, and remembers what they found.
+    """Runs the checks every `interval` seconds, each for at most `timeout` seconds.
 
-    `circuits` gives the state of each provider's circuit breaker. `schema_problem` says why this version may
-    not serve with the database's tables; it is asked after the database's check, until it has said None once: in a
-    rolling upgrade the next version's migration must not take the instances of this one out of service.
+    `circuits` gives the state of each provider's circuit breaker. `schema_problem` says why this
+    version may not serve with the database's tables. It is asked after the database's check until
+    it returns None once: in a rolling upgrade, the next version's migration must not take this
+    version's instances out of service.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class HealthMonitor:
 
     # -- life -------------------------------------------------------------------------------------
     def start(self) -> None:
-        """Start the thread, once; again after a fork, which takes no thread along."""
+        """Start the thread once, and again in a forked child."""
         if self._pid == os.getpid():
             return
         with self._lock:
@@ -104,7 +105,7 @@ class HealthMonitor:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and withdraw the services' series, so that a process that goes on exports nothing stale."""
+        """End the thread, and remove the services' series: they would be stale."""
         with self._wake:
             self._stopped = True
             self._wake.notify_all()
@@ -115,7 +116,7 @@ class HealthMonitor:
             self._services.withdraw()
 
     def drain(self) -> None:
-        """From now on not ready: the instance is being shut down."""
+        """Report not ready from now on, because the instance is shutting down."""
         self._draining = True
 
     @property
@@ -145,7 +146,7 @@ class HealthMonitor:
         return self._services.snapshot()
 
     def ready(self) -> tuple[bool, list[str]]:
-        """Whether the instance can serve, and if not, why."""
+        """Whether the instance can serve, and if not, the reasons."""
         reasons = []
         if self._draining:
             reasons.append("shutting down")
@@ -191,15 +192,15 @@ class HealthMonitor:
     def _spawn(
         self, schedule: _Schedule, name: str, now: float, target: Callable[[str, _Run], None]
     ) -> None:
-        # A thread per run, 0.1 ms every 15 s, and not a pool: a pool's threads are waited for at exit, also those
-        # that hang.
+        # Not a pool: Python waits for a pool's threads at exit, even for one that hangs. A thread
+        # costs 0.1 ms.
         run = _Run(deadline=now + self._timeout, started=now)
         schedule.running[name] = run
         try:
             threading.Thread(
                 target=target, args=(name, run), name=f"goblin-{name}", daemon=True
             ).start()
-        except RuntimeError:  # no more threads to be had: the next round may be luckier
+        except RuntimeError:  # no thread is available; the next round tries again
             del schedule.running[name]
             logger.warning("health_thread_unavailable", extra={"service": name})
 

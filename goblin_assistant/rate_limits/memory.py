@@ -26,11 +26,13 @@ from goblin_assistant.rate_limits.counts import (
 from goblin_assistant.rate_limits.windows import Holds, Table, Window
 
 MAX_KEYS = 120_000
-"""Keys held at once per window and kind (addresses; accounts and API keys): about 400 bytes each."""
+"""Keys held at once per window and kind (addresses; accounts and API keys): about 400 bytes
+each."""
 
 
 class MemoryStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
-    """Counts in this process: bounded, no threads, no scans; a hit costs the same with one key and with all of them."""
+    """Counts in this process, bounded, without threads or scans. A hit costs the same however many
+    keys there are."""
 
     STORAGE_SCHEME = ["goblin+memory"]
 
@@ -53,9 +55,8 @@ class MemoryStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
         )
 
     def __bool__(self) -> bool:
-        return (
-            True  # flask-limiter asks whether there is a storage by its truth; an empty one is one
-        )
+        # flask-limiter tests a storage for truth; by its length an empty one would be false.
+        return True
 
     def _table(self, key: str, window: int) -> Table[Window]:
         kind = (window, ADDRESS_MARK in key)
@@ -139,16 +140,16 @@ class MemoryStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
                 holds.drop(key)
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Nothing to close."""
 
     # -- limits' interface, for flask-limiter
     @property
     def base_exceptions(self) -> type[Exception] | tuple[type[Exception], ...]:
-        """None of ours are expected."""
+        """What a storage may raise; this one raises nothing."""
         return ValueError
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        """(time of the oldest hit in the window on time.time()'s clock, number of hits)."""
+        """(time.time() of the oldest hit in the window, number of hits)."""
         with self._lock:
             now = time.monotonic()
             entry = self._table(key, expiry).get(key)
@@ -160,11 +161,11 @@ class MemoryStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
             return time.time() - (now - entry.times[entry.start]), entry.weight()
 
     def check(self) -> bool:
-        """Memory is there."""
+        """Always available."""
         return True
 
     def reset(self) -> int | None:
-        """Forget everything."""
+        """Forget everything; returns the number of keys."""
         with self._lock:
             count = len(self)
             self._windows.clear()

@@ -1,7 +1,7 @@
-"""How much a caller may do: chats a minute, tokens a minute, failed logins. No Flask in here; web/rate_limits.py asks it
-for each request.
+"""How much a caller may do: requests and tokens per minute, failed logins.
 
-Requests of the auth group go through flask-limiter instead, on the same storage.
+web/rate_limits.py asks for each request, except those of the auth group: flask-limiter counts them,
+on the same storage.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MINUTE = 60
 CHAT_ROUTES = frozenset(
     {"/chat/completions", "/v1/chat/completions", "/v1/messages", "/v1/embeddings"}
 )
-"""The routes of the chat group: those that end in a provider."""
+"""The routes of the chat group: those that call a provider."""
 
 SCOPES: dict[str, tuple[str, ...]] = {
     "auth": ("ip",),
@@ -43,12 +43,13 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "login": ("account",),
     "concurrency": ("key",),  # counted by routing/slots.py
 }
-"""The groups of limits, and by what each can be counted."""
+"""The groups of limits, and what each can be counted by."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenHold:
-    """Tokens taken from the minutes of a key and its user, to be settled with what was used."""
+    """Tokens taken from the limits per minute of a key and its user, until the real number is
+    known."""
 
     buckets: tuple[str, ...]
     id: str
@@ -57,7 +58,8 @@ class TokenHold:
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """Where a caller stands after a counted request: the X-RateLimit-* headers. `reset_at` is in seconds since 1970."""
+    """A limit after a counted request, for the X-RateLimit-* headers. `reset_at` is in seconds
+    since 1970."""
 
     limit: int
     remaining: int
@@ -65,7 +67,7 @@ class LimitStatus:
 
 
 class RateLimits:
-    """The policy on one storage, shared by all threads."""
+    """Applies the configured limits on one storage. Shared by all threads."""
 
     def __init__(self, config: Config, storage: Counts) -> None:
         self.storage = storage
@@ -82,14 +84,14 @@ class RateLimits:
         self.chats_per_minute = min(
             rule.amount * MINUTE // rule.window for rule in self._rules["chat"]
         )
-        """The most that a key's own limit may be without widening the instance's, also while limits
-        are off: a key made then must not be wider when they are on again."""
+        """The largest limit of a key that does not exceed the instance's. It holds also while
+        limits are off: a key made then must not exceed them when they are on again."""
         for group, scopes in SCOPES.items():
             for scope in scopes:
                 rate_limit_rejections_total.labels(group, scope)
 
     def close(self) -> None:
-        """End the storage's connections."""
+        """Close the storage's connections."""
         self.storage.close()
 
     def check(self, group: str, principal: Principal | None, ip: str | None) -> LimitStatus | None:
@@ -170,7 +172,7 @@ class RateLimits:
         retry_after: float,
         status: LimitStatus | None = None,
     ) -> RateLimitExceeded:
-        """The guide's 429, counted. `text` is "10 per 1 minute"."""
+        """The error for a limit that is reached; counts it. `text` is like "10 per 1 minute"."""
         rate_limit_rejections_total.labels(group, scope).inc()
         headers = {} if status is None else headers_of(status)
         return RateLimitExceeded(
@@ -181,10 +183,11 @@ class RateLimits:
         )
 
     def take_tokens(self, principal: Principal, amount: int) -> TokenHold | None:
-        """Reserve the tokens that a chat may use from the minute of its key and of its user.
+        """Take the tokens that a chat may use from the limits of its key and its user; None when
+        neither has such a limit.
 
-        Never admits more than a limit, in estimates, over any 60 seconds and all instances that
-        share a Redis. Raises RateLimitExceeded. None when there is no such limit.
+        The estimates of all chats stay within each limit over any 60 seconds, on all instances that
+        share a Redis. Raises RateLimitExceeded.
         """
         limits = [
             (scope, "tokens/" + label, limit)
@@ -214,16 +217,16 @@ class RateLimits:
         return hold
 
     def settle_tokens(self, hold: TokenHold | None, actual: int) -> None:
-        """Give back what was reserved and not used, or take what was used beyond."""
+        """Replace the estimate by the number of tokens used."""
         if hold is not None and actual != hold.amount:
             for bucket in hold.buckets:
                 self.storage.settle(bucket, hold.id, max(0, actual))
 
     def login_attempt(self, email: str, ip: str | None = None) -> None:
-        """Count a login before its password is looked at; `login_succeeded` clears. Raises RateLimitExceeded.
+        """Count a login before its password is checked. Raises RateLimitExceeded.
 
-        Counting first is what makes it exact: of 32 attempts at once none can pass because the others have not failed
-        yet.
+        Counting first makes the limit exact: of 32 attempts at once, none passes because the others
+        have not failed yet. `login_succeeded` clears the count.
         """
         if not self.enabled:
             return
@@ -242,14 +245,14 @@ class RateLimits:
             raise
 
     def login_succeeded(self, email: str) -> None:
-        """The right password was given: earlier failures are forgotten."""
+        """Forget earlier failures, because the right password was given."""
         if self.enabled:
             for rule in self._rules["login"]:
                 self.storage.forget(rule.prefix + account_key(email))
 
 
 class _Rule:
-    """A limit with everything about it worked out once."""
+    """One limit of a group, with the texts and numbers that follow from it."""
 
     __slots__ = ("amount", "group", "prefix", "text", "window")
 
@@ -267,12 +270,12 @@ def _own_rules(per_minute: int) -> tuple[_Rule, ...]:
 
 
 def status_of(limit: int, result: LimitResult) -> LimitStatus:
-    """The headers' figures."""
+    """The status that follows from one count."""
     return LimitStatus(limit, result.remaining, int(time.time() + result.reset_after) + 1)
 
 
 def headers_of(status: LimitStatus) -> dict[str, str]:
-    """X-RateLimit-Limit, -Remaining and -Reset (seconds since 1970), as flask-limiter names them."""
+    """The X-RateLimit-* headers, named as flask-limiter does; Reset is in seconds since 1970."""
     return {
         "X-RateLimit-Limit": str(status.limit),
         "X-RateLimit-Remaining": str(status.remaining),
@@ -281,7 +284,7 @@ def headers_of(status: LimitStatus) -> dict[str, str]:
 
 
 def address_key(ip: str | None) -> str:
-    """`ip:1.2.3.4`; IPv6 by its /64, which is what one customer gets and can change addresses within."""
+    """`ip:1.2.3.4`. IPv6 counts by /64, because one customer can use any address in it."""
     if ip is None:
         return ADDRESS_MARK + "unknown"
     return ADDRESS_MARK + ip if ":" not in ip else _ipv6_key(ip)
@@ -300,7 +303,7 @@ def _ipv6_key(ip: str) -> str:
 
 
 def account_key(email: str) -> str:
-    """An account without its address: these keys are seen in Redis and in the log."""
+    """A hash of the address: these keys are visible in Redis and in the log."""
     return (
         "account:"
         + hashlib.sha256(email.strip().lower().encode("utf-8", "replace")).hexdigest()[:16]

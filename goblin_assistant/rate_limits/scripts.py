@@ -3,8 +3,8 @@
 Times are in microseconds on Redis's own clock, so that instances with different clocks agree.
 """
 
-# A list of microseconds, oldest first, on Redis' own clock. KEYS: list. ARGV: limit, window (us), amount.
-# Answers allowed, remaining, reset_after (us), retry_after (us).
+# KEYS: a list of times, oldest first. ARGV: limit, window, amount.
+# Returns allowed (0 or 1), remaining, reset_after, retry_after.
 HIT = """
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
@@ -25,8 +25,8 @@ redis.call('PEXPIRE', KEYS[1], math.ceil(window / 1000))
 return {1, limit - used - amount, (oldest or now) + window - now, 0}
 """
 
-# KEYS: lists. ARGV: limit and window (us) of each. Counts one in each if it fits into all, else in
-# none. Answers four numbers for each, as above; the last is the one that it does not fit into.
+# KEYS: lists of times. ARGV: limit and window of each. Counts one hit in every list if it fits into
+# all, else in none. Returns four numbers for each, as above; the last four are of the full list.
 HIT_ALL = """
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
@@ -56,7 +56,7 @@ end
 return answer
 """
 
-# KEYS: list. ARGV: window (us). Answers age of the oldest hit (us), number of hits.
+# KEYS: a list of times. ARGV: window. Returns the age of the oldest hit, and the number of hits.
 PEEK = """
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
@@ -68,15 +68,16 @@ end
 return {oldest and (now - oldest) or 0, redis.call('LLEN', KEYS[1])}
 """
 
-# KEYS: sorted set hold -> time, hash hold -> amount with the total under ''. ARGV: limit, window (us), amount, hold.
-# Answers 0, or the wait in us.
+# KEYS: sorted set hold -> time; hash hold -> amount, with the total under ''.
+# ARGV: limit, window, amount, hold. Returns 0, or the wait.
 RESERVE = """
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local limit, window, amount = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
--- One of the two was evicted: without the other it would count holds that never end, or none.
+-- If one of the two was evicted, the other alone would count holds for ever, or none.
 if redis.call('EXISTS', KEYS[1], KEYS[2]) == 1 then redis.call('DEL', KEYS[1], KEYS[2]) end
-for _, hold in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - window))) do
+local expired = string.format('%.0f', now - window)
+for _, hold in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', expired)) do
   redis.call('HINCRBY', KEYS[2], '', -tonumber(redis.call('HGET', KEYS[2], hold) or '0'))
   redis.call('HDEL', KEYS[2], hold)
   redis.call('ZREM', KEYS[1], hold)
@@ -99,7 +100,7 @@ redis.call('PEXPIRE', KEYS[2], math.ceil(window / 1000))
 return 0
 """
 
-# KEYS: as above. ARGV: hold, amount.
+# KEYS: as above. ARGV: hold, amount. Returns 0.
 SETTLE = """
 local held = redis.call('HGET', KEYS[2], ARGV[1])
 if held then

@@ -1,8 +1,7 @@
-"""Limits counted in Redis, shared by all instances, with this process's memory to fall back on.
+"""Limits counted in Redis, shared by all instances; in this process's memory while Redis is lost.
 
-The scripts run inside Redis, so each count is atomic, and on Redis' clock, so instances with different clocks agree.
-Keys say what they hold (`goblin:mw1:` is a moving window, version 1), so that a release that counts otherwise never
-meets them.
+Keys name their format (`goblin:mw1:` is a moving window, version 1), so that a release that counts
+differently uses other keys.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from goblin_assistant.rate_limits.memory import MemoryStorage
 logger = logging.getLogger("goblin_assistant.limits")
 
 RETRY_SECONDS = 2.0
-"""How often a lost Redis is tried again, by a thread of its own: no request waits for it."""
+"""How often a thread of its own retries a lost Redis. No request waits for it."""
 
 TIMEOUT_SECONDS = 0.3
 PREFIX = "goblin:mw1:"
@@ -36,7 +35,10 @@ T = TypeVar("T")
 
 
 class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
-    """Redis, or memory at `limit / instances` while Redis does not answer. `uri` is Redis' with `goblin+` in front."""
+    """Counts in Redis, or in memory with `limit / instances` while Redis does not answer.
+
+    `uri` is Redis's with `goblin+` in front.
+    """
 
     STORAGE_SCHEME = ["goblin+redis", "goblin+rediss", "goblin+redis+unix", "goblin+unix"]
 
@@ -50,9 +52,9 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
             uri.removeprefix("goblin+").replace("redis+unix://", "unix://"),
             socket_connect_timeout=TIMEOUT_SECONDS,
             socket_timeout=TIMEOUT_SECONDS,
-            protocol=2,  # version 3 only adds a handshake, and notices of a cluster's maintenance that nobody reads
-            # Once more for a connection that the server closed while it idled; never for a timeout, which would double
-            # the wait.
+            protocol=2,  # version 3 adds a handshake and notices that nobody reads
+            # One retry, for a connection that the server closed while idle. None for a timeout: it
+            # would double the wait.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
         self._hit = self._redis.register_script(scripts.HIT)
@@ -66,7 +68,7 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
         rate_limiter_degraded.set(0)
 
     def close(self) -> None:
-        """End the connections, and the thread that waits for Redis."""
+        """Close the connections and end the thread that retries Redis."""
         self._closed.set()
         self._redis.close()
 
@@ -122,7 +124,7 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
 
     def settle(self, key: str, hold: str, amount: int) -> None:
         """See Counts."""
-        self._memory.settle(key, hold, amount)  # taken while Redis was away
+        self._memory.settle(key, hold, amount)  # a hold from while Redis was lost
         self._either(_pair(key), lambda: self._settle(_pair(key), [hold, amount]), lambda: None)
 
     def forget(self, key: str) -> None:
@@ -145,9 +147,10 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
         return local()
 
     def _refused(self, names: Sequence[str], error: redis.ResponseError) -> None:
-        """An error as an answer is a damaged key's or the server's (read-only, full): writing tells them apart.
+        """Redis answered with an error. Either a key is damaged, or the server cannot write
+        (read-only, full): a write tells which.
 
-        The damaged keys go, so that the next request counts in Redis again.
+        Damaged keys are deleted, so that the next request counts in Redis again.
         """
         try:
             self._probe()
@@ -158,7 +161,7 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
         logger.warning("rate_limit_key_damaged", extra={"error_type": type(error).__name__})
 
     def _probe(self) -> None:
-        # A write: a replica or a full Redis answers PING and still cannot count.
+        # A write, because a replica or a full Redis answers PING but cannot count.
         self._redis.set(PREFIX + "probe", 1, px=1000)
 
     def _lost(self, error: Exception) -> None:
@@ -175,9 +178,9 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
                 "retry_seconds": RETRY_SECONDS,
             },
         )
-        threading.Thread(target=self._return, name="limits-redis", daemon=True).start()
+        threading.Thread(target=self._retry_until_back, name="limits-redis", daemon=True).start()
 
-    def _return(self) -> None:
+    def _retry_until_back(self) -> None:
         while not self._closed.wait(RETRY_SECONDS):
             try:
                 self._probe()
@@ -191,11 +194,11 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
     # -- limits' interface, for flask-limiter
     @property
     def base_exceptions(self) -> type[Exception] | tuple[type[Exception], ...]:
-        """What Redis raises."""
+        """The base class of what Redis's client raises."""
         return redis.RedisError
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        """(time of the oldest hit in the window on time.time()'s clock, number of hits)."""
+        """(time.time() of the oldest hit in the window, number of hits)."""
 
         def shared() -> tuple[float, int]:
             age, count = self._peek([PREFIX + key], [expiry * MICROSECONDS])
@@ -208,7 +211,7 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
         )
 
     def check(self) -> bool:
-        """Whether counts are shared now."""
+        """Whether Redis counts now."""
         return not self.degraded
 
     def reset(self) -> int | None:
@@ -217,5 +220,5 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
 
 
 def _pair(key: str) -> list[str]:
-    # The braces keep both on one node of a cluster.
+    # The braces put both on the same node of a Redis cluster.
     return [f"{PREFIX}{{{key}}}:holds", f"{PREFIX}{{{key}}}:amounts"]

@@ -10,17 +10,17 @@ from typing import Generic, TypeVar
 
 
 class Entry:
-    """What is counted under one key. `used` is when it was last touched, on time.monotonic()'s clock."""
+    """What is counted under one key. `used` is the time of its last use, by time.monotonic()."""
 
     __slots__ = ("used",)
     used: float
 
     def weight(self) -> int:
-        """How much is in the window."""
+        """How much is counted in the window."""
         raise NotImplementedError
 
     def expire(self, until: float) -> None:
-        """Take out what is as old as `until` or older."""
+        """Drop what is as old as `until`, or older."""
         raise NotImplementedError
 
 
@@ -28,8 +28,8 @@ E = TypeVar("E", bound=Entry)
 
 
 class Window(Entry):
-    """The times of one key's hits, oldest first, as plain doubles; `start` skips those that left without moving the
-    rest each time."""
+    """The times of one key's hits, oldest first. `start` skips the expired ones, so that the rest
+    are not moved at each hit."""
 
     __slots__ = ("start", "times")
 
@@ -70,11 +70,11 @@ class Holds(Entry):
 
 
 class Table(Generic[E]):
-    """Keys of one kind in the order of their last use, at most `capacity`.
+    """Keys of one kind, least recently used first; at most `capacity`.
 
-    When full: what has expired goes first, then of the four least recently used the one with the fewest hits. So a
-    flood of new keys pushes out its own kind, and a key that is at its limit stays limited: nobody resets a bucket by
-    making others.
+    When full, expired keys are dropped first, then the key with the fewest hits among the four
+    least recently used. So a flood of new keys evicts its own kind, and a key at its limit stays
+    limited: nobody resets a bucket by making others.
     """
 
     def __init__(self, make: type[E], capacity: int) -> None:
@@ -89,8 +89,8 @@ class Table(Generic[E]):
         return self._entries.get(key)
 
     def use(self, key: str, now: float, window: int) -> E:
-        """The entry of `key`, made if need be, with what left the window taken out. Two keys that have expired go on
-        the way."""
+        """The entry of `key`, without what has left the window. A new key also drops up to two
+        expired ones."""
         entries = self._entries
         entry = entries.get(key)
         if entry is None:
@@ -117,7 +117,7 @@ class Table(Generic[E]):
         oldest = list(islice(self._entries, 4))
         lightest = min(oldest, key=lambda key: self._entries[key].weight())
         self.drop(lightest)
-        # The others have had their turn at the front: else four busy keys that idle would be weighed again and again.
+        # The others move to the back, or the same three would be compared at every eviction.
         for key in oldest:
             if key != lightest:
                 self._entries.move_to_end(key)

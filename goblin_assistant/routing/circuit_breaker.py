@@ -1,21 +1,21 @@
-"""A circuit breaker over a window of time, one per provider.
+"""A circuit breaker for one provider, over a window of time.
 
     closed ──(enough calls, too many failed)──> open ──(open_seconds later)──> half open
        ^                                          ^                              │
        └────────────(the trial succeeded)─────────┼──────────────────────────────┤
                                                   └────(the trial failed)────────┘
 
-Half open lets one trial through at a time. Counting is by time and not by consecutive failures: one success among many
-failures says nothing about a provider's health
+Half open lets one trial through at a time. Failures are counted over a window, not in a row: one
+success among many failures says nothing about a provider's health
 (https://learn.microsoft.com/azure/architecture/patterns/circuit-breaker).
 
-Each call has a ticket, and one verdict, which counts when the call ends. A ticket belongs to the period between two
-changes of the state in which it was taken: a call that began before the breaker opened says nothing about the provider
-now, and is no trial.
+Each call has a ticket and one verdict, which counts when the call ends. A ticket belongs to the
+period, between two changes of the state, in which it was taken. The verdict of an earlier period is
+ignored: it says nothing about the provider now.
 
-**Slow calls.** A call that has shown no sign of life for a set time counts as failed at that moment, while it still
-waits: a provider that hangs never gives a verdict, and clients leave before the time limits. No thread looks for them;
-they are found when a call is asked for, when one ends, and when the state is read.
+**Slow calls.** A call without a sign of life for a set time counts as failed while it still waits:
+a provider that hangs gives no verdict, and clients leave before the time limits. Slow calls are
+detected when a call begins or ends and when the state is read; no thread looks for them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class State(IntEnum):
 
 
 class Ticket:
-    """One call. It ends with `success()`, `failure()` or `abandon()`; whatever is called after that does nothing."""
+    """One call. It ends with `success()`, `failure()` or `abandon()`; later calls do nothing."""
 
     __slots__ = (
         "_breaker",
@@ -71,12 +71,13 @@ class Ticket:
         self.answering = False
 
     def alive(self) -> None:
-        """The provider is at work: it sent something that is no token yet. Whether the call is slow counts from now."""
+        """The provider sent something, but no token yet. The time for a slow call starts again."""
         if not self._ended:
             self._breaker.heard(self, self._limit)
 
     def first_token(self) -> None:
-        """The answer has begun. A trial makes room for the next one; the verdict waits for the end."""
+        """The answer has begun. A trial makes room for the next one, and gets its verdict at the
+        end."""
         if not self._ended:
             self.answering = True
             self._breaker.heard(self, math.inf)
@@ -90,7 +91,7 @@ class Ticket:
         self._end("failure")
 
     def abandon(self) -> None:
-        """The call ended without a verdict: its client has gone, or the fault was ours."""
+        """The call ended without a verdict: the client left, or the fault was ours."""
         self._end("abandoned")
 
     def _end(self, verdict: Verdict) -> None:
@@ -100,10 +101,10 @@ class Ticket:
 
 
 class CircuitBreaker:
-    """Says whether a provider may be called, and knows the calls that it is at work on.
+    """Says whether a provider may be called, and keeps the calls that are in flight.
 
-    `window` and `open_seconds` are in seconds; `failure_ratio` is a share, 0 to 1. `slow_first_token` and `slow_answer`
-    are the seconds after which a call counts as slow, streamed or not; 0: never. `clock` is monotonic, in seconds.
+    Times are in seconds; `failure_ratio` is 0 to 1. A streamed call counts as slow after
+    `slow_first_token`, another one after `slow_answer`; 0: never. `clock` is monotonic.
     """
 
     def __init__(
@@ -126,17 +127,18 @@ class CircuitBreaker:
         self._slow_first_token = slow_first_token or math.inf
         self._slow_answer = slow_answer or math.inf
         self._clock = clock
-        # Finalisers take no part in this: a stream that nobody closed is ended by the reaper (threads/reaper.py).
+        # A plain lock, because no finaliser takes it: the reaper ends streams that nobody closed
+        # (threads/reaper.py).
         self._lock = threading.Lock()
-        self._slices: list[
-            tuple[int, list[int]]
-        ] = []  # (slice number, [calls, failures]), oldest first
+        # (slice number, [calls, failures]), oldest first
+        self._slices: list[tuple[int, list[int]]] = []
         self._state = State.CLOSED
         self._period = 0
         self._opened_at = 0.0
         self._trial: Ticket | None = None
-        self._in_flight: dict[Ticket, None] = {}  # oldest first; single operations on it are atomic
-        self._look_at = clock() + min(self._slow_first_token, self._slow_answer)
+        # Oldest first. Single operations on a dict are atomic.
+        self._in_flight: dict[Ticket, None] = {}
+        self._next_check = clock() + min(self._slow_first_token, self._slow_answer)
         metrics.provider_circuit_state.labels(provider).set_function(lambda: self.state)
         metrics.provider_calls_in_flight.labels(provider).set_function(self.in_flight)
         metrics.provider_oldest_call_age_seconds.labels(provider).set_function(self.oldest_age)
@@ -144,12 +146,12 @@ class CircuitBreaker:
 
     @property
     def state(self) -> State:
-        """The state now. An open breaker whose time is over is half open, whether or not somebody tries."""
+        """The state now. An open breaker is half open after its time, even without a call."""
         with self._lock:
             return self._now(self._clock())
 
     def retry_after(self) -> float:
-        """Seconds until a call may be let through, 0 when it may now."""
+        """Seconds until a call may be made; 0: now."""
         with self._lock:
             now = self._clock()
             state = self._now(now)
@@ -160,29 +162,29 @@ class CircuitBreaker:
             return max(0.0, self._opened_at + self._open_seconds - now)
 
     def available(self) -> bool:
-        """Whether `acquire()` would succeed now; takes nothing."""
+        """Whether `acquire()` would succeed now. Takes nothing."""
         # As in acquire(), the common case takes no lock.
         return (
-            self._state is State.CLOSED and self._clock() < self._look_at
+            self._state is State.CLOSED and self._clock() < self._next_check
         ) or self.retry_after() == 0.0
 
     def in_flight(self) -> int:
-        """Calls that the provider is at work on now."""
+        """Calls in flight now."""
         return len(self._in_flight)
 
     def oldest_age(self) -> float:
-        """Seconds since the start of the oldest call that has no first token or whole answer yet; 0 without one."""
+        """Age in seconds of the oldest call without a first token or an answer; 0 without one."""
         waiting = [ticket.started for ticket in list(self._in_flight) if not ticket.answering]
         return max(0.0, self._clock() - waiting[0]) if waiting else 0.0
 
     def acquire(self, *, streamed: bool = False) -> Ticket | None:
-        """Ask to make a call. None: not now."""
+        """A ticket for a call, or None when none may be made now."""
         now = self._clock()
         limit = self._slow_first_token if streamed else self._slow_answer
-        # The common case takes no lock. A stale read lets one more call through, whose verdict does not count: the
-        # period is read before the state, and `_next_period` writes it after the state.
+        # The common case takes no lock. A stale read lets one more call through, whose verdict is
+        # ignored: the period is read before the state, and `_next_period` writes it after.
         period = self._period
-        if self._state is State.CLOSED and now < self._look_at:
+        if self._state is State.CLOSED and now < self._next_check:
             ticket = Ticket(self, period, now, limit)
             self._in_flight[ticket] = None
             return ticket
@@ -198,26 +200,26 @@ class CircuitBreaker:
 
     # -- for tickets --------------------------------------------------------------------------
     def heard(self, ticket: Ticket, limit: float) -> None:
-        """A call has shown a sign of life, and counts as slow `limit` seconds from now."""
+        """A call showed a sign of life; it counts as slow `limit` seconds from now."""
         now = self._clock()
         if now < ticket.slow_at and self._trial is not ticket:
             ticket.slow_at = now + limit
             return
         with self._lock:
-            self._look(ticket, now)
+            self._count_if_slow(ticket, now)
             ticket.slow_at = now + limit
             if ticket.answering and self._trial is ticket:
                 self._trial = None
 
     def ended(self, ticket: Ticket, verdict: Verdict) -> None:
-        """A call is over."""
+        """A call has ended."""
         self._in_flight.pop(ticket, None)
         with self._lock:
             now = self._clock()
-            self._look(ticket, now)
+            self._count_if_slow(ticket, now)
             if self._trial is ticket:
                 self._trial = None
-            # A slow call has been counted; one of another period says nothing about the provider now.
+            # A slow call has been counted already.
             if ticket.slow or ticket.period != self._period:
                 return
             if verdict == "success":
@@ -227,18 +229,18 @@ class CircuitBreaker:
 
     # -- with the lock held -------------------------------------------------------------------
     def _now(self, now: float) -> State:
-        if now >= self._look_at:
-            # First, so that a ticket taken meanwhile is due later than this.
-            self._look_at = now + min(self._slow_first_token, self._slow_answer)
+        if now >= self._next_check:
+            # Set first: a ticket that is taken meanwhile is due later than this.
+            self._next_check = now + min(self._slow_first_token, self._slow_answer)
             for ticket in list(self._in_flight):
-                self._look(ticket, now)
+                self._count_if_slow(ticket, now)
                 if not ticket.slow:
-                    self._look_at = min(self._look_at, ticket.slow_at)
+                    self._next_check = min(self._next_check, ticket.slow_at)
         if self._state is State.OPEN and now >= self._opened_at + self._open_seconds:
             self._change(State.HALF_OPEN)
         return self._state
 
-    def _look(self, ticket: Ticket, now: float) -> None:
+    def _count_if_slow(self, ticket: Ticket, now: float) -> None:
         if ticket.slow or now < ticket.slow_at:
             return
         ticket.slow = True

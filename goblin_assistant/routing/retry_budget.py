@@ -7,7 +7,10 @@ import time
 
 
 class RetryBudget:
-    """Retries are a share of the calls: each call pays `ratio` in, a retry takes 1 out; a trickle lets a quiet service retry too."""
+    """A token bucket: each call adds `ratio` tokens, a retry takes one.
+
+    `trickle_per_second` lets a provider with few calls retry at all; `cap` bounds the tokens.
+    """
 
     def __init__(self, ratio: float, *, trickle_per_second: float = 0.2, cap: float = 20.0) -> None:
         self._ratio = ratio
@@ -18,13 +21,12 @@ class RetryBudget:
         self._lock = threading.Lock()
 
     def deposit(self) -> None:
-        """A call is made."""
-        self._tokens = min(
-            self._cap, self._tokens + self._ratio
-        )  # a lost update costs a fraction of a retry
+        """Count a call."""
+        # Without the lock: a lost update costs a fraction of a retry.
+        self._tokens = min(self._cap, self._tokens + self._ratio)
 
     def take(self) -> bool:
-        """Ask for a retry."""
+        """Take a retry; False when there is none."""
         with self._lock:
             now = time.monotonic()
             self._tokens = min(self._cap, self._tokens + (now - self._at) * self._trickle)

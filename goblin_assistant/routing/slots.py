@@ -1,7 +1,7 @@
-"""How many chats may be at work at once: over all, per provider and per API key.
+"""How many chats may run at once: in all, per provider and per API key.
 
-A chat holds a server thread for as long as its provider talks. The pool of slots is smaller than the pool of threads, so that health,
-metrics and login always find a thread. All counts are of this process.
+A chat holds a server thread until its answer has ended. There are fewer slots than threads, so that
+health, metrics and login always find a thread. All counts are of this process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.25
 class ChatSlots:
     """A pool of `limit` slots. At most `waiting` chats wait for one, each for `wait` seconds.
 
-    `threads` is the server's budget of held threads; a chat counts in it while it waits and while it runs.
+    `threads` is the server's thread budget. A chat counts in it while it waits and while it runs.
     """
 
     def __init__(self, limit: int, wait: float, waiting: int, threads: ThreadBudget) -> None:
@@ -45,8 +45,8 @@ class ChatSlots:
     def acquire(self, client_gone: Callable[[], bool] | None = None) -> float:
         """Take a slot and return the seconds waited.
 
-        Raises NoFreeSlot when none became free in time or too many wait already, CallCancelled when the client
-        left meanwhile.
+        Raises NoFreeSlot when none becomes free in time or too many wait already, and
+        CallCancelled when the client leaves meanwhile.
         """
         # Not a Semaphore: it costs four times as much, and waiting is rare.
         with self._lock:
@@ -101,14 +101,14 @@ class ChatSlots:
 
 
 class Caps:
-    """Counts holders by name; a name may be held at most its cap times."""
+    """Counts places by name; each name has at most its cap."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[str, int] = {}
 
     def acquire(self, name: str, cap: int) -> bool:
-        """Take one of `cap` places of `name`, or say that there is none."""
+        """Take one of `cap` places of `name`; False when there is none."""
         with self._lock:
             held = self._held.get(name, 0)
             if held >= cap:
@@ -117,7 +117,7 @@ class Caps:
             return True
 
     def release(self, name: str) -> None:
-        """Give a place back. Names nobody holds take no memory."""
+        """Give a place back. A name without places taken uses no memory."""
         with self._lock:
             held = self._held[name] - 1
             if held:
@@ -131,7 +131,7 @@ class Caps:
 
 
 class KeyConcurrency:
-    """An API key's own cap on chats at once, on this instance."""
+    """The cap of an API key on its chats at once, on this instance."""
 
     def __init__(self) -> None:
         self._caps = Caps()

@@ -1,1 +1,1 @@
-"""All that knows Flask, but for the views."""
+"""What depends on Flask, except for the views."""

@@ -1,6 +1,7 @@
 """Who is calling: a bearer token or an API key becomes a Principal, once per request.
 
-`Authorization: Bearer <access token or API key>`, or `x-api-key: <API key>` as Anthropic's SDK sends it.
+`Authorization: Bearer <access token or API key>`, or `x-api-key: <API key>` as Anthropic's SDK
+sends it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ R = TypeVar("R")
 
 
 def identify() -> Principal | None:
-    """The caller, or None without (good) credentials. Limits ask first, so a bad credential is counted before it is refused."""
-    known = g._get_current_object()  # type: ignore[attr-defined]  # once, not with every attribute
+    """The caller; None without good credentials. Limits ask first, so that a bad credential is
+    counted before it is refused."""
+    known = g._get_current_object()  # type: ignore[attr-defined]  # one lookup instead of one per attribute
     if "principal" not in known:
         known.principal, known.auth_error = None, None
         try:
@@ -49,7 +51,11 @@ def current_principal() -> Principal:
 def require_auth(
     scope: str | None = None, *, admin: bool = False, keys: bool = True
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Refuse a request without good credentials (401), or without the scope, the admin role, or by API key where only people may (403)."""
+    """Refuse requests without good credentials (401), and without the scope or the admin role
+    (403).
+
+    `keys=False` refuses API keys too (403).
+    """
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(view)

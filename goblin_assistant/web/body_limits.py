@@ -1,7 +1,7 @@
-"""How large a request's body may be: one table by route, asked by the server while the body arrives and by
-the application before anything reads it.
+"""How large a request's body may be, by route.
 
-A route that the table does not name has the general limit: a new route is bounded from its first day.
+The server applies the table while the body arrives, and the application before anything reads it. A
+route that the table does not name has the general limit, so that no new route is without one.
 """
 
 from __future__ import annotations
@@ -19,28 +19,27 @@ from goblin_assistant.web.request_info import current_request
 KIB = 1024
 
 GENERAL_BYTES = 64 * KIB
-"""Settings, keys, admin; and the routes that read no body: they are not sent one on purpose."""
+"""For settings, keys and admin, and for the routes that read no body."""
 
 BYTES_BY_PREFIX: tuple[tuple[str, int], ...] = (
     ("/auth/keys", GENERAL_BYTES),
     ("/auth/", 16 * KIB),
 )
-"""The first prefix that fits decides. Chat routes take GOBLIN_MAX_BODY_BYTES and stand in
-limit_policy.CHAT_ROUTES."""
+"""The first prefix that matches decides. Chat routes (rate_limits.policy.CHAT_ROUTES) have
+GOBLIN_MAX_BODY_BYTES."""
 
 MAX_DIGITS = 18
-"""Of a Content-Length that is worth converting."""
+"""A longer Content-Length is refused without converting it."""
 
 
 class BodyLimits:
-    """The table, with this instance's limit for chats. No group has more than that."""
+    """The table with this instance's limit for chats, which no route exceeds."""
 
     def __init__(self, chat_bytes: int) -> None:
         self._chat = chat_bytes
 
     def of(self, method: str, path: str) -> int:
-        """Bytes that a request may bring. `path` is decoded, as WSGI's PATH_INFO: the one that the
-        router sees."""
+        """The limit in bytes. `path` is decoded (WSGI's PATH_INFO), as the router sees it."""
         if method == "POST" and (path in CHAT_ROUTES or path.removesuffix("/") in CHAT_ROUTES):
             return self._chat
         for prefix, limit in BYTES_BY_PREFIX:
@@ -50,7 +49,8 @@ class BodyLimits:
 
 
 class _Bounded(io.RawIOBase):
-    """A body without an announced length; raises PayloadTooLarge at the first byte too many."""
+    """A body without a Content-Length. Raises PayloadTooLarge at the first byte beyond the
+    limit."""
 
     def __init__(self, source: Any, limit: int) -> None:
         self._source = source
@@ -74,8 +74,10 @@ def _too_large(limit: int) -> str:
 
 
 def init_app(app: Flask, config: Config) -> None:
-    """Refuse what is announced as too large; what is not announced is cut while it is read. Under
-    `serve` the server reads no more than this either."""
+    """Refuse a body whose Content-Length is too large, and one without it while it is read.
+
+    Under `serve` the server applies the same limits.
+    """
     limits = BodyLimits(config.max_body_bytes)
 
     def bound_body() -> None:
@@ -85,7 +87,7 @@ def init_app(app: Flask, config: Config) -> None:
         current.max_content_length = limit
         announced = environ.get("CONTENT_LENGTH", "")
         if not announced and "HTTP_TRANSFER_ENCODING" in environ:  # never under `serve`
-            # werkzeug would hand out the first `limit` bytes of more as if they were all.
+            # werkzeug would return the first `limit` bytes of a larger body as if it were whole.
             environ["wsgi.input"] = _Bounded(environ["wsgi.input"], limit)
             current.max_content_length = limit + 1
         if announced.isdecimal() and (len(announced) > MAX_DIGITS or int(announced) > limit):

@@ -32,7 +32,7 @@ PAGE = f"""<!doctype html>
 </body>
 </html>
 """
-# RapiDoc sets style attributes; everything else comes from this server.
+# unsafe-inline, because RapiDoc sets style attributes. Everything else comes from this server.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -70,7 +70,7 @@ def page() -> Response:
 
 @bp.get("/docs/rapidoc.js")
 def script() -> Response:
-    """RapiDoc, from this package and not from a CDN: the page works where there is no internet."""
+    """RapiDoc. Not from a CDN, so that the page works without the internet."""
     headers = {"Cache-Control": "public, max-age=86400", "Vary": "Accept-Encoding"}
     if "gzip" in request.headers.get("Accept-Encoding", ""):
         headers["Content-Encoding"] = "gzip"

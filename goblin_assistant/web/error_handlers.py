@@ -1,7 +1,7 @@
-"""Every failure of a request becomes a response here, in the dialect of its path, with its headers.
+"""Turns every failure of a request into a response, in the dialect of its path.
 
-There is a handler for HTTPException and one for 500, none for Exception: Flask would then neither log the failure nor
-send `got_request_exception`, which the metrics listen to.
+HTTPException and 500 have handlers, Exception has none: with one, Flask would neither log the
+failure nor send `got_request_exception`, which the metrics need.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from goblin_assistant.web.request_body import from_problems, validation_failed
 
 logger = logging.getLogger("goblin_assistant")
 
-# Ours, not Werkzeug's: its descriptions are sentences of HTML pages ("If you entered the URL manually ...").
+# Not Werkzeug's descriptions: they are written for HTML pages ("If you entered the URL manually
+# ...").
 MESSAGES: dict[int, str] = {
     400: "the request cannot be understood",
     401: "credentials are required",
@@ -56,11 +57,12 @@ MESSAGES: dict[int, str] = {
 
 
 def init_app(app: APIFlask) -> None:
-    """Install the handlers. Before any route is added, because the URL map is told to answer 404 where it would
-    redirect."""
+    """Install the handlers. Call this before routes are added: it changes how the URL map
+    matches."""
     json_requests.init_app(app)
-    app.config["PROPAGATE_EXCEPTIONS"] = False  # under TESTING a 500 would skip its handler
-    # /settings is /settings/, and not a redirect that an API client loses its body on; /auth//login is no route.
+    app.config["PROPAGATE_EXCEPTIONS"] = False  # under TESTING a 500 would bypass its handler
+    # /settings is /settings/, because API clients lose their body on a redirect; /auth//login is
+    # not a route.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.register_error_handler(AppError, _known)
@@ -75,8 +77,7 @@ def init_app(app: APIFlask) -> None:
 
 
 def respond(error: AppError | ProviderError, headers: dict[str, str] | None = None) -> Response:
-    """The response for an error of the request at hand. An error of ours or of a provider (5xx) is noted for the
-    metrics."""
+    """The response for an error of the current request. A 5xx is noted for the metrics."""
     status = error.status
     if status >= 500:
         _note(label_of(error))
@@ -101,7 +102,7 @@ def _known(error: AppError | ProviderError) -> Response:
 
 
 def _database_unavailable(error: Exception) -> Response:
-    # The driver's words may hold the statement and its values: they go to the log only, as the kind of the failure.
+    # Only the exception's class is logged: its message may contain the statement and its values.
     cause = getattr(error, "orig", None) or error
     logger.error("database_unavailable", extra={"kind": type(cause).__name__, "path": request.path})
     return respond(Unavailable("the database is away; try again shortly", retry_after=2))
@@ -121,7 +122,7 @@ def _unhandled(error: InternalServerError) -> Response:
 
 
 def _apiflask_error(error: HTTPError) -> Response:
-    # A failed @input: APIFlask has formatted pydantic's findings, the exception itself is its cause.
+    # From @input: APIFlask has formatted pydantic's findings; the exception itself is the cause.
     cause = error.__cause__
     if isinstance(cause, ValidationError):
         return respond(validation_failed(cause))
@@ -131,7 +132,7 @@ def _apiflask_error(error: HTTPError) -> Response:
 
 
 def from_status(status: int) -> AppError:
-    """Our error for a bare HTTP status."""
+    """Our error for an HTTP status that came without one."""
     return _class_for(status)(MESSAGES.get(status) or HTTPStatus(status).phrase.lower())
 
 
@@ -146,7 +147,7 @@ def _class_for(status: int) -> type[AppError]:
     for kind in APP_ERRORS:
         if kind.status == status:
             return kind
-    # 406, 408, 417, 431 ...: statuses that only the framework gives.
+    # 406, 408, 417, 431 ...: statuses that only the framework uses.
     phrase = HTTPStatus(status)
     source = "client" if status < 500 else "gateway"
     name = phrase.name.title().replace("_", "")
@@ -179,8 +180,7 @@ def _note(error_type: str) -> None:
 
 
 def _log_exception(exc_info: Any) -> None:
-    # In place of Flask's "Exception on /path [GET]": one event name for every unhandled failure, the path in a field
-    # of its own.
+    # Replaces Flask's "Exception on /path [GET]": one event name, with the path in a field.
     logger.error(
         "unhandled_exception",
         exc_info=exc_info,

@@ -1,4 +1,4 @@
-"""How this Flask application reads and writes JSON: strictly, and with orjson."""
+"""How the application reads and writes JSON: strictly, and with orjson."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class OrjsonProvider(JSONProvider):
-    """`jsonify` and friends. Keys keep their order: `error` comes before `message`."""
+    """For `jsonify` and the like. Keys keep their order: `error` comes before `message`."""
 
     def dumps(self, obj: Any, **kwargs: Any) -> str:
         """JSON text of `obj`."""
@@ -33,23 +33,21 @@ class OrjsonProvider(JSONProvider):
 
 
 class Request(FlaskRequest):
-    """A request whose body, where a route asks for JSON, is one JSON object or an error in our words."""
+    """A request whose JSON body is an object; anything else is an error of ours."""
 
     def get_json(
         self, force: bool = False, silent: bool = False, cache: bool = True
     ) -> dict[str, Any]:  # type: ignore[override]
-        """The body as an object; raises BadRequest or UnsupportedMediaType. The flags are Flask's and change nothing
-        here."""
+        """The body as an object. Raises BadRequest or UnsupportedMediaType. Flask's flags have no
+        effect, except `cache`."""
         require_json(self)
         return load_object(self.get_data(cache=cache))
 
 
 def require_json(request: FlaskRequest) -> None:
-    """Refuse a body that says it is something else. One that says nothing is taken for JSON, which it then has to
-    be."""
-    if (
-        request.environ.get("CONTENT_TYPE") == "application/json"
-    ):  # nearly always; the parse below takes microseconds
+    """Refuse a body with another Content-Type. A body without one has to be JSON too."""
+    # Nearly always. Parsing the media type takes microseconds.
+    if request.environ.get("CONTENT_TYPE") == "application/json":
         return
     kind = request.mimetype
     if kind and kind != "application/json" and not kind.endswith("+json"):
@@ -57,8 +55,7 @@ def require_json(request: FlaskRequest) -> None:
 
 
 class JsonBytes(Response):
-    """JSON that is written already, and where nothing of it changes on the way out: werkzeug would copy the headers and
-    look through them once more."""
+    """A response of finished JSON. It skips werkzeug's second pass over the headers."""
 
     def __init__(self, body: bytes) -> None:
         headers = Headers()
@@ -67,13 +64,14 @@ class JsonBytes(Response):
         super().__init__([body], headers=headers)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """The WSGI answer, to anything but HEAD."""
+        """The WSGI response. Not for HEAD: the body is always sent."""
         start_response(self.status, list(self.headers))
         return _Written(self.response, self.close)  # type: ignore[arg-type]
 
 
 class _Written:
-    """An answer's pieces, and what is to be done behind the last one; werkzeug's class for it is a Python call a piece more."""
+    """The body's pieces, and what `close` does. werkzeug's own class costs a call more per
+    piece."""
 
     __slots__ = ("_pieces", "close")
 
@@ -86,8 +84,8 @@ class _Written:
 
 
 def body_of(request: FlaskRequest) -> bytes:
-    """The whole body. The usual one, whose length is announced, is read without werkzeug's streams around it; whatever is
-    odd about a body they know how to refuse."""
+    """The whole body. With a Content-Length it is read directly; werkzeug's streams handle the
+    rest."""
     environ = request.environ
     announced = environ.get("CONTENT_LENGTH", "")
     most = request.max_content_length
@@ -109,6 +107,6 @@ def json_body() -> bytes:
 
 
 def init_app(app: Flask) -> None:
-    """Use both."""
+    """Use OrjsonProvider and Request."""
     app.request_class = Request
     app.json = OrjsonProvider(app)

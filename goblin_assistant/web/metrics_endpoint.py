@@ -1,7 +1,7 @@
-"""GET /metrics: the registry in Prometheus' text format or OpenMetrics, whichever the scraper asks for.
+"""GET /metrics, in Prometheus's text format or OpenMetrics, as the scraper asks.
 
-Free to read by default, behind a bearer token with GOBLIN_METRICS_TOKEN, and on a port of its own with
-GOBLIN_METRICS_PORT.
+GOBLIN_METRICS_TOKEN requires a bearer token, and GOBLIN_METRICS_PORT moves the route to another
+port. Without them everybody may read it.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def init_app(app: Flask, config: Config) -> None:
 
 
 def _is_exact(environ: WSGIEnvironment) -> bool:
-    """Whether the path was sent as /metrics, letter by letter. A proxy that closes it compares with what
-    was sent, or with what it makes of that: no other spelling may lead here.
+    """Whether the path was sent as /metrics, letter by letter: a proxy that blocks the route may
+    not recognise another spelling.
 
-    REQUEST_URI is waitress's, werkzeug's and uWSGI's name for the target as sent, RAW_URI gunicorn's.
+    The target as sent is REQUEST_URI in waitress, werkzeug and uWSGI, RAW_URI in gunicorn.
     """
     target = environ.get("REQUEST_URI") or environ.get("RAW_URI")
     if target is None:
@@ -85,7 +85,7 @@ def _authorized(header: str | None, token: bytes) -> bool:
 
 
 def standalone(config: Config) -> WSGIApplication:
-    """The endpoint as an application of its own, for GOBLIN_METRICS_PORT."""
+    """The route as a WSGI application of its own, for GOBLIN_METRICS_PORT."""
     token = _token_of(config)
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -132,17 +132,18 @@ class _Handler(WSGIRequestHandler):
     timeout = 10
 
     def get_environ(self) -> WSGIEnvironment:
-        """With the target as it was sent; PATH_INFO is decoded, and its slashes at the start are one."""
+        """Adds the target as sent: in PATH_INFO it is decoded, and its leading slashes are
+        merged."""
         environ = super().get_environ()
         environ["REQUEST_URI"] = self.requestline.split()[1]
         return environ
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a scrape every few seconds is no news."""
+        """Log nothing: a scrape comes every few seconds."""
 
 
 def serve_standalone(config: Config) -> WSGIServer | None:
-    """Listen on GOBLIN_METRICS_PORT in a thread; None when it is not set. `shutdown()` ends it."""
+    """Listen on GOBLIN_METRICS_PORT in a thread, until `shutdown()`. None when it is not set."""
     if config.metrics_port is None:
         return None
     server = make_server(

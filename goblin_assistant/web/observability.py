@@ -1,7 +1,8 @@
-"""What every request leaves behind: a correlation id, the four HTTP metrics, and one `request_completed` line.
+"""The correlation id, the four HTTP metrics and the `request_completed` line of every request.
 
-A WSGI wrapper, because only there is the whole request seen: 404, 405, OPTIONS and refused requests, and a stream until
-its last byte. The first before_request hook tells the route, `got_request_exception` the type of what failed.
+A WSGI wrapper, because it sees every request (404, 405, OPTIONS, refused ones) and a stream until
+its last byte. The first before_request hook gives the route, the signal `got_request_exception`
+the type of a failure.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ logger = logging.getLogger("goblin_assistant")
 
 MAX_LOGGED_PATH = 1024  # characters; a request line may have 256 KiB
 
-# Failures that a route of its kind can answer with, so that their counters exist before the first one: rate() over a
-# counter that appears with its first failure sees none.
+# The errors that a route can answer with. Their series start at 0, because rate() does not see the
+# first increase of a counter that appears with it.
 _ANY_ROUTE_ERRORS = {"InternalError": "500", "Unavailable": "503"}
 _CHAT_ERRORS = {
     **_ANY_ROUTE_ERRORS,
@@ -57,7 +58,7 @@ _CHAT_ERRORS = {
 
 
 class _Body:
-    """The response's body, watched until its last byte."""
+    """The response's body, observed until its last byte."""
 
     __slots__ = ("_closed", "_exhausted", "_finished", "_gone", "_info", "_iterable", "_next")
 
@@ -79,7 +80,8 @@ class _Body:
         try:
             chunk = self._next()
         except StopIteration:
-            # The server has taken everything. It should call close() now; werkzeug's does not when its client has gone.
+            # The server has read everything. Not in close(): werkzeug's server does not call it
+            # when the client has gone.
             self._exhausted = True
             self._finish()
             raise
@@ -90,7 +92,8 @@ class _Body:
             raise
         info.bytes += len(chunk)
         if info.bytes == info.content_length:
-            # The client has everything once this chunk is out, and may ask for /metrics before close() is called.
+            # Not in close(): the client has everything with this chunk, and may ask for /metrics
+            # before close() is called.
             self._exhausted = True
             self._finish()
         return chunk
@@ -105,7 +108,7 @@ class _Body:
             self._finish()
 
     def __del__(self) -> None:
-        if not self._closed:  # a server that could not write and forgot to close
+        if not self._closed:  # a server that could not write did not call close()
             reaper.hand_over(self.close)
 
     def _finish(self) -> None:
@@ -115,7 +118,7 @@ class _Body:
 
 
 class _Observed:
-    """The wrapper around the application."""
+    """The WSGI application, observed."""
 
     def __init__(self, inner: WSGIApplication) -> None:
         self._inner = inner
@@ -141,7 +144,7 @@ class _Observed:
                     info.content_length = int(value)
             headers.extend(info.headers)
             headers.append(("X-Correlation-ID", identity))
-            headers.append(("x-request-id", identity))  # what the OpenAI SDK shows as request_id
+            headers.append(("x-request-id", identity))  # the OpenAI SDK's request_id
             return (
                 start_response(status, headers)
                 if exc_info is None
@@ -159,7 +162,7 @@ class _Observed:
 
 
 def _shown(text: str, limit: int) -> str:
-    # WSGI hands bytes over as Latin-1 (PEP 3333); a path is UTF-8 more often than not.
+    # WSGI passes bytes as Latin-1 (PEP 3333); a path is usually UTF-8.
     if not text.isascii():
         text = text.encode("latin-1", "replace").decode("utf-8", "replace")
     return text if len(text) <= limit else text[:limit] + "..."
@@ -180,9 +183,9 @@ def _on_exception(_: Flask, exception: BaseException, **__: Any) -> None:
 
 
 def init_app(app: Flask, config: Config) -> None:
-    """Wrap the application: call it last, so that no other wrapper is outside."""
-    # The first hook of all, so that a request that another one ends is counted under its route. The signal
-    # request_started comes as early and costs more.
+    """Wrap the application. Call this last: no other wrapper may be outside."""
+    # The first hook, so that a request that another hook refuses is counted under its route. The
+    # signal request_started comes as early and costs more.
     app.before_request_funcs.setdefault(None, []).insert(0, _on_started)
     got_request_exception.connect(_on_exception, app)
     app.wsgi_app = _Observed(app.wsgi_app)  # type: ignore[method-assign]
@@ -190,7 +193,8 @@ def init_app(app: Flask, config: Config) -> None:
 
 
 def initialise_series(app: Flask) -> None:
-    """Start the HTTP series of every known route at 0, so that a first request or failure is an increase."""
+    """Start the HTTP series of every route at 0, so that the first request counts as an
+    increase."""
     for rule in app.url_map.iter_rules():
         methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
         errors = _CHAT_ERRORS if rule.rule in CHAT_ROUTES else _ANY_ROUTE_ERRORS

@@ -81,11 +81,11 @@ MEANINGS: dict[int, str] = {
     503: "Overloaded, shutting down, or something that is needed is away",
     504: "The provider did not answer in time",
 }
-# What a chat can meet beyond other routes: budgets, idempotency keys, providers.
+# The errors of chats besides those of every route: budgets, idempotency keys, providers.
 CHAT_ERRORS = (400, 402, 404, 409, 413, 415, 422, 502, 503, 504)
 
 TEXT: dict[str, Any] = {"type": "string"}
-# No type: OpenAPI 3.1 cannot say whether a schema means the whole stream or each of its events.
+# Without a type: in OpenAPI 3.1 it could mean the whole stream or each event.
 EVENTS: dict[str, Any] = {
     "description": "Server-sent events, one JSON object in each `data`; see the description."
 }
@@ -162,7 +162,7 @@ def init_app(app: APIFlask) -> None:
         SECURITY_SCHEMES=SECURITY_SCHEMES,
         AUTO_SERVERS=False,
         AUTO_OPERATION_ID=False,
-        # Added for all routes by `complete`, in the product's own shapes and statuses.
+        # `complete` adds these in our own shapes and statuses.
         AUTO_VALIDATION_ERROR_RESPONSE=False,
         AUTO_AUTH_ERROR_RESPONSE=False,
         AUTO_404_RESPONSE=False,

@@ -1,4 +1,4 @@
-"""Which limit a request falls under and who is counted: the Flask side of rate_limits/policy.py.
+"""Which limit group a request belongs to, and for whom it counts.
 
 | group   | routes                                             | counted by               |
 |---------|----------------------------------------------------|--------------------------|
@@ -8,8 +8,9 @@
 | general | everything else, unknown paths too                 | API key, user or address |
 | none    | /health/live, /health/ready, /metrics, preflights  | not counted              |
 
-Each group is one bucket a caller. flask-limiter counts the auth group, whose requests cost a password hash anyway; the
-others ask the same storage through rate_limits/policy.py: measured on /health, 30 us instead of 280. The hooks run before any view looks at credentials, so requests with bad ones are counted too.
+Each caller has one bucket per group. flask-limiter counts the auth group. rate_limits/policy.py
+counts the others on the same storage, at 30 us instead of 280 (measured on /health). The hook runs
+before any view checks credentials, so that requests with bad ones are counted too.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ _EXEMPT_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 
 def group_of(rule: Rule | None) -> Group:
-    """The limit group of a route; general for a path that no route matches, "" for one that is never counted."""
+    """The limit group of a route: general for a path without a route, "" for one that is never
+    counted."""
     if rule is None:
         return "general"
     return _group_of_path(rule.rule)
@@ -66,7 +68,7 @@ def _group_of_path(path: str) -> Group:
 
 
 def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
-    """Count every request of `app` by the policy, which is returned. `limiter` is bound already."""
+    """Count every request of `app`, and return the policy. `limiter` is bound already."""
     if not config.ratelimit_enabled:
         storage = storage_from_string(storage_uri(config), instances=config.instances)
         return RateLimits(config, cast(Counts, storage))
@@ -74,7 +76,7 @@ def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
 
     @limiter.shared_limit(config.ratelimit_auth, scope="auth", on_breach=_refuse)
     def count_auth() -> None:
-        """The check is in the decorator."""
+        """Empty: the decorator counts."""
 
     def count() -> None:
         current = current_request()
@@ -104,7 +106,8 @@ def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
 
 
 def _counted_group(request: Request) -> Group:
-    # https://fetch.spec.whatwg.org/#cors-preflight-request: a browser sends it unasked, without credentials.
+    # A browser sends a preflight on its own, without credentials
+    # (https://fetch.spec.whatwg.org/#cors-preflight-request).
     if request.method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in request.environ:
         return ""
     return group_of(request.url_rule)

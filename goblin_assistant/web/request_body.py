@@ -1,8 +1,8 @@
-"""Reading a JSON body: bytes in, a checked object out, or a 400 that names what is wrong without repeating it.
+"""Reads a JSON body: bytes in; a checked object out, or a 400 that names the fault but no value.
 
-orjson refuses invalid UTF-8, NaN and Infinity, lone surrogates, nesting beyond 1024 and anything behind the value,
-each as an error and at the speed of C. What it accepts and we do not is added here: more values than a body may cost
-(schemas/json_bounds.py), a key given twice, nesting that could not be written again, NUL in stored text.
+orjson refuses invalid UTF-8, NaN and Infinity, lone surrogates, nesting beyond 1024, and data
+after the value. Added here: a bound on the number of values (schemas/json_bounds.py), repeated
+keys, nesting that orjson cannot write again, and NUL in stored text.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from goblin_assistant.errors import BadRequest, ValidationFailed
 from goblin_assistant.schemas import json_bounds
 
 MAX_PROBLEMS = 10
-"""How many wrong fields an answer names."""
+"""How many wrong fields a response names."""
 MAX_STORED_STRUCTURE = 1024 * 1024
-"""Bytes that the structure of a stored object may cost (see schemas/json_bounds.py): an API key with its hundred models takes
-8,000."""
+"""Bytes that the structure of a stored object may cost (schemas/json_bounds.py). An API key with a
+hundred models takes 8,000."""
 MAX_FIELDS = 100
-"""How many fields a stored object may have: pydantic makes an error of every unknown one, and a million of them cost
-gigabytes."""
+"""How many fields a stored object may have. Pydantic makes an error of each unknown one: a million
+would cost gigabytes."""
 
 GUARDED_KEYS = (
     "model",
@@ -36,22 +36,21 @@ GUARDED_KEYS = (
     "n",
     "system",
 )
-"""Keys of a chat that we decide by (allow-list, price, budget). Given twice, we and the provider could each read
-another one."""
+"""Keys of a chat that decisions depend on (allow-list, price, budget). If one is repeated, the
+provider could read another value than we do."""
 
 _QUOTED = tuple(f'"{key}"'.encode() for key in GUARDED_KEYS)
-_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # a guarded key can be spelt "mod\u0065l"
+_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # "mod\u0065l" is a guarded key too
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
-_BRACKETS = 200  # orjson writes 254 levels; fewer brackets cannot be deeper, translation may add some levels
+_BRACKETS = 200  # orjson writes 254 levels, and a translation may add some
 _HEADROOM = 32
 _PIECE = 1024 * 1024
 
 
 def parse_json(model: type[BaseModel], raw: bytes) -> dict[str, Any]:
-    """The body of a chat route as it came, once `model` has found nothing wrong with it. Raises BadRequest or
-    ValidationFailed.
+    """The body of a chat route, validated by `model`. Raises BadRequest or ValidationFailed.
 
-    The dict is the client's own, not the model's: nothing is coerced, dropped or filled in.
+    The dict is the client's, not the model's: nothing is coerced, dropped or filled in.
     """
     body = load(raw)
     if type(body) is not dict:
@@ -71,10 +70,11 @@ def parse_json(model: type[BaseModel], raw: bytes) -> dict[str, Any]:
 
 
 def load_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object in `raw`, for routes whose bodies are small and stored: no key twice, no NUL in any text.
+    """The JSON object in `raw`, for routes with small bodies that are stored.
 
-    A number without a fraction is an integer however it is written, 5.0 too: JSON Schema, and so our document, says so
-    (https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.3).
+    Repeated keys and NUL in a text are refused. 5.0 is an integer, as JSON Schema says
+    (https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.3). Raises BadRequest or
+    ValidationFailed.
     """
     body = load(raw, MAX_STORED_STRUCTURE)
     if not isinstance(body, dict):
@@ -88,7 +88,7 @@ def load_object(raw: bytes) -> dict[str, Any]:
 
 
 def load(raw: bytes, most: int = json_bounds.MAX_STRUCTURE) -> Any:
-    """The JSON value in `raw`, or BadRequest. Its structure may cost `most` bytes."""
+    """The JSON value in `raw`, whose structure may cost `most` bytes. Raises BadRequest."""
     if not raw:
         raise BadRequest("the body is empty; send a JSON object")
     try:
@@ -104,8 +104,8 @@ def load(raw: bytes, most: int = json_bounds.MAX_STRUCTURE) -> Any:
         ) from None
     except json_bounds.TooMuchStructure:
         raise BadRequest(
-            f"the body has too many values: at most about {most // json_bounds.VALUE // 1000},000 numbers or texts, and "
-            "fewer lists and objects; what is inside a text does not count"
+            f"the body has too many values: at most about {most // json_bounds.VALUE // 1000},000 "
+            "numbers or texts, and fewer lists and objects; what is inside a text does not count"
         ) from None
     except TypeError:
         raise BadRequest("the body is nested too deeply") from None
@@ -113,8 +113,7 @@ def load(raw: bytes, most: int = json_bounds.MAX_STRUCTURE) -> Any:
 
 
 def validation_failed(error: ValidationError) -> ValidationFailed:
-    """Pydantic's findings as our error: `fields` is a list of {"field", "message"}. Values are never repeated: they
-    may be secrets."""
+    """Pydantic's findings as our error. Values are left out, because they may be secrets."""
     return from_problems(
         (field_name(item["loc"]), str(item["msg"]))
         for item in error.errors(include_url=False, include_context=False, include_input=False)
@@ -122,11 +121,11 @@ def validation_failed(error: ValidationError) -> ValidationFailed:
 
 
 def from_problems(found: Iterable[tuple[str, str]]) -> ValidationFailed:
-    """The error for (field, message) pairs."""
+    """The error for (field, message) pairs; its `fields` is a list of {"field", "message"}."""
     merged: dict[str, str] = {}
     more = 0
     for field, message in found:
-        # A union reports each of its members: the first says enough.
+        # A union reports each of its members; the first is enough.
         if field in merged:
             continue
         if len(merged) == MAX_PROBLEMS:
@@ -148,8 +147,8 @@ def from_problems(found: Iterable[tuple[str, str]]) -> ValidationFailed:
 def field_name(location: Iterable[str | int]) -> str:
     """`messages[0].content` for ("messages", 0, "content").
 
-    Pydantic puts the names of union members into the path (`str`, `list[ContentPart]`): left out, they are ours and
-    not the client's. A key that the client made up is shown only when it looks like a name.
+    The names of union members that pydantic puts into the path (`str`, `list[ContentPart]`) are
+    left out. A client's unknown key is shown only if it looks like a name.
     """
     path = ""
     for part in location:
@@ -168,7 +167,7 @@ _UNION_TAGS = frozenset(
 
 
 def _has_escaped_letter(raw: bytes) -> bool:
-    # In pieces: one search of 20 MB of escapes would keep all other threads waiting. An escape has six bytes.
+    # In pieces, because one search of 20 MB would block all other threads. An escape has six bytes.
     starts = range(0, len(raw), _PIECE)
     return any(
         _ESCAPED_LETTER.search(raw, start, start + _PIECE + 5) is not None for start in starts
@@ -176,15 +175,15 @@ def _has_escaped_letter(raw: bytes) -> bool:
 
 
 def _refuse_repeated_keys(raw: bytes, body: dict[str, Any]) -> None:
-    # `body` was parsed from `raw` and has each key once: written again it has fewer colons if a key was repeated.
-    # json.loads with a hook for pairs would find it too, at ten times the time and memory.
+    # `body` has each key once, so that it has fewer colons than `raw` if a key was repeated. Not
+    # json.loads with object_pairs_hook: it takes ten times the time and memory.
     if json_bounds.structure(raw).keys != json_bounds.structure(orjson.dumps(body)).keys:
         raise BadRequest("the body has the same key twice in one object")
 
 
 def _integral(value: Any) -> Any:
     if isinstance(value, float):
-        # Beyond 2**53 a float is a guess at the digits that were sent (RFC 8259, 6).
+        # Beyond 2**53 a float may differ from the digits that were sent (RFC 8259, 6).
         return int(value) if value.is_integer() and abs(value) <= 2**53 else value
     if isinstance(value, dict):
         return {key: _integral(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""What is known about the request at hand, and how it is counted and logged once it is over."""
+"""What is known about the current request, and how it is counted and logged at its end."""
 
 from __future__ import annotations
 
@@ -28,29 +28,31 @@ METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
 )
 OTHER_METHOD = "OTHER"
-"""Label of a method that no RFC knows: a client can make up as many as it likes."""
+"""The label of unknown methods, which a client could make up without end."""
 
 GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
 
 
 def new_id() -> str:
-    """A random UUID (version 4). Not from os.urandom, which gives up Python's lock: a name needs no secrecy."""
+    """A random UUID (version 4). Not from os.urandom: it releases the GIL, and an id is no
+    secret."""
     digits = f"{random.getrandbits(128):032x}"
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 class RequestInfo:
-    """One request, for whoever answers it. `principal`, `error_type` and `incomplete` may be set until the last byte
-    has gone.
+    """One request. `principal`, `error_type` and `incomplete` may be set until the last byte is
+    sent.
 
-    `started` is on time.perf_counter()'s clock. `error_type` is a class name: it becomes a metric's label. `headers`
-    go out with the answer, whoever makes it; there they cost a tenth of what they cost in a Response, which copies.
+    `started` is by time.perf_counter(). `error_type` becomes a metric's label. `headers` are added
+    to the response, at a tenth of their cost in a Response object, which copies them.
     """
 
     __slots__ = (
-        "_metrics", "bytes", "client", "content_length", "correlation_id", "endpoint", "error_type", "headers",
-        "incomplete", "label", "limit", "method", "path", "principal", "started", "status",
+        "_metrics", "bytes", "client", "content_length", "correlation_id", "endpoint", "error_type",
+        "headers", "incomplete", "label", "limit", "method", "path", "principal", "started",
+        "status",
     )  # fmt: skip
 
     def __init__(
@@ -66,9 +68,8 @@ class RequestInfo:
         self.error_type: str | None = None
         self.incomplete = False
         self.headers: list[tuple[str, str]] = []
-        self.limit: tuple[int, int] | None = (
-            None  # the limit that it was counted against, and what is left
-        )
+        # The limit that counts it, and what remains of that.
+        self.limit: tuple[int, int] | None = None
         self.started = perf_counter()
         self.status = 0
         self.bytes = 0
@@ -76,16 +77,16 @@ class RequestInfo:
         self._metrics: RouteMetrics | None = None
 
     def route_found(self, endpoint: str) -> None:
-        """The request belongs to this route template from now on."""
+        """Set the route template, and count the request as in progress. Later calls do nothing."""
         if self._metrics is None:
             self.endpoint = endpoint
             self._metrics = route_metrics.of(self.label, endpoint)
             self._metrics.in_progress.inc()
 
     def finish(self, complete: bool) -> None:
-        """Count and log the request."""
+        """Count and log the request. `complete`: the client has everything."""
         seconds = perf_counter() - self.started
-        if self._metrics is None:  # it failed before the router
+        if self._metrics is None:  # it failed before the router ran
             self.route_found(UNMATCHED)
         metrics = self._metrics
         assert metrics is not None
@@ -143,12 +144,12 @@ route_metrics = BoundMetrics(RouteMetrics)
 
 
 def current_request() -> Request:
-    """Flask's request itself: its proxy looks it up again with every attribute."""
+    """Flask's request without the proxy, which looks it up again for every attribute."""
     found: Request = request._get_current_object()  # type: ignore[attr-defined]
     return found
 
 
 def request_info() -> RequestInfo:
-    """The request at hand. Without the wrapper (a bare test_request_context) an object that nobody reads."""
+    """The current request's info. In a bare test_request_context, one that nobody reads."""
     info = current_request().environ.get(ENVIRON_KEY)
     return info if info is not None else RequestInfo()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
-# A view that is a page, a file or a stream sets its own policy or Cache-Control.
+# A view of a page, a file or a stream sets its own policy or Cache-Control.
 HEADERS: tuple[tuple[str, str], ...] = (
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
@@ -19,8 +19,8 @@ HEADERS: tuple[tuple[str, str], ...] = (
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
     ("Cache-Control", "no-store"),
 )
-# Only over TLS, which we learn from a trusted proxy's X-Forwarded-Proto: over plain HTTP browsers ignore it (RFC
-# 6797, 7.2).
+# Only over TLS (a trusted proxy says so in X-Forwarded-Proto): over plain HTTP browsers ignore it
+# (RFC 6797, 7.2).
 HSTS = ("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
 
 
@@ -30,14 +30,14 @@ def init_app(app: Flask) -> None:
 
 
 class _Constant:
-    """Adds HEADERS as the answer goes out: in a Response each header costs a microsecond twice."""
+    """Adds HEADERS when the response starts: in a Response object each costs two microseconds."""
 
     def __init__(self, inner: WSGIApplication) -> None:
         self._inner = inner
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            present = {name for name, _ in headers}  # exact spelling: they are all ours
+            present = {name for name, _ in headers}  # compared as spelled: they are all ours
             headers.extend([header for header in HEADERS if header[0] not in present])
             if environ["wsgi.url_scheme"] == "https":
                 headers.append(HSTS)

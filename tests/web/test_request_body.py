@@ -229,7 +229,7 @@ def test_a_dense_body_is_refused_before_it_is_parsed(
     unit: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "goblin_assistant.schemas.base.json_bounds.orjson.loads",
+        "goblin_assistant.schemas.json_bounds.orjson.loads",
         lambda raw: pytest.fail("it was parsed"),
     )
     raw = b'{"messages":[' + unit * (6_000_000 // len(unit)) + unit[:-1] + b"]}"
