@@ -1,4 +1,4 @@
-"""The routes, one module a subject: parse, call, serialise."""
+"""The views: parse, call, serialise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from apiflask import APIFlask
 
 
 def register_blueprints(app: APIFlask) -> None:
-    """Put every route on the application."""
+    """Register every route."""
     from goblin_assistant.blueprints import admin, auth, chat, health, messages, settings, usage
 
     for module in (auth, chat, messages, settings, usage, health, admin):

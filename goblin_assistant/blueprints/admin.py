@@ -1,4 +1,4 @@
-"""What only an admin may do: users, keys of others, limits in force."""
+"""Routes for admins: users, the keys of others, the limits in force."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ bp = APIBlueprint("admin", __name__, url_prefix="/admin", tag="Admin")
 @bp.input(Page, location="query", arg_name="page")
 @describe("List users", answer=UserList)
 def list_users(page: Page) -> dict[str, Any]:
-    """In the order of their making."""
+    """The oldest first."""
     rows = runtime().accounts.list(limit=page.limit, after=page.after)
     return {
         "users": [user_out(row) for row in rows],
@@ -53,7 +53,7 @@ def list_users(page: Page) -> dict[str, Any]:
 @bp.input(NewUser, arg_name="body")
 @describe("Create a user", answer=UserOut, status=201, errors=(409, 413, 415, 503))
 def create_user(body: NewUser) -> tuple[dict[str, Any], int]:
-    """Also when registration is closed."""
+    """Works also while registration is closed."""
     return user_out(runtime().accounts.create(body.email, body.password, body.role)), 201
 
 
@@ -70,9 +70,9 @@ def get_user(user_id: int) -> dict[str, Any]:
 @bp.input(UserChange, arg_name="body")
 @describe("Change a user", answer=UserOut, errors=(404, 409, 413, 415, 503))
 def change_user(user_id: int, body: UserChange) -> dict[str, Any]:
-    """Disable, enable, change the role, set a password, set limits. All sessions of a disabled
-    user, or of one whose password is set, end. Limits count from the user's next request on, for
-    all of the user's keys together; null takes one away."""
+    """Disable, enable, change the role, set a password or limits. Disabling a user or setting a
+    password ends all of the user's sessions. Limits count from the next request on, for all of the
+    user's keys together; null removes one."""
     accounts = runtime().accounts
     if user_id == current_principal().user_id and (body.disabled or body.role == "user"):
         raise Conflict(
@@ -111,7 +111,7 @@ def list_user_keys(user_id: int, page: Page) -> dict[str, Any]:
 @bp.input(KeyIn, arg_name="body")
 @describe("Create an API key for a user", answer=NewKeyOut, status=201, errors=(404, 409, 413, 415))
 def create_user_key(user_id: int, body: KeyIn) -> tuple[dict[str, Any], int]:
-    """The secret is in the answer, this once."""
+    """The answer is the only place where the secret is shown."""
     made = runtime().accounts.keys.create(user_id, spec_of(body))
     return {**key_out(made.row), "key": made.secret}, 201
 
@@ -129,7 +129,8 @@ def get_key(key_id: int) -> dict[str, Any]:
 @bp.input(KeyChange, arg_name="body")
 @describe("Change an API key's limits", answer=KeyOut, errors=(404, 413, 415))
 def change_key(key_id: int, body: KeyChange) -> dict[str, Any]:
-    """What is left out stays as it is; null takes a limit away. Counts from the key's next request on."""
+    """Fields that are left out stay as they are; null removes a limit. The change counts from the
+    key's next request on."""
     given = body.model_fields_set
     given = given | {limit.name for limit in KEY_LIMITS if limit.api_name in given}
     every = {**limits_of(body), "name": body.name, "scopes": body.scopes}
@@ -165,7 +166,8 @@ def revoke_any_key(key_id: int) -> Response:
 @describe("The limits in force", answer=LimitsOut)
 @require_auth(admin=True)
 def limits() -> dict[str, Any]:
-    """Request limits by group, where they are counted, and whether that storage is lost at the moment."""
+    """Request limits by group, and where they are counted. `degraded` is true while that storage
+    fails."""
     parts = runtime()
     config = parts.config
     return {

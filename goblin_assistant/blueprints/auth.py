@@ -1,4 +1,4 @@
-"""Accounts and API keys of the caller."""
+"""The caller's account and API keys."""
 
 from __future__ import annotations
 
@@ -53,12 +53,11 @@ def register(body: Credentials) -> tuple[dict[str, Any], int]:
 @bp.input(Credentials, arg_name="body")
 @describe("Log in", answer=Tokens, errors=(401, 413, 415, 503))
 def login(body: Credentials) -> dict[str, Any]:
-    """A wrong password and an unknown address are the same answer, after the same time."""
+    """A wrong password and an unknown address get the same answer, after the same time."""
     parts = runtime()
-    email = canonical(
-        body.email
-    )  # else every spelling of an address would have attempts of its own
-    # A login that is refused for lack of a place is no failed one of its account.
+    # Every spelling of an address shares its attempts.
+    email = canonical(body.email)
+    # The place comes first: a login without one does not count as a failed attempt.
     with parts.accounts.passwords.place():
         parts.rate_limits.login_attempt(email, request.remote_addr)
         pair = parts.accounts.login(email, body.password)
@@ -70,7 +69,8 @@ def login(body: Credentials) -> dict[str, Any]:
 @bp.input(RefreshIn, arg_name="body")
 @describe("Refresh the tokens", answer=Tokens, errors=(401, 413, 415))
 def refresh(body: RefreshIn) -> dict[str, Any]:
-    """A refresh token is good for one use. A second use ends the session for everybody who holds one of its tokens."""
+    """A refresh token is valid once. A second use ends its session, for every holder of one of its
+    tokens."""
     return runtime().accounts.refresh(body.refresh_token).as_dict()
 
 
@@ -79,7 +79,8 @@ def refresh(body: RefreshIn) -> dict[str, Any]:
 @bp.input(LogoutIn, arg_name="body")
 @describe("Log out", status=204, errors=(413, 415))
 def logout(body: LogoutIn) -> Response:
-    """Ends the session of `refresh_token`; with `{}`, all of the caller's sessions and access tokens."""
+    """Ends the session of `refresh_token`. `{}` ends all of the caller's sessions and access
+    tokens."""
     runtime().accounts.logout(current_principal().user_id, body.refresh_token)
     return Response(status=204)
 
@@ -89,7 +90,8 @@ def logout(body: LogoutIn) -> Response:
 @bp.input(PasswordIn, arg_name="body")
 @describe("Change the password", answer=Tokens, errors=(413, 415, 503))
 def password(body: PasswordIn) -> dict[str, Any]:
-    """Ends every session of the caller and starts a new one. Attempts count as logins do: a stolen access token is no way to guess."""
+    """Ends every session of the caller and starts a new one. Attempts count as logins: a stolen
+    access token does not help to guess the password."""
     parts = runtime()
     user = parts.accounts.get(current_principal().user_id)
     parts.rate_limits.login_attempt(user.email, request.remote_addr)
@@ -102,7 +104,7 @@ def password(body: PasswordIn) -> dict[str, Any]:
 @describe("The caller's account", answer=UserOut)
 @require_auth(keys=False)
 def me() -> dict[str, Any]:
-    """Who the access token belongs to."""
+    """The user whom the access token belongs to."""
     return user_out(runtime().accounts.get(current_principal().user_id))
 
 
@@ -112,7 +114,7 @@ def me() -> dict[str, Any]:
 @bp.input(Page, location="query", arg_name="page")
 @describe("List the caller's API keys", answer=KeyList, tag="API keys")
 def list_keys(page: Page) -> dict[str, Any]:
-    """Without their secrets; revoked and expired ones too."""
+    """Without their secrets. Revoked and expired keys are listed too."""
     rows = runtime().accounts.keys.list(
         current_principal().user_id, limit=page.limit, after=page.after
     )
@@ -129,7 +131,8 @@ def list_keys(page: Page) -> dict[str, Any]:
     "Create an API key", answer=NewKeyOut, status=201, errors=(403, 409, 413, 415), tag="API keys"
 )
 def create_key(body: KeyIn) -> tuple[dict[str, Any], int]:
-    """The secret is in the answer, this once. A key's own requests_per_minute may narrow the instance's limit; only an admin can widen it."""
+    """The answer is the only place where the secret is shown. A key's own requests_per_minute may
+    narrow the instance's limit; only an admin may widen it."""
     parts = runtime()
     principal = current_principal()
     if not principal.is_admin:
@@ -145,7 +148,7 @@ def create_key(body: KeyIn) -> tuple[dict[str, Any], int]:
     "Rotate an API key", answer=NewKeyOut, status=201, errors=(404, 409, 413, 415), tag="API keys"
 )
 def rotate_key(key_id: int, body: RotateIn) -> tuple[dict[str, Any], int]:
-    """A new key with the same limits; the old one stays good for `grace_seconds`."""
+    """A new key with the same limits. The old one stays valid for `grace_seconds`."""
     made = runtime().accounts.keys.rotate(key_id, current_principal().user_id, body.grace_seconds)
     return {**key_out(made.row), "key": made.secret}, 201
 

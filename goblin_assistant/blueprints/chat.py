@@ -38,8 +38,9 @@ bp = APIBlueprint("chat", __name__, tag="Chat")
 )
 @require_auth(scope="chat")
 def completions() -> Response:
-    """OpenAI's request and answer. With `stream: true` the answer is text/event-stream and ends with `data: [DONE]`, or with
-    an error event when the provider broke off. Unknown fields go to an OpenAI-compatible provider as they are."""
+    """OpenAI's request and answer. With `stream: true` the answer is text/event-stream and ends with
+    `data: [DONE]`, or with an error event if the provider broke off. Unknown fields go unchanged to
+    an OpenAI-compatible provider."""
     raw = json_body()
     body = parse_json(ChatCompletionRequest, raw)
     return respond(body, raw, dialect="openai", operation="chat_completion")
@@ -60,7 +61,8 @@ def embeddings() -> Response:
 @describe("List the models", answer=ModelList)
 @require_auth()
 def models() -> dict[str, Any]:
-    """Every model that the caller may name: providers' models as `provider/model`, then aliases, chains and weighted groups."""
+    """Every model that the caller may use: providers' models as `provider/model`, then aliases,
+    chains and weighted groups."""
     parts = runtime()
     rows = [
         _model(f"{provider}/{model.id}", provider) for provider, model in parts.registry.models()
@@ -76,12 +78,12 @@ def models() -> dict[str, Any]:
 @describe("Describe one model", answer=ModelItem, errors=(404,))
 @require_auth()
 def model(model_id: str) -> dict[str, Any]:
-    """One model by its name; the names that /v1/models lists, and bare ids."""
+    """One model, by a name that /v1/models lists or by its bare id."""
     parts = runtime()
     if model_id in parts.router.names():
         return _model(model_id, "goblin-assistant")
     found = parts.registry.find(model_id)
-    # An explicit provider/model may name one that no catalogue holds: only what is known is described.
+    # A provider/model that is in no catalogue can be called, but not described.
     for provider, name in found:
         if any(known.id == name for known in provider.models()):
             return _model(model_id, provider.name)

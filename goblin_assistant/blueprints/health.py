@@ -1,4 +1,4 @@
-"""Health routes. All answer from the monitor's last result."""
+"""Health routes. They answer from the monitor's last results."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _READY = orjson.dumps({"status": "ready"})
 @bp.get("")
 @describe("The process answers", answer=HealthAnswer)
 def health() -> Response:
-    """Cheap and constant: for load balancers that only ask whether anybody is there."""
+    """A constant answer, for load balancers."""
     return _json(_OK)
 
 
 @bp.get("/live")
 @describe("Liveness probe", answer=LiveAnswer)
 def live() -> Response:
-    """Always 200 while the process can answer at all. Never limited."""
+    """200 while the process can answer. Never limited."""
     return _json(_ALIVE)
 
 
 @bp.get("/ready")
 @describe("Readiness probe", answer=ReadyAnswer, errors=(503,))
 def ready() -> Response:
-    """200 when the instance can serve: database reachable and migrated, not shutting down. Else 503 with `reasons`.
-    Never limited."""
+    """200 when the instance can serve: its database is reachable and migrated, and it is not
+    shutting down. Else 503 with `reasons`. Never limited."""
     able, reasons = runtime().monitor.ready()
     if not able:
         raise Unavailable(
@@ -58,8 +58,8 @@ def ready() -> Response:
 @bp.get("/all")
 @describe("Every service", answer=HealthReport, errors=(503,))
 def all_services() -> Response:
-    """The last result of every service. 200 also when some are unhealthy (`degraded`); 503 only when the database
-    is."""
+    """The last result of every service. 503 when the database is unhealthy. Other unhealthy
+    services leave it at 200, with status `degraded`."""
     status, services = runtime().monitor.snapshot()
     if status == "unhealthy":
         raise Unavailable(
@@ -71,7 +71,7 @@ def all_services() -> Response:
 @bp.get("/<service>")
 @describe("One service", answer=NamedServiceReport, errors=(404,))
 def service(service: str) -> Response:
-    """The last result of one service. 200 whatever the result: the question was answered. `disabled` means not
+    """The last result of one service. The answer is 200 whatever the result. `disabled` means not
     configured."""
     return _json(orjson.dumps({"service": service, **_report(service)}))
 
@@ -79,7 +79,7 @@ def service(service: str) -> Response:
 @bp.get("/<service>/status")
 @describe("One service, in short", answer=ServiceStatusAnswer, errors=(404,))
 def service_status(service: str) -> Response:
-    """Only the status of one service."""
+    """The status of one service."""
     return _json(orjson.dumps({"service": service, "status": _report(service)["status"]}))
 
 

@@ -1,4 +1,4 @@
-"""Anthropic's Messages API, so that its SDK can be pointed here; base_url without /v1."""
+"""Anthropic's Messages API. Its SDK takes a base_url without /v1."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ bp = APIBlueprint("messages", __name__, tag="Chat")
 @describe("Create a message", body=MessagesRequest, answer=Message, errors=CHAT_ERRORS, stream=True)
 @require_auth(scope="chat")
 def create_message() -> Response:
-    """Anthropic's request and answer, for every model: on Anthropic's own by passing them on as they are, on others by translation.
-    With `stream: true` the answer is Anthropic's event stream and ends with `message_stop`, or with an `error` event when the provider
-    broke off."""
+    """Anthropic's request and answer, for every model: passed on unchanged to Anthropic's own,
+    translated for others. With `stream: true` the answer is Anthropic's event stream. It ends with
+    `message_stop`, or with an `error` event when the provider broke off."""
     raw = json_body()
     body = parse_json(MessagesRequest, raw)
     return respond(body, raw, dialect="anthropic", operation="chat_completion")
@@ -30,6 +30,6 @@ def create_message() -> Response:
 
 @bp.after_request
 def name_request(response: Response) -> Response:
-    """`request-id` is where Anthropic's SDK looks for what we call the correlation id."""
+    """Anthropic's SDK reads the correlation id from `request-id`."""
     response.headers["request-id"] = request_info().correlation_id
     return response

@@ -20,7 +20,7 @@ bp = APIBlueprint("settings", __name__, url_prefix="/settings", tag="Settings")
 @describe("The caller's chat defaults", answer=SettingsOut)
 @require_auth()
 def get_settings() -> dict[str, Any]:
-    """What a chat gets that leaves these out, and the providers and models that there are."""
+    """The caller's defaults, and all providers and models."""
     return _answer(dict(current_principal().settings))
 
 
@@ -29,7 +29,8 @@ def get_settings() -> dict[str, Any]:
 @bp.input(SettingsIn, arg_name="body")
 @describe("Replace the caller's chat defaults", answer=SettingsOut, errors=(413, 415))
 def put_settings(body: SettingsIn) -> dict[str, Any]:
-    """All four are replaced: what is left out or null is cleared. They are the user's, and count for all of the user's keys."""
+    """All four are replaced: one that is left out or null is cleared. They count for all of the
+    user's keys."""
     parts = runtime()
     allowed = current_principal().allowed_models
     if body.model is not None and allowed is not None and not may_use(allowed, body.model):

@@ -1,4 +1,4 @@
-"""What was used and what it cost."""
+"""Usage and cost."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ FLUSH_SECONDS = 0.25
 @bp.input(UsageQuery, location="query", arg_name="query")
 @describe("Usage and cost", answer=UsageOut, text=("text/csv",))
 def get_usage(query: UsageQuery) -> Response | dict[str, Any]:
-    """A user sees all of their own, an API key only its own; an admin anybody's with user_id, or everybody's with
-    scope=all.
+    """A user sees their own usage, an API key only its own. An admin sees anybody's with user_id,
+    and everybody's with scope=all.
 
-    As CSV the next page is in the header Link.
+    With CSV the next page is in the header Link.
     """
     principal = current_principal()
-    runtime().usage.flush(FLUSH_SECONDS)  # who asks right after a chat should see it
+    runtime().usage.flush(FLUSH_SECONDS)  # a caller sees the chat that has just ended
     groups = reports.parse_groups(query.group_by)
     scope = _scope(principal, query, groups)
     start, end = reports.parse_range(query.from_, query.to)
