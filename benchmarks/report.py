@@ -182,8 +182,8 @@ def bodies_section(part: Mapping[str, Any]) -> str:
             BODIES,
             paragraph(
                 "Written by `make bench-bodies`; do not edit. CPU for each megabyte of the body, "
-                "and the rise of peak memory: the highest of all routes that were tried. Bounds: 60 ms "
-                "of CPU for a megabyte; memory of 15 times the size or 50 MB. Measured "
+                "and the rise of peak memory: the highest of all routes that were tried. Bounds: "
+                "60 ms of CPU for a megabyte; memory of 15 times the size or 50 MB. Measured "
                 f"{about['when']} at revision {about['revision']}, load average before it "
                 f"{about['load_average']}."
             ),

@@ -49,15 +49,6 @@ def chat_body(model: str, *, stream: bool = False) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A running server and its requests by what they measure."""
-
-    name: str
-    server: Server
-    requests: Mapping[str, bytes]
-
-
 def bare(
     kind: str, upstream_port: int, folder: Path, core: int | None, *, threads: int = THREADS
 ) -> Server:

@@ -21,7 +21,6 @@ from goblin_assistant.providers.base import (
     Timeout,
 )
 from tests.support import wire_bodies
-from tests.support.fake_upstream import Reply, Step
 from tests.support.wire_bodies import ToolCalls
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "provider_plugin"
@@ -73,10 +72,6 @@ class Wire(ABC):
             timeout_idle=idle,
         )
         return self.provider(self.name, row, Config.load(environ={"SECRET_KEY": "x" * 40}))
-
-    def stream_reply(self, *steps: Step, done: bool = True, text: str = TEXT) -> Reply:
-        """The events, then `steps`."""
-        return Reply.sse([*self.events(text, done=done), *steps])
 
 
 class OpenAIWire(Wire):

@@ -288,11 +288,10 @@ def test_during_the_pause_after_a_failure_nobody_waits_for_the_database(
         assert count(engine) == 3
 
 
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
 def test_a_connection_that_died_while_idle_is_replaced_without_losing_the_record(
     engine: Engine, store: UsageStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if engine.dialect.name == "sqlite":
-        pytest.skip("a file does not hang up")
     store.finish(entry(), None)
     with engine.connect() as connection:
         connection.exec_driver_sql(
