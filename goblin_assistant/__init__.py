@@ -17,10 +17,10 @@ __all__ = ["__version__", "create_app"]
 def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     """Make an application.
 
-    `config` is a Config, or a dict of settings that override environment and `.env` (by attribute or variable name).
-    Raises ConfigError with everything that is wrong.
+    `config` is a Config, or a dict of settings by attribute or variable name, which override the
+    environment and `.env`. Raises ConfigError, which lists every problem.
     """
-    # Imported here, so that `from goblin_assistant.metrics import ...` in a tool of yours does not load the whole application.
+    # Imported here: a plug-in that imports `goblin_assistant.metrics` does not load Flask.
     from goblin_assistant import lifecycle
     from goblin_assistant.assembly import assemble, make_app
     from goblin_assistant.blueprints import register_blueprints

@@ -1,4 +1,4 @@
-"""Puts the parts together: the Flask object with its settings, and the Runtime that the routes reach through `runtime()`."""
+"""Makes the parts of one application: the Flask object, and the Runtime that views reach."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from goblin_assistant.usage.store import UsageStore
 from goblin_assistant.version import __version__
 
 MAX_HOSTS = 64
-"""Host headers that are remembered; a client may make up any."""
+"""Host headers that are remembered. Bounded, because a client may send any."""
 
 
 class _NoSessions(SessionInterface):
-    """Callers show credentials with every request; looking for a session's cookie costs 20 us."""
+    """Every request carries credentials. Looking for a session's cookie would cost 20 us."""
 
     _none = NullSession()
 
@@ -55,7 +55,7 @@ class _App(APIFlask):
         self._adapters: dict[tuple[str, str], MapAdapter] = {}
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """As Flask, but a Host header that was checked once is known: checking and splitting it is most of the work."""
+        """As Flask's, with a memory of Host headers: checking one is most of the work."""
         if request is None:
             return super().create_url_adapter(None)
         environ = request.environ
@@ -82,7 +82,7 @@ class _App(APIFlask):
         )
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Every view and hook is synchronous: Flask would look again with each request."""
+        """Every view and hook is synchronous. Flask would check it with each request."""
         return func
 
 
@@ -95,7 +95,7 @@ def make_app(config: Config) -> APIFlask:
         spec_path=None,
         docs_path=None,
         instance_path=str(config.instance_dir.resolve()),
-        static_folder=None,  # type: ignore[arg-type]  # Flask takes None, APIFlask's hint forgets it
+        static_folder=None,  # type: ignore[arg-type]  # Flask takes None; APIFlask's hint does not say so
     )
     app.config.update(
         SECRET_KEY=config.secret,
@@ -106,7 +106,7 @@ def make_app(config: Config) -> APIFlask:
 
 
 def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
-    """Make every part in the order in which they need each other and bind them to the application."""
+    """Make every part, in the order in which they need each other; bind them to the application."""
     if config.sqlalchemy_url.startswith("sqlite"):
         config.instance_dir.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
@@ -117,30 +117,15 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     accounts = Accounts(engine, config, threads)
     registry = build_registry(config)
     router = Router(config, registry)
-    rows = config.file.providers
-    prices = Prices(
-        config.file.prices,
-        {name: row.base_url for name, row in rows.items() if row.base_url},
-        free={"echo", *(name for name, row in rows.items() if row.kind == "echo")},
-    )
     usage = UsageStore(
         engine,
-        prices,
+        _prices(config),
         config.instance_dir,
         default_max_tokens=config.budget_default_max_tokens,
         reservation_seconds=config.timeout_total + 120,
         batch_seconds=BATCH_SECONDS,
     )
-    jobs = [
-        PeriodicJob("retry_unsaved_usage", 30.0, usage.retry_unsaved),
-        PeriodicJob("release_stale_reservations", 60.0, usage.release_stale_reservations),
-        PeriodicJob("flush_last_used", 60.0, accounts.keys.flush_last_used),
-        PeriodicJob("delete_expired_refresh_tokens", 3600.0, accounts.delete_expired_tokens),
-    ]
-    if config.usage_retention_days:
-        jobs.append(
-            PeriodicJob("prune_usage", 3600.0, lambda: usage.prune(config.usage_retention_days))
-        )
+    jobs = _jobs(config, usage, accounts)
     monitor = build_monitor(config, engine, registry, circuits=router.circuits, jobs=jobs)
     runtime = Runtime(
         config=config,
@@ -159,6 +144,29 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     app.extensions["goblin"] = runtime
     app_build_info.labels(__version__).set(1)
     return runtime
+
+
+def _prices(config: Config) -> Prices:
+    rows = config.file.providers
+    return Prices(
+        config.file.prices,
+        {name: row.base_url for name, row in rows.items() if row.base_url},
+        free={"echo", *(name for name, row in rows.items() if row.kind == "echo")},
+    )
+
+
+def _jobs(config: Config, usage: UsageStore, accounts: Accounts) -> list[PeriodicJob]:
+    jobs = [
+        PeriodicJob("retry_unsaved_usage", 30.0, usage.retry_unsaved),
+        PeriodicJob("release_stale_reservations", 60.0, usage.release_stale_reservations),
+        PeriodicJob("flush_last_used", 60.0, accounts.keys.flush_last_used),
+        PeriodicJob("delete_expired_refresh_tokens", 3600.0, accounts.delete_expired_tokens),
+    ]
+    if config.usage_retention_days:
+        jobs.append(
+            PeriodicJob("prune_usage", 3600.0, lambda: usage.prune(config.usage_retention_days))
+        )
+    return jobs
 
 
 def _idempotency_store(config: Config) -> IdempotencyStore:

@@ -1,13 +1,13 @@
-"""The errors a client can meet, their status, and the two dialects that they are written in.
+"""The errors that a client may receive: their status, their code, and their body by dialect.
 
     AppError                       status  code
     ├── BadRequest                 400     invalid_request
     │   └── ValidationFailed       400     validation_failed     names the fields at fault
-    ├── PriceUnknown               400     price_unknown         a key with a budget, a model without a price
-    ├── Unauthorized               401     unauthorized          (reason is the metric's label)
+    ├── PriceUnknown               400     price_unknown         for a key with a budget
+    ├── Unauthorized               401     unauthorized
     ├── BudgetExceeded             402     budget_exceeded
     ├── Forbidden                  403     forbidden
-    │   └── RegistrationClosed     403     registration_closed   accounts are made by the operator here
+    │   └── RegistrationClosed     403     registration_closed   the operator creates accounts
     ├── NotFound                   404     not_found
     │   └── UnknownModel           404     model_not_found
     ├── MethodNotAllowed           405     method_not_allowed
@@ -16,14 +16,14 @@
     ├── UnsupportedMediaType       415     unsupported_media_type
     ├── IdempotencyMismatch        422     idempotency_key_reused
     ├── RateLimitExceeded          429     rate_limit_exceeded
-    ├── ClientGone                 499     client_closed_request nobody reads it; for log, metrics and usage
+    ├── ClientGone                 499     client_closed_request for log, metrics and usage only
     ├── InternalError              500     internal_error
     ├── NoFreeSlot                 503     overloaded            no chat slot, or shutting down
-    └── Unavailable                503     unavailable           the database is away
-        └── CircuitOpen            503     provider_unavailable  every provider of the model is given a pause
+    └── Unavailable                503     unavailable           the database does not answer
+        └── CircuitOpen            503     provider_unavailable  every provider's circuit is open
 
-Provider errors have their own tree (`providers/base.py`) and pass through the same table.
-Blame: `source` is client, limit, gateway or provider.
+The errors of providers have a tree of their own (`providers/base.py`) and the same bodies.
+`source` says where an error comes from: client, limit, gateway or provider.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class AuthFailure(StrEnum):
 
 
 class AppError(Exception):
-    """An error that is told to the client. `message` must be safe to show; `retry_after` is in seconds."""
+    """An error that the client receives. `message` must be safe to show. `retry_after` is in
+    seconds."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
@@ -82,7 +83,7 @@ class AppError(Exception):
 
 
 class BadRequest(AppError):
-    """The request cannot be understood."""
+    """The request is malformed."""
 
     label = "BadRequest"
     status, code, source = 400, "invalid_request", "client"
@@ -96,14 +97,14 @@ class ValidationFailed(BadRequest):
 
 
 class PriceUnknown(AppError):
-    """The key has a budget and nobody knows what the model costs. The operator's to mend, in goblin.toml."""
+    """The key has a budget, and the model no known price. The operator sets it in goblin.toml."""
 
     label = "PriceUnknown"
     status, code, source = 400, "price_unknown", "limit"
 
 
 class Unauthorized(AppError):
-    """No credential, or one that is not (or no longer) good. `reason` becomes the metric's label."""
+    """No credential, or one that is not valid. `reason` is an AuthFailure: a metric's label."""
 
     label = "Unauthorized"
     status, code, source = 401, "unauthorized", "client"
@@ -117,21 +118,21 @@ class BudgetExceeded(AppError):
 
 
 class Forbidden(AppError):
-    """A good credential that may not do this."""
+    """The credential is valid, but may not do this."""
 
     label = "Forbidden"
     status, code, source = 403, "forbidden", "client"
 
 
 class RegistrationClosed(Forbidden):
-    """Accounts are made by the operator here."""
+    """Only the operator creates accounts."""
 
     label = "RegistrationClosed"
     code = "registration_closed"
 
 
 class NotFound(AppError):
-    """No such route or thing."""
+    """No such route or resource."""
 
     label = "NotFound"
     status, code, source = 404, "not_found", "client"
@@ -152,7 +153,7 @@ class MethodNotAllowed(AppError):
 
 
 class Conflict(AppError):
-    """The request collides with the state: an e-mail that is taken, an Idempotency-Key in flight."""
+    """The request collides with the state, e.g. a taken e-mail or an Idempotency-Key in flight."""
 
     label = "Conflict"
     status, code, source = 409, "conflict", "client"
@@ -166,7 +167,7 @@ class PayloadTooLarge(AppError):
 
 
 class UnsupportedMediaType(AppError):
-    """The body says that it is something other than JSON."""
+    """The Content-Type is not JSON."""
 
     label = "UnsupportedMediaType"
     status, code, source = 415, "unsupported_media_type", "client"
@@ -180,14 +181,14 @@ class IdempotencyMismatch(AppError):
 
 
 class RateLimitExceeded(AppError):
-    """A limit of ours."""
+    """A rate limit of this gateway."""
 
     label = "RateLimitExceeded"
     status, code, source = 429, "rate_limit_exceeded", "limit"
 
 
 class ClientGone(AppError):
-    """The client left before its answer. 499 is nginx's number for it; no client ever sees it."""
+    """The client left before its answer. 499 is nginx's number for it; no client receives it."""
 
     label = "ClientGone"
     status, code, source = 499, "client_closed_request", "client"
@@ -200,33 +201,34 @@ class InternalError(AppError):
 
 
 class NoFreeSlot(AppError):
-    """No chat slot became free in time, or the instance is shutting down."""
+    """No slot, thread or place is free, or the instance is shutting down."""
 
     label = "OverloadedHere"
     status, code = 503, "overloaded"
 
 
 class Unavailable(AppError):
-    """Something that we cannot serve without is away."""
+    """Something is unavailable that the request needs."""
 
     label = "Unavailable"
     status, code = 503, "unavailable"
 
 
 class CircuitOpen(Unavailable):
-    """The circuit breakers of all providers of the model are open."""
+    """The circuit breaker of every provider of the model is open."""
 
     label = "CircuitOpen"
     code, source = "provider_unavailable", "provider"
 
 
 APP_ERRORS: tuple[type[AppError], ...] = (
-    BadRequest, ValidationFailed, PriceUnknown, Unauthorized, BudgetExceeded, Forbidden, RegistrationClosed, NotFound, UnknownModel, MethodNotAllowed,
-    Conflict, PayloadTooLarge, UnsupportedMediaType, IdempotencyMismatch, RateLimitExceeded, ClientGone, InternalError, NoFreeSlot, Unavailable,
-    CircuitOpen,
+    BadRequest, ValidationFailed, PriceUnknown, Unauthorized, BudgetExceeded, Forbidden,
+    RegistrationClosed, NotFound, UnknownModel, MethodNotAllowed, Conflict, PayloadTooLarge,
+    UnsupportedMediaType, IdempotencyMismatch, RateLimitExceeded, ClientGone, InternalError,
+    NoFreeSlot, Unavailable, CircuitOpen,
 )  # fmt: skip
 
-# What OpenAI's API calls the kind of an error; the SDK picks its exception class by status, people read the type.
+# The `type` of OpenAI's errors: for people. Its SDK picks the exception class by status.
 OPENAI_TYPES: dict[int, str] = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -261,24 +263,27 @@ ANTHROPIC_TYPES: dict[int, str] = {
 
 
 def label_of(error: BaseException) -> str:
-    """The value of `error_type` in http_errors_total: a constant, or a foreign exception's name."""
+    """The value of `error_type` in http_errors_total: a constant, or the exception's class name."""
     return error.label if isinstance(error, AppError | ProviderError) else type(error).__name__
 
 
 def source_of(error: AppError | ProviderError) -> Source:
-    """Who is to blame: client, limit, gateway or provider."""
+    """Where the error comes from."""
     return "provider" if isinstance(error, ProviderError) else error.source
 
 
 def retry_after_of(error: AppError | ProviderError) -> int | None:
-    """Whole seconds for Retry-After: always there on 429 and 503, at least 1; else None."""
+    """Whole seconds for Retry-After, at least 1, on 429 and 503. Else None."""
     if error.status not in (429, 503):
         return None
     return max(1, math.ceil(error.retry_after if error.retry_after is not None else 1))
 
 
 def native_body(error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
-    """`{"error": code, "message", "correlation_id"}`, with `retry_after` on 429 and 503, `source` and `provider`."""
+    """`{"error": code, "message", "correlation_id", "source", ...}`: the native format.
+
+    With `retry_after` on 429 and 503, and `provider` where one failed.
+    """
     body: dict[str, Any] = {
         "error": error.code,
         "message": str(error),
@@ -297,7 +302,7 @@ def native_body(error: AppError | ProviderError, correlation_id: str) -> dict[st
 
 
 def openai_body(error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
-    """`{"error": {"message", "type", "code", "param", ...}}`: what an OpenAI SDK parses."""
+    """`{"error": {"message", "type", "code", "param", ...}}`: OpenAI's format."""
     inner: dict[str, Any] = {
         "message": str(error),
         "type": OPENAI_TYPES.get(error.status, "server_error"),
@@ -316,7 +321,7 @@ def openai_body(error: AppError | ProviderError, correlation_id: str) -> dict[st
 
 
 def anthropic_body(error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
-    """`{"type": "error", "error": {"type", "message"}, "request_id"}`, under /v1/messages."""
+    """`{"type": "error", "error": {"type", "message", ...}, "request_id"}`: Anthropic's format."""
     inner: dict[str, Any] = {
         "type": ANTHROPIC_TYPES.get(
             error.status, "api_error" if error.status >= 500 else "invalid_request_error"
@@ -331,7 +336,7 @@ def anthropic_body(error: AppError | ProviderError, correlation_id: str) -> dict
 
 
 def body_for(path: str, error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
-    """The error in the dialect that `path` speaks."""
+    """The error in the dialect of `path`."""
     if path == "/v1/messages" or path.startswith("/v1/messages/"):
         return anthropic_body(error, correlation_id)
     if path == "/v1" or path.startswith("/v1/"):

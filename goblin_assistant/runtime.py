@@ -1,8 +1,7 @@
-"""What an application is made of, and how a view reaches it.
+"""The parts of one application, and how a view reaches them.
 
-Everything that has state beyond a request (providers, router, slots, monitor) is a field of
-`Runtime`, made once for each application. Nothing of it is global, so that tests can run several
-applications side by side.
+Whatever outlives a request (providers, router, slots, monitor) is a field of `Runtime`, made once
+for each application. None of it is global: tests run several applications side by side.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Runtime:
-    """What an application is made of, in the order in which it is put together."""
+    """The parts of one application, in the order in which they are made."""
 
     config: Config
     engine: Engine
@@ -44,6 +43,6 @@ class Runtime:
 
 def runtime() -> Runtime:
     """The current application's parts."""
-    # Past the proxy, which looks the application up again with every attribute.
+    # Not through the proxy: it looks the application up again for every attribute.
     found: Runtime = current_app._get_current_object().extensions["goblin"]  # type: ignore[attr-defined]
     return found
