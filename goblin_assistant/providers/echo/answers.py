@@ -38,7 +38,7 @@ MAX_CHOICES = 16
 MAX_ANSWER_WORDS = 100_000
 """The longest answer, in words. Without a limit, a prompt of 20 MB repeated as words takes 400
 MB."""
-MAX_VECTOR_WORDS = 10_000
+MAX_VECTOR_WORDS = 2_000
 """Words of an embeddings request that are read for its vectors, from the first on. Each costs a
 microsecond or two."""
 _PIECE = 65536
@@ -74,7 +74,7 @@ def count_tokens(text: str) -> int:
 
 def prompt_tokens(body: Mapping[str, Any]) -> int:
     """The tokens of all messages."""
-    return sum(count_tokens(_text(message)) for message in _messages(body))
+    return count_tokens(" ".join(map(_text, _messages(body))))
 
 
 def answer(body: Mapping[str, Any], length: int | None = None) -> EchoReply:
