@@ -1,7 +1,9 @@
-"""What happens once between `create_app` and the first answer: migrate (development), take in what a killed process left, watch the services.
+"""What happens once between `create_app` and the first response, and at the end.
 
-`goblin-assistant serve` calls `start` before it listens; under another WSGI server the first request does.
-Making an application stays free of I/O, so that a command or a test can make one without touching the database.
+The start migrates the tables (in development), imports the journals of killed processes and starts
+the monitor. `goblin-assistant serve` calls `start` before it listens; under another WSGI server
+the first request does. `create_app` does no I/O, so that commands and tests can make an
+application without a database.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class _StartOnce:
 
 
 def init_app(app: Flask) -> None:
-    """Start on the first request, whichever server brings it."""
+    """Start on the first request, under any WSGI server."""
     starter = _StartOnce(app, app.wsgi_app)
     app.extensions["goblin_start"] = starter
     app.wsgi_app = starter  # type: ignore[method-assign]
@@ -65,13 +67,14 @@ def _start(app: Flask) -> None:
     try:
         runtime.usage.import_orphaned_journals()
     except Exception:
-        # A database that is away must not keep the instance from starting; the journals stay, and the monitor tries again.
+        # Without a database the instance starts all the same: the journals stay, and the monitor
+        # imports them later.
         logger.exception("journal_import_failed")
     runtime.monitor.start()
 
 
 def stop(app: Flask) -> None:
-    """Stop the monitor and close what is open. For the end of a process, and of a test."""
+    """Stop the monitor and close everything. For the end of a process or a test."""
     runtime: Runtime = app.extensions["goblin"]
     runtime.monitor.stop()
     runtime.accounts.keys.flush_last_used()

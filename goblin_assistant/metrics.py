@@ -1,7 +1,7 @@
 """Every instrument of the product: name, help, labels, buckets.
 
-The first nine are the production guide's, with exactly its names and labels. All live on
-one registry, so that several applications in one process (tests) share them, as Prometheus expects of a process.
+The first nine have the production guide's names and labels. All are in one registry: Prometheus
+expects one per process, so that several applications in one process (tests) share it.
 
     from goblin_assistant.metrics import chat_completions_total
     chat_completions_total.labels(provider="openai", model="gpt-4").inc()
@@ -17,14 +17,15 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-disable_created_metrics()  # `_created` series double the size of a scrape and nobody reads them
+disable_created_metrics()  # `_created` series double a scrape's size
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
 GCCollector(registry=REGISTRY)
 
-# 0.1, 0.5 and 2 s are the guide's targets: a quantile is only right next to a bucket edge. 300 s is the longest chat.
+# 0.1, 0.5 and 2 s are the guide's targets: a quantile is exact only at a bucket's edge. 300 s is
+# the longest chat.
 DURATION_BUCKETS = (
     0.005,
     0.01,
@@ -45,7 +46,7 @@ DURATION_BUCKETS = (
 OVERHEAD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0)
 
 OTHER_MODEL = "other"
-"""Label value for a model outside every catalogue: whatever a client makes up, the number of series stays bounded."""
+"""The label of a model in no catalogue: clients can make up names, and series must stay bounded."""
 
 UNMATCHED = "<unmatched>"
 """Value of `endpoint` for a path that no route matches."""
@@ -54,9 +55,9 @@ B = TypeVar("B")
 
 
 class BoundMetrics(Generic[B]):
-    """What `bind` makes of two label values, kept: `labels()` costs more than the counting.
+    """Keeps what `bind` makes of two label values: `labels()` costs more than the counting.
 
-    The caller bounds the label values; nothing is ever dropped.
+    The caller bounds the label values, because nothing is ever dropped.
     """
 
     def __init__(self, bind: Callable[[str, str], B]) -> None:
@@ -95,7 +96,8 @@ http_requests_in_progress = Gauge(
 )
 http_errors_total = Counter(
     "http_errors_total",
-    "HTTP requests that failed on this side: answered with a 5xx, or cut by a failure after the first byte.",
+    "HTTP requests that failed on this side: answered with a 5xx, "
+    "or cut by a failure after the first byte.",
     ["method", "endpoint", "error_type"],
     registry=REGISTRY,
 )
@@ -206,12 +208,15 @@ provider_circuit_state = Gauge(
 )
 
 provider_calls_in_flight = Gauge(
-    "provider_calls_in_flight", "Calls that a provider is at work on now, streams included.", ["provider"],
+    "provider_calls_in_flight",
+    "Calls that a provider is at work on now, streams included.",
+    ["provider"],
     registry=REGISTRY,
-)  # fmt: skip
+)
 provider_oldest_call_age_seconds = Gauge(
     "provider_oldest_call_age_seconds",
-    "Age of the oldest call that a provider has given no first token or whole answer yet; 0 when there is none.",
+    "Age of the oldest call that a provider has given no first token or whole answer yet; "
+    "0 when there is none.",
     ["provider"],
     registry=REGISTRY,
 )
@@ -223,7 +228,8 @@ provider_calls_max = Gauge(
 )
 provider_slow_calls_total = Counter(
     "provider_slow_calls_total",
-    "Provider calls without a sign of life for GOBLIN_BREAKER_SLOW_FIRST_TOKEN_SECONDS or _SLOW_ANSWER_SECONDS.",
+    "Provider calls without a sign of life for GOBLIN_BREAKER_SLOW_FIRST_TOKEN_SECONDS "
+    "or _SLOW_ANSWER_SECONDS.",
     ["provider"],
     registry=REGISTRY,
 )
@@ -284,7 +290,8 @@ server_connections_shed_total = Counter(
 )
 server_request_body_bytes = Gauge(
     "server_request_body_bytes",
-    "Bytes of request bodies held by the server, from their arrival until their answer; bodies below 16 KiB are left out.",
+    "Bytes of request bodies held by the server, from their arrival until their answer; "
+    "bodies below 16 KiB are left out.",
     registry=REGISTRY,
 )
 server_unsent_bytes = Gauge(
@@ -294,7 +301,8 @@ server_unsent_bytes = Gauge(
 )
 server_readers_cut_total = Counter(
     "server_readers_cut_total",
-    "Connections closed because the client did not take its answer; reason is time, slots or memory.",
+    "Connections closed because the client did not take its answer; "
+    "reason is time, slots or memory.",
     ["reason"],
     registry=REGISTRY,
 )

@@ -1,7 +1,8 @@
-"""Whether this release may serve with the tables that it finds (docs/adr/0013-older-releases-on-newer-tables.md).
+"""Whether this release may serve with the database's tables.
 
-Every migration writes into the one row of `schema_compatibility` its own revision, and the oldest one whose release may
-serve with its tables. Revisions are four digits, in order.
+Every migration writes its revision into the one row of `schema_compatibility`, and the oldest
+revision whose release may serve with the new tables. Revisions are four digits, in order. The
+reasons are in docs/adr/0013-older-releases-on-newer-tables.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class IncompatibleSchema(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SchemaStatus:
-    """The database's revision (None: empty), this release's, and the oldest that may serve with the tables."""
+    """The database's revision (None: empty), this release's, and the oldest that may serve with
+    it."""
 
     current: str | None
     release: str
@@ -30,17 +32,18 @@ class SchemaStatus:
 
     @property
     def is_current(self) -> bool:
-        """Whether the tables are this release's."""
+        """Whether the tables are those of this release."""
         return self.current == self.release
 
     @property
     def is_newer(self) -> bool:
-        """Whether the tables are of a later release, or of nobody whom this one knows."""
+        """Whether this release does not know the tables' revision, so that it must be a later
+        one."""
         return self.current is not None and self.current not in known_revisions()
 
     @property
     def problem(self) -> str | None:
-        """Why this release may not serve, with what to do; None: it may."""
+        """Why this release may not serve, and what to do; None: it may."""
         if self.is_current:
             return None
         if not self.is_newer:
@@ -48,20 +51,21 @@ class SchemaStatus:
         if self.serves_from is not None and self.serves_from <= self.release:
             return None
         return (
-            f"at revision {self.current}, newer than this version ({self.release}) and not compatible with it; "
-            "upgrade this instance"
+            f"at revision {self.current}, newer than this version ({self.release}) "
+            "and not compatible with it; upgrade this instance"
         )
 
 
 def known_revisions() -> list[str]:
-    """The revisions of this release, in order: the files are numbered (a test asks Alembic)."""
+    """The revisions of this release, in order. The files are numbered; a test compares with
+    Alembic."""
     return sorted(
         path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")
     )
 
 
 def schema_status(engine: Engine) -> SchemaStatus:
-    """Ask the database."""
+    """Read the status from the database."""
     release = known_revisions()[-1]
     with engine.connect() as connection:
         tables = inspect(connection)
@@ -70,7 +74,7 @@ def schema_status(engine: Engine) -> SchemaStatus:
         current = connection.scalar(text("SELECT version_num FROM alembic_version"))
         if not tables.has_table(schema_compatibility.name):
             return SchemaStatus(current, release)
-        # A row of another revision is of a migration that did not write its own: it says nothing.
+        # The row may be of an earlier revision, if a migration did not write its own.
         row = connection.execute(
             select(schema_compatibility.c.serves_from).where(
                 schema_compatibility.c.revision == current

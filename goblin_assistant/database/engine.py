@@ -1,7 +1,9 @@
 """How connections to the database are made.
 
-SQLite is used with WAL and synchronous=NORMAL: readers never wait for the writer, a crash of the process loses nothing, one of the machine at most the
-last transactions. Writers wait for each other up to GOBLIN_DATABASE_TIMEOUT (measured: about 1,000 small transactions a second from 32 threads, none refused).
+SQLite runs with WAL and synchronous=NORMAL: readers never wait for the writer. A crash of the
+process loses nothing, a crash of the machine the last transactions at most. Writers wait for each
+other up to GOBLIN_DATABASE_TIMEOUT (measured: about 1,000 small transactions per second from 32
+threads, none refused).
 """
 
 from __future__ import annotations
@@ -15,26 +17,26 @@ from sqlalchemy.engine import make_url
 
 _BUSY_SECONDS = 10
 DATABASE_SECONDS = 5.0  # GOBLIN_DATABASE_TIMEOUT's default
-POOL_SIZE = (
-    24  # eight for usage records, four of each for keys and tokens, eight for everything else
-)
+POOL_SIZE = 24
+"""Eight for usage records, four each for keys and tokens, eight for everything else."""
 POOL_WAIT_SECONDS = 2.0
 _CACHE_KIB = 128
-"""Of each SQLite connection. Its own 2,000 would come to 30 MB over the connections that a busy server keeps, and gain
-nothing measurable: the pages are in the kernel's memory as well."""
+"""The page cache of each SQLite connection. The default of 2,000 takes 30 MB over the connections
+of a busy server, without a measurable gain: the kernel caches the pages too."""
 
 
 def engine_options(url: str, threads: int, seconds: float = DATABASE_SECONDS) -> dict[str, Any]:
-    """What `create_engine` is given beside the URL. `seconds` is the limit of a statement.
+    """The arguments of `create_engine` besides the URL. `seconds` is the time limit of a statement.
 
-    SQLite's pool holds a connection for every thread, since a file answers at once. PostgreSQL's is smaller: beyond
-    what every chat needs, few threads at once may wait for a server that hangs.
+    SQLite's pool has a connection per thread, because a file answers at once. PostgreSQL's is
+    smaller: beyond what chats need, few threads may wait for a server that hangs.
     """
     if make_url(url).get_backend_name() == "sqlite":
         return {
             "pool_size": threads,
             "max_overflow": 8,
-            # The connection that was used last has its pages and statements in memory; the others are never made.
+            # Last in, first out: that connection has its pages and statements in memory, and few
+            # others are made.
             "pool_use_lifo": True,
             "connect_args": {"timeout": seconds},
         }
@@ -47,7 +49,7 @@ def engine_options(url: str, threads: int, seconds: float = DATABASE_SECONDS) ->
         "max_overflow": 0,
         "pool_timeout": POOL_WAIT_SECONDS,
         "pool_use_lifo": True,
-        # A connection that died while idle is found at checkout and not in the middle of a chat's record.
+        # Finds a connection that died while idle at checkout, not in the middle of a record.
         "pool_pre_ping": True,
         "pool_events": [(limits.on_checkin, "checkin"), (limits.on_checkout, "checkout")],
         "connect_args": {
@@ -83,8 +85,9 @@ def _on_connect(connection: Any, _record: Any) -> None:
 
 
 def _write_ahead(cursor: sqlite3.Cursor) -> None:
-    # The first connection to a new file turns it over to WAL, for all times. SQLite does not wait for others in this (its busy handler is not asked),
-    # so of several processes that start at once all but one would fail.
+    # The first connection to a new file switches it to WAL for good. SQLite does not wait for the
+    # lock here (it does not call the busy handler): of several processes that start at once, all
+    # but one would fail.
     end = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
@@ -97,7 +100,7 @@ def _write_ahead(cursor: sqlite3.Cursor) -> None:
 
 
 def insert_row(connection: Connection, table: Table, **values: Any) -> int:
-    """Insert a row; the id that the database gave it. Raises IntegrityError."""
+    """Insert a row and return its new id. Raises IntegrityError."""
     key = connection.execute(insert(table).values(**values)).inserted_primary_key
     assert key is not None
     return int(key[0])

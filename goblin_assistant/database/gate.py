@@ -1,4 +1,4 @@
-"""A database that does not answer is left alone for a moment, so that not every thread finds out by waiting."""
+"""After a failure the database is not asked for a moment, so that not every thread waits for it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import threading
 import time
 
 PAUSE_SECONDS = 1.0
-TRIAL_SECONDS = 10.0  # longer than any attempt: while one tries, nobody else does
+TRIAL_SECONDS = 10.0  # longer than any attempt, so that only one caller tries at a time
 
 
 class Gate:
-    """Open, or closed after a failure; when the pause is over, one caller at a time may try."""
+    """Open, or closed after a failure. After the pause one caller at a time may try."""
 
     def __init__(self, pause_seconds: float = PAUSE_SECONDS) -> None:
         self._pause = pause_seconds
         self._lock = threading.Lock()
         self._closed_until = 0.0
         self.failures = 0
-        """How often it failed: whoever waited meanwhile sees that it did."""
+        """The number of failures: a caller that waited can see that one happened."""
 
     def enter(self) -> bool:
-        """Whether the caller may ask the database. It reports with `succeeded` or `failed`."""
+        """Whether the caller may ask the database. It then calls `succeeded`, `failed` or
+        `undecided`."""
         if not self._closed_until:
             return True
         with self._lock:
@@ -38,7 +39,7 @@ class Gate:
             self._closed_until = time.monotonic() + self._pause
 
     def undecided(self) -> None:
-        """The trial said nothing about the database: the next caller may try at once."""
+        """The attempt says nothing about the database: the next caller may try at once."""
         if self._closed_until:
             with self._lock:
                 self._closed_until = min(self._closed_until, time.monotonic())

@@ -1,8 +1,9 @@
 """The limits that a user or an API key may have: one field for each.
 
-A limit of users goes into UserLimits and is one of keys as well. A new limit is a field here, a migration for its column, and the code that enforces it. The columns
-of the tables, keys' creation, change, rotation and listing, the API's schemas and the options of
-the command line are made from these fields.
+A limit of users goes into UserLimits and is one of keys as well. A new limit is a field here, a
+migration for its column, and the code that enforces it. The columns of the tables, keys' creation,
+change, rotation and listing, the API's schemas and the options of the command line are made from
+these fields.
 """
 
 from __future__ import annotations

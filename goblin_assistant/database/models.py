@@ -1,9 +1,10 @@
 """The database tables, and what a user and an API key are as values.
 
-Times are whole milliseconds since 1970, UTC (`*_at`), money is whole micro-dollars (`*_microusd`): integers mean the same in SQLite and PostgreSQL
-and add up exactly. Flags that happened at a time are that time (`disabled_at`), so the log of who did what needs no second column.
+Times (`*_at`) are whole milliseconds since 1970, UTC; money (`*_microusd`) is whole micro-dollars.
+Integers mean the same in SQLite and PostgreSQL, and sums are exact. A flag is the time when it was
+set (`disabled_at`).
 
-Tables and no mapped classes: SQLAlchemy's ORM would take a server 6 MB and 60 ms of its start, for a dozen statements.
+Not mapped classes: SQLAlchemy's ORM costs 6 MB and 60 ms at the start, for a dozen statements.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def now_ms() -> int:
 
 
 metadata = MetaData(
-    # Named constraints, so that migrations can drop them on every database.
+    # With names, so that migrations can drop constraints on every database.
     naming_convention={
         "ix": "ix_%(column_0_label)s",
         "uq": "uq_%(table_name)s_%(column_0_name)s",
@@ -55,7 +56,7 @@ metadata = MetaData(
     }
 )
 
-# SQLite only gives an INTEGER PRIMARY KEY its own values.
+# SQLite assigns values only to an INTEGER PRIMARY KEY.
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
 schema_compatibility = Table(
@@ -65,7 +66,8 @@ schema_compatibility = Table(
     Column("revision", String(32), nullable=False),
     Column("serves_from", String(32), nullable=False),
 )
-"""One row, written by every migration: its revision, and the oldest whose release may serve with these tables."""
+"""One row, written by every migration: its revision, and the oldest whose release may serve with
+these tables."""
 
 users = Table(
     "users",
@@ -82,7 +84,8 @@ users = Table(
     Column("disabled_at", BigInteger),
     *_limit_columns(USER_LIMITS),
 )
-"""An account. `settings` holds the user's chat defaults: model, temperature, max_tokens, system_prompt."""
+"""An account. `settings` holds the user's chat defaults: model, temperature, max_tokens,
+system_prompt."""
 
 refresh_tokens = Table(
     "refresh_tokens",
@@ -119,7 +122,8 @@ api_keys = Table(
     Column("last_used_at", BigInteger),
     # rotated; expires_at is then the end of the grace time
     Column("replaced_by_id", BigInteger),
-    # The first of the keys that this one succeeds: they share its rows in budget_periods, so that rotating gives no second budget. Null: itself.
+    # The first of the keys that this one succeeds: they share its rows in budget_periods, so that
+    # rotating gives no second budget. Null: itself.
     Column("budget_key_id", BigInteger),
 )
 """An API key, hashed; `prefix` is what lists show. Null limits mean: the instance's."""
@@ -132,7 +136,8 @@ budget_periods = Table(
     Column("spent_microusd", BigInteger, default=0, nullable=False),
     Column("reserved_microusd", BigInteger, default=0, nullable=False),
 )
-"""What a key has spent and reserved in one calendar month (UTC). Changed by single UPDATE statements only."""
+"""What a key has spent and reserved in one calendar month (UTC). Changed by single UPDATE
+statements only."""
 
 budget_reservations = Table(
     "budget_reservations",
@@ -143,7 +148,8 @@ budget_reservations = Table(
     Column("amount_microusd", BigInteger, nullable=False),
     Column("expires_at", BigInteger, index=True, nullable=False),
 )
-"""Money held for a chat in flight. A row outlives its chat only when the process was killed; the monitor releases it after `expires_at`."""
+"""Money held for a chat in flight. A row outlives its chat only when the process was killed; the
+monitor releases it after `expires_at`."""
 
 usage_records = Table(
     "usage_records",
@@ -186,8 +192,9 @@ usage_records = Table(
 )
 """One chat (or embeddings) call, whatever became of it; never its content.
 
-`id` begins with the time, so that rows are inserted at the end of the primary key's tree and old ones are deleted as a range.
-user_id and key_id are no foreign keys: a record outlives the account it was billed to.
+`id` begins with the time, so that rows are inserted at the end of the primary key's tree and old
+ones are deleted as a range. user_id and key_id are not foreign keys: a record outlives its
+account.
 """
 
 

@@ -1,8 +1,8 @@
-"""PostgreSQL connections whose every wait ends.
+"""PostgreSQL connections that never wait without a limit.
 
-A server that hangs sends nothing, and its kernel goes on acknowledging: neither keepalives nor TCP_USER_TIMEOUT notice,
-and statement_timeout is the server's own. So the client has a limit too, a second longer: a server that is well ends
-a statement first, and says so.
+The kernel of a server that hangs still acknowledges: neither keepalives nor TCP_USER_TIMEOUT
+notice, and statement_timeout is applied by the server. So the client has a limit too. It is a
+second longer, so that a healthy server ends the statement first and reports it.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from goblin_assistant.database.gate import Gate
 
 BEYOND_SERVER_SECONDS = 1.0
 PING_SECONDS = 1.0
-"""For the check of a connection that the pool hands out."""
+"""For the check of a connection at checkout."""
 
 _RECENTLY = "the database did not answer a moment ago"
 
 
 class LimitedConnection(psycopg.Connection[Any]):
-    """Waits at most `time_limit` seconds for an answer, and not at all while the gate is closed.
+    """Waits at most `time_limit` seconds for the server, and not at all while the gate is closed.
 
-    `wait` is overridden because psycopg gives a limit to single waits, and has no setting for all of a connection's
-    (3.3.9). Every statement, commit and rollback goes through it.
+    `wait` is overridden because psycopg (3.3.9) has a limit for single waits only, none for a
+    connection. Every statement, commit and rollback goes through it.
     """
 
     time_limit: float | None = None
     gate: Gate | None = None
 
     def wait(self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = None) -> Any:
-        """As psycopg's, within the limit. A connection that did not answer is closed: its answer may come later."""
+        """As psycopg's, within the limit. After a timeout the connection is closed, because the
+        answer may come later."""
         gate = self.gate
         if gate is None:
             return super().wait(gen, interval, timeout)
-        # In autocommit are the pool's check of a connection, and look-ups. What has begun goes on: it may be well.
-        # Its waits may also send nothing at all, and say nothing about the server.
+        # In autocommit are the pool's check and look-ups, which pass the gate. A transaction that
+        # has begun does not: the server may answer it, and some of its waits send nothing.
         asks = self.autocommit
         if asks and not gate.enter():
             raise psycopg.OperationalError(_RECENTLY)
@@ -50,7 +51,7 @@ class LimitedConnection(psycopg.Connection[Any]):
                 self.close()
                 gate.failed()
             elif asks and self.closed:
-                gate.undecided()  # this one had died: a new one will tell
+                gate.undecided()  # only this connection had died
             elif asks:
                 gate.succeeded()  # an error, but an answer
             raise
@@ -61,13 +62,13 @@ class LimitedConnection(psycopg.Connection[Any]):
 
 @dataclass(slots=True)
 class Limits:
-    """How an engine's connections are made: `seconds` is what the server may take for a statement."""
+    """Makes an engine's connections. `seconds` is the server's limit for a statement."""
 
     seconds: float
     gate: Gate = field(default_factory=Gate)
 
     def connect(self, *args: Any, **options: Any) -> LimitedConnection:
-        """A connection, unless the database did not answer a moment ago."""
+        """A new connection. Raises OperationalError at once while the gate is closed."""
         if not self.gate.enter():
             raise psycopg.OperationalError(_RECENTLY)
         try:
@@ -81,10 +82,10 @@ class Limits:
         return connection
 
     def on_checkin(self, connection: Any, _record: Any) -> None:
-        """In the pool: what comes next is the check of the next checkout."""
+        """Back in the pool: the next statement is the check at checkout."""
         if connection is not None:
             connection.time_limit = PING_SECONDS
 
     def on_checkout(self, connection: Any, _record: Any, _proxy: Any) -> None:
-        """The check has passed."""
+        """Out of the pool: the check has passed."""
         connection.time_limit = self.seconds + BEYOND_SERVER_SECONDS

@@ -1,4 +1,4 @@
-"""How the tables are brought up to date: once, whichever process starts first."""
+"""Migrates the tables: once, in whichever process comes first."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
 
 MIGRATION_SECONDS = 3600.0
-_LOCK_KEY = 0x60B11A  # any number, the same for every instance: pg_advisory_lock's
+_LOCK_KEY = 0x60B11A  # of pg_advisory_lock: any number, the same for every instance
 
 
 def alembic_config() -> AlembicConfig:
-    """Alembic's configuration, without an ini file: the migrations travel inside the package."""
-    from alembic.config import (
-        Config as AlembicConfig,
-    )  # 10 MB and 0.2 s that a server with current tables never needs
+    """Alembic's configuration, without an ini file: the migrations are in the package."""
+    # Imported here: 10 MB and 0.2 s that a server with current tables does not need.
+    from alembic.config import Config as AlembicConfig
 
     config = AlembicConfig()
     config.set_main_option("script_location", str(MIGRATIONS))
@@ -37,7 +36,7 @@ def alembic_config() -> AlembicConfig:
 
 
 def head_revision() -> str:
-    """The revision that this release makes."""
+    """The revision of this release's tables."""
     return known_revisions()[-1]
 
 
@@ -54,7 +53,8 @@ _current: set[tuple[str, str]] = set()
 
 
 def is_current(engine: Engine) -> bool:
-    """Whether the tables are those of this release. A yes is remembered: it is asked at every readiness check."""
+    """Whether the tables are those of this release. True is remembered: readiness checks ask
+    often."""
     key = (str(engine.url), head_revision())
     if key not in _current and current_revision(engine) == key[1]:
         _current.add(key)
@@ -62,9 +62,11 @@ def is_current(engine: Engine) -> bool:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the tables up to date. Any number of processes may call this at once: one works, the others wait.
+    """Migrate the tables to this release. Of several processes at once, one migrates and the others
+    wait.
 
-    Newer tables are left alone. Raises IncompatibleSchema when this release may not serve with them.
+    Newer tables are left unchanged. Raises IncompatibleSchema when this release may not serve with
+    them.
     """
     if revision == "head":
         if is_current(engine):
@@ -95,7 +97,7 @@ def _run(engine: Engine, migrate: Any) -> None:
             migrate(config)
             connection.commit()
         return
-    # The lock belongs to a session of its own, so that a migration may commit in between.
+    # The lock has its own session, so that a migration may commit in between.
     with engine.connect() as guard:
         _give_time(guard)
         guard.execute(text("SET statement_timeout = 0"))
@@ -108,21 +110,23 @@ def _run(engine: Engine, migrate: Any) -> None:
                 config.attributes["connection"] = connection
                 migrate(config)
                 connection.commit()
-                connection.invalidate()  # its settings are not a request's
+                connection.invalidate()  # its time limits are not for requests
         finally:
             guard.execute(text(f"SELECT pg_advisory_unlock({_LOCK_KEY})"))
             guard.invalidate()
 
 
 def _give_time(connection: Connection) -> None:
-    # A migration may take long, and waits for another process's; a server that hangs does not hold it for ever.
+    # A migration may take long, and may wait for another process. It still has a limit, in case the
+    # server hangs.
     driver: Any = connection.connection.driver_connection
     driver.time_limit = MIGRATION_SECONDS
 
 
 @contextlib.contextmanager
 def _file_lock(engine: Engine) -> Iterator[None]:
-    # SQLite's own lock is not enough: two processes would both see an empty database and the second fail on the first table.
+    # SQLite's own lock is not enough: two processes could both see an empty database, and the
+    # second would fail at the first table.
     name = engine.url.database
     if not name or name == ":memory:":
         yield

@@ -1,1 +1,1 @@
-"""JSON log lines: how they are made, written and kept free of secrets."""
+"""JSON log lines: how they are formatted, written and kept free of secrets."""

@@ -1,11 +1,10 @@
-"""One JSON object a line on standard output, as the production guide wants it; a full pipe never blocks a worker.
+"""One JSON object per line on standard output, in the production guide's format.
 
-`{"timestamp": "2025-12-02T10:30:45.123Z", "level", "logger", "message", "correlation_id", ...extras, "exc_info",
-"stack_info"}`
+`{"timestamp": "2025-12-02T10:30:45.123Z", "level", "logger", "message", "correlation_id",
+...extras, "exc_info", "stack_info"}`
 
-A record is formatted and redacted in the thread that logs, where the correlation id is known and the arguments have not
-changed yet. The line goes into a bounded queue, and one thread writes whatever has gathered. When nobody reads, the
-queue fills, and further lines are dropped and counted (`log_records_dropped_total`).
+A record is formatted and redacted in the thread that logs: the correlation id is known there, and
+the arguments have not changed yet. The line goes into a bounded queue (logs/writer.py).
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from goblin_assistant.logs.redaction import Redactor
 from goblin_assistant.logs.writer import QUEUE_LINES, QueueingHandler
 
 correlation_id: ContextVar[str] = ContextVar("correlation_id", default="-")
-"""The id of the request at hand. It is right in streaming generators too, not in threads that a request starts
-(`contextvars.copy_context().run`)."""
+"""The current request's id, also in streaming generators. A thread that a request starts has it
+only within `contextvars.copy_context().run`."""
 
 _RESERVED = frozenset(RESERVED_ATTRS) | {"taskName", "correlation_id"}
 _redactor = Redactor()
@@ -40,10 +39,10 @@ _handler: QueueingHandler | None = None
 
 
 class JsonFormatter(OrjsonFormatter):
-    """The guide's keys in the guide's order. Never raises: what cannot be written as JSON is written as text.
+    """The guide's keys in the guide's order. Never raises: what is not JSON is written as text.
 
-    python-json-logger's own `format` costs four times as much; its table of reserved attributes and its encoding of odd
-    types are used.
+    Not python-json-logger's `format`, which costs four times as much. Its table of reserved
+    attributes and its encoding of unusual types are used.
     """
 
     def __init__(self) -> None:
@@ -73,7 +72,8 @@ class JsonFormatter(OrjsonFormatter):
         return _redactor.redact(_dumps(data))
 
     def line(self, level: int, logger: str, message: str, fields: dict[str, Any]) -> str:
-        """The line of an event that never was a LogRecord. `fields` must not hold the guide's keys, but for the id."""
+        """The line of an event without a LogRecord. Of the guide's keys, `fields` may contain only
+        the correlation id."""
         data: dict[str, Any] = {
             "timestamp": self.timestamp_of(time.time()),
             "level": logging.getLevelName(level),
@@ -85,7 +85,7 @@ class JsonFormatter(OrjsonFormatter):
         return _redactor.redact(_dumps(data))
 
     def timestamp_of(self, created: float) -> str:
-        """`2025-12-02T10:30:45.123Z`; the part before the dot is made once a second."""
+        """`2025-12-02T10:30:45.123Z`. The part before the dot is formatted once per second."""
         second = int(created)
         known, text = self._second
         if second != known:
@@ -98,7 +98,7 @@ class JsonFormatter(OrjsonFormatter):
         try:
             return record.getMessage()
         except Exception as error:
-            # logging.Handler would print this to stderr and lose the line.
+            # logging.Handler would print the failure to stderr and lose the line.
             return f"{record.msg!s} (arguments do not fit: {type(error).__name__})"
 
 
@@ -133,7 +133,8 @@ def _default(value: Any) -> Any:
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """Anything as JSON can hold it: lone surrogates, integers beyond 64 bits, cycles and hostile reprs included."""
+    """Any value as JSON, also with lone surrogates, integers beyond 64 bits, cycles, or a `__str__`
+    that raises."""
     if depth > 20:
         return "..."
     if value is None or isinstance(value, bool):
@@ -160,11 +161,11 @@ _formatter = JsonFormatter()
 
 
 def make_handler(stream: TextIO | None = None, capacity: int = QUEUE_LINES) -> QueueingHandler:
-    """A handler of this log; standard output without `stream`."""
+    """A handler that writes this format to `stream`, or to standard output."""
     return QueueingHandler(_formatter, stream, capacity)
 
 
-# werkzeug's development server writes an access line for each request; request_completed says the same and more.
+# The access lines of werkzeug's development server: request_completed says more.
 _ACCESS_LINE = re.compile(r"^\S+ - - \[")
 _COLOUR = re.compile(r"\x1b\[\d*m")
 
@@ -177,10 +178,10 @@ def _tidy_werkzeug(record: logging.LogRecord) -> bool:
 
 
 def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
-    """Send every logger of the process through one JSON handler. May be called again; the last call wins, secrets add
-    up.
+    """Send the records of every logger in the process to one JSON handler.
 
-    `secrets` are values that must never appear in a line.
+    `secrets` are values that must never appear in a line. When called again, the last level and
+    stream apply, and secrets are added.
     """
     global _handler
     _redactor.register(secrets)
@@ -194,7 +195,7 @@ def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = N
     elif _handler not in root.handlers:
         root.addHandler(_handler)
     root.setLevel(level)
-    # Attributes that no line shows and every record would pay for.
+    # These attributes cost time in every record, and no line shows them.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.captureWarnings(True)
     threading.excepthook = _log_thread_exception
@@ -205,12 +206,12 @@ def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = N
         werkzeug.addFilter(_tidy_werkzeug)
 
 
-# What libraries say below these levels is either in request_completed already or one line per request under load.
+# Below these levels libraries repeat request_completed, or write a line per request under load.
 _LIBRARY_LEVELS = {
-    "waitress": logging.WARNING,  # INFO: "Client disconnected while serving"; completed: false says so
+    "waitress": logging.WARNING,  # INFO per client that left; completed: false says so
     "waitress.queue": logging.ERROR,  # WARNING per queued request; server_threads_busy says so
-    "urllib3": logging.WARNING,  # DEBUG lines hold URLs with their query
-    "flask-limiter": logging.WARNING,  # INFO per refused request; rate_limit_rejections_total says so
+    "urllib3": logging.WARNING,  # DEBUG lines contain URLs with their query
+    "flask-limiter": logging.WARNING,  # INFO per refusal; rate_limit_rejections_total says so
     "alembic": logging.WARNING,
     "redis": logging.WARNING,  # DEBUG line per connection
 }
@@ -226,10 +227,10 @@ def _log_thread_exception(args: threading.ExceptHookArgs) -> None:
 
 
 def event(logger: logging.Logger, level: int, message: str, fields: dict[str, Any]) -> None:
-    """`logger.log(level, message, extra=fields)` at half its price, for the lines that each request writes.
+    """`logger.log(level, message, extra=fields)` at half the cost, for the lines of each request.
 
-    No search for the caller, whom no line shows; and no LogRecord unless somebody else (pytest's caplog, a handler of
-    the operator's) listens too.
+    It does not look for the caller, which no line shows. It makes a LogRecord only for other
+    handlers (pytest's caplog, an operator's own).
     """
     if not logger.isEnabledFor(level):
         return
@@ -258,12 +259,12 @@ def register_secrets(secrets: Iterable[str]) -> None:
 
 
 def redact(text: str) -> str:
-    """`text` without registered secrets and credential-like parts."""
+    """`text` without registered secrets and credential-like text."""
     return _redactor.redact(text)
 
 
 def flush(timeout: float = 2.0) -> bool:
-    """Wait until every line so far has been written; False after `timeout` seconds. Called at exit."""
+    """Wait until every line so far is written; False after `timeout` seconds. Called at exit."""
     return _handler.flush_within(timeout) if _handler is not None else True
 
 

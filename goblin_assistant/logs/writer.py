@@ -1,4 +1,8 @@
-"""The writing side of the log: a bounded queue and one thread, so that a full pipe never blocks a worker."""
+"""Writes log lines: a bounded queue and one thread, so that a full pipe never blocks a worker.
+
+When nobody reads, the queue fills. Further lines are dropped and counted
+(`log_records_dropped_total`).
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,12 @@ from typing import TextIO
 from goblin_assistant.metrics import log_records_dropped_total
 
 QUEUE_LINES = 10_000
-GATHER_SECONDS = (
-    0.01  # how long the writer lets lines gather: one write and one thread switch for all of them
-)
+GATHER_SECONDS = 0.01
+"""How long lines gather: then one write and one thread switch serve all of them."""
 
 
 class QueueingHandler(logging.Handler):
-    """Formats at once, writes later. `stream` None means standard output, past Python's own buffer."""
+    """Formats at once, writes later. `stream` None is standard output, without Python's buffer."""
 
     def __init__(
         self,
@@ -45,7 +48,8 @@ class QueueingHandler(logging.Handler):
         self._writer.start()
 
     def start_in_child(self) -> None:
-        """Begin anew after a fork, which copies the queue but no threads: the lines in it are the parent's to write."""
+        """Start again in a forked child, with an empty queue: the parent writes the lines in its
+        own."""
         self._lines = deque()
         self._ready = threading.Event()
         self._writing = False
@@ -53,11 +57,11 @@ class QueueingHandler(logging.Handler):
         self.start_writer()
 
     def writing(self) -> bool:
-        """Whether the thread lives."""
+        """Whether the thread is alive."""
         return self._writer.is_alive()
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Without logging.Handler's lock: appending to a deque is atomic, and 64 threads would queue up for it."""
+        """As logging.Handler, without its lock: appending to a deque is atomic."""
         if self.filters and not self.filter(record):
             return False
         self.emit(record)
@@ -78,11 +82,11 @@ class QueueingHandler(logging.Handler):
             self._ready.set()
 
     def flush_within(self, timeout: float) -> bool:
-        """Wait until everything queued has been written; False if that took longer than `timeout` seconds."""
+        """Wait until everything queued is written; False after `timeout` seconds."""
         self._flushing += 1
         try:
             end = time.monotonic() + timeout
-            # In this order: the writer says that it is writing before it empties the queue.
+            # In this order: the writer sets `_writing` before it empties the queue.
             while self._lines or self._writing:
                 self._ready.set()
                 if time.monotonic() >= end:
@@ -93,7 +97,7 @@ class QueueingHandler(logging.Handler):
             self._flushing -= 1
 
     def close(self) -> None:
-        """Write what is there, for at most two seconds, and end the thread."""
+        """Write what is queued, for at most two seconds, and end the thread."""
         self.flush_within(2.0)
         self._stopping = True
         self._ready.set()
@@ -123,7 +127,7 @@ class QueueingHandler(logging.Handler):
             else:
                 self._write_fd(text.encode("utf-8", "replace"))
         except (OSError, ValueError, AttributeError):
-            # The reader has gone (`serve | head`), or standard output is closed. Serving goes on.
+            # The reader has gone (`serve | head`) or standard output is closed; serving goes on.
             log_records_dropped_total.inc(count)
 
     @staticmethod

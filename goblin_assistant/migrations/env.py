@@ -1,6 +1,6 @@
-"""Alembic's entry. The connection comes from database/upgrade.py.
+"""Alembic's entry point. The connection comes from database/upgrade.py.
 
-Alembic's own template calls logging.config.fileConfig here, which switches off every logger that exists: left out.
+Without the template's logging.config.fileConfig: it would disable every existing logger.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ config = context.config
 
 
 def _migrate(connection: Connection) -> None:
-    # Batch mode: SQLite alters a table by copying it.
+    # Batch mode, because SQLite alters a table by copying it.
     context.configure(
         connection=connection, target_metadata=metadata, render_as_batch=True, compare_type=True
     )

@@ -1,1 +1,1 @@
-"""Threads of this process: their budget, the reaper of finalised work, what a fork leaves behind."""
+"""Threads of this process: their budget, work that finalisers leave, and forks."""

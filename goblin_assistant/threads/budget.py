@@ -1,8 +1,9 @@
-"""How many server threads may be held at once by work that takes a while or waits for its turn.
+"""How many server threads may be held at once by slow work.
 
-Running chats, chats that wait for a slot and requests that wait for a password hash each hold a thread, and each
-counts here. The budget is smaller than the number of threads, so that health, metrics and refusals find one at any
-time. Whoever finds no place is refused at once: a refusal takes a thread for a millisecond, a wait for seconds.
+A running chat, a chat that waits for a slot and a request that waits for a password hash each hold
+a thread. The budget is smaller than the number of threads, so that health, metrics and refusals
+always find one. Without a place a request is refused at once: that takes a thread for a
+millisecond, waiting takes it for seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import threading
 
 
 class ThreadBudget:
-    """Counts held threads; at most `places`."""
+    """Counts held threads, at most `places`."""
 
     def __init__(self, places: int) -> None:
         self.places = places

@@ -1,6 +1,6 @@
-"""What a forked child must not take from its parent: queued lines and records, and sockets that both would talk on.
+"""Clears, in a forked child, what belongs to its parent: queued lines and records, open sockets.
 
-A server that loads the application before it forks (`gunicorn --preload`) copies all of them.
+A server that forks after it has loaded the application (`gunicorn --preload`) copies all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ _methods: list[weakref.WeakMethod[Callable[[], Any]]] = []
 
 
 def run_in_child(method: Callable[[], Any]) -> None:
-    """Call a bound method in every child, as long as its object lives: Python never forgets a hook."""
+    """Call a bound method in every child while its object lives. Python's own hooks are never
+    removed."""
     _methods[:] = [known for known in _methods if known() is not None]
     _methods.append(weakref.WeakMethod(method))
 

@@ -1,8 +1,8 @@
-"""Ends what nobody closed: work that a finaliser must not do itself.
+"""Does the work that finalisers leave.
 
-Garbage collection calls finalisers in whatever thread allocates, also in one that holds a lock of ours, of logging or
-of the metrics. A finaliser that takes the same lock waits for ever. So it hands its work over, and a thread does it.
-`SimpleQueue.put` is made for this: it may be called in the middle of itself.
+Garbage collection calls a finaliser in any thread, also in one that holds a lock of ours, of
+logging or of the metrics. A finaliser that takes the same lock waits for ever, so it hands its
+work to a thread. `SimpleQueue.put` is reentrant and made for this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ logger = logging.getLogger("goblin_assistant")
 
 
 class Reaper:
-    """The thread and its queue. It is started by whoever makes objects that may need it: a finaliser cannot."""
+    """The thread and its queue. Who makes an object with such a finaliser calls `start`: a
+    finaliser cannot."""
 
     def __init__(self) -> None:
         self._left: SimpleQueue[Callable[[], object]] = SimpleQueue()
@@ -26,23 +27,21 @@ class Reaper:
         self._starting = threading.Lock()
 
     def start(self) -> None:
-        """Make sure that the thread runs."""
+        """Start the thread, if it does not run."""
         if self._running:
             return
-        with (
-            self._starting,
-            suppress(RuntimeError),
-        ):  # no more threads to be had: the next start may be luckier
+        # RuntimeError: no thread is available; the next start tries again.
+        with self._starting, suppress(RuntimeError):
             if not self._running:
                 threading.Thread(target=self._run, name="goblin-reaper", daemon=True).start()
                 self._running = True
 
     def hand_over(self, work: Callable[[], object]) -> None:
-        """Have `work` done soon, in another thread. Takes no lock."""
+        """Have `work` done in the thread. Takes no lock."""
         self._left.put(work)
 
     def forget(self) -> None:
-        """Begin anew in a process that was forked: the thread and the work are its parent's."""
+        """Start again in a forked child: the thread and the work are the parent's."""
         self.__init__()  # type: ignore[misc]
 
     def _run(self) -> None:
@@ -59,5 +58,5 @@ class Reaper:
 
 
 reaper = Reaper()
-"""The one of this process."""
+"""The reaper of this process."""
 os.register_at_fork(after_in_child=reaper.forget)

@@ -16,7 +16,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table and its one row. Every later migration updates it, downgrades included."""
+    """Make the table and its one row. Every later migration updates the row, downgrades too."""
     op.create_table(
         "schema_compatibility",
         sa.Column("id", sa.Integer(), nullable=False),
