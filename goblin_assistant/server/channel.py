@@ -19,7 +19,7 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import build_http_date
 
 from goblin_assistant.errors import AppError, NoFreeSlot, body_for, label_of, retry_after_of
-from goblin_assistant.server.loop import Seat
+from goblin_assistant.server.loop import ChannelServer
 from goblin_assistant.server.parser import BodiesFull, RequestParser, path_info
 from goblin_assistant.web.error_handlers import from_status
 from goblin_assistant.web.request_info import GOOD_ID, RequestInfo, new_id
@@ -169,7 +169,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(server, *args, **kwargs)
-        self.server = Seat(server, self)
+        self.server = ChannelServer(server, self)
         self.parser_class = partial(RequestParser, channel=self)
 
     def write_soon(self, data: Any) -> int:

@@ -38,7 +38,8 @@ from goblin_assistant.runtime import Runtime
 from goblin_assistant.server import process
 from goblin_assistant.server.bodies import PendingBodies
 from goblin_assistant.server.channel import Channel
-from goblin_assistant.server.loop import Threads, make_map
+from goblin_assistant.server.loop import make_map
+from goblin_assistant.server.workers import WorkerPool
 from goblin_assistant.version import __version__
 from goblin_assistant.web import metrics_endpoint
 from goblin_assistant.web.body_limits import BodyLimits
@@ -150,7 +151,7 @@ class Server:
         self._shed = 0
         self._shed_logged = 0.0
         self._bodies = PendingBodies(config.pending_body_bytes)
-        self._dispatcher = Threads()
+        self._dispatcher = WorkerPool()
         self._dispatcher.set_thread_count(adjustments.threads)
         self.listeners = [
             Listener(

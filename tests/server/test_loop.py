@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from waitress import wasyncore
 
-from goblin_assistant.server.loop import Seat, Threads, WatchedMap
+from goblin_assistant.server.loop import ChannelServer, WatchedMap
+from goblin_assistant.server.workers import WorkerPool
 from tests.conftest import wait_until
 
 
@@ -133,15 +134,15 @@ def test_the_loop_is_woken_only_for_something_new(
     watched, thing, _ = pair
     watched.turn(0)
     listener = FakeListener(watched)
-    seat = Seat(listener, thing)
-    seat.pull_trigger()
+    server = ChannelServer(listener, thing)
+    server.pull_trigger()
     assert listener.woken == 0
     thing.wants_write = True
-    seat.pull_trigger()
+    server.pull_trigger()
     assert listener.woken == 1
     watched.turn(0)
     assert thing.written == 1
-    assert seat.name == "listener"
+    assert server.name == "listener"
 
 
 def test_events_of_listeners_come_last() -> None:
@@ -188,9 +189,9 @@ class Task:
 
 
 @pytest.fixture
-def threads() -> Iterator[Threads]:
+def threads() -> Iterator[WorkerPool]:
     """Four threads, all asleep."""
-    dispatcher = Threads()
+    dispatcher = WorkerPool()
     dispatcher.set_thread_count(4)
     wait_until(lambda: len(dispatcher._asleep) == 4)
     yield dispatcher
@@ -198,7 +199,7 @@ def threads() -> Iterator[Threads]:
     assert not dispatcher.threads
 
 
-def do(dispatcher: Threads) -> Task:
+def do(dispatcher: WorkerPool) -> Task:
     """Start a task and wait until a thread has it."""
     task = Task()
     dispatcher.add_task(task)
@@ -206,7 +207,7 @@ def do(dispatcher: Threads) -> Task:
     return task
 
 
-def test_one_task_after_the_other_stays_on_one_thread(threads: Threads) -> None:
+def test_one_task_after_the_other_stays_on_one_thread(threads: WorkerPool) -> None:
     names = set()
     for _ in range(10):
         task = do(threads)
@@ -216,7 +217,7 @@ def test_one_task_after_the_other_stays_on_one_thread(threads: Threads) -> None:
     assert len(names) == 1
 
 
-def test_tasks_at_once_have_threads_of_their_own_and_the_rest_wait(threads: Threads) -> None:
+def test_tasks_at_once_have_threads_of_their_own_and_the_rest_wait(threads: WorkerPool) -> None:
     running = [do(threads) for _ in range(4)]
     assert len({task.thread for task in running}) == 4
     assert threads.active_count == 4
@@ -231,7 +232,7 @@ def test_tasks_at_once_have_threads_of_their_own_and_the_rest_wait(threads: Thre
 
 
 def test_a_task_that_raises_does_not_cost_a_thread(
-    threads: Threads, caplog: pytest.LogCaptureFixture
+    threads: WorkerPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
         def service(self) -> None:
@@ -255,7 +256,7 @@ class Noted:
         self.done.append(self.name)
 
 
-def test_an_urgent_task_is_done_before_two_hundred_that_came_earlier(threads: Threads) -> None:
+def test_an_urgent_task_is_done_before_two_hundred_that_came_earlier(threads: WorkerPool) -> None:
     done: list[str] = []
     running = [do(threads) for _ in range(4)]
     threads.collect(200)
@@ -270,7 +271,7 @@ def test_an_urgent_task_is_done_before_two_hundred_that_came_earlier(threads: Th
         task.may_end.set()
 
 
-def test_a_flood_of_urgent_tasks_leaves_every_other_turn_to_the_rest(threads: Threads) -> None:
+def test_a_flood_of_urgent_tasks_leaves_every_other_turn_to_the_rest(threads: WorkerPool) -> None:
     done: list[str] = []
     running = [do(threads) for _ in range(4)]
     for number in range(20):
@@ -284,7 +285,7 @@ def test_a_flood_of_urgent_tasks_leaves_every_other_turn_to_the_rest(threads: Th
         task.may_end.set()
 
 
-def test_a_burst_wakes_few_threads_at_once_and_all_of_it_is_done(threads: Threads) -> None:
+def test_a_burst_wakes_few_threads_at_once_and_all_of_it_is_done(threads: WorkerPool) -> None:
     threads.collect(200)
     tasks = [Task() for _ in range(4)]
     for task in tasks:
@@ -298,7 +299,7 @@ def test_a_burst_wakes_few_threads_at_once_and_all_of_it_is_done(threads: Thread
 
 
 def test_what_is_left_when_the_threads_stop_is_cancelled_urgent_or_not() -> None:
-    dispatcher = Threads()
+    dispatcher = WorkerPool()
     cancelled = []
 
     class Left:
