@@ -115,6 +115,9 @@ class _Prompt:
 
     def _contents(self, items: list[Any]) -> None:
         """Messages, or the parts of a content: where an image is an image."""
+        if _are_numbers(items):
+            self._size += FAIR_BYTES_PER_TOKEN * len(items)
+            return
         pending: list[Any] = list(items)
         while pending:
             item = pending.pop()
@@ -179,7 +182,10 @@ class _Prompt:
                 size += sum(map(_size, value.keys()))
                 pending.extend(value.values())
             elif isinstance(value, list):
-                pending.extend(value)
+                if _are_numbers(value):
+                    size += FAIR_BYTES_PER_TOKEN * len(value)
+                else:
+                    pending.extend(value)
             elif value is not None:
                 size += FAIR_BYTES_PER_TOKEN  # a number, a truth value, an id of a token
         self._size += size
@@ -218,3 +224,8 @@ def text_length(item: Any) -> int:
         elif isinstance(value, list):
             pending.extend(value)
     return length
+
+
+def _are_numbers(items: list[Any]) -> bool:
+    """Ids of tokens, as an embeddings request may have them by the hundred thousand."""
+    return set(map(type, items)) <= {int, float}
