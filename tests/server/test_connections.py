@@ -17,7 +17,7 @@ import requests
 
 from goblin_assistant.server.serve import Server as RealServer
 from tests.conftest import ROOT, Serve, Server, free_port, wait_until
-from tests.server.test_serve import raw
+from tests.support.real_server import raw
 
 HALF = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

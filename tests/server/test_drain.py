@@ -10,9 +10,9 @@ import pytest
 import requests
 
 from tests.conftest import Serve, Server, wait_until
-from tests.server.test_serve import CHAT, STREAM, events, start
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
-from tests.support.wire_bodies import openai_chat
+from tests.support.real_server import CHAT, STREAM, start
+from tests.support.wire_bodies import openai_chat, openai_events
 
 
 def stream(server: Server, headers: dict[str, str]) -> bytes:
@@ -38,7 +38,7 @@ def test_running_requests_and_streams_finish_and_new_ones_are_refused(
     serve: Serve,
     fake_upstream: FakeUpstream,
 ) -> None:
-    pieces = events()
+    pieces = openai_events()
     whole = Reply([SILENCE, *Reply.json(200, openai_chat()).steps])
     server = start(serve, fake_upstream)
     headers = server.register()
@@ -73,7 +73,7 @@ def test_what_outlasts_the_grace_time_is_cut_and_named(
     fake_upstream: FakeUpstream,
 ) -> None:
     server = start(serve, fake_upstream, GOBLIN_GRACE_SECONDS="0.5")
-    fake_upstream.reply(Reply.sse([events()[0], SILENCE]))
+    fake_upstream.reply(Reply.sse([openai_events()[0], SILENCE]))
     headers = server.register()
     with requests.post(
         server.url + "/chat/completions", json=STREAM, headers=headers, stream=True, timeout=20
@@ -104,7 +104,7 @@ def test_a_second_signal_ends_the_process_at_once(
     fake_upstream: FakeUpstream,
 ) -> None:
     server = start(serve, fake_upstream)
-    fake_upstream.reply(Reply.sse([events()[0], SILENCE]))
+    fake_upstream.reply(Reply.sse([openai_events()[0], SILENCE]))
     headers = server.register()
     with requests.post(
         server.url + "/chat/completions", json=STREAM, headers=headers, stream=True, timeout=20

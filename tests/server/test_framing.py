@@ -19,7 +19,7 @@ from goblin_assistant.server.channel import Channel
 from goblin_assistant.server.serve import settings
 from goblin_assistant.web.body_limits import BodyLimits
 from tests.conftest import Serve, wait_until
-from tests.server.test_serve import raw
+from tests.support.real_server import raw
 
 POST = b"POST /auth/login HTTP/1.1\r\nHost: a\r\n"
 GET = b"GET /health/live HTTP/1.1\r\n"

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 import pytest
 
 from tests.conftest import Serve, Server, wait_until
-from tests.server.test_serve import STREAM, raw, start
 from tests.support.fake_upstream import FakeUpstream, Reply
+from tests.support.real_server import STREAM, raw, start
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
 CLOSING = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

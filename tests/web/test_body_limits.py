@@ -17,7 +17,7 @@ from werkzeug.serving import make_server
 from goblin_assistant.rate_limits.policy import CHAT_ROUTES
 from goblin_assistant.web.body_limits import BodyLimits
 from tests.conftest import MakeApp, Serve, Server, wait_until
-from tests.server.test_serve import raw
+from tests.support.real_server import raw
 
 KIB = 1024
 CHAT_BYTES = 20 * KIB * KIB

@@ -12,7 +12,7 @@ import pytest
 from werkzeug.serving import make_server
 
 from tests.conftest import MakeApp, Serve, free_port
-from tests.server.test_serve import raw
+from tests.support.real_server import raw
 
 SPELLINGS = [
     "/metrics/",
