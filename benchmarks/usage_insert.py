@@ -27,8 +27,8 @@ from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.database.engine import engine_options
 from goblin_assistant.database.models import api_keys, metadata, now_ms, users
 from goblin_assistant.usage.prices import Prices
-from goblin_assistant.usage.records import COLUMNS, first_id_at
-from goblin_assistant.usage.store import UsageEntry, UsageStore, new_record_id
+from goblin_assistant.usage.records import COLUMNS, UsageEntry, first_id_at, new_record_id
+from goblin_assistant.usage.store import UsageStore
 
 ROUNDS = 7
 PER_ROUND = 500

@@ -1,4 +1,4 @@
-"""goblin-assistant doctor: the deployment checklist, run instead of ticked off."""
+"""goblin-assistant doctor: runs the deployment checklist."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def doctor(url: str | None) -> None:
 
 
 def findings(url: str | None = None) -> Iterator[Finding]:
-    """Every check, in the order in which they depend on each other."""
+    """Every check. What other checks need comes first."""
     try:
         config = Config.load()
         registry = build_registry(config)
@@ -66,7 +66,7 @@ def findings(url: str | None = None) -> Iterator[Finding]:
             "environment",
             "development: its own secret, open registration; set GOBLIN_ENV=production",
         )
-    yield from _policy(config)
+    yield from _settings(config)
     yield _database(config)
     yield _redis(config)
     for name, provider in registry.providers.items():
@@ -91,47 +91,57 @@ def findings(url: str | None = None) -> Iterator[Finding]:
         yield from _running(config, url.rstrip("/"))
 
 
-def _policy(config: Config) -> Iterator[Finding]:
-    if config.cors_origins:
-        local = [
-            origin
-            for origin in config.cors_origins
-            if "localhost" in origin or "127.0.0.1" in origin
-        ]
-        if local and config.production:
-            yield Finding(
-                "warn", "CORS_ORIGINS", f"holds a development address: {', '.join(local)}"
-            )
-        else:
-            yield Finding("ok", "CORS_ORIGINS", ", ".join(config.cors_origins))
-    else:
-        yield Finding("ok", "CORS_ORIGINS", "empty: no browser page may call the API")
+def _settings(config: Config) -> Iterator[Finding]:
+    yield _browsers(config)
+    yield _log_level(config)
+    yield _limits(config)
+    yield from _exposure(config)
+    yield _instance_folder(config)
+
+
+def _browsers(config: Config) -> Finding:
+    if not config.cors_origins:
+        return Finding("ok", "CORS_ORIGINS", "empty: no browser page may call the API")
+    local = [
+        origin for origin in config.cors_origins if "localhost" in origin or "127.0.0.1" in origin
+    ]
+    if local and config.production:
+        return Finding("warn", "CORS_ORIGINS", f"holds a development address: {', '.join(local)}")
+    return Finding("ok", "CORS_ORIGINS", ", ".join(config.cors_origins))
+
+
+def _log_level(config: Config) -> Finding:
     if config.log_level == "DEBUG" and config.production:
-        yield Finding(
+        return Finding(
             "warn", "LOG_LEVEL", "DEBUG is meant for development; INFO or WARNING for production"
         )
-    else:
-        yield Finding("ok", "LOG_LEVEL", config.log_level)
+    return Finding("ok", "LOG_LEVEL", config.log_level)
+
+
+def _limits(config: Config) -> Finding:
     if not config.ratelimit_enabled:
-        yield Finding("warn", "limits", "RATELIMIT_ENABLED=false: no request is limited")
-    elif config.instances > 1 and config.limits_uri.startswith("memory"):
-        yield Finding(
+        return Finding("warn", "limits", "RATELIMIT_ENABLED=false: no request is limited")
+    if config.instances > 1 and config.limits_uri.startswith("memory"):
+        return Finding(
             "warn", "limits", f"{config.instances} instances, each counts on its own: set REDIS_URL"
         )
-    else:
-        yield Finding(
-            "ok",
-            "limits",
-            f"auth {config.ratelimit_auth}, chat {config.ratelimit_chat}, health {config.ratelimit_health},"
-            f" general {config.ratelimit_default}",
-        )
+    return Finding(
+        "ok",
+        "limits",
+        f"auth {config.ratelimit_auth}, chat {config.ratelimit_chat}, "
+        f"health {config.ratelimit_health}, general {config.ratelimit_default}",
+    )
+
+
+def _exposure(config: Config) -> Iterator[Finding]:
     if config.registration_open and config.production:
         yield Finding("warn", "registration", "open: anybody may make an account")
     if config.host not in ("127.0.0.1", "::1", "localhost") and config.trusted_proxy is None:
         yield Finding(
             "warn",
             "proxy",
-            f"listens on {config.host} without GOBLIN_TRUSTED_PROXY: TLS is missing, or all callers share the proxy's address",
+            f"listens on {config.host} without GOBLIN_TRUSTED_PROXY: TLS is missing, "
+            "or all callers share the proxy's address",
         )
     if config.trusted_proxy == "*":
         yield Finding(
@@ -139,19 +149,22 @@ def _policy(config: Config) -> Iterator[Finding]:
             "proxy",
             "GOBLIN_TRUSTED_PROXY=*: whoever reaches the port can forge its address",
         )
+
+
+def _instance_folder(config: Config) -> Finding:
     folder = config.instance_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".doctor-{os.getpid()}"
         probe.touch()
         probe.unlink()
-        yield Finding("ok", "instance", f"{folder} can be written")
     except OSError as error:
-        yield Finding(
+        return Finding(
             "fail",
             "instance",
             f"{folder} cannot be written ({error.strerror}): the usage journal needs it",
         )
+    return Finding("ok", "instance", f"{folder} can be written")
 
 
 def _database(config: Config) -> Finding:
@@ -213,21 +226,20 @@ def _running(config: Config, url: str) -> Iterator[Finding]:
             yield Finding(
                 "warn",
                 "metrics",
-                "/metrics asks for no token: keep it from the public at the proxy, or set GOBLIN_METRICS_TOKEN",
+                "/metrics asks for no token: keep it from the public at the proxy, "
+                "or set GOBLIN_METRICS_TOKEN",
             )
 
 
 def _get(url: str, timeout: float, headers: dict[str, str] | None = None) -> str:
-    answer = requests.get(url, timeout=timeout, headers=headers)
-    answer.raise_for_status()
-    return answer.text
+    response = requests.get(url, timeout=timeout, headers=headers)
+    response.raise_for_status()
+    return response.text
 
 
 def _try(subject: str, action: Callable[[], Any], success: str) -> Finding:
     try:
         action()
-    except (
-        Exception
-    ) as error:  # whatever is wrong with a service is a finding, not a crash of the checklist
+    except Exception as error:  # a finding, and not the end of the checklist
         return Finding("fail", subject, describe(error))
     return Finding("ok", subject, success)

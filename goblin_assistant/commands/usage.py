@@ -17,7 +17,8 @@ from goblin_assistant.commands.users import show
 from goblin_assistant.money import from_microusd
 from goblin_assistant.usage import reports
 from goblin_assistant.usage.prices import Prices
-from goblin_assistant.usage.store import ImportResult, UsageStore
+from goblin_assistant.usage.recovery import ImportResult
+from goblin_assistant.usage.store import UsageStore
 from goblin_assistant.usage.transactions import DatabaseUnavailable
 
 _DAY = 86_400

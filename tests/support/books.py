@@ -15,7 +15,8 @@ from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.database.engine import engine_options
 from goblin_assistant.database.models import api_keys, metadata, now_ms, users
 from goblin_assistant.usage.prices import Prices
-from goblin_assistant.usage.store import UsageEntry, UsageStore, new_record_id
+from goblin_assistant.usage.records import UsageEntry, new_record_id
+from goblin_assistant.usage.store import UsageStore
 
 CENT = {"echo/*": PriceRow(input=100, output=100)}
 """A hundred micro-dollars a token: a hundred tokens cost a cent."""

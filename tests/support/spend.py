@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 from goblin_assistant.errors import BudgetExceeded
-from goblin_assistant.usage.store import new_record_id
+from goblin_assistant.usage.records import new_record_id
 from tests.support.books import entry, open_database, open_store, principal
 
 

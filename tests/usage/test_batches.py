@@ -219,7 +219,7 @@ def test_gathered_records_survive_an_outage(
         for _ in range(20):
             store.finish(entry(), None)
         assert store.flush(10)
-        assert len(store._unsaved) == 20
+        assert len(store.recovery) == 20
     store.retry_unsaved()
     assert count(engine) == 20
 

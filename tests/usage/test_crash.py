@@ -22,7 +22,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from tests.support.books import entry, open_database, open_store, principal
-from goblin_assistant.usage.store import new_record_id
+from goblin_assistant.usage.records import new_record_id
 
 url, folder, key, moment = sys.argv[1:]
 engine = open_database(url)

@@ -13,8 +13,8 @@ from sqlalchemy import Engine, create_engine, event
 
 from goblin_assistant import metrics
 from goblin_assistant.database.models import now_ms, usage_records
-from goblin_assistant.usage.records import entry_in, first_id_at, journal_line
-from goblin_assistant.usage.store import UsageEntry, UsageStore
+from goblin_assistant.usage.records import UsageEntry, entry_in, first_id_at, journal_line
+from goblin_assistant.usage.store import UsageStore
 from goblin_assistant.usage.transactions import DatabaseUnavailable
 from tests.support.books import (
     add_key,
@@ -159,7 +159,7 @@ def test_records_beyond_what_memory_keeps_come_from_the_journal(
         with Outage(engine, store):
             for _ in range(100):
                 store.finish(entry(), None)
-        assert len(store._unsaved) == 10
+        assert len(store.recovery) == 10
         assert store.retry_unsaved() == 100
         assert store.retry_unsaved() == 0
         assert count(engine) == 100
