@@ -1,1 +1,1 @@
-"""Who is calling: users, API keys, principals, passwords, tokens."""
+"""Users, API keys, principals, passwords, tokens: who is calling."""

@@ -1,4 +1,7 @@
-"""API keys: made, listed, rotated, revoked. A key is shown once; the database holds its hash and its first characters."""
+"""API keys: create, list, change, rotate, revoke.
+
+A key is shown once. The database holds its hash and its first characters.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ from goblin_assistant.errors import Conflict, Forbidden, NotFound, ValidationFai
 logger = logging.getLogger("goblin_assistant.accounts")
 
 MAX_KEYS_PER_USER = 100
-"""GOBLIN_MAX_KEYS_PER_USER's default. Revoked and expired keys do not count."""
+"""The default of GOBLIN_MAX_KEYS_PER_USER. Revoked and expired keys do not count."""
 MAX_ID = 2**63 - 1
-"""The largest id that a database can hold: beyond it there is nothing to find, and the driver would fail."""
+"""The largest id that a database can hold. Drivers fail on a larger one."""
 PREFIX_LENGTH = 12
 DEFAULT_GRACE_SECONDS = 86_400
 MAX_GRACE_SECONDS = 30 * 86_400
@@ -46,7 +49,7 @@ CHANGEABLE = frozenset(
 
 @dataclass(slots=True)
 class NewKey:
-    """A key just made: the only time its secret is known."""
+    """A new key. Its secret is known only now."""
 
     secret: str
     row: ApiKey
@@ -58,13 +61,13 @@ class ApiKeys:
     def __init__(
         self, engine: Engine, principals: PrincipalStore, *, most: int = MAX_KEYS_PER_USER
     ) -> None:
-        """`most` is how many good keys a user may have, whoever makes them."""
+        """`most` is how many valid keys a user may have, whoever creates them."""
         self._engine = engine
         self._most = most
         self._principals = principals
 
     def create(self, user_id: int, spec: KeySpec) -> NewKey:
-        """Make a key for a user. Only an admin's key may have the scope admin."""
+        """Create a key for a user. Only an admin's key may have the scope admin."""
         with self._engine.begin() as connection:
             if user_id <= MAX_ID:
                 self._lock_user(connection, user_id)
@@ -87,7 +90,7 @@ class ApiKeys:
         return NewKey(secret, row)
 
     def list(self, user_id: int | None = None, *, limit: int = 200, after: int = 0) -> list[ApiKey]:
-        """Keys in the order of their making, of one user or of all; those revoked or expired too."""
+        """Keys of one user or of all, oldest first, with those revoked or expired."""
         query = select(api_keys).where(api_keys.c.id > after).order_by(api_keys.c.id).limit(limit)
         if user_id is not None:
             query = query.where(api_keys.c.user_id == user_id)
@@ -95,16 +98,16 @@ class ApiKeys:
             return [ApiKey(**row) for row in connection.execute(query).mappings()]
 
     def get(self, key_id: int, user_id: int | None = None) -> ApiKey:
-        """One key; of another user's it says that there is none."""
+        """One key. Raises NotFound, also for a key of another user than `user_id`."""
         with self._engine.connect() as connection:
             return self._find(connection, key_id, user_id)
 
     def rotate(
         self, key_id: int, user_id: int | None = None, grace_seconds: int = DEFAULT_GRACE_SECONDS
     ) -> NewKey:
-        """Replace a key by a new one with the same limits; the old one is good for `grace_seconds` more.
+        """Replace a key by a new one with the same limits.
 
-        They share one budget: what either spends counts for both.
+        The old one stays valid for `grace_seconds`. Both share one budget.
         """
         if not 0 <= grace_seconds <= MAX_GRACE_SECONDS:
             raise ValidationFailed(
@@ -131,7 +134,7 @@ class ApiKeys:
             row = self._insert(
                 connection, old.user_id, spec, secret, budget_key_id=old.budget_key_id or old.id
             )
-            # Of two rotations at once one finds the key replaced.
+            # Of two concurrent rotations, the second finds the key replaced.
             current = (api_keys.c.replaced_by_id.is_(None), api_keys.c.revoked_at.is_(None))
             changed = connection.execute(
                 update(api_keys)
@@ -150,7 +153,7 @@ class ApiKeys:
         return NewKey(secret, row)
 
     def revoke(self, key_id: int, user_id: int | None = None) -> None:
-        """End a key now; revoking it again changes nothing."""
+        """Revoke a key now. Revoking it again changes nothing."""
         with self._engine.begin() as connection:
             row = self._find(connection, key_id, user_id)
             if row.revoked_at is None:
@@ -175,13 +178,13 @@ class ApiKeys:
         return row
 
     def flush_last_used(self) -> None:
-        """Write when keys were last used: gathered in memory, written once a minute and not once a request."""
+        """Write when keys were last used. Called once a minute, so that requests do not write."""
         used = self._principals.take_used()
         if not used:
             return
         try:
             with self._engine.begin() as connection:
-                # In the order of ids, as every instance does it: two never wait for each other crosswise.
+                # Every instance writes in the order of ids: no deadlock.
                 for key_id, at in sorted(used.items()):
                     newer = or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at < at)
                     connection.execute(
@@ -195,8 +198,8 @@ class ApiKeys:
 
     @staticmethod
     def _lock_user(connection: Connection, user_id: int | ScalarSelect[Any]) -> None:
-        # Changes nothing: of two that make keys for one user at once, the second waits and counts
-        # the first one's.
+        # An update that changes nothing: of two transactions that create keys for one user, the
+        # second waits, and counts the key of the first.
         same = {"token_version": users.c.token_version}
         connection.execute(update(users).where(users.c.id == user_id).values(same))
 
@@ -205,7 +208,8 @@ class ApiKeys:
         count = connection.scalar(select(func.count()).select_from(api_keys).where(*mine)) or 0
         if count >= self._most:
             raise Conflict(
-                f"there are {count} good keys already, and a user may have {self._most}; revoke one first{otherwise}"
+                f"there are {count} good keys already, and a user may have {self._most}; "
+                f"revoke one first{otherwise}"
             )
 
     @staticmethod

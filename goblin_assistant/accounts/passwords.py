@@ -1,8 +1,9 @@
 """Passwords: argon2id with OWASP's parameters, computed by few threads.
 
-A hash takes 19 MiB and about 30 ms of a core. All are computed by a pool of GOBLIN_PASSWORD_HASH_CONCURRENCY threads, so that a wave of logins
-neither takes the memory of one hash per server thread (32 at once at the library's defaults: 1.9 GB here) nor the cores from chats; threads that
-never hash keep no malloc arena of that size either, which a semaphore around the server's own threads would not give.
+A hash takes 19 MiB and about 30 ms of a core. A pool of GOBLIN_PASSWORD_HASH_CONCURRENCY threads
+computes all of them, so that many logins at once take neither the memory nor the cores from chats.
+Not a semaphore around the server's threads: each thread that has ever hashed keeps a malloc arena
+of that size.
 """
 
 from __future__ import annotations
@@ -26,9 +27,14 @@ T = TypeVar("T")
 MIN_LENGTH = 8  # NIST SP 800-63B 3.1.1.2
 MAX_BYTES = 1024
 
-# What a password is compared with when there is no account: made with today's parameters (a test sees to it), from a random password that was thrown away.
-# Kept as text, because making one at start costs 33 ms of every cold start.
-_NOBODY = "$argon2id$v=19$m=19456,t=2,p=1$lq8QQPnn5mBnI52xN3n0zg$6QWKNsDAgifc8RBdk4Y6wQnpRoDENoEpb9dz9Z9dUl8"
+_NOBODY = (
+    "$argon2id$v=19$m=19456,t=2,p=1$lq8QQPnn5mBnI52xN3n0zg"
+    "$6QWKNsDAgifc8RBdk4Y6wQnpRoDENoEpb9dz9Z9dUl8"
+)
+"""What a password is compared with when there is no account: the hash of a discarded random one.
+
+A constant, because making it at start costs 33 ms. A test checks that its parameters are current.
+"""
 
 _WAIT_SECONDS = 2.0
 _RETRY_AFTER_SECONDS = 1.0
@@ -37,8 +43,8 @@ _RETRY_AFTER_SECONDS = 1.0
 class Passwords:
     """Hashes and verifies. `concurrency` hashes are computed at once.
 
-    At most `waiting` requests are inside, each for two seconds at most; all count in `threads`, the server's budget of
-    held threads.
+    At most `waiting` requests are inside, each for two seconds at most. Each holds a thread of
+    `threads`, the server's budget.
     """
 
     def __init__(self, concurrency: int, waiting: int, threads: ThreadBudget) -> None:
@@ -57,11 +63,11 @@ class Passwords:
         return self._run(self._hasher.hash, password)
 
     def verify(self, encoded: str | None, password: str) -> bool:
-        """Whether the password is right. None (no such account) takes the same time as a wrong one."""
+        """Whether the password is right. No account (None) takes as long as a wrong password."""
         return self._run(self._verify, encoded, password)
 
     def needs_rehash(self, encoded: str) -> bool:
-        """Whether the hash was made with other parameters than today's."""
+        """Whether the hash was made with other parameters than the current ones."""
         return self._hasher.check_needs_rehash(encoded)
 
     def close(self) -> None:
@@ -82,9 +88,9 @@ class Passwords:
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """A place among those who wait, for as long as the block runs; within one, hashing takes no second place.
+        """Hold a place among the waiting requests while the block runs.
 
-        Raises NoFreeSlot at once when there is none.
+        Hashing inside the block takes no second place. Raises NoFreeSlot at once without one.
         """
         if getattr(self._mine, "held", False):
             yield
@@ -119,7 +125,7 @@ def _refusal() -> NoFreeSlot:
 
 
 def check_new(password: str, email: str) -> None:
-    """Raise ValidationFailed for a password that is too short, too long, or the e-mail address itself."""
+    """Raise ValidationFailed for a password that is too short, too long, or the e-mail address."""
     if len(password) < MIN_LENGTH:
         raise ValidationFailed(f"password: at least {MIN_LENGTH} characters", param="password")
     if len(password.encode("utf-8", "replace")) > MAX_BYTES:

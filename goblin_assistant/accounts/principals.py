@@ -1,8 +1,9 @@
 """Who a request comes from, read from the database with every request.
 
-One prepared SELECT per request, straight on the driver: a revoked key, a disabled user or a changed limit counts from the next request on, on every
-instance, and that costs less than 100 us. When the database is away, a caller seen within the last minute is let through: nobody could have
-been revoked meanwhile. It is then asked again once a second, and not by every request: connecting to a host that is gone takes seconds.
+One SELECT per request, on the driver. So a revoked key, a disabled user or a changed limit counts
+from the next request on, on every instance. While the database is unavailable, a caller seen within
+the last minute may go on, and one request per second tries the database again: connecting to a host
+that does not answer takes seconds.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from goblin_assistant.threads.forking import run_in_child
 
 STALE_SECONDS = 60.0
 KEPT_CONNECTIONS = 4
-"""Of each query. A checkout costs four times the SELECT (with PostgreSQL a round trip, its ping), and few threads are
-inside at once."""
+"""Per query. A checkout from the pool costs four times the SELECT (with PostgreSQL a round trip,
+its ping), and few threads are inside at once."""
 LOOKUP_SECONDS = 1.0
-"""What a SELECT by its key may take, and what may be waited for one of those connections."""
+"""How long the SELECT may take, and how long a thread waits for a kept connection."""
 PAUSE_SECONDS = 1.0
 MAX_SEEN = 20_000
 SCOPES = frozenset({"chat", "embeddings", "admin"})
@@ -62,21 +63,20 @@ class Principal(KeyLimits):
     allowed_models: frozenset[str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
-    """`key:7` or `user:3`: what logs call the caller."""
+    """The caller's name in logs: `key:7` or `user:3`."""
     budget_key_id: int | None = None
-    """The first of the keys that this one succeeds; they share their limits. None: this one."""
+    """The first key of a chain of rotations, whose limits all share. None: this one."""
     user_limits: UserLimits = _NO_LIMITS
     """What an admin has set for the user: for access tokens and all keys together."""
 
     @property
     def user_label(self) -> str:
-        """What limits call the user: all keys of one are counted together."""
+        """The name of the user's bucket in limits. All keys of the user share it."""
         return f"user:{self.user_id}"
 
     @property
     def shared_label(self) -> str:
-        """What limits call the caller: a rotated key and its successors are one, so that rotating
-        gives no second limit."""
+        """The name of the caller's bucket in limits, shared by a key and its successors."""
         return f"key:{self.budget_key_id}" if self.budget_key_id is not None else self.label
 
     @property
@@ -101,10 +101,10 @@ _Kept = tuple[PoolProxiedConnection, Any]
 
 
 class _Query:
-    """One SELECT, compiled once, for one row.
+    """One SELECT for one row, compiled once.
 
-    It has a few places, each with a connection that is kept: that many threads may be inside. The others wait
-    LOOKUP_SECONDS at most, which is also what the database may take.
+    It keeps a few connections, and as many threads may be inside. The others wait for
+    LOOKUP_SECONDS at most.
     """
 
     def __init__(self, engine: Engine, statement: Select[*tuple[Any, ...]]) -> None:
@@ -123,7 +123,7 @@ class _Query:
             SQLAlchemyError,
             engine.dialect.loaded_dbapi.Error,
         )  # type: ignore[attr-defined]
-        # A file answers within microseconds: queueing for it costs less than a connection more, and 100 KB less memory.
+        # SQLite answers within microseconds: waiting for it costs less than another connection.
         self._size = 1 if engine.dialect.name == "sqlite" else KEPT_CONNECTIONS
         # A SimpleQueue is written in C; a Semaphore costs ten times as much.
         self._places: SimpleQueue[_Kept | None] = SimpleQueue()
@@ -136,7 +136,7 @@ class _Query:
             self._places.put(None)
 
     def _reset_after_fork(self) -> None:
-        # After a fork. The connections are the parent's: kept, because closing them would talk on them.
+        # The connections belong to the parent. Closing them here would send on its sockets.
         self._parents.append(self._places)
         self._places = SimpleQueue()
         self._gate = Gate(PAUSE_SECONDS)
@@ -156,9 +156,8 @@ class _Query:
             raise Unavailable(_UNAVAILABLE, retry_after=2) from None
         left = None
         try:
-            if (
-                gate.failures != failures
-            ):  # it failed while this thread waited: the queue does not try one by one
+            if gate.failures != failures:
+                # It failed while this thread waited. Not every waiting thread tries again.
                 left = kept
                 raise Unavailable(_UNAVAILABLE, retry_after=2)
             row, left = self._first(kept, value)
@@ -177,8 +176,8 @@ class _Query:
                 return self._execute(kept, value)
             except self._errors:
                 if time.monotonic() - began > LOOKUP_SECONDS / 2:
-                    raise  # it hangs: a new connection would as well
-                # This one has died meanwhile; so have the others. A new one is asked before anything is said.
+                    raise  # the database hangs; a new connection would as well
+                # The connection was dead, so the other kept ones are too: try a new one.
                 self._forget_idle()
         return self._execute(self._connect(), value)
 
@@ -201,7 +200,7 @@ class _Query:
                 driver: Any = connection.driver_connection
                 driver.autocommit = True
                 driver.time_limit = LOOKUP_SECONDS
-                # A server that is well ends it before that: a table that is locked is no server that hangs.
+                # A healthy server cancels the statement first: a locked table is not a dead server.
                 cursor.execute(f"SET statement_timeout = {round(LOOKUP_SECONDS * 900)}")
         except BaseException as error:
             connection.invalidate(error)
@@ -214,11 +213,11 @@ class _Query:
             cursor.execute(self._sql, (value,) if self._positional else {"given": value})
             return cursor.fetchone(), kept
         except BaseException as error:
-            connection.invalidate(error)  # whatever state it is in, nobody else gets it
+            connection.invalidate(error)  # its state is unknown: nobody else may use it
             raise
 
     def close(self) -> None:
-        """Close the kept connections: their settings are nobody else's."""
+        """Close the kept connections. Not given back: they have settings of their own."""
         self._forget_idle()
 
 
@@ -235,7 +234,7 @@ class _Seen:
 
 
 class PrincipalStore:
-    """Turns checked token claims and API keys into principals. Shared by all threads."""
+    """Principals of access tokens and API keys. Shared by all threads."""
 
     def __init__(self, engine: Engine) -> None:
         given: Any = bindparam("given")
@@ -260,7 +259,7 @@ class PrincipalStore:
             .select_from(api_keys.join(users, user.id == key.user_id))
             .where(key.key_hash == given),
         )
-        # Two generations: when the younger is full it becomes the older. Bounded, and nothing is ever scanned.
+        # When _seen is full it replaces _older: bounded memory without a scan.
         self._seen: dict[str, _Seen] = {}
         self._older: dict[str, _Seen] = {}
         self._used: dict[int, int] = {}
@@ -343,7 +342,7 @@ class PrincipalStore:
         return _Seen(principal, found, row.expires_at)
 
     def close(self) -> None:
-        """Give kept connections back to the pool."""
+        """Close kept connections."""
         self._user.close()
         self._key.close()
 
@@ -353,7 +352,7 @@ class PrincipalStore:
         return used
 
     def put_back_used(self, used: dict[int, int]) -> None:
-        """What could not be written, for the next time; later uses win."""
+        """Take back what could not be written. Later uses win."""
         self._used = {**used, **self._used}
 
     def _remember(self, name: str, seen: _Seen) -> _Seen:

@@ -1,7 +1,7 @@
-"""Tokens: short-lived signed access tokens (JWT), and random ones that only their hash is stored of.
+"""Signed access tokens (JWT), and random tokens of which only the hash is stored.
 
-Access tokens are RFC 7519 JWTs, HS256, with sub (user id), tv (the user's token version), iat, exp, jti. They say who, never what: roles and limits
-come from the database with each request.
+Access tokens are RFC 7519 JWTs, HS256, with sub (user id), tv (the user's token version), iat, exp
+and jti. They identify the user. Roles and limits come from the database with each request.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class Claims:
 
 
 class AccessTokens:
-    """Issues and checks access tokens. A checked token is remembered until it expires: checking costs 69 us, looking it up 1."""
+    """Issues and checks access tokens.
+
+    A checked token is remembered until it expires: a check costs 69 us, a look-up 1 us.
+    """
 
     def __init__(self, secret: str, seconds: int) -> None:
         self.seconds = seconds
@@ -53,7 +56,7 @@ class AccessTokens:
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
     def check(self, token: str) -> Claims:
-        """The token's claims; raises Unauthorized when it is not ours, or has expired."""
+        """The token's claims. Raises Unauthorized when it is not ours or has expired."""
         claims = self._cache.get(token)
         if claims is not None:
             if claims.expires_at > time.time():
@@ -81,22 +84,25 @@ class AccessTokens:
             ) from None
         with self._lock:
             if len(self._cache) >= _CACHE_SIZE:
-                # Rare, so the plain way: forget them all, each is checked once more.
+                # Rare, so the simple way: each token is checked once more.
                 self._cache.clear()
             self._cache[token] = claims
         return claims
 
 
 def new_refresh_token() -> str:
-    """256 random bits, recognisable."""
+    """256 random bits behind a prefix."""
     return REFRESH_PREFIX + secrets.token_urlsafe(32)
 
 
 def new_api_key() -> str:
-    """256 random bits, recognisable: secret scanners look for prefixes."""
+    """256 random bits behind a prefix, by which secret scanners recognise keys."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def digest(secret: str) -> str:
-    """What is stored of a random token, 64 hex digits. Its 256 bits cannot be guessed, so a fast hash is enough."""
+    """The hash that is stored of a random token, 64 hex digits.
+
+    A fast hash is enough: 256 random bits cannot be guessed.
+    """
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

@@ -1,7 +1,8 @@
-"""Users: made, logged in, disabled; and the families of refresh tokens that keep them logged in.
+"""Users and their sessions.
 
-A refresh token is good for one use, which gives the next one of its family. A second use means that two hold it, and one of them has stolen it: the
-family ends, for both (https://www.rfc-editor.org/rfc/rfc9700#section-4.14.2).
+A session is a family of refresh tokens. Each token is valid once, and its use gives the next one. A
+second use means that the token was stolen, so the whole family ends
+(https://www.rfc-editor.org/rfc/rfc9700#section-4.14.2).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _WRONG = "e-mail or password is wrong"
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """What a login gives. `expires_in` is the access token's, in seconds."""
+    """What a login returns. `expires_in` is of the access token, in seconds."""
 
     access_token: str
     refresh_token: str
@@ -43,7 +44,7 @@ class TokenPair:
     token_type: str = "bearer"
 
     def as_dict(self) -> dict[str, Any]:
-        """The login's answer."""
+        """The body of the response."""
         return {
             "access_token": self.access_token,
             "refresh_token": self.refresh_token,
@@ -53,9 +54,9 @@ class TokenPair:
 
 
 class Accounts:
-    """The users and their tokens; `keys` are their API keys. Shared by all threads.
+    """Users, their sessions, and their API keys in `keys`. Shared by all threads.
 
-    `threads` is the server's budget of held threads; a command has one of its own.
+    `threads` is the server's budget of held threads. A command has its own.
     """
 
     def __init__(self, engine: Engine, config: Config, threads: ThreadBudget | None = None) -> None:
@@ -72,7 +73,7 @@ class Accounts:
 
     # -- users --------------------------------------------------------------------------------
     def create(self, email: str, password: str, role: str = "user") -> User:
-        """Make an account. Raises ValidationFailed, or Conflict when the address has one."""
+        """Create an account. Raises ValidationFailed, or Conflict when the address has one."""
         address = normalise(email)
         check_new(password, address)
         if role not in ROLES:
@@ -102,21 +103,21 @@ class Accounts:
         return user
 
     def list(self, *, limit: int = 100, after: int = 0) -> list[User]:
-        """Users in the order of their making."""
+        """Users, oldest first."""
         page = select(users).where(users.c.id > after).order_by(users.c.id).limit(limit)
         with self._engine.connect() as connection:
             return [User(**row) for row in connection.execute(page).mappings()]
 
     def disable(self, user_id: int) -> User:
-        """Lock a user out: every token and key of theirs is refused from the next request on."""
+        """Disable a user: all tokens and keys are refused from the next request on."""
         return self._change(user_id, "user_disabled", disabled_at=now_ms())
 
     def enable(self, user_id: int) -> User:
-        """Let a disabled user in again; they have to log in."""
+        """Enable a user again. Keys work again; sessions have ended."""
         return self._change(user_id, "user_enabled", disabled_at=None)
 
     def set_role(self, user_id: int, role: str) -> User:
-        """Make a user an admin, or no longer one."""
+        """Change the role. Raises ValidationFailed for one that is not in ROLES."""
         if role not in ROLES:
             raise ValidationFailed(f"role: one of {', '.join(ROLES)}", param="role")
         return self._change(user_id, "user_role_changed", role=role)
@@ -142,7 +143,11 @@ class Accounts:
 
     # -- sessions -----------------------------------------------------------------------------
     def login(self, email: str, password: str) -> TokenPair:
-        """Start a session. Unknown address, wrong password and disabled account are the same answer after the same work."""
+        """Start a session. Raises Unauthorized.
+
+        An unknown address, a wrong password and a disabled account give the same error after the
+        same work.
+        """
         user = self._by_email(email)
         good = self.passwords.verify(None if user is None else user.password_hash, password)
         if user is None or not good:
@@ -154,7 +159,7 @@ class Accounts:
         return self._start_session(user)
 
     def refresh(self, token: str) -> TokenPair:
-        """Use a refresh token once for a new pair. Raises Unauthorized; a second use ends the family."""
+        """Exchange a refresh token for a new pair. Raises Unauthorized; a reuse ends the family."""
         with self._engine.connect() as connection:
             row = _refresh_token(connection, refresh_tokens.c.token_hash == digest(token))
             now = now_ms()
@@ -165,7 +170,7 @@ class Accounts:
                 )
             if row.used_at is not None:
                 if row.revoked_at is None:
-                    # Once only: else whoever holds an old token could log its owner out again and again.
+                    # Only once: an old token must not log its owner out again and again.
                     self._end_family(connection, row)
                 raise Unauthorized(
                     "the refresh token was used before; log in again",
@@ -179,7 +184,7 @@ class Accounts:
             user = _user(connection, row.user_id)
             if user.disabled_at is not None:
                 raise Unauthorized("the account is disabled", reason=AuthFailure.DISABLED)
-            # Of two uses at once only one finds it unused.
+            # Of two concurrent uses, only one finds the token unused.
             unused = (refresh_tokens.c.used_at.is_(None), refresh_tokens.c.revoked_at.is_(None))
             taken = connection.execute(
                 update(refresh_tokens)
@@ -198,7 +203,7 @@ class Accounts:
         return pair
 
     def logout(self, user_id: int, refresh_token: str | None = None) -> None:
-        """End the session that the refresh token belongs to; without one, all sessions of the user, access tokens included."""
+        """End the refresh token's session; without a token, all sessions and access tokens."""
         mine = refresh_tokens.c.user_id == user_id
         with self._engine.begin() as connection:
             if refresh_token is not None:
@@ -213,7 +218,7 @@ class Accounts:
         logger.info("logged_out", extra={"user_id": user_id, "everywhere": refresh_token is None})
 
     def change_password(self, user_id: int, current: str, new: str) -> TokenPair:
-        """Change the password, end every session of the user, and start one for the caller."""
+        """Change the password, end every session of the user, and start a new one."""
         user = self.get(user_id)
         if not self.passwords.verify(user.password_hash, current):
             raise Unauthorized("the current password is wrong", reason=AuthFailure.BAD_CREDENTIALS)
@@ -221,14 +226,14 @@ class Accounts:
         return self._start_session(self._new_password(user_id, new, "password_changed"))
 
     def delete_expired_tokens(self) -> None:
-        """Forget refresh tokens that expired a day ago; until then a reuse of one is still noticed."""
+        """Delete refresh tokens a day after they expire. Until then a reuse is noticed."""
         with self._engine.begin() as connection:
             connection.execute(
                 delete(refresh_tokens).where(refresh_tokens.c.expires_at < now_ms() - 86_400_000)
             )
 
     def close(self) -> None:
-        """End the threads that hash, give kept connections back."""
+        """Stop the hashing threads and close kept connections."""
         self.passwords.close()
         self.principals.close()
 
@@ -258,7 +263,7 @@ class Accounts:
 
     def _end_family(self, connection: Connection, row: Row[Any]) -> None:
         _revoke(connection, refresh_tokens.c.family_id == row.family_id)
-        # The thief may hold an access token as well: both holders are out now, not when it expires.
+        # Access tokens end as well: the thief may hold one.
         _update(connection, row.user_id, token_version=users.c.token_version + 1)
         connection.commit()
         logger.warning(
@@ -287,11 +292,9 @@ class Accounts:
 
 
 def normalise(email: str) -> str:
-    """The address in lower case, or ValidationFailed."""
-    from email_validator import (
-        EmailNotValidError,
-        validate_email,
-    )  # compiles patterns for 30 ms: not at every start
+    """The address in lower case. Raises ValidationFailed for one that is not valid."""
+    # Here, because compiling its patterns takes 30 ms of a start.
+    from email_validator import EmailNotValidError, validate_email
 
     try:
         return validate_email(
@@ -302,7 +305,7 @@ def normalise(email: str) -> str:
 
 
 def canonical(email: str) -> str:
-    """The spelling under which an address would be stored, also of what is no address: a login is compared, not judged."""
+    """The stored spelling of an address. Text that is no address is only lowered: no error."""
     try:
         return normalise(email)
     except ValidationFailed:
@@ -320,7 +323,7 @@ def _user(connection: Connection, user_id: int) -> User:
 
 
 def _update(connection: Connection, user_id: int, **values: Any) -> User:
-    # Read after the change: `values` may hold expressions, and what counts is what is stored.
+    # Read after the change: `values` may hold SQL expressions.
     if user_id <= MAX_ID:
         connection.execute(update(users).where(users.c.id == user_id).values(**values))
     return _user(connection, user_id)

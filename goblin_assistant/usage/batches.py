@@ -1,8 +1,8 @@
-"""Records that wait a moment, so that one transaction takes many of them (docs/adr/0010-gathered-usage-records.md).
+"""Many usage records in one transaction (docs/adr/0010-gathered-usage-records.md).
 
-A transaction of its own for each record costs more than the INSERT: it gives up Python's lock again and again, in a
-thread that runs beside the next request on the same core. The records are in the journal meanwhile; a killed process
-loses none.
+A transaction for each record costs more than the INSERT: it releases Python's lock several times,
+on the core that serves the next request. Until they are written the records are in the journal, so
+a killed process loses none.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ logger = logging.getLogger("goblin_assistant.usage")
 
 BATCH_SECONDS = 0.01
 CAPACITY = 5000
-"""Records that may wait, about 2 KB each. Beyond that each is written in the thread of its request: that is slower, and
-so slows down what makes them."""
+"""Records that may wait, about 2 KB each. When full, the request's own thread writes its record:
+back-pressure."""
 BATCH = 200
 
 
 class BatchWriter:
-    """Hands entries to `write`, at most BATCH at once, in a thread of its own that begins with the first of them."""
+    """Hands entries to `write`, at most BATCH at once, in a thread that starts with the first."""
 
     def __init__(
         self, write: Callable[[list[UsageEntry]], None], seconds: float = BATCH_SECONDS
@@ -43,28 +43,28 @@ class BatchWriter:
         run_in_child(self._reset_after_fork)
 
     def put(self, entry: UsageEntry) -> bool:
-        """Take an entry; False when there are too many, or nobody to write it any more."""
+        """Take an entry. False when too many are waiting, or after `close`."""
         if self._closed or len(self._waiting) >= CAPACITY:
             return False
         self._waiting.append(entry)
         self._start()
         if not self._wake.is_set():
             self._wake.set()
-        if self._closed:  # closed in between: nobody looks again
+        if self._closed:  # closed meanwhile: the thread may have ended
             self._drain()
         return True
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything taken so far has been handed over; False after `timeout` seconds."""
+        """Wait until all entries so far have been handed over; False after `timeout` seconds."""
         with self._emptied:
             if self._waiting:
                 self._hurry.set()
                 self._wake.set()
-            # In this order: the thread says that it is writing before it takes anything out.
+            # In this order: the thread sets _writing before it takes entries out.
             return self._emptied.wait_for(lambda: not self._waiting and not self._writing, timeout)
 
     def close(self) -> None:
-        """Hand over what is there and end the thread."""
+        """Hand over the waiting entries and end the thread."""
         self._closed = True
         self._hurry.set()
         self._wake.set()
@@ -74,7 +74,7 @@ class BatchWriter:
         self._drain()
 
     def _reset_after_fork(self) -> None:
-        # After a fork. The parent writes its own records; its locks may have been held at that moment.
+        # The parent writes its own records. Its locks may have been held at the fork.
         self._waiting = deque()
         self._writing = False
         self._wake = threading.Event()
@@ -96,7 +96,7 @@ class BatchWriter:
         while not self._closed:
             self._wake.wait()
             self._hurry.wait(self.seconds)
-            # Cleared before looking: an entry that comes later wakes the thread again.
+            # Cleared first: a later entry wakes the thread again.
             self._wake.clear()
             if not self._closed:
                 self._hurry.clear()

@@ -1,15 +1,12 @@
-"""Monthly budgets of API keys, exact under concurrency and across instances: the database decides, in single
-statements.
+"""Monthly budgets of API keys, exact under concurrency and across instances.
 
-A chat of a key with a budget reserves what it may cost at most before anything is sent upstream; the reservation is
-one conditional UPDATE, so two
-chats can never both get the last dollar. When the chat has ended, its record, its cost and the end of its reservation
-are one transaction. A reservation whose
-process was killed ends by itself (`release_stale`); whoever comes later finds it gone and only adds the cost.
+Before anything is sent upstream, a chat reserves what it may cost at most. The reservation is one
+conditional UPDATE, so two chats can never both get the last dollar. After the chat, one transaction
+writes its record, counts its cost and ends the reservation. Reservations of killed processes expire
+(`release_stale`); a record that is written later only adds its cost.
 
-The month is the calendar month in UTC in which the chat began. What a key spends is also counted while it has no
-budget, so that one which is set in mid-month
-knows what was spent before.
+A chat counts in the calendar month (UTC) in which it began. Spending is counted without a budget
+too, so that a budget set in mid-month includes it.
 
 Order of locks, the same everywhere: record, reservation, period. Several of a kind by their keys.
 """
@@ -28,9 +25,7 @@ from goblin_assistant.money import from_microusd
 from goblin_assistant.usage.records import ms_of
 from goblin_assistant.usage.transactions import UsageDatabase
 
-# A rotated key and its successors share one budget, that of the first of them.
-_SHARED = "(SELECT COALESCE(budget_key_id, id) FROM api_keys WHERE id = ?)"
-# A key that was rotated hands its budget on: all of them count at the first one. None: the key is gone.
+# A rotated key and its successors share the budget of the first one. No row: the key is gone.
 _OWNER = "SELECT COALESCE(budget_key_id, id) FROM api_keys WHERE id = ?"
 _RESERVE = (
     "UPDATE budget_periods SET reserved_microusd = reserved_microusd + ? "
@@ -38,31 +33,42 @@ _RESERVE = (
 )
 _OPEN_PERIOD = (
     "INSERT INTO budget_periods (key_id, period, spent_microusd, reserved_microusd) "
-    "SELECT COALESCE(budget_key_id, id), ?, 0, 0 FROM api_keys WHERE id = ? ON CONFLICT (key_id, period) DO NOTHING"
+    "SELECT COALESCE(budget_key_id, id), ?, 0, 0 FROM api_keys WHERE id = ? "
+    "ON CONFLICT (key_id, period) DO NOTHING"
 )
-_HOLD = "INSERT INTO budget_reservations (id, key_id, period, amount_microusd, expires_at) VALUES (?, ?, ?, ?, ?)"
-_STATE = f"SELECT spent_microusd, reserved_microusd FROM budget_periods WHERE key_id = ({_OWNER}) AND period = ?"
+_HOLD = (
+    "INSERT INTO budget_reservations (id, key_id, period, amount_microusd, expires_at) "
+    "VALUES (?, ?, ?, ?, ?)"
+)
+_STATE = (
+    "SELECT spent_microusd, reserved_microusd FROM budget_periods "
+    f"WHERE key_id = ({_OWNER}) AND period = ?"
+)
 _DROP = "DELETE FROM budget_reservations WHERE id = ?"
 _DROP_RETURNING = (
     "DELETE FROM budget_reservations WHERE id = ? RETURNING key_id, period, amount_microusd"
 )
-_DROP_STALE = "DELETE FROM budget_reservations WHERE id = ? AND expires_at < ? RETURNING key_id, period, amount_microusd"
+_DROP_STALE = (
+    "DELETE FROM budget_reservations WHERE id = ? AND expires_at < ? "
+    "RETURNING key_id, period, amount_microusd"
+)
 _STALE = "SELECT id FROM budget_reservations WHERE expires_at < ? ORDER BY id LIMIT 500"
 _BOOK = (
-    "UPDATE budget_periods SET spent_microusd = spent_microusd + ?, reserved_microusd = reserved_microusd - ? "
+    "UPDATE budget_periods SET spent_microusd = spent_microusd + ?, "
+    "reserved_microusd = reserved_microusd - ? "
     f"WHERE key_id = ({_OWNER}) AND period = ?"
 )
-# A key that is gone gets no row: its chats are recorded all the same.
+# Inserts nothing for a key that is gone. Its chats are recorded all the same.
 _BOOK_FIRST = (
     "INSERT INTO budget_periods (key_id, period, spent_microusd, reserved_microusd) "
-    "SELECT COALESCE(budget_key_id, id), ?, ?, 0 FROM api_keys WHERE id = ? ON CONFLICT (key_id, period) "
-    "DO UPDATE SET spent_microusd = budget_periods.spent_microusd + excluded.spent_microusd"
+    "SELECT COALESCE(budget_key_id, id), ?, ?, 0 FROM api_keys WHERE id = ? "
+    "ON CONFLICT (key_id, period) DO UPDATE SET spent_microusd = budget_periods.spent_microusd + excluded.spent_microusd"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Money held for one chat."""
+    """Money reserved for one chat."""
 
     id: str  # the usage record's
     key_id: int
@@ -99,21 +105,20 @@ def month_of(ms: int) -> str:
 
 
 def next_month(period: str) -> str:
-    """When a month's budget ends and the next one begins, in RFC 3339."""
+    """The start of the next month, in RFC 3339."""
     year, month = int(period[:4]), int(period[5:])
     return f"{year + month // 12:04d}-{month % 12 + 1:02d}-01T00:00:00Z"
 
 
 class _Changes(defaultdict[tuple[int, str], list[int]]):
-    """(key, period) -> [spent, released], to be added up."""
+    """(key, period) -> [spent, released], both in micro-dollars."""
 
     def __init__(self) -> None:
         super().__init__(lambda: [0, 0])
 
 
 class Budgets:
-    """Reserves, books and releases. The caller owns the transactions' order; everything here is idempotent by record
-    id."""
+    """Reserves, books and releases. Everything is idempotent by record id."""
 
     def __init__(self, database: UsageDatabase) -> None:
         self._database = database
@@ -135,8 +140,10 @@ class Budgets:
     def reserve(
         self, record_id: str, key_id: int, budget_microusd: int, amount: int, expires_at: int
     ) -> Reservation:
-        """Hold `amount` micro-dollars until `expires_at` (ms). Raises BudgetExceeded, DatabaseUnavailable or RecordRefused
-        (the key is gone)."""
+        """Reserve `amount` micro-dollars until `expires_at` (ms since 1970).
+
+        Raises BudgetExceeded, DatabaseUnavailable or RecordRefused (the key is gone).
+        """
         period = period_of(record_id)
         reservation = Reservation(record_id, key_id, period, amount)
         refusal = self._database.run(self._try, reservation, budget_microusd, expires_at)
@@ -186,7 +193,7 @@ class Budgets:
         cost: int | None,
         held: Reservation | None,
     ) -> None:
-        """Within the transaction that wrote the record: end its reservation and count its cost."""
+        """End a record's reservation and count its cost, in the record's transaction."""
         released = 0
         period = period_of(record_id)
         if held is not None:
@@ -202,7 +209,7 @@ class Budgets:
     def book_spent(
         self, cursor: Any, records: Iterable[tuple[str, int | None, int | None]]
     ) -> None:
-        """The same for new records without reservations, as (id, key_id, cost): one UPDATE a key."""
+        """The same for new records without reservations, as (id, key_id, cost)."""
         spent: dict[tuple[int, str], int] = {}
         for record_id, key_id, cost in records:
             if key_id is not None and cost:
@@ -214,7 +221,7 @@ class Budgets:
                 cursor.execute(self._book_first, (period, cost, key_id))
 
     def book_many(self, cursor: Any, records: Iterable[tuple[str, int | None, int | None]]) -> None:
-        """The same for records read back, as (id, key_id, cost); their reservations may still be there."""
+        """The same for imported records, as (id, key_id, cost). Some may have reservations."""
         changes = _Changes()
         for record_id, key_id, cost in sorted(records):
             cursor.execute(self._drop_returning, (record_id,))
@@ -237,14 +244,14 @@ class Budgets:
                 cursor.execute(self._book_first, (period, cost, owner))
 
     def release_stale(self, now_ms: int) -> int:
-        """End the reservations that outlived their chat's longest time: their process was killed. Returns how many."""
+        """End expired reservations, which killed processes left; returns how many."""
         released = 0
         while ids := self._database.run(self._find_stale, now_ms):
             released += self._database.run(self._release, ids, now_ms)
         return released
 
     def _find_stale(self, cursor: Any, now_ms: int) -> list[str]:
-        # A transaction of its own: SQLite does not let a reader become a writer when another one was faster.
+        # Its own transaction: a reader of SQLite cannot write once another one has written.
         cursor.execute(self._stale, (now_ms,))
         return [row[0] for row in cursor.fetchall()]
 
@@ -263,9 +270,10 @@ class Budgets:
 def _exceeded(budget: int, state: BudgetState, amount: int) -> BudgetExceeded:
     resets = next_month(state.period)
     return BudgetExceeded(
-        f"this API key's budget of ${from_microusd(budget)} for {state.period} does not cover this request, which may cost "
-        f"${from_microusd(amount)}: ${from_microusd(state.spent_microusd)} is spent and ${from_microusd(state.reserved_microusd)} is reserved for "
-        "requests that are running; "
+        f"this API key's budget of ${from_microusd(budget)} for {state.period} does not cover "
+        f"this request, which may cost ${from_microusd(amount)}: "
+        f"${from_microusd(state.spent_microusd)} is spent and "
+        f"${from_microusd(state.reserved_microusd)} is reserved for requests that are running; "
         f"a smaller max_tokens may fit; the budget starts anew at {resets}",
         extra={
             "budget_usd": from_microusd(budget),

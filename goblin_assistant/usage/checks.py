@@ -3,7 +3,7 @@
 A count is replaced by the estimate (usage/estimates.py, usage/delivered.py) when it
 
     is no count          a text, a negative number, a truth value, 5.5
-    is 0 beside content  no prompt has no tokens, and a text that was delivered was generated
+    is 0 beside content  every prompt has tokens, and so has a text that was delivered
     is beyond the model  more than its context window, or UNKNOWN_WINDOW where that is not known, for
                          each answer asked for
 
@@ -25,16 +25,14 @@ from goblin_assistant.providers.base import Provider, Usage
 logger = logging.getLogger("goblin_assistant.usage")
 
 BELIEVED = 65_536
-"""A count up to this is below any bound that matters; the model's window is not looked up for
-it."""
+"""A count up to this is accepted without looking up the model's window."""
 UNKNOWN_WINDOW = 2_000_000
 """The largest window in general use (Gemini 1.5 Pro, Grok 4 fast)."""
 WARNED_MODELS = 1000
 
 
 def is_plain(usage: Usage, *, answered: bool) -> bool:
-    """Whether there is nothing to doubt, as with almost every report. `answered` is false for
-    embeddings."""
+    """Whether a report needs no check, as almost all do. `answered` is false for embeddings."""
     return (
         not usage.absurd
         and 0 < usage.prompt_tokens <= BELIEVED
@@ -43,7 +41,7 @@ def is_plain(usage: Usage, *, answered: bool) -> bool:
 
 
 class UsageChecks:
-    """Checks the reports of all providers. Shared by all threads."""
+    """Checks the usage that providers report. Shared by all threads."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -57,16 +55,18 @@ class UsageChecks:
         answers: int,
         estimate: Callable[[], Usage],
     ) -> Usage:
-        """The usage with what cannot be true replaced. `answers` is how many were asked for, 0 for
-        embeddings; `estimate` counts what was asked and said, and is called only when it is
-        needed."""
+        """The usage with impossible counts replaced by the estimate.
+
+        `answers` is how many were asked for, 0 for embeddings. `estimate` counts the prompt and the
+        answer.
+        """
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         most = BELIEVED
         if max(prompt, completion) > BELIEVED:
             most = max(BELIEVED, _window(provider, model))
         estimated = estimate()
         said = estimated.completion_tokens
-        # Who is wrong about one count is not believed in the other, where that is the smaller one.
+        # When one count is wrong, the other is not believed below the estimate.
         doubtful = usage.absurd or prompt > most or completion > most * max(1, answers)
         least_prompt, least_said = (estimated.prompt_tokens, said) if doubtful else (0, 0)
         replaced = []

@@ -1,12 +1,11 @@
-"""How much an answer said, where the provider does not tell: the bytes of its texts, four to a
-token.
+"""Tokens of an answer where the provider does not report them: four bytes of text are a token.
 
-Counted are all texts that a model writes: content, reasoning, refusals, names and arguments of tool
-calls. Ids, roles and signatures are not.
+All texts that a model writes count: content, reasoning, refusals, names and arguments of tool
+calls. Ids, roles and signatures do not.
 
-A stream's blocks are kept, up to HELD_BYTES, and looked at only when nobody has counted: most
-streams end with the provider's count and are never parsed for this. What is longer is parsed a
-block of HELD_BYTES at a time; the memory of a stream stays bounded.
+A stream's blocks are kept up to HELD_BYTES and parsed only when needed: most streams end with the
+provider's count. Longer streams are parsed a piece of HELD_BYTES at a time, so that memory stays
+bounded.
 """
 
 from __future__ import annotations
@@ -18,25 +17,26 @@ from typing import Any
 import orjson
 
 _PLAIN = re.compile(
-    rb'"delta": ?\{(?:"type": ?"(?:text|thinking)_delta", ?)?"(?:content|reasoning_content|text|thinking)": ?"([^"\\]*)"\}'
+    rb'"delta": ?\{(?:"type": ?"(?:text|thinking)_delta", ?)?'
+    rb'"(?:content|reasoning_content|text|thinking)": ?"([^"\\]*)"\}'
 ).search
-"""The one text of an event in which nothing is escaped: read without parsing, at a third of the
-cost. A quotation mark inside a text is escaped, so that no text looks like this."""
+"""The only text of an event, without escapes: read at a third of the cost of parsing. A quotation
+mark inside a text is escaped, so no text matches this."""
 
 FAIR_BYTES_PER_TOKEN = 4
 HELD_BYTES = 32_768
 
 _NO_TEXT = frozenset({
-    "role", "id", "type", "index", "finish_reason", "signature", "encrypted_content", "tool_call_id", "data",
-    "logprobs", "cache_control", "extra_content", "annotations", "thinking_blocks",
+    "role", "id", "type", "index", "finish_reason", "signature", "encrypted_content",
+    "tool_call_id", "data", "logprobs", "cache_control", "extra_content", "annotations",
+    "thinking_blocks",
 })  # fmt: skip
-"""Names, marks and sounds; and what says again that which stands beside it (annotations, thinking
-blocks)."""
+"""Names, marks and sounds; and what repeats another field (annotations, thinking blocks)."""
 _REASONING = frozenset({"reasoning_content", "reasoning", "reasoning_details"})
 
 
 class DeliveredText:
-    """What one streamed answer has said so far."""
+    """The text of one streamed answer so far."""
 
     __slots__ = ("_bytes", "_events", "_held", "_size")
 
@@ -47,7 +47,7 @@ class DeliveredText:
         self._bytes = 0
 
     def add(self, block: bytes) -> None:
-        """A block of whole events is on its way to the client."""
+        """Add a block of whole events that is sent to the client."""
         self._held.append(block)
         self._size += len(block)
         if self._size > HELD_BYTES:
@@ -88,8 +88,7 @@ class DeliveredText:
 
 
 def estimate_completion_tokens(answer: bytes) -> int:
-    """Tokens of a whole answer, OpenAI's or Anthropic's, by its text; 0: it says nothing, or cannot
-    be read."""
+    """Tokens of a whole answer, OpenAI's or Anthropic's, by its text; 0 if it cannot be read."""
     try:
         parsed = orjson.loads(answer)
     except orjson.JSONDecodeError:
@@ -134,7 +133,7 @@ def _said(item: Any) -> int:
         elif isinstance(value, list):
             pending.extend(value)
         elif isinstance(value, dict) and not str(value.get("type")).endswith("_tool_result"):
-            # OpenRouter and some others say their reasoning under two or three names.
+            # OpenRouter and some others send their reasoning under two or three names.
             reasoning = value.get("reasoning_content") or value.get("reasoning")
             for name, inner in value.items():
                 if name in _NO_TEXT or (reasoning and name in _REASONING):

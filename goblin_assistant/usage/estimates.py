@@ -1,19 +1,16 @@
-"""How many tokens a request may take, before (or without) anybody who counts them. Pure functions.
+"""How many tokens a request may take, without the model's tokenizer. Pure functions.
 
-The rule, when the provider cannot count: text is counted in UTF-8 bytes, names and values of the
-whole body, but for the fields that are known not to reach the model (NOT_READ).
-* `estimate_prompt_tokens`, for bills and rates: 4 bytes a token. English prose has 4.4 to 4.8 bytes a token in the
-  tokenizers of OpenAI (o200k) and
-  Anthropic; the field names around it make up for the difference.
-* `most_prompt_tokens`, for reservations: 3 bytes a token. Source code (3.3 to 3.8) and Chinese (about 4 bytes, 1.3
-  characters) stay below it; long runs of
-  base64 and rare scripts may not.
-* An image counts by its width and height (usage/images.py), and only where a content part of a
-message is one: a text
-  that begins like an image's address is a text, and so is an "image" among a tool's arguments.
-* PDF documents and audio are 2,000 tokens or a token for 16 characters of base64, whichever is
-more: a scanned page
-  has about 100 KB and 2,000 tokens. Files of another kind count as text.
+Text counts in UTF-8 bytes: names and values of the whole body, except the fields that do not reach
+the model (NOT_READ).
+
+* `estimate_prompt_tokens`, for bills and rates: 4 bytes a token. English prose has 4.4 to 4.8 in
+  the tokenizers of OpenAI (o200k) and Anthropic; the field names around it make up for it.
+* `most_prompt_tokens`, for reservations: 3 bytes a token. Source code (3.3 to 3.8) and Chinese
+  (about 4) stay below it; long runs of base64 and rare scripts may not.
+* An image counts by its width and height (usage/images.py), only where it is a content part of a
+  message. In a text or among a tool's arguments it counts as text.
+* PDF documents and audio are 2,000 tokens, or a token for 16 characters of base64 if that is more:
+  a scanned page has about 100 KB and 2,000 tokens. Other files count as text.
 """
 
 from __future__ import annotations
@@ -31,22 +28,23 @@ from goblin_assistant.usage.delivered import FAIR_BYTES_PER_TOKEN, estimate_comp
 from goblin_assistant.usage.images import DEAR_FACTOR, IMAGE_TOKENS, image_in, image_tokens
 
 __all__ = [
-    "ATTACHMENT_TOKENS", "IMAGE_TOKENS", "completion_limit", "estimate_completion_tokens", "estimate_prompt_tokens",
-    "max_completion_tokens", "most_prompt_tokens", "prediction_tokens",
+    "ATTACHMENT_TOKENS", "IMAGE_TOKENS", "completion_limit", "estimate_completion_tokens",
+    "estimate_prompt_tokens", "max_completion_tokens", "most_prompt_tokens", "prediction_tokens",
 ]  # fmt: skip
 
 ATTACHMENT_TOKENS = 2000
 ATTACHMENT_BYTES_PER_TOKEN = 16
 CAUTIOUS_BYTES_PER_TOKEN = 3
-REPLY_TOKENS = 3  # every answer is primed with <|start|>assistant<|message|>: OpenAI's cookbook, "How to count tokens"
+REPLY_TOKENS = 3
+"""Each answer is primed with <|start|>assistant<|message|>: OpenAI's cookbook, "How to count tokens"."""
 
 NOT_READ = frozenset({
-    "model", "stream", "stream_options", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-    "service_tier", "speed", "logit_bias", "reasoning_effort", "verbosity", "modalities", "anthropic_version",
-    "encoding_format", "tool_choice", *LIMIT_FIELDS, *CHOICE_FIELDS,
+    "model", "stream", "stream_options", "user", "safety_identifier", "prompt_cache_key",
+    "prompt_cache_retention", "service_tier", "speed", "logit_bias", "reasoning_effort",
+    "verbosity", "modalities", "anthropic_version", "encoding_format", "tool_choice",
+    *LIMIT_FIELDS, *CHOICE_FIELDS,
 })  # fmt: skip
-"""Fields that no provider shows to the model. Numbers and truth values beside them are settings,
-too."""
+"""Fields that no provider shows to the model. Top-level numbers and booleans do not count either."""
 
 _CONTENT = ("messages", "input", "system")
 _DATA = frozenset(
@@ -58,15 +56,15 @@ _SOUNDS = frozenset({"input_audio", "audio_url", "video_url"})
 
 
 def estimate_prompt_tokens(body: Mapping[str, Any]) -> int:
-    """Tokens of a request's prompt, as near as can be told without the model's tokenizer. At least 1."""
+    """An estimate of the tokens of a request's prompt, at least 1."""
     return _Prompt(FAIR_BYTES_PER_TOKEN, most=False).tokens(body)
 
 
 def most_prompt_tokens(body: Mapping[str, Any], models: Sequence[str] = ()) -> int:
-    """Tokens that a request's prompt will hardly exceed: what money is reserved for. Never less
-    than the estimate.
+    """Tokens that a request's prompt will rarely exceed, for reservations.
 
-    `models` are those that may be asked: some count images many times as high.
+    Never less than the estimate. `models` are those that may be called: some count an image many
+    times as high.
     """
     dear = any("4o-mini" in model for model in models)
     return _Prompt(
@@ -75,13 +73,13 @@ def most_prompt_tokens(body: Mapping[str, Any], models: Sequence[str] = ()) -> i
 
 
 def max_completion_tokens(body: Mapping[str, Any], default: int) -> int:
-    """Tokens that the answers may have, all choices together; `default` for one that has no limit."""
+    """Tokens that all choices together may have; `default` is for each without a limit."""
     limit = completion_limit(body)
     return (default if limit is None else limit) * choices(body)
 
 
 def prediction_tokens(body: Mapping[str, Any]) -> int:
-    """The most that a predicted output costs: what of it is not used is billed like an answer.
+    """The most tokens that a predicted output costs: its unused part is billed like an answer.
 
     https://platform.openai.com/docs/guides/predicted-outputs
     """
@@ -90,7 +88,7 @@ def prediction_tokens(body: Mapping[str, Any]) -> int:
 
 
 class _Prompt:
-    """One count of a body, in one of the two ways."""
+    """One count of a body, as an estimate or as an upper bound."""
 
     def __init__(self, bytes_per_token: int, *, most: bool, image_factor: int = 1) -> None:
         self._bytes_per_token = bytes_per_token
@@ -114,7 +112,7 @@ class _Prompt:
         return max(1, self._fixed - (-self._size // self._bytes_per_token))
 
     def _contents(self, items: list[Any]) -> None:
-        """Messages, or the parts of a content: where an image is an image."""
+        """Count messages or content parts: the places where images may be."""
         if _are_numbers(items):
             self._size += FAIR_BYTES_PER_TOKEN * len(items)
             return
@@ -148,7 +146,7 @@ class _Prompt:
                     self._text(value)
 
     def _attachment(self, part: Mapping[str, Any], kind: str, pending: list[Any]) -> None:
-        """A document, a sound or a film: its data by its length, all else as text."""
+        """Count a document, a sound or a film: its data by length, the rest as text."""
         source = part.get("source")
         if isinstance(source, Mapping) and source.get("type") in ("text", "content"):
             # Anthropic: {"type": "document", "source": {"type": "text" | "content", ...}}
@@ -171,8 +169,7 @@ class _Prompt:
 
     def _text(self, item: Any) -> None:
         size = 0
-        # A stack of its own: how deep a client nests its tools is not a matter of Python's
-        # recursion limit.
+        # Not recursive: a client may nest its tools deeper than Python's recursion limit.
         pending: list[Any] = [item]
         while pending:
             value = pending.pop()
@@ -192,7 +189,7 @@ class _Prompt:
 
 
 def _is_mark(name: str, value: Any) -> bool:
-    """What an image or a file is called and how it is to be read: not shown to the model."""
+    """Whether a field names an image or file or says how to read it: not shown to the model."""
     return name in _MARKS and (
         name == "cache_control" or (isinstance(value, str) and len(value) <= 64)
     )
@@ -212,7 +209,7 @@ def _size(text: str) -> int:
 
 
 def text_length(item: Any) -> int:
-    """Bytes of every text in something parsed."""
+    """UTF-8 bytes of all text values in parsed JSON, without its field names."""
     length = 0
     pending: list[Any] = [item]
     while pending:

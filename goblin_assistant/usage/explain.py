@@ -1,15 +1,14 @@
-"""The story of one request, told from its usage record and, where there is one, from the log. No content in either.
+"""What happened to one request, from its usage record and its log lines. Neither has content.
 
-The record's `timeline` is what happened between the request's arrival and its end; the log adds what happened around
-it: refusals before a chat began
-(limits, credentials), the request's own line, and everything else that was said under its correlation id.
+The record's `timeline` has the events between arrival and end. The log adds what is logged under
+the correlation id: refusals before a chat began (limits, credentials), the request's own line and
+others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -17,8 +16,10 @@ from sqlalchemy import Engine, select
 
 from goblin_assistant.database.models import api_keys, usage_records, users
 from goblin_assistant.money import from_microusd
+from goblin_assistant.schemas.base import rfc3339
 
-MAX_RECORDS = 50  # under one correlation id: a client may send the same id again and again
+MAX_RECORDS = 50
+"""Of one correlation id: clients may send the same id again and again."""
 _STANDARD = frozenset(
     {
         "timestamp",
@@ -49,7 +50,7 @@ _SENTENCES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One line of the story. `at_ms` is since the request's arrival, None when only the order is known."""
+    """One event. `at_ms` is since the request's arrival; None when only the order is known."""
 
     at_ms: float | None
     text: str
@@ -57,7 +58,7 @@ class Moment:
 
 @dataclass(slots=True)
 class Story:
-    """One chat: the facts about it by name, and its moments in order."""
+    """One chat: facts by name, and its events in order."""
 
     facts: dict[str, str]
     moments: list[Moment]
@@ -84,7 +85,7 @@ def records_of(engine: Engine, correlation_id: str) -> list[dict[str, Any]]:
 
 
 def log_lines_of(lines: Iterable[bytes], correlation_id: str) -> list[dict[str, Any]]:
-    """The log's lines under a correlation id; what is no JSON object is skipped."""
+    """The parsed log lines with a correlation id; what is no JSON object is skipped."""
     found = []
     needle = correlation_id.encode()
     for line in lines:
@@ -100,7 +101,7 @@ def log_lines_of(lines: Iterable[bytes], correlation_id: str) -> list[dict[str, 
 
 
 def story_of(record: Mapping[str, Any]) -> Story:
-    """One record's story."""
+    """The story of a usage record."""
     moments = [Moment(0.0, "the request arrived"), *_timeline(record.get("timeline"))]
     duration = float(record["duration_ms"])
     if record["completed"]:
@@ -132,7 +133,7 @@ def _sentence(event: Mapping[str, Any]) -> str:
         try:
             text = pattern.format_map(details)
         except (KeyError, ValueError, IndexError):
-            pass  # written by another version: the bare details are better than nothing
+            pass  # written by another version: show the bare details
         else:
             details = {k: v for k, v in details.items() if "{" + k + "}" not in pattern}
             name = text
@@ -141,9 +142,6 @@ def _sentence(event: Mapping[str, Any]) -> str:
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str]:
-    began = datetime.fromtimestamp(record["created_at"] / 1000, UTC).isoformat(
-        timespec="milliseconds"
-    )
     answered = f"{record['provider']}/{record['model']}" if record["provider"] else "nobody"
     attempts = f"{record['attempts']}" + (
         " (fell back to another provider)" if record["fallback"] else ""
@@ -154,7 +152,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     cost = record["cost_microusd"]
     return {
         "usage record": record["id"],
-        "began": began.replace("+00:00", "Z"),
+        "began": rfc3339(record["created_at"], "milliseconds"),
         "principal": _principal(record),
         "operation": record["operation"] + (", streamed" if record["stream"] else ""),
         "model asked": record["model_requested"],
@@ -201,7 +199,7 @@ def _status(record: Mapping[str, Any]) -> str:
 
 
 def log_text(line: Mapping[str, Any]) -> str:
-    """A log line in one line: time, level, event and its details."""
+    """A log line as text: time, level, event, details."""
     details = [
         f"{key}={value}"
         for key, value in line.items()
@@ -218,7 +216,7 @@ def log_text(line: Mapping[str, Any]) -> str:
 
 
 def render(stories: Sequence[Story], log: Sequence[Mapping[str, Any]]) -> str:
-    """The whole as text for a terminal."""
+    """Stories and log lines as text for a terminal."""
     lines: list[str] = []
     for number, story in enumerate(stories, 1):
         if len(stories) > 1:

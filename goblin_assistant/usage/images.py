@@ -1,14 +1,13 @@
-"""How many tokens an image of a request may take, by its width and height where its bytes tell
-them. Pure functions.
+"""How many tokens an image of a request may take, by width and height. Pure functions.
 
-    estimate, for bills     width x height / 750, at most 1,600: Anthropic's rule for a standard image,
-                            above OpenAI's 1,445 for eight tiles and Gemini's 258 a tile
+    estimate, for bills     width x height / 750, at most 1,600: Anthropic's rule for a standard
+                            image, above OpenAI's 1,445 for eight tiles and Gemini's 258 a tile
     most, for reservations  width x height / 400, at most 4,800: gpt-4.1-nano counts 2.46 tokens for
                             32 x 32 pixels, Anthropic's high resolution ends at 4,784
     both                    at least 260: OpenAI's 255 at low detail, Gemini's 258
 
-An image whose size cannot be told (an address, a file id, an unknown format) counts the most.
-gpt-4o-mini counts an image 33.3 times as high as gpt-4o does. Sources:
+An image of unknown size (an address, a file id, an unknown format) counts the maximum. gpt-4o-mini
+counts an image 33.3 times as high as gpt-4o does. Sources:
 https://platform.claude.com/docs/en/build-with-claude/vision,
 https://platform.openai.com/docs/guides/images-vision, https://ai.google.dev/gemini-api/docs/tokens.
 """
@@ -28,12 +27,12 @@ DEAR_FACTOR = 34
 
 _PIXELS, _MOST_PIXELS = 750, 400
 _SEGMENTS = 64
-"""JPEG segments that are looked at: the size stands behind the camera's notes."""
+"""JPEG segments that are searched: the size comes after the camera's metadata."""
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def image_in(part: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(name of the field, its text) of the image that a content part holds; None: it holds none.
+    """(field name, text) of the image in a content part; None without an image.
 
     The text is a data URL, an address, base64, or a file's id. OpenAI's `image_url` and
     `input_image`, Anthropic's `image`.
@@ -59,7 +58,7 @@ def image_in(part: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def image_tokens(image: str, *, most: bool) -> int:
-    """Tokens of an image: a data URL, base64, or something whose size cannot be told."""
+    """Tokens of an image: a data URL, base64, or a reference of unknown size."""
     size = image_size(image)
     limit, pixels = (MOST_IMAGE_TOKENS, _MOST_PIXELS) if most else (IMAGE_TOKENS, _PIXELS)
     if size is None:
@@ -68,8 +67,7 @@ def image_tokens(image: str, *, most: bool) -> int:
 
 
 def image_size(image: str) -> tuple[int, int] | None:
-    """Width and height of a PNG, JPEG, GIF or WebP in base64 (a data URL or bare); None: they
-    cannot be told."""
+    """Width and height in pixels of a PNG, JPEG, GIF or WebP, as data URL or base64; or None."""
     start = 0
     if image.startswith("data:"):
         start = image.find(";base64,") + 8
@@ -83,14 +81,14 @@ def image_size(image: str) -> tuple[int, int] | None:
 
 
 class _Base64:
-    """Bytes of a text in base64, decoded only where they are looked at."""
+    """Bytes of a base64 text, decoded only where they are read."""
 
     def __init__(self, text: str, start: int) -> None:
         self._text = text
         self._start = start
 
     def at(self, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`. Raises ValueError where there are not as many."""
+        """`length` bytes from `offset`. Raises ValueError at the end of the image."""
         first = offset // 3
         end = -(-(offset + length) // 3)
         piece = self._text[self._start + first * 4 : self._start + end * 4]

@@ -1,15 +1,15 @@
-"""A local file that has a finished chat's record before its last byte goes out, so that a `kill -9` between answer
-and INSERT loses nothing.
+"""A local file with the record of each finished chat, so that a `kill -9` loses none.
 
-One file per process under `<instance folder>/journal/`, one line per record, one `write` per line, no fsync: what is
-written is the kernel's and outlives
-the process (not the machine: after a power cut the last seconds may be missing). The process holds an flock on its
-file; a file whose lock can be had belongs
-to nobody any more and is imported, idempotently by record id, at the next start, by a neighbour's monitor or by
+A record is written before the last byte of its answer: one line, one `write`, no fsync. So it
+outlives the process, but after a power cut the last seconds may be missing. Files are in `<instance
+folder>/journal/`; put that folder on a local disk that outlives the process (in Kubernetes: a
+volume).
+
+A process holds an flock on its file. A file without a lock belongs to a dead process. It is
+imported, idempotently by record id, at the next start, by the monitor of another instance, or by
 `goblin-assistant usage import`.
-Put the instance folder on a local disk that outlives the process (in Kubernetes: a volume).
 
-When a file exceeds a size a new one is begun; the old one is deleted once every record in it is in the database.
+A full file is followed by a new one, and deleted once all of its records are in the database.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ class _Segment:
 
 
 class Journal:
-    """The records of this process that the database may not have yet. Safe with any number of threads; files are made
-    on first use."""
+    """The journal of this process. Shared by all threads; files are created on first use."""
 
     def __init__(self, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.folder = folder
@@ -59,8 +58,8 @@ class Journal:
         run_in_child(self._reset_after_fork)
 
     def append(self, entry: UsageEntry) -> bool:
-        """Write an entry, once; False when the file system does not take it (logged once until it does again)."""
-        # It begins a line of its own, whatever stump a write that was cut short has left before it.
+        """Write an entry once. False on an error of the file system, which is logged once."""
+        # The newline comes first: an earlier write may have been cut short.
         line = b"\n" + journal_line(entry)
         try:
             with self._lock:
@@ -70,14 +69,14 @@ class Journal:
                 if segment is None or segment.size >= self._segment_bytes:
                     segment = self._begin()
                 segment.size += len(line)
-                segment.waiting.add(entry.id)  # from now on nobody closes it
+                segment.waiting.add(entry.id)  # keeps the file open
                 self._where[entry.id] = segment
-            # Outside the lock: appending is atomic, and the write gives up Python's lock.
+            # Outside the lock: appending is atomic, and the write releases Python's lock.
             written = os.write(segment.fd, line)
             if written != len(line):
                 raise OSError(f"{written} of {len(line)} bytes written")
         except OSError as error:
-            self.saved((entry.id,))  # not in this file, in any case
+            self.saved((entry.id,))  # it is not in this file
             if not self._failing:
                 self._failing = True
                 logger.error("journal_write_failed", extra={"error": error.strerror or str(error)})
@@ -88,7 +87,7 @@ class Journal:
         return True
 
     def saved(self, record_ids: Iterable[str]) -> None:
-        """The database has the records."""
+        """Note that the database has the records; delete files that are done with."""
         with self._lock:
             for record_id in record_ids:
                 segment = self._where.pop(record_id, None)
@@ -104,7 +103,7 @@ class Journal:
         return len(self._where)
 
     def lines(self) -> Iterator[bytes]:
-        """Everything in this process's files: also what was saved long since (importing it again changes nothing)."""
+        """All lines of this process's files, including those that are saved already."""
         with self._lock:
             paths = [
                 segment.path
@@ -115,7 +114,7 @@ class Journal:
                 yield from file
 
     def close(self) -> None:
-        """Delete what is saved; leave what is not, for the next start."""
+        """Delete files whose records are all saved; leave the others for the next start."""
         with self._lock:
             for segment in (*self._full, *([self._current] if self._current else ())):
                 if segment.waiting:
@@ -133,7 +132,7 @@ class Journal:
                 path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
             )
             fcntl.flock(fd, fcntl.LOCK_EX)
-            # An importer may have had the lock for the moment in between, and have deleted the empty file.
+            # An importer may have locked and deleted the empty file meanwhile.
             if _is_at(fd, path):
                 break
             os.close(fd)
@@ -147,7 +146,7 @@ class Journal:
         return self._current
 
     def _reset_after_fork(self) -> None:
-        # After a fork. The files belong to the parent; their locks are shared as long as both live.
+        # The files belong to the parent. Their locks are shared while both processes live.
         self._lock = threading.Lock()
         for segment in (*self._full, *([self._current] if self._current else ())):
             os.close(segment.fd)
@@ -170,20 +169,20 @@ def _discard(segment: _Segment) -> None:
 
 @dataclass(slots=True)
 class Orphan:
-    """A journal whose process has died. Locked while it is open, so that two importers do not meet."""
+    """A journal of a dead process, locked against other importers."""
 
     path: Path
     _fd: int
     damaged: bool = False
 
     def lines(self) -> Iterator[bytes]:
-        """Its lines, the last one perhaps broken off."""
+        """Its lines. The last one may be incomplete."""
         with os.fdopen(os.dup(self._fd), "rb") as file:
             file.seek(0)
             yield from file
 
     def done(self) -> None:
-        """Everything readable is in the database: delete it, or set it aside when `damaged`."""
+        """Delete the file after its import, or rename it when it is `damaged`."""
         if self.damaged:
             self.path.rename(self.path.with_suffix(DAMAGED_SUFFIX))
         else:
@@ -216,7 +215,7 @@ _skipped: set[Path] = set()
 
 
 def skipped(path: Path, reason: str) -> None:
-    """Say once a process that a file is left where it is: the monitor comes by every half minute."""
+    """Log once per process that a file is skipped: the monitor tries every half minute."""
     if path not in _skipped and len(_skipped) < 1000:
         _skipped.add(path)
         logger.error("usage_journal_skipped", extra={"file": path.name, "error": reason})
@@ -227,9 +226,8 @@ def _open(path: Path) -> int | None:
         # Without O_NONBLOCK a named pipe would wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        if path.is_symlink() or not isinstance(
-            error, FileNotFoundError
-        ):  # else another importer was faster
+        # A file that is gone was imported by another process.
+        if path.is_symlink() or not isinstance(error, FileNotFoundError):
             skipped(path, error.strerror or str(error))
         return None
     if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -1,10 +1,11 @@
-"""The way of the books to the database: driver-level statements on a few connections of the engine's pool, kept.
+"""Transactions on usage and budgets: driver-level statements on a few kept connections.
 
-A record that settles reserved money is written in the thread of its request. So a database that hangs must not take the
-threads along: only so many may be inside at once, the others wait briefly; and after a failure nobody tries for a few
-seconds but the one who is first when they are over.
+Requests write in their own threads. So that a hanging database does not block all of them, few
+threads may be inside at once, and the others wait briefly. After a failure there is a pause of a
+few seconds, and then one thread tries.
 
-Kept, because a checkout costs as much as the INSERT (with PostgreSQL a round trip, its ping).
+Connections are kept, because a checkout from the pool costs as much as the INSERT (with PostgreSQL
+a round trip, its ping).
 """
 
 from __future__ import annotations
@@ -25,29 +26,30 @@ T = TypeVar("T")
 
 PAUSE_SECONDS = 3.0
 WAIT_SECONDS = 2.0
-SQLITE_WAIT_SECONDS = 7.0  # SQLite's own patience with other processes is 5 s
+SQLITE_WAIT_SECONDS = 7.0
+"""Longer than the 5 s that SQLite waits for other processes."""
 WRITERS = 8
 AT_ONCE_SECONDS = 0.5
-"""A kept connection that had died says so at once; one that fails later hung, and the next would as well."""
+"""A dead connection fails sooner than this. One that fails later hung: a new one would as well."""
 
 
 class DatabaseUnavailable(Exception):
-    """The database did not answer, lately or now."""
+    """The database does not answer, or did not a moment ago."""
 
 
 class RecordRefused(Exception):
-    """The database took offence at the values: trying again would change nothing."""
+    """The database refused the values. A retry would be refused as well."""
 
 
 class UsageDatabase:
-    """Runs transactions. Statements are written with `?`; `sql()` gives them the driver's own marks."""
+    """Runs transactions. Statements use `?`; `sql()` puts in the driver's parameter marks."""
 
     def __init__(self, engine: Engine, *, pause_seconds: float = PAUSE_SECONDS) -> None:
         self.engine = engine
         self.is_sqlite = engine.dialect.name == "sqlite"
         self._pause = pause_seconds
         self._away_until = 0.0
-        # SQLite has one writer at a time: queueing here is cheaper than its sleeping and looking again.
+        # SQLite has one writer at a time. Waiting here costs less than its polling.
         self._writers = threading.BoundedSemaphore(1 if self.is_sqlite else WRITERS)
         self._wait = SQLITE_WAIT_SECONDS if self.is_sqlite else WAIT_SECONDS
         self._idle: deque[PoolProxiedConnection] = deque()
@@ -64,8 +66,8 @@ class UsageDatabase:
         )
 
     def _reset_after_fork(self) -> None:
-        # After a fork. The connections are the parent's: kept, because giving them back or closing them would talk on
-        # them. https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing
+        # The connections belong to the parent. Closing them here would send on its sockets.
+        # https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing
         self._parents.append(self._idle)
         self._idle = deque()
         self._away_until = 0.0
@@ -77,12 +79,11 @@ class UsageDatabase:
         return statement if self.is_sqlite else statement.replace("?", "%s")
 
     def run(self, work: Callable[..., T], *args: Any, insist: bool = False) -> T:
-        """`work(cursor, *args)` in a transaction of its own; its result.
+        """Run `work(cursor, *args)` in its own transaction and return its result.
 
-        Raises DatabaseUnavailable or RecordRefused; what `work` itself raises rolls back and passes through. `insist`: also
-        try
-        during the pause. `work` may be called again when a kept connection turns out to have died: nothing of it was
-        committed then.
+        Raises DatabaseUnavailable or RecordRefused. What `work` raises rolls back and passes
+        through. `insist` also tries during the pause. `work` is called again when a kept connection
+        was dead; nothing was committed then.
         """
         paused = self._away_until
         if paused and not insist:
@@ -95,7 +96,7 @@ class UsageDatabase:
             raise DatabaseUnavailable("every writer is waiting for the database")
         try:
             if not paused and self._away_until and not insist:
-                # It failed while this thread stood in the queue: the queue does not try one after the other.
+                # It failed while this thread waited. Not every waiting thread tries again.
                 raise DatabaseUnavailable("the database failed a moment ago")
             result = self._transact(work, args)
             if paused:
@@ -159,7 +160,7 @@ class UsageDatabase:
 
 
 def _name(error: Exception) -> str:
-    # The class only: a driver's text may hold the address.
+    # Only the class: a driver's text may hold an address.
     return (
         type(error.orig).__name__
         if isinstance(error, DBAPIError) and error.orig

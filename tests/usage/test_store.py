@@ -245,7 +245,7 @@ def test_a_record_that_the_database_refuses_does_not_hold_up_the_others(
 ) -> None:
     entries = [entry() for _ in range(5)]
     entries[2].operation = None  # type: ignore[assignment]
-    result = store._write(entries)
+    result = store.recovery._write(entries)
     assert (result.imported, result.unreadable) == (4, 1)
     assert count(engine) == 4
 
