@@ -1,8 +1,9 @@
 """The console script, and `python -m goblin_assistant`.
 
-`serve` begins anew once, in the same process, with glibc's caches of small blocks for each thread turned off: they can
-only be set before a program starts. With 160 threads they hold 6 MB after load, for nothing: Python's lock lets one
-thread at a time allocate anyway (measured: no more CPU with 32 connections, less with 128).
+`serve` executes itself once more, to turn off glibc's caches of small blocks per thread: they can
+only be set before a program starts. With 160 threads they hold 6 MB after load and save nothing,
+because Python's lock lets one thread allocate at a time (measured: no more CPU with 32 connections,
+less with 128).
 """
 
 from __future__ import annotations
@@ -36,15 +37,17 @@ def main() -> None:
 
 
 def _serve() -> None:
-    """Whatever keeps the server from starting is one line of JSON and exit 1: no memory for an import, no
-    thread, no descriptor, a folder that cannot be written."""
+    """Serve. Whatever prevents the start becomes one line of JSON and exit code 1.
+
+    For example: no memory for an import, no thread, no descriptor, a folder that is read-only.
+    """
     try:
         from goblin_assistant.cli import main as command_line
 
         command_line()
     except Exception as error:
         _report(error)
-        # Not sys.exit: what is half started, and short of memory, need not be taken down in order.
+        # Not sys.exit: an orderly shutdown may fail as well, for lack of memory.
         os._exit(1)
 
 
@@ -52,7 +55,7 @@ def _report(error: Exception) -> None:
     line = b'{"level":"CRITICAL","logger":"goblin_assistant.server","message":"cannot_start"}\n'
     try:
         line = _described(error)
-    except Exception:  # no memory for that either: the bare line has to do
+    except Exception:  # no memory for the details: the bare line is enough
         pass
     with contextlib.suppress(OSError):
         os.write(1, line)

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 
 def to_microusd(amount: str) -> int:
-    """Whole micro-dollars."""
+    """Whole micro-dollars of US dollars as a decimal string. Further decimals are cut off."""
     return int(Decimal(amount).scaleb(6))
 
 

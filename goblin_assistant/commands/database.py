@@ -18,7 +18,7 @@ from goblin_assistant.health.services import describe
 
 
 def open_engine(config: Config | None = None) -> Engine:
-    """An engine for a command: the configured database, few connections."""
+    """An engine of the configured database with few connections, for a command."""
     config = config or Config.load()
     if config.sqlalchemy_url.startswith("sqlite"):
         config.instance_dir.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,10 @@ def open_engine(config: Config | None = None) -> Engine:
 
 @contextlib.contextmanager
 def open_database() -> Iterator[tuple[Config, Engine]]:
-    """The configured database for a command, up to date: in development it is migrated, in production that is an operator's decision."""
+    """The configured database with current tables, for a command.
+
+    In development it is migrated. In production the operator migrates: ClickException.
+    """
     config = Config.load()
     engine = open_engine(config)
     try:
@@ -48,7 +51,8 @@ def open_database() -> Iterator[tuple[Config, Engine]]:
 
 def _away(error: Exception) -> click.ClickException:
     return click.ClickException(
-        f"the database does not answer ({describe(error)}); check that it is up and that DATABASE_URL is right"
+        f"the database does not answer ({describe(error)}); "
+        "check that it is up and that DATABASE_URL is right"
     )
 
 
@@ -59,7 +63,7 @@ def db() -> None:
 
 @contextlib.contextmanager
 def _migrating() -> Iterator[Engine]:
-    """The configured database; what Alembic or the database refuses becomes one sentence and exit code 1."""
+    """The configured database. Errors of Alembic or the database become ClickExceptions."""
     from alembic.util import CommandError
 
     engine = open_engine()

@@ -17,7 +17,7 @@ class Duration(click.ParamType):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Seconds. A number without a unit is refused: nobody agrees on what it means."""
+        """Seconds. A number without a unit is refused as ambiguous."""
         if isinstance(value, int):
             return value
         found = re.fullmatch(r"([0-9]{1,9})([smhdw])", value.strip())

@@ -22,10 +22,11 @@ from goblin_assistant.usage.explain import log_lines_of, records_of, render, sto
     help="A log file (- is standard input); may be given several times.",
 )
 def explain(correlation_id: str, files: tuple[Path, ...]) -> None:
-    """Tell the story of the request with CORRELATION_ID (header X-Correlation-ID), without its content: who asked, what
-    it waited for, which providers were tried, what it used and cost, and how it ended.
+    """Show what happened to the request with CORRELATION_ID (header X-Correlation-ID): who sent it,
+    what it waited for, which providers were tried, what it used and cost, and how it ended. Its
+    content is not shown.
 
-    The database knows chats that got as far as a slot; refusals before that (limits, credentials) are in the logs only.
+    The database has chats that got a slot. Earlier refusals (limits, credentials) are only in logs.
     """
     log = []
     for path in files:
@@ -44,7 +45,7 @@ def explain(correlation_id: str, files: tuple[Path, ...]) -> None:
             ) from None
         click.echo("the database does not answer; from the logs alone:", err=True)
         records = []
-    # A record that the database does not have yet is in the log whole.
+    # A record that the database does not have yet is complete in the log.
     known = {record["id"] for record in records}
     unsaved = [line["usage_record"] for line in log if isinstance(line.get("usage_record"), dict)]
     try:

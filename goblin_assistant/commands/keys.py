@@ -56,7 +56,7 @@ def keys() -> None:
 @_options()
 @as_json
 def create(email: str, name: str, as_json: bool, expires_in: int | None, **limits: Any) -> None:
-    """Make an API key for the user EMAIL and print it, this once."""
+    """Create an API key for the user EMAIL and print it, this once."""
     given: dict[str, Any] = {
         k: list(v) if isinstance(v, tuple) else v for k, v in limits.items() if v
     }
@@ -83,7 +83,9 @@ def list_keys(email: str | None, as_json: bool) -> None:
 @click.option("--name")
 @_options(removable=True)
 def change(key_id: int, name: str | None, expires_in: int | None, **limits: Any) -> None:
-    """Change the limits of the key KEY_ID; `none` takes a limit away. Counts from the key's next request on."""
+    """Change the limits of the key KEY_ID; `none` takes a limit away.
+
+    Counts from the key's next request on."""
     changes = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in limits.items()

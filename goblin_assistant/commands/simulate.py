@@ -1,4 +1,4 @@
-"""goblin-assistant simulate: a provider without a key, as slow and as faulty as one likes."""
+"""goblin-assistant simulate: a simulated provider, as slow and faulty as its options say."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from goblin_assistant.providers.echo.simulation import FaultKind, SimulationOpti
     "--latency",
     default="0",
     show_default=True,
-    help="Seconds until an answer begins: 0.4, uniform:0.1,0.5, normal:0.4,0.1, lognormal:0.4,0.3 (median, sigma), "
-    "exponential:0.4.",
+    help="Seconds until an answer begins: 0.4, uniform:0.1,0.5, normal:0.4,0.1, "
+    "lognormal:0.4,0.3 (median, sigma), exponential:0.4.",
 )
 @click.option(
     "--ttft", help="The same for streams only: time to the first token. [default: as --latency]"
@@ -100,7 +100,7 @@ def simulate(host: str, port: int, threads: int, models: tuple[str, ...], **opti
     provider = EchoProvider(
         "simulator", chosen, models=[Model(m, ECHO_MODEL.capabilities) for m in models] or None
     )
-    # A broken stream is asked for here: waitress would write a traceback for each.
+    # Streams break on purpose here, and waitress would log a traceback for each.
     logging.getLogger("waitress").setLevel(logging.CRITICAL)
     try:
         server = waitress.create_server(
@@ -112,10 +112,8 @@ def simulate(host: str, port: int, threads: int, models: tuple[str, ...], **opti
             connection_limit=4 * threads + 100,
             max_request_body_size=MAX_BODY_BYTES,
         )
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # waitress has the second for a host that cannot be found
+    except (OSError, ValueError) as error:
+        # waitress raises ValueError for a host that cannot be found.
         reason = getattr(error, "strerror", None) or error
         raise click.ClickException(f"cannot listen on {host}:{port}: {reason}") from None
     click.echo(f"Simulated provider at http://{host}:{server.effective_port}/v1  (Ctrl-C stops it)")

@@ -26,7 +26,7 @@ _DAY = 86_400
 
 @contextlib.contextmanager
 def open_store() -> Iterator[UsageStore]:
-    """The books of the configured database, whether or not a server runs on it."""
+    """The usage store of the configured database. A server may be running on it."""
     with open_database() as (config, engine):
         store = UsageStore(engine, Prices(config.file.prices), config.instance_dir)
         try:
@@ -115,8 +115,8 @@ def _table(page: reports.Report) -> None:
     show([*page.rows, total], [*groups, *sums], False)
     if page.totals["unpriced_requests"]:
         click.echo(
-            f"{page.totals['unpriced_requests']} requests have no known price and are not in the cost; "
-            "set it in goblin.toml under [prices]",
+            f"{page.totals['unpriced_requests']} requests have no known price "
+            "and are not in the cost; set it in goblin.toml under [prices]",
             err=True,
         )
 
@@ -126,11 +126,11 @@ def _table(page: reports.Report) -> None:
     "files", nargs=-1, type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 )
 def import_(files: tuple[Path, ...]) -> None:
-    """Write records that the database missed: from log FILES (- is standard input), and always from the journals that
-    killed processes left in the instance folder.
+    """Write records that the database missed: from log FILES (- is standard input), and always from
+    the journals that killed processes left in the instance folder.
 
-    Lines are JSON in any log format; those without a usage_record are skipped. Records that are there already are left
-    alone, so the same file may be imported twice. Exits 1 when a line has lost its record.
+    Lines are JSON in any log format; those without a usage_record are skipped. A file may be
+    imported twice: stored records stay as they are. Exits 1 when a record cannot be read.
     """
     total = ImportResult()
     with open_store() as store:
@@ -152,7 +152,7 @@ def _open(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
 @usage.command()
 @click.option("--older-than", type=Duration(), required=True, help="For example 90d; at least 1d.")
 def prune(older_than: int) -> None:
-    """Delete old records. Budgets keep what they have added up. The server does this by itself
+    """Delete old records. Budgets keep their sums. A server does this by itself
     (GOBLIN_USAGE_RETENTION_DAYS)."""
     if older_than % _DAY or not older_than:
         raise click.BadParameter("accepted: whole days, for example 90d", param_hint="--older-than")
@@ -164,7 +164,7 @@ def prune(older_than: int) -> None:
 @usage.command()
 @click.argument("key_id", type=click.IntRange(min=1))
 def budget(key_id: int) -> None:
-    """What the API key KEY_ID has spent and reserved this month."""
+    """Show what the API key KEY_ID has spent and reserved this month."""
     from goblin_assistant.database.models import now_ms
 
     with open_store() as store:

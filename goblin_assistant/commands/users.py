@@ -1,4 +1,4 @@
-"""goblin-assistant users: accounts, without the server. The first admin is made here."""
+"""goblin-assistant users: accounts without the server, and the way to the first admin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ password_option = click.option(
 
 @contextlib.contextmanager
 def open_accounts() -> Iterator[Accounts]:
-    """The accounts of the configured database, whether or not a server runs on it."""
+    """The accounts of the configured database. A server may be running on it."""
     with open_database() as (config, engine):
         accounts = Accounts(engine, config)
         try:
@@ -38,7 +38,7 @@ def open_accounts() -> Iterator[Accounts]:
 
 
 def read_password(from_stdin: bool) -> str:
-    """The password, from a prompt that shows nothing or from standard input, without its line end."""
+    """The password from a hidden prompt, or from standard input without its line end."""
     if from_stdin:
         return sys.stdin.read().rstrip("\r\n")
     password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
@@ -46,7 +46,7 @@ def read_password(from_stdin: bool) -> str:
 
 
 def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], json_wanted: bool) -> None:
-    """Print rows as a table of some columns, or as JSON with everything."""
+    """Print some columns of rows as a table, or everything as JSON."""
     if json_wanted:
         click.echo(json.dumps(list(rows), indent=2))
         return
@@ -85,7 +85,7 @@ def create(
     password_stdin: bool,
     as_json: bool,
 ) -> None:
-    """Make an account for EMAIL, also when registration is closed."""
+    """Create an account for EMAIL, also when registration is closed."""
     address = email or named
     if address is None or (email and named):
         raise click.UsageError("give one e-mail address")
@@ -112,7 +112,7 @@ def list_users(as_json: bool) -> None:
 @users.command()
 @click.argument("email")
 def disable(email: str) -> None:
-    """Lock EMAIL out: tokens and API keys are refused from the next request on."""
+    """Disable EMAIL: tokens and API keys are refused from the next request on."""
     with open_accounts() as accounts:
         accounts.disable(accounts.by_email(email).id)
     click.echo(f"disabled {email}")
@@ -121,7 +121,7 @@ def disable(email: str) -> None:
 @users.command()
 @click.argument("email")
 def enable(email: str) -> None:
-    """Let EMAIL in again; its API keys work again too, and it has to log in."""
+    """Enable EMAIL again: its API keys work again, and it has to log in."""
     with open_accounts() as accounts:
         accounts.enable(accounts.by_email(email).id)
     click.echo(f"enabled {email}")

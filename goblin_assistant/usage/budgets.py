@@ -62,7 +62,8 @@ _BOOK = (
 _BOOK_FIRST = (
     "INSERT INTO budget_periods (key_id, period, spent_microusd, reserved_microusd) "
     "SELECT COALESCE(budget_key_id, id), ?, ?, 0 FROM api_keys WHERE id = ? "
-    "ON CONFLICT (key_id, period) DO UPDATE SET spent_microusd = budget_periods.spent_microusd + excluded.spent_microusd"
+    "ON CONFLICT (key_id, period) DO UPDATE "
+    "SET spent_microusd = budget_periods.spent_microusd + excluded.spent_microusd"
 )
 
 

@@ -1,14 +1,13 @@
 """What a call costs, in whole micro-dollars.
 
-Prices come from the genai-prices package of the pinned version, offline, unless goblin.toml overrides them. Dollars
-per million tokens are micro-dollars
-per token; they are kept as integers over a power of ten, so that a call's cost is exact until its one rounding: **up,
-to the next whole micro-dollar**.
-So no paid call is ever free, a budget can only err on its own safe side, and a million calls are at most one dollar
-above the provider's own sum.
+Prices come from the pinned version of the genai-prices package, offline, unless goblin.toml
+overrides them. Dollars per million tokens are micro-dollars per token. They are kept as integers
+over a power of ten, so that a cost is exact until its one rounding: **up, to the next whole
+micro-dollar**. So no paid call is free, a budget is never exceeded by rounding, and a million calls
+are at most one dollar above the provider's sum.
 
-A price that is not known is `None`, never 0. `echo` is free unless goblin.toml prices it (`[prices."echo/*"]`, for
-rehearsals).
+An unknown price is `None`, never 0. `echo` is free unless goblin.toml prices it
+(`[prices."echo/*"]`, for rehearsals).
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.providers.base import Usage
 
 GENAI_PROVIDERS = {"gemini": "google", "vertex": "google", "xai": "x-ai", "bedrock": "aws"}
-"""Names of ours that genai-prices calls otherwise. The other names are looked up as they are; similar ones are not
-guessed at."""
+"""Our names -> those of genai-prices, where they differ. Similar names are not guessed."""
 
-MAX_CACHED = 4096  # models can be made up by clients: (provider, model) pairs remembered at once
+MAX_CACHED = 4096
+"""(provider, model) pairs remembered at once: clients can invent models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Rates for calls with more than `above` prompt tokens: integers of micro-dollars / `Rates.scale` per token
-    (`per_call` per call).
+    """Rates for calls with more than `above` prompt tokens.
 
-    None: not known. Cached and written prompt tokens without a price of their own cost what others do, reasoning
-    tokens what the answer's do.
+    Integers: micro-dollars per token (`per_call`: per call) times `Rates.scale`. None: unknown.
+    Where there is no own price, cached and written prompt tokens cost as much as other prompt
+    tokens, and reasoning tokens as much as other completion tokens.
     """
 
     above: int
@@ -50,14 +49,17 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The price of one model. `bands` by rising `above`: the last that fits holds for all tokens of a call
-    (providers' long-context prices)."""
+    """The price of one model.
+
+    `bands` are in order of `above`. The last that fits holds for all tokens of a call, as in
+    providers' long-context prices.
+    """
 
     scale: int
     bands: tuple[Band, ...]
 
     def cost_microusd(self, usage: Usage) -> int | None:
-        """Whole micro-dollars, rounded up; None when tokens were used that have no price."""
+        """Whole micro-dollars, rounded up; None when tokens without a price were used."""
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         band = self.bands[0]
         for further in self.bands[1:]:
@@ -72,7 +74,7 @@ class Rates:
                 or band.cache_write_1h is None
             ):
                 return None
-            # A provider whose parts exceed the whole is believed in the whole.
+            # Where a provider's parts exceed its total, the total is believed.
             cached = min(usage.cached_tokens, prompt)
             written = min(usage.cache_write_tokens, prompt - cached)
             written_1h = min(usage.cache_write_1h_tokens, written)
@@ -90,8 +92,10 @@ class Rates:
         return -(-total // self.scale)
 
     def most_microusd(self, prompt_tokens: int, completion_tokens: int) -> int | None:
-        """What a call of at most that many tokens can cost, however it is split into cached, written and reasoning
-        ones."""
+        """The most that a call of so many tokens can cost, in micro-dollars; None: unknown.
+
+        Tokens may be cached, written or reasoning ones.
+        """
         most = 0
         for number, band in enumerate(self.bands):
             if number and prompt_tokens <= band.above:
@@ -120,9 +124,9 @@ FREE = Rates(1, (Band(0, 0, 0, 0, 0, 0, 0),))
 class Prices:
     """Prices by our provider names. `overrides` are goblin.toml's `[prices]`, by `provider/model` or `provider/*`.
 
-    `base_urls` tells where providers of other names really are (`[providers.my-openai] base_url =
-    "https://api.openai.com/v1"`).
-    `clock` gives the time of a call: some prices depend on the date or the hour.
+    `base_urls` are the addresses of providers, by which those with other names are recognised
+    (`[providers.my-openai] base_url = "https://api.openai.com/v1"`). `clock` gives the time of a
+    call: some prices depend on the date or the hour.
     """
 
     def __init__(
@@ -147,7 +151,7 @@ class Prices:
         self._found: dict[tuple[str, str], Rates | _Conditional | None] = {}
 
     def rates(self, provider: str, model: str, tier: str = "") -> Rates | None:
-        """The model's price now, in a service tier (providers.base.TIERS); None: not known."""
+        """The model's price now, in a service tier (providers.base.TIERS); None: unknown."""
         key = (provider, model)
         try:
             found = self._found[key]
@@ -164,11 +168,10 @@ class Prices:
     def cost_microusd(
         self, provider: str, model: str, usage: Usage, target: str | None = None
     ) -> int | None:
-        """What a call cost, in whole micro-dollars; None: not known.
+        """What a call cost, in whole micro-dollars; None: unknown.
 
-        `model` is the one that answered (`gpt-4o-2024-08-06`), `target` the name that it was called by (`gpt-4o`, a
-        deployment). goblin.toml
-        is asked for both first, then genai-prices.
+        `model` is the one that answered (`gpt-4o-2024-08-06`), `target` the requested name (`gpt-4o`
+        or a deployment). Both are looked up in goblin.toml first, then in genai-prices.
         """
         if target and target != model and not self.overridden(provider, model):
             if self.overridden(provider, target):
@@ -192,13 +195,13 @@ class Prices:
             return None
         from genai_prices.data_snapshot import get_snapshot
 
-        # Not DataSnapshot.find_provider_model: it remembers every name it is asked for, without bound.
+        # Not DataSnapshot.find_provider_model: it caches every name without bound.
         found = known.find_model(
             model.removeprefix("models/"), all_providers=get_snapshot().providers
         )
         if found is None or not found.prices:
             return None
-        # A model of another provider's list (Azure's gpt-4o is OpenAI's) does not take over its tiers.
+        # A model from another provider's list (Azure's gpt-4o is OpenAI's) has no tiers.
         tiers = bool(found.price_variants) and any(found is model for model in known.models)
         if isinstance(found.prices, list) or tiers:
             return _Conditional(found, tiers)
@@ -213,7 +216,7 @@ class Prices:
         if name not in self._providers:
             import re
 
-            # Imported when the first price is asked for: 1.6 MB of data that an instance with echo alone never needs.
+            # Imported for the first price: 1.6 MB that an instance with echo alone never needs.
             from genai_prices.data_snapshot import get_snapshot
 
             wanted = GENAI_PROVIDERS.get(name, name)
@@ -226,20 +229,19 @@ class Prices:
 
 
 class _Conditional:
-    """A price that depends on when (introductory and off-peak prices) or on the service tier."""
+    """A price that depends on the time (introductory, off-peak) or on the service tier."""
 
     __slots__ = ("_compiled", "_model", "_tiers")
 
     def __init__(self, model: Any, tiers: bool) -> None:
         self._model = model
         self._tiers = tiers
-        self._compiled: dict[
-            int, Rates | None
-        ] = {}  # by the price object's identity; the snapshot keeps them alive
+        # By the identity of the price object, which the snapshot keeps alive.
+        self._compiled: dict[int, Rates | None] = {}
 
     def at(self, now: datetime, tier: str = "") -> Rates | None:
         if tier and self._tiers:
-            # Put together anew by genai-prices for every call, so there is nothing to remember it by. Rare.
+            # Not cached: genai-prices makes a new object for every call. Rare.
             return _compile(self._model.get_prices(now, {"service_tier": tier, "speed": tier}))
         price = self._model.get_prices(now)
         if id(price) not in self._compiled:
@@ -272,8 +274,10 @@ _UNITS = {
 
 
 def _compile(price: Any) -> Rates | None:
-    """A genai_prices ModelPrice as Rates. Units that a chat's usage does not tell (audio, searches) are left out:
-    docs/usage.md."""
+    """A genai_prices ModelPrice as Rates.
+
+    Units that a chat's usage does not report (audio, searches) are left out: docs/usage.md.
+    """
     from genai_prices.types import TieredPrices
 
     values = {
@@ -300,14 +304,16 @@ def _compile(price: Any) -> Rates | None:
 
 
 def _rates(bands: Mapping[int, Mapping[str, Decimal | None]]) -> Rates:
-    """Rates from dollars per million tokens (`per_call`: per thousand calls) by the number of prompt tokens above
-    which they hold."""
+    """Rates from dollars per million tokens (`per_call`: per thousand calls).
+
+    The keys of `bands` are the numbers of prompt tokens above which they hold.
+    """
     given = [value for band in bands.values() for value in band.values() if value is not None]
     places = max([0, *(-int(value.as_tuple().exponent) for value in given)])
     scale = 10**places
 
     def whole(value: Decimal | None) -> int | None:
-        # Exact, whatever the decimal context's precision: the digits themselves, shifted.
+        # By its digits: exact whatever the precision of the decimal context.
         if value is None:
             return None
         digits, exponent = value.as_tuple().digits, int(value.as_tuple().exponent)
@@ -327,8 +333,8 @@ def _rates(bands: Mapping[int, Mapping[str, Decimal | None]]) -> Rates:
                 cache_write=written,
                 cache_write_1h=_first(rate.get("cache_write_1h"), written),
                 reasoning=_first(rate.get("reasoning"), completion),
-                per_call=(rate.get("per_call") or 0)
-                * 1000,  # dollars per 1,000 calls = 1,000 micro-dollars per call
+                # A dollar per 1,000 calls is 1,000 micro-dollars per call.
+                per_call=(rate.get("per_call") or 0) * 1000,
             )
         )
     return Rates(scale, tuple(compiled))

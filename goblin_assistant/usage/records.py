@@ -1,9 +1,8 @@
-"""One chat's entry in the books: how it is made, told and read back. No I/O.
+"""A usage record: its fields, its form in a journal or a log, and how it is read back. No I/O.
 
-An entry's `id` says when the chat began: 12 hex digits of milliseconds since 1970, then 20 random ones. Everything
-that depends on the time (the day in a
-report, the month of a budget, retention) is taken from the id, so that a chat is never in one month for its budget
-and in another for the report.
+A record's `id` has the time at which the chat began: 12 hex digits of milliseconds since 1970, then
+20 random ones. All that depends on the time (day of a report, month of a budget, retention) comes
+from the id, so that a chat is in the same month everywhere.
 """
 
 from __future__ import annotations
@@ -25,23 +24,26 @@ UNSAVED_EVENT = "usage_record_unsaved"
 
 
 def new_record_id() -> str:
-    """An id of 32 hex digits that sorts by time. Unique, not secret: os.urandom would give up Python's lock."""
+    """An id of 32 hex digits that sorts by time.
+
+    Unique, not secret: os.urandom would release Python's lock.
+    """
     return f"{time.time_ns() // 1_000_000:012x}{random.getrandbits(80):020x}"
 
 
 def ms_of(record_id: str) -> int:
-    """When the chat of an id began, in milliseconds since 1970."""
+    """The time in an id, in milliseconds since 1970."""
     return int(record_id[:12], 16)
 
 
 def first_id_at(ms: int) -> str:
-    """The smallest id of a millisecond: the border of a range."""
+    """The smallest id of a millisecond, as the border of a range."""
     return f"{max(0, min(ms, 2**48 - 1)):012x}" + "0" * 20
 
 
 @dataclass(slots=True)
 class UsageEntry:
-    """The columns of `models.UsageRecord`, which says what they mean. Filled in while the chat runs."""
+    """A row of `usage_records` (database/models.py), filled in while the chat runs."""
 
     id: str
     created_at: int = 0
@@ -76,13 +78,12 @@ class UsageEntry:
         return dict(zip(COLUMNS, self.values(), strict=True))
 
     def values(self) -> tuple[Any, ...]:
-        """The columns in order, fit for every database: the time from the id, texts as long and clean as they may
-        be."""
+        """The columns in order, after `tidy()`."""
         self.tidy()
         return _values(self)
 
     def tidy(self) -> None:
-        """Take the time from the id and cut the texts to what the columns hold."""
+        """Take the time from the id, and cut and clean texts for every database."""
         self.created_at = int(self.id[:12], 16)
         texts = (
             self.correlation_id
@@ -111,7 +112,7 @@ _TEXTS = (
     ("error_type", 64),
 )  # of the table
 
-# What a column takes when it is read back from a line. None among the types: the column may be null.
+# Column -> types that are accepted from a line. NoneType: the column may be null.
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(COLUMNS, (int,)),
     **dict.fromkeys(("user_id", "key_id", "cost_microusd", "first_token_ms"), (int, type(None))),
@@ -134,17 +135,19 @@ _SHORT_TEXTS = (("operation", 24), ("token_source", 16), ("error_source", 16))
 
 
 class UnreadableRecord(ValueError):
-    """A line that is, or was, a usage record and cannot be understood."""
+    """A line that has, or had, a usage record that cannot be read."""
 
 
 def _clean(value: str, length: int) -> str:
-    # PostgreSQL takes neither NUL nor lone surrogates; both can be in a model name that a server or a client made up.
+    # PostgreSQL refuses NUL and lone surrogates, which an invented model name may have.
     return value.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")[:length]
 
 
 def entry_from(row: Any) -> UsageEntry:
-    """The entry of a row as `as_row` gave it; fields that an older version did not have take their defaults. Raises
-    UnreadableRecord."""
+    """The entry of a row as `as_row` gives it. Raises UnreadableRecord.
+
+    Fields that an older version did not have take their defaults.
+    """
     if not isinstance(row, Mapping):
         raise UnreadableRecord("not an object")
     record_id = row.get("id")
@@ -173,17 +176,18 @@ def journal_line(entry: UsageEntry) -> bytes:
 
 
 def entry_in(line: bytes) -> UsageEntry | None:
-    """The entry in a line of a journal or of a log in any JSON format, also when a log shipper wrapped it; None: the
-    line is about something else.
+    """The entry in a line of a journal or a JSON log; None when the line has none.
 
-    Raises UnreadableRecord for a line that has lost a record: broken off, changed, or of a version that we do not know.
+    A log shipper may have wrapped the line. Raises UnreadableRecord when a record was in the line
+    but is incomplete, changed, or of an unknown version.
     """
     if MARK not in line:
         return None
     try:
         parsed = orjson.loads(line)
     except orjson.JSONDecodeError:
-        if b'usage_record"' in line or b'usage_record\\"' in line or UNSAVED_EVENT.encode() in line:
+        marks = (b'usage_record"', b'usage_record\\"', UNSAVED_EVENT.encode())
+        if any(mark in line for mark in marks):
             raise UnreadableRecord("not JSON") from None
         return None
     lost = False
@@ -197,7 +201,7 @@ def entry_in(line: bytes) -> UsageEntry | None:
 
 
 def _objects(parsed: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """An object and those inside it; texts that are JSON themselves (docker's `{"log": "..."}`) are opened."""
+    """An object and those inside it, also in texts that are JSON (docker's `{"log": "..."}`)."""
     if isinstance(parsed, str) and MARK.decode() in parsed and parsed.lstrip().startswith("{"):
         try:
             parsed = orjson.loads(parsed)

@@ -1,9 +1,8 @@
-"""Sums over usage records: by day, model, key and user, page by page, exact in micro-dollars.
+"""Sums over usage records by day, model, key and user, in pages, exact in micro-dollars.
 
-What has no known price is counted apart (`unpriced_requests`) and never added as 0; what rests on an estimate of
-tokens too (`estimated_requests`).
-Days are UTC. The range is cut by record id (it begins with the time), so that every report reads one stretch of one
-index.
+Records without a known price are counted apart (`unpriced_requests`), and so are those with
+estimated tokens (`estimated_requests`). Days are UTC. The range is given by record ids, which begin
+with the time, so that every report reads one range of one index.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ MAX_PAGE = 1000
 R = usage_records.c
 _EPOCH = date(1970, 1, 1)
 
-# What a group is made of: output name -> expression. No nulls, so that rows can be compared in order.
+# Group -> output name -> expression. Never null, so that a cursor can compare rows.
 _PARTS: dict[str, dict[str, ColumnElement[Any]]] = {
     "day": {"day": R.created_at // DAY_MS},
     "model": {"provider": R.provider.expression, "model": R.model.expression},
@@ -58,7 +57,7 @@ _SUMS: dict[str, ColumnElement[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose records: None everywhere means everybody's."""
+    """Whose records. None: of every user, of every key."""
 
     user_id: int | None = None
     key_id: int | None = None
@@ -77,9 +76,10 @@ class Report:
 
 
 def parse_range(start: str | None, end: str | None, now: datetime | None = None) -> tuple[int, int]:
-    """Milliseconds from `start` (included) to `end` (excluded). Dates are UTC days, and as `end` the day is included.
+    """The range in ms since 1970, from `start` (included) to `end` (excluded).
 
-    Default: the last 30 days, today among them. Raises ValidationFailed.
+    Dates are UTC days; a date as `end` is included. Default: the last 30 days with today. Raises
+    ValidationFailed.
     """
     today = (now or datetime.now(UTC)).date()
     first = _parse(start, "from") if start else _ms(today - timedelta(days=DEFAULT_DAYS - 1))
@@ -136,7 +136,7 @@ def report(
     limit: int = 100,
     cursor: str | None = None,
 ) -> Report:
-    """A page of sums. Raises ValidationFailed for a cursor that is not ours, Unavailable when the database is away."""
+    """A page of sums. Raises ValidationFailed for a bad cursor, Unavailable without a database."""
     parts = {name: part for group in group_by for name, part in _PARTS[group].items()}
     after = _read_cursor(cursor, list(parts)) if cursor else None
     where = [R.id >= first_id_at(start_ms), R.id < first_id_at(end_ms)]
@@ -172,7 +172,7 @@ def report(
 
 
 def _follows(parts: Sequence[ColumnElement[Any]], after: Sequence[Any]) -> ColumnElement[bool]:
-    """Whether a group comes after the one of the cursor, in the order of its parts."""
+    """The condition that a group comes after the cursor's, in the order of its parts."""
     cases = []
     for position, (part, value) in enumerate(zip(parts, after, strict=True)):
         same = [
@@ -192,16 +192,15 @@ def _row(found: Any) -> dict[str, Any]:
         elif name in ("key_id", "user_id"):
             row[name] = int(value) or None
         else:
-            row[name] = int(
-                value or 0
-            )  # PostgreSQL sums whole numbers to Decimal, and nothing to null
+            # PostgreSQL sums integers to Decimal, and no rows to null.
+            row[name] = int(value or 0)
             if name == "cost_microusd":
                 row["cost_usd"] = from_microusd(row[name])
     return row
 
 
 def _name(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    # People know keys by name and users by address. A key or user that is gone has neither.
+    # Names and addresses for people. A key or user that is gone has none.
     keys = {row["key_id"] for row in rows if row.get("key_id")}
     if any("key_id" in row for row in rows):
         found = connection.execute(
@@ -242,7 +241,8 @@ def _read_cursor(cursor: str, names: Sequence[str]) -> list[Any]:
                 raise ValueError("no number")
     except (ValueError, binascii.Error, RecursionError):
         raise ValidationFailed(
-            "cursor: not one of this report; take next_cursor from the page before, with the same group_by",
+            "cursor: not one of this report; "
+            "take next_cursor from the page before, with the same group_by",
             param="cursor",
         ) from None
     return values
@@ -260,7 +260,10 @@ def columns_of(group_by: Iterable[str]) -> list[str]:
 
 
 def as_csv(page: Report) -> str:
-    """The rows as CSV (RFC 4180) with a header. Texts that a spreadsheet would take for a formula get an apostrophe."""
+    """The rows as CSV (RFC 4180) with a header.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe.
+    """
     columns = columns_of(page.group_by)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
