@@ -1,4 +1,4 @@
-"""What admins may do: users, keys of others, limits in force."""
+"""The admin's routes: users, the keys of others, the limits in force."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def bearer(credential: str) -> dict[str, str]:
 
 @pytest.fixture
 def admin(app: Flask) -> dict[str, str]:
-    """Headers of an admin, made as the command line makes one."""
+    """Headers of an admin, created as by the command line."""
     accounts = app.extensions["goblin"].accounts
     client = app.test_client()
     client.get("/health")  # the first request migrates
@@ -29,7 +29,7 @@ def admin(app: Flask) -> dict[str, str]:
 
 @pytest.fixture
 def eve(client: FlaskClient, admin: dict[str, str]) -> dict[str, Any]:
-    """A user that the admin has made."""
+    """A user whom the admin created."""
     answer = client.post("/admin/users", json={"email": EVE, "password": PASSWORD}, headers=admin)
     assert answer.status_code == 201
     found: dict[str, Any] = answer.get_json()

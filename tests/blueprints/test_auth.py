@@ -1,4 +1,4 @@
-"""Accounts over HTTP: register, login, refresh, logout, password, keys; brute force; closed registration."""
+"""Accounts and API keys over HTTP, also under brute force."""
 
 from __future__ import annotations
 
@@ -163,9 +163,9 @@ def test_an_account_is_locked_for_a_while_however_many_addresses_try_and_whether
             ).status_code
             for number in range(8)
         ]
-        # The login within register() was right, and has cleared what was counted.
+        # The successful login within register() has reset the counter.
         assert statuses == [401] * 5 + [429] * 3
-    # Also with the right password, until the time is over: else the lock would tell when it was guessed.
+    # Also with the right password: else the lock would tell that it was guessed.
     locked = client.post(
         "/auth/login",
         json={"email": EMAIL.upper(), "password": PASSWORD},
@@ -450,7 +450,7 @@ def test_keys_are_listed_in_pages(client: FlaskClient, auth_headers: dict[str, s
     assert seen == ids
 
 
-# -- the database is away -------------------------------------------------------------------------
+# -- the database is unavailable ------------------------------------------------------------------
 def test_a_login_while_the_database_is_away_is_a_503_with_retry_after_and_tells_nothing_of_it(
     make_app: MakeApp, account_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

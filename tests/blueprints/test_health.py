@@ -1,4 +1,4 @@
-"""The health routes of an application: statuses, shapes, and what they do to the metrics."""
+"""The health routes: statuses, shapes, metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def monitor_of(app: Flask) -> HealthMonitor:
 
 
 def checked(client: FlaskClient) -> dict[str, Any]:
-    """/health/all, once every service was checked."""
+    """/health/all, after every service was checked."""
 
     def done() -> dict[str, Any] | None:
         body: dict[str, Any] = client.get("/health/all").get_json()
@@ -160,7 +160,10 @@ def test_probes_are_never_limited_and_the_other_routes_share_one_bucket(make_app
     assert {client.get("/health/ready").status_code for _ in range(10)} <= {200, 503}
 
 
-def test_a_running_server_sees_chroma_go_and_come_back(serve: Serve, chroma: Chroma) -> None:  # noqa: F811
+def test_a_running_server_sees_chroma_go_and_come_back(
+    serve: Serve,
+    chroma: Chroma,  # noqa: F811
+) -> None:
     import requests
 
     server = serve(CHROMA_URL=chroma.url, GOBLIN_HEALTH_INTERVAL="0.1", GOBLIN_HEALTH_TIMEOUT="1")

@@ -1,4 +1,4 @@
-"""POST /v1/messages with Anthropic's own SDK, on Anthropic's models and on others; and OpenAI's SDK on Anthropic's models."""
+"""Anthropic's SDK on every model, and OpenAI's SDK on Anthropic's models."""
 
 from __future__ import annotations
 
@@ -36,12 +36,15 @@ WEATHER = {
     "description": "Weather",
     "input_schema": {"type": "object", "properties": {}},
 }
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5E"
+    "rkJggg=="
+)
 
 
 @dataclass
 class Live:
-    """A listening application, a user of it, and the two servers behind it."""
+    """A listening application, its user, and its two providers' servers."""
 
     app: Flask
     url: str
@@ -87,7 +90,7 @@ def start(make_app: MakeApp, fake_upstream: FakeUpstream) -> Iterator[Start]:
             breaker_min_calls=1000,
             **overrides,
         )
-        app.extensions["goblin"].monitor.stop()  # its checks would take replies out of the scripts
+        app.extensions["goblin"].monitor.stop()  # its checks would use up scripted replies
         server = make_server("127.0.0.1", 0, app, threaded=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -374,7 +377,7 @@ def test_our_limit_is_a_rate_limit_error_whose_retry_after_the_sdk_honours(start
     waits: list[float] = []
 
     class Patient(anthropic.Anthropic):
-        """Notes how long it would wait, and does not."""
+        """Records the wait instead of waiting."""
 
         def _calculate_retry_timeout(
             self, remaining: int, options: Any, headers: Any = None

@@ -1,6 +1,6 @@
-"""Every route against every kind of caller. A route without a row fails the test, and so does a row without a route.
+"""Every route against every kind of caller. Each route needs a row, and each row a route.
 
-A row says what each caller gets: `ok` (let in: whatever comes next is not about who asks), 401, 403 or 404.
+A row says what each caller gets: 401, 403, 404, or `ok`: let in, whatever the answer is.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from goblin_assistant.database.models import api_keys, now_ms
 from tests.conftest import PASSWORD, MakeApp
 
 CALLERS = (
-    "anonymous", "user", "other", "admin", "key", "admin_key", "plain_key_of_admin", "scopeless_key", "revoked_key",
-    "expired_key", "disabled",
+    "anonymous", "user", "other", "admin", "key", "admin_key", "plain_key_of_admin",
+    "scopeless_key", "revoked_key", "expired_key", "disabled",
 )  # fmt: skip
 """
-- user owns the things that the paths name; other owns nothing of them
-- key: the user's, with the scopes chat and embeddings; admin_key: an admin's with the scope admin; plain_key_of_admin: an admin's without it
+- user: the owner of what the paths name; other: another user
+- key: the user's, with the scopes chat and embeddings
+- admin_key: an admin's, with the scope admin; plain_key_of_admin: an admin's, without it
 - scopeless_key: the user's, with the scope embeddings only (chat for /v1/embeddings)
-- disabled: the access token of a user who has been disabled
+- disabled: the access token of a disabled user
 """
 
 OUT = dict.fromkeys(("anonymous", "revoked_key", "expired_key", "disabled"), 401)
@@ -49,7 +50,10 @@ MESSAGES = {"messages": [{"role": "user", "content": "hello"}]}
 
 @dataclass(frozen=True)
 class Row:
-    """One route: who gets what, and a request that is good enough to find out. `{key}` and `{user}` in `path` are the user's."""
+    """One route: what each caller gets, and a request to find out.
+
+    `{key}` and `{user}` in `path` are the user's.
+    """
 
     expected: dict[str, int | str]
     body: dict[str, Any] | None = None
@@ -109,7 +113,7 @@ TABLE: dict[tuple[str, str], Row] = {
 
 
 class World:
-    """An application with one caller of each kind, made once for the whole table."""
+    """An application with one caller of each kind, for the whole table."""
 
     def __init__(self, app: Flask) -> None:
         self.app = app
@@ -151,7 +155,7 @@ class World:
         self.accounts.disable(users["disabled"].id)
 
     def ask(self, method: str, rule: str, row: Row, caller: str) -> int:
-        """The status that a caller gets."""
+        """The status of a caller's request."""
         if caller == "scopeless_key":
             caller = "chat_key" if rule == "/v1/embeddings" else "embeddings_key"
         thing = self.accounts.keys.create(self.user_id, KeySpec(name="thing"))
@@ -211,7 +215,7 @@ def test_every_caller_gets_what_the_table_says(world: World, method: str, rule: 
         status = world.ask(method, rule, row, caller)
         expected = row.expected[caller]
         good = status not in (401, 403, 404) if expected == "ok" else status == expected
-        # Readiness may say 503 before the first check.
+        # Readiness may be 503 before the first check.
         if not good or (status >= 500 and rule != "/health/ready"):
             wrong.append(f"{caller}: {status}, not {expected}")
     assert not wrong, f"{method} {rule}: {wrong}"

@@ -1,4 +1,4 @@
-"""A user's chat defaults: stored, checked, and used by chats that leave them out."""
+"""A user's chat defaults: how they are stored, checked and used."""
 
 from __future__ import annotations
 

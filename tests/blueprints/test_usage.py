@@ -1,4 +1,4 @@
-"""GET /usage: who sees what, and that it adds up."""
+"""GET /usage: who sees which records, and their sums."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ def fill(engine: Engine, folder: Path, entries: list[UsageEntry]) -> None:
 def test_a_report_adds_up_to_the_micro_dollar(engine: Engine, tmp_path: Path) -> None:
     entries = [
         entry(
-            id=at(1 + n % 3, n), user_id=1 + n % 2, key_id=None if n % 5 == 0 else 1, model=f"m{n % 4}", provider="p",
-            cost_microusd=None if n % 10 == 9 else n, completed=n % 7 != 0, cached_tokens=1, reasoning_tokens=2,
+            id=at(1 + n % 3, n), user_id=1 + n % 2, key_id=None if n % 5 == 0 else 1,
+            model=f"m{n % 4}", provider="p", cost_microusd=None if n % 10 == 9 else n,
+            completed=n % 7 != 0, cached_tokens=1, reasoning_tokens=2,
             token_source="estimated" if n % 6 == 0 else "provider",
         )
         for n in range(200)
@@ -158,8 +159,9 @@ def test_the_borders_of_a_range_are_exact_to_the_millisecond(
 @pytest.mark.parametrize(
     ("start", "end"),
     [
-        ("2026-13-01", None), ("yesterday", None), ("2026-11-01T00:00:00", None), (None, "2026-02-30"), ("0001-01-01", None),
-        ("2026-11-02", "2026-11-01"), ("1969-12-31", None), ("2026-11-01", "9999-12-31T23:59:59-23:59"), ("٢٠٢٦-11-01", None),
+        ("2026-13-01", None), ("yesterday", None), ("2026-11-01T00:00:00", None),
+        (None, "2026-02-30"), ("0001-01-01", None), ("2026-11-02", "2026-11-01"),
+        ("1969-12-31", None), ("2026-11-01", "9999-12-31T23:59:59-23:59"), ("٢٠٢٦-11-01", None),
     ],
 )  # fmt: skip
 def test_a_range_that_makes_no_sense_is_refused(start: str | None, end: str | None) -> None:
@@ -181,14 +183,14 @@ PRICES = {"echo/*": {"input": 1, "output": 1}}
 
 @pytest.fixture
 def priced(make_app: MakeApp) -> Flask:
-    """An application in which echo costs a micro-dollar a token."""
+    """An application where echo costs a micro-dollar per token."""
     from goblin_assistant.config.goblin_file import GoblinFile
 
     return make_app(file=GoblinFile.model_validate({"prices": PRICES}))
 
 
 class Caller:
-    """A user of the application, perhaps with a key."""
+    """A user of the application, with or without a key."""
 
     def __init__(self, app: Flask, email: str, admin: bool = False) -> None:
         self.client: FlaskClient = app.test_client()
@@ -276,9 +278,11 @@ def test_without_a_credential_there_is_nothing_to_see(client: FlaskClient) -> No
 @pytest.mark.parametrize(
     "query",
     [
-        "?group_by=", "?group_by=shoe_size", "?limit=0", "?limit=1001", "?limit=x", "?from=never", "?to=never", "?format=xml",
-        "?cursor=x", "?cursor=W10", "?cursor=WyJhIl0", "?cursor=" + "A" * 1999, "?unknown=1", "?user_id=0", "?scope=none",
-        "?key_id=99999999999999999999", "?from=2026-11-02&to=2026-11-01", "?cursor=WzFlOTld", "?cursor=%00",
+        "?group_by=", "?group_by=shoe_size", "?limit=0", "?limit=1001", "?limit=x", "?from=never",
+        "?to=never", "?format=xml", "?cursor=x", "?cursor=W10", "?cursor=WyJhIl0",
+        "?cursor=" + "A" * 1999, "?unknown=1", "?user_id=0", "?scope=none",
+        "?key_id=99999999999999999999", "?from=2026-11-02&to=2026-11-01", "?cursor=WzFlOTld",
+        "?cursor=%00",
         "?group_by=model&cursor=WyJcdTAwMDAiLCJhIl0", "?group_by=model&cursor=WyJcdWQ4MDAiLCJhIl0",
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The two stores keep the same promises; the Redis one against a real Redis."""
+"""Both stores keep the same promises. The Redis store runs against a real Redis."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_full_memory_store_looks_at_the_oldest_answers_only() -> None:
             Counting.looked += len(self)
             return super().items()
 
-        def values(self) -> Any:  # the first is asked for
+        def values(self) -> Any:  # only its first is read
             return super().values()
 
     store = MemoryIdempotencyStore(60, 60, 1000 * (ENTRY_BYTES + 110))
@@ -146,9 +146,8 @@ def test_a_claim_that_ran_out_leaves_its_successor_alone(store: IdempotencyStore
     store._in_flight_seconds = 0
     late = claim(store, "late")
     store._in_flight_seconds = 60
-    successor = wait_until(
-        lambda: claimed_anew(store), 5, "the claim to run out"
-    )  # in Redis it lives a second
+    # In Redis a claim lives for a second at least.
+    successor = wait_until(lambda: claimed_anew(store), 5, "the claim to run out")
     late.finish(ANSWER) if end == "finish" else late.abandon()
     with pytest.raises(Conflict):
         begin(store, "late")

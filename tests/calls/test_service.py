@@ -1,4 +1,4 @@
-"""The chat routes end to end in one process: defaults, models, keys' permissions, idempotency, what is recorded."""
+"""The chat routes end to end in one process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from tests.support.wire_bodies import openai_events
 
 MODELS = Reply.json(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
 HELLO = {"messages": [{"role": "user", "content": "hello there"}]}
-ANSWER = b'{"id":"c","object":"chat.completion","created":1,"model":"m-2026","choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":11,"completion_tokens":3,"total_tokens":14},"future_field":{"kept":true}}'
+ANSWER = (
+    b'{"id":"c","object":"chat.completion","created":1,"model":"m-2026","choices":[{"index":0,'
+    b'"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],"usage":'
+    b'{"prompt_tokens":11,"completion_tokens":3,"total_tokens":14},"future_field":{"kept":true}}'
+)
 
 Post = Callable[..., Any]
 
@@ -81,7 +85,10 @@ def test_bytes_go_to_the_provider_and_come_back_untouched(
     client: FlaskClient, headers: dict[str, str], upstream: FakeUpstream
 ) -> None:
     upstream.reply(Reply.plain(200, ANSWER))
-    raw = b'{ "model":"m" ,"messages":[{"role":"user","content":"x"}],"brand_new":{"deep":[1,2.50],"huge":12345678901234567890123}, "seed":7 }'
+    raw = (
+        b'{ "model":"m" ,"messages":[{"role":"user","content":"x"}],'
+        b'"brand_new":{"deep":[1,2.50],"huge":12345678901234567890123}, "seed":7 }'
+    )
     answer = client.post(
         "/v1/chat/completions", data=raw, headers={**headers, "Content-Type": "application/json"}
     )

@@ -1,7 +1,7 @@
 """Whatever a chat takes is given back, whichever line of it fails.
 
-The faults are exhaustive: a request is run once to see which lines of the chat's modules it executes, and then once for
-each of these lines, with an exception raised in place of it.
+A request is run once to find the lines that it executes in the chat's modules. Then it is run once
+for each of these lines, with an exception raised in its place.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ ANSWER = Reply.json(
     {"id": "c", "object": "chat.completion", "model": "m", "choices": [MESSAGE], "usage": USAGE},
 )
 VECTORS = Reply.json(200, {"object": "list", "model": "m", "data": [], "usage": USAGE})
-CHUNK = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n'
+CHUNK = (
+    b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m",'
+    b'"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n'
+)
 STREAM = Reply.sse([CHUNK, CHUNK, b"data: [DONE]\n\n"])
 HELLO = {"model": "up/m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 20}
 
@@ -56,15 +59,18 @@ REQUESTS: dict[str, tuple[str, dict[str, Any], Reply]] = {
 
 MODULES = (service, admission, settlement, telemetry, chat_stream, router, attempt, chat_response)
 FILES = {module.__file__ for module in MODULES}
-GIVING_BACK = {"settle", "_settle", "_settle_tokens", "release", "close", "close_events", "__del__", "_release",
-               "_end_all", "attach", "_after_response", "settled", "ended_by", "give_back"}  # fmt: skip
-"""What gives back. A fault in there is another test's."""
+GIVING_BACK = {
+    "settle", "_settle", "_settle_tokens", "release", "close", "close_events", "__del__",
+    "_release", "_end_all", "attach", "_after_response", "ended_by", "give_back",
+}  # fmt: skip
+"""Functions that give back: no fault is raised in them."""
 CANNOT_FAIL = re.compile(
-    r"try:|finally:|return \w+(, \w+)*$|(\w+\.)*held\.callback\(|settlement\.reached\(|ends\.append\("
-    r"|if isinstance\(result, Outcome\):|if not isinstance\(result, ProviderError\):|if outcome is None:"
-    r"|self\._release\(\)|except BaseException as error:|(\w+\.)*chat\.defer\(|settlement\.ended_by\("
+    r"try:|finally:|return \w+(, \w+)*$|except BaseException as error:|if outcome is None:"
+    r"|if isinstance\(result, Outcome\):|if not isinstance\(result, ProviderError\):"
+    r"|(\w+\.)*held\.callback\(|settlement\.reached\(|ends\.append\("
+    r"|self\._release\(\)|(\w+\.)*chat\.defer\(|settlement\.ended_by\("
 )
-"""Between taking and noting that it was taken, and where it is given back."""
+"""Lines between taking something and noting that it was taken, and lines that give it back."""
 
 
 @pytest.fixture
@@ -87,7 +93,7 @@ def client(app: Flask, fake_upstream: FakeUpstream) -> FlaskClient:
 
 @pytest.fixture
 def key(client: FlaskClient) -> dict[str, str]:
-    """Of a key that takes everything that a chat may take, with room for one."""
+    """Headers of a key with every limit, which admits one chat at a time."""
     headers = {"Authorization": f"Bearer {register(client)['access_token']}"}
     wish = {
         "name": "k",
@@ -136,7 +142,7 @@ def ask(client: FlaskClient, key: dict[str, str], upstream: FakeUpstream, kind: 
     try:
         answer = client.post(path, json=body, headers=key)
     except RuntimeError:
-        return 0  # from the body, which the test client reads
+        return 0  # raised in the body, which the test client reads
     answer.close()
     return answer.status_code
 
@@ -168,7 +174,7 @@ def test_an_exception_at_any_line_of_a_chat_leaves_nothing_taken(
     for place, function in lines.seen.items():
         with Lines(place):
             status = ask(client, key, fake_upstream, kind)
-        # Its cap at the provider and its key's place admit one chat: the next one is refused when they are lost.
+        # The provider's cap and the key's place admit one chat: a lost one refuses the next.
         assert status not in (429, 503), f"lost by {before}"
         before = f"{place[0].rsplit('/', 1)[-1]}:{place[1]} in {function}"
         if taken(app) != nothing:

@@ -314,11 +314,8 @@ def test_what_cannot_be_translated_is_refused_by_name(body: dict[str, Any], para
 def test_every_parameter_of_anthropic_is_decided_upon() -> None:
     fields = message_create_params.MessageCreateParamsBase.__annotations__.keys() | {"stream"}
     headers = {"user_profile_id", "workspace_id"}
-    sampling = {
-        "temperature",
-        "top_p",
-        "top_k",
-    }  # gone from the SDK with API version 2026-10-21, not from other clients
+    # Removed from the SDK with API version 2026-10-21. Other clients send them.
+    sampling = {"temperature", "top_p", "top_k"}
     assert fields - headers == (TRANSLATED | IGNORED | {"container", "speed"}) - sampling
 
 
@@ -358,7 +355,7 @@ def test_an_answer_with_reasoning_and_tool_calls() -> None:
     message["tool_calls"].append(
         {"type": "function", "function": {"name": "odd", "arguments": "not json"}}
     )
-    completion["choices"][0]["finish_reason"] = "stop"  # as some servers say beside calls
+    completion["choices"][0]["finish_reason"] = "stop"  # as some servers send with tool calls
     translated = answer(completion)
     assert translated["content"][0] == {"type": "thinking", "thinking": "Hm.", "signature": ""}
     assert translated["content"][1] == {

@@ -1,4 +1,4 @@
-"""The table of dialects, and OpenAI's part in it. Anthropic's has pages of its own."""
+"""The table of dialects, and OpenAI's row. Anthropic's translation has tests of its own."""
 
 from __future__ import annotations
 
