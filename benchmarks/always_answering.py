@@ -26,7 +26,7 @@ import pytest
 
 from benchmarks import machine, probe, servers
 from benchmarks.crowd import Crowd, Tally
-from benchmarks.hazards import CONDITIONS, IDLE, Condition, Ground
+from benchmarks.hazards import CONDITIONS, IDLE, Condition, LoadContext
 from benchmarks.page import paragraph, replace_section
 from benchmarks.probe import Reading
 from benchmarks.processes import Server
@@ -129,7 +129,7 @@ def _measure(
     with server:
         account = servers.register(server.port)
         more = [servers.another_key(server.port, account.token) for _ in range(condition.keys - 1)]
-        ground = Ground(
+        context = LoadContext(
             port=server.port,
             token=account.token,
             keys=[account.key, *more],
@@ -137,13 +137,13 @@ def _measure(
             body_bytes=int(options.body_mb * 1e6),
             service=service,
         )
-        running = crowd.begin(condition.load(ground, tally))
+        running = crowd.begin(condition.load(context, tally))
         try:
             if not tally.ready.wait(READY_SECONDS):
                 return Row(condition.name, condition.title, "the load did not come about", None)
             samples = options.samples or condition.samples
             reading, peak, problems = _sample(server, samples, options.memory_mb)
-            problems += condition.check(ground, tally)
+            problems += condition.check(context, tally)
             under_way = {kind: count for kind, count in tally.open.items() if count > 0}
         finally:
             crowd.end(running)

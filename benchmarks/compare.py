@@ -68,7 +68,7 @@ def measure(
     result: Comparison | None,
 ) -> None:
     """Take one sample. `result` is None while warming up."""
-    task.server.go_on()
+    task.server.resume()
     before = task.server.cpu_seconds()
     load = native.finish_load(
         native.start_load(
@@ -81,7 +81,7 @@ def measure(
         )
     )
     cpu = task.server.cpu_seconds() - before
-    task.server.halt()
+    task.server.pause()
     if result is None:
         return
     if not load.clean:
@@ -153,7 +153,7 @@ def run(settings: Settings) -> Comparison:
             if name == "goblin":
                 credentials = servers.register(server.port)
             result.figures["rss_idle"][name] = round(server.rss_bytes() / 1e6, 1)
-            server.halt()
+            server.pause()
         tasks = _tasks(settings, by_name, credentials)
         say("warming up")
         for task in tasks:
@@ -171,7 +171,7 @@ def run(settings: Settings) -> Comparison:
                         seconds = settings.stream_seconds if kind == "stream" else settings.seconds
                         measure(settings, task, concurrency, round_, seconds, result)
         for name, server in started:
-            server.go_on()
+            server.resume()
             result.figures["rss"][name] = round(server.rss_bytes() / 1e6, 1)
     return result
 

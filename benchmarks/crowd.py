@@ -112,7 +112,7 @@ async def _quiet() -> None:
     await asyncio.gather(*left, return_exceptions=True)
 
 
-async def ask(port: int, request: bytes, kind: str, tally: Tally) -> str:
+async def send(port: int, request: bytes, kind: str, tally: Tally) -> str:
     """Send a request, read its answer to the end and count it; the status or the error."""
     loop = asyncio.get_running_loop()
     began = loop.time()

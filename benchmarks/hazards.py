@@ -19,7 +19,7 @@ from typing import Any, Literal
 import psutil
 
 from benchmarks import servers
-from benchmarks.crowd import Mode, Provider, Tally, ask, open_silent, reset
+from benchmarks.crowd import Mode, Provider, Tally, open_silent, reset, send
 from benchmarks.native import http_request
 from tests.support.nasty_bodies import MESSAGES, NASTY, NASTY_WHOLE, Make, inside
 from tests.support.services import PostgresServer, RedisServer
@@ -41,7 +41,7 @@ ONE_CONNECTION = {"Connection": "close"}
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class LoadContext:
     """What a load uses. `keys` are API keys of one account, `token` is its access token."""
 
     port: int
@@ -68,8 +68,8 @@ class Ground:
         return http_request("GET", "/auth/keys", headers)
 
 
-Load = Callable[[Ground, Tally], Coroutine[Any, Any, None]]
-Check = Callable[[Ground, Tally], list[str]]
+Load = Callable[[LoadContext, Tally], Coroutine[Any, Any, None]]
+Check = Callable[[LoadContext, Tally], list[str]]
 """How a load differed from what it should have been; empty: it was right."""
 
 
@@ -92,13 +92,13 @@ def _expect(**expectations: bool) -> list[str]:
     return [f"not {name.replace('_', ' ')}" for name, holds in expectations.items() if not holds]
 
 
-async def idle(ground: Ground, tally: Tally) -> None:
+async def idle(context: LoadContext, tally: Tally) -> None:
     """No load."""
     tally.ready.set()
     await asyncio.Event().wait()
 
 
-def nothing_expected(ground: Ground, tally: Tally) -> list[str]:
+def nothing_expected(context: LoadContext, tally: Tally) -> list[str]:
     """Nothing to check."""
     return []
 
@@ -106,41 +106,41 @@ def nothing_expected(ground: Ground, tally: Tally) -> list[str]:
 async def _waves(port: int, tally: Tally, kind: str, request: bytes, count: int) -> None:
     """`count` requests at once, and again when all have their answers."""
     while True:
-        wave = [asyncio.ensure_future(ask(port, request, kind, tally)) for _ in range(count)]
+        wave = [asyncio.ensure_future(send(port, request, kind, tally)) for _ in range(count)]
         await asyncio.sleep(0.2)
         tally.ready.set()
         await asyncio.gather(*wave)
 
 
-async def logins(ground: Ground, tally: Tally) -> None:
+async def logins(context: LoadContext, tally: Tally) -> None:
     """250 logins at once."""
-    await _waves(ground.port, tally, "login", ground.login(), LOGINS)
+    await _waves(context.port, tally, "login", context.login(), LOGINS)
 
 
-def logins_came(ground: Ground, tally: Tally) -> list[str]:
+def logins_arrived(context: LoadContext, tally: Tally) -> list[str]:
     """All requests of a wave were open at once."""
     return _expect(all_logins_at_once=tally.most_open["login"] >= LOGINS)
 
 
-async def chats(ground: Ground, tally: Tally) -> None:
+async def chats(context: LoadContext, tally: Tally) -> None:
     """300 streams of three seconds at once."""
-    await _waves(ground.port, tally, "chat", ground.chat(stream=True), CHATS)
+    await _waves(context.port, tally, "chat", context.chat(stream=True), CHATS)
 
 
-def chats_came(ground: Ground, tally: Tally) -> list[str]:
+def chats_arrived(context: LoadContext, tally: Tally) -> list[str]:
     """All requests of a wave were open at once, and every slot was taken."""
     return _expect(
         all_chats_at_once=tally.most_open["chat"] >= CHATS,
-        every_slot_taken=ground.provider.most_active >= SLOTS,
+        every_slot_taken=context.provider.most_active >= SLOTS,
     )
 
 
-async def hanging_provider(ground: Ground, tally: Tally) -> None:
+async def hanging_provider(context: LoadContext, tally: Tally) -> None:
     """100 clients that repeat half a second after a refusal."""
 
     async def client() -> None:
         while True:
-            await ask(ground.port, ground.chat(stream=False), "chat", tally)
+            await send(context.port, context.chat(stream=False), "chat", tally)
             await asyncio.sleep(0.5)
 
     clients = [asyncio.ensure_future(client()) for _ in range(HANGING_CLIENTS)]
@@ -149,22 +149,22 @@ async def hanging_provider(ground: Ground, tally: Tally) -> None:
     await asyncio.gather(*clients)
 
 
-def provider_hung(ground: Ground, tally: Tally) -> list[str]:
+def provider_hung(context: LoadContext, tally: Tally) -> list[str]:
     """Calls hung in the provider, which answered none."""
     return _expect(
-        every_slot_taken=ground.provider.most_active >= SLOTS,
+        every_slot_taken=context.provider.most_active >= SLOTS,
         no_chat_answered=tally.total("chat", "200") == 0,
     )
 
 
-async def half_sent(ground: Ground, tally: Tally) -> None:
+async def half_sent(context: LoadContext, tally: Tally) -> None:
     """1,000 connections: half stop within their headers, half within their body."""
     head = b"POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     body = head + b'Content-Length: 1000\r\n\r\n{"email": "'
-    await _hold(ground, tally, "half-sent", [head if n % 2 else body for n in range(HALF_SENT)])
+    await _hold(context, tally, "half-sent", [head if n % 2 else body for n in range(HALF_SENT)])
 
 
-async def _hold(ground: Ground, tally: Tally, kind: str, requests: Sequence[bytes]) -> None:
+async def _hold(context: LoadContext, tally: Tally, kind: str, requests: Sequence[bytes]) -> None:
     """Open a connection for each request and read nothing; replace those that are refused."""
     held: list[socket.socket | None] = [None] * len(requests)
     try:
@@ -176,7 +176,7 @@ async def _hold(ground: Ground, tally: Tally, kind: str, requests: Sequence[byte
                     connection.close()
                     held[number] = connection = None
                 if connection is None:
-                    held[number] = await _opened(ground.port, request, kind, tally)
+                    held[number] = await _opened(context.port, request, kind, tally)
             now_open = len(requests) - held.count(None)
             tally.most_open[kind] = max(tally.most_open[kind], now_open)
             await asyncio.sleep(1)
@@ -209,56 +209,56 @@ def _closed(connection: socket.socket) -> bool:
 def connections_held(kind: str, count: int) -> Check:
     """Check that so many connections were opened."""
 
-    def check(ground: Ground, tally: Tally) -> list[str]:
+    def check(context: LoadContext, tally: Tally) -> list[str]:
         return _expect(**{f"{count}_connections_opened": tally.most_open[kind] >= count})
 
     return check
 
 
-async def stalled_streams(ground: Ground, tally: Tally) -> None:
+async def stalled_streams(context: LoadContext, tally: Tally) -> None:
     """200 clients request an endless stream and do not read it."""
-    request = ground.chat(stream=True)
-    await _hold(ground, tally, "reader", [request] * READERS)
+    request = context.chat(stream=True)
+    await _hold(context, tally, "reader", [request] * READERS)
 
 
-def streams_stalled(ground: Ground, tally: Tally) -> list[str]:
+def streams_stalled(context: LoadContext, tally: Tally) -> list[str]:
     """All connections were opened, and every slot was taken."""
     return [
-        *connections_held("reader", READERS)(ground, tally),
-        *_expect(every_slot_taken=ground.provider.most_active >= SLOTS),
+        *connections_held("reader", READERS)(context, tally),
+        *_expect(every_slot_taken=context.provider.most_active >= SLOTS),
     ]
 
 
-async def stalled_documents(ground: Ground, tally: Tally) -> None:
+async def stalled_documents(context: LoadContext, tally: Tally) -> None:
     """200 clients without credentials request a large document a hundred times and do not read."""
     request = http_request("GET", "/openapi.json", {}) * PIPELINED
-    await _hold(ground, tally, "reader", [request] * READERS)
+    await _hold(context, tally, "reader", [request] * READERS)
 
 
-async def service_stopped(ground: Ground, tally: Tally) -> None:
+async def service_stopped(context: LoadContext, tally: Tally) -> None:
     """Chats, lists of keys and logins at a steady rate; after three seconds the service stops."""
-    assert ground.service is not None
-    numbers = itertools.cycle(range(len(ground.keys)))
+    assert context.service is not None
+    numbers = itertools.cycle(range(len(context.keys)))
     counter = itertools.count()
 
     def chat() -> bytes:
         extra = {"Idempotency-Key": f"bench-{next(counter)}"}
-        return ground.chat(stream=False, key=next(numbers), extra=extra)
+        return context.chat(stream=False, key=next(numbers), extra=extra)
 
     steady = [
-        asyncio.ensure_future(_steady(ground.port, tally, "chat", chat, CHAT_EVERY)),
-        asyncio.ensure_future(_steady(ground.port, tally, "keys", ground.key_list, LIST_EVERY)),
-        asyncio.ensure_future(_steady(ground.port, tally, "login", ground.login, LOGIN_EVERY)),
+        asyncio.ensure_future(_steady(context.port, tally, "chat", chat, CHAT_EVERY)),
+        asyncio.ensure_future(_steady(context.port, tally, "keys", context.key_list, LIST_EVERY)),
+        asyncio.ensure_future(_steady(context.port, tally, "login", context.login, LOGIN_EVERY)),
     ]
     try:
         await asyncio.sleep(3)
-        _signal(ground.service, signal.SIGSTOP)
+        _signal(context.service, signal.SIGSTOP)
         tally.ready.set()
         await asyncio.sleep(PAUSE_SECONDS)
-        _signal(ground.service, signal.SIGCONT)
+        _signal(context.service, signal.SIGCONT)
         await asyncio.gather(*steady)
     finally:
-        _signal(ground.service, signal.SIGCONT)
+        _signal(context.service, signal.SIGCONT)
 
 
 async def _steady(
@@ -271,7 +271,7 @@ async def _steady(
     """One request after each interval, whether earlier ones were answered or not."""
     running = set()
     while True:
-        task = asyncio.ensure_future(ask(port, make(), kind, tally))
+        task = asyncio.ensure_future(send(port, make(), kind, tally))
         running.add(task)
         task.add_done_callback(running.discard)
         await asyncio.sleep(every)
@@ -285,7 +285,7 @@ def _signal(service: PostgresServer | RedisServer, number: signal.Signals) -> No
         process.send_signal(number)
 
 
-def service_was_asked(ground: Ground, tally: Tally) -> list[str]:
+def service_was_loaded(context: LoadContext, tally: Tally) -> list[str]:
     """The load continued while the service was stopped: at least half of it was sent."""
     seconds = time.monotonic() - tally.began
     begun = {kind: tally.total(kind) + tally.open[kind] for kind in ("chat", "keys", "login")}
@@ -299,14 +299,14 @@ def service_was_asked(ground: Ground, tally: Tally) -> list[str]:
 def nasty(make: Make, *, login: bool) -> Load:
     """Four clients that repeat one body: with a key to chat, without to login."""
 
-    async def load(ground: Ground, tally: Tally) -> None:
+    async def load(context: LoadContext, tally: Tally) -> None:
         path = "/auth/login" if login else "/v1/chat/completions"
-        by_key = {} if login else {"Authorization": f"Bearer {ground.keys[0]}"}
-        request = http_request("POST", path, {**by_key, **ONE_CONNECTION}, make(ground.body_bytes))
+        by_key = {} if login else {"Authorization": f"Bearer {context.keys[0]}"}
+        request = http_request("POST", path, {**by_key, **ONE_CONNECTION}, make(context.body_bytes))
 
         async def client() -> None:
             while True:
-                await ask(ground.port, request, "body", tally)
+                await send(context.port, request, "body", tally)
                 await asyncio.sleep(SENDER_PAUSE_SECONDS)  # refused at once, it would be a flood
 
         clients = [asyncio.ensure_future(client()) for _ in range(SENDERS)]
@@ -317,7 +317,7 @@ def nasty(make: Make, *, login: bool) -> Load:
     return load
 
 
-def bodies_came(ground: Ground, tally: Tally) -> list[str]:
+def bodies_arrived(context: LoadContext, tally: Tally) -> list[str]:
     """Four bodies were open at once."""
     return _expect(four_bodies_at_once=tally.most_open["body"] >= SENDERS)
 
@@ -336,7 +336,7 @@ def _nasty_condition(route: str, name: str, make: Make) -> Condition:
         f"nasty-{route}-{name.replace(' ', '-').replace(',', '')}",
         f"{SENDERS} at once to {'/auth/login' if route == 'login' else 'chat'}: {name}",
         nasty(make, login=route == "login"),
-        bodies_came,
+        bodies_arrived,
     )
 
 
@@ -351,14 +351,14 @@ PAUSED = int(PAUSE_SECONDS * 100)
 
 CONDITIONS = [
     IDLE,
-    Condition("logins", f"{LOGINS} logins at once", logins, logins_came),
-    Condition("chats", f"{CHATS} chats at once, {SLOTS} slots", chats, chats_came, mode="slow"),
+    Condition("logins", f"{LOGINS} logins at once", logins, logins_arrived),
+    Condition("chats", f"{CHATS} chats at once, {SLOTS} slots", chats, chats_arrived, mode="slow"),
     Condition(
-        "postgres", "PostgreSQL stopped for 30 s", service_stopped, service_was_asked,
+        "postgres", "PostgreSQL stopped for 30 s", service_stopped, service_was_loaded,
         service="postgres", samples=PAUSED, keys=20,
     ),
     Condition(
-        "redis", "Redis stopped for 30 s", service_stopped, service_was_asked,
+        "redis", "Redis stopped for 30 s", service_stopped, service_was_loaded,
         service="redis", samples=PAUSED, keys=20,
     ),
     Condition("provider", "a provider that hangs", hanging_provider, provider_hung, mode="hang"),

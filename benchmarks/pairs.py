@@ -66,7 +66,7 @@ def one_pair(
                 compare.measure(
                     settings, task, options.concurrency, number, options.seconds, result
                 )
-                server.go_on()
+                server.resume()
             if result.problems:
                 raise RuntimeError("; ".join(result.problems))
             sample: Sample = result.samples[0]

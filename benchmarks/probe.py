@@ -49,7 +49,7 @@ class Reading:
     niceness: int
 
 
-class _Asked:
+class _Pending:
     """A request that waits for its answer."""
 
     def __init__(self, due: float, connection: socket.socket) -> None:
@@ -68,69 +68,69 @@ class Probe:
         self._request = f"GET {PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
         self._samples = samples
         self._poller = select.epoll()
-        self._open: dict[int, _Asked] = {}  # in the order in which they were due
+        self._open: dict[int, _Pending] = {}  # in the order in which they were due
         self._times: list[float] = []
         self._late: list[float] = []
         self._reasons: Counter[str] = Counter()
 
     def run(self) -> Reading:
         """Takes `samples` times 10 ms, and the time-out at most."""
-        began = time.monotonic() + START_SECONDS
-        asked = 0
-        while asked < self._samples or self._open:
+        start = time.monotonic() + START_SECONDS
+        sent = 0
+        while sent < self._samples or self._open:
             now = time.monotonic()
-            while asked < self._samples and began + asked * INTERVAL_SECONDS <= now:
-                due = began + asked * INTERVAL_SECONDS
+            while sent < self._samples and start + sent * INTERVAL_SECONDS <= now:
+                due = start + sent * INTERVAL_SECONDS
                 self._late.append(now - due)
-                self._ask(due)
-                asked += 1
+                self._connect(due)
+                sent += 1
             self._expire(now)
             wakes = [next(iter(self._open.values())).due + TIMEOUT_SECONDS] if self._open else []
-            if asked < self._samples:
-                wakes.append(began + asked * INTERVAL_SECONDS)
+            if sent < self._samples:
+                wakes.append(start + sent * INTERVAL_SECONDS)
             if wakes:
                 self._wait(max(0.0, min(wakes) - time.monotonic()))
         self._poller.close()
         return self._reading()
 
-    def _ask(self, due: float) -> None:
+    def _connect(self, due: float) -> None:
         connection = socket.socket()
         connection.setblocking(False)
-        asked = _Asked(due, connection)
-        self._open[connection.fileno()] = asked
+        pending = _Pending(due, connection)
+        self._open[connection.fileno()] = pending
         self._poller.register(connection, select.EPOLLOUT)
         failed = connection.connect_ex(self._address)
         if failed not in (0, errno.EINPROGRESS):
-            self._end(asked, os.strerror(failed))
+            self._end(pending, os.strerror(failed))
 
     def _wait(self, seconds: float) -> None:
         # select() takes microseconds; epoll's own time-out is in whole milliseconds.
         if not select.select([self._poller.fileno()], [], [], seconds)[0]:
             return
         for descriptor, _ in self._poller.poll(0):
-            asked = self._open.get(descriptor)
-            if asked is not None:
+            pending = self._open.get(descriptor)
+            if pending is not None:
                 try:
-                    self._move(asked)
+                    self._advance(pending)
                 except BlockingIOError:
                     continue
                 except OSError as error:
-                    self._end(asked, error.strerror or type(error).__name__)
+                    self._end(pending, error.strerror or type(error).__name__)
 
-    def _move(self, asked: _Asked) -> None:
-        if not asked.sent:
-            asked.connection.sendall(self._request)
-            asked.sent = True
-            self._poller.modify(asked.connection, select.EPOLLIN)
+    def _advance(self, pending: _Pending) -> None:
+        if not pending.sent:
+            pending.connection.sendall(self._request)
+            pending.sent = True
+            self._poller.modify(pending.connection, select.EPOLLIN)
             return
-        data = asked.connection.recv(65536)
-        asked.received += data
-        head, blank, body = asked.received.partition(b"\r\n\r\n")
+        data = pending.connection.recv(65536)
+        pending.received += data
+        head, blank, body = pending.received.partition(b"\r\n\r\n")
         if blank and len(body) >= _content_length(head):
             status = head[9:12].decode("latin-1")
-            self._end(asked, "" if status == "200" else f"status {status}")
+            self._end(pending, "" if status == "200" else f"status {status}")
         elif not data:
-            self._end(asked, "closed without an answer")
+            self._end(pending, "closed without an answer")
 
     def _expire(self, now: float) -> None:
         while self._open:
@@ -139,12 +139,12 @@ class Probe:
                 return
             self._end(oldest, "no answer in time")
 
-    def _end(self, asked: _Asked, failure: str) -> None:
-        del self._open[asked.connection.fileno()]
-        asked.connection.close()
+    def _end(self, pending: _Pending, failure: str) -> None:
+        del self._open[pending.connection.fileno()]
+        pending.connection.close()
         if failure:
             self._reasons[failure] += 1
-        self._times.append(TIMEOUT_SECONDS if failure else time.monotonic() - asked.due)
+        self._times.append(TIMEOUT_SECONDS if failure else time.monotonic() - pending.due)
 
     def _reading(self) -> Reading:
         return Reading(
@@ -196,7 +196,7 @@ def main() -> None:
     try:
         os.nice(NICENESS)
     except PermissionError:
-        pass  # the reading tells
+        pass  # the reading has it as niceness
     gc.disable()
     port, samples = (int(argument) for argument in sys.argv[1:])
     print(json.dumps(asdict(Probe(port, samples).run())))

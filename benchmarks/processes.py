@@ -128,12 +128,12 @@ class Server:
         """Threads now."""
         return sum(process.num_threads() for process in self._family())
 
-    def halt(self) -> None:
+    def pause(self) -> None:
         """Pause it."""
         for process in self._family():
             process.send_signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Continue it."""
         for process in self._family():
             process.send_signal(signal.SIGCONT)

@@ -318,24 +318,24 @@ def usage_rows(settings: Settings, rows: int = 1_000_000, rounds: int = 5) -> Re
                 fill(folder / f"goblin-{count}" / "instance" / "goblin.db", count)
             stack.enter_context(server)
             _load(settings, server.port, request, 8, 1.0)
-            server.halt()
+            server.pause()
             running.append(server)
 
             def measure(
                 round_: int, server: Any = server, request: bytes = request, label: str = label
             ) -> float:
                 say(f"{label}, round {round_ + 1}/{rounds}")
-                server.go_on()
+                server.resume()
                 before = server.cpu_seconds()
                 load = _load(settings, server.port, request, 32, settings.seconds)
                 cpu = (server.cpu_seconds() - before) / load.requests * 1e6
-                server.halt()
+                server.pause()
                 return float(cpu)
 
             variants[label] = measure
         spreads = _flatness(settings, variants, rounds)
         for server in running:
-            server.go_on()
+            server.resume()
     figures = {name: spread.median for name, spread in spreads.items()}
     return figures, [_flat_check(f"CPU per chat, 0 to {rows:,} usage records", spreads)]
 

@@ -55,7 +55,7 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
         (Reply.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{"), "closed without an answer"),
     ],
 )
-def test_the_probe_counts_whatever_is_no_whole_200_as_a_failure(
+def test_the_probe_counts_all_but_a_whole_200_as_failures(
     fake_upstream: FakeUpstream, reply: Reply, reason: str
 ) -> None:
     fake_upstream.default = reply

@@ -183,7 +183,7 @@ def test_a_section_is_replaced_in_its_place_and_the_rest_of_the_page_stays(tmp_p
     )
 
 
-def test_a_page_that_is_written_anew_keeps_the_sections_of_other_commands() -> None:
+def test_a_rewritten_page_keeps_the_sections_of_other_commands() -> None:
     old = with_section(with_section("# Page\n\nold\n", "one", "## One"), "two", "## Two")
     new = with_sections_of("# Page\n\nnew\n", old)
     assert new == with_section(with_section("# Page\n\nnew\n", "one", "## One"), "two", "## Two")

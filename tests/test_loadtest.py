@@ -101,7 +101,9 @@ class TestLocust:
         assert "health_check" in verdict["notes"][0]
         assert output.rstrip().endswith("Verdict: FAIL")
 
-    def test_an_answer_that_is_no_object_is_a_failure(self, locust: Locust, target: Target) -> None:
+    def test_an_answer_that_is_not_an_object_is_a_failure(
+        self, locust: Locust, target: Target
+    ) -> None:
         code, output, verdict = locust(target({"/health": [NULL, 10_000]}))
         assert code == 1
         assert rows(verdict)["Health checks"]["failed"] > 0
@@ -152,13 +154,13 @@ class TestLocust:
         assert "GOBLIN_LOADTEST_EMAIL" in output
         assert "Traceback" not in output
 
-    def test_a_server_that_is_not_there_is_said_so(self, locust: Locust) -> None:
+    def test_a_missing_server_is_reported(self, locust: Locust) -> None:
         code, output, _ = locust(f"http://127.0.0.1:{free_port()}")
         assert code == 1
         assert "Is the server running?" in output
 
     @pytest.mark.parametrize("address", ["localhost:8001", "http://"])
-    def test_an_address_that_is_none_is_said_so(self, locust: Locust, address: str) -> None:
+    def test_an_invalid_address_is_reported(self, locust: Locust, address: str) -> None:
         code, output, _ = locust(address)
         assert code == 1
         assert "write it whole, as http://localhost:8001" in output

@@ -32,7 +32,7 @@ REFUSALS: dict[str, tuple[bytes, int, str]] = {
 }  # fmt: skip
 
 
-def test_what_is_refused_before_the_application_has_our_shape_id_log_and_metric(
+def test_refusals_before_the_application_have_our_shape_id_log_and_metric(
     serve: Serve,
 ) -> None:
     server = serve()

@@ -50,7 +50,7 @@ def test_the_first_and_every_other_line_is_json_and_says_where_it_listens(serve:
     assert b"Traceback" not in b"".join(server.errors)
 
 
-def test_a_port_that_is_taken_is_said_so(serve: Serve) -> None:
+def test_a_taken_port_is_reported(serve: Serve) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = serve(wait=False, GOBLIN_PORT=str(taken.getsockname()[1]))
         assert server.process.wait(20) == 1
@@ -98,7 +98,7 @@ def test_a_pinned_process_has_all_its_threads_on_one_core(serve: Serve) -> None:
     assert all(os.sched_getaffinity(int(thread.name)) == {core} for thread in threads)
 
 
-def test_a_core_that_there_is_not_is_said_so(serve: Serve) -> None:
+def test_a_missing_core_is_reported(serve: Serve) -> None:
     server = serve(wait=False, GOBLIN_CPU="4000")
     assert server.process.wait(20) == 1
     assert wait_until(lambda: server.log_lines("cannot_start"))
@@ -111,7 +111,7 @@ def test_threads_are_counted(serve: Serve) -> None:
     assert 1 <= metrics["server_threads_busy"] <= 7
 
 
-def test_a_client_that_takes_nothing_is_cut_off(
+def test_a_client_that_reads_nothing_is_disconnected(
     serve: Serve,
     fake_upstream: FakeUpstream,
 ) -> None:
