@@ -71,7 +71,8 @@ def serve(host: str | None, port: int | None) -> None:
 
 
 _NEXT_STEPS = """
-Goblin Assistant is starting on {url} with the embedded provider `echo`; the API's own pages are at {url}/docs
+Goblin Assistant is starting on {url} with the embedded provider `echo`; \
+the API's own pages are at {url}/docs
 Next, in another terminal:
 
   curl -s {url}/auth/register -H 'Content-Type: application/json' \\

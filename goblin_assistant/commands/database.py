@@ -75,7 +75,8 @@ def _migrating() -> Iterator[Engine]:
         at = schema_status(engine)
         if at.is_newer:
             raise click.ClickException(
-                f"the database is at revision {at.current}, which this release ({at.release}) does not know; "
+                f"the database is at revision {at.current}, "
+                f"which this release ({at.release}) does not know; "
                 "use the command of the release that made it"
             ) from None
         raise click.ClickException(f"{error}") from None
@@ -96,7 +97,8 @@ def upgrade(revision: str) -> None:
         found = schema_status(engine)
     if found.is_newer:
         click.echo(
-            f"at revision {found.current}, newer than this release ({found.release}) and compatible with it"
+            f"at revision {found.current}, newer than this release ({found.release}) "
+            "and compatible with it"
         )
     else:
         click.echo(f"at revision {found.current}")
@@ -114,7 +116,9 @@ def downgrade(revision: str) -> None:
 
 @db.command()
 def current() -> None:
-    """Show the revision of the database and of this release; exit 1 when this release may not serve with it."""
+    """Show the revision of the database and of this release.
+
+    Exits 1 when this release may not serve with the database."""
     with _migrating() as engine:
         found = schema_status(engine)
     click.echo(f"database {found.current or 'empty'}, release {found.release}")

@@ -37,7 +37,7 @@ class Finding:
 @click.command()
 @click.option("--url", help="Also look at a running instance, e.g. http://127.0.0.1:8001")
 def doctor(url: str | None) -> None:
-    """Run the deployment checklist. Exits 1 when something fails; a warning says what to think about."""
+    """Run the deployment checklist. Exits 1 when something fails, 0 with warnings."""
     worst = 0
     for finding in findings(url):
         mark = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}[finding.verdict]

@@ -17,7 +17,7 @@ NONE = "none"
 
 
 class Usd(click.ParamType):
-    """US dollars with at most six decimals; the value is in micro-dollars. `none` where removable."""
+    """US dollars with at most six decimals, or `none` where removable. The value: micro-dollars."""
 
     name = "usd"
 

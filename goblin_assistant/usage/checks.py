@@ -4,8 +4,7 @@ A count is replaced by the estimate (usage/estimates.py, usage/delivered.py) whe
 
     is no count          a text, a negative number, a truth value, 5.5
     is 0 beside content  every prompt has tokens, and so has a text that was delivered
-    is beyond the model  more than its context window, or UNKNOWN_WINDOW where that is not known, for
-                         each answer asked for
+    is beyond the model  more than its context window (UNKNOWN_WINDOW if not known) for each answer
 
 A report with a count that is none, or beyond the model, is doubtful: its other count holds only
 where the estimate is smaller. So it can neither make a call free nor empty a budget. Each is

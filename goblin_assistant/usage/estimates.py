@@ -36,7 +36,7 @@ ATTACHMENT_TOKENS = 2000
 ATTACHMENT_BYTES_PER_TOKEN = 16
 CAUTIOUS_BYTES_PER_TOKEN = 3
 REPLY_TOKENS = 3
-"""Each answer is primed with <|start|>assistant<|message|>: OpenAI's cookbook, "How to count tokens"."""
+"""<|start|>assistant<|message|> before each answer: OpenAI's cookbook, "How to count tokens"."""
 
 NOT_READ = frozenset({
     "model", "stream", "stream_options", "user", "safety_identifier", "prompt_cache_key",
@@ -44,7 +44,7 @@ NOT_READ = frozenset({
     "verbosity", "modalities", "anthropic_version", "encoding_format", "tool_choice",
     *LIMIT_FIELDS, *CHOICE_FIELDS,
 })  # fmt: skip
-"""Fields that no provider shows to the model. Top-level numbers and booleans do not count either."""
+"""Fields that no provider shows to the model. Top-level numbers and booleans do not count."""
 
 _CONTENT = ("messages", "input", "system")
 _DATA = frozenset(

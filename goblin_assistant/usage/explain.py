@@ -65,7 +65,7 @@ class Story:
 
 
 def records_of(engine: Engine, correlation_id: str) -> list[dict[str, Any]]:
-    """The usage records under a correlation id, oldest first, with the names of their user and key."""
+    """The usage records of a correlation id, oldest first, with names of user and key."""
     record, key = usage_records.c, api_keys.c
     with engine.connect() as connection:
         rows = connection.execute(

@@ -190,8 +190,7 @@ class Orphan:
 
 
 def orphans(folder: Path) -> Iterator[Orphan]:
-    """Journals that no living process holds, oldest first, one at a time; each is unlocked again when the next one is
-    asked for."""
+    """Journals of dead processes, oldest first. Each is unlocked when the next one is taken."""
     try:
         paths = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.name)
     except FileNotFoundError:

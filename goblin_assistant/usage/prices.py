@@ -122,8 +122,9 @@ FREE = Rates(1, (Band(0, 0, 0, 0, 0, 0, 0),))
 
 
 class Prices:
-    """Prices by our provider names. `overrides` are goblin.toml's `[prices]`, by `provider/model` or `provider/*`.
+    """Prices by our provider names.
 
+    `overrides` are goblin.toml's `[prices]`, by `provider/model` or `provider/*`.
     `base_urls` are the addresses of providers, by which those with other names are recognised
     (`[providers.my-openai] base_url = "https://api.openai.com/v1"`). `clock` gives the time of a
     call: some prices depend on the date or the hour.
@@ -170,8 +171,8 @@ class Prices:
     ) -> int | None:
         """What a call cost, in whole micro-dollars; None: unknown.
 
-        `model` is the one that answered (`gpt-4o-2024-08-06`), `target` the requested name (`gpt-4o`
-        or a deployment). Both are looked up in goblin.toml first, then in genai-prices.
+        `model` is the one that answered (`gpt-4o-2024-08-06`), `target` the requested name
+        (`gpt-4o` or a deployment). Both are looked up in goblin.toml first, then in genai-prices.
         """
         if target and target != model and not self.overridden(provider, model):
             if self.overridden(provider, target):

@@ -54,9 +54,16 @@ def set_columns(engine: Engine, key_id: int, **values: Any) -> None:
 
 def test_a_key_becomes_a_principal_with_all_its_limits(accounts: Accounts, user_id: int) -> None:
     made = make(
-        accounts, user_id, scopes=["embeddings"], allowed_models=["openai/*", "echo"], requests_per_minute=3,
-        tokens_per_minute=400, max_concurrency=5, monthly_budget_microusd=1_234_567, expires_at=now_ms() + 60_000,
-    )  # fmt: skip
+        accounts,
+        user_id,
+        scopes=["embeddings"],
+        allowed_models=["openai/*", "echo"],
+        requests_per_minute=3,
+        tokens_per_minute=400,
+        max_concurrency=5,
+        monthly_budget_microusd=1_234_567,
+        expires_at=now_ms() + 60_000,
+    )
     principal = accounts.principals.of_key(made.secret)
     assert (principal.user_id, principal.key_id, principal.label) == (
         user_id,

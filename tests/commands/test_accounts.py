@@ -1,4 +1,4 @@
-"""goblin-assistant users and keys: accounts without a server, and what a running server makes of them."""
+"""goblin-assistant users and keys: accounts without a server, and their effect on a running one."""
 
 from __future__ import annotations
 
@@ -178,9 +178,24 @@ def test_a_key_made_by_command_works_and_is_all_that_standard_output_holds(
     ada: dict[str, Any], accounts: Accounts
 ) -> None:
     out = good(
-        keys, "create", ADA, "--name", "team", "--scope", "chat", "--model", "echo", "--model", "openai/*",
-        "--requests-per-minute", "500", "--monthly-budget-usd", "12.50", "--expires-in", "90d",
-    )  # fmt: skip
+        keys,
+        "create",
+        ADA,
+        "--name",
+        "team",
+        "--scope",
+        "chat",
+        "--model",
+        "echo",
+        "--model",
+        "openai/*",
+        "--requests-per-minute",
+        "500",
+        "--monthly-budget-usd",
+        "12.50",
+        "--expires-in",
+        "90d",
+    )
     principal = accounts.principals.of_key(out.strip())
     assert principal.scopes == {"chat"}
     assert principal.allowed_models == {"echo", "openai/*"}

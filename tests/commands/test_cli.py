@@ -42,7 +42,8 @@ def test_serving_loads_nothing_that_only_commands_and_options_need(tmp_path: Pat
         "import goblin_assistant.cli, goblin_assistant.server.serve\n"
         "from goblin_assistant import create_app\n"
         "create_app({'env': 'development', 'instance_dir': sys.argv[1]})\n"
-        "unwanted = ('redis', 'psycopg', 'alembic', 'opentelemetry', 'pydantic_settings', 'email_validator')\n"
+        "unwanted = ('redis', 'psycopg', 'alembic', 'opentelemetry', 'pydantic_settings',\n"
+        "            'email_validator')\n"
         "print(*[name for name in unwanted if name in sys.modules])\n"
     )
     done = subprocess.run(

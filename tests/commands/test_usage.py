@@ -135,31 +135,67 @@ def test_explain_tells_the_story_of_a_chat(engine: Engine, store: UsageStore) ->
     timeline: list[dict[str, Any]] = [
         {"at_ms": 51.2, "event": "slot", "waited_ms": 50},
         {"at_ms": 60.0, "event": "circuit_open", "provider": "openai"},
-        {"at_ms": 400.5, "event": "failed", "provider": "azure", "model": "gpt-4o", "error": "provider_timeout", "upstream_status": None, "took_ms": 300},
+        {
+            "at_ms": 400.5,
+            "event": "failed",
+            "provider": "azure",
+            "model": "gpt-4o",
+            "error": "provider_timeout",
+            "upstream_status": None,
+            "took_ms": 300,
+        },
         {"at_ms": 401.0, "event": "fallback", "from_provider": "azure", "to_provider": "anthropic"},
         {"at_ms": 900.0, "event": "first_token", "provider": "anthropic"},
         {"at_ms": 950.0, "event": "disconnected", "phase": "streaming"},
         {"at_ms": 951.0, "event": "something_of_next_year", "with": "a detail"},
-    ]  # fmt: skip
+    ]
     store.finish(
         entry(
-            correlation_id="abc-1", key_id=key, provider="anthropic", model="claude-opus-4-5", model_requested="best",
-            status_code=499, error_type="client_closed_request", error_source="client", completed=False, stream=True,
-            attempts=2, fallback=True, queue_ms=50, first_token_ms=900, duration_ms=955, token_source="estimated",
-            cost_microusd=12_345, cached_tokens=4, timeline=json.dumps(timeline),
+            correlation_id="abc-1",
+            key_id=key,
+            provider="anthropic",
+            model="claude-opus-4-5",
+            model_requested="best",
+            status_code=499,
+            error_type="client_closed_request",
+            error_source="client",
+            completed=False,
+            stream=True,
+            attempts=2,
+            fallback=True,
+            queue_ms=50,
+            first_token_ms=900,
+            duration_ms=955,
+            token_source="estimated",
+            cost_microusd=12_345,
+            cached_tokens=4,
+            timeline=json.dumps(timeline),
         ),
         None,
-    )  # fmt: skip
+    )
     result = run("explain", "abc-1")
     assert result.exit_code == 0, result.output
     for part in (
-        "by API key", "team red", "best", "anthropic/claude-opus-4-5", "499 client_closed_request; to blame: client; not completed",
-        "2 (fell back to another provider)", "50 ms", "900 ms", "4 cached", "estimated", "$0.012345",
-        "51.2 ms  waited 50 ms for a chat slot", "circuit breaker of openai is open: passed over",
-        "azure failed: provider_timeout (model gpt-4o, took_ms 300)", "fell back from azure to anthropic",
-        "first token from anthropic", "the client went away (streaming)", "something_of_next_year (with a detail)",
+        "by API key",
+        "team red",
+        "best",
+        "anthropic/claude-opus-4-5",
+        "499 client_closed_request; to blame: client; not completed",
+        "2 (fell back to another provider)",
+        "50 ms",
+        "900 ms",
+        "4 cached",
+        "estimated",
+        "$0.012345",
+        "51.2 ms  waited 50 ms for a chat slot",
+        "circuit breaker of openai is open: passed over",
+        "azure failed: provider_timeout (model gpt-4o, took_ms 300)",
+        "fell back from azure to anthropic",
+        "first token from anthropic",
+        "the client went away (streaming)",
+        "something_of_next_year (with a detail)",
         "ended with client_closed_request",
-    ):  # fmt: skip
+    ):
         assert part in result.output, part
 
 

@@ -1,4 +1,4 @@
-"""Settings: everything wrong is said at once, nothing secret is shown, the documentation is that of the code."""
+"""Settings: all problems are reported at once, no secret is shown, the documentation is fresh."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records gathered for one transaction: all of them arrive, in the database or where records wait for it."""
+"""Records of one transaction: all arrive in the database, or where records wait for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is billed when: each rule of docs/usage.md, through the whole application, against a provider's server."""
+"""What is billed: each rule of docs/usage.md, through the application and a provider's server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROMPT_CEILING = 37  # at three bytes a token
 
 
 class Bench:
-    """An application with one provider at `upstream`, whose tokens cost ten (in) and a hundred (out) micro-dollars."""
+    """An application with one provider at `upstream`, at 10 (in) and 100 (out) micro-dollars."""
 
     def __init__(self, make_app: MakeApp, fake_upstream: FakeUpstream, **settings: Any) -> None:
         file = {
@@ -63,7 +63,8 @@ class Bench:
         """(prompt, completion, source, cost, completed, status) of the one record."""
         found = rows(
             self.engine,
-            "SELECT prompt_tokens, completion_tokens, token_source, cost_microusd, completed, status_code FROM usage_records",
+            "SELECT prompt_tokens, completion_tokens, token_source, cost_microusd, completed, "
+            "status_code FROM usage_records",
         )
         assert len(found) == 1
         return found[0]
@@ -232,11 +233,13 @@ def test_embeddings_are_billed_for_their_prompt(bench: Bench, fake_upstream: Fak
         Reply.json(
             200,
             {
-                "object": "list", "model": "gpt-4o", "data": [{"object": "embedding", "index": 0, "embedding": [0.1]}],
+                "object": "list",
+                "model": "gpt-4o",
+                "data": [{"object": "embedding", "index": 0, "embedding": [0.1]}],
                 "usage": {"prompt_tokens": 4, "total_tokens": 4},
             },
         )
-    )  # fmt: skip
+    )
     made = bench.client.post(
         "/auth/keys",
         json={"name": "e", "scopes": ["embeddings"], "monthly_budget_usd": "0.001"},

@@ -1,4 +1,4 @@
-"""A budget is a promise in micro-dollars: reserved before the call, settled after it, released when there was none."""
+"""A budget is reserved before the call, settled after it, and released when there was no call."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_three_servers_together_keep_to_one_dollar_over_http(
         thread.start()
     for thread in threads:
         thread.join()
-    # Some were refused only because others were running: now that nothing is, the rest of the dollar can be spent.
+    # Some were refused only because others were running: the rest of the dollar can be spent now.
     for _ in range(20):
         statuses.append(
             requests.post(

@@ -1,4 +1,4 @@
-"""kill -9 of the server and a stop of PostgreSQL lose no answered chat, and none is recorded twice."""
+"""kill -9 of the server and a stop of PostgreSQL lose no answered chat and repeat no record."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def import_logs(environment: dict[str, str], log: Path) -> str:
 
 
 class Clients:
-    """Threads that chat until there are enough answers, whatever the server does; and who was answered."""
+    """Threads that chat until there are enough answers, and the ids of the answered chats."""
 
     def __init__(self, url: str, headers: dict[str, str], wanted: int) -> None:
         self.answered: list[str] = []
@@ -147,7 +147,7 @@ class Clients:
 
 
 def chaos(url: str, tmp_path: Path, serve: Serve, outage: Callable[[Clients], None] | None) -> None:
-    """A thousand chats, the server killed three times, and an outage of the database if there can be one."""
+    """A thousand chats, three kills of the server, and, with PostgreSQL, an outage."""
     environment = {
         "DATABASE_URL": url,
         "GOBLIN_INSTANCE_DIR": str(tmp_path / "instance"),
@@ -210,7 +210,7 @@ def test_a_thousand_chats_survive_kills_of_the_server_and_a_stop_of_postgres(
     tmp_path: Path, serve: Serve, own_postgres: PostgresServer
 ) -> None:
     def outage(clients: Clients) -> None:
-        # The new server knows the key before the database goes: principals are remembered for a minute.
+        # So that the new server knows the key: principals are remembered for a minute.
         clients.wait_for(len(clients.answered) + 50)
         own_postgres.stop()
         clients.wait_for(len(clients.answered) + 100)

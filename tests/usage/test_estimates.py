@@ -31,8 +31,9 @@ def test_text_is_counted_in_bytes() -> None:
 def test_english_is_near_its_true_count() -> None:
     # 56 tokens in o200k_base, with the message's frame 63
     text = (
-        "The quick brown fox jumps over the lazy dog while the goblin counts every single token twice, because money is "
-        "involved and nobody likes surprises at the end of the month. He writes the sum into a large book, closes it, "
+        "The quick brown fox jumps over the lazy dog while the goblin counts every single token "
+        "twice, because money is involved and nobody likes surprises at the end of the month. He "
+        "writes the sum into a large book, closes it, "
         "and goes home to have dinner with his family in peace."
     )
     assert 0.9 * 63 < estimate_prompt_tokens(said(text)) < 1.3 * 63

@@ -1,4 +1,4 @@
-"""The journal loses nothing when its process is killed, and nothing of the living is taken from them."""
+"""The journal of a killed process loses nothing; that of a living one is left alone."""
 
 from __future__ import annotations
 

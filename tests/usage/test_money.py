@@ -1,4 +1,4 @@
-"""The budget holds, whatever is asked and whatever a provider does: a property, through the chat service."""
+"""Property: the budget holds, whatever clients ask and providers answer. With the chat service."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def till(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Till]:
 
 
 def spend(till: Till, principal: Principal, calls: list[Case]) -> tuple[list[Truth], int]:
-    """Make the calls, some at once; what each cost, and the largest excess of those in flight together."""
+    """Make the calls, some at once: the cost of each, and the largest excess of calls in flight."""
     truths: list[Truth] = []
     running: list[tuple[Case, Truth, ChatStream]] = []
     most = 0

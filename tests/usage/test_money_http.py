@@ -95,10 +95,12 @@ def toml(url: str) -> str:
     ):
         options = f'options = {{max_tokens_field = "{field}"}}' if field else ""
         rows.append(
-            f'[providers.{name}]\nbase_url = "{url}/{name}"\napi_key = "k"\nmodels = ["m"]\n{options}'
+            f'[providers.{name}]\nbase_url = "{url}/{name}"\napi_key = "k"\n'
+            f'models = ["m"]\n{options}'
         )
     rows.append(
-        f'[providers.claude]\nkind = "anthropic"\nbase_url = "{url}/claude"\napi_key = "k"\nmodels = ["m"]'
+        f'[providers.claude]\nkind = "anthropic"\nbase_url = "{url}/claude"\n'
+        'api_key = "k"\nmodels = ["m"]'
     )
     names = ("plain", "older", "newer", "claude")
     return "\n".join(

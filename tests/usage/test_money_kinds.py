@@ -1,4 +1,4 @@
-"""What could be had for less than it costs: each kind with its brothers, through the whole application."""
+"""Requests that once cost too little: each kind of them, through the whole application."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_embeddings_read_no_messages(make_app: MakeApp, messages: Any) -> None:
     assert client.post("/v1/embeddings", json=body, headers=key).status_code == 402
 
 
-# -- estimates that could be fooled -----------------------------------------------------------------
+# -- estimates that could be fooled ---------------------------------------------------------------
 def said(content: Any, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}], **fields}
 

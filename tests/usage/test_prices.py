@@ -1,4 +1,4 @@
-"""What a call costs: exact until one rounding, up, to the micro-dollar; and never 0 where it is not known."""
+"""The cost of a call: exact, rounded up once to the micro-dollar, and never 0 when unknown."""
 
 from __future__ import annotations
 

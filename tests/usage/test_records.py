@@ -109,10 +109,20 @@ def lines_that_lost_their_record() -> list[bytes]:
     whole = journal_line(entry())
     row = entry().as_row()
     spoilt: list[Any] = [
-        {**row, "id": "short"}, {**row, "id": "../../../../etc/passwd-xxxxxxxxxx"}, {**row, "prompt_tokens": "many"},
-        {**row, "prompt_tokens": -1}, {**row, "prompt_tokens": 2**63}, {**row, "cost_microusd": 1.5},
-        {**row, "completed": 1}, {**row, "prompt_tokens": True}, {**row, "operation": "x" * 25}, {}, None, "text", [],
-    ]  # fmt: skip
+        {**row, "id": "short"},
+        {**row, "id": "../../../../etc/passwd-xxxxxxxxxx"},
+        {**row, "prompt_tokens": "many"},
+        {**row, "prompt_tokens": -1},
+        {**row, "prompt_tokens": 2**63},
+        {**row, "cost_microusd": 1.5},
+        {**row, "completed": 1},
+        {**row, "prompt_tokens": True},
+        {**row, "operation": "x" * 25},
+        {},
+        None,
+        "text",
+        [],
+    ]
     return [
         whole[: len(whole) // 2],
         whole[:-3],

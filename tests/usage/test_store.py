@@ -1,4 +1,4 @@
-"""Every chat leaves one record: in the database, or whole in the log and the journal until the database is back."""
+"""Every chat leaves one record: in the database, or in log and journal until that is back."""
 
 from __future__ import annotations
 
@@ -81,11 +81,25 @@ def test_every_column_of_a_finished_chat_is_in_the_database(
     engine: Engine, store: UsageStore
 ) -> None:
     made = entry(
-        key_id=7, prompt_tokens=2**40, cached_tokens=1, cache_write_tokens=2, reasoning_tokens=3, token_source="estimated",
-        duration_ms=12, queue_ms=3, first_token_ms=5, status_code=502, error_type="provider_timeout",
-        error_source="provider", attempts=3, fallback=True, stream=True, completed=False, timeline='[{"at_ms":1}]',
+        key_id=7,
+        prompt_tokens=2**40,
+        cached_tokens=1,
+        cache_write_tokens=2,
+        reasoning_tokens=3,
+        token_source="estimated",
+        duration_ms=12,
+        queue_ms=3,
+        first_token_ms=5,
+        status_code=502,
+        error_type="provider_timeout",
+        error_source="provider",
+        attempts=3,
+        fallback=True,
+        stream=True,
+        completed=False,
+        timeline='[{"at_ms":1}]',
         operation="embeddings",
-    )  # fmt: skip
+    )
     store.journal(made)
     store.finish(made, None)
     with engine.connect() as connection:
@@ -369,9 +383,11 @@ def test_chores_do_nothing_while_the_database_is_away(engine: Engine, store: Usa
 def test_a_database_that_hangs_holds_up_a_few_threads_for_a_while_and_loses_nothing(
     engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = {"connect_args": {"timeout": 0.5}} if engine.dialect.name == "sqlite" else {
-        "connect_args": {"options": "-c lock_timeout=500"}
-    }  # fmt: skip
+    options = (
+        {"connect_args": {"timeout": 0.5}}
+        if engine.dialect.name == "sqlite"
+        else {"connect_args": {"options": "-c lock_timeout=500"}}
+    )
     impatient = create_engine(engine.url, **options)
     entries = [entry() for _ in range(32)]
     with open_store(impatient, tmp_path, pause_seconds=3600.0) as store:
