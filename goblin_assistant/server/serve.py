@@ -7,7 +7,6 @@ A second signal ends the process at once.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -20,15 +19,12 @@ from typing import Any
 from flask import Flask
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
-from waitress.server import TcpWSGIServer
 
 from goblin_assistant import lifecycle
 from goblin_assistant.config import Config
 from goblin_assistant.logs import json_logging
 from goblin_assistant.metrics import (
     server_connections,
-    server_connections_shed_total,
-    server_readers_cut_total,
     server_request_body_bytes,
     server_threads_busy,
     server_threads_max,
@@ -37,7 +33,8 @@ from goblin_assistant.metrics import (
 from goblin_assistant.runtime import Runtime
 from goblin_assistant.server import process
 from goblin_assistant.server.bodies import PendingBodies
-from goblin_assistant.server.channel import Channel
+from goblin_assistant.server.connections import ROOM, ConnectionBounds, open_channels
+from goblin_assistant.server.listener import FULL_PAUSE_SECONDS, Listener
 from goblin_assistant.server.loop import make_map
 from goblin_assistant.server.workers import WorkerPool
 from goblin_assistant.version import __version__
@@ -46,21 +43,8 @@ from goblin_assistant.web.body_limits import BodyLimits
 
 logger = logging.getLogger("goblin_assistant.server")
 
-RECEIVE_TIMEOUT_SECONDS = 120.0
-"""How long a client may take to send one request, from its first byte to its last."""
-
 UNBOUNDED = 2**62
 """waitress's own limit of a body; ours go by route and are counted by the parser."""
-
-ROOM = 16
-"""One part in so many of the connections is kept free, by closing those that have waited longest."""
-
-FULL_PAUSE_SECONDS = 0.2
-"""How long nobody is accepted after the process could open no further descriptor."""
-
-SHED_LOG_SECONDS = 10.0
-
-ACCEPTED_AT_ONCE = 64
 
 AGAIN_SECONDS = 0.001
 """How long the loop waits for events while requests are left that no thread was woken for."""
@@ -69,71 +53,13 @@ SEND_BUFFER_BYTES = 128 * 1024
 """The kernel's buffer for each client. Left to itself it grows to megabytes for a client that takes
 nothing, and a stream fills it first."""
 
-UNSENT_ROOM = 8
-"""One cutting frees an eighth of the bound, so that a flood does not cause one for each answer."""
-
 WEIGHED_SECONDS = 0.05
 """How often the unsent bytes of all connections are added up."""
-
-STALLED_WHEN_FULL_SECONDS = 10.0
-"""While every chat slot is taken, a stream whose client takes nothing gives its slot back sooner."""
 
 QUIET_SECONDS = 0.25
 """How long nothing may happen on any connection before a drained server ends."""
 
 SECOND_SIGNAL_EXIT = 1
-
-
-class Listener(TcpWSGIServer):  # type: ignore[misc]
-    """One listening socket."""
-
-    channel_class = Channel
-    draining = False
-    paused_until = 0.0
-
-    def __init__(
-        self, app: Any, *args: Any, limits: BodyLimits, bodies: PendingBodies, **kwargs: Any
-    ) -> None:
-        self.body_limits = limits
-        self.bodies = bodies
-        super().__init__(app, *args, **kwargs)
-
-    def accept(self) -> Any:
-        """As waitress; without a descriptor to spare, nobody is accepted for a moment: the waiting
-        connection would wake the loop again at once."""
-        try:
-            return super().accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                self.paused_until = time.monotonic() + FULL_PAUSE_SECONDS
-            raise
-
-    def handle_accept(self) -> None:
-        """As waitress, but not one connection a turn: those that wait come in before threads are
-        woken for the first of them."""
-        for _ in range(ACCEPTED_AT_ONCE):
-            before = len(self.active_channels)
-            super().handle_accept()
-            if len(self.active_channels) == before or not self.readable():
-                return
-
-    def readable(self) -> bool:
-        """As waitress, but not while paused."""
-        return bool(super().readable()) and time.monotonic() >= self.paused_until
-
-    def maintenance(self, now: float) -> None:
-        """As waitress: mark connections that have been idle for long; and have them looked at."""
-        super().maintenance(now)
-        for channel in self.active_channels.values():
-            if channel.will_close:
-                self._map.tell(channel)
-
-    def accept_waiting(self) -> None:
-        """Take in whoever has connected already: closing the listener would reset them."""
-        before = -1
-        while before != len(self.active_channels):
-            before = len(self.active_channels)
-            self.handle_accept()
 
 
 class Server:
@@ -148,8 +74,6 @@ class Server:
         self._shed_above = adjustments.connection_limit - max(
             2, adjustments.connection_limit // ROOM
         )
-        self._shed = 0
-        self._shed_logged = 0.0
         self._bodies = PendingBodies(config.pending_body_bytes)
         self._dispatcher = WorkerPool()
         self._dispatcher.set_thread_count(adjustments.threads)
@@ -167,6 +91,7 @@ class Server:
         ]
         for listener in self.listeners:  # what it accepts inherits it
             listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self._bounds = ConnectionBounds(self.listeners, config, self._runtime.chat.slots)
         self._map.on_events = self._dispatcher.collect
         self._tasks_left = False
         self._signals = 0
@@ -187,7 +112,7 @@ class Server:
         )
         server_request_body_bytes.set_function(lambda: self._bodies.held)
         server_unsent_bytes.set_function(
-            lambda: sum(channel.total_outbufs_len for channel in self._channels())
+            lambda: sum(channel.total_outbufs_len for channel in open_channels(self.listeners))
         )
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
@@ -196,10 +121,9 @@ class Server:
         self._drain()
 
     def _turn(self, timeout: float = 1.0) -> None:
+        # A listener closes idle connections, and stops accepting when there are too many.
         for listener in self.listeners:
-            self._map.tell(
-                listener
-            )  # it closes idle connections, and stops accepting when there are too many
+            self._map.tell(listener)
         now = time.monotonic()
         paused = any(listener.paused_until > now for listener in self.listeners)
         if paused:
@@ -209,88 +133,13 @@ class Server:
         now = time.monotonic()
         paused = any(listener.paused_until > now for listener in self.listeners)
         if paused or len(self._map) > self._shed_above:
-            self._make_room(now, out_of_descriptors=paused)
+            self._bounds.make_room(now, len(self._map), out_of_descriptors=paused)
         if now - self._weighed >= WEIGHED_SECONDS:
             self._weighed = now
-            self._bound_unsent()
+            self._bounds.bound_unsent()
         if now - self._watched >= 1.0:
             self._watched = now
-            self._watch(now)
-
-    def _watch(self, now: float) -> None:
-        """Close the connections of clients that take nothing or never finish their request."""
-        most = self._config.send_timeout_seconds
-        full = self._runtime.chat.slots.full
-        most_running = min(most, STALLED_WHEN_FULL_SECONDS) if full else most
-        for channel in self._channels():
-            timeout = most_running if channel.requests else most
-            unsent = channel.total_outbufs_len
-            if channel.watch(now, timeout, RECEIVE_TIMEOUT_SECONDS):
-                if unsent:
-                    server_readers_cut_total.labels("slots" if timeout < most else "time").inc()
-                logger.warning(
-                    "client_stalled", extra={"client": channel.addr[0], "unsent": unsent}
-                )
-
-    def _bound_unsent(self) -> None:
-        """Keep the unsent bytes of all connections within their bound: those go first whose clients
-        have taken nothing for longest."""
-        unsent = [
-            (channel.last_activity, n, channel)
-            for n, channel in enumerate(self._channels())
-            if channel.total_outbufs_len
-        ]
-        held = sum(channel.total_outbufs_len for _, _, channel in unsent)
-        if held <= self._config.max_unsent_bytes:
-            return
-        unsent.sort()
-        left, count = held, 0
-        for _, _, channel in unsent:
-            if left <= self._config.max_unsent_bytes * (1 - 1 / UNSENT_ROOM):
-                break
-            left -= channel.total_outbufs_len
-            channel.handle_close()
-            count += 1
-        server_readers_cut_total.labels("memory").inc(count)
-        logger.warning("readers_cut", extra={"count": count, "unsent": held, "left": left})
-
-    def _make_room(self, now: float, *, out_of_descriptors: bool) -> None:
-        """Close the connections that have waited longest: without a request, or with one that is only
-        half there. Those with a request at work stay."""
-        waiting = [
-            (channel.waiting_since(now), number, channel)
-            for number, channel in enumerate(self._channels())
-            if not channel.requests and not channel.total_outbufs_len
-        ]
-        waiting.sort()
-        chosen = waiting[: max(1, len(self._map) // ROOM)]
-        for _, _, channel in chosen:
-            channel.handle_close()
-        if chosen:
-            for listener in self.listeners:
-                listener.paused_until = 0.0
-            server_connections_shed_total.inc(len(chosen))
-            self._shed += len(chosen)
-        if now - self._shed_logged >= SHED_LOG_SECONDS:
-            self._shed_logged = now
-            logger.warning(
-                "connections_shed",
-                extra={
-                    "count": self._shed,
-                    "open": len(self._channels()),
-                    "reason": "no file descriptor left"
-                    if out_of_descriptors
-                    else "too many connections",
-                },
-            )
-            self._shed = 0
-
-    def _channels(self) -> list[Channel]:
-        return [
-            channel
-            for listener in self.listeners
-            for channel in list(listener.active_channels.values())
-        ]
+            self._bounds.cut_stalled(now)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._signals += 1
@@ -303,7 +152,7 @@ class Server:
     def _drain(self) -> None:
         began = time.monotonic()
         self._runtime.monitor.drain()
-        busy = sum(channel.busy() for channel in self._channels())
+        busy = sum(channel.busy() for channel in open_channels(self.listeners))
         logger.info(
             "draining", extra={"requests": busy, "grace_seconds": self._config.grace_seconds}
         )
@@ -319,7 +168,7 @@ class Server:
         quiet_since = time.monotonic()
         while time.monotonic() < end:
             self._turn(0.05)
-            if any(channel.busy() for channel in self._channels()):
+            if any(channel.busy() for channel in open_channels(self.listeners)):
                 quiet_since = time.monotonic()
             elif time.monotonic() - quiet_since >= QUIET_SECONDS:
                 break
@@ -328,7 +177,7 @@ class Server:
         logger.info("server_stopped", extra={"drain_seconds": round(time.monotonic() - began, 2)})
 
     def _cut(self) -> None:
-        channels = self._channels()
+        channels = open_channels(self.listeners)
         # A slice: a thread may end the request between a look at the list and its first element.
         cut = [request for channel in channels for request in channel.requests[:1]]
         if cut:

@@ -152,5 +152,6 @@ def test_a_request_that_ends_while_the_server_cuts_does_not_stop_the_cutting() -
         )
         for number in range(3)
     ]
-    RealServer._cut(SimpleNamespace(_channels=lambda: channels))  # type: ignore[arg-type]
+    listener = SimpleNamespace(active_channels=dict(enumerate(channels)))
+    RealServer._cut(SimpleNamespace(listeners=[listener]))  # type: ignore[arg-type]
     assert closed == [0, 1, 2]

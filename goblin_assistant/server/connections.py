@@ -1,0 +1,114 @@
+"""Which connections are closed when clients stall, or when there are too many."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from goblin_assistant.config import Config
+from goblin_assistant.metrics import server_connections_shed_total, server_readers_cut_total
+from goblin_assistant.routing.slots import ChatSlots
+from goblin_assistant.server.channel import Channel
+from goblin_assistant.server.listener import Listener
+
+logger = logging.getLogger("goblin_assistant.server")
+
+RECEIVE_TIMEOUT_SECONDS = 120.0
+"""How long a client may take to send one request, from its first byte to its last."""
+
+ROOM = 16
+"""This part of the connections is kept free, by closing those that have waited longest."""
+
+SHED_LOG_SECONDS = 10.0
+
+UNSENT_ROOM = 8
+"""One cutting frees an eighth of the bound, so that a flood does not cause one for each answer."""
+
+STALLED_WHEN_FULL_SECONDS = 10.0
+"""While every chat slot is taken, a stream whose client takes nothing gives its slot back sooner."""
+
+
+def open_channels(listeners: Sequence[Listener]) -> list[Channel]:
+    """The connections of all listeners."""
+    return [
+        channel for listener in listeners for channel in list(listener.active_channels.values())
+    ]
+
+
+class ConnectionBounds:
+    """Closes connections that cost too much. For the main thread."""
+
+    def __init__(self, listeners: Sequence[Listener], config: Config, slots: ChatSlots) -> None:
+        self._listeners = listeners
+        self._config = config
+        self._slots = slots
+        self._shed = 0
+        self._shed_logged = 0.0
+
+    def cut_stalled(self, now: float) -> None:
+        """Close the connections of clients that take nothing or never finish their request."""
+        most = self._config.send_timeout_seconds
+        full = self._slots.full
+        most_running = min(most, STALLED_WHEN_FULL_SECONDS) if full else most
+        for channel in open_channels(self._listeners):
+            timeout = most_running if channel.requests else most
+            unsent = channel.total_outbufs_len
+            if channel.watch(now, timeout, RECEIVE_TIMEOUT_SECONDS):
+                if unsent:
+                    server_readers_cut_total.labels("slots" if timeout < most else "time").inc()
+                logger.warning(
+                    "client_stalled", extra={"client": channel.addr[0], "unsent": unsent}
+                )
+
+    def bound_unsent(self) -> None:
+        """Keep the unsent bytes of all connections within their bound: those go first whose clients
+        have taken nothing for longest."""
+        unsent = [
+            (channel.last_activity, n, channel)
+            for n, channel in enumerate(open_channels(self._listeners))
+            if channel.total_outbufs_len
+        ]
+        held = sum(channel.total_outbufs_len for _, _, channel in unsent)
+        if held <= self._config.max_unsent_bytes:
+            return
+        unsent.sort()
+        left, count = held, 0
+        for _, _, channel in unsent:
+            if left <= self._config.max_unsent_bytes * (1 - 1 / UNSENT_ROOM):
+                break
+            left -= channel.total_outbufs_len
+            channel.handle_close()
+            count += 1
+        server_readers_cut_total.labels("memory").inc(count)
+        logger.warning("readers_cut", extra={"count": count, "unsent": held, "left": left})
+
+    def make_room(self, now: float, watched: int, *, out_of_descriptors: bool) -> None:
+        """Close the connections that have waited longest: without a request, or with one that is only
+        half there. Those with a request at work stay."""
+        waiting = [
+            (channel.waiting_since(now), number, channel)
+            for number, channel in enumerate(open_channels(self._listeners))
+            if not channel.requests and not channel.total_outbufs_len
+        ]
+        waiting.sort()
+        chosen = waiting[: max(1, watched // ROOM)]
+        for _, _, channel in chosen:
+            channel.handle_close()
+        if chosen:
+            for listener in self._listeners:
+                listener.paused_until = 0.0
+            server_connections_shed_total.inc(len(chosen))
+            self._shed += len(chosen)
+        if now - self._shed_logged >= SHED_LOG_SECONDS:
+            self._shed_logged = now
+            logger.warning(
+                "connections_shed",
+                extra={
+                    "count": self._shed,
+                    "open": len(open_channels(self._listeners)),
+                    "reason": "no file descriptor left"
+                    if out_of_descriptors
+                    else "too many connections",
+                },
+            )
+            self._shed = 0

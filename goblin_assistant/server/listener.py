@@ -1,0 +1,70 @@
+"""A listening socket: accepts connections in bursts, and pauses when no descriptor is left."""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import Any
+
+from waitress.server import TcpWSGIServer
+
+from goblin_assistant.server.bodies import PendingBodies
+from goblin_assistant.server.channel import Channel
+from goblin_assistant.web.body_limits import BodyLimits
+
+FULL_PAUSE_SECONDS = 0.2
+"""How long no connection is accepted after no descriptor was left."""
+
+ACCEPTED_AT_ONCE = 64
+
+
+class Listener(TcpWSGIServer):  # type: ignore[misc]
+    """One listening socket."""
+
+    channel_class = Channel
+    draining = False
+    paused_until = 0.0
+
+    def __init__(
+        self, app: Any, *args: Any, limits: BodyLimits, bodies: PendingBodies, **kwargs: Any
+    ) -> None:
+        self.body_limits = limits
+        self.bodies = bodies
+        super().__init__(app, *args, **kwargs)
+
+    def accept(self) -> Any:
+        """As waitress; without a descriptor to spare, nobody is accepted for a moment: the waiting
+        connection would wake the loop again at once."""
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self.paused_until = time.monotonic() + FULL_PAUSE_SECONDS
+            raise
+
+    def handle_accept(self) -> None:
+        """As waitress, but not one connection a turn: those that wait come in before threads are
+        woken for the first of them."""
+        for _ in range(ACCEPTED_AT_ONCE):
+            before = len(self.active_channels)
+            super().handle_accept()
+            if len(self.active_channels) == before or not self.readable():
+                return
+
+    def readable(self) -> bool:
+        """As waitress, but not while paused."""
+        return bool(super().readable()) and time.monotonic() >= self.paused_until
+
+    def maintenance(self, now: float) -> None:
+        """As waitress: mark connections that have been idle for long; and have them looked at."""
+        super().maintenance(now)
+        for channel in self.active_channels.values():
+            if channel.will_close:
+                self._map.tell(channel)
+
+    def accept_waiting(self) -> None:
+        """Take in whoever has connected already: closing the listener would reset them."""
+        before = -1
+        while before != len(self.active_channels):
+            before = len(self.active_channels)
+            self.handle_accept()

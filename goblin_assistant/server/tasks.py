@@ -1,0 +1,137 @@
+"""What a thread does for one request: run the application, or refuse.
+
+waitress answers a request that it cannot parse, or whose body is too large, in plain text, without
+correlation id, log line or metric. RefusedTask answers in this API's format.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from waitress.task import ErrorTask, WSGITask
+from waitress.utilities import build_http_date
+
+from goblin_assistant.errors import AppError, NoFreeSlot, body_for, label_of, retry_after_of
+from goblin_assistant.server.parser import BodiesFull, path_info
+from goblin_assistant.web.error_handlers import from_status
+from goblin_assistant.web.request_info import GOOD_ID, RequestInfo, new_id
+
+JOINED_BYTES = 64 * 1024
+"""A larger piece is not copied behind its head."""
+LAG_BYTES = 64 * 1024
+"""A stream slows down when its client is behind by more than this."""
+FULL_RETRY_SECONDS = 5.0
+"""Retry-After where there is no room for a body: those that are half-sent have been refused by then."""
+
+
+class RefusedTask(ErrorTask):  # type: ignore[misc]
+    """The answer to what never became a request of the application."""
+
+    def execute(self) -> None:
+        """Write it, count it, log it."""
+        request = self.request
+        error = _error_of(request)
+        given = request.headers.get("X_CORRELATION_ID", "")
+        identity = given if GOOD_ID(given) else new_id()
+        path = path_info(request.path)
+        info = RequestInfo(identity, request.command[:32], path[:1024], self.channel.addr[0])
+        body = json.dumps(body_for(path, error, identity)).encode()
+        self.status = f"{error.status} {request.error.reason}"
+        self.response_headers.extend(
+            [
+                ("Content-Type", "application/json"),
+                ("X-Content-Type-Options", "nosniff"),
+                ("X-Correlation-ID", identity),
+                ("x-request-id", identity),
+            ]
+        )
+        if (seconds := retry_after_of(error)) is not None:
+            self.response_headers.append(("Retry-After", str(seconds)))
+            info.error_type = label_of(error)
+        # Said for the client: waitress would promise an HTTP/1.0 client that wants it to keep the connection.
+        request.headers["CONNECTION"] = "close"
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.channel.linger = True
+        info.status, info.bytes = error.status, len(body)
+        info.finish(complete=True)
+        self.write(body)
+
+
+def _error_of(request: Any) -> AppError:
+    if isinstance(request.error, BodiesFull):
+        return NoFreeSlot(
+            "too many request bodies are on their way; try again", retry_after=FULL_RETRY_SECONDS
+        )
+    return from_status(request.error.code)
+
+
+class ApplicationTask(WSGITask):  # type: ignore[misc]
+    """A request of the application. While the server drains, its answer closes the connection.
+
+    The usual answer's head is written without waitress' splitting, capitalising and sorting of every name, and goes out
+    together with the first piece of the body: one system call and one packet.
+    """
+
+    wrote_header: bool
+
+    def build_response_header(self) -> bytes:
+        """The header block."""
+        if self.request.final:  # an oversized body is still on its way
+            self.channel.linger = True
+            self.set_close_on_finish()
+        elif self.channel.server.draining:
+            self.set_close_on_finish()
+        if self.version == "1.1" and self.request.headers.get("CONNECTION", "").lower() != "close":
+            lines = [f"HTTP/1.1 {self.status}"]
+            ours = True
+            measured = False
+            for name, value in self.response_headers:
+                name = _capitalised(name)
+                lines.append(f"{name}: {value}")
+                if name == "Content-Length":
+                    measured = True
+                elif name in ("Date", "Server"):
+                    ours = False
+            if measured and ours and self.has_body:
+                lines.append(f"Server: {self.channel.adj.ident}")
+                lines.append(f"Date: {_date(int(self.start_time))}\r\n\r\n")
+                return "\r\n".join(lines).encode("latin-1")
+        return bytes(super().build_response_header())
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body, the first one behind the head."""
+        if self.chunked_response and self.channel.total_outbufs_len > LAG_BYTES:
+            self.channel.slow_down(len(data))
+        length = self.content_length
+        if (
+            self.wrote_header
+            or not data
+            or not self.complete
+            or len(data) > JOINED_BYTES
+            or not self.has_body
+        ):
+            super().write(data)
+            return
+        head = self.build_response_header()
+        self.wrote_header = True
+        if self.chunked_response:
+            self.channel.write_soon(b"%b%X\r\n%b\r\n" % (head, len(data), data))
+        elif length is None or len(data) <= length:
+            self.content_bytes_written += len(data)
+            self.channel.write_soon(head + data)
+        else:  # more than was announced: waitress knows what to say
+            self.channel.write_soon(head)
+            super().write(data)
+
+
+@lru_cache(maxsize=1024)
+def _capitalised(name: str) -> str:
+    return "-".join([part.capitalize() for part in name.split("-")])
+
+
+@lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    return str(build_http_date(second))
