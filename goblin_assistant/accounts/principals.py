@@ -1,27 +1,21 @@
 """Who a request comes from, read from the database with every request.
 
-One SELECT per request, on the driver. So a revoked key, a disabled user or a changed limit counts
-from the next request on, on every instance. While the database is unavailable, a caller seen within
-the last minute may go on, and one request per second tries the database again: connecting to a host
-that does not answer takes seconds.
+So a revoked key, a disabled user or a changed limit counts from the next request on, on every
+instance. While the database is unavailable, a caller seen within the last minute may go on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import orjson
-from sqlalchemy import Engine, PoolProxiedConnection, Select, bindparam, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine, bindparam, select
 
+from goblin_assistant.accounts.lookup import UNAVAILABLE, Lookup
 from goblin_assistant.accounts.tokens import Claims, digest
-from goblin_assistant.database.gate import Gate
 from goblin_assistant.database.limits import (
     KEY_LIMITS,
     USER_LIMITS,
@@ -32,15 +26,8 @@ from goblin_assistant.database.limits import (
 from goblin_assistant.database.models import api_keys, now_ms, users
 from goblin_assistant.errors import AuthFailure, Unauthorized, Unavailable
 from goblin_assistant.metrics import auth_failures_total
-from goblin_assistant.threads.forking import run_in_child
 
 STALE_SECONDS = 60.0
-KEPT_CONNECTIONS = 4
-"""Per query. A checkout from the pool costs four times the SELECT (with PostgreSQL a round trip,
-its ping), and few threads are inside at once."""
-LOOKUP_SECONDS = 1.0
-"""How long the SELECT may take, and how long a thread waits for a kept connection."""
-PAUSE_SECONDS = 1.0
 MAX_SEEN = 20_000
 SCOPES = frozenset({"chat", "embeddings", "admin"})
 _USER_SCOPES = frozenset({"chat", "embeddings"})
@@ -93,134 +80,6 @@ class Principal(KeyLimits):
         return self.role == "admin" and "admin" in self.scopes
 
 
-_UNAVAILABLE = "the database is away; try again shortly"
-
-
-_Kept = tuple[PoolProxiedConnection, Any]
-"""A connection and its cursor."""
-
-
-class _Query:
-    """One SELECT for one row, compiled once.
-
-    It keeps a few connections, and as many threads may be inside. The others wait for
-    LOOKUP_SECONDS at most.
-    """
-
-    def __init__(self, engine: Engine, statement: Select[*tuple[Any, ...]]) -> None:
-        self._engine = engine
-        self._gate = Gate(PAUSE_SECONDS)
-        compiled = statement.compile(dialect=engine.dialect)
-        self._sql = str(compiled)
-        columns = statement.selected_columns.keys()
-        row: Any = namedtuple("row", columns)  # type: ignore[misc] # known at run time
-        self.named: Callable[[Any], Any] = row._make
-        names = compiled.positiontup
-        self._positional = names is not None
-        # Without a transaction around it PostgreSQL answers in one round trip instead of three.
-        self._autocommit = engine.dialect.name == "postgresql"
-        self._errors: tuple[type[Exception], ...] = (
-            SQLAlchemyError,
-            engine.dialect.loaded_dbapi.Error,
-        )  # type: ignore[attr-defined]
-        # SQLite answers within microseconds: waiting for it costs less than another connection.
-        self._size = 1 if engine.dialect.name == "sqlite" else KEPT_CONNECTIONS
-        # A SimpleQueue is written in C; a Semaphore costs ten times as much.
-        self._places: SimpleQueue[_Kept | None] = SimpleQueue()
-        self._parents: list[SimpleQueue[_Kept | None]] = []
-        self._fill()
-        run_in_child(self._reset_after_fork)
-
-    def _fill(self) -> None:
-        for _ in range(self._size):
-            self._places.put(None)
-
-    def _reset_after_fork(self) -> None:
-        # The connections belong to the parent. Closing them here would send on its sockets.
-        self._parents.append(self._places)
-        self._places = SimpleQueue()
-        self._gate = Gate(PAUSE_SECONDS)
-        self._fill()
-
-    def first(self, value: Any) -> Any:
-        """The row as a plain tuple, or None; `named` gives it names. Raises Unavailable."""
-        gate = self._gate
-        failures = gate.failures
-        if not gate.enter():
-            raise Unavailable(_UNAVAILABLE, retry_after=2)
-        places = self._places
-        try:
-            kept = places.get(timeout=LOOKUP_SECONDS)
-        except Empty:
-            gate.failed()
-            raise Unavailable(_UNAVAILABLE, retry_after=2) from None
-        left = None
-        try:
-            if gate.failures != failures:
-                # It failed while this thread waited. Not every waiting thread tries again.
-                left = kept
-                raise Unavailable(_UNAVAILABLE, retry_after=2)
-            row, left = self._first(kept, value)
-        except self._errors as error:
-            gate.failed()
-            raise Unavailable(_UNAVAILABLE, retry_after=2) from error
-        finally:
-            places.put(left)
-        gate.succeeded()
-        return row
-
-    def _first(self, kept: _Kept | None, value: Any) -> tuple[Any, _Kept]:
-        if kept is not None:
-            began = time.monotonic()
-            try:
-                return self._execute(kept, value)
-            except self._errors:
-                if time.monotonic() - began > LOOKUP_SECONDS / 2:
-                    raise  # the database hangs; a new connection would as well
-                # The connection was dead, so the other kept ones are too: try a new one.
-                self._forget_idle()
-        return self._execute(self._connect(), value)
-
-    def _forget_idle(self) -> None:
-        emptied = 0
-        with contextlib.suppress(Empty):
-            while True:
-                kept = self._places.get_nowait()
-                emptied += 1
-                if kept is not None:
-                    kept[0].invalidate()
-        for _ in range(emptied):
-            self._places.put(None)
-
-    def _connect(self) -> _Kept:
-        connection = self._engine.raw_connection()
-        try:
-            cursor = connection.cursor()
-            if self._autocommit:
-                driver: Any = connection.driver_connection
-                driver.autocommit = True
-                driver.time_limit = LOOKUP_SECONDS
-                # A healthy server cancels the statement first: a locked table is not a dead server.
-                cursor.execute(f"SET statement_timeout = {round(LOOKUP_SECONDS * 900)}")
-        except BaseException as error:
-            connection.invalidate(error)
-            raise
-        return connection, cursor
-
-    def _execute(self, kept: _Kept, value: Any) -> tuple[Any, _Kept]:
-        connection, cursor = kept
-        try:
-            cursor.execute(self._sql, (value,) if self._positional else {"given": value})
-            return cursor.fetchone(), kept
-        except BaseException as error:
-            connection.invalidate(error)  # its state is unknown: nobody else may use it
-            raise
-
-    def close(self) -> None:
-        """Close the kept connections. Not given back: they have settings of their own."""
-        self._forget_idle()
-
-
 @dataclass(slots=True)
 class _Seen:
     """A caller as last read from the database."""
@@ -240,14 +99,14 @@ class PrincipalStore:
         given: Any = bindparam("given")
         user, key = users.c, api_keys.c
         of_user = [user[limit.name].label(_OF_USER + limit.name) for limit in USER_LIMITS]
-        self._user = _Query(
+        self._user = Lookup(
             engine,
             select(
                 *(user.role, user.settings, user.token_version, user.disabled_at),
                 *of_user,
             ).where(user.id == given),
         )
-        self._key = _Query(
+        self._key = Lookup(
             engine,
             select(
                 *(key.id, key.user_id, key.scopes, key.allowed_models),
@@ -364,7 +223,7 @@ class PrincipalStore:
     def _recent(self, name: str) -> Principal:
         entry = self._seen.get(name) or self._older.get(name)
         if entry is None or entry.until < time.monotonic():
-            raise Unavailable(_UNAVAILABLE, retry_after=2)
+            raise Unavailable(UNAVAILABLE, retry_after=2)
         return entry.principal
 
 

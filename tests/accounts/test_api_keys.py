@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, select, update
 
-from goblin_assistant.accounts import principals
+from goblin_assistant.accounts import lookup, principals
 from goblin_assistant.accounts.api_keys import MAX_KEYS_PER_USER, ApiKeys, KeySpec, NewKey
 from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.database.models import api_keys, now_ms
@@ -430,6 +430,6 @@ def test_a_thousand_lookups_from_many_threads_leave_no_connection_behind(
             pool.map(lambda _: accounts.principals.of_key(made.secret).key_id, range(1000))
         )
     assert set(found) == {made.row.id}
-    assert engine.pool.checkedout() <= principals.KEPT_CONNECTIONS  # type: ignore[attr-defined]
+    assert engine.pool.checkedout() <= lookup.KEPT_CONNECTIONS  # type: ignore[attr-defined]
     accounts.close()
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
