@@ -1,4 +1,7 @@
-"""Shapes of accounts, API keys, settings and admin routes. Money is in US dollars as a decimal string; inside it is whole micro-dollars."""
+"""Shapes of accounts, API keys, settings and admin routes.
+
+Money is in US dollars, as a decimal string; inside the product it is in whole micro-dollars.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,12 @@ Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 
 USD_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,6})?$"
 Usd = Annotated[str, StringConstraints(pattern=USD_PATTERN)]
-"""US dollars as a decimal string, at most six decimals: `"12.50"`. A string, because JSON numbers are floats to most readers."""
+"""US dollars as a decimal string with at most six decimals: `"12.50"`. Not a number, because most
+JSON parsers make it a float."""
 
 
 def _text(value: Any) -> Any:
-    # Pydantic would take a number for seconds since 1970, or for milliseconds: nobody can tell which was meant.
+    # Pydantic would read a number as seconds or as milliseconds, depending on its size.
     if isinstance(value, (int, float)):
         raise ValueError("accepted: a time with its zone, for example 2030-01-31T12:00:00Z")
     return value

@@ -1,6 +1,6 @@
-"""What the shapes of several routes are made of.
+"""What the shapes of several routes share.
 
-Shapes that are ours are strict and closed. Those of OpenAI and Anthropic are open.
+Our own shapes are strict and closed. Those of OpenAI and Anthropic are open.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ class Strict(BaseModel):
 
 
 class Query(BaseModel):
-    """Parameters of a query string: they arrive as text, so numbers are converted; unknown names are refused."""
+    """Parameters of a query string. Numbers are converted from text; unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class Open(BaseModel):
-    """A shape of somebody else's: known fields are checked without coercion, unknown ones left alone. The client's own
-    body goes on, not the model: copying unknown fields into it would be work for nothing."""
+    """A shape of a provider's API: known fields are checked without coercion, unknown ones are
+    ignored.
+
+    The client's own body is passed on, not the model, so the model need not keep unknown fields.
+    """
 
     model_config = ConfigDict(
         strict=True,
@@ -50,7 +53,8 @@ class Open(BaseModel):
 ModelName = Annotated[
     str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
-"""Name of a model, `provider/model` or an alias. It is stored and logged: no control characters."""
+"""The name of a model, `provider/model` or an alias. Without control characters, because it is
+stored and logged."""
 
 
 @overload
@@ -67,18 +71,22 @@ def rfc3339(milliseconds: int | None, precision: Precision = "seconds") -> str |
 
 # -- lists ----------------------------------------------------------------------------------------
 MAX_MESSAGES = 100_000
-"""Of one request, in every dialect: Anthropic's limit (https://platform.claude.com/docs/en/api/messages)."""
+"""Messages of one request, in every dialect: Anthropic's limit
+(https://platform.claude.com/docs/en/api/messages)."""
 MAX_INPUTS = 2048
-"""Texts of one embeddings request: OpenAI's limit (https://platform.openai.com/docs/api-reference/embeddings/create)."""
+"""Texts of one embeddings request: OpenAI's limit
+(https://platform.openai.com/docs/api-reference/embeddings/create)."""
 MAX_BIASES = 10_000
-"""Entries of logit_bias; each wrong one is an error of its own."""
+"""Entries of logit_bias. Bounded, because each wrong entry makes an error."""
 _PIECE = 1000
 
 
 def in_pieces(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Check a list a thousand items at a time and return it as it came. Pydantic would hold a model of each item until
-    the last one is checked, ten times the size of the body. More than MAX_MESSAGES objects are refused
-    before any of them is looked at."""
+    """Validate a list a thousand items at a time, and return it unchanged.
+
+    Pydantic would keep a model of every item until the last is checked: ten times the size of the
+    body. More than MAX_MESSAGES objects are refused before any is checked.
+    """
     if type(value) is not list or len(value) <= _PIECE:
         validate(value)
         return value
@@ -93,7 +101,7 @@ def in_pieces(value: Any, validate: Callable[[Any], Any]) -> Any:
 
 
 def _moved(error: ValidationError, start: int) -> ValidationError:
-    # The same problems, with the positions that the items have in the whole list.
+    # The same problems, with positions in the whole list.
     problems: list[InitErrorDetails] = []
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         location = problem["loc"]
@@ -105,14 +113,15 @@ def _moved(error: ValidationError, start: int) -> ValidationError:
 
 
 def few_entries(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Refuse an object of more than MAX_BIASES entries before any of them is looked at."""
+    """Refuse an object of more than MAX_BIASES entries before any is checked."""
     if type(value) is dict and len(value) > MAX_BIASES:
         raise PydanticCustomError("too_long", f"at most {MAX_BIASES} entries are accepted")  # type: ignore[arg-type]
     return validate(value)
 
 
 def few_inputs(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Refuse more than MAX_INPUTS texts before any of them is looked at; the tokens of one text are no texts."""
+    """Refuse more than MAX_INPUTS texts before any is checked. A list of integers is one text's
+    tokens."""
     if type(value) is list and len(value) > MAX_INPUTS and type(value[0]) is not int:
         raise PydanticCustomError("too_long", f"at most {MAX_INPUTS} inputs are accepted")  # type: ignore[arg-type]
     return validate(value)
@@ -124,7 +133,7 @@ Items = Annotated[list[Item], Field(fail_fast=True), WrapValidator(in_pieces)]
 
 
 def typed(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Parts need a `type` that is text, and nothing else: seen here at a fifth of what their models cost."""
+    """Check here that each part has a `type` that is text: this costs a fifth of the models."""
     if (
         type(value) is list
         and len(value) <= MAX_MESSAGES

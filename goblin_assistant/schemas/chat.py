@@ -26,7 +26,8 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
 class ContentPart(Open):
-    """A part of a message: `text`, `image_url`, `input_audio`, `file`, `refusal` ..., each with a field of its own."""
+    """A part of a message: `text`, `image_url`, `input_audio`, `file`, `refusal` ..., each with
+    its own field."""
 
     type: str
 
@@ -48,7 +49,7 @@ class StreamOptions(Open):
 
 
 class ChatCompletionRequest(Open):
-    """OpenAI's chat request. `model` may be left out: the user's default is taken, then the instance's."""
+    """OpenAI's chat request. Without `model` the user's default is used, then the instance's."""
 
     messages: Annotated[
         list[ChatMessage],
@@ -99,7 +100,7 @@ class EmbeddingsRequest(Open):
     user: str | None = None
 
 
-# -- answers (documentation only: a provider's bytes are passed on, not rebuilt) --------------------
+# -- answers: only for the document, because a provider's bytes are passed on -----------------------
 class TokenUsage(Open):
     """Tokens of one call."""
 

@@ -17,7 +17,8 @@ class HealthAnswer(Strict):
 
 
 class ServiceReport(Strict):
-    """The last check of one service. Times are RFC 3339 in UTC; null: never. `circuit` is there for providers."""
+    """The last check of one service. Times are RFC 3339 in UTC; null: never. Providers have
+    `circuit`."""
 
     status: ServiceStatus
     kind: Literal["dependency", "provider"]
@@ -35,7 +36,8 @@ class NamedServiceReport(ServiceReport):
 
 
 class HealthReport(Strict):
-    """All services. Degraded: something is unhealthy, but chats can be served; unknown: the first check is not done."""
+    """All services. Degraded: something is unhealthy, but chats can be served. Unknown: before the
+    first check."""
 
     status: Literal["healthy", "degraded", "unhealthy", "unknown"]
     services: dict[str, ServiceReport]

@@ -1,8 +1,8 @@
-"""JSON whose structure costs more memory than its text is refused before it is parsed.
+"""Refuses JSON whose structure would take too much memory, before it is parsed.
 
-A value costs the same whatever its text: `[],` is 3 bytes on the wire and 72 in memory, `{"a":1},` is 8 and 200. The
-counts of brackets, commas and colons outside strings give the cost before anything is made. Text costs its own size
-and is not counted, so a program, a table or a picture inside a string is never too much.
+Short text can be large in memory: `[],` is 3 bytes on the wire and 72 in memory, `{"a":1},` 8 and
+200. The counts of brackets, commas and colons outside strings give the cost in advance. Strings
+cost their own size and are not counted: a program or a picture in a string is never too much.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from typing import Any, NamedTuple
 import orjson
 
 MAX_STRUCTURE = 48 * 1024 * 1024
-"""Bytes that the structure of one body may cost: 520,000 values, 220,000 lists or 100,000 messages."""
+"""Bytes that the structure of one body may cost: 520,000 values, 220,000 lists or 100,000
+messages."""
 ANSWER_PER_BYTE = 16
-"""A provider's answer may cost this much for each byte too: embeddings are millions of numbers, 8 to 20 bytes each."""
+"""The cost that a provider's answer may have per byte: embeddings are millions of numbers of 8 to
+20 bytes."""
 
-# Measured with CPython 3.11 and orjson 3.13: what each costs, its place in a list or an object included.
-# A list costs more than its memory: the garbage collector looks at every one, several times.
+# Bytes for each, with its place in a list or an object; measured with CPython 3.11 and orjson 3.13.
+# A list counts more than its memory, because the garbage collector visits it several times.
 LIST, OBJECT, KEY, VALUE = 130, 200, 50, 96
 
 _DENSEST = 100
-"""The densest text, `{},`, costs 99 times its size: what is short enough needs no count."""
+"""The densest text, `{},`, costs 99 times its size, so that a short text needs no count."""
 _LARGE = 64 * 1024
 _PIECE = 256 * 1024
 _BACKSLASH = 0x5C
 
 
 class TooMuchStructure(ValueError):
-    """The text has more values than may be made of it."""
+    """The text has too many values."""
 
 
 class Structure(NamedTuple):
@@ -43,23 +45,24 @@ class Structure(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Bytes of memory, about."""
+        """Bytes of memory, approximately."""
         return LIST * self.lists + OBJECT * self.objects + KEY * self.keys + VALUE * self.values
 
 
 def loads(raw: bytes, *, most: int = MAX_STRUCTURE, per_byte: int = 0) -> Any:
     """The JSON value in `raw`. Raises ValueError: TooMuchStructure, or what orjson found.
 
-    The structure may cost `most` bytes, or `per_byte` for each byte of a large text if that is more.
+    The structure may cost `most` bytes, or `per_byte` for each byte of a large text if that is
+    more.
     """
     limit = max(most, per_byte * len(raw))
-    # The count of the whole takes what is inside strings too: it is quicker, and nearly always enough.
+    # First a count that includes strings: it is quicker, and nearly always enough.
     if len(raw) * _DENSEST > limit and _count(raw).cost > limit and structure(raw).cost > limit:
         raise TooMuchStructure("the JSON has too many values")
     if len(raw) < _LARGE or not gc.isenabled():
         return orjson.loads(raw)
-    # The collector would start again and again while the values are made, and find nothing: JSON has no cycles.
-    # Half of the time, and all of it without a turn for other threads.
+    # Without the garbage collector, which takes half of the time, blocks other threads and finds
+    # nothing: JSON has no cycles.
     gc.disable()
     try:
         return orjson.loads(raw)
@@ -68,8 +71,10 @@ def loads(raw: bytes, *, most: int = MAX_STRUCTURE, per_byte: int = 0) -> Any:
 
 
 def check_together(texts: Iterable[str]) -> None:
-    """Raise TooMuchStructure for JSON texts inside one body that would cost too much together: to the body they are
-    text, which is not counted."""
+    """Raise TooMuchStructure if JSON texts in the strings of one body would cost too much together.
+
+    The body's own count leaves them out.
+    """
     large = [text for text in texts if len(text) > 2]
     if (
         sum(map(len, large)) * _DENSEST > MAX_STRUCTURE
@@ -79,9 +84,9 @@ def check_together(texts: Iterable[str]) -> None:
 
 
 def structure(raw: bytes) -> Structure:
-    """What is outside strings. Exact for valid JSON, and up to the first fault of any other text.
+    """The counts outside strings. Exact for valid JSON, and up to the first fault of other text.
 
-    Works in pieces: each is done in microseconds, and other threads have their turn between two.
+    It works in pieces of microseconds, so that other threads can run in between.
     """
     lists = objects = keys = values = 0
     start, inside, size = 0, False, len(raw)
@@ -108,7 +113,7 @@ def _count(text: bytes) -> Structure:
 
 
 def _end_of_piece(raw: bytes, end: int) -> int:
-    # An escape must not lie across two pieces. Behind a run of backslashes stands the last one's letter.
+    # A piece must not end inside an escape: include a run of backslashes and the next character.
     if end >= len(raw) or raw[end - 1] != _BACKSLASH:
         return end
     run = len(raw[end:]) - len(raw[end:].lstrip(b"\\"))

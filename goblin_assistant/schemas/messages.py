@@ -1,7 +1,8 @@
-"""Request and answer of POST /v1/messages, as Anthropic has them.
+"""Request and answer of POST /v1/messages, in Anthropic's shape.
 
-Known fields are checked, unknown ones kept: they go to Anthropic untouched, and are refused by name where another provider is asked.
-Source: https://platform.claude.com/docs/en/api/messages, `anthropic.types` of the SDK, 2.12.0.
+Known fields are checked. Unknown ones go to Anthropic unchanged; for another provider they are
+refused by name. Source: https://platform.claude.com/docs/en/api/messages, `anthropic.types` of the
+SDK, 2.12.0.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from goblin_assistant.schemas.base import MAX_MESSAGES, Items, ModelName, Open, 
 
 
 class InputBlock(Open):
-    """A block of content: `text`, `image`, `document`, `tool_use`, `tool_result`, `thinking` ..., each with fields of its own."""
+    """A block of content: `text`, `image`, `document`, `tool_use`, `tool_result`, `thinking` ...,
+    each with its own fields."""
 
     type: str
 
@@ -33,7 +35,7 @@ class Metadata(Open):
 
 
 class MessagesRequest(Open):
-    """Anthropic's request. `model` may be left out: the user's default is taken, then the instance's."""
+    """Anthropic's request. Without `model` the user's default is used, then the instance's."""
 
     messages: Annotated[
         list[InputMessage],
@@ -62,7 +64,7 @@ class OutputBlock(Open):
 
 
 class MessageUsage(Open):
-    """Tokens of one call; the prompt's in three parts, of which cached ones are apart."""
+    """Tokens of one call. Those of the prompt are the sum of three fields."""
 
     input_tokens: int
     output_tokens: int

@@ -1,4 +1,4 @@
-"""Shapes of GET /usage. Money is in whole micro-dollars, and the same in US dollars as a decimal string."""
+"""Shapes of GET /usage. Money is in whole micro-dollars, and in US dollars as a decimal string."""
 
 from __future__ import annotations
 

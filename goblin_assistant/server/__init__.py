@@ -1,1 +1,1 @@
-"""waitress around the application."""
+"""waitress, which serves the application."""

@@ -1,8 +1,8 @@
 """The memory and temporary files that request bodies take, bounded over all connections.
 
-A body is held from its first bytes until its request is answered or its connection closes. When the bound
-is reached, the requests that have been arriving for longest are refused: an honest client sends its
-body within seconds, so those that stay half-sent make way for it.
+A body is held from its first bytes until its request is answered or its connection closes. At the
+bound, the requests that have been arriving for longest are refused: an honest client sends its
+body within seconds.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import threading
 from typing import Protocol
 
 COUNTED_BYTES = 16 * 1024
-"""Smaller bodies are not counted: most chats then cost nothing here, and all connections together can
-hold 128 MiB of them."""
+"""Smaller bodies are not counted, so that most chats cost nothing here. All connections together
+can hold 128 MiB of them."""
 
 ROOM = 8
-"""One shedding frees an eighth of the bound, so that a flood does not cause one for each of its reads."""
+"""Shedding frees an eighth of the bound, so that a flood does not cause it at every read."""
 
 
 class Held(Protocol):
@@ -24,12 +24,14 @@ class Held(Protocol):
     held_bytes: int
 
     def shed(self) -> None:
-        """Refuse it: its body is closed."""
+        """Refuse the request and close its body."""
 
 
 class PendingBodies:
-    """What is held now, and who is still sending. `add`, `complete` and `to_shed` are for the main
-    thread, `release` for any."""
+    """What is held now, and which requests are still arriving.
+
+    The main thread calls `add`, `complete` and `to_shed`; any thread calls `release`.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -38,8 +40,8 @@ class PendingBodies:
         self._lock = threading.Lock()
 
     def add(self, request: Held, size: int) -> bool:
-        """`request` holds `size` bytes now. False when that is beyond the bound and nobody has been
-        sending for longer: then it is for `request` itself to be refused."""
+        """`request` holds `size` bytes now. False when the bound is exceeded and no request has
+        been arriving for longer: then `request` itself is refused."""
         with self._lock:
             self.held += size - request.held_bytes
             request.held_bytes = size
@@ -59,7 +61,7 @@ class PendingBodies:
             request.held_bytes = 0
 
     def to_shed(self) -> list[Held]:
-        """Who is to be refused so that the bound holds again, the oldest first."""
+        """The requests to refuse so that the bound holds again, the oldest first."""
         if self.held <= self.limit:
             return []
         with self._lock:

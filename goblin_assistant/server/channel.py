@@ -1,9 +1,8 @@
-"""waitress's connection with `Connection: close` while draining, errors in this API's format, lingering close so
-that clients receive them, and request bodies that are freed when it closes.
+"""A client's connection: waitress's, with bounds on what a client can hold, and lingering close.
 
-waitress answers a request that it cannot parse, or whose body is too large, itself: as plain text, without correlation
-id, log line or metric. And it closes the connection at once, whereupon the unread rest of the body makes the kernel
-send a reset, and the client never sees the answer.
+After an error waitress closes the connection at once. The unread rest of the body then makes the
+kernel send a reset, and the client never receives the response. Lingering close reads the rest
+first.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from goblin_assistant.server.tasks import LAG_BYTES, ApplicationTask, RefusedTas
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 256 * 1024 * 1024
 URGENT = frozenset({"/health/live", "/health/ready"})
-"""Served before what else waits for a thread. Not /metrics: it takes ten milliseconds of Python."""
+"""Served before other requests that wait for a thread. Not /metrics: it takes ten milliseconds."""
 LAG_BYTES_PER_SECOND = 128 * 1024
 LAG_PAUSE_SECONDS = 0.25
-"""A stream whose client is behind by this much goes on at this pace until the client takes something:
-nobody gains by a buffer that fills at full speed, and everybody else waits for Python meanwhile."""
+"""The pace of a stream whose client is behind, until the client reads again. Filling a buffer at
+full speed helps nobody and takes the GIL from other requests."""
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
@@ -35,7 +34,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     task_class = ApplicationTask
     error_task_class = RefusedTask
 
-    interest = -1  # kept by the map that watches; see server/loop.py
+    interest = -1  # set by the map in server/loop.py
     close_when_flushed: bool
     request: RequestParser | None
     linger = False
@@ -44,7 +43,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     seen_activity = 0.0
     stuck_since = 0.0
     behind = b""
-    """What came behind the request at work, at most one read. For the main thread."""
+    """What arrived after the current request, at most one read. For the main thread."""
 
     def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(server, *args, **kwargs)
@@ -52,13 +51,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.parser_class = partial(RequestParser, channel=self)
 
     def write_soon(self, data: Any) -> int:
-        """As waitress, but what the socket takes at once goes past the buffers."""
+        """As waitress, but what the socket takes at once bypasses the buffers."""
         if type(data) is bytes and data and not self.total_outbufs_len and self.connected:
             with self.outbuf_lock:
                 if not self.total_outbufs_len and self.connected:
                     try:
                         sent = self.socket.send(data)
-                    except OSError:  # the buffers' way meets it again, and knows what to do
+                    except OSError:  # the buffered path meets it again and handles it
                         sent = 0
                     if sent:
                         self.last_activity = time.time()
@@ -68,22 +67,22 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return int(super().write_soon(data))
 
     def slow_down(self, size: int) -> None:
-        """Wait a moment, or until the client takes something. For the thread of a stream."""
+        """Wait a moment, or until the client reads. For a stream's thread."""
         with self.outbuf_lock:
             if self.connected and self.total_outbufs_len > LAG_BYTES:
                 self.outbuf_lock.wait(min(size / LAG_BYTES_PER_SECOND, LAG_PAUSE_SECONDS))
 
     @property
     def urgent(self) -> bool:
-        """Whether its request is served before others. Asked when it has just become a task."""
+        """Whether the new request is served before others."""
         return self.requests[0].path in URGENT
 
     # -- bodies
     def received(self, data: bytes) -> bool:
         """As waitress, but one request at a time, and within the bound over all connections.
 
-        What comes behind a request stays bytes until its answer has gone out: a client that sends
-        many and reads nothing holds no thread, and costs the answer to one.
+        What follows a request is parsed after its response has been sent: a client that sends many
+        requests and reads nothing holds no thread and the memory of one response.
         """
         if self.requests or self.behind:
             if not any(request.final for request in self.requests):
@@ -109,41 +108,44 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                 self.server.add_task(self)
 
     def service(self) -> None:
-        """As waitress, which forgets what is queued behind a request whose client has gone."""
+        """As waitress, and frees the requests that wait behind one whose client has gone."""
         super().service()
         if not self.connected:
             for request in list(self.requests):
                 request.close()
 
     def handle_close(self) -> None:
-        """As waitress, and frees the body that was arriving. A running request's body is freed by its
-        thread, which may be reading it."""
+        """As waitress, and frees the body that was arriving. The thread of a running request frees
+        that request's body, which it may be reading."""
         super().handle_close()
         request = self.request
         if request is not None:
             request.close()
 
     def cancel(self) -> None:
-        """As waitress, and frees the bodies of what never ran."""
+        """As waitress, and frees the bodies of requests that never ran."""
         for request in list(self.requests):
             request.close()
         super().cancel()
 
     def busy(self) -> bool:
-        """Whether a request runs, or waits, or its answer has not gone out, or one is arriving right now."""
+        """Whether a request runs, waits or is arriving, or a response is not sent yet."""
         arriving = (
             self.request is not None and time.monotonic() - self.request.began < LINGER_SECONDS
         )
         return bool(self.requests or self.total_outbufs_len or arriving)
 
     def waiting_since(self, now: float) -> float:
-        """Since when, on the monotonic clock, it has been idle or has been sending one request."""
+        """Since when the connection is idle, or its request is arriving, by time.monotonic()."""
         request = self.request
         return request.began if request is not None else now - (time.time() - self.last_activity)
 
     def watch(self, now: float, send_timeout: float, receive_timeout: float) -> bool:
-        """Close when the client takes nothing, or never finishes its request. Called every second; `now` is
-        monotonic."""
+        """Close the connection of a client that reads nothing or never finishes its request.
+
+        Called every second; `now` is by time.monotonic(). Returns whether it closed for one of
+        these reasons.
+        """
         if self.total_outbufs_len:
             if self.seen_activity != self.last_activity or not self.stuck_since:
                 self.seen_activity, self.stuck_since = self.last_activity, now
@@ -163,12 +165,12 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             return True
         return False
 
-    # -- lingering close: close our half, read theirs away, then close
+    # -- lingering close: close our half, discard what arrives, then close
     # https://www.rfc-editor.org/rfc/rfc9112#section-9.6
     def handle_write(self) -> None:
         """As waitress, but a refusal lingers."""
         if self.socket is None:
-            return  # reading, just before in the same turn, found the connection reset and closed it
+            return  # the read in the same turn found a reset and closed it
         if self.linger and self.close_when_flushed and not self.will_close:
             self._flush_exception(self._flush_some)
             if self.socket is None:
@@ -188,7 +190,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.received(data)
 
     def _may_go_on(self) -> bool:
-        """Whether there are bytes behind a request whose answer has gone out."""
+        """Whether the next request can be parsed: the response to the last one has been sent."""
         return bool(
             self.behind
             and not self.requests
@@ -199,17 +201,17 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         )
 
     def writable(self) -> bool:
-        """As waitress, and when the next request of several can be read."""
+        """As waitress, and also when the next request can be parsed."""
         return bool(super().writable()) or self._may_go_on()
 
     def readable(self) -> bool:
-        """As waitress, and while reading away, but not with a request's bytes waiting."""
+        """As waitress, also while discarding, but not while bytes wait to be parsed."""
         if self.discarding_until:
             return not self.will_close
         return not self.behind and bool(super().readable())
 
     def handle_read(self) -> None:
-        """As waitress, or read away."""
+        """As waitress, or discard what arrives."""
         if not self.discarding_until:
             super().handle_read()
             return

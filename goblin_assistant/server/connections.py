@@ -17,15 +17,16 @@ RECEIVE_TIMEOUT_SECONDS = 120.0
 """How long a client may take to send one request, from its first byte to its last."""
 
 ROOM = 16
-"""This part of the connections is kept free, by closing those that have waited longest."""
+"""A sixteenth of the connections is kept free, by closing those that have waited longest."""
 
 SHED_LOG_SECONDS = 10.0
 
 UNSENT_ROOM = 8
-"""One cutting frees an eighth of the bound, so that a flood does not cause one for each answer."""
+"""Each time an eighth of the bound is freed, so that a flood does not cause it for every
+response."""
 
 STALLED_WHEN_FULL_SECONDS = 10.0
-"""While every chat slot is taken, a stream whose client takes nothing gives its slot back sooner."""
+"""While all chat slots are taken, a stream whose client reads nothing is closed sooner."""
 
 
 def open_channels(listeners: Sequence[Listener]) -> list[Channel]:
@@ -46,7 +47,7 @@ class ConnectionBounds:
         self._shed_logged = 0.0
 
     def cut_stalled(self, now: float) -> None:
-        """Close the connections of clients that take nothing or never finish their request."""
+        """Close the connections of clients that read nothing or never finish their request."""
         most = self._config.send_timeout_seconds
         full = self._slots.full
         most_running = min(most, STALLED_WHEN_FULL_SECONDS) if full else most
@@ -61,8 +62,8 @@ class ConnectionBounds:
                 )
 
     def bound_unsent(self) -> None:
-        """Keep the unsent bytes of all connections within their bound: those go first whose clients
-        have taken nothing for longest."""
+        """Keep the unsent bytes of all connections within their bound. Clients that have read
+        nothing for longest are closed first."""
         unsent = [
             (channel.last_activity, n, channel)
             for n, channel in enumerate(open_channels(self._listeners))
@@ -83,8 +84,8 @@ class ConnectionBounds:
         logger.warning("readers_cut", extra={"count": count, "unsent": held, "left": left})
 
     def make_room(self, now: float, watched: int, *, out_of_descriptors: bool) -> None:
-        """Close the connections that have waited longest: without a request, or with one that is only
-        half there. Those with a request at work stay."""
+        """Close the connections that have waited longest without a whole request. Those with a
+        running request stay. `watched` is the number of open descriptors."""
         waiting = [
             (channel.waiting_since(now), number, channel)
             for number, channel in enumerate(open_channels(self._listeners))

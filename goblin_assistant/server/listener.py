@@ -33,7 +33,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         super().__init__(app, *args, **kwargs)
 
     def accept(self) -> Any:
-        """As waitress; without a descriptor to spare, nobody is accepted for a moment: the waiting
+        """As waitress. When no descriptor is left, accepting pauses: otherwise the waiting
         connection would wake the loop again at once."""
         try:
             return super().accept()
@@ -43,8 +43,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             raise
 
     def handle_accept(self) -> None:
-        """As waitress, but not one connection a turn: those that wait come in before threads are
-        woken for the first of them."""
+        """As waitress, but many connections per turn: all are accepted before threads are woken."""
         for _ in range(ACCEPTED_AT_ONCE):
             before = len(self.active_channels)
             super().handle_accept()
@@ -56,14 +55,14 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         return bool(super().readable()) and time.monotonic() >= self.paused_until
 
     def maintenance(self, now: float) -> None:
-        """As waitress: mark connections that have been idle for long; and have them looked at."""
+        """As waitress, which marks idle connections; the loop then closes them."""
         super().maintenance(now)
         for channel in self.active_channels.values():
             if channel.will_close:
                 self._map.tell(channel)
 
     def accept_waiting(self) -> None:
-        """Take in whoever has connected already: closing the listener would reset them."""
+        """Accept the connections that wait: closing the listener would reset them."""
         before = -1
         while before != len(self.active_channels):
             before = len(self.active_channels)

@@ -1,12 +1,9 @@
-"""waitress' main loop and its threads, at the cost of what happens instead of what is open.
+"""waitress's main loop, on epoll. Its cost grows with activity, not with open connections.
 
-waitress asks every connection before every poll() whether it wants to read or write, and is woken at the end of every
-request to ask again: with 500 streams open, each request beside them costs a thousand questions. Here epoll knows, and
-a connection is asked again only after something happened to it. A request that ends with its connection as it was
-before, which is how nearly all end, wakes nobody.
-
-And waitress wakes the thread that has slept longest, so that a pool of 500 is walked through in turn, each with a stack
-and a database connection that no cache holds any more. Here the one that slept shortest is woken.
+waitress asks every connection before every poll() whether it wants to read or write, and wakes up
+at the end of every request to ask again. With 500 open streams, each other request costs a
+thousand calls. Here a connection is asked only after an event of its own. A request that leaves
+its connection unchanged, as nearly all do, does not wake the loop.
 """
 
 from __future__ import annotations
@@ -20,12 +17,12 @@ from typing import Any
 from waitress import wasyncore
 
 _READ = select.POLLIN
-"""Without POLLPRI: HTTP has no urgent data, and waitress logs a warning for each turn that finds some."""
+"""Without POLLPRI: HTTP has no urgent data, and waitress would log a warning for it every turn."""
 _WRITE = select.POLLOUT
 
 
 def wanted(thing: Any) -> int:
-    """What a connection, listener or trigger waits for now, as poll() and epoll say it."""
+    """The events that a connection, listener or trigger waits for, as bits of poll() and epoll."""
     mask = _READ if thing.readable() else 0
     if not thing.accepting and thing.writable():
         mask |= _WRITE
@@ -37,13 +34,13 @@ def _nothing(_events: int) -> None:
 
 
 class WatchedMap(dict[int, Any]):
-    """waitress' map of descriptors, watched by epoll. All but `tell` is for the main thread."""
+    """waitress's map of descriptors, watched by epoll. All but `tell` is for the main thread."""
 
     def __init__(self) -> None:
         super().__init__()
         self._epoll = select.epoll()
         self.on_events: Callable[[int], None] = _nothing
-        """Called with their number before the events of a turn are handled."""
+        """Called with the number of a turn's events before they are handled."""
         self._changed: deque[Any] = deque()
 
     def __setitem__(self, descriptor: int, thing: Any) -> None:
@@ -71,7 +68,8 @@ class WatchedMap(dict[int, Any]):
         events = self._epoll.poll(timeout)
         self.on_events(len(events))
         if len(events) > 1:
-            # A new connection may get the number of one that was closed a moment ago: its events must not be another's.
+            # Listeners last: a new connection may get the descriptor of one that was just closed,
+            # and must not get its events.
             events.sort(key=lambda event: self._accepts(event[0]))
         for descriptor, flags in events:
             thing = self.get(descriptor)
@@ -88,8 +86,8 @@ class WatchedMap(dict[int, Any]):
         known: Any = self.get(descriptor)
         if known is None or known is not thing:
             return  # closed since
-        # Again until it stays: a thread that changes what is wanted compares with `interest` afterwards, so one of the
-        # two sees the other.
+        # Repeat until it is stable. A thread that changes what is wanted compares with `interest`
+        # afterwards, so that one of the two sees the change.
         while (mask := wanted(thing)) != thing.interest:
             before, thing.interest = thing.interest, mask
             if not mask:
@@ -101,7 +99,7 @@ class WatchedMap(dict[int, Any]):
 
 
 class PolledMap(dict[int, Any]):
-    """The same without epoll, where the system has none: waitress' own loop."""
+    """The same without epoll: waitress's own loop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +107,7 @@ class PolledMap(dict[int, Any]):
         """Never called: tasks go to threads while the events of a turn are handled."""
 
     def tell(self, thing: Any) -> None:
-        """Everything is asked every time."""
+        """Does nothing: every turn asks everything."""
 
     def turn(self, timeout: float) -> None:
         """Wait for events, at most `timeout` seconds, and handle them."""
@@ -117,23 +115,23 @@ class PolledMap(dict[int, Any]):
 
 
 def make_map() -> WatchedMap | PolledMap:
-    """The best that the system offers."""
+    """A map on epoll, or on poll() where the system has no epoll."""
     return WatchedMap() if hasattr(select, "epoll") else PolledMap()
 
 
 class ChannelServer:
-    """What a connection takes for its server: the listener, but a pulled trigger says whose it is, and only wakes the
-    loop when there is something new for it."""
+    """The listener as one connection sees it. Its trigger names the connection, and wakes the loop
+    only when the connection waits for other events than before."""
 
     __slots__ = (
-        "_channel", "_listener", "add_task", "adj", "application", "bodies", "body_limits", "effective_port",
-        "server_name",
+        "_channel", "_listener", "add_task", "adj", "application", "bodies", "body_limits",
+        "effective_port", "server_name",
     )  # fmt: skip
 
     def __init__(self, listener: Any, channel: Any) -> None:
         self._listener = listener
         self._channel = channel
-        # What every request asks for, and what does not change.
+        # Constant, and read for every request: without __getattr__.
         self.add_task = listener.add_task
         self.adj = listener.adj
         self.application = listener.application
@@ -144,7 +142,7 @@ class ChannelServer:
 
     @property
     def draining(self) -> bool:
-        """Whether answers say goodbye."""
+        """Whether responses close their connection."""
         return bool(self._listener.draining)
 
     def __getattr__(self, name: str) -> Any:

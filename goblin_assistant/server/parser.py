@@ -1,8 +1,8 @@
 """waitress's request parser with this server's bounds and the strictness of RFC 9112.
 
-What two servers in a row could read differently is refused: that is how requests are smuggled past a
-proxy. A body beyond its route's limit is not read: the application gets the request without it and
-answers 413 in the route's own shape.
+What a proxy and this server could read differently is refused, because requests could be smuggled
+that way. A body beyond its route's limit is not read: the application gets the request without it
+and answers 413 in the route's format.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from goblin_assistant.providers.upstream.chunked import ChunkDecoder, Step
 from goblin_assistant.server.bodies import COUNTED_BYTES
 
 MAX_HEADERS = 200
-"""Lines in a head. Browsers send 20, proxies add 10."""
+"""Lines in a header block. Browsers send 20, proxies add 10."""
 
 FRAMING_SLACK = 64 * 1024
-"""Chunk sizes, extensions and trailers may take as many bytes as the data, and this much more."""
+"""Chunk sizes, extensions and trailers may take as many bytes as the data, plus this."""
 
 _CONTROL = re.compile("[\x00-\x20\x7f]").search
 _HOST = re.compile(
@@ -46,7 +46,7 @@ class BodiesFull(Error):  # type: ignore[misc]
 
 
 class ChunkReceiver:
-    """A chunked body on its way into waitress's buffer."""
+    """Decodes a chunked body into waitress's buffer."""
 
     def __init__(self, buffer: Any) -> None:
         self._buffer = buffer
@@ -60,11 +60,11 @@ class ChunkReceiver:
 
     @property
     def announced(self) -> int:
-        """The body's bytes so far, with those that the current chunk's size promises."""
+        """The body's bytes so far, with the rest of the current chunk."""
         return len(self._buffer) + self._decoder.remaining
 
     def received(self, data: bytes) -> int:
-        """Take `data`; how much of it belonged to this body."""
+        """Decode `data`; returns how many of its bytes belong to this body."""
         decoder = self._decoder
         self.received_bytes += len(data)
         if body := decoder.feed(data):
@@ -87,16 +87,16 @@ class ChunkReceiver:
 
 
 class RequestParser(HTTPRequestParser):  # type: ignore[misc]
-    """A request on its way in, and since when."""
+    """A request that is arriving."""
 
-    # A head that cannot be parsed leaves these unset in waitress, whose log lines ask for them.
+    # waitress leaves these unset when a header block cannot be parsed, and its log lines read them.
     path = ""
     command = ""
 
     body_rcv: Any
     held_bytes = 0
     final = False
-    """No request can follow on this connection: what comes behind this one is not read."""
+    """No request can follow on this connection: nothing after this one is parsed."""
     oversized = False
     _strict_error: Error | None = None
     _limit = -1
@@ -108,7 +108,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         self.began = time.monotonic()
 
     def received(self, data: bytes) -> int:
-        """As waitress, within the bounds."""
+        """As waitress, within the bounds. Returns how many bytes of `data` were used."""
         if self.final or self._closed:
             return len(data)
         in_body = self.body_rcv is not None
@@ -146,20 +146,21 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
                 bodies.complete(self)
 
     def _oversize(self, announced: int) -> None:
-        """Hand it to the application without its body; the answer is 413 and closes the connection."""
+        """Pass the request to the application without its body. The response is 413 and closes the
+        connection."""
         self.oversized = self.completed = True
         self.headers["CONTENT_LENGTH"] = str(announced)
         self._end()
         self.body_rcv = None
 
     def shed(self) -> None:
-        """Refuse it for want of room."""
+        """Refuse the request, because bodies are at their bound."""
         self.error = BodiesFull("too many request bodies are on their way")
         self._end()
 
     def _end(self) -> None:
         self.final = self.completed = True
-        self.expect_continue = False  # whoever waits for 100 gets the answer instead
+        self.expect_continue = False  # a client that waits for 100 gets the response instead
         self._free()
 
     def close(self) -> None:
@@ -174,7 +175,8 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
             self.channel.server.bodies.release(self)
 
     def parse_header(self, header_plus: bytes) -> None:
-        """As waitress, and strictly. Raises ParsingError, which becomes 400 unless it is more exact."""
+        """As waitress, but strict. Raises ParsingError, which becomes 400 or the status of
+        `_strict_error`."""
         if header_plus.count(b"\r\n") > MAX_HEADERS:
             self._strict_error = RequestHeaderFieldsTooLarge(f"more than {MAX_HEADERS} headers")
             raise ParsingError("too many headers")
@@ -215,8 +217,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
 
 
 def path_info(path: str) -> str:
-    """The path that the application will see: waitress takes any number of slashes at the start for
-    one."""
+    """The path as the application sees it: waitress merges leading slashes."""
     return "/" + path.lstrip("/") if path.startswith("/") else path
 
 

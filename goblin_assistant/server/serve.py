@@ -1,8 +1,8 @@
-"""`goblin-assistant serve`: waitress with a main loop of our own, so that SIGTERM ends it gently.
+"""`goblin-assistant serve`: waitress with a main loop of our own and a graceful shutdown.
 
-On SIGTERM or SIGINT: readiness answers 503; after GOBLIN_DRAIN_DELAY_SECONDS the listener is closed; answers say
-`Connection: close`; running requests may finish for GOBLIN_GRACE_SECONDS; what is left then is cut and logged; exit 0.
-A second signal ends the process at once.
+On SIGTERM or SIGINT readiness answers 503, and responses carry `Connection: close`. The listener
+closes after GOBLIN_DRAIN_DELAY_SECONDS. Then running requests have GOBLIN_GRACE_SECONDS to finish.
+What is left is cut and logged, and the exit code is 0. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ from goblin_assistant.web.body_limits import BodyLimits
 logger = logging.getLogger("goblin_assistant.server")
 
 UNBOUNDED = 2**62
-"""waitress's own limit of a body; ours go by route and are counted by the parser."""
+"""Turns off waitress's limit of a body: the parser applies ours, by route."""
 
 AGAIN_SECONDS = 0.001
-"""How long the loop waits for events while requests are left that no thread was woken for."""
+"""How long the loop waits for events while tasks wait for a thread to be woken."""
 
 SEND_BUFFER_BYTES = 128 * 1024
-"""The kernel's buffer for each client. Left to itself it grows to megabytes for a client that takes
-nothing, and a stream fills it first."""
+"""The kernel's send buffer of each connection. Without a bound it grows to megabytes for a client
+that reads nothing."""
 
 WEIGHED_SECONDS = 0.05
-"""How often the unsent bytes of all connections are added up."""
+"""How often the unsent bytes of all connections are counted."""
 
 QUIET_SECONDS = 0.25
-"""How long nothing may happen on any connection before a drained server ends."""
+"""A draining server ends after all connections have been quiet for this long."""
 
 SECOND_SIGNAL_EXIT = 1
 
 
 class Server:
-    """waitress' parts around one application."""
+    """waitress's parts for one application."""
 
     def __init__(self, app: Flask, config: Config, descriptors: int = 1024) -> None:
         self._app = app
@@ -100,11 +100,11 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port that is really listened on."""
+        """The port of the first listener, also if 0 was configured."""
         return int(self.listeners[0].effective_port)
 
     def run(self) -> None:
-        """Serve until the first signal, then drain. Call it in the main thread."""
+        """Serve until the first signal, then drain. For the main thread."""
         server_threads_max.set(self._config.threads)
         server_threads_busy.set_function(lambda: max(0, self._dispatcher.active_count))
         server_connections.set_function(
@@ -162,7 +162,7 @@ class Server:
             self._turn(0.1)
         for listener in self.listeners:
             listener.accept_waiting()
-            # Only the listening socket: the trigger that comes with it still wakes the loop.
+            # Only the listening socket: its trigger must still wake the loop.
             wasyncore.dispatcher.close(listener)
         end = time.monotonic() + self._config.grace_seconds
         quiet_since = time.monotonic()
@@ -178,7 +178,7 @@ class Server:
 
     def _cut(self) -> None:
         channels = open_channels(self.listeners)
-        # A slice: a thread may end the request between a look at the list and its first element.
+        # A slice, because a thread may remove the request between a test and the access.
         cut = [request for channel in channels for request in channel.requests[:1]]
         if cut:
             paths = [f"{request.command} {request.path}"[:200] for request in cut[:50]]
@@ -188,7 +188,7 @@ class Server:
 
 
 def settings(config: Config, descriptors: int = 1024) -> dict[str, Any]:
-    """waitress' adjustments for a configuration; `descriptors` is how many files the process may open."""
+    """waitress's adjustments. `descriptors` is the number of files that the process may open."""
     host = (
         f"[{config.host}]"
         if ":" in config.host and not config.host.startswith("[")
@@ -197,7 +197,7 @@ def settings(config: Config, descriptors: int = 1024) -> dict[str, Any]:
     values: dict[str, Any] = {
         "listen": f"{host}:{config.port}",
         "threads": config.threads,
-        # Lets a request learn that its client has gone, and a silent stream with it.
+        # So that a request, also a silent stream, notices that its client has gone.
         "channel_request_lookahead": 1,
         "max_request_body_size": UNBOUNDED,
         "max_request_header_size": 64 * 1024,
@@ -205,8 +205,8 @@ def settings(config: Config, descriptors: int = 1024) -> dict[str, Any]:
             min(64, descriptors // 4), min(8192, descriptors - 2 * config.threads - 128)
         ),
         "recv_bytes": 64 * 1024,
-        # A stream's client that reads slowly costs this much memory, then its thread waits. An answer
-        # that is there as a whole is one piece, and no thread waits for it.
+        # The memory for a stream whose client reads slowly; then its thread waits. A response that
+        # is not streamed is one piece, and no thread waits for it.
         "outbuf_high_watermark": 1024 * 1024,
         "backlog": 1024,
         "channel_timeout": 120,
@@ -224,7 +224,7 @@ def settings(config: Config, descriptors: int = 1024) -> dict[str, Any]:
 
 
 def _log_unraisable(hook: sys.UnraisableHookArgs) -> None:
-    """Errors of finalizers go to the log, not as a traceback to standard error."""
+    """Log the error of a finalizer, instead of a traceback on standard error."""
     logger.warning(
         "finalizer_failed",
         extra={"kind": hook.exc_type.__name__, "error": str(hook.exc_value)[:200]},
@@ -232,7 +232,7 @@ def _log_unraisable(hook: sys.UnraisableHookArgs) -> None:
 
 
 def serve(app: Flask, config: Config) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. Call it in the main thread."""
+    """Serve until SIGTERM or SIGINT, and return the exit code. For the main thread."""
     sys.unraisablehook = _log_unraisable
     process.limit_malloc()
     descriptors = process.raise_descriptor_limit()

@@ -19,18 +19,18 @@ from goblin_assistant.web.error_handlers import from_status
 from goblin_assistant.web.request_info import GOOD_ID, RequestInfo, new_id
 
 JOINED_BYTES = 64 * 1024
-"""A larger piece is not copied behind its head."""
+"""A larger first piece is sent after the header block, not copied into one piece with it."""
 LAG_BYTES = 64 * 1024
 """A stream slows down when its client is behind by more than this."""
 FULL_RETRY_SECONDS = 5.0
-"""Retry-After where there is no room for a body: those that are half-sent have been refused by then."""
+"""Retry-After when bodies are at their bound: half-sent ones have been refused by then."""
 
 
 class RefusedTask(ErrorTask):  # type: ignore[misc]
-    """The answer to what never became a request of the application."""
+    """The response to a request that never reached the application."""
 
     def execute(self) -> None:
-        """Write it, count it, log it."""
+        """Write the response, count it and log it."""
         request = self.request
         error = _error_of(request)
         given = request.headers.get("X_CORRELATION_ID", "")
@@ -50,7 +50,8 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
         if (seconds := retry_after_of(error)) is not None:
             self.response_headers.append(("Retry-After", str(seconds)))
             info.error_type = label_of(error)
-        # Said for the client: waitress would promise an HTTP/1.0 client that wants it to keep the connection.
+        # Set for the client: waitress would offer keep-alive to an HTTP/1.0 client that asks for
+        # it.
         request.headers["CONNECTION"] = "close"
         self.set_close_on_finish()
         self.content_length = len(body)
@@ -69,17 +70,17 @@ def _error_of(request: Any) -> AppError:
 
 
 class ApplicationTask(WSGITask):  # type: ignore[misc]
-    """A request of the application. While the server drains, its answer closes the connection.
+    """A request to the application. While the server drains, its response closes the connection.
 
-    The usual answer's head is written without waitress' splitting, capitalising and sorting of every name, and goes out
-    together with the first piece of the body: one system call and one packet.
+    The usual header block is written without waitress's capitalising and sorting of every name, and
+    is sent with the first piece of the body: one system call and one packet.
     """
 
     wrote_header: bool
 
     def build_response_header(self) -> bytes:
         """The header block."""
-        if self.request.final:  # an oversized body is still on its way
+        if self.request.final:  # the rest of an oversized body is still arriving
             self.channel.linger = True
             self.set_close_on_finish()
         elif self.channel.server.draining:
@@ -102,7 +103,7 @@ class ApplicationTask(WSGITask):  # type: ignore[misc]
         return bytes(super().build_response_header())
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the body, the first one behind the head."""
+        """Send a piece of the body, the first one together with the header block."""
         if self.chunked_response and self.channel.total_outbufs_len > LAG_BYTES:
             self.channel.slow_down(len(data))
         length = self.content_length
@@ -122,7 +123,7 @@ class ApplicationTask(WSGITask):  # type: ignore[misc]
         elif length is None or len(data) <= length:
             self.content_bytes_written += len(data)
             self.channel.write_soon(head + data)
-        else:  # more than was announced: waitress knows what to say
+        else:  # more than Content-Length: waitress handles it
             self.channel.write_soon(head)
             super().write(data)
 

@@ -1,7 +1,8 @@
 """The threads that run requests.
 
-waitress wakes the thread that has slept longest, so that a pool of 500 is used in turn, each thread with
-a stack and a database connection that is in no cache. Here the thread that slept shortest is woken.
+waitress wakes the thread that has slept longest, so that a pool of 500 is used in turn, each
+thread with a stack and a database connection that is in no cache. Here the thread that slept
+shortest is woken.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from waitress.task import ThreadedTaskDispatcher
 
 WAKES_AT_ONCE = 4
 WAKES_PER_SECOND = 1000
-"""How fast sleeping threads are woken. Measured at 300 chats at once, 99th percentile of
-/health/live: 150 ms without a bound, 10 ms with it; the chats' own answers came no later."""
+"""How fast sleeping threads are woken. Measured with 300 chats at once: the 99th percentile of
+/health/live is 150 ms without this bound and 10 ms with it; the chats take no longer."""
 
 
 BURST_EVENTS = 16
 AWAKE_THREADS = 8
-"""What makes a burst: more events in a turn, or more threads awake, than this. Otherwise threads are
-woken as tasks come: collecting always cost 9 % of a chat's CPU with 8 clients."""
+"""A burst is more events in a turn, or more threads awake, than this. Otherwise threads are woken
+as tasks arrive: to collect always costs 9 % of a chat's CPU with 8 clients."""
 
 
 class _Sleeper:
-    """Where a thread sleeps, and the task that it is woken with."""
+    """The lock on which a thread sleeps, and the task that it is woken with."""
 
     __slots__ = ("lock", "task")
 
@@ -37,13 +38,13 @@ class _Sleeper:
 
 
 class WorkerPool(ThreadedTaskDispatcher):  # type: ignore[misc]
-    """waitress's threads; the one that went to sleep last is woken first, with its task in its hands.
+    """waitress's threads. The one that went to sleep last is woken first, with its task.
 
-    Threads that run Python share one lock, and the main loop needs it after each system call. Sixty
-    that are woken at once by a burst stand before the main loop each time, and a health request
-    behind the burst waits for all of it. So in a burst the tasks of a turn are collected; at its
-    end health requests come first, and of the others a few threads are woken, then one each
-    millisecond. A thread that is awake takes the next task without waiting.
+    Threads share the GIL with the main loop, which needs it after each system call. If a burst
+    wakes sixty threads at once, each is ahead of the main loop, and a health request waits for the
+    whole burst. So in a burst the tasks of a turn are collected. At its end health requests come
+    first; for the others a few threads are woken, then one each millisecond. A thread that is
+    awake takes the next task at once.
     """
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ class WorkerPool(ThreadedTaskDispatcher):  # type: ignore[misc]
         self._handed_out = 0.0
 
     def handler_thread(self, thread_no: int) -> None:
-        """A thread's life."""
+        """What a thread runs."""
         sleeper = _Sleeper()
         while True:
             with self.lock:
@@ -82,8 +83,8 @@ class WorkerPool(ThreadedTaskDispatcher):  # type: ignore[misc]
             task = None
 
     def _next_of_thread(self) -> Any:
-        """What a thread does next. While the main loop takes requests in, it only does what is
-        urgent: the main loop wakes it again at the end of its turn."""
+        """A thread's next task. While the main loop collects, only an urgent one: the main loop
+        wakes threads for the others at the end of its turn."""
         if not self._collecting:
             return self._next()
         if self._urgent:
@@ -93,7 +94,8 @@ class WorkerPool(ThreadedTaskDispatcher):  # type: ignore[misc]
         return None
 
     def _next(self) -> Any:
-        """The next task; every other one is not urgent, so that a flood of urgent ones leaves room."""
+        """The next task. At most every other one is urgent, so that urgent ones cannot starve the
+        rest."""
         if self._urgent and not (self._urgent_was_last and self.queue):
             self._urgent_was_last = True
             return self._urgent.popleft()
@@ -101,7 +103,7 @@ class WorkerPool(ThreadedTaskDispatcher):  # type: ignore[misc]
         return self.queue.popleft() if self.queue else None
 
     def add_task(self, task: Any) -> None:
-        """Have a thread do it, or the next that has time."""
+        """Wake a thread for the task, or queue it."""
         with self.lock:
             if self._collecting or not self._asleep:
                 (self._urgent if getattr(task, "urgent", False) else self.queue).append(task)
@@ -112,13 +114,14 @@ class WorkerPool(ThreadedTaskDispatcher):  # type: ignore[misc]
         sleeper.lock.release()
 
     def collect(self, events: int) -> None:
-        """In a burst, keep tasks until `hand_out`. For the main loop, before it handles `events`."""
+        """In a burst, keep tasks until `hand_out`. The main loop calls it before it handles
+        events."""
         if events > BURST_EVENTS or self.active_count > AWAKE_THREADS:
             self._collecting = True
 
     def hand_out(self) -> bool:
-        """Wake threads for what was collected. True while threads sleep and tasks are left: call it
-        again within a millisecond."""
+        """Wake threads for the collected tasks. True while threads sleep and tasks are left: then
+        call it again within a millisecond."""
         if not self._collecting:
             return False
         woken: list[_Sleeper] = []
@@ -148,7 +151,7 @@ class WorkerPool(ThreadedTaskDispatcher):  # type: ignore[misc]
         """Start threads, or stop them."""
         super().set_thread_count(count)
         with self.lock:
-            if not count:  # shutting down cancels what is in waitress's queue
+            if not count:  # the shutdown cancels what is in waitress's queue
                 self.queue.extend(self._urgent)
                 self._urgent.clear()
             woken, self._asleep = (self._asleep, []) if self.stop_count else ([], self._asleep)
