@@ -75,7 +75,7 @@ class Admission:
         try:
             self._take(settlement)
         except BaseException as error:
-            settlement.give_back()
+            settlement.held.close()
             if isinstance(error, CallCancelled):
                 metrics.client_disconnects_total.labels("waiting").inc()
                 raise ClientGone("the client has gone") from None

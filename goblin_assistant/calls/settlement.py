@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +21,7 @@ import orjson
 
 from goblin_assistant import metrics
 from goblin_assistant.calls import telemetry
+from goblin_assistant.calls.held import Held
 from goblin_assistant.calls.request import Chat, TargetRequests, exact_prompt_tokens, requested_tier
 from goblin_assistant.calls.telemetry import ModelMetrics
 from goblin_assistant.database.models import now_ms
@@ -81,7 +81,7 @@ class Settlement:
             operation=chat.operation,
             model_requested=model[:255],
         )
-        self.held = ExitStack()
+        self.held = Held(chat.correlation_id)
         self.reservation: Reservation | None = None
         self.delivered: DeliveredText | None = None
         self.progress: Progress | None = None
@@ -197,14 +197,7 @@ class Settlement:
             self._count(label)
             telemetry.log(entry)
         finally:
-            self.give_back()
-
-    def give_back(self) -> None:
-        """Give back everything that is held. Called alone, it leaves no record."""
-        try:
             self.held.close()
-        except Exception:  # one of them failed, after all were tried
-            logger.exception("release_failed", extra={"correlation_id": self.entry.correlation_id})
 
     def _label(self) -> str:
         # `gpt-4o` answers as `gpt-4o-2024-08-06`, which may be in no catalogue. Then the label is

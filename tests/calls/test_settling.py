@@ -61,7 +61,7 @@ MODULES = (service, admission, settlement, telemetry, chat_stream, router, attem
 FILES = {module.__file__ for module in MODULES}
 GIVING_BACK = {
     "settle", "_settle", "_settle_tokens", "release", "close", "close_events", "__del__",
-    "_release", "_end_all", "attach", "_after_response", "ended_by", "give_back",
+    "_release", "_end_all", "attach", "_after_response", "ended_by",
 }  # fmt: skip
 """Functions that give back: no fault is raised in them."""
 CANNOT_FAIL = re.compile(
