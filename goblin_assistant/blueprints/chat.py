@@ -38,8 +38,8 @@ bp = APIBlueprint("chat", __name__, tag="Chat")
 )
 @require_auth(scope="chat")
 def completions() -> Response:
-    """OpenAI's request and answer. With `stream: true` the answer is text/event-stream and ends with
-    `data: [DONE]`, or with an error event if the provider broke off. Unknown fields go unchanged to
+    """OpenAI's request and answer. With `stream: true` the answer is text/event-stream; its end is
+    `data: [DONE]`, or an error event if the provider broke off. Unknown fields go unchanged to
     an OpenAI-compatible provider."""
     raw = json_body()
     body = parse_json(ChatCompletionRequest, raw)

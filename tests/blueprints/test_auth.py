@@ -459,8 +459,8 @@ def test_a_login_while_the_database_is_away_is_a_503_with_retry_after_and_tells_
     app = make_app()
     client = app.test_client()
     register(client)
-    away = create_engine("sqlite:////no/such/folder/goblin.db")
-    monkeypatch.setattr(parts(app).accounts, "_engine", away)
+    unreachable = create_engine("sqlite:////no/such/folder/goblin.db")
+    monkeypatch.setattr(parts(app).accounts, "_engine", unreachable)
     answer = login(client)
     assert (answer.status_code, answer.get_json()["error"]) == (503, "unavailable")
     assert answer.headers["Retry-After"]

@@ -214,7 +214,7 @@ def test_without_redis_requests_are_answered_and_the_log_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = RedisIdempotencyStore(60, 60, "redis://127.0.0.1:1/0")
-    held = claim(store, "away")
+    held = claim(store, "unavailable")
     held.finish(ANSWER)
-    assert isinstance(begin(store, "away"), Claim)
+    assert isinstance(begin(store, "unavailable"), Claim)
     assert any(record.message == "idempotency_store_unavailable" for record in caplog.records)
