@@ -44,9 +44,10 @@ format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.dev ## regenerate .env.example and the settings table
+docs: $(VENV)/.dev ## regenerate .env.example and the tables of settings and layers
 	$(BIN)/goblin-assistant config --env-example > .env.example
 	$(BIN)/python -m goblin_assistant.config.docs docs/configuration.md
+	$(BIN)/python -m tests.support.layers docs/architecture.md
 
 loadtest: $(VENV)/.dev ## start a server, load-test it and print the verdict on the guide's targets
 	$(BIN)/python -m loadtest.run

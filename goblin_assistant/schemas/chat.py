@@ -100,7 +100,7 @@ class EmbeddingsRequest(Open):
     user: str | None = None
 
 
-# -- answers: only for the document, because a provider's bytes are passed on -----------------------
+# -- answers: only for the document, because a provider's bytes are passed on ---------------------
 class TokenUsage(Open):
     """Tokens of one call."""
 

@@ -1,4 +1,5 @@
-"""A release with tables of a later one: served when they say so, refused with the reason when not."""
+"""A release with tables of a later one: served when they say so, refused with the reason when
+not."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ LATER = "0099"
 
 
 def make_later(engine: Engine, serves_from: str) -> None:
-    """What a later release's migration does: a column and a table more, and its word on who may serve."""
+    """What a later release's migration does: a column and a table more, and its word on who may
+    serve."""
     with engine.begin() as connection:
         for statement in (
             "ALTER TABLE usage_records ADD COLUMN of_the_future VARCHAR(10)",
@@ -76,7 +78,8 @@ def test_the_tables_of_0003_may_be_served_by_every_release_before(engine: Engine
     with engine.begin() as connection:
         connection.execute(
             text(
-                "INSERT INTO users (email, password_hash, role, settings, token_version, created_at)"
+                "INSERT INTO users (email, password_hash, role, settings, token_version, "
+                "created_at)"
                 " VALUES ('ada@example.com', 'x', 'user', '{}', 0, 1)"
             )
         )
@@ -122,7 +125,10 @@ def test_a_newer_database_that_is_not_compatible_is_refused_with_the_reason(
     wait_until(lambda: "newer" in client.get("/health/ready").get_data(as_text=True))
     answer = client.get("/health/ready")
     assert answer.status_code == 503
-    reason = f"at revision {LATER}, newer than this version ({HEAD}) and not compatible with it; upgrade this instance"
+    reason = (
+        f"at revision {LATER}, newer than this version ({HEAD}) "
+        "and not compatible with it; upgrade this instance"
+    )
     assert answer.get_json()["reasons"] == [f"database: {reason}"]
     wait_until(lambda: app.extensions["goblin"].monitor.report("database")["last_check"])
     said = {record.reason for record in caplog.records if record.message == "schema_not_served"}  # type: ignore[attr-defined]

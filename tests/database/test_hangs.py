@@ -1,4 +1,5 @@
-"""PostgreSQL and Redis that hang: stopped by SIGSTOP, their connections stay open and their kernel acknowledges."""
+"""PostgreSQL and Redis that hang: stopped by SIGSTOP, their connections stay open and their kernel
+acknowledges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Migrations: from nothing, down and up again, and by four processes at once, on SQLite and on PostgreSQL."""
+"""Migrations: from nothing, down and up again, and by four processes at once, on SQLite and on
+PostgreSQL."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ def test_a_row_survives_the_way_from_each_earlier_revision(empty: Engine) -> Non
         with empty.begin() as connection:
             connection.execute(
                 text(
-                    "INSERT INTO users (email, password_hash, role, settings, token_version, created_at) "
+                    "INSERT INTO users (email, password_hash, role, settings, token_version, "
+                    "created_at) "
                     "VALUES ('ada@example.com', 'x', 'user', '{}', 0, 1)"
                 )
             )
@@ -111,7 +113,8 @@ import sys, json
 from pathlib import Path
 from sqlalchemy import create_engine
 from goblin_assistant.database.engine import engine_options
-from goblin_assistant.database.upgrade import alembic_config, current_revision, downgrade, head_revision, is_current, upgrade
+from goblin_assistant.database.upgrade import alembic_config, current_revision, downgrade
+from goblin_assistant.database.upgrade import head_revision, is_current, upgrade
 engine = create_engine(sys.argv[1], **engine_options(sys.argv[1], 2))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -125,7 +128,8 @@ def test_four_processes_that_start_at_once_all_find_the_tables(database_url: str
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", RACE, url],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=ROOT,
         )
         for _ in range(4)
     ]  # fmt: skip

@@ -1,4 +1,5 @@
-"""The monitor by itself: when checks run, what they leave behind, and what happens when they hang."""
+"""The monitor by itself: when checks run, what they leave behind, and what happens when they
+hang."""
 
 from __future__ import annotations
 

@@ -25,8 +25,10 @@ def test_planted_secrets_appear_in_no_log_line_response_or_metric(
     fake_upstream.default = MODELS
     config = tmp_path / "goblin.toml"
     config.write_text(
-        f'[providers.up]\nbase_url = "{fake_upstream.url}/v1"\napi_key_env = "UP_KEY"\nmodels = ["m"]\n'
-        '[providers.gone]\nbase_url = "http://127.0.0.1:1/v1"\napi_key_env = "UP_KEY"\nmodels = ["n"]\n'
+        f'[providers.up]\nbase_url = "{fake_upstream.url}/v1"\napi_key_env = "UP_KEY"\nmodels = '
+        f'["m"]\n'
+        '[providers.gone]\nbase_url = "http://127.0.0.1:1/v1"\napi_key_env = "UP_KEY"\nmodels = '
+        '["n"]\n'
     )
     server = serve(
         GOBLIN_CONFIG_FILE=str(config),

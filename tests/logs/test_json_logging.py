@@ -1,4 +1,5 @@
-"""The log: one JSON object a line whatever is logged, the guide's keys, and a reader who does not read."""
+"""The log: one JSON object a line whatever is logged, the guide's keys, and a reader who does not
+read."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def test_a_line_has_the_guides_keys_in_the_guides_order(
     correlation_id.set("-")
     (line,) = lines(logger, stream)
     assert list(line) == [
-        "timestamp", "level", "logger", "message", "correlation_id", "method", "path", "status_code", "duration_ms",
+        "timestamp", "level", "logger", "message", "correlation_id", "method", "path",
+        "status_code", "duration_ms",
     ]  # fmt: skip
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("timestamp"))
     assert line == {
@@ -91,8 +93,10 @@ def circular() -> list[Any]:
 @pytest.mark.parametrize(
     "value",
     [
-        object(), Hostile(), {1, 2}, b"\xff\x00", 2**100, -(2**70), float("nan"), float("inf"), "\udc80 lone", circular(),
-        {"nested": {"deep": [Hostile(), {("a", 1): 2}]}}, ValueError("x"), type, lambda: 1, "line\nbreak\r\n\u2028\x00",
+        object(), Hostile(), {1, 2}, b"\xff\x00", 2**100, -(2**70), float("nan"), float("inf"),
+        "\udc80 lone", circular(),
+        {"nested": {"deep": [Hostile(), {("a", 1): 2}]}}, ValueError("x"), type, lambda: 1,
+        "line\nbreak\r\n\u2028\x00",
         {Hostile: 1}, {"\udc80": 1}, 1 + 2j, logging,
     ],
     ids=lambda value: type(value).__name__,
@@ -238,7 +242,8 @@ def run(code: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
 
 def test_every_line_is_out_when_the_process_ends() -> None:
     done = run(
-        "import logging; from goblin_assistant.logs import json_logging; json_logging.configure('INFO')\n"
+        "import logging; from goblin_assistant.logs import json_logging; "
+        "json_logging.configure('INFO')\n"
         "for n in range(3000): logging.getLogger('goblin_assistant').info('event', extra={'n': n})"
     )
     assert [json.loads(line)["n"] for line in done.stdout.splitlines()] == list(range(3000))
@@ -253,7 +258,8 @@ def test_libraries_warnings_and_threads_log_json_too() -> None:
         "logging.getLogger('sqlalchemy.engine').error('from sqlalchemy')\n"
         "logging.getLogger('alembic').warning('from alembic')\n"
         "logging.getLogger('werkzeug').info('\\x1b[31m\\x1b[1mWARNING\\x1b[0m * Running')\n"
-        "logging.getLogger('werkzeug').info('127.0.0.1 - - [23/Nov/2026 10:00:00] \"GET / HTTP/1.1\" 200 -')\n"
+        "logging.getLogger('werkzeug').info('127.0.0.1 - - [23/Nov/2026 10:00:00] \"GET / "
+        "HTTP/1.1\" 200 -')\n"
         "warnings.warn('deprecated thing', DeprecationWarning)\n"
         "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()\n"
     )
@@ -269,7 +275,8 @@ def test_libraries_warnings_and_threads_log_json_too() -> None:
 
 def test_the_level_is_the_least_that_is_logged() -> None:
     done = run(
-        "import logging; from goblin_assistant.logs import json_logging; json_logging.configure('WARNING')\n"
+        "import logging; from goblin_assistant.logs import json_logging; "
+        "json_logging.configure('WARNING')\n"
         "log = logging.getLogger('goblin_assistant.chat'); log.info('quiet'); log.warning('loud')\n"
     )
     assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["loud"]
@@ -277,10 +284,12 @@ def test_the_level_is_the_least_that_is_logged() -> None:
 
 def test_a_forked_child_logs_too() -> None:
     done = run(
-        "import logging, os; from goblin_assistant.logs import json_logging; json_logging.configure('INFO')\n"
+        "import logging, os; from goblin_assistant.logs import json_logging; "
+        "json_logging.configure('INFO')\n"
         "child = os.fork()\n"
         "if child == 0:\n"
-        "    logging.getLogger('goblin_assistant').info('child'); json_logging.flush(); os._exit(0)\n"
+        "    logging.getLogger('goblin_assistant').info('child'); json_logging.flush(); "
+        "os._exit(0)\n"
         "os.waitpid(child, 0)\n"
     )
     assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["child"]
@@ -289,7 +298,8 @@ def test_a_forked_child_logs_too() -> None:
 def test_a_forked_child_does_not_write_the_lines_that_its_parent_had_queued() -> None:
     done = run(
         "import logging, os, threading\n"
-        "from goblin_assistant.logs import json_logging; from goblin_assistant.logs import writer as log_writer; json_logging.configure('INFO')\n"
+        "from goblin_assistant.logs import json_logging; from goblin_assistant.logs import "
+        "writer as log_writer; json_logging.configure('INFO')\n"
         "log_writer.GATHER_SECONDS = 1\n"  # the lines wait in the queue while the process forks
         "log = logging.getLogger('goblin_assistant'); log.info('parent')\n"
         "child = os.fork()\n"
@@ -309,8 +319,10 @@ def test_a_full_pipe_that_is_read_later_loses_nothing_that_fits() -> None:
         [
             sys.executable,
             "-c",
-            "import logging, sys; from goblin_assistant.logs import json_logging; json_logging.configure('INFO')\n"
-            "for n in range(5000): logging.getLogger('x').info('event', extra={'text': 'y' * 100})\n"
+            "import logging, sys; from goblin_assistant.logs import json_logging; "
+            "json_logging.configure('INFO')\n"
+            "for n in range(5000): logging.getLogger('x').info('event', extra={'text': 'y' * "
+            "100})\n"
             "sys.stderr.write('done'); sys.stderr.flush(); json_logging.flush(20)",
         ],
         cwd=ROOT,

@@ -103,7 +103,8 @@ counts = [0] * 8
 def work(n):
     for i in range(100):
         counts[n] += storage.hit("chat/key:1", 300, 60).allowed
-        counts[n] += 1000 * (storage.reserve("tokens/key:1", 3000, 60, 10, f"{sys.argv[2]}-{n}-{i}") == 0)
+        hold = f"{sys.argv[2]}-{n}-{i}"
+        counts[n] += 1000 * (storage.reserve("tokens/key:1", 3000, 60, 10, hold) == 0)
 threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
 [t.start() for t in threads]; [t.join() for t in threads]
 print(sum(counts))

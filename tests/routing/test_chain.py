@@ -82,7 +82,8 @@ def test_a_limit_of_the_back_is_the_fronts_providers_limit(serve: Serve, tmp_pat
     ).json()["key"]
     config = tmp_path / "front.toml"
     config.write_text(
-        f'[providers.back]\nbase_url = "{back.url}/v1"\napi_key_env = "BACK_KEY"\nmodels = ["echo"]\n'
+        f'[providers.back]\nbase_url = "{back.url}/v1"\napi_key_env = "BACK_KEY"\nmodels = '
+        f'["echo"]\n'
     )
     front = serve(GOBLIN_CONFIG_FILE=str(config), BACK_KEY=key)
     headers = front.register()

@@ -300,7 +300,10 @@ class Interleaving(RuleBasedStateMachine):
         period = max((trial.period for trial in self.trials), default=0)
         return [
             trial for trial in self.trials
-            if trial.period == period and trial not in self.over and not trial.answering and not trial.slow
+            if trial.period == period
+            and trial not in self.over
+            and not trial.answering
+            and not trial.slow
         ]  # fmt: skip
 
     @rule(

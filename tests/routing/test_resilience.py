@@ -1,4 +1,5 @@
-"""A provider that fails for a while, and many streams that fail at once: nothing leaks, and what recovers is used again."""
+"""A provider that fails for a while, and many streams that fail at once: nothing leaks, and what
+recovers is used again."""
 
 from __future__ import annotations
 
@@ -15,8 +16,14 @@ from tests.support.fake_upstream import CUT, RESET, SILENCE, FakeUpstream, Reply
 
 MODELS = Reply.json(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
 DOWN = Reply.json(500, {"error": {"message": "down"}})
-CHUNK = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n'
-LAST = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+CHUNK = (
+    b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m",'
+    b'"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n'
+)
+LAST = (
+    b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m",'
+    b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+)
 FINE = Reply.sse([CHUNK, CHUNK, LAST])
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 

@@ -1,4 +1,5 @@
-"""What a text's structure costs, counted before it is parsed; what is inside strings costs nothing."""
+"""What a text's structure costs, counted before it is parsed; what is inside strings costs
+nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Junk on every route: a clear 4xx in the shape of its dialect, never a 5xx, and never more series than before."""
+"""Junk on every route: a clear 4xx in the shape of its dialect, never a 5xx, and never more series
+than before."""
 
 from __future__ import annotations
 
@@ -33,11 +34,14 @@ JUNK: dict[str, tuple[bytes, str]] = {
     "400 levels": (b'{"messages": ' + b"[" * 400 + b"]" * 400 + b"}", "application/json"),
     "a key twice": (b'{"email": "a@b.c", "email": "d@e.f"}', "application/json"),
     "lone surrogate": (b'{"email": "\\ud800@example.com", "password": "x"}', "application/json"),
-    "NUL": (b'{"email": "a\\u0000@example.com", "name": "\\u0000", "model": "\\u0000"}', "application/json"),
-    "wrong types": (b'{"email": [], "password": {}, "messages": 1, "model": true, "name": 1}', "application/json"),
+    "NUL": (b'{"email": "a\\u0000@example.com", "name": "\\u0000", "model": "\\u0000"}',
+    "application/json"),
+    "wrong types": (b'{"email": [], "password": {}, "messages": 1, "model": true, "name": 1}',
+    "application/json"),
     "unknown fields": (b'{"no_such_field": 1}', "application/json"),
     "huge number": (b'{"max_tokens": 1' + b"0" * 400 + b"}", "application/json"),
-    "beyond 64 bits": (b'{"max_tokens": 99999999999999999999, "messages": [{"role": "user"}]}', "application/json"),
+    "beyond 64 bits": (b'{"max_tokens": 99999999999999999999, "messages": [{"role": "user"}]}',
+    "application/json"),
     "a form": (b"email=a&password=b", "application/x-www-form-urlencoded"),
     "text": (b'{"email": "a"}', "text/plain"),
     "XML": (b"<a/>", "application/xml"),

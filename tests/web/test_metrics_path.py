@@ -87,7 +87,8 @@ def development(make_app: MakeApp) -> Iterator[SimpleNamespace]:
 
 
 def test_only_the_exact_path_is_served_under_another_server(development: SimpleNamespace) -> None:
-    # Python's http.server, below werkzeug's, makes one slash of several before anybody can see them.
+    # Python's http.server, below werkzeug's, makes one slash of several before anybody can see
+    # them.
     told = [target for target in SPELLINGS if not target.startswith("//")]
     assert [target for target in told if status(development, target) not in (400, 404)] == []
     assert [status(development, target) for target in EXACT] == [200] * len(EXACT)

@@ -1,5 +1,6 @@
-"""Bodies that are cheap to send and dear to read, on every route that takes one: a small 4xx in the shape of its
-dialect, never a 5xx. Routes are found, not listed: one that is added is tried as well."""
+"""Bodies that are cheap to send and dear to read, on every route that takes one: a small 4xx in
+the shape of its dialect, never a 5xx. Routes are found, not listed: one that is added is tried as
+well."""
 
 from __future__ import annotations
 
@@ -28,15 +29,18 @@ ACCEPTED = {  # as the value of an unknown field of a chat, which goes to the pr
     for name in NASTY
     if name
     not in {
-        "a thousand levels", "deep lists", "deep objects", "deep and open", "an open string", "lone surrogates",
-        "invalid UTF-8", "UTF-8 that is too long", "commas", "colons", "NaN", "numbers of 4,300 digits",
+        "a thousand levels", "deep lists", "deep objects", "deep and open", "an open string",
+        "lone surrogates",
+        "invalid UTF-8", "UTF-8 that is too long", "commas", "colons", "NaN",
+        "numbers of 4,300 digits",
     }
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Target:
-    """A route that writes, the names of the fields that it knows, and the bytes that its body may have."""
+    """A route that writes, the names of the fields that it knows, and the bytes that its body may
+    have."""
 
     method: str
     path: str
@@ -75,7 +79,8 @@ def targets(app: Flask) -> list[Target]:
 
 @pytest.fixture(autouse=True)
 def frozen() -> Iterator[None]:
-    """As the server does at its start: else every collection looks at all of pytest's own objects."""
+    """As the server does at its start: else every collection looks at all of pytest's own
+    objects."""
     gc.collect()
     gc.freeze()
     yield
@@ -152,8 +157,10 @@ def test_a_nasty_value_is_refused_in_every_field_of_every_route(
 
 
 LEGITIMATE = {
-    "digits", "numbers", "a long string", "escapes", "escaped letters", "backslashes", "NUL", "messages of a letter",
-    "parts of a letter", "tool calls", "blanks between", "a string whose letters take four bytes", "arguments of empty lists",
+    "digits", "numbers", "a long string", "escapes", "escaped letters", "backslashes", "NUL",
+    "messages of a letter",
+    "parts of a letter", "tool calls", "blanks between", "a string whose letters take four bytes",
+    "arguments of empty lists",
 }  # fmt: skip
 """What a chat or an embeddings request may look like: dear for its size, and right."""
 

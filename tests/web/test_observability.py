@@ -1,4 +1,5 @@
-"""The wrapper around the application: ids, metrics and the request_completed line, whatever becomes of a request."""
+"""The wrapper around the application: ids, metrics and the request_completed line, whatever
+becomes of a request."""
 
 from __future__ import annotations
 

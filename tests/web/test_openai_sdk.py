@@ -179,7 +179,10 @@ def test_our_own_refusals_raise_the_sdks_exceptions(setup: Setup, serve: Serve) 
 
 
 def test_a_stream_that_breaks_raises_and_does_not_end_silently(setup: Setup) -> None:
-    chunk = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    chunk = (
+        b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m",'
+        b'"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    )
     setup.upstream.reply(Reply.sse([chunk]))
     stream = setup.client().chat.completions.create(model="up/m", messages=HELLO, stream=True)
     assert next(iter(stream)).choices[0].delta.content == "a"
@@ -190,7 +193,8 @@ def test_a_stream_that_breaks_raises_and_does_not_end_silently(setup: Setup) -> 
 def test_the_sdks_own_retry_waits_as_retry_after_says(setup: Setup) -> None:
     answer = {
         "id": "c", "object": "chat.completion", "created": 1, "model": "m",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "at last"}, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "at last"},
+        "finish_reason": "stop"}],
     }  # fmt: skip
     overloaded = Reply.json(529, {"error": {"message": "busy"}}, {"Retry-After": "1"})
     setup.upstream.reply(overloaded, Reply.json(200, answer))
@@ -222,12 +226,16 @@ url, token = sys.argv[1:]
 chat = ChatOpenAI(model="echo", base_url=url, api_key=token)
 print(chat.invoke("hello there").content)
 print("".join(chunk.content for chunk in chat.stream("hello there")))
-print(len(OpenAIEmbeddings(model="echo", base_url=url, api_key=token, check_embedding_ctx_length=False).embed_query("x")))
+embeddings = OpenAIEmbeddings(
+    model="echo", base_url=url, api_key=token, check_embedding_ctx_length=False
+)
+print(len(embeddings.embed_query("x")))
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, setup.server.url + "/v1", setup.token],
         capture_output=True, text=True, timeout=120, check=False,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LANGCHAIN_TRACING_V2": "false"},
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"),
+        "LANGCHAIN_TRACING_V2": "false"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     whole, streamed, size = done.stdout.strip().splitlines()
@@ -240,10 +248,12 @@ def test_the_llm_command_line_tool_answers(setup: Setup, tmp_path: Path) -> None
     folder = tmp_path / "llm"
     folder.mkdir()
     (folder / "extra-openai-models.yaml").write_text(
-        f"- model_id: goblin\n  model_name: echo\n  api_base: {setup.server.url}/v1\n  api_key_name: goblin\n"
+        f"- model_id: goblin\n  model_name: echo\n  api_base: {setup.server.url}/v1\n  "
+        f"api_key_name: goblin\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "llm", "-m", "goblin", "--key", setup.token, "hello there"],
+        [sys.executable, "-W", "ignore", "-m", "llm", "-m", "goblin", "--key", setup.token,
+        "hello there"],
         capture_output=True, text=True, timeout=120, check=False,
         env={"PATH": os.environ["PATH"], "HOME": str(folder), "LLM_USER_PATH": str(folder)},
     )  # fmt: skip

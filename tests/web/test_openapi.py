@@ -153,9 +153,12 @@ def test_a_browser_without_network_shows_the_routes(serve: Serve, tmp_path: Path
     server = serve()
     shown = subprocess.run(
         [
-            browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",
-            "--virtual-time-budget=15000", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-            f"--screenshot={tmp_path}/docs.png", "--window-size=1200,900", "--enable-logging=stderr", "--v=0",
+            browser, "--headless", "--no-sandbox", "--disable-gpu",
+            f"--user-data-dir={tmp_path}/profile",
+            "--virtual-time-budget=15000",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            f"--screenshot={tmp_path}/docs.png", "--window-size=1200,900",
+            "--enable-logging=stderr", "--v=0",
             server.url + "/docs",
         ],
         capture_output=True,

@@ -1,4 +1,5 @@
-"""Schemathesis against a running server: requests made from the document, good and bad; no answer may contradict it."""
+"""Schemathesis against a running server: requests made from the document, good and bad; no answer
+may contradict it."""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ SEED = "20261123"
 # These end the session that the requests are made with.
 ENDING = ("POST /auth/logout", "POST /auth/password", "PATCH /admin/users/{user_id}")
 
-# Rules that no schema can say, so that a request which fits it may still be a 400: an e-mail address in all its
-# details, a password of at least 8 characters where one is made, an `expires_at` in the future, a model that exists,
-# a range of days and a cursor of /usage, what a provider refuses of a valid request.
+# Rules that no schema can say, so that a request which fits it may still be a 400: an e-mail
+# address in all its details, a password of at least 8 characters where one is made, an
+# `expires_at` in the future, a model that exists, a range of days and a cursor of /usage, what a
+# provider refuses of a valid request.
 MAY_REFUSE = (
     "^/(auth/register|auth/password|auth/keys|admin/users.*|admin/keys/.*|settings/|usage"
     "|chat/completions|v1/chat/completions|v1/embeddings|v1/messages)$"
@@ -32,7 +34,8 @@ expected-statuses = ["2xx", "400", "401", "403", "404", "409"]
 
 
 def headers_of_an_admin(server: Server, folder: Path, email: str) -> dict[str, str]:
-    """Register, then become an admin behind the server's back: it reads the role with every request."""
+    """Register, then become an admin behind the server's back: it reads the role with every
+    request."""
     headers = server.register(email)
     with sqlite3.connect(folder / "instance" / "goblin.db", timeout=10) as database:
         assert (
@@ -49,10 +52,14 @@ def run(server: Server, headers: dict[str, str], folder: Path, *choice: str) -> 
     config.write_text(CONFIG)
     done = subprocess.run(
         [
-            sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", f"{server.url}/openapi.json",
-            "--header", f"Authorization: {headers['Authorization']}", "--checks", "all", "--mode", "all",
-            "--phases", "examples,coverage,fuzzing", "--max-examples", "8", "--seed", SEED, "--workers", "1",
-            "--generation-database", "none", "--no-color", "--suppress-health-check", "all", "--continue-on-failure",
+            sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run",
+            f"{server.url}/openapi.json",
+            "--header", f"Authorization: {headers['Authorization']}", "--checks", "all", "--mode",
+            "all",
+            "--phases", "examples,coverage,fuzzing", "--max-examples", "8", "--seed", SEED,
+            "--workers", "1",
+            "--generation-database", "none", "--no-color", "--suppress-health-check", "all",
+            "--continue-on-failure",
             *choice,
         ],
         capture_output=True, text=True, cwd=folder, timeout=300, check=False,
