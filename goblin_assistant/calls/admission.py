@@ -20,7 +20,12 @@ from goblin_assistant.calls.request import (
 )
 from goblin_assistant.calls.settlement import Books, Settlement
 from goblin_assistant.errors import ClientGone
-from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, choices, completion_limit
+from goblin_assistant.providers.answer_limits import (
+    LIMIT_FIELDS,
+    choices,
+    completion_limit,
+    limit_in,
+)
 from goblin_assistant.providers.base import Call, CallCancelled
 from goblin_assistant.rate_limits.policy import RateLimits, TokenHold
 from goblin_assistant.routing.router import Router
@@ -117,22 +122,39 @@ class Admission:
         )
 
     def _limit_answer(self, chat: Chat) -> None:
-        """Give a request without a limit one, where its caller has a budget or tokens per minute.
+        """Leave one limit in a request whose caller has a budget or tokens per minute: the largest
+        that it has, else the default. It is held for the answer, and a row sends no other.
 
-        What is held for the answer is then the most that the provider may write.
+        Anthropic's dialect has one name, and requires it.
         """
-        body, principal = chat.body, chat.principal
-        if chat.operation != "chat_completion" or completion_limit(body) is not None:
+        if chat.operation != "chat_completion" or chat.dialect != "openai":
             return
-        limit = self._books.usage.default_max_tokens
-        most = principal.smallest_tokens_per_minute
+        chat.held_limit = True
+        body = chat.body
+        newer = (
+            body.get("max_tokens") is None
+            and limit_in(body.get("max_completion_tokens")) is not None
+        )
+        name = "max_completion_tokens" if newer else "max_tokens"
+        given = completion_limit(body)
+        # 0 is "no limit" to some servers.
+        limit = max(1, given) if given is not None else self._default_limit(chat)
+        if type(body.get(name)) is int and body[name] == limit:
+            present = [field for field in LIMIT_FIELDS if field in body]
+            if len(present) == 1:
+                return
+        for field in LIMIT_FIELDS:
+            body.pop(field, None)
+        body[name] = limit
+        chat.raw = b""
+
+    def _default_limit(self, chat: Chat) -> int:
+        limit, body = self._books.usage.default_max_tokens, chat.body
+        most = chat.principal.smallest_tokens_per_minute
         if most is not None:
             room = most - estimate_prompt_tokens(body) - prediction_tokens(body)
             limit = max(1, min(limit, room // choices(body)))
-        for name in LIMIT_FIELDS:  # -1 and other ways to say "no limit"
-            body.pop(name, None)
-        body["max_tokens"] = limit
-        chat.raw = b""
+        return limit
 
     def _most_completion_tokens(self, chat: Chat) -> int:
         # Embeddings have no answer in tokens, whatever their body says.

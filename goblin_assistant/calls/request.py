@@ -31,7 +31,7 @@ class Chat:
     """One request for a completion or embeddings, of which only the shape was checked.
 
     `body` is the parsed request in `dialect`. `raw` is the client's bytes, or b"" once `body` was
-    changed. `client_gone` answers at once and from any thread. `started` is on
+    changed. `held_limit`: the answer's limit is held, see Admission. `client_gone` answers at once and from any thread. `started` is on
     time.perf_counter()'s clock. `defer` takes what has to wait for the answer's last byte.
     """
 
@@ -44,6 +44,7 @@ class Chat:
     operation: str = "chat_completion"
     headers: Mapping[str, str] = field(default_factory=dict)
     client_gone: Callable[[], bool] | None = None
+    held_limit: bool = False
     limit: tuple[int, int] | None = None
     """The caller's request limit and what is left of it, for `explain`."""
     started: float = field(default_factory=time.perf_counter)
@@ -139,7 +140,16 @@ class TargetRequests:
                     headers[name] = value
         if body.get("model") != target.model:
             body, raw = {**body, "model": target.model}, None
-        return ChatRequest(target.model, body, raw, chat.stream, dialect, self._call, headers)
+        return ChatRequest(
+            target.model,
+            body,
+            raw,
+            chat.stream,
+            dialect,
+            self._call,
+            headers,
+            held_limit=chat.held_limit,
+        )
 
     def answer(self, target: Target, response: ChatResponse) -> bytes:
         """The target's whole answer in the chat's dialect.

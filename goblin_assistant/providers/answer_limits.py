@@ -23,17 +23,17 @@ CHOICE_FIELDS = ("n", "best_of")
 def completion_limit(body: Mapping[str, Any]) -> int | None:
     """The length that one answer may have, in tokens: the largest of the body's limits; None if it
     has none."""
-    found = [limit for name in LIMIT_FIELDS if (limit := _whole(body.get(name))) is not None]
+    found = [limit for name in LIMIT_FIELDS if (limit := limit_in(body.get(name))) is not None]
     return max(found) if found else None
 
 
 def choices(body: Mapping[str, Any]) -> int:
     """The number of answers that a server may generate."""
-    return max(1, *(_whole(body.get(name)) or 1 for name in CHOICE_FIELDS))
+    return max(1, *(limit_in(body.get(name)) or 1 for name in CHOICE_FIELDS))
 
 
-def _whole(value: Any) -> int | None:
-    """The limit that a server may read in a value; None for -1 (no limit) and for other types.
+def limit_in(value: Any) -> int | None:
+    """The limit that a server may read in a field's value; None for -1 (no limit) and for other types.
 
     The schema does not check every name. A server may accept 5e4 or "50000", so these count too.
     """

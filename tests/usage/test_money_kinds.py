@@ -12,10 +12,12 @@ import pytest
 
 from goblin_assistant import metrics
 from goblin_assistant.config.goblin_file import GoblinFile
+from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, limit_in
 from goblin_assistant.providers.anthropic.provider import AnthropicProvider
 from goblin_assistant.providers.base import ChatRequest, Model
 from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider
 from goblin_assistant.providers.openai.quirks import Quirks
+from goblin_assistant.providers.openai.request import RequestEncoder
 from goblin_assistant.usage.estimates import estimate_prompt_tokens, most_prompt_tokens
 from goblin_assistant.usage.images import image_size
 from tests.conftest import MakeApp, register
@@ -69,6 +71,93 @@ def test_one_limit_goes_upstream_and_no_more_than_was_reserved(
     assert max(named.values()) <= max(value for value in limits.values() if value is not None)
     assert field is None or field in named
     provider.close()
+
+
+UNREAD: tuple[dict[str, Any], ...] = (
+    {"n_predict": 1},
+    {"max_output_tokens": 1},
+    {"max_new_tokens": 0},
+    {"max_completion_tokens": 1},
+    {"max_output_tokens": -1, "n_predict": 5},
+    {"max_output_tokens": True, "n_predict": 5},
+    {"max_new_tokens": "abc", "n_predict": 5},
+    {"max_new_tokens": [1], "n_predict": "7"},
+    {"max_tokens": None, "n_predict": 2.5},
+    {"max_tokens": 3, "n_predict": 9},
+    {"n_predict": -1},
+)
+
+
+@pytest.mark.parametrize("limits", UNREAD)
+@pytest.mark.parametrize("limited", ["monthly_budget_usd", "tokens_per_minute"])
+def test_what_is_held_is_sent_under_the_name_that_the_row_reads(
+    bench: Bench, fake_upstream: FakeUpstream, limits: dict[str, Any], limited: str
+) -> None:
+    made = bench.client.post(
+        "/auth/keys",
+        json={"name": "t", limited: "0.45" if limited.startswith("m") else 5000},
+        headers=bench.user,
+    )
+    fake_upstream.reply(Reply.json(200, openai_chat()))
+    key = {"Authorization": f"Bearer {made.get_json()['key']}"}
+    assert bench.chat(key, **limits).status_code == 200
+    sent = fake_upstream.requests[-1].json()
+    largest = max(limit_in(value) or 0 for value in limits.values())
+    named = {name: sent[name] for name in LIMIT_FIELDS if name in sent}
+    default = limits == {"n_predict": -1}
+    assert named == {"max_tokens": 4096 if default else max(1, largest)}
+
+
+@pytest.mark.parametrize(
+    ("quirks", "given", "sent"),
+    [
+        ({}, "max_completion_tokens", "max_tokens"),
+        ({}, "max_tokens", "max_tokens"),
+        ({"max_tokens_field": "max_tokens"}, "max_completion_tokens", "max_tokens"),
+        (
+            {"max_tokens_field": "max_tokens", "max_tokens_models": "other"},
+            "max_completion_tokens",
+            "max_tokens",
+        ),
+        ({"max_tokens_field": "max_completion_tokens"}, "max_tokens", "max_completion_tokens"),
+        # Such a server knows both names, whatever the deployment is called.
+        (
+            {"max_tokens_field": "max_completion_tokens", "max_tokens_models": "o1"},
+            "max_completion_tokens",
+            "max_completion_tokens",
+        ),
+        (
+            {"max_tokens_field": "max_completion_tokens", "max_tokens_models": "o1"},
+            "max_tokens",
+            "max_tokens",
+        ),
+    ],
+)
+def test_the_row_says_under_which_name_a_held_limit_is_sent(
+    quirks: dict[str, Any], given: str, sent: str
+) -> None:
+    request = ChatRequest("m", {"model": "m", "messages": [], given: 5}, held_limit=True)
+    encoded = RequestEncoder(Quirks(**quirks)).encode(request, stream=False)
+    assert json.loads(encoded) == {"model": "m", "messages": [], sent: 5}
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({"n_predict": -1}, {"n_predict": -1}),
+        ({"n_predict": 5, "max_tokens": None}, {"n_predict": 5}),
+        ({"max_output_tokens": "abc", "n_predict": 5}, {"n_predict": 5}),
+        ({"max_output_tokens": -1, "n_predict": [5]}, {}),
+        ({"max_output_tokens": 3, "n_predict": 5}, {"max_tokens": 5}),
+        ({"max_tokens": 3, "n_predict": 5}, {"max_tokens": 3}),
+    ],
+)
+def test_where_nothing_is_held_one_limit_passes_and_of_several_one_that_can_be_read(
+    given: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    request = ChatRequest("m", {"model": "m", "messages": [], **given})
+    encoded = RequestEncoder(Quirks()).encode(request, stream=False)
+    assert json.loads(encoded) == {"model": "m", "messages": [], **sent}
 
 
 def test_anthropic_is_sent_no_limit_by_another_name(fake_upstream: FakeUpstream) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, completion_limit
+from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, completion_limit, limit_in
 from goblin_assistant.providers.base import ChatRequest
 from goblin_assistant.providers.openai.quirks import Quirks
 from goblin_assistant.providers.openai.wire import encode, wants_usage
@@ -52,19 +52,29 @@ class RequestEncoder:
         return encode(merged)
 
     def _one_limit(self, request: ChatRequest, changes: dict[str, Any], removed: list[str]) -> None:
-        """Send only one of several limits: the name that the row gives for this model, else the
-        older one, which every server knows. Its own value is kept if it has one, because the
-        largest of all was reserved."""
+        """Send only one of several limits. Its own value is kept if it has one, because the largest
+        of all was held."""
         source = request.body
         present = [name for name in LIMIT_FIELDS if name in source]
         if not present:
             return
-        wanted: str | None = self._quirks.max_tokens_field
-        if wanted is None or self._renames is None or not self._renames.match(request.model):
-            if len(present) == 1:
-                return
-            given = [name for name in present if source[name] is not None]
-            wanted = "max_tokens" if "max_tokens" in given or not given else given[0]
-        if source.get(wanted) is None and (limit := completion_limit(source)) is not None:
+        wanted = self._limit_field(request, present)
+        if wanted is None:
+            return
+        if limit_in(source.get(wanted)) is None and (limit := completion_limit(source)) is not None:
             changes[wanted] = limit
         removed.extend(name for name in present if name != wanted)
+
+    def _limit_field(self, request: ChatRequest, present: list[str]) -> str | None:
+        """The name for the limit: the row's for this model, else the older one, which every server
+        knows. None: the client's own, whatever the row reads, because nothing is held for it."""
+        named: str | None = self._quirks.max_tokens_field
+        if named is not None and self._renames is not None and self._renames.match(request.model):
+            return named
+        if request.held_limit:
+            # A row of both names: its other models know the newer one too.
+            return present[0] if present == [named] else "max_tokens"
+        if len(present) == 1:
+            return None
+        readable = [name for name in present if limit_in(request.body[name]) is not None]
+        return readable[0] if len(readable) == 1 else "max_tokens"
