@@ -31,8 +31,9 @@ class Chat:
     """One request for a completion or embeddings, of which only the shape was checked.
 
     `body` is the parsed request in `dialect`. `raw` is the client's bytes, or b"" once `body` was
-    changed. `held_limit`: the answer's limit is held, see Admission. `client_gone` answers at once and from any thread. `started` is on
-    time.perf_counter()'s clock. `defer` takes what has to wait for the answer's last byte.
+    changed. `held_limit`: money or tokens are held for the limit in `body`. `client_gone` answers
+    at once and from any thread. `started` is on time.perf_counter()'s clock. `defer` takes what has
+    to wait for the answer's last byte.
     """
 
     principal: Principal

@@ -33,7 +33,7 @@ def choices(body: Mapping[str, Any]) -> int:
 
 
 def limit_in(value: Any) -> int | None:
-    """The limit that a server may read in a field's value; None for -1 (no limit) and for other types.
+    """The limit that a server may read in a value; None for -1 (no limit) and for other types.
 
     The schema does not check every name. A server may accept 5e4 or "50000", so these count too.
     """

@@ -173,8 +173,8 @@ class ChatRequest:
     `body` is the parsed request, in `dialect`; a provider never changes it. `raw` is the same as
     the client's bytes, if they can be sent as they are. `headers` are the client's that belong to
     its dialect, by lower-case name; never a credential. A provider whose stream reports usage early
-    notes it in `progress`, so that an interrupted stream can be billed. `held_limit`: money or tokens
-    are held for the answer, so its limit has to be sent under a name that the server reads.
+    notes it in `progress`, so that an interrupted stream can be billed. `held_limit`: money or
+    tokens are held for the answer, so its limit is sent under a name that the server reads.
     """
 
     model: str  # the upstream's name for the model

@@ -7,6 +7,7 @@ keys, nesting that orjson cannot write again, and NUL in stored text.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from goblin_assistant.errors import BadRequest, ValidationFailed
+from goblin_assistant.providers.answer_limits import CHOICE_FIELDS, LIMIT_FIELDS
 from goblin_assistant.schemas import json_bounds
 
 MAX_PROBLEMS = 10
@@ -34,10 +36,14 @@ GUARDED_KEYS = (
     "max_tokens",
     "max_completion_tokens",
     "n",
+    "best_of",
     "system",
 )
 """Keys of a chat that decisions depend on (allow-list, price, budget). If one is repeated, the
 provider could read another value than we do."""
+
+PRICED_KEYS = (*LIMIT_FIELDS, *CHOICE_FIELDS, "service_tier", "speed", "prediction")
+"""Keys outside the schemas that a chat's cost depends on."""
 
 _QUOTED = tuple(f'"{key}"'.encode() for key in GUARDED_KEYS)
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # "mod\u0065l" is a guarded key too
@@ -59,6 +65,7 @@ def parse_json(model: type[BaseModel], raw: bytes) -> dict[str, Any]:
         model.__pydantic_validator__.validate_python(body)
     except ValidationError as error:
         raise validation_failed(error) from None
+    _refuse_other_letters(_known_keys(model), body)
     for key, quoted in zip(GUARDED_KEYS, _QUOTED, strict=True):
         if key in body and raw.count(quoted) != 1:
             _refuse_repeated_keys(raw, body)
@@ -164,6 +171,19 @@ def field_name(location: Iterable[str | int]) -> str:
 _UNION_TAGS = frozenset(
     {"str", "int", "float", "bool", "none", "constrained-str", "constrained-int", "ContentPart"}
 )
+
+
+@functools.cache
+def _known_keys(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset({*model.model_fields, *PRICED_KEYS})
+
+
+def _refuse_other_letters(known: frozenset[str], body: dict[str, Any]) -> None:
+    # Servers in Go read "Max_Tokens" as max_tokens, and take the last of both. Their comparison
+    # folds letters beyond ASCII as well (the Kelvin sign is a k), as casefold() does.
+    for key in body:
+        if key not in known and (meant := key.casefold()) in known:
+            raise BadRequest(f"the field {meant} has to be written exactly so", param=meant)
 
 
 def _has_escaped_letter(raw: bytes) -> bool:

@@ -71,6 +71,29 @@ def test_a_key_given_twice_is_refused_wherever_we_decide_by_it() -> None:
             )
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Max_Tokens", "MAX_COMPLETION_TOKENS", "N_Predict", "Best_Of", "N", "Model", "Stream",
+        "Service_Tier", "max_to\u212aens", "me\u017f\u017fages",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("schema", [ChatCompletionRequest, MessagesRequest])
+def test_a_known_field_in_other_letters_is_refused_because_some_servers_read_it(
+    schema: type[BaseModel], name: str
+) -> None:
+    body = {"model": "m", "max_tokens": 1, "messages": HELLO, name: 50_000}
+    with pytest.raises(BadRequest, match="has to be written exactly so") as raised:
+        parse_json(schema, json.dumps(body).encode())
+    assert raised.value.status == 400
+    assert raised.value.param == name.casefold()
+
+
+def test_unknown_fields_may_have_any_letters() -> None:
+    body = {"model": "m", "messages": HELLO, "Custom": 1, "repeat_Penalty": 2, "İ": 3, "": 4}
+    assert parse_json(ChatCompletionRequest, json.dumps(body).encode()) == body
+
+
 @pytest.mark.parametrize("shift", range(-8, 3))
 def test_an_escaped_key_is_seen_wherever_it_stands(shift: int) -> None:
     head = b'{"messages": [{"role": "user", "content": "x"}], "model": "a", "pad": "'
