@@ -14,8 +14,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
+from sqlalchemy.exc import DBAPIError
 
 from goblin_assistant.database.compatibility import IncompatibleSchema
+from goblin_assistant.database.failures import does_not_answer, explain
 from goblin_assistant.database.upgrade import upgrade
 from goblin_assistant.runtime import Runtime
 
@@ -64,6 +66,10 @@ def _start(app: Flask) -> None:
             upgrade(runtime.engine)
         except IncompatibleSchema as error:
             logger.error("schema_not_served", extra={"reason": str(error)})
+        except DBAPIError as error:
+            if does_not_answer(error):
+                raise
+            logger.error("schema_not_served", extra={"reason": explain(error)})
     try:
         runtime.usage.import_orphaned_journals()
     except Exception:

@@ -7,13 +7,18 @@ from collections.abc import Iterator
 
 import click
 from sqlalchemy import Engine, create_engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from goblin_assistant.config import Config
 from goblin_assistant.database import upgrade as migrations
-from goblin_assistant.database.compatibility import IncompatibleSchema, schema_status
+from goblin_assistant.database.compatibility import (
+    IncompatibleSchema,
+    current_revision,
+    schema_status,
+)
 from goblin_assistant.database.engine import engine_options
+from goblin_assistant.database.failures import does_not_answer, explain
 from goblin_assistant.health.services import describe
 
 
@@ -39,17 +44,21 @@ def open_database() -> Iterator[tuple[Config, Engine]]:
     try:
         if not migrations.is_current(engine):
             found = schema_status(engine)
-            if found.problem is not None and (config.production or found.is_newer):
+            if found.problem is not None and (
+                config.production or found.is_newer or found.damage is not None
+            ):
                 raise click.ClickException(f"the database is {found.problem}")
             migrations.upgrade(engine)
         yield config, engine
-    except (OperationalError, PoolTimeout) as error:
-        raise _away(error) from None
+    except (DBAPIError, PoolTimeout) as error:
+        raise _failed(error) from None
     finally:
         engine.dispose()
 
 
-def _away(error: Exception) -> click.ClickException:
+def _failed(error: DBAPIError | PoolTimeout) -> click.ClickException:
+    if not does_not_answer(error):
+        return click.ClickException(f"the database cannot be used: {explain(error)}")
     return click.ClickException(
         f"the database does not answer ({describe(error)}); "
         "check that it is up and that DATABASE_URL is right"
@@ -80,8 +89,8 @@ def _migrating() -> Iterator[Engine]:
                 "use the command of the release that made it"
             ) from None
         raise click.ClickException(f"{error}") from None
-    except (OperationalError, PoolTimeout) as error:
-        raise _away(error) from None
+    except (DBAPIError, PoolTimeout) as error:
+        raise _failed(error) from None
     finally:
         engine.dispose()
 
@@ -111,7 +120,7 @@ def downgrade(revision: str) -> None:
     """Take the tables back to REVISION (`base`: remove them all)."""
     with _migrating() as engine:
         migrations.downgrade(engine, revision)
-        click.echo(f"at revision {migrations.current_revision(engine) or 'base'}")
+        click.echo(f"at revision {current_revision(engine) or 'base'}")
 
 
 @db.command()

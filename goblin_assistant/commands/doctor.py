@@ -13,11 +13,13 @@ import click
 import redis
 import requests
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from goblin_assistant.commands.database import open_engine
 from goblin_assistant.config import Config, ConfigError
 from goblin_assistant.database.compatibility import schema_status
+from goblin_assistant.database.failures import does_not_answer, explain
 from goblin_assistant.health.services import describe
 from goblin_assistant.providers import build_registry
 from goblin_assistant.routing.targets import check_routes
@@ -184,8 +186,10 @@ def _database(config: Config) -> Finding:
                 f"SQLite with GOBLIN_INSTANCES={config.instances}: use PostgreSQL",
             )
         return Finding("ok", "database", f"{kind}, migrated, {took:.0f} ms")
-    except SQLAlchemyError as error:
-        return Finding("fail", "database", f"cannot be reached: {describe(error)}")
+    except (DBAPIError, PoolTimeout) as error:
+        away = does_not_answer(error)
+        said = f"cannot be reached: {describe(error)}" if away else explain(error)
+        return Finding("fail", "database", said)
     finally:
         engine.dispose()
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy import Connection, Engine, Inspector, inspect, select, text
 
-from goblin_assistant.database.models import schema_compatibility
+from goblin_assistant.database.models import schema_compatibility, users
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
+_REMEDY = "restore a backup"
+
 
 class IncompatibleSchema(Exception):
-    """The tables are newer than this release, and it may not serve with them."""
+    """This release may not serve with the tables: they are newer, or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class SchemaStatus:
     current: str | None
     release: str
     serves_from: str | None = None
+    damage: str | None = None
+    """Why the tables do not tell their revision."""
 
     @property
     def is_current(self) -> bool:
@@ -44,6 +48,8 @@ class SchemaStatus:
     @property
     def problem(self) -> str | None:
         """Why this release may not serve, and what to do; None: it may."""
+        if self.damage is not None:
+            return f"damaged: {self.damage}"
         if self.is_current:
             return None
         if not self.is_newer:
@@ -69,15 +75,43 @@ def schema_status(engine: Engine) -> SchemaStatus:
     release = known_revisions()[-1]
     with engine.connect() as connection:
         tables = inspect(connection)
-        if not tables.has_table("alembic_version"):
-            return SchemaStatus(None, release)
-        current = connection.scalar(text("SELECT version_num FROM alembic_version"))
-        if not tables.has_table(schema_compatibility.name):
-            return SchemaStatus(current, release)
-        # The row may be of an earlier revision, if a migration did not write its own.
-        row = connection.execute(
-            select(schema_compatibility.c.serves_from).where(
-                schema_compatibility.c.revision == current
+        revisions = _revisions(connection, tables)
+        if len(revisions) > 1:
+            return SchemaStatus(
+                None,
+                release,
+                damage=f"alembic_version has {len(revisions)} rows, not one; {_REMEDY}",
             )
-        ).one_or_none()
-    return SchemaStatus(current, release, None if row is None else row.serves_from)
+        if not revisions:
+            damage = f"there are tables, but no revision in alembic_version; {_REMEDY}"
+            return SchemaStatus(
+                None, release, damage=damage if tables.has_table(users.name) else None
+            )
+        current = revisions[0]
+        name = schema_compatibility.name
+        if not tables.has_table(name):
+            return SchemaStatus(current, release)
+        columns = {column["name"] for column in tables.get_columns(name)}
+        if not columns >= set(schema_compatibility.c.keys()):
+            return SchemaStatus(current, release, damage=f"{name} lacks columns; {_REMEDY}")
+        rows = connection.execute(
+            select(schema_compatibility.c.revision, schema_compatibility.c.serves_from)
+        ).all()
+    if len(rows) > 1:
+        damage = f"{name} has {len(rows)} rows, not one; {_REMEDY}"
+        return SchemaStatus(current, release, damage=damage)
+    # The row may be of an earlier revision, if a migration did not write its own.
+    serves_from = next((row.serves_from for row in rows if row.revision == current), None)
+    return SchemaStatus(current, release, serves_from)
+
+
+def current_revision(engine: Engine) -> str | None:
+    """The revision of the database; None when it is empty."""
+    with engine.connect() as connection:
+        return next(iter(_revisions(connection, inspect(connection))), None)
+
+
+def _revisions(connection: Connection, tables: Inspector) -> list[str]:
+    if not tables.has_table("alembic_version"):
+        return []
+    return list(connection.scalars(text("SELECT version_num FROM alembic_version")))

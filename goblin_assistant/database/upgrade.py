@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, text
 
 from goblin_assistant.database.compatibility import (
     MIGRATIONS,
@@ -40,15 +40,6 @@ def head_revision() -> str:
     return known_revisions()[-1]
 
 
-def current_revision(engine: Engine) -> str | None:
-    """The revision of the database; None when it is empty."""
-    with engine.connect() as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-        return revision
-
-
 _current: set[tuple[str, str]] = set()
 
 
@@ -56,8 +47,10 @@ def is_current(engine: Engine) -> bool:
     """Whether the tables are those of this release. True is remembered: readiness checks ask
     often."""
     key = (str(engine.url), head_revision())
-    if key not in _current and current_revision(engine) == key[1]:
-        _current.add(key)
+    if key not in _current:
+        found = schema_status(engine)
+        if found.is_current and found.problem is None:
+            _current.add(key)
     return key in _current
 
 
@@ -65,17 +58,16 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     """Migrate the tables to this release. Of several processes at once, one migrates and the others
     wait.
 
-    Newer tables are left unchanged. Raises IncompatibleSchema when this release may not serve with
-    them.
+    Newer tables are left unchanged. Raises IncompatibleSchema when they are damaged, or when this
+    release may not serve with them.
     """
-    if revision == "head":
-        if is_current(engine):
-            return
-        found = schema_status(engine)
-        if found.is_newer:
-            if found.problem is not None:
-                raise IncompatibleSchema(f"the database is {found.problem}")
-            return
+    if revision == "head" and is_current(engine):
+        return
+    found = schema_status(engine)
+    if found.damage is not None or (revision == "head" and found.is_newer):
+        if found.problem is not None:
+            raise IncompatibleSchema(f"the database is {found.problem}")
+        return
     from alembic import command
 
     _run(engine, lambda config: command.upgrade(config, revision))
@@ -93,6 +85,9 @@ def _run(engine: Engine, migrate: Any) -> None:
     config = alembic_config()
     if engine.dialect.name == "sqlite":
         with _file_lock(engine), engine.connect() as connection:
+            # sqlite3 begins a transaction for rows only, and Alembic none for SQLite. In one of
+            # our own, a process that is killed leaves the tables as they were.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
             config.attributes["connection"] = connection
             migrate(config)
             connection.commit()

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import requests
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from goblin_assistant.database.compatibility import schema_status
+from goblin_assistant.database.failures import does_not_answer, explain
 from goblin_assistant.health.monitor import HealthMonitor, PeriodicJob
 from goblin_assistant.health.services import CheckFailed, ServiceCheck
 
@@ -68,13 +70,20 @@ def build_monitor(
             for name, p in registry.providers.items()
         ),
     ]
+
+    def schema_problem() -> str | None:
+        try:
+            return schema_status(engine).problem
+        except (DBAPIError, PoolTimeout) as error:
+            raise database_failed(error) from None
+
     return HealthMonitor(
         checks,
         config.health_interval,
         config.health_timeout,
         jobs,
         circuits=renamed if circuits is not None else None,
-        schema_problem=lambda: schema_status(engine).problem,
+        schema_problem=schema_problem,
     )
 
 
@@ -90,12 +99,17 @@ def database_check(engine: Engine) -> Check:
         try:
             with engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
-        except OperationalError:
-            raise CheckFailed("connection failed") from None
+        except (DBAPIError, PoolTimeout) as error:
+            raise database_failed(error) from None
         except SQLAlchemyError as error:
             raise CheckFailed(f"database error: {type(error).__name__}") from None
 
     return check
+
+
+def database_failed(error: DBAPIError | PoolTimeout) -> CheckFailed:
+    """A failure of the database, as its check reports it."""
+    return CheckFailed("connection failed" if does_not_answer(error) else explain(error))
 
 
 def redis_check(url: str) -> Check:

@@ -16,11 +16,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, insert, inspect, select, text
 
+from goblin_assistant.database.compatibility import current_revision
 from goblin_assistant.database.models import api_keys, metadata, users
 from goblin_assistant.database.upgrade import (
     _current,
     alembic_config,
-    current_revision,
     downgrade,
     head_revision,
     is_current,
@@ -113,8 +113,8 @@ import sys, json
 from pathlib import Path
 from sqlalchemy import create_engine
 from goblin_assistant.database.engine import engine_options
-from goblin_assistant.database.upgrade import alembic_config, current_revision, downgrade
-from goblin_assistant.database.upgrade import head_revision, is_current, upgrade
+from goblin_assistant.database.upgrade import head_revision, upgrade
+from goblin_assistant.database.compatibility import current_revision
 engine = create_engine(sys.argv[1], **engine_options(sys.argv[1], 2))
 print("ready", flush=True)
 sys.stdin.readline()

@@ -1,0 +1,47 @@
+"""What a failure of the database means, in words for operators."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+# SQLite reports a missing table with the same class as a locked file.
+_SQLITE_AWAY = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}
+)
+_SQLITE_FILE = {
+    sqlite3.SQLITE_NOTADB: "the file is not an SQLite database; check DATABASE_URL",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore a backup",
+    sqlite3.SQLITE_FULL: "the disk is full; make room",
+    sqlite3.SQLITE_READONLY: "the file cannot be written; check its owner and mode",
+}
+
+
+def does_not_answer(error: DBAPIError | PoolTimeout) -> bool:
+    """Whether the database cannot be asked at present, so that trying again may help."""
+    if isinstance(error, PoolTimeout | InterfaceError):
+        return True
+    if not isinstance(error, OperationalError):
+        return False
+    cause = error.orig
+    return not isinstance(cause, sqlite3.Error) or _sqlite_code(cause) in _SQLITE_AWAY
+
+
+def explain(error: DBAPIError | PoolTimeout) -> str:
+    """What is wrong and what to do, for a failure that is an answer.
+
+    Without the statement and its values: they may be personal data.
+    """
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    if isinstance(cause, sqlite3.Error) and (known := _SQLITE_FILE.get(_sqlite_code(cause))):
+        return known
+    # PostgreSQL's first line names the fault; the values are in the lines after it.
+    said = str(cause).partition("\n")[0] if cause is not None else type(error).__name__
+    return f"its tables are not as the migrations made them ({said}); restore a backup"
+
+
+def _sqlite_code(error: sqlite3.Error) -> int:
+    # The low byte is the primary code (https://www.sqlite.org/rescode.html).
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
