@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ from goblin_assistant.database.gate import Gate
 
 UNAVAILABLE_SECONDS = 2.0
 """How long Redis is not asked again after it did not answer."""
+
+MAX_LEFT = 256
+"""How many claims that could not be freed are remembered."""
 
 _PUT = """
 local held = redis.call('GET', KEYS[1])
@@ -42,8 +46,10 @@ class RedisIdempotencyStore(IdempotencyStore):
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
         self._redis_error = redis.RedisError
+        self._bad_answer = redis.ResponseError
         self._no_answer = (redis.ConnectionError, redis.TimeoutError)
         self._gate = Gate(UNAVAILABLE_SECONDS)
+        self._left: deque[Holder] = deque()
 
     def _send(self, command: Callable[..., Any], *args: Any, **options: Any) -> Any:
         # Each request would hold a thread for half a second while Redis hangs.
@@ -64,16 +70,36 @@ class RedisIdempotencyStore(IdempotencyStore):
         key, claim = _key(holder), _claim_value(holder)
         seconds = max(1, int(self._in_flight_seconds))
         try:
+            if self._left:
+                self._free_left()
             # Two tries: the holder may vanish between SET and GET.
             for _ in range(2):
                 if self._send(self._redis.set, key, claim, nx=True, ex=seconds):
                     return None
-                raw = self._send(self._redis.get, key)
-                if isinstance(raw, bytes):
-                    return _read(raw)
+                raw = self._get(key)
+                if raw is not None and (held := _read(raw)) is not None:
+                    return held
+                if raw is not None:
+                    self._discard(key, raw)
         except self._redis_error as error:
             _log_unavailable(error)
         return None
+
+    def _get(self, key: str) -> bytes | None:
+        try:
+            raw: bytes | None = self._send(self._redis.get, key)
+        except self._bad_answer as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            logger.warning("idempotency_value_unreadable")
+            self._send(self._redis.delete, key)
+            return None
+        return raw
+
+    def _discard(self, key: str, raw: bytes) -> None:
+        # Only this value: another request may have claimed the key in the meantime.
+        logger.warning("idempotency_value_unreadable")
+        self._send(self._redis.eval, _DROP, 1, key, raw)
 
     def _put(self, holder: Holder, response: StoredResponse) -> None:
         about = {
@@ -82,16 +108,37 @@ class RedisIdempotencyStore(IdempotencyStore):
             "headers": response.headers,
         }
         value = orjson.dumps(about) + b"\n" + response.body
-        self._run(_PUT, holder, value, self._seconds)
+        try:
+            self._run(_PUT, holder, value, self._seconds)
+        except self._redis_error as error:
+            # A full Redis refuses the response; the claim can be deleted all the same.
+            _log_unavailable(error)
+            self._drop(holder)
 
     def _drop(self, holder: Holder) -> None:
-        self._run(_DROP, holder)
-
-    def _run(self, script: str, holder: Holder, *args: Any) -> None:
         try:
-            self._send(self._redis.eval, script, 1, _key(holder), _claim_value(holder), *args)
+            self._run(_DROP, holder)
         except self._redis_error as error:
             _log_unavailable(error)
+            if len(self._left) < MAX_LEFT:
+                self._left.append(holder)
+
+    def _free_left(self) -> None:
+        """Free the claims that could not be freed when they ended: their keys would answer 409
+        until they expire. Raises RedisError."""
+        while True:
+            try:
+                holder = self._left.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            try:
+                self._run(_DROP, holder)
+            except self._redis_error:
+                self._left.append(holder)
+                raise
+
+    def _run(self, script: str, holder: Holder, *args: Any) -> None:
+        self._send(self._redis.eval, script, 1, _key(holder), _claim_value(holder), *args)
 
 
 def _key(holder: Holder) -> str:
@@ -103,12 +150,24 @@ def _claim_value(holder: Holder) -> bytes:
     return orjson.dumps({"fingerprint": holder.fingerprint, "token": holder.token})
 
 
-def _read(raw: bytes) -> tuple[str, StoredResponse | None]:
+def _read(raw: bytes) -> tuple[str, StoredResponse | None] | None:
+    """What is stored; None when this program did not write it."""
     line, newline, body = raw.partition(b"\n")
-    about: dict[str, Any] = orjson.loads(line)
+    try:
+        about = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(about, dict) or not isinstance(about.get("fingerprint"), str):
+        return None
+    fingerprint: str = about["fingerprint"]
     if not newline:
-        return about["fingerprint"], None
-    return about["fingerprint"], StoredResponse(about["content_type"], body, about["headers"])
+        return fingerprint, None
+    content_type, headers = about.get("content_type"), about.get("headers")
+    if not isinstance(content_type, str) or not isinstance(headers, dict):
+        return None
+    if not all(isinstance(value, str) for value in headers.values()):
+        return None
+    return fingerprint, StoredResponse(content_type, body, headers)
 
 
 def _log_unavailable(error: Exception) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 
 from goblin_assistant.calls.idempotency import (
     MAX_BODY_BYTES,
@@ -20,6 +21,7 @@ from goblin_assistant.calls.idempotency_memory import ENTRY_BYTES, MemoryIdempot
 from goblin_assistant.calls.idempotency_redis import RedisIdempotencyStore
 from goblin_assistant.errors import BadRequest, Conflict, IdempotencyMismatch
 from tests.conftest import wait_until
+from tests.support.services import RedisServer
 
 ANSWER = StoredResponse("application/json", b'{"a": "\xc3\xa4"}', {"X-Goblin-Provider": "echo"})
 
@@ -218,3 +220,75 @@ def test_without_redis_requests_are_answered_and_the_log_says_so(
     held.finish(ANSWER)
     assert isinstance(begin(store, "unavailable"), Claim)
     assert any(record.message == "idempotency_store_unavailable" for record in caplog.records)
+
+
+JUNK: list[bytes | list[bytes]] = [
+    b"notjson",
+    b"",
+    b"\n",
+    b"1",
+    b"[1]",
+    b"[1]\nabc",
+    b"{}",
+    b'{"fingerprint": 1}',
+    b'{"fingerprint": "a"}\nabc',
+    b'{"fingerprint": "a", "content_type": 1, "headers": {}}\nabc',
+    b'{"fingerprint": "a", "content_type": "a", "headers": []}\nabc',
+    b'{"fingerprint": "a", "content_type": "a", "headers": {"a": 1}}\nabc',
+    b"\xff\xfe",
+    [b"a list"],
+]
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=str)
+def test_a_value_in_redis_that_nobody_here_wrote_is_no_claim(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture, junk: bytes | list[bytes]
+) -> None:
+    store = RedisIdempotencyStore(60, 60, redis_server.url)
+    client = redis.Redis.from_url(redis_server.url)
+    client.flushdb()
+    claim(store, "junk")
+    (key,) = client.keys("goblin:idempotency:*")
+    client.delete(key)
+    if isinstance(junk, list):
+        client.rpush(key, *junk)
+    else:
+        client.set(key, junk)
+    claim(store, "junk").finish(ANSWER)
+    assert begin(store, "junk") == ANSWER
+    assert [record.message for record in caplog.records] == ["idempotency_value_unreadable"]
+
+
+def test_a_full_redis_frees_the_key_when_it_refuses_the_answer(redis_server: RedisServer) -> None:
+    store = RedisIdempotencyStore(60, 60, redis_server.url)
+    client = redis.Redis.from_url(redis_server.url)
+    held = claim(store, "full")
+    client.config_set("maxmemory", 1)
+    try:
+        held.finish(ANSWER)
+    finally:
+        client.config_set("maxmemory", 0)
+    claim(store, "full").finish(ANSWER)
+    assert begin(store, "full") == ANSWER
+
+
+@pytest.mark.parametrize("end", ["finish", "abandon"])
+def test_a_key_that_could_not_be_freed_is_freed_with_the_next_call(
+    redis_server: RedisServer, end: str
+) -> None:
+    store = RedisIdempotencyStore(60, 60, redis_server.url)
+    client = redis.Redis.from_url(redis_server.url)
+    client.flushdb()
+    held = claim(store, end)
+    # A replica refuses every write, and still answers.
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        if end == "finish":
+            held.finish(ANSWER)
+        else:
+            held.abandon()
+        assert client.dbsize() == 1, "the claim is still there"
+    finally:
+        client.execute_command("REPLICAOF", "NO", "ONE")
+    claim(store, end).finish(ANSWER)
+    assert begin(store, end) == ANSWER
