@@ -8,6 +8,8 @@ cost their own size and are not counted: a program or a picture in a string is n
 from __future__ import annotations
 
 import gc
+import os
+import threading
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -27,6 +29,9 @@ LIST, OBJECT, KEY, VALUE = 130, 200, 50, 96
 _DENSEST = 100
 """The densest text, `{},`, costs 99 times its size, so that a short text needs no count."""
 _LARGE = 64 * 1024
+_HEAVY = 1024 * 1024
+"""Texts of this size are read one at a time."""
+_heavy = threading.Lock()
 _PIECE = 256 * 1024
 _BACKSLASH = 0x5C
 
@@ -56,9 +61,16 @@ def loads(raw: bytes, *, most: int = MAX_STRUCTURE, per_byte: int = 0) -> Any:
     more.
     """
     limit = max(most, per_byte * len(raw))
-    # First a count that includes strings: it is quicker, and nearly always enough.
-    if len(raw) * _DENSEST > limit and _count(raw).cost > limit and structure(raw).cost > limit:
-        raise TooMuchStructure("the JSON has too many values")
+    if len(raw) < _HEAVY:
+        return _loads(raw, limit)
+    # All of this holds the interpreter's lock: two at once take as long as one after the other, and
+    # each more delays every other thread, those that answer health requests too.
+    with _heavy:
+        return _loads(raw, limit)
+
+
+def _loads(raw: bytes, limit: int) -> Any:
+    _check_structure(raw, limit)
     if len(raw) < _LARGE or not gc.isenabled():
         return orjson.loads(raw)
     # Without the garbage collector, which takes half of the time, blocks other threads and finds
@@ -68,6 +80,17 @@ def loads(raw: bytes, *, most: int = MAX_STRUCTURE, per_byte: int = 0) -> Any:
         return orjson.loads(raw)
     finally:
         gc.enable()
+
+
+def _check_structure(raw: bytes, limit: int) -> None:
+    # First a count that includes strings: it is quicker, and nearly always enough.
+    if len(raw) * _DENSEST > limit and _rough_cost(raw) > limit and structure(raw).cost > limit:
+        raise TooMuchStructure("the JSON has too many values")
+
+
+def _rough_cost(raw: bytes) -> int:
+    """The cost with what is inside strings. In pieces, so that other threads can run in between."""
+    return sum(_count(raw[start : start + _PIECE]).cost for start in range(0, len(raw), _PIECE))
 
 
 def check_together(texts: Iterable[str]) -> None:
@@ -118,3 +141,11 @@ def _end_of_piece(raw: bytes, end: int) -> int:
         return end
     run = len(raw[end:]) - len(raw[end:].lstrip(b"\\"))
     return min(end + run + 1, len(raw))
+
+
+def _reset_after_fork() -> None:
+    global _heavy
+    _heavy = threading.Lock()  # the thread that held it is the parent's
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)

@@ -7,6 +7,7 @@ import base64
 import json
 import random
 import string
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,20 @@ def test_a_large_text_may_be_allowed_more_for_each_byte() -> None:
     assert len(loads(vectors, per_byte=json_bounds.ANSWER_PER_BYTE)) == 900_001
     with pytest.raises(TooMuchStructure):
         loads(b"[" + b"[]," * 1_000_000 + b"[]]", per_byte=json_bounds.ANSWER_PER_BYTE)
+
+
+def test_large_texts_are_read_one_at_a_time_and_small_ones_do_not_wait() -> None:
+    large = b'["' + b"a" * 2_000_000 + b'"]'
+    read = threading.Event()
+
+    def read_large() -> None:
+        json_bounds.loads(large)
+        read.set()
+
+    thread = threading.Thread(target=read_large)
+    with json_bounds._heavy:
+        thread.start()
+        assert json_bounds.loads(b"[1]") == [1]
+        assert not read.is_set()
+    thread.join(10)
+    assert read.is_set()
