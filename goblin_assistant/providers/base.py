@@ -131,7 +131,7 @@ def later_usage(known: Usage | None, usage: Usage) -> Usage:
 @dataclass(slots=True)
 class Progress:
     """What a provider has reported of a running stream: the last counts, if any. `final`: they came
-    at the end of the answer, so no token came after them."""
+    at the end of the answer, with a count of it, and no text has followed."""
 
     usage: Usage | None = None
     final: bool = False

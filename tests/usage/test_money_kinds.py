@@ -14,7 +14,8 @@ from goblin_assistant import metrics
 from goblin_assistant.config.goblin_file import GoblinFile
 from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, limit_in
 from goblin_assistant.providers.anthropic.provider import AnthropicProvider
-from goblin_assistant.providers.base import ChatRequest, Model
+from goblin_assistant.providers.anthropic.stream import StreamObserver, Translator
+from goblin_assistant.providers.base import ChatRequest, Model, Progress
 from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider
 from goblin_assistant.providers.openai.quirks import Quirks
 from goblin_assistant.providers.openai.request import RequestEncoder
@@ -260,6 +261,98 @@ def test_what_was_reported_before_a_stream_was_cut_is_the_floor(
     fake_upstream.reply(Reply.sse([event, CUT]))
     bench.chat(stream=True)
     assert bench.record()[:2] == (5000, 50)
+
+
+def chunk_of(delta: dict[str, Any] | None, reason: str | None = None, **fields: Any) -> bytes:
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason}]
+    return f"data: {json.dumps({'id': 'c', 'choices': choices, **fields})}\n\n".encode()
+
+
+TEXT = [chunk_of({"content": "x" * 4000})] * 10
+ROLE = chunk_of({"role": "assistant", "content": ""})
+STOP = chunk_of({}, "stop")
+DONE = b"data: [DONE]\n\n"
+COUNTED = {"usage": {"prompt_tokens": 5, "completion_tokens": 1}}
+UNCOUNTED = {"usage": {"prompt_tokens": 5, "completion_tokens": 0}}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [ROLE, chunk_of(None, **COUNTED), *TEXT, STOP, DONE],
+        [ROLE, chunk_of({"content": "a"}, "stop", **COUNTED), *TEXT, DONE],
+        [ROLE, STOP, chunk_of(None, **COUNTED), *TEXT, DONE],
+        [ROLE, chunk_of(None, **COUNTED), *TEXT, STOP, chunk_of(None, **UNCOUNTED), DONE],
+        [chunk_of({"content": "a"}, **COUNTED), *TEXT, chunk_of({}, "stop", **UNCOUNTED), DONE],
+    ],
+)
+def test_a_count_that_came_before_the_text_is_only_the_floor(
+    bench: Bench, fake_upstream: FakeUpstream, events: list[bytes]
+) -> None:
+    fake_upstream.reply(Reply.sse(events))
+    bench.chat(stream=True)
+    prompt, completion, source = bench.record()[:3]
+    assert (prompt, source) == (5, "estimated")
+    assert 10_000 <= completion < 10_020
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [ROLE, *TEXT, STOP, chunk_of(None, **COUNTED), DONE],
+        [ROLE, *TEXT, chunk_of({}, "stop", **COUNTED), DONE],
+        [ROLE, *TEXT, chunk_of(None, **COUNTED), STOP, DONE],
+        [ROLE, chunk_of(None, **COUNTED), *TEXT, STOP, chunk_of(None, **COUNTED), DONE],
+    ],
+)
+def test_a_count_behind_the_text_is_what_is_booked(
+    bench: Bench, fake_upstream: FakeUpstream, events: list[bytes]
+) -> None:
+    fake_upstream.reply(Reply.sse(events))
+    bench.chat(stream=True)
+    assert bench.record()[:3] == (5, 1, "provider")
+
+
+def claude(kind: str, **fields: Any) -> bytes:
+    return f"data: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+
+CLAUDE_START = claude("message_start", message={"usage": {"input_tokens": 5, "output_tokens": 1}})
+CLAUDE_TEXT = claude("content_block_delta", index=0, delta={"type": "text_delta", "text": "x"})
+CLAUDE_STOP = claude("message_stop")
+
+
+def claude_end(tokens: Any) -> bytes:
+    usage = {"output_tokens": tokens}
+    return claude("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
+
+
+@pytest.mark.parametrize("translated", [False, True])
+@pytest.mark.parametrize(
+    ("events", "final"),
+    [
+        ([CLAUDE_START, CLAUDE_TEXT, claude_end(7), CLAUDE_STOP], True),
+        ([CLAUDE_START, claude_end(7), CLAUDE_TEXT, CLAUDE_STOP], False),
+        ([CLAUDE_START, claude_end(7), CLAUDE_TEXT, claude_end(9), CLAUDE_STOP], True),
+        ([CLAUDE_START, CLAUDE_TEXT, claude_end(0), CLAUDE_STOP], False),
+        ([CLAUDE_START, CLAUDE_TEXT, claude_end("7"), CLAUDE_STOP], False),
+        ([CLAUDE_START, CLAUDE_TEXT, claude_end(7), claude_end(0), CLAUDE_STOP], False),
+        ([CLAUDE_START, CLAUDE_TEXT, CLAUDE_STOP], False),
+    ],
+)
+def test_anthropics_count_is_final_if_it_is_one_and_no_text_followed(
+    events: list[bytes], final: bool, translated: bool
+) -> None:
+    progress = Progress()
+    observer = (
+        Translator("claude", progress, include_usage=True)
+        if translated
+        else StreamObserver("claude", progress)
+    )
+    for event in events:
+        observer.feed(event)
+    assert observer.completed().usage is not None
+    assert progress.final is final
 
 
 # -- absurd counts ---------------------------------------------------------------------------------

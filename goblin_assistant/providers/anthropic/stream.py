@@ -29,7 +29,14 @@ from goblin_assistant.providers.anthropic.response import (
     parse_usage,
     stream_error,
 )
-from goblin_assistant.providers.base import BadResponse, Completed, Progress, Usage, later_usage
+from goblin_assistant.providers.base import (
+    BadResponse,
+    Completed,
+    Progress,
+    Usage,
+    later_usage,
+    token_count,
+)
 from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.upstream.sse import ends_as_objects, event_data, split_events
 
@@ -65,6 +72,7 @@ class StreamObserver:
         # parsing its block.
         return (
             self._held is None
+            and not self._progress.final  # text may follow the count
             and b'"message_' not in block
             and b'"error"' not in block
             and ends_as_objects(block)
@@ -114,7 +122,11 @@ class StreamObserver:
             if isinstance(delta, dict):
                 self.finish_reason = finish_reason(delta.get("stop_reason")) or self.finish_reason
             if isinstance(usage, dict) and usage.get("output_tokens") is not None:
-                self._progress.final = self.finish_reason is not None
+                self._progress.final = self.finish_reason is not None and bool(
+                    token_count(usage["output_tokens"])
+                )
+        elif kind in ("content_block_start", "content_block_delta"):
+            self._progress.final = False
         elif kind == "message_stop":
             self.done = True
         elif kind == "error":

@@ -2,7 +2,8 @@
 
 Almost every block is passed on unparsed: a few searches in about 200 bytes show that it needs no
 attention. A block is parsed if it is the first (for the model's name), or holds usage, a finish
-reason, an error or `[DONE]`, or if an event in it does not end as a JSON object.
+reason, an error or `[DONE]`, if an event in it does not end as a JSON object, or if it follows the
+count of the whole answer.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class StreamObserver:
         one, so that those before an error arrive."""
         return (
             self._seen
+            and not self._progress.final  # text may follow the count
             and ends_as_objects(block)
             and b'"usage":{' not in block
             and b'"usage": {' not in block
@@ -119,5 +121,17 @@ class StreamObserver:
             if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str):
                 self.finish_reason = choice["finish_reason"]
         if usage is not None:
-            self._progress.final = not choices or self.finish_reason is not None
+            ends = not choices or self.finish_reason is not None
+            self._progress.final = ends and usage.completion_tokens > 0
+        elif self._progress.final and any(map(_adds_text, choices)):
+            self._progress.final = False
         return not (self._drop_usage and usage is not None and not choices)
+
+
+def _adds_text(choice: Any) -> bool:
+    if not isinstance(choice, dict):
+        return False
+    delta = choice.get("delta") or choice.get("message")
+    return bool(choice.get("text")) or (
+        isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
+    )
