@@ -12,12 +12,12 @@ from goblin_assistant.accounts.users import Principal
 from goblin_assistant.dialects.table import DIALECTS, Translation
 from goblin_assistant.errors import Forbidden
 from goblin_assistant.providers.base import (
-    BadResponse,
     Call,
     ChatRequest,
     ChatResponse,
     Dialect,
     tier_of,
+    untranslatable,
 )
 from goblin_assistant.routing.targets import Target
 
@@ -155,14 +155,19 @@ class TargetRequests:
     def answer(self, target: Target, response: ChatResponse) -> bytes:
         """The target's whole answer in the chat's dialect.
 
-        Raises BadResponse for an answer that cannot be translated.
+        Raises BadResponse, as `untranslatable`, for an answer that cannot be translated.
         """
         if (translation := translation_for(self._chat, target)) is None:
             return response.body
         try:
             return translation.answer(response)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise BadResponse(
-                f"{target.provider.name}'s answer is no chat completion",
-                provider=target.provider.name,
-            ) from error
+        except (
+            AttributeError,
+            IndexError,
+            KeyError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
+            name = target.provider.name
+            raise untranslatable(f"{name}'s answer cannot be translated", name) from error

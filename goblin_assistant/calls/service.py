@@ -126,12 +126,13 @@ def _call_whole(settlement: Settlement, target: Target) -> tuple[ChatResponse, b
     """A provider's answer, and the same in the chat's dialect."""
     settlement.trying(target)
     request = settlement.requests.for_target(target)
+    settlement.progress = request.progress
     if settlement.chat.operation == "embeddings":
         response = target.provider.embed(request)
     else:
         response = target.provider.complete(request)
-    # Within the attempt: an answer that cannot be translated is the provider's failure, and the
-    # next target is tried.
+    settlement.answered(response)
+    # Within the attempt: after an answer that cannot be translated the next target is tried.
     return response, settlement.requests.answer(target, response)
 
 

@@ -29,7 +29,14 @@ from goblin_assistant.errors import AppError, ClientGone, source_of
 from goblin_assistant.metrics import BoundMetrics
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.answer_limits import choices
-from goblin_assistant.providers.base import Call, CallCancelled, Progress, ProviderError, Usage
+from goblin_assistant.providers.base import (
+    Call,
+    CallCancelled,
+    ChatResponse,
+    Progress,
+    ProviderError,
+    Usage,
+)
 from goblin_assistant.routing.attempt import Outcome, Trace
 from goblin_assistant.routing.targets import Target
 from goblin_assistant.usage.budgets import Reservation
@@ -90,15 +97,29 @@ class Settlement:
         self.settled = False
         self._books = books
         self._answer = b""
+        self._attempts: list[tuple[Target, Usage]] = []  # failed ones that were paid for
         self._outcome: Outcome[Any] | None = None
         self._target: Target | None = None
 
     # -- what happens -------------------------------------------------------------------------
     def trying(self, target: Target) -> None:
         """A provider is called. From now on the chat may cost something, however it ends."""
+        self._keep_attempt()
         self._target = target
         self.entry.provider = target.provider.name
         self.entry.model = target.model
+
+    def _keep_attempt(self) -> None:
+        # What a failed attempt reported is paid for, whatever the next one brings.
+        target, progress = self._target, self.progress
+        if target is not None and (self._answer or (progress and progress.usage is not None)):
+            self._attempts.append((target, self._usage_so_far()))
+        self.progress, self._answer = None, b""
+
+    def answered(self, response: ChatResponse) -> None:
+        """A provider has finished its answer, which is paid for, whatever becomes of it here."""
+        self.progress = Progress(response.usage, final=True)
+        self._answer = response.body
 
     def reached(self, outcome: Outcome[Any]) -> None:
         """A provider has answered, or begun to."""
@@ -134,7 +155,9 @@ class Settlement:
         if isinstance(error, ProviderError) and not entry.provider:
             entry.provider = error.provider
         reported = self.progress is not None and self.progress.usage is not None
-        if self.usage is None and entry.stream and (self._outcome is not None or reported):
+        finished = bool(self._answer) or (isinstance(error, ProviderError) and error.untranslatable)
+        begun = entry.stream and self._outcome is not None
+        if self.usage is None and (reported or finished or begun):
             self.usage = self._usage_so_far()
         self._close_entry(completed=False)
 
@@ -235,11 +258,11 @@ class Settlement:
         """The usage of an answer without its end: the last report, and at least what was
         delivered."""
         estimate = self._estimate()
-        reported = self.progress.usage if self.progress is not None else None
-        if reported is None:
+        progress = self.progress
+        if progress is None or progress.usage is None:
             return estimate
-        reported = self._checked(reported)
-        if reported.completion_tokens < estimate.completion_tokens:
+        reported = self._checked(progress.usage)
+        if not progress.final and reported.completion_tokens < estimate.completion_tokens:
             reported = replace(
                 reported, completion_tokens=estimate.completion_tokens, source="estimated"
             )
@@ -279,6 +302,7 @@ class Settlement:
         if usage is None:
             entry.token_source = "none"
             entry.cost_microusd = 0
+            self._add_attempts()
             return
         entry.prompt_tokens = usage.prompt_tokens
         entry.completion_tokens = usage.completion_tokens
@@ -290,3 +314,21 @@ class Settlement:
         entry.cost_microusd = self._books.usage.prices.cost_microusd(
             entry.provider, entry.model, usage, called
         )
+        self._add_attempts()
+
+    def _add_attempts(self) -> None:
+        """Add what earlier attempts cost, each at the price of its own target."""
+        entry = self.entry
+        for target, usage in self._attempts:
+            entry.prompt_tokens += usage.prompt_tokens
+            entry.completion_tokens += usage.completion_tokens
+            entry.cached_tokens += usage.cached_tokens
+            entry.cache_write_tokens += usage.cache_write_tokens
+            entry.reasoning_tokens += usage.reasoning_tokens
+            if entry.token_source != "estimated":
+                entry.token_source = usage.source
+            cost = self._books.usage.prices.cost_microusd(target.provider.name, target.model, usage)
+            if cost:  # what is known counts, even beside an unknown price
+                entry.cost_microusd = (entry.cost_microusd or 0) + cost
+            elif cost is None and not entry.cost_microusd:
+                entry.cost_microusd = None

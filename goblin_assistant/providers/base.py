@@ -28,6 +28,7 @@ from goblin_assistant.providers.errors import (
     ProviderError,
     RateLimited,
     Timeout,
+    untranslatable,
 )
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "later_usage",
     "tier_of",
     "token_count",
+    "untranslatable",
 ]
 
 Dialect = Literal["openai", "anthropic"]
@@ -130,8 +132,8 @@ def later_usage(known: Usage | None, usage: Usage) -> Usage:
 
 @dataclass(slots=True)
 class Progress:
-    """What a provider has reported of a running stream: the last counts, if any. `final`: they came
-    at the end of the answer, with a count of it, and no text has followed."""
+    """What a provider has reported of its answer so far: the last counts, if any. `final`: they
+    came at the end of the answer, with a count of it, and no text has followed."""
 
     usage: Usage | None = None
     final: bool = False
@@ -172,9 +174,10 @@ class ChatRequest:
 
     `body` is the parsed request, in `dialect`; a provider never changes it. `raw` is the same as
     the client's bytes, if they can be sent as they are. `headers` are the client's that belong to
-    its dialect, by lower-case name; never a credential. A provider whose stream reports usage early
-    notes it in `progress`, so that an interrupted stream can be billed. `held_limit`: money or
-    tokens are held for the answer, so its limit is sent under a name that the server reads.
+    its dialect, by lower-case name; never a credential. A provider notes the usage that is
+    reported in `progress` as it comes, so that an answer without an end can be billed.
+    `held_limit`: money or tokens are held for the answer, so its limit is sent under a name that
+    the server reads.
     """
 
     model: str  # the upstream's name for the model

@@ -35,6 +35,9 @@ class ProviderError(Exception):
     label: ClassVar[str] = "ProviderError"
     """The value of `error_type` in http_errors_total. Dashboards use it: a rename keeps it."""
     retryable: ClassVar[bool] = False
+    untranslatable: bool = False
+    """The provider finished its answer, which is paid for, but it cannot be passed on. It is not
+    asked for again here, and is no failure of the provider's health."""
 
     def __init__(
         self,
@@ -133,6 +136,13 @@ class BadResponse(ProviderError):
     status = 502
     code = "provider_bad_response"
     retryable = True
+
+
+def untranslatable(message: str, provider: str = "") -> BadResponse:
+    """The error for a provider's answer that cannot be passed on."""
+    error = BadResponse(message, provider=provider)
+    error.untranslatable = True
+    return error
 
 
 PROVIDER_ERRORS: tuple[type[ProviderError], ...] = (

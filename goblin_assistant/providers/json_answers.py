@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
-from goblin_assistant.providers.base import BadResponse
+import orjson
+
+from goblin_assistant.providers.base import (
+    BadResponse,
+    Progress,
+    Usage,
+    later_usage,
+    untranslatable,
+)
 from goblin_assistant.schemas import json_bounds
 
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 
-def parse_answer(provider: str, data: bytes) -> Any:
-    """Parse a whole answer. Raises BadResponse."""
-    return _parse(provider, data, json_bounds.ANSWER_PER_BYTE, "did not answer with JSON")
+
+def parse_answer(
+    provider: str,
+    data: bytes,
+    progress: Progress | None = None,
+    parse_usage: Callable[[Any], Usage | None] | None = None,
+) -> Any:
+    """Parse a whole answer. Raises BadResponse.
+
+    An answer that cannot be parsed has been paid for if it reports usage: then `progress` gets the
+    counts, and the error is `untranslatable`.
+    """
+    try:
+        return _parse(provider, data, json_bounds.ANSWER_PER_BYTE, "did not answer with JSON")
+    except BadResponse as error:
+        if progress is not None and parse_usage is not None:
+            # A model can write such an object into a tool's input too: the largest count holds.
+            for found in _USAGE.findall(data):
+                try:
+                    usage = parse_usage(orjson.loads(found))
+                except orjson.JSONDecodeError:
+                    continue
+                if usage is not None:
+                    progress.usage = later_usage(progress.usage, usage)
+            error.untranslatable = error.untranslatable or progress.usage is not None
+        raise
 
 
 def parse_list(provider: str, data: bytes) -> Any:
@@ -27,6 +61,6 @@ def _parse(provider: str, data: bytes, per_byte: int, otherwise: str) -> Any:
     try:
         return json_bounds.loads(data, per_byte=per_byte)
     except json_bounds.TooMuchStructure:
-        raise BadResponse(f"{provider} sent JSON of too many values", provider=provider) from None
+        raise untranslatable(f"{provider} sent JSON of too many values", provider) from None
     except ValueError:
         raise BadResponse(f"{provider} {otherwise}", provider=provider) from None

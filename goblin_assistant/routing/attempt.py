@@ -207,8 +207,8 @@ class Attempt(Generic[T]):
 
 def judge(ticket: Ticket, error: ProviderError) -> None:
     """Give the verdict that follows from a provider's error."""
-    # A provider that rejects a request is well.
-    if isinstance(error, (InvalidRequest, ContentFiltered, ModelNotFound)):
+    # A provider that rejects a request is well, and so is one whose answer we cannot pass on.
+    if error.untranslatable or isinstance(error, (InvalidRequest, ContentFiltered, ModelNotFound)):
         ticket.success()
     else:
         ticket.failure()

@@ -11,6 +11,7 @@ token has gone to the client.
    provider's retry budget goes.
  * A provider's Retry-After is honoured up to GOBLIN_RETRY_AFTER_CAP. A longer one is passed on to
    the client.
+ * An answer that cannot be passed on is paid for: it is not asked for again at the same provider.
  * A request that one provider rejects as invalid is neither retried nor passed to the next. Only a
    prompt that is too long for one model may fit the next one's window.
 """
@@ -152,7 +153,12 @@ class Router:
             if isinstance(error, ContextLengthExceeded) and further:
                 return None
             raise error
-        if further or not error.retryable or retries >= self._config.retries:
+        if (
+            further
+            or not error.retryable
+            or error.untranslatable
+            or retries >= self._config.retries
+        ):
             return None
         pause = error.retry_after
         if pause is None:

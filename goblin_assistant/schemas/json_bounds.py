@@ -28,6 +28,8 @@ LIST, OBJECT, KEY, VALUE = 130, 200, 50, 96
 
 _DENSEST = 100
 """The densest text, `{},`, costs 99 times its size, so that a short text needs no count."""
+_BRACKETS = 200  # orjson writes 254 levels, and a translation may add some
+_HEADROOM = 32
 _LARGE = 64 * 1024
 _HEAVY = 1024 * 1024
 """Texts of this size are read one at a time."""
@@ -38,6 +40,10 @@ _BACKSLASH = 0x5C
 
 class TooMuchStructure(ValueError):
     """The text has too many values."""
+
+
+class TooDeep(ValueError):
+    """The text is nested too deeply to be written again."""
 
 
 class Structure(NamedTuple):
@@ -91,6 +97,19 @@ def _check_structure(raw: bytes, limit: int) -> None:
 def _rough_cost(raw: bytes) -> int:
     """The cost with what is inside strings. In pieces, so that other threads can run in between."""
     return sum(_count(raw[start : start + _PIECE]).cost for start in range(0, len(raw), _PIECE))
+
+
+def check_depth(value: Any, brackets: int) -> None:
+    """Raise TooDeep if `value`, whose text has so many opening brackets, cannot be written again
+    within the values that a translation puts around it."""
+    if brackets <= _BRACKETS:
+        return
+    for _ in range(_HEADROOM):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        raise TooDeep("the JSON is nested too deeply") from None
 
 
 def check_together(texts: Iterable[str]) -> None:

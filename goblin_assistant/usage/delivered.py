@@ -16,6 +16,8 @@ from typing import Any
 
 import orjson
 
+from goblin_assistant.providers.openai.wire import encode
+
 _PLAIN = re.compile(
     rb'"delta": ?\{(?:"type": ?"(?:text|thinking)_delta", ?)?'
     rb'"(?:content|reasoning_content|text|thinking)": ?"([^"\\]*)"\}'
@@ -139,11 +141,33 @@ def _said(item: Any) -> int:
                 if name in _NO_TEXT or (reasoning and name in _REASONING):
                     continue
                 if name == "input" and isinstance(inner, dict):
-                    length += len(orjson.dumps(inner)) if inner else 0  # a tool's arguments, parsed
+                    length += _encoded(inner)  # a tool's arguments, parsed
                 else:
                     pending.append(inner)
             if reasoning:
                 pending.append(reasoning)
+    return length
+
+
+def _encoded(value: dict[str, Any]) -> int:
+    if not value:
+        return 0
+    try:
+        return len(encode(value))
+    except RecursionError:
+        pass
+    length = 0
+    pending: list[Any] = [value]
+    while pending:
+        item = pending.pop()
+        length += 2  # its quotation marks, its brackets or its comma
+        if isinstance(item, dict):
+            pending.extend(item)
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+        else:
+            length += _length(item if isinstance(item, str) else str(item))
     return length
 
 

@@ -48,8 +48,6 @@ PRICED_KEYS = (*LIMIT_FIELDS, *CHOICE_FIELDS, "service_tier", "speed", "predicti
 _QUOTED = tuple(f'"{key}"'.encode() for key in GUARDED_KEYS)
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # "mod\u0065l" is a guarded key too
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
-_BRACKETS = 200  # orjson writes 254 levels, and a translation may add some
-_HEADROOM = 32
 _PIECE = 1024 * 1024
 
 
@@ -100,11 +98,7 @@ def load(raw: bytes, most: int = json_bounds.MAX_STRUCTURE) -> Any:
         raise BadRequest("the body is empty; send a JSON object")
     try:
         body = json_bounds.loads(raw, most=most)
-        if raw.count(b"{") + raw.count(b"[") > _BRACKETS:
-            wrapped = body
-            for _ in range(_HEADROOM):
-                wrapped = [wrapped]
-            orjson.dumps(wrapped)
+        json_bounds.check_depth(body, raw.count(b"{") + raw.count(b"["))
     except orjson.JSONDecodeError as error:
         raise BadRequest(
             f"the body is not valid JSON: line {error.lineno} column {error.colno}"
@@ -114,7 +108,7 @@ def load(raw: bytes, most: int = json_bounds.MAX_STRUCTURE) -> Any:
             f"the body has too many values: at most about {most // json_bounds.VALUE // 1000},000 "
             "numbers or texts, and fewer lists and objects; what is inside a text does not count"
         ) from None
-    except TypeError:
+    except json_bounds.TooDeep:
         raise BadRequest("the body is nested too deeply") from None
     return body
 

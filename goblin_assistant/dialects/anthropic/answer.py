@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from goblin_assistant.providers.base import ChatResponse, Usage
+from goblin_assistant.providers.openai.wire import encode
 from goblin_assistant.schemas.json_bounds import check_together
 
 STOP_REASONS: Mapping[str, str] = {
@@ -52,7 +53,8 @@ def message_id(upstream: Any) -> str:
 def response_from_openai(response: ChatResponse) -> bytes:
     """A chat completion as a Message.
 
-    Raises AttributeError, IndexError, KeyError, TypeError or ValueError for a body that is none.
+    Raises AttributeError, IndexError, KeyError, TypeError or ValueError for a body that is none,
+    and RecursionError for arguments that are nested too deeply.
     """
     completion = orjson.loads(response.body)
     choices = completion.get("choices") or [{}]
@@ -84,7 +86,7 @@ def response_from_openai(response: ChatResponse) -> bytes:
     reason = STOP_REASONS.get(choices[0].get("finish_reason") or "", "end_turn")
     if calls and reason == "end_turn":
         reason = "tool_use"  # some servers say stop for tool calls
-    return orjson.dumps(
+    return encode(
         {
             "id": message_id(completion.get("id")),
             "type": "message",

@@ -22,7 +22,7 @@ import orjson
 
 from goblin_assistant.dialects.anthropic.answer import STOP_REASONS, anthropic_usage, message_id
 from goblin_assistant.errors import AppError, anthropic_body
-from goblin_assistant.providers.base import BadResponse, Completed, ProviderError
+from goblin_assistant.providers.base import Completed, ProviderError, untranslatable
 from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.upstream.sse import event_data, split_events
 
@@ -137,7 +137,7 @@ class StreamTranslator:
             name = function.get("name")
             if not isinstance(name, str) or not name:
                 if index in self._calls_seen:
-                    raise BadResponse(
+                    raise untranslatable(
                         "the provider mixes the pieces of several tool calls, "
                         "which cannot be translated"
                     )

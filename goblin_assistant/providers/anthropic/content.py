@@ -27,7 +27,12 @@ from typing import Any
 import orjson
 
 from goblin_assistant.providers.base import InvalidRequest
-from goblin_assistant.schemas.json_bounds import TooMuchStructure, check_together
+from goblin_assistant.schemas.json_bounds import (
+    TooDeep,
+    TooMuchStructure,
+    check_depth,
+    check_together,
+)
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 
@@ -228,6 +233,9 @@ def _tool_use(call: Mapping[str, Any], where: str) -> Block:
     arguments = function.get("arguments") or "{}"
     try:
         value = orjson.loads(arguments)
+        check_depth(value, arguments.count("{") + arguments.count("["))
+    except TooDeep:
+        raise invalid(f"{where}.function.arguments is nested too deeply", "messages") from None
     except (orjson.JSONDecodeError, TypeError):
         raise invalid(f"{where}.function.arguments is not JSON", "messages") from None
     if not isinstance(value, dict):

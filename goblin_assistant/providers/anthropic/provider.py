@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from goblin_assistant.config import Config, ConfigError, ProviderRow
@@ -25,7 +24,6 @@ from goblin_assistant.providers.anthropic.response import (
     classify,
     finish_reason,
     parse_message,
-    parse_usage,
     to_openai,
 )
 from goblin_assistant.providers.anthropic.stream import StreamObserver, Translator
@@ -35,6 +33,7 @@ from goblin_assistant.providers.base import (
     InvalidRequest,
     Model,
     ModelNotFound,
+    untranslatable,
 )
 from goblin_assistant.providers.openai.wire import encode, wants_usage
 from goblin_assistant.providers.remote import RemoteProvider
@@ -169,13 +168,18 @@ class AnthropicProvider(RemoteProvider):
         """POST the message. In Anthropic's dialect the answer's bytes are the response's body."""
         body, headers = self._prepare(request, stream=False)
         data = self._client.post(MESSAGES, body, request.call, headers=headers)
-        message = parse_message(self.name, data)
-        usage = parse_usage(message.get("usage"))
+        message = parse_message(self.name, data, request.progress)
+        usage = request.progress.usage
         model = message.get("model")
         if not isinstance(model, str) or not model:
             model = request.model
         if request.dialect == "openai":
-            data = orjson.dumps(to_openai(message, usage, model))
+            try:
+                data = encode(to_openai(message, usage, model))
+            except RecursionError:
+                raise untranslatable(
+                    f"{self.name}'s answer is nested too deeply", self.name
+                ) from None
         return ChatResponse(data, model, usage, finish_reason(message.get("stop_reason")))
 
     def _open_stream(self, request: ChatRequest) -> tuple[EventStream, StreamObserver]:

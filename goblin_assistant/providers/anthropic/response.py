@@ -39,6 +39,7 @@ import orjson
 from goblin_assistant.providers.base import (
     AuthenticationFailed,
     BadResponse,
+    Progress,
     ProviderError,
     Timeout,
     Usage,
@@ -47,6 +48,7 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.json_answers import parse_answer
+from goblin_assistant.providers.openai.wire import encode
 
 FINISH_REASONS: Mapping[str, str] = {
     "end_turn": "stop",
@@ -145,11 +147,13 @@ def openai_usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def parse_message(provider: str, data: bytes) -> dict[str, Any]:
-    """Parse the body of a successful answer. Raises BadResponse if it is not a message, and the
-    error in it if there is one."""
-    message = parse_answer(provider, data)
+def parse_message(provider: str, data: bytes, progress: Progress | None = None) -> dict[str, Any]:
+    """Parse the body of a successful answer; `progress` gets its usage. Raises BadResponse if it is
+    not a message, and the error in it if there is one."""
+    progress = progress if progress is not None else Progress()
+    message = parse_answer(provider, data, progress, parse_usage)
     if isinstance(message, dict):
+        progress.usage = parse_usage(message.get("usage"))
         if isinstance(message.get("content"), list):
             return message
         if message.get("type") == "error":
@@ -169,7 +173,7 @@ def to_openai(message: Mapping[str, Any], usage: Usage | None, model: str) -> di
         if kind == "text":
             text.append(str(block.get("text", "")))
         elif kind == "tool_use":
-            arguments = orjson.dumps(block.get("input") or {}).decode()
+            arguments = encode(block.get("input") or {}).decode()
             calls.append(
                 {
                     "id": block.get("id"),

@@ -21,8 +21,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import orjson
-
 from goblin_assistant.providers.anthropic.response import (
     finish_reason,
     openai_usage,
@@ -38,6 +36,7 @@ from goblin_assistant.providers.base import (
     token_count,
 )
 from goblin_assistant.providers.json_answers import parse_event
+from goblin_assistant.providers.openai.wire import encode
 from goblin_assistant.providers.upstream.sse import ends_as_objects, event_data, split_events
 
 
@@ -203,7 +202,7 @@ class Translator(StreamObserver):
                 }
             )
             if block.get("input"):  # the format allows it, though Anthropic sends deltas
-                self._arguments(number, orjson.dumps(block["input"]).decode())
+                self._arguments(number, encode(block["input"]).decode())
         elif kind in ("thinking", "redacted_thinking"):
             self._thinking[index] = dict(block)
             if block.get("thinking"):
@@ -254,7 +253,7 @@ class Translator(StreamObserver):
             "created": self._created,
             "model": self.model,
         }
-        self._out.append(b"data: " + orjson.dumps({**head, **rest}) + b"\n\n")
+        self._out.append(b"data: " + encode({**head, **rest}) + b"\n\n")
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from goblin_assistant.providers.openai.stream import StreamObserver
 from goblin_assistant.providers.openai.wire import (
     classify,
     error_object,
+    parse_usage,
     stream_error,
     usage_in,
     wants_usage,
@@ -163,8 +164,9 @@ class OpenAICompatibleProvider(RemoteProvider):
         return self._static_chat or _at(self._quirks.chat_path, request.model)
 
     def _parse(self, data: bytes, request: ChatRequest, key: str) -> dict[str, Any]:
-        parsed = parse_answer(self.name, data)
+        parsed = parse_answer(self.name, data, request.progress, parse_usage)
         if isinstance(parsed, dict):
+            request.progress.usage = usage_in(parsed)
             if isinstance(parsed.get(key), list):
                 return parsed
             # Some servers send errors with status 200: OpenRouter, when the model's server failed.

@@ -106,15 +106,15 @@ class StreamObserver:
             raise BadResponse(
                 f"{self._provider} sent an event that is no chunk", provider=self._provider
             )
+        usage = usage_in(chunk)
+        if usage is not None:  # before an error beside it: it is paid for
+            self.usage = self._progress.usage = later_usage(self.usage, usage)
         choices = chunk.get("choices")
         if chunk.get("error") or (not isinstance(choices, list) and chunk.get("object") == "error"):
             raise stream_error(self._provider, error_object(chunk) or {}, self._fields)
         self._seen = True
         if not self.model and isinstance(chunk.get("model"), str):
             self.model = chunk["model"]
-        usage = usage_in(chunk)
-        if usage is not None:
-            self.usage = self._progress.usage = later_usage(self.usage, usage)
         if not isinstance(choices, list):
             return True  # not a chunk that we know: passed on
         for choice in choices:
