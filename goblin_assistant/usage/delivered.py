@@ -25,6 +25,9 @@ _PLAIN = re.compile(
 """The only text of an event, without escapes: read at a third of the cost of parsing. A quotation
 mark inside a text is escaped, so no text matches this."""
 
+_OTHER_TEXT = re.compile(rb'"(?:text|message)"').search
+"""A text of another choice of the same event."""
+
 FAIR_BYTES_PER_TOKEN = 4
 HELD_BYTES = 32_768
 
@@ -76,7 +79,12 @@ class DeliveredText:
             if line.startswith(b"data:"):
                 self._events += 1
                 plain = _PLAIN(line)
-                if plain is not None and line.count(b'"delta"') == 1:
+                if (
+                    plain is not None
+                    and line.count(b'"delta"') == 1
+                    and _OTHER_TEXT(line, 0, plain.start()) is None
+                    and _OTHER_TEXT(line, plain.end()) is None
+                ):
                     self._bytes += plain.end(1) - plain.start(1)
                     continue
                 try:
@@ -119,13 +127,23 @@ def _said_in_choice(choice: Mapping[str, Any]) -> int:
     if isinstance(delta, dict):
         content = delta.get("content")
         if isinstance(content, str) and len(delta) == 1:  # what almost every chunk is
-            return _length(content)
+            return _length(content) + _length(choice.get("text"))
     # Some servers put the whole message into a chunk, and the older API has a text.
     return _said(delta or choice.get("message")) + _length(choice.get("text"))
 
 
 def _said(item: Any) -> int:
     """Bytes of the texts in a message, a delta, a block, or a list of blocks."""
+    if isinstance(item, dict):
+        # OpenRouter and some others send their reasoning under two or three names.
+        names = [name for name in _REASONING if item.get(name)]
+        if len(names) > 1:
+            names.remove(max(names, key=lambda name: _all_said(item[name])))
+            item = {name: inner for name, inner in item.items() if name not in names}
+    return _all_said(item)
+
+
+def _all_said(item: Any) -> int:
     length = 0
     pending: list[Any] = [item]
     while pending:
@@ -135,17 +153,13 @@ def _said(item: Any) -> int:
         elif isinstance(value, list):
             pending.extend(value)
         elif isinstance(value, dict) and not str(value.get("type")).endswith("_tool_result"):
-            # OpenRouter and some others send their reasoning under two or three names.
-            reasoning = value.get("reasoning_content") or value.get("reasoning")
             for name, inner in value.items():
-                if name in _NO_TEXT or (reasoning and name in _REASONING):
+                if name in _NO_TEXT:
                     continue
                 if name == "input" and isinstance(inner, dict):
                     length += _encoded(inner)  # a tool's arguments, parsed
                 else:
                     pending.append(inner)
-            if reasoning:
-                pending.append(reasoning)
     return length
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import orjson
 import pytest
 
+from goblin_assistant.usage.delivered import DeliveredText
 from goblin_assistant.usage.estimates import (
     ATTACHMENT_TOKENS,
     IMAGE_TOKENS,
@@ -139,3 +141,26 @@ def test_an_answer_without_usage_is_counted_by_its_text() -> None:
     assert [
         estimate_completion_tokens(body) for body in (b"", b"no json", b"[]", b'{"choices": 1}')
     ] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("choices", "size"),
+    [
+        ([{"delta": {"reasoning_content": "a", "reasoning": "x" * 4000}}], 4000),
+        ([{"delta": {"reasoning": "x" * 4000, "reasoning_content": "a"}}], 4000),
+        ([{"delta": {"reasoning": "a", "reasoning_details": [{"text": "x" * 4000}]}}], 4000),
+        ([{"delta": {"reasoning_details": [{"text": "x" * 4000}]}}], 4000),
+        ([{"delta": {"reasoning_content": "x" * 4000, "reasoning": "x" * 4000}}], 4000),
+        ([{"delta": {"content": "a"}}, {"text": "x" * 4000}], 4001),
+        ([{"delta": {"content": "a"}}, {"message": {"content": "x" * 4000}}], 4001),
+        ([{"delta": {"content": "a"}, "text": "x" * 4000}], 4001),
+        ([{"text": "x" * 4000}, {"delta": {"content": "a"}}], 4001),
+    ],
+)
+def test_all_that_a_chunk_delivers_counts_and_what_it_repeats_counts_once(
+    choices: list[dict[str, Any]], size: int
+) -> None:
+    delivered = DeliveredText()
+    event = json.dumps({"choices": choices}, separators=(",", ":"))
+    delivered.add(f"data: {event}\n\n".encode())
+    assert delivered.tokens == -(-size // 4)
