@@ -35,6 +35,7 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
         observability,
         openapi,
         rate_limits,
+        refusal,
         security_headers,
     )
 
@@ -49,6 +50,7 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
 
     security_headers.init_app(app)
     body_limits.init_app(app, settings)
+    refusal.init_app(app)
     limits = rate_limits.init_app(app, settings, limiter)
     error_handlers.init_app(app)
     openapi.init_app(app)

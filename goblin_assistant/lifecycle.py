@@ -1,13 +1,14 @@
 """What happens once between `create_app` and the first response, and at the end.
 
-The start migrates the tables (in development), imports the journals of killed processes and starts
-the monitor. `goblin-assistant serve` calls `start` before it listens; under another WSGI server
-the first request does. `create_app` does no I/O, so that commands and tests can make an
-application without a database.
+The start migrates the tables (in development), looks at them, imports the journals of killed
+processes and starts the monitor. `goblin-assistant serve` calls `start` before it listens; under
+another WSGI server the first request does. `create_app` does no I/O, so that commands and tests
+can make an application without a database.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Iterable
@@ -70,8 +71,11 @@ def _start(app: Flask) -> None:
             if does_not_answer(error):
                 raise
             logger.error("schema_not_served", extra={"reason": explain(error)})
+    with contextlib.suppress(Exception):  # the monitor asks again, and reports it
+        runtime.monitor.check_schema()
     try:
-        runtime.usage.import_orphaned_journals()
+        if runtime.monitor.refusal is None:
+            runtime.usage.import_orphaned_journals()
     except Exception:
         # Without a database the instance starts all the same: the journals stay, and the monitor
         # imports them later.

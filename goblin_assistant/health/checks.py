@@ -73,11 +73,14 @@ def build_monitor(
 
     def schema_problem() -> str | None:
         try:
-            return schema_status(engine).problem
+            found = schema_status(engine)
         except (DBAPIError, PoolTimeout) as error:
             raise database_failed(error) from None
+        refused = found.is_newer and found.problem is not None
+        monitor.refusal = f"the database is {found.problem}" if refused else None
+        return found.problem
 
-    return HealthMonitor(
+    monitor = HealthMonitor(
         checks,
         config.health_interval,
         config.health_timeout,
@@ -85,6 +88,7 @@ def build_monitor(
         circuits=renamed if circuits is not None else None,
         schema_problem=schema_problem,
     )
+    return monitor
 
 
 def service_name(provider: str) -> str:

@@ -78,6 +78,8 @@ class HealthMonitor:
         self._schema_problem: str | None = (
             None if schema_problem is None else "tables not looked at yet"
         )
+        self.refusal: str | None = None
+        """Why this version may not serve any request; None: it may. `schema_problem` sets it."""
         self._draining = False
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
@@ -217,7 +219,7 @@ class HealthMonitor:
         try:
             self._check_of[name](self._timeout)
             if name == REQUIRED:
-                self._check_schema()
+                self.check_schema()
         except Exception as error:
             problem = describe(error)
             logger.debug("service_check_failed", exc_info=True, extra={"service": name})
@@ -228,7 +230,8 @@ class HealthMonitor:
                 self._services.record(name, problem, elapsed)
             self._wake.notify_all()
 
-    def _check_schema(self) -> None:
+    def check_schema(self) -> None:
+        """Look at the tables, unless this version was found to serve with them."""
         if self._schema_problem is None or self._ask_schema is None:
             return
         problem = self._ask_schema()
@@ -238,7 +241,8 @@ class HealthMonitor:
 
     def _run_job(self, name: str, run: _Run) -> None:
         try:
-            self._jobs[name].run()
+            if self.refusal is None:  # jobs write to the tables
+                self._jobs[name].run()
         except Exception:
             logger.exception("periodic_job_failed", extra={"job": name})
         with self._wake:

@@ -240,3 +240,48 @@ def test_a_served_instance_goes_on_when_a_later_release_migrates_beside_it(
     assert server.stop() == 0
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT COUNT(*) FROM usage_records")) == 5
+
+
+def test_an_instance_refuses_everything_but_health_and_metrics_on_incompatible_tables(
+    engine: Engine, database_url: str, serve: Serve
+) -> None:
+    serving = serve(DATABASE_URL=database_url)
+    headers = serving.register()
+    make_later(engine, LATER)
+    refusing = serve(DATABASE_URL=database_url)
+    reason = f"the database is at revision {LATER}, newer than this version ({HEAD})"
+    for method, path in (
+        ("POST", "/chat/completions"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/messages"),
+        ("POST", "/auth/login"),
+        ("GET", "/auth/keys"),
+        ("GET", "/no/such/route"),
+    ):
+        answer = requests.request(
+            method, refusing.url + path, json=CHAT, headers=headers, timeout=30
+        )
+        assert answer.status_code == 503, path
+        assert int(answer.headers["Retry-After"]) > 0
+        assert reason in answer.text
+    answer = requests.post(refusing.url + "/chat/completions", json=CHAT, timeout=30)
+    assert answer.json()["error"] == "unavailable"
+    for path in ("/health", "/health/live", "/health/all", "/metrics"):
+        assert requests.get(refusing.url + path, timeout=30).status_code == 200, path
+    # It had found its tables before: a migration beside it does not take it out of service.
+    answer = requests.post(
+        serving.url + "/chat/completions", json=CHAT, headers=headers, timeout=30
+    )
+    assert answer.status_code == 200
+
+
+def test_an_instance_serves_again_when_its_tables_are_back(
+    engine: Engine, database_url: str, make_app: MakeApp
+) -> None:
+    make_later(engine, LATER)
+    client = make_app(database_url=database_url, health_interval=0.05).test_client()
+    assert client.get("/models").status_code == 503
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE alembic_version SET version_num = '{HEAD}'"))
+    wait_until(lambda: client.get("/models").status_code != 503)
+    assert client.get("/health/ready").status_code == 200
