@@ -24,7 +24,15 @@ from typing import Any
 from benchmarks import machine, page, report, servers
 from benchmarks.processes import Server
 from benchmarks.results import Check
-from tests.support.nasty_bodies import EMBEDDINGS, HONEST, NASTY, NASTY_WHOLE, Make, inside
+from tests.support.nasty_bodies import (
+    EMBEDDINGS,
+    ESTIMATED,
+    HONEST,
+    NASTY,
+    NASTY_WHOLE,
+    Make,
+    inside,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 MEGABYTE = 1_000_000
@@ -51,6 +59,8 @@ class Case:
     make: Make
     statuses: frozenset[int]
     signed_in: bool = True
+    budget: bool = False
+    """Sent with a key that has a budget, so that its prompt is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +107,18 @@ def cases() -> Iterator[Case]:
         yield Case(name, CHAT, make, frozenset({400}))
     for name, make in HONEST.items():
         yield Case(f"honest: {name}", CHAT, make, frozenset({200}))
+    for name, make in ESTIMATED.items():
+        yield Case(f"{name}, with a budget", CHAT, make, open_to_all, budget=True)
     for name, make in EMBEDDINGS.items():
         yield Case(f"honest: {name}", EMBED, make, frozenset({200}))
 
 
-def measure(server: Server, key: str, case: Case, megabytes: int) -> Row:
+def measure(server: Server, keys: dict[bool, str], case: Case, megabytes: int) -> Row:
     """Send one body."""
     body = case.make(megabytes * MEGABYTE)[: megabytes * MEGABYTE + 1000]
     headers = {"Content-Type": "application/json"}
     if case.signed_in:
-        headers["Authorization"] = f"Bearer {key}"
+        headers["Authorization"] = f"Bearer {keys[case.budget]}"
     _ask(server.port, "GET", "/health/live", b"", {})
     server.reset_peak()
     memory, cpu, began = server.peak_bytes(), server.cpu_seconds(), time.perf_counter()
@@ -154,11 +166,15 @@ def run(folder: Path, chosen: Iterable[Case], sizes: Iterable[int], core: int | 
     pending = [(case, megabytes) for case in chosen for megabytes in sizes]
     while pending:
         with servers.goblin(1, folder, core, threads=8, LOG_LEVEL="ERROR") as server:
-            key = servers.register(server.port).key
-            warm_up(server, key)
+            account = servers.register(server.port)
+            budgeted = servers.another_key(
+                server.port, account.token, monthly_budget_usd="1", scopes=["chat"]
+            )
+            keys = {False: account.key, True: budgeted}
+            warm_up(server, account.key)
             idle = server.rss_bytes()
             while pending and server.rss_bytes() < idle + 60 * MEGABYTE:
-                row = measure(server, key, *pending.pop(0))
+                row = measure(server, keys, *pending.pop(0))
                 rows.append(row)
                 print(line(row), flush=True)
     return rows

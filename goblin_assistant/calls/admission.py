@@ -31,12 +31,8 @@ from goblin_assistant.rate_limits.policy import RateLimits, TokenHold
 from goblin_assistant.routing.router import Router
 from goblin_assistant.routing.slots import ChatSlots, KeyConcurrency
 from goblin_assistant.routing.targets import Target
-from goblin_assistant.usage.estimates import (
-    estimate_prompt_tokens,
-    max_completion_tokens,
-    most_prompt_tokens,
-    prediction_tokens,
-)
+from goblin_assistant.usage.checks import context_window
+from goblin_assistant.usage.estimates import UNSEEN_TOKENS, max_completion_tokens
 from goblin_assistant.usage.records import UsageEntry
 
 
@@ -72,7 +68,7 @@ class Admission:
         check_allowed(principal, requested, targets)
         tokens, budget = principal.smallest_tokens_per_minute, principal.monthly_budget_microusd
         if tokens is not None or budget is not None:
-            self._limit_answer(chat)
+            self._limit_answer(chat, targets)
         call = Call(chat.correlation_id, time.monotonic() + self._timeout, chat.client_gone)
         settlement = Settlement(self._books, chat, call, targets, requested)
         if chat.limit is not None:
@@ -100,7 +96,8 @@ class Admission:
             settlement.entry.queue_ms = round(waited * 1000)
             settlement.trace.add("slot", waited_ms=settlement.entry.queue_ms)
         if principal.smallest_tokens_per_minute is not None:
-            tokens = estimate_prompt_tokens(chat.body) + self._most_completion_tokens(chat)
+            tokens = _held_prompt_tokens(chat, settlement.targets)
+            tokens += self._most_completion_tokens(chat)
             hold = self._limits.take_tokens(principal, tokens)
             held.callback(self._settle_tokens, hold, settlement.entry)
 
@@ -121,7 +118,7 @@ class Admission:
             requested_tier(chat.body) if chat.operation == "chat_completion" else "",
         )
 
-    def _limit_answer(self, chat: Chat) -> None:
+    def _limit_answer(self, chat: Chat, targets: Sequence[Target]) -> None:
         """Leave one limit in a request whose caller has a budget or tokens per minute: the largest
         that it has, else the default. It is held for the answer, and a row sends no other.
 
@@ -138,7 +135,7 @@ class Admission:
         name = "max_completion_tokens" if newer else "max_tokens"
         given = completion_limit(body)
         # 0 is "no limit" to some servers.
-        limit = max(1, given) if given is not None else self._default_limit(chat)
+        limit = max(1, given) if given is not None else self._default_limit(chat, targets)
         if type(body.get(name)) is int and body[name] == limit:
             present = [field for field in LIMIT_FIELDS if field in body]
             if len(present) == 1:
@@ -148,11 +145,11 @@ class Admission:
         body[name] = limit
         chat.raw = b""
 
-    def _default_limit(self, chat: Chat) -> int:
+    def _default_limit(self, chat: Chat, targets: Sequence[Target]) -> int:
         limit, body = self._books.usage.default_max_tokens, chat.body
         most = chat.principal.smallest_tokens_per_minute
         if most is not None:
-            room = most - estimate_prompt_tokens(body) - prediction_tokens(body)
+            room = most - _held_prompt_tokens(chat, targets) - chat.prompt.prediction
             limit = max(1, min(limit, room // choices(body)))
         return limit
 
@@ -161,11 +158,22 @@ class Admission:
         if chat.operation != "chat_completion":
             return 0
         body, default = chat.body, self._books.usage.default_max_tokens
-        return max_completion_tokens(body, default) + prediction_tokens(body)
+        return max_completion_tokens(body, default) + chat.prompt.prediction
+
+
+def _held_prompt_tokens(chat: Chat, targets: Sequence[Target]) -> int:
+    return chat.prompt.held(_window(chat, targets))
+
+
+def _window(chat: Chat, targets: Sequence[Target]) -> int:
+    """The largest context window of the targets, looked up only where it bounds something."""
+    if not chat.prompt.unseen:
+        return UNSEEN_TOKENS
+    return max(context_window(target.provider, target.model) or UNSEEN_TOKENS for target in targets)
 
 
 def _most_prompt_tokens(chat: Chat, targets: Sequence[Target]) -> int:
-    most = most_prompt_tokens(chat.body, [target.model for target in targets])
+    most = chat.prompt.most([target.model for target in targets], _window(chat, targets))
     if chat.operation != "chat_completion":
         return most
     counts = [exact_prompt_tokens(chat, target) for target in targets]

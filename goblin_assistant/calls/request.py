@@ -20,6 +20,7 @@ from goblin_assistant.providers.base import (
     untranslatable,
 )
 from goblin_assistant.routing.targets import Target
+from goblin_assistant.usage.estimates import PromptCount, count_prompt
 
 
 def _at_once(settle: Callable[[], None]) -> None:
@@ -50,6 +51,14 @@ class Chat:
     """The caller's request limit and what is left of it, for `explain`."""
     started: float = field(default_factory=time.perf_counter)
     defer: Callable[[Callable[[], None]], None] = _at_once
+    _prompt: PromptCount | None = field(default=None, init=False, repr=False)
+
+    @property
+    def prompt(self) -> PromptCount:
+        """The count of the prompt, made once. Read it after `apply_defaults`."""
+        if self._prompt is None:
+            self._prompt = count_prompt(self.body)
+        return self._prompt
 
 
 @dataclass(slots=True)

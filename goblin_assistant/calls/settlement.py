@@ -44,7 +44,6 @@ from goblin_assistant.usage.checks import UsageChecks, is_plain
 from goblin_assistant.usage.delivered import DeliveredText
 from goblin_assistant.usage.estimates import (
     estimate_completion_tokens,
-    estimate_prompt_tokens,
     max_completion_tokens,
 )
 from goblin_assistant.usage.records import UsageEntry, new_record_id
@@ -273,7 +272,7 @@ class Settlement:
         if self._target is not None and self.entry.operation == "chat_completion":
             prompt = exact_prompt_tokens(self.chat, self._target)
         return Usage(
-            prompt_tokens=prompt if prompt is not None else estimate_prompt_tokens(body),
+            prompt_tokens=prompt if prompt is not None else self.chat.prompt.estimate,
             completion_tokens=self._estimate_completion(),
             source="estimated",
             tier=requested_tier(body),

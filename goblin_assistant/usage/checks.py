@@ -62,7 +62,7 @@ class UsageChecks:
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         most = BELIEVED
         if max(prompt, completion) > BELIEVED:
-            most = max(BELIEVED, _window(provider, model))
+            most = max(BELIEVED, context_window(provider, model) or UNKNOWN_WINDOW)
         estimated = estimate()
         said = estimated.completion_tokens
         # When one count is wrong, the other is not believed below the estimate.
@@ -100,6 +100,7 @@ class UsageChecks:
         )
 
 
-def _window(provider: Provider, model: str) -> int:
+def context_window(provider: Provider, model: str) -> int | None:
+    """Tokens of a model's context window, None where it is unknown."""
     windows = (known.context_window for known in provider.models() if known.id == model)
-    return next(windows, None) or UNKNOWN_WINDOW
+    return next(windows, None)

@@ -11,11 +11,15 @@ the model (NOT_READ).
   message. In a text or among a tool's arguments it counts as text.
 * PDF documents and audio are 2,000 tokens, or a token for 16 characters of base64 if that is more:
   a scanned page has about 100 KB and 2,000 tokens. Other files count as text.
+* Reservations, of money and of tokens per minute, assume more for documents (usage/documents.py),
+  and UNSEEN_TOKENS for each document by URL or file id and for each tool that runs at the provider.
+  Together these are at most the model's context window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from goblin_assistant.providers.answer_limits import (
@@ -25,11 +29,21 @@ from goblin_assistant.providers.answer_limits import (
     completion_limit,
 )
 from goblin_assistant.usage.delivered import FAIR_BYTES_PER_TOKEN, estimate_completion_tokens
-from goblin_assistant.usage.images import DEAR_FACTOR, IMAGE_TOKENS, image_in, image_tokens
+from goblin_assistant.usage.documents import UNSEEN_TOKENS, Documents
+from goblin_assistant.usage.images import (
+    DEAR_FACTOR,
+    IMAGE_KINDS,
+    IMAGE_TOKENS,
+    MEASURED_IMAGES,
+    image_in,
+    image_size,
+    image_tokens,
+)
 
 __all__ = [
-    "ATTACHMENT_TOKENS", "IMAGE_TOKENS", "completion_limit", "estimate_completion_tokens",
-    "estimate_prompt_tokens", "max_completion_tokens", "most_prompt_tokens", "prediction_tokens",
+    "ATTACHMENT_TOKENS", "IMAGE_TOKENS", "UNSEEN_TOKENS", "PromptCount", "completion_limit",
+    "count_prompt", "estimate_completion_tokens", "estimate_prompt_tokens",
+    "max_completion_tokens", "most_prompt_tokens",
 ]  # fmt: skip
 
 ATTACHMENT_TOKENS = 2000
@@ -52,24 +66,75 @@ _DATA = frozenset(
 )
 _MARKS = frozenset({"type", "media_type", "detail", "format", "filename", "cache_control"})
 _DATA_FIELDS = frozenset({"data", "url", "file_data", "file_id", "file_url"})
+_FETCHED = frozenset({"url", "file_id", "file_url", "video_url", "audio_url"})
+_SERVER_SIDE = ("mcp_servers", "web_search_options", "plugins")
+_CLIENT_TOOLS = (
+    "function", "custom", "bash_", "text_editor_", "computer_", "memory_", "tool_search_tool_"
+)  # fmt: skip
+"""Tools that run at the client, by the start of their type. Others may read the internet."""
+_NUMBERS = frozenset({int, float})
 _SOUNDS = frozenset({"input_audio", "audio_url", "video_url"})
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCount:
+    """What a walk over a request has found. `unseen` is the most tokens of its documents and of
+    what the provider fetches itself."""
+
+    text_bytes: int
+    frame: int
+    images: int
+    most_images: int
+    attachments: int
+    unseen: int
+    prediction: int
+    """The most tokens that a predicted output costs: its unused part is billed like an answer.
+
+    https://platform.openai.com/docs/guides/predicted-outputs
+    """
+
+    @property
+    def estimate(self) -> int:
+        """For bills, at least 1."""
+        return self._sum(FAIR_BYTES_PER_TOKEN, self.images + self.attachments)
+
+    def held(self, window: int = UNSEEN_TOKENS) -> int:
+        """For tokens per minute. `window` is the model's context window."""
+        return self._sum(FAIR_BYTES_PER_TOKEN, self.images + self._attached(window))
+
+    def most(self, models: Sequence[str] = (), window: int = UNSEEN_TOKENS) -> int:
+        """For reservations: tokens that the prompt will rarely exceed.
+
+        Never less than the estimate. `models` are those that may be called: some count an image
+        many times as high.
+        """
+        factor = DEAR_FACTOR if any("4o-mini" in model for model in models) else 1
+        return self._sum(
+            CAUTIOUS_BYTES_PER_TOKEN, self.most_images * factor + self._attached(window)
+        )
+
+    def _attached(self, window: int) -> int:
+        return max(self.attachments, min(self.unseen, window))
+
+    def _sum(self, bytes_per_token: int, others: int) -> int:
+        return max(1, self.frame + others - (-self.text_bytes // bytes_per_token))
+
+
+def count_prompt(body: Mapping[str, Any]) -> PromptCount:
+    """Count a request once, for all that is derived from it."""
+    return _Prompt().count(body)
 
 
 def estimate_prompt_tokens(body: Mapping[str, Any]) -> int:
     """An estimate of the tokens of a request's prompt, at least 1."""
-    return _Prompt(FAIR_BYTES_PER_TOKEN, most=False).tokens(body)
+    return count_prompt(body).estimate
 
 
-def most_prompt_tokens(body: Mapping[str, Any], models: Sequence[str] = ()) -> int:
-    """Tokens that a request's prompt will rarely exceed, for reservations.
-
-    Never less than the estimate. `models` are those that may be called: some count an image many
-    times as high.
-    """
-    dear = any("4o-mini" in model for model in models)
-    return _Prompt(
-        CAUTIOUS_BYTES_PER_TOKEN, most=True, image_factor=DEAR_FACTOR if dear else 1
-    ).tokens(body)
+def most_prompt_tokens(
+    body: Mapping[str, Any], models: Sequence[str] = (), window: int = UNSEEN_TOKENS
+) -> int:
+    """Tokens that a request's prompt will rarely exceed, for reservations."""
+    return count_prompt(body).most(models, window)
 
 
 def max_completion_tokens(body: Mapping[str, Any], default: int) -> int:
@@ -78,114 +143,159 @@ def max_completion_tokens(body: Mapping[str, Any], default: int) -> int:
     return (default if limit is None else limit) * choices(body)
 
 
-def prediction_tokens(body: Mapping[str, Any]) -> int:
-    """The most tokens that a predicted output costs: its unused part is billed like an answer.
-
-    https://platform.openai.com/docs/guides/predicted-outputs
-    """
-    predicted = body.get("prediction")
-    return -(-text_length(predicted) // CAUTIOUS_BYTES_PER_TOKEN) if predicted is not None else 0
-
-
 class _Prompt:
-    """One count of a body, as an estimate or as an upper bound."""
+    """One walk over a body. JSON's own types are compared by `type(x) is`, which is many times as
+    fast here as isinstance with the abstract classes."""
 
-    def __init__(self, bytes_per_token: int, *, most: bool, image_factor: int = 1) -> None:
-        self._bytes_per_token = bytes_per_token
-        self._most = most
-        self._image_factor = image_factor
-        self._fixed = 0
+    def __init__(self) -> None:
         self._size = 0
+        self._images = 0
+        self._most_images = 0
+        self._measured = 0
+        self._attachments = 0
+        self._unseen = 0
+        self._documents = Documents()
 
-    def tokens(self, body: Mapping[str, Any]) -> int:
+    def count(self, body: Mapping[str, Any]) -> PromptCount:
         """All of a request."""
-        self._fixed = REPLY_TOKENS if "messages" in body else 0
         for name, value in body.items():
             if name in NOT_READ:
                 continue
-            if name in _CONTENT and isinstance(value, list):
+            if name in _CONTENT and type(value) is list:
                 self._contents(value)
-            elif name == "metadata" and isinstance(value, Mapping):
+            elif name == "metadata" and type(value) is dict:
                 self._text([inner for key, inner in value.items() if key != "user_id"])
-            elif isinstance(value, str | Mapping | list):
+            elif type(value) in (str, dict, list):
                 self._text(value)
-        return max(1, self._fixed - (-self._size // self._bytes_per_token))
+        predicted = body.get("prediction")
+        return PromptCount(
+            text_bytes=self._size,
+            frame=REPLY_TOKENS if "messages" in body else 0,
+            images=self._images,
+            most_images=self._most_images,
+            attachments=self._attachments,
+            unseen=self._unseen + UNSEEN_TOKENS * _server_tools(body),
+            prediction=(
+                -(-text_length(predicted) // CAUTIOUS_BYTES_PER_TOKEN)
+                if predicted is not None
+                else 0
+            ),
+        )
 
     def _contents(self, items: list[Any]) -> None:
         """Count messages or content parts: the places where images may be."""
         if _are_numbers(items):
             self._size += FAIR_BYTES_PER_TOKEN * len(items)
             return
+        size = 0
         pending: list[Any] = list(items)
         while pending:
             item = pending.pop()
-            if not isinstance(item, Mapping):
+            if type(item) is not dict:
                 self._text(item)
                 continue
             kind = item.get("type")
-            rest: Mapping[str, Any] = item
-            if (image := image_in(item)) is not None:
-                name, value = image
-                self._fixed += image_tokens(value, most=self._most) * self._image_factor
-                inner = item[name]
-                rest = {k: v for k, v in item.items() if k != name and not _is_mark(k, v)}
-                if isinstance(inner, Mapping):
-                    self._text(
-                        [v for k, v in inner.items() if v is not value and not _is_mark(k, v)]
-                    )
-            elif isinstance(kind, str) and kind in _DATA:
-                self._attachment(item, kind, pending)
-                continue
-            for key, value in rest.items():
-                # A message's content, a tool's result: lists of parts themselves.
-                if key == "content" and isinstance(value, list):
-                    self._size += len(key)
+            if kind is not None and type(kind) is str:
+                if kind in IMAGE_KINDS and (image := image_in(item)) is not None:
+                    self._image(item, *image)
+                    continue
+                if kind in _DATA:
+                    self._attachment(item, kind, pending)
+                    continue
+            for key, value in item.items():
+                size += len(key)
+                if type(value) is str:
+                    size += len(value) if value.isascii() else _size(value)
+                elif key == "content" and type(value) is list:
+                    # A message's content, a tool's result: lists of parts themselves.
                     pending.extend(value)
-                else:
-                    self._size += len(key)
+                elif value is not None:
                     self._text(value)
+        self._size += size
+
+    def _image(self, part: Mapping[str, Any], name: str, value: str) -> None:
+        size = image_size(value) if self._measured < MEASURED_IMAGES else None
+        self._measured += 1
+        self._images += image_tokens(size, most=False)
+        self._most_images += image_tokens(size, most=True)
+        for key, field in part.items():
+            if key == name:
+                if type(field) is dict:
+                    for inner, text in field.items():
+                        if text is not value and not _is_mark(inner, text):
+                            self._text(text)
+            elif not _is_mark(key, field):
+                self._size += len(key)
+                self._text(field)
 
     def _attachment(self, part: Mapping[str, Any], kind: str, pending: list[Any]) -> None:
         """Count a document, a sound or a film: its data by length, the rest as text."""
         source = part.get("source")
-        if isinstance(source, Mapping) and source.get("type") in ("text", "content"):
+        if type(source) is dict and source.get("type") in ("text", "content"):
             # Anthropic: {"type": "document", "source": {"type": "text" | "content", ...}}
             content = source.get("content")
-            if isinstance(content, list):
+            if type(content) is list:
                 pending.extend(content)
                 source = {key: value for key, value in source.items() if key != "content"}
             self._text([{**part, "source": source}])
             return
-        data, texts = 0, []
+        data, most = 0, 0
         for name, value in part.items():
-            inner = value if isinstance(value, Mapping) else {name: value}
-            for key, text in inner.items():
-                if key in _DATA_FIELDS and _is_binary(text, kind):
-                    data += len(text)
-                elif not _is_mark(key, text):
-                    texts.append(text)
-        self._text(texts)
-        self._fixed += max(ATTACHMENT_TOKENS, -(-data // ATTACHMENT_BYTES_PER_TOKEN))
+            for key, text in value.items() if type(value) is dict else ((name, value),):
+                if key in _DATA_FIELDS and type(text) is str:
+                    most += self._most_attached(key, text, kind)
+                    if _is_binary(text, kind):
+                        data += len(text)
+                        continue
+                if not _is_mark(key, text):
+                    self._text(text)
+        tokens = max(ATTACHMENT_TOKENS, -(-data // ATTACHMENT_BYTES_PER_TOKEN))
+        self._attachments += tokens
+        self._unseen += max(tokens, most)
+
+    def _most_attached(self, name: str, text: str, kind: str) -> int:
+        if text.startswith(("http://", "https://")) or (
+            name in _FETCHED and not text.startswith("data:")
+        ):
+            return UNSEEN_TOKENS
+        # A sound's length says how long it lasts.
+        return 0 if kind in _SOUNDS else self._documents.tokens(text)
 
     def _text(self, item: Any) -> None:
+        if type(item) is str:
+            self._size += _size(item)
+            return
         size = 0
         # Not recursive: a client may nest its tools deeper than Python's recursion limit.
         pending: list[Any] = [item]
         while pending:
             value = pending.pop()
-            if isinstance(value, str):
-                size += _size(value)
-            elif isinstance(value, Mapping):
-                size += sum(map(_size, value.keys()))
-                pending.extend(value.values())
-            elif isinstance(value, list):
+            kind = type(value)
+            if kind is str:
+                size += len(value) if value.isascii() else _size(value)
+            elif kind is dict:
+                for key in value:
+                    size += len(key) if key.isascii() else _size(key)
+                pending += value.values()
+            elif kind is list:
                 if _are_numbers(value):
                     size += FAIR_BYTES_PER_TOKEN * len(value)
                 else:
-                    pending.extend(value)
+                    pending += value
             elif value is not None:
                 size += FAIR_BYTES_PER_TOKEN  # a number, a truth value, an id of a token
         self._size += size
+
+
+def _server_tools(body: Mapping[str, Any]) -> int:
+    """How many tools run at the provider. What they find is part of the prompt."""
+    tools = body.get("tools")
+    found = sum(1 for name in _SERVER_SIDE if body.get(name) not in (None, [], False))
+    for tool in tools if type(tools) is list else ():
+        kind = tool.get("type") if type(tool) is dict else None
+        if type(kind) is str and not kind.startswith(_CLIENT_TOOLS):
+            found += 1
+    return found
 
 
 def _is_mark(name: str, value: Any) -> bool:
@@ -214,15 +324,18 @@ def text_length(item: Any) -> int:
     pending: list[Any] = [item]
     while pending:
         value = pending.pop()
-        if isinstance(value, str):
+        kind = type(value)
+        if kind is str:
             length += _size(value)
-        elif isinstance(value, Mapping):
-            pending.extend(value.values())
-        elif isinstance(value, list):
-            pending.extend(value)
+        elif kind is dict:
+            pending += value.values()
+        elif kind is list:
+            pending += value
     return length
 
 
 def _are_numbers(items: list[Any]) -> bool:
     """Ids of tokens, as an embeddings request may have them by the hundred thousand."""
-    return set(map(type, items)) <= {int, float}
+    if items and type(items[0]) not in (int, float):
+        return False
+    return set(map(type, items)) <= _NUMBERS

@@ -14,8 +14,8 @@ https://platform.openai.com/docs/guides/images-vision, https://ai.google.dev/gem
 
 from __future__ import annotations
 
-import base64
 import binascii
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,10 +25,18 @@ LEAST_IMAGE_TOKENS = 260
 DEAR_FACTOR = 34
 """gpt-4o-mini: 2,833 and 5,667 a tile for gpt-4o's 85 and 170."""
 
+IMAGE_KINDS = ("image", "image_url", "input_image")
+MEASURED_IMAGES = 300
+"""Images of a request whose size is read. The others count as images of unknown size."""
+
 _PIXELS, _MOST_PIXELS = 750, 400
+_LONG_HEAD = 256 * 1024
+"""Characters of base64 that are searched for a JPEG's size, which comes after the camera's
+metadata."""
+_SHORT_HEAD = 1024
 _SEGMENTS = 64
-"""JPEG segments that are searched: the size comes after the camera's metadata."""
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_FILLING = re.compile(rb"\xff+")
 
 
 def image_in(part: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -38,28 +46,29 @@ def image_in(part: Mapping[str, Any]) -> tuple[str, str] | None:
     `input_image`, Anthropic's `image`.
     """
     kind = part.get("type")
+    if kind not in IMAGE_KINDS:
+        return None
     if kind == "image":
         source = part.get("source")
-        if not isinstance(source, Mapping):
+        if type(source) is not dict:
             return None
         name = {"base64": "data", "url": "url", "file": "file_id"}.get(str(source.get("type")))
         value = source.get(name) if name is not None else None
         return ("source", value) if isinstance(value, str) else None
     value = part.get("image_url")
-    if kind == "image_url" and isinstance(value, Mapping):
+    if kind == "image_url" and type(value) is dict:
         value = value.get("url")
     if kind == "input_image" and value is None and isinstance(part.get("file_id"), str):
         return "file_id", part["file_id"]
-    if kind not in ("image_url", "input_image") or not isinstance(value, str):
+    if not isinstance(value, str):
         return None
     return (
         ("image_url", value) if value.startswith(("data:image/", "https://", "http://")) else None
     )
 
 
-def image_tokens(image: str, *, most: bool) -> int:
-    """Tokens of an image: a data URL, base64, or a reference of unknown size."""
-    size = image_size(image)
+def image_tokens(size: tuple[int, int] | None, *, most: bool) -> int:
+    """Tokens of an image of this width and height, or of unknown size."""
     limit, pixels = (MOST_IMAGE_TOKENS, _MOST_PIXELS) if most else (IMAGE_TOKENS, _PIXELS)
     if size is None:
         return limit
@@ -74,32 +83,21 @@ def image_size(image: str) -> tuple[int, int] | None:
         if start < 8 or start > 200:
             return None
     try:
-        size = _size_of(_Base64(image, start))
+        size = _size_of(image, start)
     except (binascii.Error, ValueError, IndexError):
         return None
     return size if size is not None and size[0] > 0 and size[1] > 0 else None
 
 
-class _Base64:
-    """Bytes of a base64 text, decoded only where they are read."""
-
-    def __init__(self, text: str, start: int) -> None:
-        self._text = text
-        self._start = start
-
-    def at(self, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`. Raises ValueError at the end of the image."""
-        first = offset // 3
-        end = -(-(offset + length) // 3)
-        piece = self._text[self._start + first * 4 : self._start + end * 4]
-        found = base64.b64decode(piece, validate=True)[offset - first * 3 :][:length]
-        if len(found) < length:
-            raise ValueError("the image ends early")
-        return found
+def _decoded(image: str, start: int, length: int) -> bytes:
+    piece = image[start : start + length]
+    return binascii.a2b_base64(piece[: len(piece) // 4 * 4], strict_mode=True)
 
 
-def _size_of(data: _Base64) -> tuple[int, int] | None:
-    head = data.at(0, 30)
+def _size_of(image: str, start: int) -> tuple[int, int] | None:
+    head = _decoded(image, start, 40)
+    if len(head) < 30:
+        return None
     if head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR":
         return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
     if head.startswith((b"GIF87a", b"GIF89a")):
@@ -107,7 +105,7 @@ def _size_of(data: _Base64) -> tuple[int, int] | None:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return _webp_size(head)
     if head.startswith(b"\xff\xd8\xff"):
-        return _jpeg_size(data)
+        return _jpeg_size(image, start)
     return None
 
 
@@ -127,18 +125,24 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _jpeg_size(data: _Base64) -> tuple[int, int] | None:
+def _jpeg_size(image: str, start: int) -> tuple[int, int] | None:
     # https://www.w3.org/Graphics/JPEG/itu-t81.pdf, B.1 and B.2
+    data, whole = _decoded(image, start, _SHORT_HEAD), False
     at = 2
     for _ in range(_SEGMENTS):
-        marker, code = data.at(at, 2)
-        if marker != 0xFF:
+        if at + 9 > len(data) and not whole:
+            data, whole = _decoded(image, start, _LONG_HEAD), True
+        if data[at] != 0xFF:
             return None
-        if code == 0xFF:  # a filling byte
-            at += 1
+        if data[at + 1] == 0xFF:
+            filled = _FILLING.match(data, at)
+            at = filled.end() - 1 if filled is not None else at + 1
             continue
+        code = data[at + 1]
         if code in _JPEG_SIZES:
-            found = data.at(at + 5, 4)
+            found = data[at + 5 : at + 9]
+            if len(found) < 4:
+                return None
             return int.from_bytes(found[2:], "big"), int.from_bytes(found[:2], "big")
-        at += 2 + int.from_bytes(data.at(at + 2, 2), "big")
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None

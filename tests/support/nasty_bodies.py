@@ -1,6 +1,7 @@
 """Bodies of any size that are cheap to send and expensive to read, and bodies that people send.
 
-`NASTY` are values inside an object (`inside`); `NASTY_WHOLE` are whole bodies; `HONEST` are chats.
+`NASTY` are values inside an object (`inside`); `NASTY_WHOLE` are whole bodies; `HONEST` and
+`ESTIMATED` are chats.
 Used by tests/web/test_nasty_bodies.py and `python -m benchmarks.nasty_bodies`.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import itertools
 import random
+import zlib
 from collections.abc import Callable, Iterator
 
 import orjson
@@ -204,3 +206,42 @@ EMBEDDINGS: dict[str, Make] = {
         }
     ),
 }
+
+
+def _parts(part: object) -> Make:
+    """A message of as many parts as fit."""
+    return repeated(orjson.dumps(part), b'{"messages":[{"role":"user","content":[', b"]}]}")
+
+
+def _picture(kind: str, data: bytes) -> Make:
+    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return _parts({"type": "image_url", "image_url": {"url": url}})
+
+
+def _pdf(data: bytes) -> Make:
+    text = base64.b64encode(b"%PDF-1.5\n" + data).decode()
+    return _parts({"type": "file", "file": {"file_data": "data:application/pdf;base64," + text}})
+
+
+_UNPACKS = b"1 0 obj<</Type/ObjStm>>stream\n" + zlib.compress(b"/Type /Kids[" * 30_000)
+
+ESTIMATED: dict[str, Make] = {
+    "JPEGs of filling bytes": _picture("jpeg", b"\xff\xd8\xff" + b"\xff" * 80),
+    "JPEGs of empty segments": _picture("jpeg", b"\xff\xd8" + b"\xff\xe0\x00\x02" * 66),
+    "JPEGs of long metadata": _picture("jpeg", b"\xff\xd8\xff\xe0\x40\x00" + bytes(0x4000)),
+    "PNGs of a pixel": _picture(
+        "png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\2\0\0\0xxxx"
+    ),
+    "PDFs of a line": _pdf(b""),
+    "PDFs of page marks": _pdf(b"/Type /Kids[" * 3000),
+    "PDFs that unpack": _pdf(_UNPACKS * 60),
+    "tools": repeated(
+        b'{"type":"function","function":{"name":"f","parameters":{}}}',
+        b'{"messages":[{"role":"user","content":"a"}],"tools":[',
+        b"]}",
+    ),
+    "messages of two roles": repeated(
+        b'{"role":"user","content":"a"},{"role":"assistant","content":"b"}', b'{"messages":[', b"]}"
+    ),
+}
+"""Chats whose prompt is dear to count, for a key that has a budget."""

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import sys
+import zlib
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import orjson
 import pytest
 
 from goblin_assistant.usage.delivered import DeliveredText
+from goblin_assistant.usage.documents import PAGE_TOKENS
 from goblin_assistant.usage.estimates import (
     ATTACHMENT_TOKENS,
     IMAGE_TOKENS,
+    UNSEEN_TOKENS,
+    count_prompt,
     estimate_completion_tokens,
     estimate_prompt_tokens,
     max_completion_tokens,
     most_prompt_tokens,
 )
+from goblin_assistant.usage.images import MEASURED_IMAGES, image_size
+from tests.support.nasty_bodies import ESTIMATED, Make
 
 
 def said(content: Any) -> dict[str, Any]:
@@ -164,3 +174,152 @@ def test_all_that_a_chunk_delivers_counts_and_what_it_repeats_counts_once(
     event = json.dumps({"choices": choices}, separators=(",", ":"))
     delivered.add(f"data: {event}\n\n".encode())
     assert delivered.tokens == -(-size // 4)
+
+
+def picture(data: bytes, kind: str = "jpeg") -> dict[str, Any]:
+    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def jpeg(before: bytes = b"", width: int = 300, height: int = 200) -> bytes:
+    sizes = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return b"\xff\xd8" + before + b"\xff\xc0\x00\x11\x08" + sizes + b"\x03" + bytes(40)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        b"\xff" * 100,
+        b"\xff" * 800,
+        b"\xff\xe0\x00\x10" + bytes(14),
+        b"\xff\xe1\xff\xfe" + bytes(0xFFFC) + b"\xff\xe2\x40\x00" + bytes(0x3FFE),
+    ],
+)
+def test_a_jpegs_size_is_read_behind_fillers_and_metadata(before: bytes) -> None:
+    picture_url = picture(jpeg(before))["image_url"]["url"]
+    assert image_size(picture_url) == (300, 200)
+
+
+def test_a_few_hundred_images_of_a_request_are_measured_and_the_others_count_the_most() -> None:
+    small = picture(jpeg())
+    few, many = ([small] * count for count in (MEASURED_IMAGES, MEASURED_IMAGES + 10))
+    more = estimate_prompt_tokens(said(many)) - estimate_prompt_tokens(said(few))
+    assert more == 10 * IMAGE_TOKENS
+
+
+def pdf(pages: int) -> bytes:
+    """Blank pages that share one object."""
+    return (
+        b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Count "
+        + str(pages).encode()
+        + b"/Kids["
+        + b"3 0 R " * pages
+        + b"]>>endobj\n3 0 obj<</Type/Page/Parent 2 0 R>>endobj\n%%EOF"
+    )
+
+
+def packed(data: bytes) -> bytes:
+    stream = zlib.compress(data)
+    return (
+        b"%PDF-1.5\n1 0 obj<</Type/ObjStm/Filter/FlateDecode/N 3/First 9/Length "
+        + str(len(stream)).encode()
+        + b">>stream\r\n"
+        + stream
+        + b"\r\nendstream endobj\n%%EOF"
+    )
+
+
+def document(**source: str) -> dict[str, Any]:
+    return {"type": "document", "source": source}
+
+
+def in_base64(data: bytes) -> dict[str, Any]:
+    return document(
+        type="base64", media_type="application/pdf", data=base64.b64encode(data).decode()
+    )
+
+
+@pytest.mark.parametrize("make", [bytes, packed, lambda data: b"\n" * 500 + data])
+@pytest.mark.parametrize("pages", [1, 5, 30])
+def test_the_pages_of_a_pdf_are_reserved_and_not_billed(
+    make: Callable[[bytes], bytes], pages: int
+) -> None:
+    body = said([in_base64(make(pdf(pages)))])
+    count = count_prompt(body)
+    expected = max(ATTACHMENT_TOKENS, pages * PAGE_TOKENS)
+    assert expected <= count.held() <= count.most() < expected + 1000
+    assert count.estimate < ATTACHMENT_TOKENS + 1000
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        document(type="url", url="https://example.com/a.pdf"),
+        document(type="file", file_id="file_1"),
+        {"type": "file", "file": {"file_id": "file-1"}},
+        {"type": "file", "file": {"file_data": "https://example.com/a.pdf", "filename": "a.pdf"}},
+        {"type": "input_file", "file_url": "https://example.com/a.pdf"},
+        {"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}},
+        in_base64(b"%PDF-1.7 whose pages cannot be found"),
+        in_base64(pdf(5000)),
+    ],
+)
+def test_what_cannot_be_seen_is_reserved_up_to_the_models_window(part: dict[str, Any]) -> None:
+    count = count_prompt(said([part]))
+    assert UNSEEN_TOKENS <= count.held() <= count.most() < UNSEEN_TOKENS + 20_000
+    assert 32_000 <= count.held(window=32_000) < 45_000
+    assert count.estimate < ATTACHMENT_TOKENS + 10_000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+        {"tools": [{"type": "web_fetch_20250910", "name": "web_fetch"}]},
+        {"tools": [{"type": "mcp_toolset", "mcp_server_name": "a"}]},
+        {"mcp_servers": [{"type": "url", "url": "https://example.com", "name": "a"}]},
+        {"web_search_options": {}},
+    ],
+)
+def test_tools_that_run_at_the_provider_are_reserved(fields: dict[str, Any]) -> None:
+    count = count_prompt({**said("hi"), **fields})
+    assert UNSEEN_TOKENS <= count.held() <= count.most() < UNSEEN_TOKENS + 1000
+    assert count.estimate < 100
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"name": "f", "input_schema": {"type": "object"}},
+        {"type": "custom", "name": "f", "input_schema": {"type": "object"}},
+        {"type": "function", "function": {"name": "f"}},
+        {"type": "bash_20250124", "name": "bash"},
+        {"type": "text_editor_20250728", "name": "edit"},
+    ],
+)
+def test_tools_that_run_at_the_client_count_as_text(tool: dict[str, Any]) -> None:
+    count = count_prompt({**said("hi"), "tools": [tool]})
+    assert count.held() <= count.most() < 100
+
+
+@pytest.mark.parametrize("make", ESTIMATED.values(), ids=list(ESTIMATED))
+def test_a_request_is_counted_in_few_steps(make: Make) -> None:
+    """Steps of the interpreter, which no other load of the machine changes."""
+    body = make(300_000)
+    parsed = orjson.loads(body)
+    events = 0
+
+    def step(frame: FrameType, event: str, arg: object) -> Callable[..., Any]:
+        nonlocal events
+        events += 1
+        return step
+
+    before = sys.gettrace()
+    sys.settrace(step)
+    try:
+        count = count_prompt(parsed)
+    finally:
+        sys.settrace(before)
+    assert count.estimate >= 1
+    assert events < len(body)

@@ -450,6 +450,42 @@ def test_embeddings_read_no_messages(make_app: MakeApp, messages: Any) -> None:
     assert client.post("/v1/embeddings", json=body, headers=key).status_code == 402
 
 
+# -- prompts that are larger than they look --------------------------------------------------------
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]},
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+        {"web_search_options": {}},
+    ],
+)
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [
+        ({"monthly_budget_usd": "0.10"}, 402),
+        ({"tokens_per_minute": 100_000}, 429),
+        ({"monthly_budget_usd": "100", "tokens_per_minute": 1_000_000}, 200),
+    ],
+)
+def test_a_small_key_is_refused_what_the_provider_fetches_itself(
+    bench: Bench,
+    fake_upstream: FakeUpstream,
+    fields: dict[str, Any],
+    limits: dict[str, Any],
+    status: int,
+) -> None:
+    fake_upstream.reply(Reply.json(200, openai_chat()))
+    made = bench.client.post(
+        "/auth/keys", json={"name": "k", "scopes": ["chat"], **limits}, headers=bench.user
+    )
+    answer = bench.client.post(
+        "/v1/chat/completions",
+        json={**BODY, "max_tokens": 5, **fields},
+        headers={"Authorization": f"Bearer {made.get_json()['key']}"},
+    )
+    assert answer.status_code == status, answer.data
+
+
 # -- estimates that could be fooled ---------------------------------------------------------------
 def said(content: Any, **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}], **fields}
