@@ -135,7 +135,10 @@ class _Handler(WSGIRequestHandler):
         """Adds the target as sent: in PATH_INFO it is decoded, and its leading slashes are
         merged."""
         environ = super().get_environ()
-        environ["REQUEST_URI"] = self.requestline.split()[1]
+        # http.server splits at any blank of Unicode, so that "/metrics\x85" would be /metrics.
+        words = self.requestline.split(" ")
+        exact = len(words) == 3 and words == self.requestline.split()
+        environ["REQUEST_URI"] = words[1] if exact else "*"  # no path
         return environ
 
     def log_message(self, format: str, *args: Any) -> None:

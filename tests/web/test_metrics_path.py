@@ -74,6 +74,32 @@ def test_only_the_exact_path_is_served_on_a_port_of_its_own(serve: Serve) -> Non
     assert [status(own, target) for target in EXACT] == [200] * len(EXACT)
 
 
+REQUEST_LINES = [
+    b"GET /metrics\x85 HTTP/1.1",
+    b"GET /metrics\xa0 HTTP/1.1",
+    b"GET /metrics\t HTTP/1.1",
+    b"GET /metrics\x0b HTTP/1.1",
+    b"GET /metrics\x1c HTTP/1.1",
+    b"GET \xa0/metrics HTTP/1.1",
+    b"GET\t/metrics HTTP/1.1",
+    b"GET\xa0/metrics\xa0HTTP/1.1",
+    b"GET /metrics HTTP/1.1\x85",
+    b"GET  /metrics HTTP/1.1",
+    b"GET /metrics  HTTP/1.1",
+    b"GET /metrics",
+]
+
+
+def test_a_request_line_has_three_words_with_a_space_between_them(serve: Serve) -> None:
+    port = free_port()
+    serve(GOBLIN_METRICS_PORT=str(port))
+    own = SimpleNamespace(port=port)
+    for line in REQUEST_LINES:
+        answer = raw(own, line + b"\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert answer
+        assert b"app_build_info" not in answer, line
+
+
 @pytest.fixture
 def development(make_app: MakeApp) -> Iterator[SimpleNamespace]:
     """An application under werkzeug's server, as with `flask run`."""
