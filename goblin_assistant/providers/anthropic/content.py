@@ -48,25 +48,19 @@ def translate_messages(
     system: list[Block] = []
     turns: list[dict[str, Any]] = []
     for position, message in enumerate(messages):
-        where = f"messages[{position}]"
         role = message.get("role")
-        if role in ("system", "developer"):
-            system += _text_only(message, where)
+        if (
+            len(message) == 2
+            and role in ("user", "assistant")
+            and type(text := message.get("content")) is str
+            and text
+        ):  # nearly every message: there is no place to name
+            side, blocks = role, [{"type": "text", "text": text}]
+        elif role in ("system", "developer"):
+            system += _text_only(message, f"messages[{position}]")
             continue
-        if role == "user":
-            side, blocks = "user", _parts(message, where)
-            if not blocks:
-                raise invalid(f"{where} is empty", "messages")
-        elif role == "assistant":
-            side, blocks = "assistant", _assistant(message, where)
-        elif role == "tool":
-            side, blocks = "user", [_tool_result(message, where)]
         else:
-            raise invalid(
-                f"{where} has a role that Anthropic's Messages API does not know: "
-                "use tool in place of function",
-                "messages",
-            )
+            side, blocks = _turn(message, f"messages[{position}]")
         if not blocks:
             continue  # an empty message of the assistant
         if turns and turns[-1]["role"] == side:
@@ -76,6 +70,24 @@ def translate_messages(
     if not turns:
         raise invalid("messages must hold at least one message of the user", "messages")
     return system, turns
+
+
+def _turn(message: Mapping[str, Any], where: str) -> tuple[str, list[Block]]:
+    role = message.get("role")
+    if role == "user":
+        blocks = _parts(message, where)
+        if not blocks:
+            raise invalid(f"{where} is empty", "messages")
+        return "user", blocks
+    if role == "assistant":
+        return "assistant", _assistant(message, where)
+    if role == "tool":
+        return "user", [_tool_result(message, where)]
+    raise invalid(
+        f"{where} has a role that Anthropic's Messages API does not know: "
+        "use tool in place of function",
+        "messages",
+    )
 
 
 def _bound_arguments(messages: Sequence[Mapping[str, Any]]) -> None:
