@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.support.scripted_server import ABSURD, Script
+from tests.support.scripted_server import ABSURD, REPORTS, Script
 
 PNG = base64.b64encode(
     b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 640, 480) + b"\x08\x06\0\0\0"
@@ -18,6 +18,10 @@ SIZES = st.sampled_from((0, 1, 7, 90, 4000))
 GLYPHS = st.sampled_from((0, 1, 2, 14, 300, 6000, 12_000))
 FIELDS = st.sampled_from(("content", "reasoning_content", "refusal", "arguments"))
 LIMIT = st.sampled_from((None, 1, 3, 40, 2500))
+FOREIGN = st.sampled_from((None, None, None, -1, 0, 1, 60, 2.5, "7", "abc", True, [1]))
+"""Values of limits that no schema checks."""
+LETTERS = ("Max_Tokens", "MAX_COMPLETION_TOKENS", "N_Predict", "Best_Of", "max_to\u212aens")
+"""Keys that some servers read as a limit or a number of answers."""
 
 
 @dataclass
@@ -75,7 +79,7 @@ def bodies(draw: st.DrawFn, dialect: str, model: str) -> dict[str, Any]:
                 "documents": draw(texts()),
             }
             body |= {name: value for name, value in extra.items() if value is not None}
-        return body
+        return body | draw(other_letters())
     extra = {
         "max_tokens": draw(LIMIT),
         "max_completion_tokens": draw(LIMIT),
@@ -84,15 +88,25 @@ def bodies(draw: st.DrawFn, dialect: str, model: str) -> dict[str, Any]:
     }
     if not model.startswith("claude/"):
         more = {
-            "n_predict": draw(st.sampled_from((None, None, -1, 60))),
+            "n_predict": draw(FOREIGN),
+            "max_output_tokens": draw(FOREIGN),
+            "max_new_tokens": draw(FOREIGN),
             "best_of": draw(st.sampled_from((None, None, 4))),
             "prediction": {"type": "content", "content": draw(texts())},
             "documents": [{"text": draw(texts())}],
         }
         extra |= {name: value for name, value in more.items() if draw(st.booleans())}
-    return body | {
+    given = {
         name: value for name, value in extra.items() if value is not None or draw(st.booleans())
     }
+    return body | given | draw(other_letters())
+
+
+@st.composite
+def other_letters(draw: st.DrawFn) -> dict[str, Any]:
+    """Mostly nothing, else a field in other letters."""
+    name = draw(st.sampled_from((None,) * 12 + LETTERS))
+    return {} if name is None else {name: 2500}
 
 
 @st.composite
@@ -101,10 +115,10 @@ def cases(draw: st.DrawFn, *, keeps: bool | None = None) -> Case:
     dialect = draw(st.sampled_from(("openai", "anthropic")))
     model = draw(st.sampled_from(("plain/m", "older/m", "newer/m", "claude/m")))
     pieces = draw(st.lists(st.tuples(FIELDS, GLYPHS), max_size=5))
-    report = draw(st.sampled_from(("honest", "absent", "every", "early", "absurd")))
+    report = draw(st.sampled_from(REPORTS))
     script = Script(
         pieces,
-        report,  # type: ignore[arg-type]
+        report,
         draw(st.sampled_from(ABSURD)) if report == "absurd" else None,
         keeps=draw(st.booleans()) if keeps is None else keeps,
         breaks_at=draw(st.sampled_from((None, None, 0, 1, 3))),

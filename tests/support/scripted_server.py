@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 TOKEN = 4
 """Bytes of text in a token."""
@@ -33,7 +33,12 @@ ABSURD: tuple[Any, ...] = (
     [],
 )
 
-Report = Literal["honest", "absent", "every", "early", "absurd"]
+Report = Literal["honest", "absent", "every", "early", "absurd", "before", "stopped", "zeroed"]
+"""`before`: a closing count before the text. `stopped`: a finish reason and a count after the first
+piece. `zeroed`: an early count, and 0 at the end."""
+REPORTS: tuple[Report, ...] = get_args(Report)
+UNLIMITED = 10_000
+"""Tokens each that a server may write without a limit in the one field that it reads."""
 
 
 @dataclass
@@ -103,6 +108,7 @@ class ScriptedServer:
         self.scripts: list[Script] = []
         self.truths: list[Truth] = []
         self.anthropic = False
+        self.reads = "max_tokens"
 
     # -- what UpstreamClient offers ------------------------------------------------------------
     def post(self, path: str, body: bytes, call: Any = None, **_: Any) -> bytes:
@@ -129,9 +135,13 @@ class ScriptedServer:
         sent = json.loads(body)
         named = [name for name in LIMITS if sent.get(name) is not None]
         assert len(named) == 1, f"one limit is sent, not {named}"
-        each = sent[named[0]]
-        assert isinstance(each, int), each
-        answers = max(sent.get("n") or 1, sent.get("best_of") or 1)
+        # As servers in Go read it: in any letters, the last of several.
+        read = {name.casefold(): value for name, value in sent.items()}
+        each = read.get(self.reads)
+        if each is None:  # other names are ignored
+            each = UNLIMITED
+        assert type(each) is int, each
+        answers = max(read.get("n") or 1, read.get("best_of") or 1)
         truth = Truth(-(-prompt_of(sent) // TOKEN), limit=each * answers, sent=sent)
         self.truths.append(truth)
         return self.scripts.pop(0), truth
@@ -151,8 +161,15 @@ class ScriptedServer:
             return None
         if script.report == "absurd":
             return self._named(script.absurd) if last else None
-        if script.report == "early" and truth.reported:
+        if script.report in ("before", "stopped"):
             return None
+        if script.report == "zeroed" and last:
+            return self._named({"prompt_tokens": truth.prompt, "completion_tokens": 0})
+        if script.report in ("early", "zeroed") and truth.reported:
+            return None
+        return self._count(script, truth, last=last)
+
+    def _count(self, script: Script, truth: Truth, *, last: bool) -> Any:
         most = truth.limit if script.keeps else truth.limit * 2
         hidden = int(most * script.hidden) // (1 if last else 2)
         truth.reported = max(-(-truth.delivered // TOKEN), hidden)
@@ -186,11 +203,15 @@ class ScriptedServer:
             )
             tool = {"type": "tool_use", "id": "t", "name": "", "input": {}}
             yield _event({"type": "content_block_start", "index": 1, "content_block": tool})
+        if script.report == "before":
+            yield self._closing(self._count(script, truth, last=False))
         for at, (kind, size) in enumerate(pieces):
             if script.breaks_at == at:
                 return
             truth.delivered += 3 * size
             yield self._piece(kind, GLYPH * size, self._usage(script, truth, last=False))
+            if script.report == "stopped" and at == 0:
+                yield self._closing(self._count(script, truth, last=False), "stop")
         if self.anthropic:
             usage = self._usage(script, truth, last=True)
             yield _event(
@@ -202,6 +223,13 @@ class ScriptedServer:
         if (usage := self._usage(script, truth, last=True)) is not None:
             yield _event({"choices": [], "usage": usage})
         yield b"data: [DONE]\n\n"
+
+    def _closing(self, usage: Any, reason: str | None = None) -> bytes:
+        if self.anthropic:
+            delta = {"stop_reason": "end_turn"}
+            return _event({"type": "message_delta", "delta": delta, "usage": usage})
+        choice = {"index": 0, "delta": {}, "finish_reason": reason}
+        return _event({"choices": [choice] if reason else [], "usage": usage})
 
     def _piece(self, kind: str, text: str, usage: Any) -> bytes:
         if self.anthropic:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,11 @@ from goblin_assistant.providers.openai.quirks import Quirks
 from goblin_assistant.rate_limits.memory import MemoryStorage
 from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing.router import Router
+from goblin_assistant.schemas.chat import ChatCompletionRequest
+from goblin_assistant.schemas.messages import MessagesRequest
 from goblin_assistant.threads.budget import ThreadBudget
 from goblin_assistant.usage.prices import Prices
+from goblin_assistant.web.request_body import parse_json
 from tests.support.books import add_key, budget_of, open_database, open_store, rows
 from tests.support.money_cases import Case, cases
 from tests.support.scripted_server import ScriptedServer, Truth
@@ -62,6 +65,7 @@ class Till:
         self.engine = engine
         self.servers = {name: ScriptedServer() for name in (*ROWS, "claude")}
         self.servers["claude"].anthropic = True
+        self.servers["newer"].reads = "max_completion_tokens"
         config = Config.load(
             {"secret_key": "x" * 32, "file": GoblinFile(), "retries": 0}, environ={}
         )
@@ -99,10 +103,18 @@ class Till:
         server = self.servers[case.body["model"].split("/")[0]]
         server.scripts[:] = [case.script]
         asked = len(server.truths)
-        body = copy.deepcopy(case.body)
-        chat = Chat(principal, body, b"", stream=body.get("stream") is True, dialect=case.dialect)  # type: ignore[arg-type]
+        raw = json.dumps(case.body).encode()
+        schema = MessagesRequest if case.dialect == "anthropic" else ChatCompletionRequest
         stream = None
         try:
+            body = parse_json(schema, raw)
+            chat = Chat(
+                principal,
+                body,
+                raw,
+                stream=body.get("stream") is True,
+                dialect=case.dialect,  # type: ignore[arg-type]
+            )
             if chat.stream:
                 stream = self.chat.stream(chat)
             else:
