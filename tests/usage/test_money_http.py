@@ -30,6 +30,7 @@ class Upstream:
     def __init__(self) -> None:
         self.servers = {name: ScriptedServer() for name in ("plain", "older", "newer", "claude")}
         self.servers["claude"].anthropic = True
+        self.servers["newer"].reads = "max_completion_tokens"
         servers = self.servers
 
         class Handler(BaseHTTPRequestHandler):
