@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -73,7 +74,13 @@ def test_pipelined_requests_are_answered_in_order_once_the_client_reads(serve: S
     sent = b"".join(DOCUMENT + missing % number for number in range(20)) + CLOSING
     answer = raw(server, sent, timeout=30)
     assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [200, 404] * 20 + [200]
-    assert completed(server, "/nothing") == [f"/nothing{number}" for number in range(20)]
+    # A line may be logged while the next request is at work already: identities tell the order.
+    paths = {line["correlation_id"]: line["path"] for line in server.log_lines("request_completed")}
+    answered = [
+        paths[identity.decode()]
+        for identity in re.findall(rb"(?i)\r\nx-correlation-id: ([^\r]+)", answer)
+    ]
+    assert answered[1::2] == [f"/nothing{number}" for number in range(20)]
 
 
 @pytest.mark.parametrize("cut", [1, 20, 41, 42, 43, 70])
@@ -112,8 +119,9 @@ def test_what_clients_have_not_taken_is_bounded_and_the_most_stalled_go_first(
     assert line["left"] <= 3.5 * 1024 * 1024 < line["unsent"]
     first.setblocking(True)
     assert taken_of(first) < 863_099
+    # The sum is taken every 50 ms, so it may be above the bound for a moment.
+    wait_until(lambda: server.metrics()["server_unsent_bytes"] <= 4 * 1024 * 1024, 10)
     metrics = server.metrics()
-    assert metrics["server_unsent_bytes"] <= 4 * 1024 * 1024
     assert metrics['server_readers_cut_total{reason="memory"}'] >= line["count"]
     assert raw(server, CLOSING).split()[1] == b"200"
 
