@@ -74,12 +74,13 @@ def test_pipelined_requests_are_answered_in_order_once_the_client_reads(serve: S
     sent = b"".join(DOCUMENT + missing % number for number in range(20)) + CLOSING
     answer = raw(server, sent, timeout=30)
     assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [200, 404] * 20 + [200]
-    # A line may be logged while the next request is at work already: identities tell the order.
-    paths = {line["correlation_id"]: line["path"] for line in server.log_lines("request_completed")}
-    answered = [
-        paths[identity.decode()]
-        for identity in re.findall(rb"(?i)\r\nx-correlation-id: ([^\r]+)", answer)
+    # A line is logged after its answer's last byte, maybe while the next request is at work.
+    identities = re.findall(r"(?i)\r\nx-correlation-id: ([^\r]+)", answer.decode())
+    logged = [
+        server.wait_for_line("request_completed", 30, correlation_id=identity)
+        for identity in identities
     ]
+    answered = [line["path"] for line in logged]
     assert answered[1::2] == [f"/nothing{number}" for number in range(20)]
 
 
