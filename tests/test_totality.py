@@ -9,17 +9,13 @@ import re
 import pytest
 
 import goblin_assistant
-from goblin_assistant.errors import (
+from goblin_assistant.dialects.error_bodies import (
     ANTHROPIC_TYPES,
-    APP_ERRORS,
     OPENAI_TYPES,
-    AppError,
-    AuthFailure,
     body_for,
-    label_of,
     retry_after_of,
-    source_of,
 )
+from goblin_assistant.errors import APP_ERRORS, AppError, AuthFailure, label_of, source_of
 from goblin_assistant.providers.base import PROVIDER_ERRORS, ProviderError
 from goblin_assistant.web.openapi import MEANINGS
 from tests.conftest import ROOT

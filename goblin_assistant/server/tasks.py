@@ -13,7 +13,8 @@ from typing import Any
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import build_http_date
 
-from goblin_assistant.errors import AppError, NoFreeSlot, body_for, label_of, retry_after_of
+from goblin_assistant.dialects.error_bodies import body_for, retry_after_of
+from goblin_assistant.errors import AppError, NoFreeSlot, label_of
 from goblin_assistant.server.parser import BodiesFull, path_info
 from goblin_assistant.web.error_handlers import from_status
 from goblin_assistant.web.request_info import GOOD_ID, RequestInfo, new_id

@@ -20,6 +20,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from goblin_assistant.dialects.error_bodies import body_for, retry_after_of
 from goblin_assistant.errors import (
     APP_ERRORS,
     AppError,
@@ -29,9 +30,7 @@ from goblin_assistant.errors import (
     RateLimitExceeded,
     Unauthorized,
     Unavailable,
-    body_for,
     label_of,
-    retry_after_of,
 )
 from goblin_assistant.logs.json_logging import correlation_id
 from goblin_assistant.metrics import auth_failures_total

@@ -10,7 +10,8 @@ import pytest
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.config import Config
 from goblin_assistant.database.limits import UserLimits
-from goblin_assistant.errors import RateLimitExceeded, native_body
+from goblin_assistant.dialects.error_bodies import native_body
+from goblin_assistant.errors import RateLimitExceeded
 from goblin_assistant.metrics import REGISTRY, rate_limit_rejections_total
 from goblin_assistant.rate_limits.memory import MemoryStorage
 from goblin_assistant.rate_limits.policy import SCOPES, RateLimits, account_key, address_key

@@ -41,10 +41,10 @@ LAYERS = (
     Layer(("usage", "rate_limits"), "Usage, prices and budgets; limits on requests and tokens."),
     Layer(
         ("accounts", "dialects", "routing", "health"),
-        "Callers and their credentials; the wire formats that we offer; the choice of a provider; "
-        "the health of services.",
+        "Callers and their credentials; the wire formats that we offer, errors included; "
+        "the choice of a provider; the health of services.",
     ),
-    Layer(("errors",), "Every error of this product, and its body in each dialect."),
+    Layer(("errors",), "Every error that a client may receive."),
     Layer(
         ("providers",),
         "The providers that we call. `providers/upstream/` is the only place with upstream I/O.",

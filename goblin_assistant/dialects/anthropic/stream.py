@@ -21,7 +21,8 @@ from typing import Any, Literal
 import orjson
 
 from goblin_assistant.dialects.anthropic.answer import STOP_REASONS, anthropic_usage, message_id
-from goblin_assistant.errors import AppError, anthropic_body
+from goblin_assistant.dialects.error_bodies import anthropic_body
+from goblin_assistant.errors import AppError
 from goblin_assistant.providers.base import Completed, ProviderError, untranslatable
 from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.upstream.sse import event_data, split_events

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import orjson
 
-from goblin_assistant.errors import AppError, openai_body
+from goblin_assistant.dialects.error_bodies import openai_body
+from goblin_assistant.errors import AppError
 from goblin_assistant.providers.base import ProviderError
 
 END_MARK = b"data: [DONE]\n\n"
