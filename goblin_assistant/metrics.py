@@ -128,6 +128,13 @@ provider_latency_seconds = Histogram(
     buckets=DURATION_BUCKETS,
     registry=REGISTRY,
 )
+chat_answer_duration_seconds = Histogram(
+    "chat_answer_duration_seconds",
+    "Time from a request's arrival to its whole answer; streamed and failed chats are left out.",
+    ["provider"],
+    buckets=DURATION_BUCKETS,
+    registry=REGISTRY,
+)
 chat_time_to_first_token_seconds = Histogram(
     "chat_time_to_first_token_seconds",
     "Time from a request's arrival to the first byte of its streamed answer.",

@@ -241,7 +241,7 @@ class Settlement:
             telemetry.count_answer(entry, bound, trace.provider_seconds)
         if entry.completed and self.answered_at is not None:
             total = self.answered_at - trace.started
-            telemetry.count_overhead(entry, total, trace.provider_seconds)
+            telemetry.count_complete(entry, bound, total, trace.provider_seconds)
 
     # -- what it is charged -------------------------------------------------------------------
     def _checked(self, usage: Usage) -> Usage:

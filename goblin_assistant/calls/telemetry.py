@@ -15,12 +15,13 @@ logger = logging.getLogger("goblin_assistant.chat")
 class ModelMetrics:
     """The metrics of one provider and (bounded) model label."""
 
-    __slots__ = ("chat_latency", "completion", "completions", "first_token", "prompt")
+    __slots__ = ("answer", "chat_latency", "completion", "completions", "first_token", "prompt")
 
     def __init__(self, provider: str, model: str) -> None:
         self.completions = metrics.chat_completions_total.labels(provider, model)
         self.prompt = metrics.chat_completion_tokens_total.labels(provider, model, "prompt")
         self.completion = metrics.chat_completion_tokens_total.labels(provider, model, "completion")
+        self.answer = metrics.chat_answer_duration_seconds.labels(provider)
         self.first_token = metrics.chat_time_to_first_token_seconds.labels(provider, model)
         self.chat_latency = metrics.provider_latency_seconds.labels(provider, "chat_completion")
 
@@ -43,8 +44,13 @@ def count_answer(entry: UsageEntry, bound: ModelMetrics, provider_seconds: float
         bound.first_token.observe(entry.first_token_ms / 1000)
 
 
-def count_overhead(entry: UsageEntry, total_seconds: float, provider_seconds: float) -> None:
-    """Count what a complete chat took beside its provider and the wait for a slot."""
+def count_complete(
+    entry: UsageEntry, bound: ModelMetrics, total_seconds: float, provider_seconds: float
+) -> None:
+    """Count how long a complete chat took, and how much of it beside its provider and the wait for
+    a slot."""
+    if not entry.stream and entry.operation == "chat_completion":
+        bound.answer.observe(total_seconds)
     overhead = total_seconds - provider_seconds - entry.queue_ms / 1000
     metrics.chat_gateway_overhead_seconds.observe(max(0.0, overhead))
 

@@ -1,0 +1,48 @@
+"""What the instruments count, read from the registry around one request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from flask.testing import FlaskClient
+
+from goblin_assistant.metrics import REGISTRY
+
+CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.fixture
+def increase() -> Callable[..., float]:
+    """`increase(name, **labels)`: by how much a sample has grown since the test began."""
+    before = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in REGISTRY.collect()
+        for sample in family.samples
+    }
+
+    def since(name: str, **labels: str) -> float:
+        now = REGISTRY.get_sample_value(name, labels) or 0.0
+        return now - before.get((name, tuple(sorted(labels.items()))), 0.0)
+
+    return since
+
+
+def test_a_whole_answer_is_timed_and_a_stream_only_to_its_first_token(
+    client: FlaskClient, auth_headers: dict[str, str], increase: Callable[..., float]
+) -> None:
+    client.post("/chat/completions", json=CHAT, headers=auth_headers)
+    assert increase("chat_answer_duration_seconds_count", provider="echo") == 1
+    client.post("/chat/completions", json=CHAT | {"stream": True}, headers=auth_headers)
+    assert increase("chat_answer_duration_seconds_count", provider="echo") == 1
+    assert increase("chat_time_to_first_token_seconds_count", provider="echo", model="echo") == 1
+
+
+def test_a_failed_chat_is_no_fast_answer(
+    client: FlaskClient, auth_headers: dict[str, str], increase: Callable[..., float]
+) -> None:
+    refused = client.post(
+        "/chat/completions", json=CHAT | {"model": "absent"}, headers=auth_headers
+    )
+    assert refused.status_code == 404
+    assert increase("chat_answer_duration_seconds_count", provider="echo") == 0
