@@ -1,23 +1,15 @@
-"""`goblin-assistant serve`: waitress with a main loop of our own and a graceful shutdown.
-
-On SIGTERM or SIGINT readiness answers 503, and responses carry `Connection: close`. The listener
-closes after GOBLIN_DRAIN_DELAY_SECONDS. Then running requests have GOBLIN_GRACE_SECONDS to finish.
-What is left is cut and logged, and the exit code is 0. A second signal ends the process at once.
-"""
+"""`goblin-assistant serve`: waitress with a main loop of our own, until a signal comes."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import time
-from types import FrameType
 from typing import Any
 
 from flask import Flask
-from waitress import wasyncore
 from waitress.adjustments import Adjustments
 
 from goblin_assistant import lifecycle
@@ -36,6 +28,7 @@ from goblin_assistant.server.bodies import PendingBodies
 from goblin_assistant.server.connections import ROOM, ConnectionBounds, open_channels
 from goblin_assistant.server.listener import FULL_PAUSE_SECONDS, Listener
 from goblin_assistant.server.loop import make_map
+from goblin_assistant.server.shutdown import Shutdown
 from goblin_assistant.server.workers import WorkerPool
 from goblin_assistant.version import __version__
 from goblin_assistant.web import metrics_endpoint
@@ -55,11 +48,6 @@ that reads nothing."""
 
 WEIGHED_SECONDS = 0.05
 """How often the unsent bytes of all connections are counted."""
-
-QUIET_SECONDS = 0.25
-"""A draining server ends after all connections have been quiet for this long."""
-
-SECOND_SIGNAL_EXIT = 1
 
 
 class Server:
@@ -94,7 +82,7 @@ class Server:
         self._bounds = ConnectionBounds(self.listeners, config, self._runtime.chat.slots)
         self._map.on_events = self._dispatcher.collect
         self._tasks_left = False
-        self._signals = 0
+        self._shutdown = Shutdown(self.listeners, config)
         self._watched = 0.0
         self._weighed = 0.0
 
@@ -104,7 +92,7 @@ class Server:
         return int(self.listeners[0].effective_port)
 
     def run(self) -> None:
-        """Serve until the first signal, then drain. For the main thread."""
+        """Serve until the first signal, then shut down. For the main thread."""
         server_threads_max.set(self._config.threads)
         server_threads_busy.set_function(lambda: max(0, self._dispatcher.active_count))
         server_connections.set_function(
@@ -114,11 +102,14 @@ class Server:
         server_unsent_bytes.set_function(
             lambda: sum(channel.total_outbufs_len for channel in open_channels(self.listeners))
         )
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
-        while not self._signals:
+        self._shutdown.handle_signals()
+        while not self._shutdown.requested:
             self._turn()
-        self._drain()
+        began = time.monotonic()
+        self._runtime.monitor.drain()
+        self._shutdown.drain(self._turn)
+        self._dispatcher.shutdown(timeout=5)
+        logger.info("server_stopped", extra={"drain_seconds": round(time.monotonic() - began, 2)})
 
     def _turn(self, timeout: float = 1.0) -> None:
         # A listener closes idle connections, and stops accepting when there are too many.
@@ -140,51 +131,6 @@ class Server:
         if now - self._watched >= 1.0:
             self._watched = now
             self._bounds.cut_stalled(now)
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self._signals += 1
-        if self._signals > 1:
-            logger.warning("second_signal", extra={"signal": signal.Signals(number).name})
-            json_logging.flush(0.5)
-            os._exit(SECOND_SIGNAL_EXIT)
-        self.listeners[0].pull_trigger()  # ends the wait in poll()
-
-    def _drain(self) -> None:
-        began = time.monotonic()
-        self._runtime.monitor.drain()
-        busy = sum(channel.busy() for channel in open_channels(self.listeners))
-        logger.info(
-            "draining", extra={"requests": busy, "grace_seconds": self._config.grace_seconds}
-        )
-        for listener in self.listeners:
-            listener.draining = True
-        while time.monotonic() < began + self._config.drain_delay_seconds:
-            self._turn(0.1)
-        for listener in self.listeners:
-            listener.accept_waiting()
-            # Only the listening socket: its trigger must still wake the loop.
-            wasyncore.dispatcher.close(listener)
-        end = time.monotonic() + self._config.grace_seconds
-        quiet_since = time.monotonic()
-        while time.monotonic() < end:
-            self._turn(0.05)
-            if any(channel.busy() for channel in open_channels(self.listeners)):
-                quiet_since = time.monotonic()
-            elif time.monotonic() - quiet_since >= QUIET_SECONDS:
-                break
-        self._cut()
-        self._dispatcher.shutdown(timeout=5)
-        logger.info("server_stopped", extra={"drain_seconds": round(time.monotonic() - began, 2)})
-
-    def _cut(self) -> None:
-        channels = open_channels(self.listeners)
-        # A slice, because a thread may remove the request between a test and the access.
-        cut = [request for channel in channels for request in channel.requests[:1]]
-        if cut:
-            paths = [f"{request.command} {request.path}"[:200] for request in cut[:50]]
-            logger.warning("requests_cut", extra={"count": len(cut), "requests": paths})
-        for channel in channels:
-            channel.handle_close()
 
 
 def settings(config: Config, descriptors: int = 1024) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pytest
 import requests
 
-from goblin_assistant.server.serve import Server as RealServer
+from goblin_assistant.server import shutdown
 from tests.conftest import ROOT, Serve, Server, free_port, wait_until
 from tests.support.real_server import raw
 
@@ -153,5 +153,5 @@ def test_a_request_that_ends_while_the_server_cuts_does_not_stop_the_cutting() -
         for number in range(3)
     ]
     listener = SimpleNamespace(active_channels=dict(enumerate(channels)))
-    RealServer._cut(SimpleNamespace(listeners=[listener]))  # type: ignore[arg-type]
+    shutdown.cut([listener])  # type: ignore[list-item]
     assert closed == [0, 1, 2]
