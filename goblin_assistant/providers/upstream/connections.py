@@ -16,6 +16,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -104,11 +105,18 @@ class Tracked:
             self.exchange = exchange
             exchange.connection = self
 
-    def condemn(self) -> socket.socket | None:
-        """The socket to shut down. No further request is sent over it. The caller holds
-        `ownership`, and releases it before it shuts the socket down."""
-        self.condemned = True
-        return self.dialled or self.sock or self.live
+    def shut_down(self, exchange: Exchange) -> None:
+        """Cut `exchange` from another thread: the thread that waits in recv() wakes. No further
+        request is sent over this connection."""
+        with ownership:
+            if self.exchange is not exchange:  # it serves another call: this one is over
+                return
+            self.condemned = True
+            sock = self.dialled or self.sock or self.live
+        if sock is not None:
+            # Not SSLSocket.shutdown: it removes the TLS object that the reading thread uses.
+            with suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def connect(self) -> None:
         """As urllib3."""

@@ -22,7 +22,6 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
 from typing import Literal, Protocol
 
 from goblin_assistant.metrics import deadlines_thread_up
@@ -50,8 +49,8 @@ class Carrier(Protocol):
     live: socket.socket | None
     """The connected socket."""
 
-    def condemn(self) -> socket.socket | None:
-        """The socket to shut down. No further request is sent over it. Called under `ownership`."""
+    def shut_down(self, exchange: Exchange) -> None:
+        """Shut the socket down if it still serves `exchange`. Can be repeated."""
 
 
 class Exchange:
@@ -93,13 +92,7 @@ class Exchange:
                 return
         connection = self.connection
         if connection is not None:
-            with ownership:
-                # A connection that serves another call by now is not cut: this call is over.
-                sock = connection.condemn() if connection.exchange is self else None
-            if sock is not None:
-                # Not SSLSocket.shutdown: it removes the TLS object that the reading thread uses.
-                with suppress(OSError):
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            connection.shut_down(self)
 
     def _client_gone(self) -> bool:
         if self.client_gone is None:
