@@ -17,11 +17,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 HERE = Path(__file__).resolve().parent
 ADDRESS_MARK = "@@@ADDRESS@@@@@"
 """In a request's header; loadgen replaces it with a different IPv4 address each time."""
+
+
+Shape = Literal["providers", "lean"]
+"""How the upstream answers: as OpenAI's API does (22 headers, chunked, several TCP segments, each
+field), or with two headers and a Content-Length in one write."""
 
 
 class NoCompiler(Exception):
@@ -65,11 +70,13 @@ def pinned(core: int | None, command: Iterable[str]) -> list[str]:
 
 
 @contextmanager
-def upstream(cache: Path, *, chunks: int, interval_us: int, core: int | None) -> Iterator[int]:
+def upstream(
+    cache: Path, *, chunks: int, interval_us: int, core: int | None, shape: Shape = "providers"
+) -> Iterator[int]:
     """Run a provider; yields its port. Streams have `chunks` events, `interval_us` us apart."""
     port = free_port()
     process = subprocess.Popen(
-        pinned(core, [str(cache / "upstream"), str(port), str(chunks), str(interval_us)])
+        pinned(core, [str(cache / "upstream"), str(port), str(chunks), str(interval_us), shape])
     )
     try:
         end = time.monotonic() + 5

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import requests
 
 from benchmarks import native
 from benchmarks.page import replace_section, with_section, with_sections_of
@@ -219,9 +221,13 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_loadgen_counts_answers_in_one_piece(programs: Path) -> None:
+SHAPES: tuple[native.Shape, ...] = ("providers", "lean")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loadgen_counts_answers_in_one_piece(programs: Path, shape: native.Shape) -> None:
     request = native.http_request("POST", "/v1/chat/completions", {}, chat_body("bench"))
-    with native.upstream(programs, chunks=3, interval_us=1000, core=None) as port:
+    with native.upstream(programs, chunks=3, interval_us=1000, core=None, shape=shape) as port:
         load = native.finish_load(
             native.start_load(
                 programs, port, request, connections=4, seconds=60, core=None, options=("-n", "100")
@@ -231,11 +237,12 @@ def test_loadgen_counts_answers_in_one_piece(programs: Path) -> None:
     assert load.clean
 
 
-def test_loadgen_counts_the_events_of_streams(programs: Path) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loadgen_counts_the_events_of_streams(programs: Path, shape: native.Shape) -> None:
     request = native.http_request(
         "POST", "/v1/chat/completions", {}, chat_body("bench", stream=True)
     )
-    with native.upstream(programs, chunks=20, interval_us=500, core=None) as port:
+    with native.upstream(programs, chunks=20, interval_us=500, core=None, shape=shape) as port:
         load = native.finish_load(
             native.start_load(
                 programs,
@@ -249,6 +256,45 @@ def test_loadgen_counts_the_events_of_streams(programs: Path) -> None:
         )
     # Twenty with text, then finish reason, usage and [DONE].
     assert (load.requests, load.events, load.failures) == (10, 10 * 23, 0)
+
+
+def test_the_upstream_answers_as_a_provider_does(programs: Path) -> None:
+    """Chunked, with the headers of OpenAI's API, the same text as the lean answer has."""
+    answers = {}
+    for shape in SHAPES:
+        with native.upstream(programs, chunks=3, interval_us=0, core=None, shape=shape) as port:
+            answers[shape] = requests.post(
+                f"http://127.0.0.1:{port}/v1/chat/completions",
+                data=chat_body("bench"),
+                timeout=10,
+            )
+    full, lean = answers["providers"], answers["lean"]
+    assert full.headers["Transfer-Encoding"] == "chunked"
+    assert "Content-Length" not in full.headers
+    assert len(full.headers) == 24
+    assert {"x-request-id", "openai-processing-ms", "cf-ray", "alt-svc"} <= {
+        name.lower() for name in full.headers
+    }
+    assert set(lean.headers) == {"Content-Type", "Content-Length"}
+    texts = {answer.json()["choices"][0]["message"]["content"] for answer in (full, lean)}
+    assert texts == {"The quick brown fox jumps over the lazy dog."}
+    assert full.json()["usage"]["total_tokens"] == lean.json()["usage"]["total_tokens"] == 22
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_two_events_of_a_stream_have_the_same_text(programs: Path, shape: native.Shape) -> None:
+    with native.upstream(programs, chunks=200, interval_us=0, core=None, shape=shape) as port:
+        text = requests.post(
+            f"http://127.0.0.1:{port}/v1/chat/completions",
+            data=chat_body("bench", stream=True),
+            timeout=10,
+        ).text
+    events = [line.removeprefix("data: ") for line in text.splitlines() if line]
+    assert events.pop() == "[DONE]"
+    choices = [choice for event in events for choice in json.loads(event)["choices"]]
+    texts = [choice["delta"]["content"] for choice in choices if choice["delta"]]
+    assert len(set(texts)) == len(texts) == 200
+    assert texts[:2] == [" the 0", " quick 1"]
 
 
 def test_loadgen_reports_a_refused_connection_as_failures(programs: Path) -> None:
