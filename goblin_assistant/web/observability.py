@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, got_request_exception, request
 
 from goblin_assistant.config import Config
-from goblin_assistant.errors import label_of
+from goblin_assistant.errors import AppError, InternalError, NoFreeSlot, Unavailable, label_of
 from goblin_assistant.logs.json_logging import correlation_id
 from goblin_assistant.metrics import UNMATCHED, http_errors_total, http_requests_total
+from goblin_assistant.providers.errors import PROVIDER_ERRORS, ProviderError
 from goblin_assistant.rate_limits.policy import CHAT_ROUTES
 from goblin_assistant.threads.reaper import reaper
 from goblin_assistant.web.request_info import (
@@ -44,17 +45,12 @@ MAX_LOGGED_PATH = 1024  # characters; a request line may have 256 KiB
 
 # The errors that a route can answer with. Their series start at 0, because rate() does not see the
 # first increase of a counter that appears with it.
-_ANY_ROUTE_ERRORS = {"InternalError": "500", "Unavailable": "503"}
-_CHAT_ERRORS = {
-    **_ANY_ROUTE_ERRORS,
-    "OverloadedHere": "503",
-    "AuthenticationFailed": "502",
-    "ConnectionFailed": "502",
-    "BadResponse": "502",
-    "RateLimited": "503",
-    "Overloaded": "503",
-    "Timeout": "504",
-}
+_ANY_ROUTE_ERRORS: tuple[type[AppError | ProviderError], ...] = (InternalError, Unavailable)
+_CHAT_ERRORS = (
+    *_ANY_ROUTE_ERRORS,
+    NoFreeSlot,
+    *(kind for kind in PROVIDER_ERRORS if kind.status >= 500),
+)
 
 
 class _Body:
@@ -200,7 +196,7 @@ def initialise_series(app: Flask) -> None:
         errors = _CHAT_ERRORS if rule.rule in CHAT_ROUTES else _ANY_ROUTE_ERRORS
         for method in methods & METHODS:
             route_metrics.of(method, rule.rule)
-            for status in {"200", *errors.values()}:
+            for status in {"200", *(str(kind.status) for kind in errors)}:
                 http_requests_total.labels(method, rule.rule, status)
-            for error_type in errors:
-                http_errors_total.labels(method, rule.rule, error_type)
+            for kind in errors:
+                http_errors_total.labels(method, rule.rule, kind.label)
