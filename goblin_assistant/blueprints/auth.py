@@ -12,7 +12,7 @@ from goblin_assistant.accounts.users import canonical
 from goblin_assistant.database.limits import KEY_LIMITS
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden, RegistrationClosed
-from goblin_assistant.rate_limits.policy import RateLimits
+from goblin_assistant.rate_limits.key_limits import OwnLimits
 from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.accounts import (
     Credentials,
@@ -136,7 +136,7 @@ def create_key(body: KeyIn) -> tuple[dict[str, Any], int]:
     parts = runtime()
     principal = current_principal()
     if not principal.is_admin:
-        _check_narrow(body, parts.rate_limits)
+        _check_narrow(body, parts.rate_limits.own)
     made = parts.accounts.keys.create(principal.user_id, spec_of(body))
     return {**key_out(made.row), "key": made.secret}, 201
 
@@ -162,7 +162,7 @@ def revoke_key(key_id: int) -> Response:
     return Response(status=204)
 
 
-def _check_narrow(body: KeyIn, instance: RateLimits) -> None:
+def _check_narrow(body: KeyIn, instance: OwnLimits) -> None:
     for limit in KEY_LIMITS:
         value = getattr(body, limit.api_name)
         if value is None or limit.instance_limit is None:

@@ -27,7 +27,8 @@ from goblin_assistant.providers.answer_limits import (
     limit_in,
 )
 from goblin_assistant.providers.base import Call, CallCancelled
-from goblin_assistant.rate_limits.policy import RateLimits, TokenHold
+from goblin_assistant.rate_limits.key_limits import TokenHold
+from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing.router import Router
 from goblin_assistant.routing.slots import ChatSlots, KeyConcurrency
 from goblin_assistant.routing.targets import Target
@@ -98,11 +99,11 @@ class Admission:
         if principal.smallest_tokens_per_minute is not None:
             tokens = _held_prompt_tokens(chat, settlement.targets)
             tokens += self._most_completion_tokens(chat)
-            hold = self._limits.take_tokens(principal, tokens)
+            hold = self._limits.own.take_tokens(principal, tokens)
             held.callback(self._settle_tokens, hold, settlement.entry)
 
     def _settle_tokens(self, hold: TokenHold | None, entry: UsageEntry) -> None:
-        self._limits.settle_tokens(hold, entry.prompt_tokens + entry.completion_tokens)
+        self._limits.own.settle_tokens(hold, entry.prompt_tokens + entry.completion_tokens)
 
     def reserve(self, settlement: Settlement) -> None:
         """Hold the money of an admitted chat. Raises BudgetExceeded, PriceUnknown, Unavailable."""

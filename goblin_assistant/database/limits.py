@@ -30,7 +30,7 @@ class Limit:
     listed: bool
     """Whether `keys list` has a column for it."""
     instance_limit: str | None
-    """The attribute of RateLimits that users cannot exceed with their own keys; an admin can."""
+    """The attribute of OwnLimits that users cannot exceed with their own keys; an admin can."""
 
 
 def _limit(

@@ -19,7 +19,7 @@ import time
 from functools import lru_cache
 from typing import Literal, cast
 
-from flask import Flask, Request, current_app
+from flask import Flask, Request
 from flask_limiter import Limiter, RequestLimit
 from limits.storage import storage_from_string
 from werkzeug.routing import Rule
@@ -29,10 +29,9 @@ from goblin_assistant.extensions import storage_uri
 from goblin_assistant.rate_limits.counts import Counts
 from goblin_assistant.rate_limits.policy import (
     CHAT_ROUTES,
-    LimitStatus,
     RateLimits,
-    headers_of,
 )
+from goblin_assistant.rate_limits.rules import LimitStatus, headers_of, refused
 from goblin_assistant.web import auth
 from goblin_assistant.web.request_info import ENVIRON_KEY, current_request
 
@@ -101,7 +100,6 @@ def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
                 info.headers.extend(headers_of(status).items())
 
     app.before_request(count)
-    app.extensions["goblin_rate_limits"] = policy
     return policy
 
 
@@ -114,8 +112,5 @@ def _counted_group(request: Request) -> Group:
 
 
 def _refuse(limit: RequestLimit) -> None:
-    policy: RateLimits = current_app.extensions["goblin_rate_limits"]
     status = LimitStatus(limit.limit.amount, 0, limit.reset_at)
-    raise policy.refused(
-        "auth", "ip", str(limit.limit), limit.window.reset_time - time.time(), status
-    )
+    raise refused("auth", "ip", str(limit.limit), limit.window.reset_time - time.time(), status)

@@ -125,9 +125,9 @@ def test_a_rotated_key_and_its_successor_share_their_limits() -> None:
         3, "user", 9, requests_per_minute=3, tokens_per_minute=100, label="key:9", budget_key_id=7
     )
     assert [chats(limits, old, 2), chats(limits, new, 5)] == [2, 1]
-    limits.take_tokens(old, 60)
+    limits.own.take_tokens(old, 60)
     with pytest.raises(RateLimitExceeded):
-        limits.take_tokens(new, 60)
+        limits.own.take_tokens(new, 60)
 
 
 def test_several_limits_hold_together() -> None:
@@ -161,28 +161,28 @@ def test_limits_switched_off_count_nothing() -> None:
 def test_tokens_a_minute_stay_on_when_request_limits_are_off() -> None:
     limits = policy(ratelimit_enabled=False)
     caller = Caller(tokens_per_minute=100)
-    limits.take_tokens(caller, 100)
+    limits.own.take_tokens(caller, 100)
     with pytest.raises(RateLimitExceeded, match="Rate limit exceeded: 100 tokens per 1 minute"):
-        limits.take_tokens(caller, 1)
+        limits.own.take_tokens(caller, 1)
 
 
 def test_a_key_without_a_token_limit_takes_none() -> None:
     limits = policy()
-    assert limits.take_tokens(Caller(), 10**9) is None
-    limits.settle_tokens(None, 5)
+    assert limits.own.take_tokens(Caller(), 10**9) is None
+    limits.own.settle_tokens(None, 5)
 
 
 def test_unused_tokens_are_given_back() -> None:
     limits = policy()
     caller = Caller(tokens_per_minute=100)
-    hold = limits.take_tokens(caller, 100)
-    limits.settle_tokens(hold, 10)
-    assert limits.take_tokens(caller, 90) is not None
+    hold = limits.own.take_tokens(caller, 100)
+    limits.own.settle_tokens(hold, 10)
+    assert limits.own.take_tokens(caller, 90) is not None
 
 
 def test_a_request_beyond_the_whole_limit_is_told_so() -> None:
     with pytest.raises(RateLimitExceeded, match="this request may need 101"):
-        policy().take_tokens(Caller(tokens_per_minute=100), 101)
+        policy().own.take_tokens(Caller(tokens_per_minute=100), 101)
 
 
 def test_threads_never_take_more_tokens_than_there_are() -> None:
@@ -193,7 +193,7 @@ def test_threads_never_take_more_tokens_than_there_are() -> None:
     def work() -> None:
         for _ in range(50):
             try:
-                limits.take_tokens(caller, 7)
+                limits.own.take_tokens(caller, 7)
                 taken.append(7)
             except RateLimitExceeded:
                 pass
@@ -342,21 +342,21 @@ def test_a_users_chat_limit_is_none_of_the_other_groups() -> None:
 
 def test_a_users_tokens_a_minute_are_shared_by_keys_and_tokens() -> None:
     limits = policy()
-    hold = limits.take_tokens(of_user(tokens=100, key_id=7, tokens_per_minute=80), 60)
+    hold = limits.own.take_tokens(of_user(tokens=100, key_id=7, tokens_per_minute=80), 60)
     with pytest.raises(RateLimitExceeded) as caught:
-        limits.take_tokens(of_user(tokens=100), 60)
+        limits.own.take_tokens(of_user(tokens=100), 60)
     assert caught.value.reason == "tokens_user"
-    limits.settle_tokens(hold, 10)
-    assert limits.take_tokens(of_user(tokens=100), 90) is not None
+    limits.own.settle_tokens(hold, 10)
+    assert limits.own.take_tokens(of_user(tokens=100), 90) is not None
 
 
 def test_tokens_that_the_user_is_refused_cost_the_key_nothing() -> None:
     limits = policy()
-    limits.take_tokens(of_user(tokens=100), 90)
+    limits.own.take_tokens(of_user(tokens=100), 90)
     narrow = of_user(tokens=100, key_id=7, tokens_per_minute=50)
     before = rejections("tokens", "user")
     with pytest.raises(RateLimitExceeded):
-        limits.take_tokens(narrow, 50)
+        limits.own.take_tokens(narrow, 50)
     assert rejections("tokens", "user") == before + 1
     alone = Principal(3, "user", 7, tokens_per_minute=50, label="key:7")
-    assert limits.take_tokens(alone, 50) is not None
+    assert limits.own.take_tokens(alone, 50) is not None
