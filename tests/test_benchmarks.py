@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from benchmarks import native
+from benchmarks import native, pairs
 from benchmarks.page import replace_section, with_section, with_sections_of
 from benchmarks.report import all_checks, checks_as_dicts, page, samples_as_dicts, verdict
 from benchmarks.results import (
@@ -316,3 +316,43 @@ def test_without_a_compiler_the_benchmarks_say_what_to_install(
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(native.NoCompiler, match="apt-get install gcc"):
         native.build(tmp_path)
+
+
+def measured(setting: pairs.Setting, **cpu: float) -> pairs.Round:
+    return pairs.Round(setting, cpu)
+
+
+CHAT = pairs.Setting("chat", 32, 0, "lean", "before")
+
+
+def test_every_checkout_is_measured_first_and_last_in_turn() -> None:
+    orders = [pairs.turned(["a", "b", "c"], number) for number in range(6)]
+    assert sorted(order[0] for order in orders) == ["a", "a", "b", "b", "c", "c"]
+    assert all(sorted(order) == ["a", "b", "c"] for order in orders)
+
+
+def test_each_checkout_is_compared_with_the_first_within_its_round() -> None:
+    text = pairs.table(
+        [
+            measured(CHAT, before=100.0, one=110.0, other=50.0),
+            measured(CHAT, before=200.0, one=220.0, other=100.0),
+        ]
+    )
+    assert "one: 1.100 (1.100 to 1.100), 2 pairs" in text
+    assert "other: 0.500 (0.500 to 0.500), 2 pairs" in text
+
+
+def test_rounds_of_several_runs_are_collected_in_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.json"
+    rounds = [
+        measured(CHAT, before=100.0, after=120.0),
+        measured(pairs.Setting("chat", 1, 500, "providers", "before"), before=100.0, after=150.0),
+    ]
+    pairs.save(path, rounds)
+    assert pairs.load(path) == rounds
+    assert pairs.load(tmp_path / "missing.json") == []
+    text = pairs.table(pairs.load(path))
+    assert text.index("chat, 32 connections, upstream lean, against before") < text.index(
+        "after: 1.200"
+    )
+    assert text.index("500 idle connections") < text.index("after: 1.500")
