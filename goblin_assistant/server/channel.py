@@ -172,11 +172,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if self.socket is None:
             return  # the read in the same turn found a reset and closed it
         if self.linger and self.close_when_flushed and not self.will_close:
-            self._flush_exception(self._flush_some)
+            self.close_when_flushed = False  # waitress would close after the last byte
+            super().handle_write()
             if self.socket is None:
-                return  # the flush met a reset and closed
-            if not self.total_outbufs_len and not self.will_close:
-                self.close_when_flushed = False
+                return  # it met a reset and closed
+            if self.total_outbufs_len:
+                self.close_when_flushed = True
+            elif not self.will_close:
                 self.linger = False
                 self.discarding_until = time.monotonic() + LINGER_SECONDS
                 try:

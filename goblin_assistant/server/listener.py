@@ -10,6 +10,7 @@ from waitress.server import TcpWSGIServer
 
 from goblin_assistant.server.bodies import PendingBodies
 from goblin_assistant.server.channel import Channel
+from goblin_assistant.server.loop import PolledMap, WatchedMap
 from goblin_assistant.web.body_limits import BodyLimits
 
 FULL_PAUSE_SECONDS = 0.2
@@ -26,11 +27,18 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
     paused_until = 0.0
 
     def __init__(
-        self, app: Any, *args: Any, limits: BodyLimits, bodies: PendingBodies, **kwargs: Any
+        self,
+        app: Any,
+        watched: WatchedMap | PolledMap,
+        *,
+        limits: BodyLimits,
+        bodies: PendingBodies,
+        **kwargs: Any,
     ) -> None:
+        self.watched = watched
         self.body_limits = limits
         self.bodies = bodies
-        super().__init__(app, *args, **kwargs)
+        super().__init__(app, watched, **kwargs)
 
     def accept(self) -> Any:
         """As waitress. When no descriptor is left, accepting pauses: otherwise the waiting
@@ -59,7 +67,7 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         super().maintenance(now)
         for channel in self.active_channels.values():
             if channel.will_close:
-                self._map.tell(channel)
+                self.watched.tell(channel)
 
     def accept_waiting(self) -> None:
         """Accept the connections that wait: closing the listener would reset them."""

@@ -46,6 +46,7 @@ class WatchedMap(dict[int, Any]):
     def __setitem__(self, descriptor: int, thing: Any) -> None:
         super().__setitem__(descriptor, thing)
         thing.interest = 0
+        thing.descriptor = descriptor
         self._changed.append(thing)
 
     def __delitem__(self, descriptor: int) -> None:
@@ -82,7 +83,7 @@ class WatchedMap(dict[int, Any]):
         return thing is not None and bool(thing.accepting)
 
     def _arm(self, thing: Any) -> None:
-        descriptor = thing._fileno
+        descriptor = thing.descriptor
         known: Any = self.get(descriptor)
         if known is None or known is not thing:
             return  # closed since
@@ -152,5 +153,5 @@ class ChannelServer:
         """Called by a thread that has written, or ended a request."""
         channel = self._channel
         if wanted(channel) != channel.interest:
-            self._listener._map.tell(channel)
+            self._listener.watched.tell(channel)
             self._listener.pull_trigger()

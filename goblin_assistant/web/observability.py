@@ -1,8 +1,8 @@
 """The correlation id, the four HTTP metrics and the `request_completed` line of every request.
 
 A WSGI wrapper, because it sees every request (404, 405, OPTIONS, refused ones) and a stream until
-its last byte. The first before_request hook gives the route, the signal `got_request_exception`
-the type of a failure.
+its last byte. A URL value preprocessor gives the route, the signal `got_request_exception` the type
+of a failure.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from goblin_assistant.web.request_info import (
     GOOD_ID,
     METHODS,
     RequestInfo,
+    current_request,
     new_id,
     request_info,
     route_metrics,
@@ -164,8 +165,8 @@ def _shown(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
-def _on_started() -> None:
-    current = request._get_current_object()  # type: ignore[attr-defined]
+def _on_routed(_endpoint: str | None, _values: dict[str, Any] | None) -> None:
+    current = current_request()
     info = current.environ.get(ENVIRON_KEY)
     if info is not None:
         rule = current.url_rule
@@ -180,9 +181,9 @@ def _on_exception(_: Flask, exception: BaseException, **__: Any) -> None:
 
 def init_app(app: Flask, config: Config) -> None:
     """Wrap the application. Call this last: no other wrapper may be outside."""
-    # The first hook, so that a request that another hook refuses is counted under its route. The
-    # signal request_started comes as early and costs more.
-    app.before_request_funcs.setdefault(None, []).insert(0, _on_started)
+    # Flask calls it before every before_request hook, so that a request that a hook refuses is
+    # counted under its route. The signal request_started comes as early and costs more.
+    app.url_value_preprocessor(_on_routed)
     got_request_exception.connect(_on_exception, app)
     app.wsgi_app = _Observed(app.wsgi_app)  # type: ignore[method-assign]
     initialise_series(app)

@@ -121,7 +121,7 @@ class FakeListener:
     )
 
     def __init__(self, watched: WatchedMap) -> None:
-        self._map = watched
+        self.watched = watched
         self.woken = 0
 
     def pull_trigger(self) -> None:

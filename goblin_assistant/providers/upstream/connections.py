@@ -46,6 +46,15 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 
 
+class _Recorder:
+    """The part of a socket to which http.client sends a head."""
+
+    data = b""
+
+    def sendall(self, data: bytes) -> None:
+        self.data += data
+
+
 class RequestHead:
     """The common part of similar requests' heads: request line and headers, checked and encoded
     once by http.client."""
@@ -55,8 +64,8 @@ class RequestHead:
     def __init__(
         self, connection: HTTPConnection, method: str, target: str, headers: Mapping[str, str]
     ) -> None:
-        """`connection` is an unconnected one to the same server. Raises ValueError for what cannot
-        be sent."""
+        """`connection` is one to the same server; it sends nothing, and is of no use afterwards.
+        Raises ValueError for what cannot be sent."""
         names = {name.lower() for name in headers}
         connection.putrequest(
             method,
@@ -66,7 +75,10 @@ class RequestHead:
         )
         for name, value in headers.items():
             connection.putheader(name, value)
-        self._known = b"\r\n".join(connection._buffer)  # type: ignore[attr-defined]
+        sent = _Recorder()
+        connection.sock = sent  # type: ignore[assignment]
+        connection.endheaders()
+        self._known = sent.data.removesuffix(b"\r\n\r\n")
 
     def render(self, headers: Mapping[str, str], body: bytes | None) -> bytes:
         """The whole head of one request. Raises ValueError for a value that cannot be sent."""

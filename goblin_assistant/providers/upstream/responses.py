@@ -7,7 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 
-from urllib3._collections import HTTPHeaderDict
+from urllib3 import HTTPHeaderDict
 from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.upstream.chunked import ChunkedBody
@@ -67,7 +67,6 @@ class Response:
             original_response=raw,  # type: ignore[arg-type]
             pool=self._lease.pool,  # type: ignore[arg-type]
             connection=self._lease.connection,  # type: ignore[arg-type]
-            request_method=raw._method,  # type: ignore[attr-defined]
         )
 
 
