@@ -40,7 +40,12 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     )
 
     settings = config if isinstance(config, Config) else Config.load(config)
-    json_logging.configure(settings.log_level, settings.secret_values())
+    json_logging.configure(
+        settings.log_level,
+        settings.secret_values(),
+        instance=settings.instance_label,
+        path=settings.log_file,
+    )
     app = make_app(settings)
 
     limiter = make_limiter(settings)

@@ -63,13 +63,15 @@ def _report(error: Exception) -> None:
 
 def _described(error: Exception) -> bytes:
     import json
+    import socket
     from datetime import datetime
 
     text = str(error)[:500]
+    instance = socket.gethostname()
     logging = sys.modules.get("goblin_assistant.logs.json_logging")
     if logging is not None:
         logging.flush(1.0)
-        text = logging.redact(text)
+        text, instance = logging.redact(text), logging.instance()
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -83,6 +85,7 @@ def _described(error: Exception) -> bytes:
         "error": text or type(error).__name__,
         "kind": type(error).__name__,
         "where": where,
+        "instance": instance,
     }
     return json.dumps(fields).encode() + b"\n"
 

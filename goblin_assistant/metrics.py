@@ -317,7 +317,7 @@ for _reason in ("time", "slots", "memory"):
     server_readers_cut_total.labels(_reason)
 log_records_dropped_total = Counter(
     "log_records_dropped_total",
-    "Log lines dropped because nobody read standard output.",
+    "Log lines dropped because nobody read standard output, or the log file took none.",
     registry=REGISTRY,
 )
 app_build_info = Gauge(

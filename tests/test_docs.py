@@ -176,6 +176,7 @@ def test_the_guides_log_command_prints_every_line_as_json(terminal: Terminal) ->
     (command,) = blocks(GUIDE, "logs")
     server = terminal.begin(command)
     terminal.wait_for_server(server)
+    assert requests.get(terminal.url + "/health", timeout=10).status_code == 200
     lines = parse_objects(terminal.stop_server(server))
     assert {"request_completed"} <= {line["message"] for line in lines}
 

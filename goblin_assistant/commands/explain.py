@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.commands.database import open_database
+from goblin_assistant.logs.reading import open_lines
 from goblin_assistant.usage.explain import log_lines_of, records_of, render, story_of
 
 
@@ -19,7 +24,8 @@ from goblin_assistant.usage.explain import log_lines_of, records_of, render, sto
     "files",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    help="A log file (- is standard input); may be given several times.",
+    help="A log file (- is standard input); may be given several times. "
+    "Plain, from journalctl or from Docker; also compressed by gzip.",
 )
 def explain(correlation_id: str, files: tuple[Path, ...]) -> None:
     """Show what happened to the request with CORRELATION_ID (header X-Correlation-ID): who sent it,
@@ -28,13 +34,11 @@ def explain(correlation_id: str, files: tuple[Path, ...]) -> None:
 
     The database has chats that got a slot. Earlier refusals (limits, credentials) are only in logs.
     """
-    log = []
+    log: list[dict[str, Any]] = []
     for path in files:
-        if str(path) == "-":
-            log += log_lines_of(sys.stdin.buffer, correlation_id)
-        else:
-            with path.open("rb") as lines:
-                log += log_lines_of(lines, correlation_id)
+        log += _lines_in(path, correlation_id)
+    # Files may be given in any order, and several instances write at once.
+    log.sort(key=lambda line: str(line.get("timestamp", "")))
     try:
         with open_database() as (_, engine):
             records = records_of(engine, correlation_id)
@@ -59,3 +63,18 @@ def explain(correlation_id: str, files: tuple[Path, ...]) -> None:
         hint = "" if files else "; with --logs FILE the log is searched too"
         raise click.ClickException(f"nothing is known of {correlation_id}{hint}")
     click.echo(render(stories, log))
+
+
+def _lines_in(path: Path, correlation_id: str) -> list[dict[str, Any]]:
+    standard_input = str(path) == "-"
+    opened = nullcontext(sys.stdin.buffer) if standard_input else path.open("rb")
+    with opened as file:
+        return log_lines_of(_whole_lines(open_lines(file), path), correlation_id)
+
+
+def _whole_lines(lines: Iterable[bytes], path: Path) -> Iterator[bytes]:
+    """The lines up to the place where a compressed file is damaged or not finished."""
+    try:
+        yield from lines
+    except (EOFError, zlib.error, OSError) as error:
+        click.echo(f"{path}: read only in part ({error})", err=True)

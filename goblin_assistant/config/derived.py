@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 
 from goblin_assistant.config.calls import CallSettings
 from goblin_assistant.config.instance import InstanceSettings
@@ -17,6 +18,11 @@ class DerivedValues(CallSettings, ServerSettings, InstanceSettings):
     def production(self) -> bool:
         """Whether the strict rules hold."""
         return self.env == "production"
+
+    @property
+    def instance_label(self) -> str:
+        """What tells this instance's log lines from those of others."""
+        return self.instance_name or f"{socket.gethostname()}:{self.port}"
 
     @property
     def registration_open(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -53,6 +54,7 @@ Limit = Annotated[str, AfterValidator(_limit)]
 """A limit in the grammar of the limits library."""
 Secret = Annotated[SecretStr | None, BeforeValidator(_blank)]
 OptionalText = Annotated[str | None, BeforeValidator(_blank)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_blank)]
 OptionalInt = Annotated[int | None, BeforeValidator(_blank)]
 OptionalFloat = Annotated[float | None, BeforeValidator(_blank)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]

@@ -9,6 +9,7 @@ from goblin_assistant.config.fields import (
     CommaList,
     Limit,
     OptionalInt,
+    OptionalPath,
     OptionalText,
     Secret,
     Settings,
@@ -42,6 +43,16 @@ class InstanceSettings(Settings):
     # -- logging and browsers
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = setting(
         "INFO", "LOG_LEVEL", "least severe level that is logged"
+    )
+    log_file: OptionalPath = setting(
+        None,
+        "GOBLIN_LOG_FILE",
+        "file that the log is appended to; opened again on SIGHUP; empty: standard output",
+    )
+    instance_name: OptionalText = setting(
+        None,
+        "GOBLIN_INSTANCE_NAME",
+        "the field `instance` of every log line; empty: the host's name and GOBLIN_PORT",
     )
     cors_origins: CommaList = setting(
         [],

@@ -1,7 +1,7 @@
-"""One JSON object per line on standard output, in the production guide's format.
+"""One JSON object per line, in the production guide's format, on standard output or into a file.
 
 `{"timestamp": "2025-12-02T10:30:45.123Z", "level", "logger", "message", "correlation_id",
-...extras, "exc_info", "stack_info"}`
+...extras, "exc_info", "stack_info", "instance"}`
 
 A record is formatted and redacted in the thread that logs: the correlation id is known there, and
 the arguments have not changed yet. The line goes into a bounded queue (logs/writer.py).
@@ -14,18 +14,21 @@ import logging
 import math
 import os
 import re
+import socket
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TextIO
 
 import orjson
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.orjson import OrjsonFormatter, orjson_default
 
+from goblin_assistant.config import ConfigError
 from goblin_assistant.logs.redaction import Redactor
 from goblin_assistant.logs.writer import QUEUE_LINES, QueueingHandler
 
@@ -33,7 +36,7 @@ correlation_id: ContextVar[str] = ContextVar("correlation_id", default="-")
 """The current request's id, also in streaming generators. A thread that a request starts has it
 only within `contextvars.copy_context().run`."""
 
-_RESERVED = frozenset(RESERVED_ATTRS) | {"taskName", "correlation_id"}
+_RESERVED = frozenset(RESERVED_ATTRS) | {"taskName", "correlation_id", "instance"}
 _redactor = Redactor()
 _handler: QueueingHandler | None = None
 
@@ -48,6 +51,13 @@ class JsonFormatter(OrjsonFormatter):
     def __init__(self) -> None:
         super().__init__(["timestamp", "level", "logger", "message", "correlation_id"])
         self._second = (-1, "")
+        self.name_instance(socket.gethostname())
+
+    def name_instance(self, name: str) -> None:
+        """Set the `instance` of every line from now on."""
+        self.instance = name
+        # As the end of a line, with its brace: it is the same in each.
+        self._end = "," + _redactor.redact(_dumps({"instance": name}))[1:]
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its newline."""
@@ -69,7 +79,7 @@ class JsonFormatter(OrjsonFormatter):
             data["exc_info"] = record.exc_text
         if record.stack_info:
             data["stack_info"] = record.stack_info
-        return _redactor.redact(_dumps(data))
+        return _redactor.redact(_dumps(data))[:-1] + self._end
 
     def line(self, level: int, logger: str, message: str, fields: dict[str, Any]) -> str:
         """The line of an event without a LogRecord. Of the guide's keys, `fields` may contain only
@@ -82,7 +92,7 @@ class JsonFormatter(OrjsonFormatter):
             "correlation_id": correlation_id.get(),
         }
         data.update(fields)
-        return _redactor.redact(_dumps(data))
+        return _redactor.redact(_dumps(data))[:-1] + self._end
 
     def timestamp_of(self, created: float) -> str:
         """`2025-12-02T10:30:45.123Z`. The part before the dot is formatted once per second."""
@@ -177,17 +187,29 @@ def _tidy_werkzeug(record: logging.LogRecord) -> bool:
     return True
 
 
-def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
+def configure(
+    level: str,
+    secrets: Iterable[str] = (),
+    stream: TextIO | None = None,
+    *,
+    instance: str = "",
+    path: Path | None = None,
+) -> None:
     """Send the records of every logger in the process to one JSON handler.
 
-    `secrets` are values that must never appear in a line. When called again, the last level and
-    stream apply, and secrets are added.
+    It writes to the file `path`, else to `stream`, else to standard output. `secrets` are values
+    that must never appear in a line. `instance` is this process's name in each line; empty: as
+    before. When called again, the last values apply, and secrets are added. Raises ConfigError for
+    a file that cannot be opened.
     """
     global _handler
     _redactor.register(secrets)
+    if instance:
+        _formatter.name_instance(instance)
     root = logging.getLogger()
-    if _handler is None or _handler.stream is not stream or not _handler.writing():
-        previous, _handler = _handler, make_handler(stream)
+    if _handler is None or not _handler.writes_to(stream, path) or not _handler.writing():
+        made = _open_handler(stream, path)
+        previous, _handler = _handler, made
         root.addHandler(_handler)
         if previous is not None:
             root.removeHandler(previous)
@@ -204,6 +226,13 @@ def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = N
     werkzeug = logging.getLogger("werkzeug")
     if _tidy_werkzeug not in werkzeug.filters:
         werkzeug.addFilter(_tidy_werkzeug)
+
+
+def _open_handler(stream: TextIO | None, path: Path | None) -> QueueingHandler:
+    try:
+        return QueueingHandler(_formatter, stream, path=path)
+    except OSError as error:
+        raise ConfigError([f"GOBLIN_LOG_FILE={path}: {error.strerror}"]) from None
 
 
 # Below these levels libraries repeat request_completed, or write a line per request under load.
@@ -253,6 +282,11 @@ def _only_ours(logger: logging.Logger) -> bool:
     return True
 
 
+def instance() -> str:
+    """The name of this process in its lines."""
+    return _formatter.instance
+
+
 def register_secrets(secrets: Iterable[str]) -> None:
     """Add values that must never appear in a line."""
     _redactor.register(secrets)
@@ -261,6 +295,12 @@ def register_secrets(secrets: Iterable[str]) -> None:
 def redact(text: str) -> str:
     """`text` without registered secrets and credential-like text."""
     return _redactor.redact(text)
+
+
+def reopen() -> None:
+    """Open the log's file again, because it may have been moved away. Without a file, nothing."""
+    if _handler is not None:
+        _handler.reopen()
 
 
 def flush(timeout: float = 2.0) -> bool:

@@ -1,6 +1,6 @@
 """Writes log lines: a bounded queue and one thread, so that a full pipe never blocks a worker.
 
-When nobody reads, the queue fills. Further lines are dropped and counted
+When nobody reads, or the disk is full, the queue fills. Further lines are dropped and counted
 (`log_records_dropped_total`).
 """
 
@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
+from pathlib import Path
 from typing import TextIO
 
 from goblin_assistant.metrics import log_records_dropped_total
@@ -21,19 +22,35 @@ QUEUE_LINES = 10_000
 GATHER_SECONDS = 0.01
 """How long lines gather: then one write and one thread switch serve all of them."""
 
+_NEWLINE = ord("\n")
+
+logger = logging.getLogger("goblin_assistant.logs")
+
+
+def open_log(path: Path) -> int:
+    """A descriptor that appends to the file. A new file is for its owner only; one that exists
+    keeps its mode, so that an operator can let a log shipper's group read it."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
 
 class QueueingHandler(logging.Handler):
-    """Formats at once, writes later. `stream` None is standard output, without Python's buffer."""
+    """Formats at once, writes later: to the file `path`, else to `stream`, else to standard output
+    without Python's buffer. Raises OSError for a file that cannot be opened."""
 
     def __init__(
         self,
         formatter: logging.Formatter,
         stream: TextIO | None = None,
         capacity: int = QUEUE_LINES,
+        path: Path | None = None,
     ) -> None:
         super().__init__()
         self.setFormatter(formatter)
-        self.stream = stream
+        self._stream = stream
+        self._path = path
+        self._file = None if path is None else open_log(path)
+        self._reopening = False
+        self._torn = False
         self._capacity = capacity
         self._lines: deque[str] = deque()
         self._ready = threading.Event()
@@ -55,6 +72,10 @@ class QueueingHandler(logging.Handler):
         self._writing = False
         self._flushing = 0
         self.start_writer()
+
+    def writes_to(self, stream: TextIO | None, path: Path | None) -> bool:
+        """Whether its lines go there."""
+        return self._stream is stream and self._path == path
 
     def writing(self) -> bool:
         """Whether the thread is alive."""
@@ -79,6 +100,12 @@ class QueueingHandler(logging.Handler):
             return
         self._lines.append(line)
         if not self._ready.is_set():
+            self._ready.set()
+
+    def reopen(self) -> None:
+        """Have the thread open the file again: lines that are queued go into the new one."""
+        if self._path is not None:
+            self._reopening = True
             self._ready.set()
 
     def flush_within(self, timeout: float) -> bool:
@@ -110,6 +137,9 @@ class QueueingHandler(logging.Handler):
                 time.sleep(GATHER_SECONDS)
             self._ready.clear()
             self._writing = True
+            if self._reopening:
+                self._reopening = False
+                self._open_again()
             lines = []
             while self._lines:
                 lines.append(self._lines.popleft())
@@ -117,25 +147,47 @@ class QueueingHandler(logging.Handler):
                 self._write("\n".join(lines) + "\n", len(lines))
             self._writing = False
             if self._stopping and not self._lines:
+                if self._file is not None:
+                    os.close(self._file)
                 return
+
+    def _open_again(self) -> None:
+        assert self._path is not None
+        assert self._file is not None
+        try:
+            opened = open_log(self._path)
+        except OSError as error:
+            # Into the old file, which this process still has.
+            logger.error(
+                "log_file_not_reopened", extra={"file": str(self._path), "error": str(error)}
+            )
+            return
+        os.close(self._file)
+        self._file = opened
+        self._torn = False
+        logger.info("log_file_reopened", extra={"file": str(self._path)})
 
     def _write(self, text: str, count: int) -> None:
         try:
-            if self.stream is not None:
-                self.stream.write(text)
-                self.stream.flush()
+            if self._stream is not None:
+                self._stream.write(text)
+                self._stream.flush()
             else:
                 self._write_fd(text.encode("utf-8", "replace"))
         except (OSError, ValueError, AttributeError):
-            # The reader has gone (`serve | head`) or standard output is closed; serving goes on.
+            # The reader has gone (`serve | head`), standard output is closed or the disk is full;
+            # serving goes on.
             log_records_dropped_total.inc(count)
 
-    @staticmethod
-    def _write_fd(data: bytes) -> None:
-        fd = sys.stdout.fileno()
-        view = memoryview(data)
+    def _write_fd(self, data: bytes) -> None:
+        fd = sys.stdout.fileno() if self._file is None else self._file
+        # A full disk may have cut a line, which the next one must not continue.
+        view = memoryview(b"\n" + data if self._torn else data)
         while view:
             try:
-                view = view[os.write(fd, view) :]
+                written = os.write(fd, view)
             except BlockingIOError:
                 select.select([], [fd], [], 1.0)
+            else:
+                self._torn = view[written - 1] != _NEWLINE
+                view = view[written:]

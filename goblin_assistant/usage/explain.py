@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import Engine, select
 
 from goblin_assistant.database.models import api_keys, usage_records, users
+from goblin_assistant.logs.reading import parsed_lines
 from goblin_assistant.money import from_microusd
 from goblin_assistant.schemas.base import rfc3339
 
@@ -85,19 +86,11 @@ def records_of(engine: Engine, correlation_id: str) -> list[dict[str, Any]]:
 
 
 def log_lines_of(lines: Iterable[bytes], correlation_id: str) -> list[dict[str, Any]]:
-    """The parsed log lines with a correlation id; what is no JSON object is skipped."""
-    found = []
-    needle = correlation_id.encode()
-    for line in lines:
-        if needle not in line:
-            continue
-        try:
-            parsed = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        if isinstance(parsed, dict) and parsed.get("correlation_id") == correlation_id:
-            found.append(parsed)
-    return found
+    """The parsed log lines with a correlation id, also from journald and Docker."""
+    needle = correlation_id.encode("utf-8", "replace")
+    return [
+        line for line in parsed_lines(lines, needle) if line.get("correlation_id") == correlation_id
+    ]
 
 
 def story_of(record: Mapping[str, Any]) -> Story:

@@ -1,4 +1,4 @@
-"""The correlation id, the four HTTP metrics and the `request_completed` line of every request.
+"""The correlation id, the four HTTP metrics and the log lines of every request.
 
 A WSGI wrapper, because it sees every request (404, 405, OPTIONS, refused ones) and a stream until
 its last byte. A URL value preprocessor gives the route, the signal `got_request_exception` the type
@@ -131,6 +131,8 @@ class _Observed:
             environ.get("REMOTE_ADDR", ""),
         )
         environ[ENVIRON_KEY] = info
+        if logger.isEnabledFor(logging.DEBUG):
+            info.log_start()
 
         def start(
             status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None

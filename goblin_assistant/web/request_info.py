@@ -24,6 +24,8 @@ from goblin_assistant.metrics import (
 logger = logging.getLogger("goblin_assistant")
 
 ENVIRON_KEY = "goblin.request"
+PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
+"""Routes that probes and scrapes ask every few seconds: their lines are for DEBUG."""
 METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
 )
@@ -83,6 +85,16 @@ class RequestInfo:
             self._metrics = route_metrics.of(self.label, endpoint)
             self._metrics.in_progress.inc()
 
+    def log_start(self) -> None:
+        """Log the request's arrival."""
+        fields = {
+            "correlation_id": self.correlation_id,
+            "method": self.method,
+            "path": self.path,
+            "client": self.client,
+        }
+        json_logging.event(logger, logging.DEBUG, "request_started", fields)
+
     def finish(self, complete: bool) -> None:
         """Count and log the request. `complete`: the client has everything."""
         seconds = perf_counter() - self.started
@@ -98,6 +110,12 @@ class RequestInfo:
             http_errors_total.labels(
                 self.label, self.endpoint, self.error_type or f"HTTP{self.status}"
             ).inc()
+        if failed:
+            level = logging.WARNING
+        else:
+            level = logging.DEBUG if self.endpoint in PROBES else logging.INFO
+        if not logger.isEnabledFor(level):
+            return
         fields: dict[str, Any] = {
             "correlation_id": self.correlation_id,
             "method": self.method,
@@ -113,9 +131,7 @@ class RequestInfo:
             fields["completed"] = False
         if self.error_type is not None:
             fields["error_type"] = self.error_type
-        json_logging.event(
-            logger, logging.WARNING if failed else logging.INFO, "request_completed", fields
-        )
+        json_logging.event(logger, level, "request_completed", fields)
 
 
 class RouteMetrics:

@@ -14,3 +14,4 @@ def test_a_start_that_fails_names_no_secret() -> None:
     assert line["message"] == "cannot_start"
     assert "cannot reach" in line["error"]
     assert "canary" not in line["error"]
+    assert line["instance"] == json_logging.instance()

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -57,9 +58,10 @@ def test_a_line_has_the_guides_keys_in_the_guides_order(
     (line,) = lines(logger, stream)
     assert list(line) == [
         "timestamp", "level", "logger", "message", "correlation_id", "method", "path",
-        "status_code", "duration_ms",
+        "status_code", "duration_ms", "instance",
     ]  # fmt: skip
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("timestamp"))
+    assert line.pop("instance").startswith(socket.gethostname())
     assert line == {
         "level": "INFO",
         "logger": "goblin_assistant.test",

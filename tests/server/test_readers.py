@@ -69,7 +69,7 @@ def test_clients_that_pipeline_and_read_nothing_hold_no_thread(
 
 
 def test_pipelined_requests_are_answered_in_order_once_the_client_reads(serve: Serve) -> None:
-    server = serve(GOBLIN_THREADS="8")
+    server = serve(GOBLIN_THREADS="8", LOG_LEVEL="DEBUG")
     missing = b"GET /nothing%d HTTP/1.1\r\nHost: a\r\n\r\n"
     sent = b"".join(DOCUMENT + missing % number for number in range(20)) + CLOSING
     answer = raw(server, sent, timeout=30)

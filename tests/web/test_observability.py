@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
+import requests
 from flask import Flask, Response, abort, request
 from werkzeug.test import Client, EnvironBuilder
 
@@ -16,6 +17,7 @@ from goblin_assistant.config import Config
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.web import metrics_endpoint, observability
 from goblin_assistant.web.observability import request_info
+from tests.conftest import Serve
 
 CONFIG = Config(env="development", secret_key="x" * 40)
 
@@ -373,3 +375,41 @@ def test_metrics_are_served_as_text_and_as_openmetrics(client: Client) -> None:
     only = client.get("/metrics?name[]=http_requests_in_progress")
     assert b"http_requests_in_progress" in only.data
     assert b"http_requests_total" not in only.data
+
+
+def paths_logged(server: Any, message: str) -> list[str]:
+    return [line["path"] for line in server.log_lines(message)]
+
+
+def test_probes_and_scrapes_are_logged_for_debugging_only(serve: Serve) -> None:
+    server = serve()
+    for path in ("/health/live", "/health/ready", "/metrics", "/health", "/nothing"):
+        requests.get(server.url + path, timeout=10)
+    server.wait_for_line("request_completed", path="/nothing")
+    assert paths_logged(server, "request_completed") == ["/health", "/nothing"]
+    assert paths_logged(server, "request_started") == []
+
+
+def test_a_probe_that_fails_is_logged_as_any_failure(serve: Serve) -> None:
+    server = serve(GOBLIN_ENV="production", SECRET_KEY="x" * 40)  # without tables
+    assert requests.get(server.url + "/health/ready", timeout=10).status_code == 503
+    line = server.wait_for_line("request_completed", path="/health/ready")
+    assert (line["level"], line["status_code"]) == ("WARNING", 503)
+
+
+def test_at_debug_each_request_has_a_line_when_it_starts_and_when_it_ends(serve: Serve) -> None:
+    server = serve(LOG_LEVEL="DEBUG")
+    requests.get(
+        server.url + "/health/live?secret=1", headers={"X-Correlation-ID": "abc-1"}, timeout=10
+    )
+    ended = server.wait_for_line("request_completed", correlation_id="abc-1")
+    started = server.wait_for_line("request_started", correlation_id="abc-1")
+    lines = server.log_lines()
+    assert lines.index(started) < lines.index(ended)
+    assert {key: started[key] for key in ("level", "method", "path", "client")} == {
+        "level": "DEBUG",
+        "method": "GET",
+        "path": "/health/live",
+        "client": "127.0.0.1",
+    }
+    assert ended["level"] == "DEBUG"
