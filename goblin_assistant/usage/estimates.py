@@ -9,8 +9,7 @@ the model (NOT_READ).
   (about 4) stay below it; long runs of base64 and rare scripts may not.
 * An image counts by its width and height (usage/images.py), only where it is a content part of a
   message. In a text or among a tool's arguments it counts as text.
-* PDF documents and audio are 2,000 tokens, or a token for 16 characters of base64 if that is more:
-  a scanned page has about 100 KB and 2,000 tokens. Other files count as text.
+* Documents, sounds and films: usage/attachments.py.
 * Reservations, of money and of tokens per minute, assume more for documents (usage/documents.py),
   and UNSEEN_TOKENS for each document by URL or file id and for each tool that runs at the provider.
   Together these are at most the model's context window.
@@ -28,8 +27,14 @@ from goblin_assistant.providers.answer_limits import (
     choices,
     completion_limit,
 )
+from goblin_assistant.usage.attachments import (
+    ATTACHMENT_KINDS,
+    ATTACHMENT_TOKENS,
+    Attachments,
+    is_mark,
+)
 from goblin_assistant.usage.delivered import FAIR_BYTES_PER_TOKEN, estimate_completion_tokens
-from goblin_assistant.usage.documents import UNSEEN_TOKENS, Documents
+from goblin_assistant.usage.documents import UNSEEN_TOKENS
 from goblin_assistant.usage.images import (
     DEAR_FACTOR,
     IMAGE_KINDS,
@@ -46,8 +51,6 @@ __all__ = [
     "max_completion_tokens", "most_prompt_tokens",
 ]  # fmt: skip
 
-ATTACHMENT_TOKENS = 2000
-ATTACHMENT_BYTES_PER_TOKEN = 16
 CAUTIOUS_BYTES_PER_TOKEN = 3
 REPLY_TOKENS = 3
 """<|start|>assistant<|message|> before each answer: OpenAI's cookbook, "How to count tokens"."""
@@ -61,19 +64,12 @@ NOT_READ = frozenset({
 """Fields that no provider shows to the model. Top-level numbers and booleans do not count."""
 
 _CONTENT = ("messages", "input", "system")
-_DATA = frozenset(
-    {"file", "document", "input_audio", "input_file", "video_url", "audio_url", "file_url"}
-)
-_MARKS = frozenset({"type", "media_type", "detail", "format", "filename", "cache_control"})
-_DATA_FIELDS = frozenset({"data", "url", "file_data", "file_id", "file_url"})
-_FETCHED = frozenset({"url", "file_id", "file_url", "video_url", "audio_url"})
 _SERVER_SIDE = ("mcp_servers", "web_search_options", "plugins")
 _CLIENT_TOOLS = (
     "function", "custom", "bash_", "text_editor_", "computer_", "memory_", "tool_search_tool_"
 )  # fmt: skip
 """Tools that run at the client, by the start of their type. Others may read the internet."""
 _NUMBERS = frozenset({int, float})
-_SOUNDS = frozenset({"input_audio", "audio_url", "video_url"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +148,7 @@ class _Prompt:
         self._images = 0
         self._most_images = 0
         self._measured = 0
-        self._attachments = 0
-        self._unseen = 0
-        self._documents = Documents()
+        self._attachments = Attachments()
 
     def count(self, body: Mapping[str, Any]) -> PromptCount:
         """All of a request."""
@@ -173,8 +167,8 @@ class _Prompt:
             frame=REPLY_TOKENS if "messages" in body else 0,
             images=self._images,
             most_images=self._most_images,
-            attachments=self._attachments,
-            unseen=self._unseen + UNSEEN_TOKENS * _server_tools(body),
+            attachments=self._attachments.tokens,
+            unseen=self._attachments.most + UNSEEN_TOKENS * _server_tools(body),
             prediction=(
                 -(-text_length(predicted) // CAUTIOUS_BYTES_PER_TOKEN)
                 if predicted is not None
@@ -199,7 +193,7 @@ class _Prompt:
                 if kind in IMAGE_KINDS and (image := image_in(item)) is not None:
                     self._image(item, *image)
                     continue
-                if kind in _DATA:
+                if kind in ATTACHMENT_KINDS:
                     self._attachment(item, kind, pending)
                     continue
             for key, value in item.items():
@@ -222,9 +216,9 @@ class _Prompt:
             if key == name:
                 if type(field) is dict:
                     for inner, text in field.items():
-                        if text is not value and not _is_mark(inner, text):
+                        if text is not value and not is_mark(inner, text):
                             self._text(text)
-            elif not _is_mark(key, field):
+            elif not is_mark(key, field):
                 self._size += len(key)
                 self._text(field)
 
@@ -239,27 +233,8 @@ class _Prompt:
                 source = {key: value for key, value in source.items() if key != "content"}
             self._text([{**part, "source": source}])
             return
-        data, most = 0, 0
-        for name, value in part.items():
-            for key, text in value.items() if type(value) is dict else ((name, value),):
-                if key in _DATA_FIELDS and type(text) is str:
-                    most += self._most_attached(key, text, kind)
-                    if _is_binary(text, kind):
-                        data += len(text)
-                        continue
-                if not _is_mark(key, text):
-                    self._text(text)
-        tokens = max(ATTACHMENT_TOKENS, -(-data // ATTACHMENT_BYTES_PER_TOKEN))
-        self._attachments += tokens
-        self._unseen += max(tokens, most)
-
-    def _most_attached(self, name: str, text: str, kind: str) -> int:
-        if text.startswith(("http://", "https://")) or (
-            name in _FETCHED and not text.startswith("data:")
-        ):
-            return UNSEEN_TOKENS
-        # A sound's length says how long it lasts.
-        return 0 if kind in _SOUNDS else self._documents.tokens(text)
+        for text in self._attachments.add(part, kind):
+            self._text(text)
 
     def _text(self, item: Any) -> None:
         if type(item) is str:
@@ -296,22 +271,6 @@ def _server_tools(body: Mapping[str, Any]) -> int:
         if type(kind) is str and not kind.startswith(_CLIENT_TOOLS):
             found += 1
     return found
-
-
-def _is_mark(name: str, value: Any) -> bool:
-    """Whether a field names an image or file or says how to read it: not shown to the model."""
-    return name in _MARKS and (
-        name == "cache_control" or (isinstance(value, str) and len(value) <= 64)
-    )
-
-
-_BINARY = ("JVBERi0", "data:application/pdf;base64,", "data:audio/", "data:video/", "data:image/")
-
-
-def _is_binary(text: Any, kind: str) -> bool:
-    return isinstance(text, str) and (
-        kind in _SOUNDS or text.startswith(_BINARY) or len(text) <= 64
-    )
 
 
 def _size(text: str) -> int:
