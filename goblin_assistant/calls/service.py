@@ -94,7 +94,7 @@ class ChatService:
         settlement = self._admission.admit(chat)
         try:
             settlement.entry.stream = True
-            settlement.delivered = DeliveredText()
+            settlement.charge.delivered = DeliveredText()
             outcome = self._call(settlement, _call_stream, streamed=True)
             first_token = time.perf_counter() - chat.started
             settlement.entry.first_token_ms = round(first_token * 1000)
@@ -126,7 +126,7 @@ def _call_whole(settlement: Settlement, target: Target) -> tuple[ChatResponse, b
     """A provider's answer, and the same in the chat's dialect."""
     settlement.trying(target)
     request = settlement.requests.for_target(target)
-    settlement.progress = request.progress
+    settlement.charge.progress = request.progress
     if settlement.chat.operation == "embeddings":
         response = target.provider.embed(request)
     else:
@@ -142,7 +142,7 @@ def _call_stream(
     """The first event of a provider's stream, and the stream."""
     settlement.trying(target)
     request = settlement.requests.for_target(target)
-    settlement.progress = request.progress
+    settlement.charge.progress = request.progress
     events = target.provider.stream(request)
     settlement.held.callback(close_events, events)
     try:

@@ -1,12 +1,10 @@
-"""One chat from its admission to its record: what it holds, how it ends, and what it is charged.
+"""One chat from its admission to its record: what it holds, and how it ends.
 
 However a chat ends (answered, failed, aborted), it is settled once: one usage record, one log line,
 the metrics, and everything that it held is given back in reverse order. Settling waits until the
 last byte of the answer has gone. Only the journal line is written before.
 
-An aborted chat is charged the tokens that the provider reported, but at least a quarter of the
-bytes of the text that was delivered. Where nothing was reported, its prompt is estimated
-(docs/usage.md).
+What it is charged is in charge.py.
 """
 
 from __future__ import annotations
@@ -14,38 +12,32 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from goblin_assistant import metrics
 from goblin_assistant.calls import telemetry
+from goblin_assistant.calls.charge import Charge
 from goblin_assistant.calls.held import Held
-from goblin_assistant.calls.request import Chat, TargetRequests, exact_prompt_tokens, requested_tier
+from goblin_assistant.calls.request import Chat, TargetRequests
 from goblin_assistant.calls.telemetry import ModelMetrics
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import AppError, ClientGone, source_of
 from goblin_assistant.metrics import BoundMetrics
 from goblin_assistant.providers import Registry
-from goblin_assistant.providers.answer_limits import choices
 from goblin_assistant.providers.base import (
     Call,
     CallCancelled,
     ChatResponse,
-    Progress,
     ProviderError,
     Usage,
 )
 from goblin_assistant.routing.attempt import Outcome, Trace
 from goblin_assistant.routing.targets import Target
 from goblin_assistant.usage.budgets import Reservation
-from goblin_assistant.usage.checks import UsageChecks, is_plain
-from goblin_assistant.usage.delivered import DeliveredText
-from goblin_assistant.usage.estimates import (
-    estimate_completion_tokens,
-    max_completion_tokens,
-)
+from goblin_assistant.usage.checks import UsageChecks
 from goblin_assistant.usage.records import UsageEntry, new_record_id
 from goblin_assistant.usage.store import UsageStore
 
@@ -89,36 +81,22 @@ class Settlement:
         )
         self.held = Held(chat.correlation_id)
         self.reservation: Reservation | None = None
-        self.delivered: DeliveredText | None = None
-        self.progress: Progress | None = None
-        self.usage: Usage | None = None
+        self.charge = Charge(chat, self.entry, books.checks, books.usage.prices)
         self.answered_at: float | None = None
         self.settled = False
         self._books = books
-        self._answer = b""
-        self._attempts: list[tuple[Target, Usage]] = []  # failed ones that were paid for
         self._outcome: Outcome[Any] | None = None
-        self._target: Target | None = None
 
     # -- what happens -------------------------------------------------------------------------
     def trying(self, target: Target) -> None:
         """A provider is called. From now on the chat may cost something, however it ends."""
-        self._keep_attempt()
-        self._target = target
+        self.charge.trying(target)
         self.entry.provider = target.provider.name
         self.entry.model = target.model
 
-    def _keep_attempt(self) -> None:
-        # What a failed attempt reported is paid for, whatever the next one brings.
-        target, progress = self._target, self.progress
-        if target is not None and (self._answer or (progress and progress.usage is not None)):
-            self._attempts.append((target, self._usage_so_far()))
-        self.progress, self._answer = None, b""
-
     def answered(self, response: ChatResponse) -> None:
         """A provider has finished its answer, which is paid for, whatever becomes of it here."""
-        self.progress = Progress(response.usage, final=True)
-        self._answer = response.body
+        self.charge.answered(response)
 
     def reached(self, outcome: Outcome[Any]) -> None:
         """A provider has answered, or begun to."""
@@ -132,14 +110,7 @@ class Settlement:
 
         Writes the journal line: the record survives if the process is killed from here on.
         """
-        self._answer = answer
-        progress = self.progress
-        if usage is None:
-            self.usage = self._estimate()
-        elif progress is not None and progress.usage is not None and not progress.final:
-            self.usage = self._usage_so_far()  # text followed the last report
-        else:
-            self.usage = self._checked(usage)
+        self.charge.whole(usage, answer)
         self.answered_at = time.perf_counter()
         self._close_entry(completed=True)
         self._books.usage.journal(self.entry)
@@ -153,11 +124,10 @@ class Settlement:
         entry.error_source = source_of(error)
         if isinstance(error, ProviderError) and not entry.provider:
             entry.provider = error.provider
-        reported = self.progress is not None and self.progress.usage is not None
-        finished = bool(self._answer) or (isinstance(error, ProviderError) and error.untranslatable)
+        finished = isinstance(error, ProviderError) and error.untranslatable
         begun = entry.stream and self._outcome is not None
-        if self.usage is None and (reported or finished or begun):
-            self.usage = self._usage_so_far()
+        if self.charge.reported or finished or begun:
+            self.charge.so_far()
         self._close_entry(completed=False)
 
     def aborted(self, phase: str) -> str:
@@ -176,9 +146,9 @@ class Settlement:
             metrics.client_disconnects_total.labels(phase).inc()
             self.trace.add("disconnected", phase=phase)
         entry.status_code = 499
-        if self.usage is None and self.trace.attempts:
+        if self.trace.attempts:
             # A provider was called: it has read the prompt, and charges for what it wrote.
-            self.usage = self._usage_so_far()
+            self.charge.so_far()
         self._close_entry(completed=False)
         return reason
 
@@ -228,8 +198,9 @@ class Settlement:
         if not entry.provider:
             return metrics.OTHER_MODEL
         label = self._books.registry.label(entry.provider, entry.model)
-        if label == metrics.OTHER_MODEL and self._target is not None:
-            label = self._books.registry.label(entry.provider, self._target.model)
+        target = self.charge.target
+        if label == metrics.OTHER_MODEL and target is not None:
+            label = self._books.registry.label(entry.provider, target.model)
         return label
 
     def _count(self, label: str) -> None:
@@ -243,52 +214,6 @@ class Settlement:
             total = self.answered_at - trace.started
             telemetry.count_complete(entry, bound, total, trace.provider_seconds)
 
-    # -- what it is charged -------------------------------------------------------------------
-    def _checked(self, usage: Usage) -> Usage:
-        answered = self.entry.operation == "chat_completion"
-        if self._target is None or is_plain(usage, answered=answered):
-            return usage
-        answers = choices(self.chat.body) if answered else 0
-        return self._books.checks.checked(
-            usage, self._target.provider, self._target.model, answers, self._estimate
-        )
-
-    def _usage_so_far(self) -> Usage:
-        """The usage of an answer without its end: the last report, and at least what was
-        delivered."""
-        estimate = self._estimate()
-        progress = self.progress
-        if progress is None or progress.usage is None:
-            return estimate
-        reported = self._checked(progress.usage)
-        if not progress.final and reported.completion_tokens < estimate.completion_tokens:
-            reported = replace(
-                reported, completion_tokens=estimate.completion_tokens, source="estimated"
-            )
-        return reported
-
-    def _estimate(self) -> Usage:
-        body, prompt = self.chat.body, None
-        if self._target is not None and self.entry.operation == "chat_completion":
-            prompt = exact_prompt_tokens(self.chat, self._target)
-        return Usage(
-            prompt_tokens=prompt if prompt is not None else self.chat.prompt.estimate,
-            completion_tokens=self._estimate_completion(),
-            source="estimated",
-            tier=requested_tier(body),
-        )
-
-    def _estimate_completion(self) -> int:
-        if self.entry.operation != "chat_completion":
-            return 0
-        delivered = self.delivered
-        if delivered is None:
-            return estimate_completion_tokens(self._answer) if self._answer else 0
-        events = delivered.events
-        # Events without text count as well, up to what the request allows. Text has no such bound:
-        # a provider that wrote more than it was asked for is paid for it.
-        return max(min(events, max_completion_tokens(self.chat.body, events)), delivered.tokens)
-
     def _close_entry(self, *, completed: bool) -> None:
         entry, trace = self.entry, self.trace
         entry.completed = completed
@@ -297,37 +222,4 @@ class Settlement:
         entry.duration_ms = round((time.perf_counter() - trace.started) * 1000)
         if trace.events:
             entry.timeline = orjson.dumps(trace.events).decode()
-        usage = self.usage
-        if usage is None:
-            entry.token_source = "none"
-            entry.cost_microusd = 0
-            self._add_attempts()
-            return
-        entry.prompt_tokens = usage.prompt_tokens
-        entry.completion_tokens = usage.completion_tokens
-        entry.cached_tokens = usage.cached_tokens
-        entry.cache_write_tokens = usage.cache_write_tokens
-        entry.reasoning_tokens = usage.reasoning_tokens
-        entry.token_source = usage.source
-        called = self._target.model if self._target is not None else None
-        entry.cost_microusd = self._books.usage.prices.cost_microusd(
-            entry.provider, entry.model, usage, called
-        )
-        self._add_attempts()
-
-    def _add_attempts(self) -> None:
-        """Add what earlier attempts cost, each at the price of its own target."""
-        entry = self.entry
-        for target, usage in self._attempts:
-            entry.prompt_tokens += usage.prompt_tokens
-            entry.completion_tokens += usage.completion_tokens
-            entry.cached_tokens += usage.cached_tokens
-            entry.cache_write_tokens += usage.cache_write_tokens
-            entry.reasoning_tokens += usage.reasoning_tokens
-            if entry.token_source != "estimated":
-                entry.token_source = usage.source
-            cost = self._books.usage.prices.cost_microusd(target.provider.name, target.model, usage)
-            if cost:  # what is known counts, even beside an unknown price
-                entry.cost_microusd = (entry.cost_microusd or 0) + cost
-            elif cost is None and not entry.cost_microusd:
-                entry.cost_microusd = None
+        self.charge.book()

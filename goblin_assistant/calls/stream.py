@@ -56,8 +56,8 @@ class ChatStream:
         )
         self._completed = False
         reaper.start()
-        assert settlement.delivered is not None
-        self._deliver = settlement.delivered.add
+        assert settlement.charge.delivered is not None
+        self._deliver = settlement.charge.delivered.add
         first = outcome.value[0]
         if type(first) is bytes:  # charged even if the client leaves before it reads
             self._deliver(first)

@@ -20,7 +20,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, select
 
 from goblin_assistant.accounts.principals import Principal
-from goblin_assistant.calls import admission, service, settlement, telemetry
+from goblin_assistant.calls import admission, charge, service, settlement, telemetry
 from goblin_assistant.calls import stream as chat_stream
 from goblin_assistant.calls.request import Chat
 from goblin_assistant.config import GoblinFile
@@ -57,7 +57,17 @@ REQUESTS: dict[str, tuple[str, dict[str, Any], Reply]] = {
     "broken stream": ("/v1/chat/completions", {**HELLO, "stream": True}, Reply.sse([CHUNK])),
 }
 
-MODULES = (service, admission, settlement, telemetry, chat_stream, router, attempt, chat_response)
+MODULES = (
+    service,
+    admission,
+    settlement,
+    charge,
+    telemetry,
+    chat_stream,
+    router,
+    attempt,
+    chat_response,
+)
 FILES = {module.__file__ for module in MODULES}
 GIVING_BACK = {
     "settle", "_settle", "_settle_tokens", "release", "close", "close_events", "__del__",

@@ -1,0 +1,152 @@
+"""What one chat is charged: what its providers reported, else an estimate.
+
+An aborted chat is charged the tokens that the provider reported, but at least a quarter of the
+bytes of the text that was delivered. Where nothing was reported, its prompt is estimated
+(docs/usage.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from goblin_assistant.calls.request import Chat, exact_prompt_tokens, requested_tier
+from goblin_assistant.providers.answer_limits import choices
+from goblin_assistant.providers.base import ChatResponse, Progress, Usage
+from goblin_assistant.routing.targets import Target
+from goblin_assistant.usage.checks import UsageChecks, is_plain
+from goblin_assistant.usage.delivered import DeliveredText
+from goblin_assistant.usage.estimates import estimate_completion_tokens, max_completion_tokens
+from goblin_assistant.usage.prices import Prices
+from goblin_assistant.usage.records import UsageEntry
+
+
+class Charge:
+    """The tokens of one chat and what they cost. Not shared between threads."""
+
+    def __init__(self, chat: Chat, entry: UsageEntry, checks: UsageChecks, prices: Prices) -> None:
+        self.target: Target | None = None
+        self.delivered: DeliveredText | None = None
+        """What the client was given of a stream."""
+        self.progress: Progress | None = None
+        """What the provider has reported so far."""
+        self.usage: Usage | None = None
+        self._chat = chat
+        self._entry = entry
+        self._checks = checks
+        self._prices = prices
+        self._answer = b""
+        self._attempts: list[tuple[Target, Usage]] = []  # failed ones that were paid for
+
+    def trying(self, target: Target) -> None:
+        """A provider is called. What a failed attempt before it reported stays charged."""
+        failed, progress = self.target, self.progress
+        if failed is not None and (self._answer or (progress and progress.usage is not None)):
+            self._attempts.append((failed, self._usage_so_far()))
+        self.progress, self._answer = None, b""
+        self.target = target
+
+    def answered(self, response: ChatResponse) -> None:
+        """A provider has finished its answer."""
+        self.progress = Progress(response.usage, final=True)
+        self._answer = response.body
+
+    @property
+    def reported(self) -> bool:
+        """Whether the provider has reported tokens, or finished its answer."""
+        return bool(self._answer) or (self.progress is not None and self.progress.usage is not None)
+
+    def whole(self, usage: Usage | None, answer: bytes) -> None:
+        """Charge a whole answer. `answer` is its body where it was not streamed."""
+        self._answer = answer
+        progress = self.progress
+        if usage is None:
+            self.usage = self._estimate()
+        elif progress is not None and progress.usage is not None and not progress.final:
+            self.usage = self._usage_so_far()  # text followed the last report
+        else:
+            self.usage = self._checked(usage)
+
+    def so_far(self) -> None:
+        """Charge an answer without its end, unless the whole one is charged already."""
+        if self.usage is None:
+            self.usage = self._usage_so_far()
+
+    def book(self) -> None:
+        """Write tokens and cost into the entry."""
+        entry, usage = self._entry, self.usage
+        if usage is None:
+            entry.token_source = "none"
+            entry.cost_microusd = 0
+            self._add_attempts()
+            return
+        entry.prompt_tokens = usage.prompt_tokens
+        entry.completion_tokens = usage.completion_tokens
+        entry.cached_tokens = usage.cached_tokens
+        entry.cache_write_tokens = usage.cache_write_tokens
+        entry.reasoning_tokens = usage.reasoning_tokens
+        entry.token_source = usage.source
+        called = self.target.model if self.target is not None else None
+        entry.cost_microusd = self._prices.cost_microusd(entry.provider, entry.model, usage, called)
+        self._add_attempts()
+
+    def _add_attempts(self) -> None:
+        """Add what earlier attempts cost, each at the price of its own target."""
+        entry = self._entry
+        for target, usage in self._attempts:
+            entry.prompt_tokens += usage.prompt_tokens
+            entry.completion_tokens += usage.completion_tokens
+            entry.cached_tokens += usage.cached_tokens
+            entry.cache_write_tokens += usage.cache_write_tokens
+            entry.reasoning_tokens += usage.reasoning_tokens
+            if entry.token_source != "estimated":
+                entry.token_source = usage.source
+            cost = self._prices.cost_microusd(target.provider.name, target.model, usage)
+            if cost:  # what is known counts, even beside an unknown price
+                entry.cost_microusd = (entry.cost_microusd or 0) + cost
+            elif cost is None and not entry.cost_microusd:
+                entry.cost_microusd = None
+
+    def _checked(self, usage: Usage) -> Usage:
+        answered = self._entry.operation == "chat_completion"
+        if self.target is None or is_plain(usage, answered=answered):
+            return usage
+        answers = choices(self._chat.body) if answered else 0
+        return self._checks.checked(
+            usage, self.target.provider, self.target.model, answers, self._estimate
+        )
+
+    def _usage_so_far(self) -> Usage:
+        """The usage of an answer without its end: the last report, and at least what was
+        delivered."""
+        estimate = self._estimate()
+        progress = self.progress
+        if progress is None or progress.usage is None:
+            return estimate
+        reported = self._checked(progress.usage)
+        if not progress.final and reported.completion_tokens < estimate.completion_tokens:
+            reported = replace(
+                reported, completion_tokens=estimate.completion_tokens, source="estimated"
+            )
+        return reported
+
+    def _estimate(self) -> Usage:
+        body, prompt = self._chat.body, None
+        if self.target is not None and self._entry.operation == "chat_completion":
+            prompt = exact_prompt_tokens(self._chat, self.target)
+        return Usage(
+            prompt_tokens=prompt if prompt is not None else self._chat.prompt.estimate,
+            completion_tokens=self._estimate_completion(),
+            source="estimated",
+            tier=requested_tier(body),
+        )
+
+    def _estimate_completion(self) -> int:
+        if self._entry.operation != "chat_completion":
+            return 0
+        delivered = self.delivered
+        if delivered is None:
+            return estimate_completion_tokens(self._answer) if self._answer else 0
+        events = delivered.events
+        # Events without text count as well, up to what the request allows. Text has no such bound:
+        # a provider that wrote more than it was asked for is paid for it.
+        return max(min(events, max_completion_tokens(self._chat.body, events)), delivered.tokens)
