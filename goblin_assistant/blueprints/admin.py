@@ -13,22 +13,24 @@ from goblin_assistant.errors import Conflict
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.accounts import (
+    LimitsOut,
+    NewUser,
+    UserChange,
+    UserList,
+    UserOut,
+    user_out,
+)
+from goblin_assistant.schemas.base import Page
+from goblin_assistant.schemas.keys import (
     KeyChange,
     KeyIn,
     KeyList,
     KeyOut,
-    LimitsOut,
     NewKeyOut,
-    NewUser,
-    Page,
     RotateIn,
-    UserChange,
-    UserList,
-    UserOut,
     key_out,
-    limits_in,
-    user_out,
 )
+from goblin_assistant.schemas.limits import limits_in
 from goblin_assistant.web.auth import current_principal, require_auth
 from goblin_assistant.web.openapi import describe
 

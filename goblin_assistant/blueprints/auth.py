@@ -16,22 +16,24 @@ from goblin_assistant.rate_limits.key_limits import OwnLimits
 from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.accounts import (
     Credentials,
+    LogoutIn,
+    PasswordIn,
+    RefreshIn,
+    Tokens,
+    UserOut,
+    user_out,
+)
+from goblin_assistant.schemas.base import Page
+from goblin_assistant.schemas.keys import (
     KeyIn,
     KeyLimits,
     KeyList,
     KeyOut,
-    LogoutIn,
     NewKeyOut,
-    Page,
-    PasswordIn,
-    RefreshIn,
     RotateIn,
-    Tokens,
-    UserOut,
     key_out,
-    limits_in,
-    user_out,
 )
+from goblin_assistant.schemas.limits import limits_in
 from goblin_assistant.web.auth import current_principal, require_auth
 from goblin_assistant.web.openapi import describe
 

@@ -9,7 +9,7 @@ from apiflask import APIBlueprint
 from goblin_assistant.calls.request import may_use
 from goblin_assistant.errors import Forbidden, UnknownModel, ValidationFailed
 from goblin_assistant.runtime import runtime
-from goblin_assistant.schemas.accounts import SettingsIn, SettingsOut
+from goblin_assistant.schemas.settings import SettingsIn, SettingsOut
 from goblin_assistant.web.auth import current_principal, require_auth
 from goblin_assistant.web.openapi import describe
 

@@ -10,7 +10,7 @@ import click
 
 from goblin_assistant.database.limits import MAX_COUNT, Limit
 from goblin_assistant.money import to_microusd
-from goblin_assistant.schemas.accounts import USD_PATTERN
+from goblin_assistant.schemas.limits import USD_PATTERN
 
 NONE = "none"
 """What takes a limit away."""

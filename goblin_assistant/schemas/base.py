@@ -145,3 +145,10 @@ def typed(value: Any, validate: Callable[[Any], Any]) -> Any:
 
 Parts = Annotated[list[Item], Field(fail_fast=True), WrapValidator(typed)]
 """A list of parts of content."""
+
+
+class Page(Query):
+    """Which page of a list."""
+
+    after: Annotated[int, Field(ge=0, le=9_007_199_254_740_991)] = 0
+    limit: Annotated[int, Field(ge=1, le=200)] = 100

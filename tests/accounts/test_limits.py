@@ -13,7 +13,7 @@ from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.commands.keys import keys
 from goblin_assistant.database.limits import KEY_LIMITS, Limit, limit_values
 from goblin_assistant.database.models import api_keys
-from goblin_assistant.schemas.accounts import KeyChange, KeyIn, KeyOut, key_out
+from goblin_assistant.schemas.keys import KeyChange, KeyIn, KeyOut, key_out
 from tests.support.accounts_fixtures import PASSWORD, accounts, database_url, engine
 
 __all__ = ["accounts", "database_url", "engine"]
