@@ -160,7 +160,9 @@ def _jobs(config: Config, usage: UsageStore, accounts: Accounts) -> list[Periodi
         PeriodicJob("retry_unsaved_usage", 30.0, usage.retry_unsaved),
         PeriodicJob("release_stale_reservations", 60.0, usage.release_stale_reservations),
         PeriodicJob("flush_last_used", 60.0, accounts.keys.flush_last_used),
-        PeriodicJob("delete_expired_refresh_tokens", 3600.0, accounts.delete_expired_tokens),
+        PeriodicJob(
+            "delete_expired_refresh_tokens", 3600.0, accounts.sessions.delete_expired_tokens
+        ),
     ]
     if config.usage_retention_days:
         jobs.append(

@@ -8,7 +8,7 @@ from apiflask import APIBlueprint
 from flask import Response, request
 
 from goblin_assistant.accounts.api_keys import KeySpec
-from goblin_assistant.accounts.users import canonical
+from goblin_assistant.accounts.emails import canonical
 from goblin_assistant.database.limits import KEY_LIMITS
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden, RegistrationClosed
@@ -62,7 +62,7 @@ def login(body: Credentials) -> dict[str, Any]:
     # The place comes first: a login without one does not count as a failed attempt.
     with parts.accounts.passwords.place():
         parts.rate_limits.login_attempt(email, request.remote_addr)
-        pair = parts.accounts.login(email, body.password)
+        pair = parts.accounts.sessions.login(email, body.password)
         parts.rate_limits.login_succeeded(email)
     return pair.as_dict()
 
@@ -73,7 +73,7 @@ def login(body: Credentials) -> dict[str, Any]:
 def refresh(body: RefreshIn) -> dict[str, Any]:
     """A refresh token is valid once. A second use ends its session, for every holder of one of its
     tokens."""
-    return runtime().accounts.refresh(body.refresh_token).as_dict()
+    return runtime().accounts.sessions.refresh(body.refresh_token).as_dict()
 
 
 @bp.post("/logout")
@@ -83,7 +83,7 @@ def refresh(body: RefreshIn) -> dict[str, Any]:
 def logout(body: LogoutIn) -> Response:
     """Ends the session of `refresh_token`. `{}` ends all of the caller's sessions and access
     tokens."""
-    runtime().accounts.logout(current_principal().user_id, body.refresh_token)
+    runtime().accounts.sessions.logout(current_principal().user_id, body.refresh_token)
     return Response(status=204)
 
 
@@ -97,7 +97,9 @@ def password(body: PasswordIn) -> dict[str, Any]:
     parts = runtime()
     user = parts.accounts.get(current_principal().user_id)
     parts.rate_limits.login_attempt(user.email, request.remote_addr)
-    pair = parts.accounts.change_password(user.id, body.current_password, body.new_password)
+    pair = parts.accounts.sessions.change_password(
+        user.id, body.current_password, body.new_password
+    )
     parts.rate_limits.login_succeeded(user.email)
     return pair.as_dict()
 

@@ -367,7 +367,9 @@ def test_a_caller_seen_within_a_minute_passes_while_the_database_is_away(
     user = accounts.create("ada@example.com", PASSWORD)
     seen, unseen = make(accounts, user.id), make(accounts, user.id)
     ending = make(accounts, user.id, expires_at=now_ms() + 20_000)
-    claims = accounts.tokens.check(accounts.login("ada@example.com", PASSWORD).access_token)
+    claims = accounts.tokens.check(
+        accounts.sessions.login("ada@example.com", PASSWORD).access_token
+    )
     known = [accounts.principals.of_key(key.secret) for key in (seen, ending)] + [
         accounts.principals.of_token(claims)
     ]

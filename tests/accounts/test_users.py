@@ -1,4 +1,4 @@
-"""Users and their sessions, on SQLite and on PostgreSQL."""
+"""Users, passwords and access tokens, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine
 
 from goblin_assistant.accounts import passwords
+from goblin_assistant.accounts.emails import canonical, normalise
 from goblin_assistant.accounts.passwords import Passwords, check_new
+from goblin_assistant.accounts.sessions import TokenPair
 from goblin_assistant.accounts.tokens import AccessTokens
-from goblin_assistant.accounts.users import Accounts, TokenPair, canonical, normalise
-from goblin_assistant.database.models import now_ms, refresh_tokens, users
+from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.errors import (
-    AuthFailure,
     Conflict,
     NoFreeSlot,
     NotFound,
@@ -32,8 +32,6 @@ from tests.support.accounts_fixtures import (
     accounts,
     database_url,
     engine,
-    events,
-    failures,
 )
 
 __all__ = ["account_log", "accounts", "database_url", "engine"]
@@ -57,13 +55,13 @@ def test_an_account_is_made_once_for_every_spelling_of_its_address(accounts: Acc
     for spelling in ("ada@example.com", "ADA@EXAMPLE.COM", "ada@EXAMPLE.com"):
         with pytest.raises(Conflict):
             accounts.create(spelling, PASSWORD)
-        assert user_id_of(accounts, accounts.login(spelling, PASSWORD)) == user.id
+        assert user_id_of(accounts, accounts.sessions.login(spelling, PASSWORD)) == user.id
 
 
 def test_an_address_beyond_ascii_is_found_in_either_unicode_form(accounts: Accounts) -> None:
     composed, decomposed = "jos\u00e9@example.com", "jose\u0301@example.com"
     user = accounts.create(decomposed, PASSWORD)
-    assert user_id_of(accounts, accounts.login(composed, PASSWORD)) == user.id
+    assert user_id_of(accounts, accounts.sessions.login(composed, PASSWORD)) == user.id
     with pytest.raises(Conflict):
         accounts.create(composed, PASSWORD)
 
@@ -141,11 +139,11 @@ def test_unknown_address_wrong_password_and_disabled_account_get_the_same_answer
         ("ada@example.com", "wrong password"),
     ):
         with pytest.raises(Unauthorized) as caught:
-            accounts.login(email, password)
+            accounts.sessions.login(email, password)
         answers.append((str(caught.value), caught.value.reason))
     accounts.disable(user.id)
     with pytest.raises(Unauthorized) as caught:
-        accounts.login("ada@example.com", PASSWORD)
+        accounts.sessions.login("ada@example.com", PASSWORD)
     assert {text for text, _ in (*answers, (str(caught.value), ""))} == {answers[0][0]}
     assert caught.value.reason == "disabled"
 
@@ -179,10 +177,10 @@ def test_a_hash_of_other_parameters_is_renewed_at_login(accounts: Accounts) -> N
     user = accounts.create("ada@example.com", PASSWORD)
     old = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1).hash(PASSWORD)
     accounts._change(user.id, "test", password_hash=old)
-    accounts.login("ada@example.com", PASSWORD)
+    accounts.sessions.login("ada@example.com", PASSWORD)
     renewed = accounts.get(user.id).password_hash
     assert renewed.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
-    accounts.login("ada@example.com", PASSWORD)
+    accounts.sessions.login("ada@example.com", PASSWORD)
     assert accounts.get(user.id).password_hash == renewed
 
 
@@ -255,7 +253,7 @@ def test_an_access_token_says_who_and_never_what_they_may(accounts: Accounts) ->
     import jwt
 
     accounts.create("ada@example.com", PASSWORD, "admin")
-    token = accounts.login("ada@example.com", PASSWORD).access_token
+    token = accounts.sessions.login("ada@example.com", PASSWORD).access_token
     assert set(jwt.decode(token, options={"verify_signature": False})) == {
         "sub",
         "tv",
@@ -310,207 +308,3 @@ def test_the_memory_of_checked_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch
     for number in range(55):
         tokens.check(tokens.issue(number, 0))
     assert len(tokens._cache) <= 10
-
-
-# -- refresh --------------------------------------------------------------------------------------
-def test_a_refresh_token_gives_a_new_pair_and_is_used_up(accounts: Accounts) -> None:
-    accounts.create("ada@example.com", PASSWORD)
-    first = accounts.login("ada@example.com", PASSWORD)
-    second = accounts.refresh(first.refresh_token)
-    third = accounts.refresh(second.refresh_token)
-    assert len({first.refresh_token, second.refresh_token, third.refresh_token}) == 3
-    assert user_id_of(accounts, third)
-
-
-def test_a_stolen_refresh_token_ends_the_session_of_thief_and_owner_and_is_logged(
-    accounts: Accounts, account_log: pytest.LogCaptureFixture
-) -> None:
-    accounts.create("ada@example.com", PASSWORD)
-    owner = accounts.login("ada@example.com", PASSWORD)
-    thief = accounts.refresh(owner.refresh_token)  # the thief is first
-    with pytest.raises(Unauthorized) as caught:
-        accounts.refresh(owner.refresh_token)  # the owner comes second
-    assert caught.value.reason == "refresh_reused"
-    with pytest.raises(Unauthorized):
-        accounts.refresh(thief.refresh_token)
-    assert refused(accounts, thief.access_token) == "bad_token"
-    assert refused(accounts, owner.access_token) == "bad_token"
-    assert len(events(account_log, "refresh_token_reused")) == 1
-    again = accounts.login("ada@example.com", PASSWORD)
-    assert user_id_of(accounts, again)
-
-
-def test_an_old_refresh_token_cannot_log_its_owner_out_again_and_again(accounts: Accounts) -> None:
-    accounts.create("ada@example.com", PASSWORD)
-    first = accounts.login("ada@example.com", PASSWORD)
-    accounts.refresh(first.refresh_token)
-    with pytest.raises(Unauthorized):
-        accounts.refresh(first.refresh_token)
-    later = accounts.login("ada@example.com", PASSWORD)
-    with pytest.raises(Unauthorized) as caught:
-        accounts.refresh(first.refresh_token)
-    assert caught.value.reason == "refresh_reused"
-    assert user_id_of(accounts, later)
-    assert accounts.refresh(later.refresh_token)
-
-
-def test_a_reuse_leaves_other_devices_able_to_refresh(accounts: Accounts) -> None:
-    accounts.create("ada@example.com", PASSWORD)
-    phone, laptop = (accounts.login("ada@example.com", PASSWORD) for _ in range(2))
-    accounts.refresh(phone.refresh_token)
-    with pytest.raises(Unauthorized):
-        accounts.refresh(phone.refresh_token)
-    assert user_id_of(accounts, accounts.refresh(laptop.refresh_token))
-
-
-def test_of_sixteen_uses_of_one_refresh_token_at_once_at_most_one_succeeds_and_the_family_ends(
-    accounts: Accounts, engine: Engine
-) -> None:
-    accounts.create("ada@example.com", PASSWORD)
-    pair = accounts.login("ada@example.com", PASSWORD)
-    start = threading.Barrier(16)
-
-    def use(_: int) -> bool:
-        start.wait()
-        try:
-            accounts.refresh(pair.refresh_token)
-        except Unauthorized:
-            return False
-        return True
-
-    with ThreadPoolExecutor(16) as pool:
-        assert sum(pool.map(use, range(16))) == 1
-    with engine.connect() as connection:
-        open_rows = connection.execute(
-            select(refresh_tokens).where(refresh_tokens.c.revoked_at.is_(None))
-        ).all()
-    assert not open_rows
-
-
-def test_expired_unknown_and_foreign_refresh_tokens_are_refused_by_reason(
-    accounts: Accounts, engine: Engine
-) -> None:
-    user = accounts.create("ada@example.com", PASSWORD)
-    pair = accounts.login("ada@example.com", PASSWORD)
-    with engine.begin() as connection:
-        connection.execute(update(refresh_tokens).values(expires_at=now_ms() - 1))
-    for token, reason in (
-        (pair.refresh_token, "refresh_expired"),
-        ("gor_made_up", "refresh_unknown"),
-    ):
-        with pytest.raises(Unauthorized) as caught:
-            accounts.refresh(token)
-        assert caught.value.reason == reason
-    fresh = accounts.login("ada@example.com", PASSWORD)
-    accounts._change(user.id, "test", disabled_at=now_ms())
-    with pytest.raises(Unauthorized):
-        accounts.refresh(fresh.refresh_token)
-
-
-def test_tokens_are_stored_as_hashes_only(accounts: Accounts, engine: Engine) -> None:
-    accounts.create("ada@example.com", PASSWORD)
-    pair = accounts.login("ada@example.com", PASSWORD)
-    with engine.connect() as connection:
-        stored = str(
-            [
-                tuple(row)
-                for table in (refresh_tokens, users)
-                for row in connection.execute(select(table))
-            ]
-        )
-    assert pair.refresh_token.removeprefix("gor_") not in stored
-    assert pair.access_token not in stored
-    assert PASSWORD not in stored
-
-
-def test_refresh_tokens_are_kept_until_a_day_after_their_end(
-    accounts: Accounts, engine: Engine
-) -> None:
-    accounts.create("ada@example.com", PASSWORD)
-    for age in (2 * 86_400_000, 3_600_000):
-        pair = accounts.login("ada@example.com", PASSWORD)
-        from goblin_assistant.accounts.tokens import digest
-
-        with engine.begin() as connection:
-            connection.execute(
-                update(refresh_tokens)
-                .where(refresh_tokens.c.token_hash == digest(pair.refresh_token))
-                .values(expires_at=now_ms() - age)
-            )
-    accounts.delete_expired_tokens()
-    with engine.connect() as connection:
-        assert len(connection.execute(select(refresh_tokens)).all()) == 1
-
-
-# -- the ends of sessions -------------------------------------------------------------------------
-def test_logout_of_one_session_leaves_the_others(accounts: Accounts) -> None:
-    user = accounts.create("ada@example.com", PASSWORD)
-    one, other = (accounts.login("ada@example.com", PASSWORD) for _ in range(2))
-    accounts.logout(user.id, one.refresh_token)
-    with pytest.raises(Unauthorized):
-        accounts.refresh(one.refresh_token)
-    assert accounts.refresh(other.refresh_token)
-
-
-def test_logout_everywhere_ends_access_tokens_too(accounts: Accounts) -> None:
-    user = accounts.create("ada@example.com", PASSWORD)
-    pairs = [accounts.login("ada@example.com", PASSWORD) for _ in range(2)]
-    accounts.logout(user.id)
-    for pair in pairs:
-        assert refused(accounts, pair.access_token) == "bad_token"
-        with pytest.raises(Unauthorized):
-            accounts.refresh(pair.refresh_token)
-
-
-def test_nobody_can_end_the_session_of_another(accounts: Accounts) -> None:
-    accounts.create("ada@example.com", PASSWORD)
-    eve = accounts.create("eve@example.com", PASSWORD)
-    pair = accounts.login("ada@example.com", PASSWORD)
-    accounts.logout(eve.id, pair.refresh_token)
-    assert accounts.refresh(pair.refresh_token)
-
-
-def test_a_changed_password_ends_every_session_but_the_new_one(accounts: Accounts) -> None:
-    user = accounts.create("ada@example.com", PASSWORD)
-    old = accounts.login("ada@example.com", PASSWORD)
-    with pytest.raises(Unauthorized, match="current password"):
-        accounts.change_password(user.id, "wrong password", "another long password")
-    new = accounts.change_password(user.id, PASSWORD, "another long password")
-    assert refused(accounts, old.access_token) == "bad_token"
-    with pytest.raises(Unauthorized):
-        accounts.refresh(old.refresh_token)
-    with pytest.raises(Unauthorized):
-        accounts.login("ada@example.com", PASSWORD)
-    assert user_id_of(accounts, new) == user.id
-    assert accounts.refresh(new.refresh_token)
-    assert accounts.login("ada@example.com", "another long password")
-
-
-def test_a_disabled_user_is_out_at_once_and_back_after_logging_in_again(accounts: Accounts) -> None:
-    user = accounts.create("ada@example.com", PASSWORD)
-    pair = accounts.login("ada@example.com", PASSWORD)
-    accounts.disable(user.id)
-    assert refused(accounts, pair.access_token)
-    accounts.enable(user.id)
-    assert refused(accounts, pair.access_token) == "bad_token"
-    assert accounts.login("ada@example.com", PASSWORD)
-
-
-def test_a_role_counts_from_the_next_request_on(accounts: Accounts) -> None:
-    user = accounts.create("ada@example.com", PASSWORD)
-    claims = accounts.tokens.check(accounts.login("ada@example.com", PASSWORD).access_token)
-    assert not accounts.principals.of_token(claims).is_admin
-    accounts.set_role(user.id, "admin")
-    assert accounts.principals.of_token(claims).is_admin
-    accounts.set_role(user.id, "user")
-    assert not accounts.principals.of_token(claims).is_admin
-    with pytest.raises(ValidationFailed):
-        accounts.set_role(user.id, "root")
-
-
-def test_every_reason_for_a_refusal_is_a_series_from_the_start(accounts: Accounts) -> None:
-    from goblin_assistant.metrics import REGISTRY
-
-    for reason in AuthFailure:
-        assert REGISTRY.get_sample_value("auth_failures_total", {"reason": reason}) is not None
-    assert failures("no such reason") == 0

@@ -24,7 +24,7 @@ def admin(app: Flask) -> dict[str, str]:
     client = app.test_client()
     client.get("/health")  # the first request migrates
     accounts.create("root@example.com", PASSWORD, "admin")
-    return bearer(accounts.login("root@example.com", PASSWORD).access_token)
+    return bearer(accounts.sessions.login("root@example.com", PASSWORD).access_token)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_an_admin_makes_users_and_admins_also_while_registration_is_closed(
     client.get("/health")
     accounts = app.extensions["goblin"].accounts
     accounts.create("root@example.com", PASSWORD, "admin")
-    admin = bearer(accounts.login("root@example.com", PASSWORD).access_token)
+    admin = bearer(accounts.sessions.login("root@example.com", PASSWORD).access_token)
     for role in ("user", "admin"):
         body = {"email": f"{role}@example.com", "password": PASSWORD, "role": role}
         answer = client.post("/admin/users", json=body, headers=admin)

@@ -68,7 +68,7 @@ def accounts(folder: Path) -> Any:
 def test_the_first_admin_is_made_in_an_empty_folder(folder: Path, accounts: Accounts) -> None:
     out = good(users, "create", "root@example.com", "--admin", "--password-stdin", stdin=PASSWORD)
     assert out == "created admin root@example.com (id 1)\n"
-    assert accounts.login("root@example.com", PASSWORD)
+    assert accounts.sessions.login("root@example.com", PASSWORD)
     assert accounts.by_email("root@example.com").role == "admin"
     good(
         users,
@@ -117,7 +117,7 @@ def test_users_are_listed_for_people_and_for_programs(ada: dict[str, Any]) -> No
 def test_disabling_enabling_role_and_password_reach_the_server_at_once(
     ada: dict[str, Any], accounts: Accounts
 ) -> None:
-    claims = accounts.tokens.check(accounts.login(ADA, PASSWORD).access_token)
+    claims = accounts.tokens.check(accounts.sessions.login(ADA, PASSWORD).access_token)
     good(users, "role", ADA, "admin")
     assert accounts.principals.of_token(claims).is_admin
     good(users, "disable", "ADA@example.com")
@@ -126,12 +126,12 @@ def test_disabling_enabling_role_and_password_reach_the_server_at_once(
     good(users, "enable", ADA)
     good(users, "reset-password", ADA, "--password-stdin", stdin="a new long password\r\n")
     with pytest.raises(Unauthorized):
-        accounts.login(ADA, PASSWORD)
-    assert accounts.login(ADA, "a new long password")
+        accounts.sessions.login(ADA, PASSWORD)
+    assert accounts.sessions.login(ADA, "a new long password")
 
 
 def test_limits_of_a_user_reach_the_server_at_once(ada: dict[str, Any], accounts: Accounts) -> None:
-    claims = accounts.tokens.check(accounts.login(ADA, PASSWORD).access_token)
+    claims = accounts.tokens.check(accounts.sessions.login(ADA, PASSWORD).access_token)
     key = good(keys, "create", ADA, "--name", "team").strip()
     said = good(users, "limits", ADA, "--requests-per-minute", "500", "--tokens-per-minute", "9")
     assert said == f"limits of {ADA}: requests_per_minute 500, tokens_per_minute 9\n"

@@ -1,0 +1,200 @@
+"""Sessions: login, refresh, logout.
+
+A session is a family of refresh tokens. Each token is valid once, and its use gives the next one. A
+second use means that the token was stolen, so the whole family ends
+(https://www.rfc-editor.org/rfc/rfc9700#section-4.14.2).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, delete, update
+
+from goblin_assistant.accounts.passwords import Passwords, check_new
+from goblin_assistant.accounts.statements import (
+    find_refresh_token,
+    revoke_tokens,
+    update_user,
+    user_by_email,
+    user_by_id,
+)
+from goblin_assistant.accounts.tokens import AccessTokens, digest, new_refresh_token
+from goblin_assistant.database.engine import insert_row
+from goblin_assistant.database.models import User, now_ms, refresh_tokens, users
+from goblin_assistant.errors import AuthFailure, Unauthorized
+
+logger = logging.getLogger("goblin_assistant.accounts")
+
+_WRONG = "e-mail or password is wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """What a login returns. `expires_in` is of the access token, in seconds."""
+
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    token_type: str = "bearer"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The body of the response."""
+        return {
+            "access_token": self.access_token,
+            "refresh_token": self.refresh_token,
+            "token_type": self.token_type,
+            "expires_in": self.expires_in,
+        }
+
+
+class Sessions:
+    """The sessions of all users. Shared by all threads."""
+
+    def __init__(
+        self, engine: Engine, tokens: AccessTokens, passwords: Passwords, refresh_seconds: int
+    ) -> None:
+        self._engine = engine
+        self._tokens = tokens
+        self._passwords = passwords
+        self._refresh_ms = refresh_seconds * 1000
+
+    def login(self, email: str, password: str) -> TokenPair:
+        """Start a session. Raises Unauthorized.
+
+        An unknown address, a wrong password and a disabled account give the same error after the
+        same work.
+        """
+        with self._engine.connect() as connection:
+            user = user_by_email(connection, email)
+        good = self._passwords.verify(None if user is None else user.password_hash, password)
+        if user is None or not good:
+            raise Unauthorized(_WRONG, reason=AuthFailure.BAD_CREDENTIALS)
+        if user.disabled_at is not None:
+            raise Unauthorized(_WRONG, reason=AuthFailure.DISABLED)
+        if self._passwords.needs_rehash(user.password_hash):
+            self._rehash(user.id, password)
+        return self._start_session(user)
+
+    def refresh(self, token: str) -> TokenPair:
+        """Exchange a refresh token for a new pair. Raises Unauthorized; a reuse ends the family."""
+        with self._engine.connect() as connection:
+            row = find_refresh_token(connection, refresh_tokens.c.token_hash == digest(token))
+            now = now_ms()
+            if row is None:
+                raise Unauthorized(
+                    "the refresh token is not valid; log in again",
+                    reason=AuthFailure.REFRESH_UNKNOWN,
+                )
+            if row.used_at is not None:
+                if row.revoked_at is None:
+                    # Only once: an old token must not log its owner out again and again.
+                    self._end_family(connection, row)
+                raise Unauthorized(
+                    "the refresh token was used before; log in again",
+                    reason=AuthFailure.REFRESH_REUSED,
+                )
+            if row.revoked_at is not None or row.expires_at <= now:
+                raise Unauthorized(
+                    "the refresh token has expired; log in again",
+                    reason=AuthFailure.REFRESH_EXPIRED,
+                )
+            user = user_by_id(connection, row.user_id)
+            if user.disabled_at is not None:
+                raise Unauthorized("the account is disabled", reason=AuthFailure.DISABLED)
+            # Of two concurrent uses, only one finds the token unused.
+            unused = (refresh_tokens.c.used_at.is_(None), refresh_tokens.c.revoked_at.is_(None))
+            taken = connection.execute(
+                update(refresh_tokens)
+                .where(refresh_tokens.c.id == row.id, *unused)
+                .values(used_at=now)
+            )
+            if taken.rowcount != 1:
+                connection.rollback()
+                self._end_family(connection, row)
+                raise Unauthorized(
+                    "the refresh token was used before; log in again",
+                    reason=AuthFailure.REFRESH_REUSED,
+                )
+            pair = self._issue(connection, user, row.family_id)
+            connection.commit()
+        return pair
+
+    def logout(self, user_id: int, refresh_token: str | None = None) -> None:
+        """End the refresh token's session; without a token, all sessions and access tokens."""
+        mine = refresh_tokens.c.user_id == user_id
+        with self._engine.begin() as connection:
+            if refresh_token is not None:
+                row = find_refresh_token(
+                    connection, mine & (refresh_tokens.c.token_hash == digest(refresh_token))
+                )
+                if row is not None:
+                    revoke_tokens(connection, refresh_tokens.c.family_id == row.family_id)
+            else:
+                revoke_tokens(connection, mine)
+                update_user(connection, user_id, token_version=users.c.token_version + 1)
+        logger.info("logged_out", extra={"user_id": user_id, "everywhere": refresh_token is None})
+
+    def change_password(self, user_id: int, current: str, new: str) -> TokenPair:
+        """Change the password, end every session of the user, and start a new one."""
+        with self._engine.connect() as connection:
+            user = user_by_id(connection, user_id)
+        if not self._passwords.verify(user.password_hash, current):
+            raise Unauthorized("the current password is wrong", reason=AuthFailure.BAD_CREDENTIALS)
+        check_new(new, user.email)
+        return self._start_session(self.new_password(user_id, new, "password_changed"))
+
+    def delete_expired_tokens(self) -> None:
+        """Delete refresh tokens a day after they expire. Until then a reuse is noticed."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                delete(refresh_tokens).where(refresh_tokens.c.expires_at < now_ms() - 86_400_000)
+            )
+
+    def new_password(self, user_id: int, password: str, event: str) -> User:
+        """Set a password and end every session of the user. `event` is the name of the log line."""
+        encoded = self._passwords.hash(password)
+        with self._engine.begin() as connection:
+            user = update_user(
+                connection, user_id, password_hash=encoded, token_version=users.c.token_version + 1
+            )
+            revoke_tokens(connection, refresh_tokens.c.user_id == user_id)
+        logger.info(event, extra={"user_id": user_id})
+        return user
+
+    def _rehash(self, user_id: int, password: str) -> None:
+        encoded = self._passwords.hash(password)
+        with self._engine.begin() as connection:
+            update_user(connection, user_id, password_hash=encoded)
+        logger.info("password_rehashed", extra={"user_id": user_id})
+
+    def _start_session(self, user: User) -> TokenPair:
+        with self._engine.begin() as connection:
+            return self._issue(connection, user, secrets.token_hex(16))
+
+    def _issue(self, connection: Connection, user: User, family: str) -> TokenPair:
+        token = new_refresh_token()
+        expires = now_ms() + self._refresh_ms
+        insert_row(
+            connection,
+            refresh_tokens,
+            user_id=user.id,
+            family_id=family,
+            token_hash=digest(token),
+            expires_at=expires,
+        )
+        return TokenPair(
+            self._tokens.issue(user.id, user.token_version), token, self._tokens.seconds
+        )
+
+    def _end_family(self, connection: Connection, row: Row[Any]) -> None:
+        revoke_tokens(connection, refresh_tokens.c.family_id == row.family_id)
+        # Access tokens end as well: the thief may hold one.
+        update_user(connection, row.user_id, token_version=users.c.token_version + 1)
+        connection.commit()
+        logger.warning(
+            "refresh_token_reused", extra={"user_id": row.user_id, "family": row.family_id[:8]}
+        )
