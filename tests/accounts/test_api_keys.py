@@ -380,7 +380,7 @@ def test_a_caller_seen_within_a_minute_passes_while_the_database_is_away(
     assert accounts.principals.of_token(claims) == known[2]
     with pytest.raises(Unavailable):
         accounts.principals.of_key(unseen.secret)
-    accounts.keys.flush_last_used()  # says so and keeps it for later
+    accounts.keys.flush_last_used()  # logs the failure, and keeps the times for later
 
     real = principals.time.monotonic
     monkeypatch.setattr(principals.time, "monotonic", lambda: real() + 30)

@@ -1,4 +1,4 @@
-"""The table of limits: what is in it is everywhere a limit has to be."""
+"""Every limit of the table has its column, its fields in the API and its option."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import Engine, select, update
 
-from goblin_assistant.accounts.sessions import TokenPair
 from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.database.models import now_ms, refresh_tokens, users
 from goblin_assistant.errors import (
@@ -25,20 +24,11 @@ from tests.support.accounts_fixtures import (
     engine,
     events,
     failures,
+    refused,
+    user_id_of,
 )
 
 __all__ = ["account_log", "accounts", "database_url", "engine"]
-
-
-def refused(accounts: Accounts, token: str) -> str | None:
-    """Why an access token is refused."""
-    with pytest.raises(Unauthorized) as caught:
-        accounts.principals.of_token(accounts.tokens.check(token))
-    return caught.value.reason
-
-
-def user_id_of(accounts: Accounts, pair: TokenPair) -> int:
-    return accounts.principals.of_token(accounts.tokens.check(pair.access_token)).user_id
 
 
 # -- refresh --------------------------------------------------------------------------------------

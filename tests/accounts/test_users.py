@@ -13,7 +13,6 @@ from sqlalchemy import Engine
 from goblin_assistant.accounts import passwords
 from goblin_assistant.accounts.emails import canonical, normalise
 from goblin_assistant.accounts.passwords import Passwords, check_new
-from goblin_assistant.accounts.sessions import TokenPair
 from goblin_assistant.accounts.tokens import AccessTokens
 from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.errors import (
@@ -32,20 +31,10 @@ from tests.support.accounts_fixtures import (
     accounts,
     database_url,
     engine,
+    user_id_of,
 )
 
 __all__ = ["account_log", "accounts", "database_url", "engine"]
-
-
-def refused(accounts: Accounts, token: str) -> str | None:
-    """Why an access token is refused."""
-    with pytest.raises(Unauthorized) as caught:
-        accounts.principals.of_token(accounts.tokens.check(token))
-    return caught.value.reason
-
-
-def user_id_of(accounts: Accounts, pair: TokenPair) -> int:
-    return accounts.principals.of_token(accounts.tokens.check(pair.access_token)).user_id
 
 
 # -- users ----------------------------------------------------------------------------------------

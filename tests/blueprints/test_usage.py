@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,10 @@ from goblin_assistant.usage import reports
 from goblin_assistant.usage.records import UsageEntry, first_id_at, journal_line
 from goblin_assistant.usage.reports import Scope, parse_range
 from tests.conftest import MakeApp, register
-from tests.support.books import add_key, add_user, entry, open_database, open_store
+from tests.support.books import add_key, add_user, entry, open_store
+from tests.support.books_fixtures import engine
+
+__all__ = ["engine"]
 
 DAY = 86_400_000
 NOVEMBER = 1_793_491_200_000  # 2026-11-01T00:00:00Z
@@ -28,19 +30,6 @@ NOVEMBER = 1_793_491_200_000  # 2026-11-01T00:00:00Z
 def at(day: int, number: int = 0, ms: int = 0) -> str:
     """A record id on a day of November 2026."""
     return first_id_at(NOVEMBER + (day - 1) * DAY + ms)[:26] + f"{number:06x}"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """Both databases."""
-    url = (
-        f"sqlite:///{tmp_path / 'books.db'}"
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgres_url")
-    )
-    engine = open_database(url)
-    yield engine
-    engine.dispose()
 
 
 def fill(engine: Engine, folder: Path, entries: list[UsageEntry]) -> None:

@@ -38,7 +38,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 
 @pytest.fixture
 def store(engine: Engine, tmp_path: Path) -> Iterator[UsageStore]:
-    """Books beside, as those of a running server."""
+    """A second store on the database, as a running server has one."""
     with open_store(engine, tmp_path / "server") as store:
         yield store
 

@@ -1,5 +1,5 @@
-"""A release with tables of a later one: served when they say so, refused with the reason when
-not."""
+"""A release on the tables of a later one: it serves if they allow it, else it refuses with the
+reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LATER = "0099"
 
 
 def make_later(engine: Engine, serves_from: str) -> None:
-    """What a later release's migration does: a column and a table more, and its word on who may
+    """Migrate as a later release does: add a column and a table, and declare which releases may
     serve."""
     with engine.begin() as connection:
         for statement in (
@@ -131,7 +131,11 @@ def test_a_newer_database_that_is_not_compatible_is_refused_with_the_reason(
     )
     assert answer.get_json()["reasons"] == [f"database: {reason}"]
     wait_until(lambda: app.extensions["goblin"].monitor.report("database")["last_check"])
-    said = {record.reason for record in caplog.records if record.message == "schema_not_served"}  # type: ignore[attr-defined]
+    said = {
+        record.__dict__["reason"]
+        for record in caplog.records
+        if record.message == "schema_not_served"
+    }
     assert said == {reason, f"the database is {reason}"}
 
 
@@ -268,7 +272,7 @@ def test_an_instance_refuses_everything_but_health_and_metrics_on_incompatible_t
     assert answer.json()["error"] == "unavailable"
     for path in ("/health", "/health/live", "/health/all", "/metrics"):
         assert requests.get(refusing.url + path, timeout=30).status_code == 200, path
-    # It had found its tables before: a migration beside it does not take it out of service.
+    # It has checked its tables before. A migration while it runs does not take it out of service.
     answer = requests.post(
         serving.url + "/chat/completions", json=CHAT, headers=headers, timeout=30
     )

@@ -1,4 +1,4 @@
-"""Damaged tables and a migration that is killed: one sentence, and never a half migration."""
+"""Damaged tables are named in one sentence. A killed migration leaves nothing half done."""
 
 from __future__ import annotations
 

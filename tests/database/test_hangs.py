@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis that hang: stopped by SIGSTOP, their connections stay open and their kernel
+"""PostgreSQL and Redis that hang. SIGSTOP stops them: connections stay open, and the kernel still
 acknowledges."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.services import PostgresServer, RedisServer
 
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 BOUND = 30.0
-"""Seconds that are more than any limit here and less than a hang."""
+"""Seconds: longer than any limit here, shorter than a hang."""
 
 
 def chat(url: str, headers: dict[str, str]) -> requests.Response:
@@ -42,7 +42,7 @@ def key(url: str, headers: dict[str, str], **spec: Any) -> dict[str, str]:
 
 @pytest.fixture
 def paused(own_postgres: PostgresServer) -> Iterator[PostgresServer]:
-    """Resumed at the end, whatever happened."""
+    """A PostgreSQL that a test may pause. It is resumed at the end."""
     yield own_postgres
     own_postgres.resume()
 
@@ -107,7 +107,7 @@ def test_a_key_with_a_budget_is_refused_while_postgresql_hangs(
 
 
 def priced(folder: Path) -> Path:
-    """A price for echo: what costs nothing needs no reservation."""
+    """A price for echo, because a chat that costs nothing reserves nothing."""
     path = folder / "goblin.toml"
     path.write_text('[prices."echo/echo"]\ninput = "1"\noutput = "1"\n')
     return path
@@ -186,7 +186,9 @@ def test_the_trial_that_meets_a_dead_connection_or_an_error_is_not_the_last_one_
         monkeypatch.setattr(time, "monotonic", lambda: now + 4)
         connection.driver_connection.autocommit = True  # type: ignore[attr-defined]
         with pytest.raises(psycopg.errors.UndefinedTable):
-            connection.driver_connection.execute("SELECT * FROM nothing")  # type: ignore[attr-defined]
+            connection.driver_connection.execute(  # type: ignore[attr-defined]
+                "SELECT * FROM nothing"
+            )
         connection.close()
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT 1")) == 1
@@ -199,7 +201,12 @@ def test_a_redis_that_hangs_holds_up_few_answers_with_idempotency_keys(
     store = RedisIdempotencyStore(60, 60.0, redis_server.url)
     asked = []
     real = store._redis.set
-    store._redis.set = lambda *args, **options: asked.append(1) or real(*args, **options)  # type: ignore[method-assign]
+
+    def count(*args: Any, **options: Any) -> Any:
+        asked.append(1)
+        return real(*args, **options)
+
+    store._redis.set = count  # type: ignore[method-assign]
     store.begin("key:1", "0", "/chat", b"{}")
     redis_server.pause()
     try:

@@ -40,7 +40,7 @@ def tables(engine: Engine) -> set[str]:
 
 
 def differences(engine: Engine) -> list[Any]:
-    """What autogenerate would change: nothing, when the migrations make what the models say."""
+    """What Alembic's autogenerate would change. Nothing, if migrations and models agree."""
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "render_as_batch": True}
@@ -81,7 +81,7 @@ def test_down_and_up_again_through_every_revision(empty: Engine) -> None:
 
 
 def test_a_row_survives_the_way_from_each_earlier_revision(empty: Engine) -> None:
-    """From the previous release's tables: a user made there is a user here."""
+    """A user that was made in an earlier release's tables is there after the migration."""
     for revision in REVISIONS[:-1] or REVISIONS:
         upgrade(empty, revision)
         with empty.begin() as connection:

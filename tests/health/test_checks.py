@@ -20,7 +20,9 @@ from goblin_assistant.health.checks import (
     service_name,
 )
 from goblin_assistant.health.services import CheckFailed
-from tests.support.services import Chroma, PostgresServer, RedisServer, chroma  # noqa: F401 -- a fixture
+from tests.support.services import Chroma, PostgresServer, RedisServer, chroma
+
+__all__ = ["chroma"]
 
 
 def problem(check: Callable[[float], None], timeout: float = 2.0) -> str | None:
@@ -58,7 +60,7 @@ def sandbox() -> Iterator[tuple[str, dict[str, int]]]:
     server.server_close()
 
 
-def test_chroma_up_down_and_up_again(chroma: Chroma) -> None:  # noqa: F811
+def test_chroma_up_down_and_up_again(chroma: Chroma) -> None:
     check = http_check(chroma.url + CHROMA_HEARTBEAT)
     assert problem(check) is None
     chroma.stop()

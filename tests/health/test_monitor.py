@@ -1,5 +1,4 @@
-"""The monitor by itself: when checks run, what they leave behind, and what happens when they
-hang."""
+"""The monitor alone: when checks run, what they record, and what happens when they hang."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ def make_monitor() -> Iterator[Make]:
 
 
 class Switch:
-    """A check that passes or fails as told, and counts."""
+    """A check that passes or fails as the test says, and counts its runs."""
 
     def __init__(self, problem: Exception | None = None) -> None:
         self.problem = problem
@@ -218,7 +217,7 @@ def test_readiness_waits_for_the_migration_and_asks_no_more_once_it_is_done(
     seen = Switch()
     monitor.check_now("database")
     assert monitor.ready() == (True, [])
-    assert next(answers) == "never asked"  # the third answer was never asked for
+    assert next(answers) == "never asked"  # so the third answer is still there
     assert seen.runs == 0
 
 

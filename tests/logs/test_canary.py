@@ -1,4 +1,4 @@
-"""A secret planted wherever one can be: it comes out nowhere."""
+"""A secret is put wherever one can be, and appears nowhere."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def test_planted_secrets_appear_in_no_log_line_response_or_metric(
     seen: list[str] = []
 
     def call(method: str, path: str, **kwargs: object) -> requests.Response:
-        answer = requests.request(method, server.url + path, timeout=20, **kwargs)  # type: ignore[arg-type]
+        answer = requests.request(  # type: ignore[arg-type]
+            method, server.url + path, timeout=20, **kwargs
+        )
         seen.append(answer.text + str(answer.headers))
         return answer
 

@@ -1,5 +1,5 @@
-"""The log: one JSON object a line whatever is logged, the guide's keys, and a reader who does not
-read."""
+"""The log has one JSON object per line, with the guide's keys, whatever is logged. A reader that
+stops reading stops nothing else."""
 
 from __future__ import annotations
 

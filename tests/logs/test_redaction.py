@@ -1,4 +1,4 @@
-"""No secret in the log: neither the ones that the process holds nor whatever looks like one."""
+"""The log holds no secret: none of the process's own, and nothing that looks like one."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def test_json_web_tokens_are_hidden() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '{"message":"chat_completed","prompt_tokens":12,"token_source":"provider","principal":"key:7"}',
+        '{"message":"chat_completed","prompt_tokens":12,"token_source":"provider",'
+        '"principal":"key:7"}',
         '{"path":"/auth/password","method":"POST"}',
         '{"message":"the monkey: eats","max_tokens":5}',
         "https://host:8001/path",

@@ -150,7 +150,11 @@ def test_in_its_own_dialect_a_stream_passes_byte_for_byte(
         provider.stream(request(body, raw=orjson.dumps(body), stream=True, dialect="anthropic"))
     )
     assert b"".join(event for event in events if isinstance(event, bytes)) == b"".join(sent)
-    assert events[-1] == Completed("claude-sonnet-4-5", events[-1].usage, "stop")  # type: ignore[union-attr]
+    assert events[-1] == Completed(
+        "claude-sonnet-4-5",
+        events[-1].usage,  # type: ignore[union-attr]
+        "stop",
+    )
     assert fake_upstream.requests[0].headers["anthropic-version"] == "2023-06-01"
 
 
@@ -177,7 +181,9 @@ def test_an_overloaded_service_that_says_so_in_its_stream_can_be_retried(
     error = b"event: error\ndata: " + orjson.dumps(anthropic_error("overloaded_error")) + b"\n\n"
     for dialect in ("openai", "anthropic"):
         fake_upstream.reply(Reply.sse([anthropic_events()[0], error]))
-        events = provider.stream(request(native(), stream=True, dialect=dialect))  # type: ignore[arg-type]
+        events = provider.stream(
+            request(native(), stream=True, dialect=dialect)  # type: ignore[arg-type]
+        )
         with pytest.raises(Overloaded) as caught:
             next(events)  # the client has received nothing
         assert CANARY not in str(caught.value)
@@ -188,7 +194,9 @@ def test_an_incomplete_stream_is_an_error_in_either_dialect(
 ) -> None:
     for dialect in ("openai", "anthropic"):
         fake_upstream.reply(Reply.sse(anthropic_events(done=False)))
-        events = provider.stream(request(native(), stream=True, dialect=dialect))  # type: ignore[arg-type]
+        events = provider.stream(
+            request(native(), stream=True, dialect=dialect)  # type: ignore[arg-type]
+        )
         with pytest.raises(BadResponse):
             list(events)
 

@@ -1,4 +1,4 @@
-"""Who is counted, by what, and how much is too much: the policy without HTTP."""
+"""The limits without HTTP: who is counted, in which bucket, and when a request is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def Caller(
     tokens_per_minute: int | None = None,
     user_id: int | None = None,
 ) -> Principal:
-    """A caller; unless told otherwise each of another user."""
+    """A caller. Each belongs to another user, unless `user_id` is given."""
     return Principal(
         user_id if user_id is not None else int(label.split(":")[1]),
         "user",

@@ -1,4 +1,4 @@
-"""Counting in Redis: exact over processes, and what happens when Redis is lost."""
+"""Counts in Redis are exact across processes. When Redis is lost, each instance counts alone."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from tests.support.services import RedisServer
 
 
 @pytest.fixture(autouse=True)
-def _quick_return(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick_return(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(shared, "RETRY_SECONDS", 0.05)
+    yield
+    rate_limiter_degraded.set(0)  # a storage that was closed without Redis leaves it at 1
 
 
 @pytest.fixture
@@ -34,32 +36,9 @@ def degraded() -> float:
     return next(iter(next(iter(rate_limiter_degraded.collect())).samples)).value
 
 
-def test_ten_of_fifteen_hits_are_admitted(storage: SharedStorage) -> None:
-    hits = [storage.hit("a", 10, 60) for _ in range(15)]
-    assert [hit.allowed for hit in hits] == [True] * 10 + [False] * 5
-    assert [hit.remaining for hit in hits[:3]] == [9, 8, 7]
-    assert 55 < hits[-1].retry_after <= 60
-
-
 def test_hits_leave_the_window(storage: SharedStorage) -> None:
     assert [storage.hit("a", 2, 1).allowed for _ in range(3)] == [True, True, False]
     wait_until(lambda: storage.hit("a", 2, 1).allowed, 3)
-
-
-def test_two_buckets_are_counted_together_or_not_at_all(storage: SharedStorage) -> None:
-    key, user = ("key:1", 3, 60), ("user:1", 5, 60)
-    assert [[hit.remaining for hit in storage.hit_all([key, user])] for _ in range(3)] == [
-        [2, 4],
-        [1, 3],
-        [0, 2],
-    ]
-    refused = storage.hit_all([key, user])
-    assert [hit.allowed for hit in refused] == [False]
-    assert 55 < refused[0].retry_after <= 60
-    assert [storage.hit(*user).remaining for _ in range(2)] == [1, 0]
-    other = storage.hit_all([("key:2", 3, 60), user])
-    assert [hit.allowed for hit in other] == [True, False]
-    assert storage.hit("key:2", 3, 60).remaining == 2
 
 
 def test_flask_limiter_sees_the_same_window(storage: SharedStorage) -> None:
@@ -70,28 +49,10 @@ def test_flask_limiter_sees_the_same_window(storage: SharedStorage) -> None:
     assert begun == pytest.approx(time.time(), abs=1)
 
 
-def test_tokens_are_admitted_up_to_the_limit_and_given_back(storage: SharedStorage) -> None:
-    assert storage.reserve("key:1", 1000, 60, 600, "h1") == 0
-    assert storage.reserve("key:1", 1000, 60, 400, "h2") == 0
-    assert 55 < storage.reserve("key:1", 1000, 60, 1, "h3") <= 60
-    storage.settle("key:1", "h1", 100)
-    assert storage.reserve("key:1", 1000, 60, 500, "h4") == 0
-    assert storage.reserve("key:1", 1000, 60, 1, "h5") > 0
-    storage.settle("key:1", "unknown", 100)
-
-
 def test_reserved_tokens_leave_the_window(storage: SharedStorage) -> None:
     assert storage.reserve("key:1", 10, 1, 10, "h1") == 0
     assert storage.reserve("key:1", 10, 1, 10, "h2") > 0
     wait_until(lambda: storage.reserve("key:1", 10, 1, 10, "h3") == 0, 3)
-
-
-def test_a_forgotten_key_begins_anew(storage: SharedStorage) -> None:
-    storage.hit("a", 1, 60)
-    storage.reserve("a", 10, 60, 10, "h1")
-    storage.forget("a")
-    assert storage.hit("a", 1, 60).allowed
-    assert storage.reserve("a", 10, 60, 10, "h2") == 0
 
 
 _WORKER = """

@@ -123,7 +123,9 @@ def test_each_change_is_logged_once(
         fail(breaker, 4)
         breaker.acquire()
     changes = [record for record in caplog.records if record.message == "circuit_state_changed"]
-    assert [(record.from_state, record.to_state) for record in changes] == [("closed", "open")]  # type: ignore[attr-defined]
+    assert [(record.__dict__["from_state"], record.__dict__["to_state"]) for record in changes] == [
+        ("closed", "open")
+    ]
 
 
 # -- one verdict a call -------------------------------------------------------------------------
@@ -150,7 +152,7 @@ def test_a_call_begun_before_it_opened_is_no_trial(breaker: CircuitBreaker, cloc
     stragglers[1].failure()
     stragglers[2].abandon()
     assert breaker.state is State.HALF_OPEN, "an old failure does not open it"
-    assert breaker.acquire() is None, "nor does an old call's end make room beside the trial"
+    assert breaker.acquire() is None, "the end of an old call admits no second trial"
     trial.success()
     stragglers[3].failure()
     fail(breaker, 3)
@@ -226,7 +228,7 @@ def test_a_slow_call_counts_as_failed_once_however_it_ends(
 ) -> None:
     for _ in range(3):
         ticket = take(impatient, streamed=True)
-        clock.now += 2.1  # nobody looks before it ends
+        clock.now += 2.1  # the state is not read before it ends
         getattr(ticket, verdict)()
     assert impatient.state is State.CLOSED, "three failures"
     fail(impatient, 1)
@@ -269,7 +271,8 @@ def test_without_a_limit_no_call_is_slow(breaker: CircuitBreaker, clock: Clock) 
 
 # -- any order of things ------------------------------------------------------------------------
 class Interleaving(RuleBasedStateMachine):
-    """Calls begin, answer, end (once or twice, early or late), and time passes, in any order."""
+    """Calls begin, answer and end (once or twice, early or late) while time passes, in any
+    order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -333,7 +336,7 @@ class Interleaving(RuleBasedStateMachine):
     @invariant()
     def it_is_never_stuck(self) -> None:
         if self.breaker.state is State.HALF_OPEN and not self.trials_that_wait():
-            assert self.breaker.available(), "half open, with no trial, and nobody may try"
+            assert self.breaker.available(), "half open without a trial, but no call is admitted"
         assert self.breaker.retry_after() < 5 + 1e-9  # seconds are floats
 
     @invariant()

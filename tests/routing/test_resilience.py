@@ -1,5 +1,5 @@
-"""A provider that fails for a while, and many streams that fail at once: nothing leaks, and what
-recovers is used again."""
+"""A provider that fails for a while is used again when it recovers. Many streams that fail at once
+leak nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import contextlib
 import os
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.conftest import Serve, Server, wait_until
@@ -28,10 +30,36 @@ FINE = Reply.sse([CHUNK, CHUNK, LAST])
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 
 
-def configured(tmp_path: Path, upstream: FakeUpstream, extra: str = "") -> str:
-    path = tmp_path / "goblin.toml"
-    path.write_text(f'[providers.a]\nbase_url = "{upstream.url}/v1"\nmodels = ["m"]\n{extra}')
-    return str(path)
+SAFE = '[chains]\nsafe = ["a/m", "echo/echo"]\n'
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path) -> Start:
+    """Starts a server whose provider `a` is the fake one, with a chain in which echo follows it."""
+
+    def begin(**settings: str) -> Server:
+        path = tmp_path / "goblin.toml"
+        path.write_text(
+            f'[providers.a]\nbase_url = "{fake_upstream.url}/v1"\nmodels = ["m"]\n{SAFE}'
+        )
+        return serve(GOBLIN_CONFIG_FILE=str(path), GOBLIN_HEALTH_INTERVAL="3600", **settings)
+
+    return begin
+
+
+def ask(
+    server: Server, headers: dict[str, str], model: str, *, stream: bool = False, timeout: int = 20
+) -> requests.Response:
+    """Ask for a chat. The answer is whole, or with `stream` at its head."""
+    return requests.post(
+        server.url + "/chat/completions",
+        json={**HELLO, "model": model, "stream": stream},
+        headers=headers,
+        timeout=timeout,
+        stream=stream,
+    )
 
 
 def circuit(server: Server) -> float:
@@ -39,36 +67,27 @@ def circuit(server: Server) -> float:
 
 
 def test_a_chain_hides_an_outage_and_the_breaker_opens_and_closes(
-    serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
+    start: Start, fake_upstream: FakeUpstream
 ) -> None:
     fake_upstream.default = DOWN
-    server = serve(
-        GOBLIN_CONFIG_FILE=configured(
-            tmp_path, fake_upstream, '[chains]\nsafe = ["a/m", "echo/echo"]\n'
-        ),
+    server = start(
         GOBLIN_BREAKER_MIN_CALLS="5",
         GOBLIN_BREAKER_OPEN_SECONDS="1",
-        GOBLIN_HEALTH_INTERVAL="3600",
     )
     headers = server.register()
 
-    def chat() -> requests.Response:
-        return requests.post(
-            server.url + "/chat/completions",
-            json={**HELLO, "model": "safe"},
-            headers=headers,
-            timeout=20,
-        )
+    def provider() -> str:
+        with ask(server, headers, "safe") as answer:
+            assert answer.status_code == 200
+            return answer.headers["X-Goblin-Provider"]
 
-    providers = [chat() for _ in range(12)]
-    assert [answer.status_code for answer in providers] == [200] * 12
-    assert {answer.headers["X-Goblin-Provider"] for answer in providers} == {"echo"}
+    assert {provider() for _ in range(12)} == {"echo"}
     assert circuit(server) in (1, 2), "open, or half open when its second is over"
     tried = sum(request.method == "POST" for request in fake_upstream.requests)
     assert tried <= 7, "an open breaker spares the provider (a trial may have gone through)"
     answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": []}
     fake_upstream.default = Reply.json(200, answer)
-    wait_until(lambda: chat().headers["X-Goblin-Provider"] == "a", 10, "the trial after the pause")
+    wait_until(lambda: provider() == "a", 10, "the trial after the pause")
     assert circuit(server) == 0
     changes = [
         (line["from_state"], line["to_state"]) for line in server.log_lines("circuit_state_changed")
@@ -79,26 +98,16 @@ def test_a_chain_hides_an_outage_and_the_breaker_opens_and_closes(
 
 
 def test_without_a_chain_failures_turn_into_fast_refusals(
-    serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
+    start: Start, fake_upstream: FakeUpstream
 ) -> None:
     fake_upstream.default = DOWN
-    server = serve(
-        GOBLIN_CONFIG_FILE=configured(tmp_path, fake_upstream),
+    server = start(
         GOBLIN_BREAKER_MIN_CALLS="5",
         GOBLIN_BREAKER_OPEN_SECONDS="60",
         GOBLIN_RETRIES="0",
-        GOBLIN_HEALTH_INTERVAL="3600",
     )
     headers = server.register()
-    answers = [
-        requests.post(
-            server.url + "/chat/completions",
-            json={**HELLO, "model": "a/m"},
-            headers=headers,
-            timeout=20,
-        )
-        for _ in range(8)
-    ]
+    answers = [ask(server, headers, "a/m") for _ in range(8)]
     assert [answer.status_code for answer in answers] == [502] * 5 + [503] * 3
     refused = answers[-1]
     assert refused.json()["error"] == "provider_unavailable"
@@ -106,58 +115,42 @@ def test_without_a_chain_failures_turn_into_fast_refusals(
     assert sum(request.method == "POST" for request in fake_upstream.requests) == 5
 
 
-def test_streams_that_break_off_open_the_breaker(
-    serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
-) -> None:
+def test_streams_that_break_off_open_the_breaker(start: Start, fake_upstream: FakeUpstream) -> None:
     fake_upstream.default = MODELS
-    server = serve(
-        GOBLIN_CONFIG_FILE=configured(tmp_path, fake_upstream),
+    server = start(
         GOBLIN_BREAKER_OPEN_SECONDS="60",
         GOBLIN_RETRIES="0",
-        GOBLIN_HEALTH_INTERVAL="3600",
     )
     headers = server.register()
     wait_until(lambda: fake_upstream.requests)
     broken = Reply.sse([CHUNK, CUT])
     fake_upstream.reply(*[broken, broken, FINE, broken, broken] * 4)
-    body = {**HELLO, "model": "a/m", "stream": True}
     statuses = []
     for _ in range(20):
-        with requests.post(
-            server.url + "/chat/completions", json=body, headers=headers, timeout=20
-        ) as answer:
+        with ask(server, headers, "a/m", stream=True) as answer:
             statuses.append(answer.status_code)
+            assert answer.content
     assert statuses == [200] * 10 + [503] * 10, "ten calls, eight of them broken, open it"
     assert circuit(server) == 2
 
 
 def test_a_provider_that_hangs_is_seen_and_its_chain_moves_on(
-    serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
+    start: Start, fake_upstream: FakeUpstream
 ) -> None:
     fake_upstream.default = MODELS
-    server = serve(
-        GOBLIN_CONFIG_FILE=configured(
-            tmp_path, fake_upstream, '[chains]\nsafe = ["a/m", "echo/echo"]\n'
-        ),
+    server = start(
         GOBLIN_BREAKER_MIN_CALLS="4",
         GOBLIN_BREAKER_OPEN_SECONDS="60",
         GOBLIN_BREAKER_SLOW_FIRST_TOKEN_SECONDS="0.5",
         GOBLIN_BREAKER_SLOW_ANSWER_SECONDS="1",
-        GOBLIN_HEALTH_INTERVAL="3600",
     )
     headers = server.register()
     wait_until(lambda: fake_upstream.requests)
     fake_upstream.default = Reply.raw(SILENCE)
 
-    def chat(model: str, *, stream: bool) -> requests.Response:
-        body = {**HELLO, "model": model, "stream": stream}
-        return requests.post(
-            server.url + "/chat/completions", json=body, headers=headers, timeout=20, stream=True
-        )
-
     def hang(number: int) -> None:
         with contextlib.suppress(requests.RequestException):
-            chat("a/m", stream=number % 2 == 0).close()
+            ask(server, headers, "a/m", stream=number % 2 == 0).close()
 
     clients = [threading.Thread(target=hang, args=(number,), daemon=True) for number in range(4)]
     for client in clients:
@@ -170,26 +163,24 @@ def test_a_provider_that_hangs_is_seen_and_its_chain_moves_on(
     assert metrics['provider_slow_calls_total{provider="a"}'] == 4
     assert metrics["deadlines_thread_up"] == 1
     assert requests.get(server.url + "/health/a", timeout=10).json()["circuit"] == "open"
-    with chat("safe", stream=True) as answer:
+    with ask(server, headers, "safe", stream=True) as answer:
         assert answer.headers["X-Goblin-Provider"] == "echo"
-    with chat("a/m", stream=False) as refused:
+    with ask(server, headers, "a/m") as refused:
         assert refused.status_code == 503
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
 
 
 def test_many_streams_with_random_faults_leak_nothing(
-    serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
+    start: Start, fake_upstream: FakeUpstream
 ) -> None:
     fake_upstream.default = MODELS
-    server = serve(
-        GOBLIN_CONFIG_FILE=configured(tmp_path, fake_upstream),
+    server = start(
         GOBLIN_RETRIES="0",
         GOBLIN_THREADS="250",
         GOBLIN_CHAT_SLOTS="220",
         GOBLIN_BREAKER_MIN_CALLS="1000000",
         GOBLIN_TIMEOUT_IDLE="0.5",
         GOBLIN_TIMEOUT_FIRST_TOKEN="0.5",
-        GOBLIN_HEALTH_INTERVAL="3600",
     )
     headers = server.register()
     wait_until(lambda: fake_upstream.requests)
@@ -212,21 +203,14 @@ def test_many_streams_with_random_faults_leak_nothing(
     memory: list[int] = []
 
     def one(number: int) -> None:
-        body = {**HELLO, "model": "a/m", "stream": True}
         try:
-            with requests.post(
-                server.url + "/chat/completions",
-                json=body,
-                headers=headers,
-                timeout=30,
-                stream=True,
-            ) as answer:
+            with ask(server, headers, "a/m", stream=True, timeout=30) as answer:
                 if number % 7 == 0:
                     return  # the client is one of the faults
                 for _ in answer.iter_content(None):
                     pass
         except requests.RequestException:
-            pass  # a stream that broke off; what is looked at is what is left behind
+            pass  # a stream that broke off: the test is about what it leaves behind
 
     def settled() -> bool:
         metrics = server.metrics()

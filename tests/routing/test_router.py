@@ -231,8 +231,8 @@ def test_the_retry_budget_ends_a_storm(make_router: RouterFactory) -> None:
     for _ in range(100):
         with pytest.raises(BadResponse):
             run(router, "m")
-    # 100 calls and, in place of 200 retries, the initial 5 plus a tenth of the calls (and a
-    # trickle).
+    # 100 calls. Instead of 200 retries: the initial 5, a tenth of the calls, and a few that time
+    # adds.
     assert provider.calls < 125
 
 

@@ -36,7 +36,7 @@ def test_a_chat_beyond_the_slots_is_refused_with_retry_after() -> None:
 def test_a_waiting_chat_gets_the_slot_that_becomes_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "goblin_assistant.routing.slots._POLL_SECONDS", 60.0
-    )  # it is woken, and does not come by
+    )  # so it is woken, and does not poll
     slots = pool(1, wait=120)
     slots.acquire()
     got = threading.Event()

@@ -1,5 +1,5 @@
-"""What a text's structure costs, counted before it is parsed; what is inside strings costs
-nothing."""
+"""The structure of a JSON text is counted before it is parsed. What is inside strings does not
+count."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st
 
 
 def counted(value: Any) -> tuple[int, int, int, int]:
-    """Lists, objects, keys and commas of a value, by walking through it."""
+    """The number of lists, objects, keys and commas, found by walking through the value."""
     totals = [0, 0, 0, 0]
     pending = [value]
     while pending:

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine
 
+from goblin_assistant.accounts.sessions import TokenPair
 from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.config import Config
 from goblin_assistant.database.engine import engine_options
 from goblin_assistant.database.upgrade import upgrade
+from goblin_assistant.errors import Unauthorized
 from goblin_assistant.metrics import REGISTRY
 
 PASSWORD = "correct horse battery staple"
@@ -81,3 +83,15 @@ def events(log: pytest.LogCaptureFixture, name: str) -> list[logging.LogRecord]:
 def failures(reason: str) -> float:
     """auth_failures_total of one reason."""
     return REGISTRY.get_sample_value("auth_failures_total", {"reason": reason}) or 0.0
+
+
+def refused(accounts: Accounts, token: str) -> str | None:
+    """Why an access token is refused."""
+    with pytest.raises(Unauthorized) as caught:
+        accounts.principals.of_token(accounts.tokens.check(token))
+    return caught.value.reason
+
+
+def user_id_of(accounts: Accounts, pair: TokenPair) -> int:
+    """The user of an access token."""
+    return accounts.principals.of_token(accounts.tokens.check(pair.access_token)).user_id

@@ -1,4 +1,4 @@
-"""Records of one transaction: all arrive in the database, or where records wait for it."""
+"""Records that share a transaction all reach the database, or all wait for it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from tests.support.books import (
     budget_of,
     count,
     entry,
-    open_database,
     open_store,
     principal,
     rows,
 )
+from tests.support.books_fixtures import engine
+
+__all__ = ["engine"]
 
 
 class Target:
-    """Takes batches; holds the writer up while `gate` is closed."""
+    """Takes batches. Blocks the writer while `gate` is closed."""
 
     def __init__(self) -> None:
         self.batches: list[list[UsageEntry]] = []
@@ -107,12 +109,10 @@ def test_a_forked_process_writes_its_own() -> None:
     batch_writer = BatchWriter(target, 0.0)
     target.gate.clear()
     batch_writer.put(entry())
-    batch_writer.put(entry())  # the thread is busy, and has been told that there is more
+    batch_writer.put(entry())  # the thread is busy, and knows that there is more
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # forking with threads, which is what this is about
+        warnings.simplefilter("ignore", DeprecationWarning)  # this test forks while threads run
         child = os.fork()
     if child == 0:
         target.gate.set()
@@ -156,22 +156,9 @@ def test_putting_while_closing_loses_nothing() -> None:
     assert sorted(target.ids) == sorted(taken)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """Both databases."""
-    url = (
-        f"sqlite:///{tmp_path / 'books.db'}"
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgres_url")
-    )
-    engine = open_database(url)
-    yield engine
-    engine.dispose()
-
-
 @pytest.fixture
 def store(engine: Engine, tmp_path: Path) -> Iterator[UsageStore]:
-    """The books on it, gathering as the application has them."""
+    """A store on `engine` that gathers records as in the application."""
     with open_store(engine, tmp_path, pause_seconds=0.0, batch_seconds=BATCH_SECONDS) as store:
         yield store
 

@@ -21,7 +21,8 @@ PROMPT_CEILING = 37  # at three bytes a token
 
 
 class Bench:
-    """An application with one provider at `upstream`, at 10 (in) and 100 (out) micro-dollars."""
+    """An application with one provider at `upstream`, at 10 micro-dollars a prompt token and 100 a
+    completion token."""
 
     def __init__(self, make_app: MakeApp, fake_upstream: FakeUpstream, **settings: Any) -> None:
         file = {
@@ -70,7 +71,8 @@ class Bench:
         return found[0]
 
     def budget(self) -> tuple[int, int]:
-        return rows(self.engine, "SELECT spent_microusd, reserved_microusd FROM budget_periods")[0]  # type: ignore[return-value]
+        (found,) = rows(self.engine, "SELECT spent_microusd, reserved_microusd FROM budget_periods")
+        return found[0], found[1]
 
 
 @pytest.fixture

@@ -21,32 +21,21 @@ from tests.support.books import (
     budget_of,
     count,
     entry,
-    open_database,
     open_store,
     principal,
     rows,
 )
+from tests.support.books_fixtures import engine
+
+__all__ = ["engine"]
 
 DOLLAR = 1_000_000
 ECHO = [("echo", "echo")]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """Both databases."""
-    url = (
-        f"sqlite:///{tmp_path / 'books.db'}"
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgres_url")
-    )
-    engine = open_database(url)
-    yield engine
-    engine.dispose()
-
-
 @pytest.fixture
 def store(engine: Engine, tmp_path: Path) -> Iterator[UsageStore]:
-    """Echo at a hundred micro-dollars a token."""
+    """A store on `engine`, with echo at a hundred micro-dollars a token."""
     with open_store(engine, tmp_path) as store:
         yield store
 
@@ -149,7 +138,7 @@ def test_a_key_without_a_budget_reserves_nothing_but_its_spending_is_counted(
     store.finish(entry(key_id=key, cost_microusd=9_500), None)
     store.finish(entry(key_id=key, cost_microusd=400), None)
     assert budget_of(engine, key) == (9_900, 0)
-    # A budget that is set in mid-month knows what was spent before.
+    # A budget that is set in mid-month counts what was spent before.
     with pytest.raises(BudgetExceeded):
         hold(store, key, 2, budget=10_000)
     hold(store, key, 1, budget=10_000)

@@ -1,4 +1,4 @@
-"""One budget, many threads, several processes: what is recorded never exceeds it."""
+"""Many threads of several processes share a budget. What is recorded never exceeds it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_sixty_four_threads_and_three_processes_never_spend_more_than_one_dollar
         rows(engine, "SELECT SUM(cost_microusd) FROM usage_records WHERE key_id = :k", k=key)[0][0]
     )
     assert recorded <= DOLLAR
-    # With exact estimates all of it goes: the smallest chat costs a thousand micro-dollars.
+    # With exact estimates less is left than the smallest chat costs: a thousand micro-dollars.
     assert recorded > (DOLLAR - 1000 if factor == 1 else DOLLAR // 2)
     assert budget_of(engine, key) == (recorded, 0)
     assert count(engine) == admitted

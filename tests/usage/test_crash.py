@@ -70,7 +70,7 @@ def test_a_kill_at_any_point_of_the_books_is_made_good_at_the_next_start(
 
 
 def import_logs(environment: dict[str, str], log: Path) -> str:
-    """`goblin-assistant usage import LOG`; what it says."""
+    """Run `goblin-assistant usage import LOG`. Returns what it prints."""
     done = subprocess.run(
         [
             sys.executable,
@@ -135,11 +135,11 @@ class Clients:
                 time.sleep(0.02)
 
     def wait_for(self, answers: int, timeout: float = 120.0) -> None:
-        """Until so many chats were answered."""
+        """Wait until so many chats were answered."""
         wait_until(lambda: len(self.answered) >= answers, timeout, f"{answers} answers")
 
     def finish(self) -> None:
-        """Until all wanted were answered: not before, since an outage may outlast them."""
+        """Wait until all wanted chats were answered, also those that an outage delays."""
         self._finishing = True
         for thread in self._threads:
             thread.join(180)
@@ -175,7 +175,7 @@ def chaos(url: str, tmp_path: Path, serve: Serve, outage: Callable[[Clients], No
     assert servers[-1].stop() == 0
 
     log = tmp_path / "server.log"
-    # What a killed process wrote last may be cut short: a shipper would not have it either.
+    # The last line of a killed process may be cut short. A shipper would not have it either.
     lines = [line for server in servers for line in server.output if line.endswith(b"\n")]
     log.write_bytes(b"".join(lines))
     import_logs(environment, log)
@@ -210,7 +210,7 @@ def test_a_thousand_chats_survive_kills_of_the_server_and_a_stop_of_postgres(
     tmp_path: Path, serve: Serve, own_postgres: PostgresServer
 ) -> None:
     def outage(clients: Clients) -> None:
-        # So that the new server knows the key: principals are remembered for a minute.
+        # The new server must have seen the key: it remembers principals for a minute.
         clients.wait_for(len(clients.answered) + 50)
         own_postgres.stop()
         clients.wait_for(len(clients.answered) + 100)

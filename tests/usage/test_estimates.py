@@ -1,4 +1,4 @@
-"""How many tokens are assumed where nobody counts them."""
+"""How many tokens are assumed where no provider has counted them."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ def test_tools_that_run_at_the_client_count_as_text(tool: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("make", ESTIMATED.values(), ids=list(ESTIMATED))
 def test_a_request_is_counted_in_few_steps(make: Make) -> None:
-    """Steps of the interpreter, which no other load of the machine changes."""
+    """Steps of the interpreter: unlike time, they do not depend on the machine's load."""
     body = make(300_000)
     parsed = orjson.loads(body)
     events = 0

@@ -1,4 +1,4 @@
-"""The journal of a killed process loses nothing; that of a living one is left alone."""
+"""The journal of a killed process loses nothing. That of a running process is not touched."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_a_full_disk_is_said_once_and_survived(
 
     monkeypatch.setattr(usage_journal.os, "write", full)
     assert [journal.append(entry()) for _ in range(3)] == [False] * 3
-    # The last bytes of a disk take a part of a line.
+    # On an almost full disk only a part of a line is written.
     monkeypatch.setattr(usage_journal.os, "write", lambda fd, data: real(fd, data[:30]))
     assert not journal.append(entry())
     monkeypatch.setattr(usage_journal.os, "write", real)
@@ -267,4 +267,5 @@ def test_whatever_is_no_readable_file_is_skipped_once_and_the_others_are_importe
         assert store.import_orphaned_journals().imported == 2
         assert store.import_orphaned_journals().imported == 0
     said = [record for record in caplog.records if record.message == "usage_journal_skipped"]
-    assert [record.file for record in said] == ["1.jsonl", "2.jsonl", "3.jsonl", "4.jsonl"]  # type: ignore[attr-defined]
+    files = [record.__dict__["file"] for record in said]
+    assert files == ["1.jsonl", "2.jsonl", "3.jsonl", "4.jsonl"]

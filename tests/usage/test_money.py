@@ -1,4 +1,5 @@
-"""Property: the budget holds, whatever clients ask and providers answer. With the chat service."""
+"""Property: a budget holds, whatever clients ask and providers answer. Tried on the chat service,
+without HTTP."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ ROWS = {
 
 
 class Scripted(OpenAICompatibleProvider):
-    """A row whose server is a script."""
+    """A provider's row whose server follows a script."""
 
     def __init__(self, name: str, server: ScriptedServer) -> None:
         super().__init__(name, "http://127.0.0.1:9", quirks=ROWS[name], models=[Model("m")])
@@ -59,7 +60,7 @@ class ScriptedAnthropic(AnthropicProvider):
 
 
 class Till:
-    """A chat service on books of its own, and keys with budgets."""
+    """A chat service with a database of its own, and keys with budgets."""
 
     def __init__(self, engine: Engine, store: Any) -> None:
         self.engine = engine
@@ -79,7 +80,7 @@ class Till:
         self._service()
 
     def _service(self) -> None:
-        # A breaker that has seen broken streams of earlier examples would refuse.
+        # A breaker that earlier examples have opened would refuse.
         router = Router(self._config, self._registry)
         threads = ThreadBudget(self._config.held_threads)
         self.chat = ChatService(
@@ -99,7 +100,7 @@ class Till:
         )
 
     def begin(self, principal: Principal, case: Case) -> tuple[Truth | None, ChatStream | None]:
-        """Ask; the truth is None where the gateway refused, the stream where the call is over."""
+        """Ask. The truth is None if the gateway refused, the stream is None if the call is over."""
         server = self.servers[case.body["model"].split("/")[0]]
         server.scripts[:] = [case.script]
         asked = len(server.truths)
@@ -126,7 +127,7 @@ class Till:
 
 
 def finish(case: Case, stream: ChatStream) -> None:
-    """Read on, or leave."""
+    """Read as much as the case says, and close the stream."""
     if case.reads != 0:
         for number, _ in enumerate(stream, 1):
             if number == case.reads:
@@ -146,7 +147,8 @@ def till(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Till]:
 
 
 def spend(till: Till, principal: Principal, calls: list[Case]) -> tuple[list[Truth], int]:
-    """Make the calls, some at once: the cost of each, and the largest excess of calls in flight."""
+    """Make the calls, some at once. Returns the cost of each, and the largest excess of calls in
+    flight."""
     truths: list[Truth] = []
     running: list[tuple[Case, Truth, ChatStream]] = []
     most = 0

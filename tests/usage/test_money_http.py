@@ -1,4 +1,4 @@
-"""A hundred of usage/test_money.py's calls over HTTP, on both sides of a real server."""
+"""A hundred calls of usage/test_money.py over HTTP, from the client and to the provider."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Upstream:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Quiet."""
+                """Log nothing."""
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
@@ -110,7 +110,7 @@ def toml(url: str) -> str:
 
 
 def call(base: str, key: str, case: Case) -> int:
-    """Ask, read as far as the case says; the bytes of text that arrived."""
+    """Ask, and read as far as the case says. Returns the bytes of text that arrived."""
     path = "/v1/messages" if case.dialect == "anthropic" else "/v1/chat/completions"
     headers = {"Authorization": f"Bearer {key}"}
     with requests.post(

@@ -1,4 +1,4 @@
-"""Requests that once cost too little: each kind of them, through the whole application."""
+"""Requests that were once billed too little, each kind through the whole application."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Answers that a provider finished and reported, and that cannot be passed on: they are paid for,
-and not asked for again."""
+"""An answer that a provider finished but that cannot be passed on is paid for. It is not asked for
+again."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Gateway:
             wait_until(lambda name=name: monitor.report(name)["last_check"])
 
     def ask(self, path: str, model: str, *replies: Reply, **fields: Any) -> Any:
-        """Ask with scripted replies; the last one again and again."""
+        """Ask with scripted replies; the last one repeats."""
         for reply in replies[:-1]:
             self.upstream.reply(reply)
         self.upstream.default = replies[-1]
@@ -83,12 +83,12 @@ def gateway(make_app: MakeApp, fake_upstream: FakeUpstream) -> Gateway:
 
 
 def deep(levels: int) -> str:
-    """An object in objects."""
+    """An object nested in so many objects."""
     return '{"a":' * levels + "1" + "}" * levels
 
 
 def whole(arguments: str = "{}", **fields: Any) -> Reply:
-    """An OpenAI answer with a tool call, 20 and 900 tokens."""
+    """An OpenAI answer with a tool call: 20 prompt tokens, 900 completion tokens."""
     call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     return Reply.json(

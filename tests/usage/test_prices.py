@@ -150,7 +150,7 @@ def test_every_priced_model_costs_what_genai_prices_says() -> None:
                     exact = price * 1_000_000
                 cost = some.cost_microusd(provider.id, model.id, usage)
                 assert cost is not None
-                # Their sum goes through 28 digits; ours does not round before the end.
+                # Their sums are rounded to 28 digits; ours is rounded only at the end.
                 assert cost == expected or abs(exact - exact.to_integral_value()) < Decimal(
                     "1e-9"
                 ), (

@@ -1,4 +1,5 @@
-"""A record keeps its facts on every way: row, journal line, log line of any shipper, and back."""
+"""A record keeps its values as a row, as a journal line and as a shipper's log line, there and
+back."""
 
 from __future__ import annotations
 

@@ -21,37 +21,26 @@ from tests.support.books import (
     budget_of,
     count,
     entry,
-    open_database,
     open_store,
     principal,
     rows,
 )
+from tests.support.books_fixtures import engine
+
+__all__ = ["engine"]
 
 BUDGET = 1_000_000
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    """Both databases."""
-    url = (
-        f"sqlite:///{tmp_path / 'books.db'}"
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgres_url")
-    )
-    engine = open_database(url)
-    yield engine
-    engine.dispose()
-
-
 @pytest.fixture
 def store(engine: Engine, tmp_path: Path) -> Iterator[UsageStore]:
-    """The books on it."""
+    """A store on `engine`."""
     with open_store(engine, tmp_path, pause_seconds=0.0) as store:
         yield store
 
 
 class Outage:
-    """Makes every statement of an engine fail, as a database that has gone."""
+    """Makes every statement of a store fail, as if the database were gone."""
 
     def __init__(self, engine: Engine, store: UsageStore) -> None:
         self._store = store
@@ -70,7 +59,7 @@ class Outage:
 
 def unsaved_in(caplog: pytest.LogCaptureFixture) -> list[UsageEntry]:
     lines = [
-        orjson.dumps({"message": record.message, "usage_record": record.usage_record})  # type: ignore[attr-defined]
+        orjson.dumps({"message": record.message, "usage_record": record.__dict__["usage_record"]})
         for record in caplog.records
         if record.message == "usage_record_unsaved"
     ]
@@ -297,7 +286,7 @@ def test_during_the_pause_after_a_failure_nobody_waits_for_the_database(
         assert not tried
         assert count(engine) == 0
         tried.clear()
-        assert store.retry_unsaved() == 2  # the monitor insists
+        assert store.retry_unsaved() == 2  # the monitor's retry does not wait for the pause
         store.finish(entry(), None)
         assert count(engine) == 3
 

@@ -1,5 +1,5 @@
-"""Junk on every route: a clear 4xx in the shape of its dialect, never a 5xx, and never more series
-than before."""
+"""Junk on any route gets a 4xx in the shape of its dialect, never a 5xx. It adds no metric
+series."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ JUNK: dict[str, tuple[bytes, str]] = {
 
 
 def error_of(path: str, body: Any) -> str:
-    """The code, from whichever dialect the path speaks; fails when it is another."""
+    """The error's code. Fails when the body is not in the dialect of the path."""
     if path.startswith("/v1/messages"):
         assert body["type"] == "error"
         assert body["request_id"]
@@ -184,7 +184,8 @@ def test_a_body_beyond_the_limit_is_a_413_on_every_route(make_app: MakeApp) -> N
                 data=body,
                 headers={**headers, "Content-Type": "application/json"},
             )
-            # A route without a body does not read it; a route for admins refuses the caller first.
+            # A route that takes no body does not read it. A route for admins refuses the caller
+            # first.
             assert answer.status_code in (413, 403, 404, 200), (
                 f"{method} {path}: {answer.status_code}"
             )

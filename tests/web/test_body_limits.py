@@ -1,4 +1,4 @@
-"""Every route has a limit for its body, by every spelling of its path, before the body is read."""
+"""Every route bounds its body before reading it, however its path is spelled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def filled(rule: str) -> str:
 
 
 def expected(method: str, rule: str) -> int:
-    """The limit that a route has to have, by what it is for."""
+    """The limit that a route must have, by its purpose."""
     if rule in CHAT_ROUTES and method == "POST":
         return CHAT_BYTES
     if rule.startswith("/auth/") and not rule.startswith("/auth/keys"):
@@ -140,7 +140,8 @@ def announced(target: str, length: int, extra: str = "", method: str = "POST") -
 
 
 def refusal(server: Server, request: bytes) -> tuple[dict[str, str], Any]:
-    """Head and body of an answer that comes without the body having been sent, and then the end."""
+    """The head and body of an answer to a request whose body was not sent. Then the connection
+    ends."""
     head, _, body = raw(server, request).partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     fields = dict(line.lower().split(": ", 1) for line in lines[1:])
@@ -175,7 +176,7 @@ def test_a_413_has_its_routes_shape_cors_id_metric_and_line(
     server = serve(CORS_ORIGINS="https://app.example.com")
     for extra in ("", "Expect: 100-continue\r\n"):
         head, body = refusal(server, announced(path, CHAT_BYTES + 1, extra))
-        assert head["status"] == "413"  # and not 100
+        assert head["status"] == "413"  # not 100: the body is not wanted
         assert code(body) == "payload_too_large"
         assert head["access-control-allow-origin"] == "https://app.example.com"
         line = server.wait_for_line("request_completed", correlation_id=head["x-correlation-id"])
@@ -196,13 +197,13 @@ def test_a_chunked_body_is_cut_at_its_routes_limit(serve: Serve) -> None:
 
     answer = requests.post(server.url + "/auth/login", data=pieces(), timeout=30)
     assert answer.status_code == 413
-    # A chunk that only says that it will be too large is enough.
+    # The size that a chunk announces is enough: its data need not arrive.
     head = b"POST /auth/login HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert raw(server, head + b"4001\r\n").split()[1] == b"413"
     assert raw(server, head + b"FFFFFFFFFFFFFFF\r\n").split()[1] == b"413"
     with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
         connection.sendall(head + b"4000\r\n" + b" " * 0x4000 + b"\r\n0\r\n\r\n")
-        assert connection.recv(65536).split()[1] == b"400"  # read, and no JSON
+        assert connection.recv(65536).split()[1] == b"400"  # the body was read, and is not JSON
 
 
 def test_a_body_at_the_limit_is_read(serve: Serve) -> None:
@@ -292,7 +293,7 @@ def test_beyond_the_bound_the_oldest_half_sent_requests_make_way(serve: Serve) -
     assert b"\r\nConnection: close\r\n" in first
     assert b'"overloaded"' in first
     assert body_bytes(server) <= bound
-    stalled[-1].sendall(b" " * 500_000)  # the youngest may go on
+    stalled[-1].sendall(b" " * 500_000)  # the newest connection may continue
     assert stalled[-1].recv(65536).split()[1] == b"401"
     for connection in stalled:
         connection.close()

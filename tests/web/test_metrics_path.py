@@ -1,4 +1,5 @@
-"""/metrics answers to exactly this spelling: a proxy that closes it must not be talked around."""
+"""/metrics answers to exactly this spelling, so that a proxy's rule against it cannot be
+bypassed."""
 
 from __future__ import annotations
 
@@ -113,7 +114,7 @@ def development(make_app: MakeApp) -> Iterator[SimpleNamespace]:
 
 
 def test_only_the_exact_path_is_served_under_another_server(development: SimpleNamespace) -> None:
-    # Python's http.server, below werkzeug's, makes one slash of several before anybody can see
+    # Python's http.server, on which werkzeug's is built, merges slashes before the application sees
     # them.
     told = [target for target in SPELLINGS if not target.startswith("//")]
     assert [target for target in told if status(development, target) not in (400, 404)] == []

@@ -1,6 +1,5 @@
-"""Bodies that are cheap to send and dear to read, on every route that takes one: a small 4xx in
-the shape of its dialect, never a 5xx. Routes are found, not listed: one that is added is tried as
-well."""
+"""Bodies that are cheap to send and expensive to read get a small 4xx in the shape of the route's
+dialect, never a 5xx. The routes come from the URL map, so that a new one is tried as well."""
 
 from __future__ import annotations
 
@@ -55,12 +54,12 @@ class Target:
 
     @property
     def size(self) -> int:
-        """Of a body that is not refused by its length alone."""
+        """Bytes of a body that is not refused by its length alone."""
         return min(SIZE, self.limit * 9 // 10)
 
 
 def targets(app: Flask) -> list[Target]:
-    """All of them."""
+    """Every route that takes a body."""
     found = []
     limits = BodyLimits(app.extensions["goblin"].config.max_body_bytes)
     adapter = app.url_map.bind("localhost")
@@ -79,8 +78,8 @@ def targets(app: Flask) -> list[Target]:
 
 @pytest.fixture(autouse=True)
 def frozen() -> Iterator[None]:
-    """As the server does at its start: else every collection looks at all of pytest's own
-    objects."""
+    """Exempt pytest's objects from garbage collection, as the server does with its own at the
+    start."""
     gc.collect()
     gc.freeze()
     yield
@@ -162,7 +161,7 @@ LEGITIMATE = {
     "parts of a letter", "tool calls", "blanks between", "a string whose letters take four bytes",
     "arguments of empty lists",
 }  # fmt: skip
-"""What a chat or an embeddings request may look like: dear for its size, and right."""
+"""Valid chats and embeddings requests that are expensive for their size."""
 
 
 @pytest.mark.parametrize("kind", NASTY_WHOLE)

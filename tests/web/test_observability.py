@@ -1,11 +1,11 @@
-"""The wrapper around the application: ids, metrics and the request_completed line, whatever
-becomes of a request."""
+"""The wrapper around the application: ids, metrics and the request_completed line, however a
+request ends."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -22,9 +22,14 @@ from tests.conftest import Serve
 CONFIG = Config(env="development", secret_key="x" * 40)
 
 
+def accept(*_: Any) -> Callable[[bytes], object]:
+    """A start_response that takes every answer."""
+    return lambda _: None
+
+
 @pytest.fixture
 def observed() -> Flask:
-    """A small application with every way a request can go."""
+    """A small application with a route for each way in which a request can end."""
     app = Flask("observed")
 
     @app.get("/things/<int:thing>")
@@ -237,7 +242,7 @@ def test_a_stream_is_in_progress_until_its_last_byte(observed: Flask, completed:
 
 
 def run(app: Flask, path: str) -> Iterable[bytes]:
-    return app.wsgi_app(EnvironBuilder(path).get_environ(), lambda *_: lambda _: None)  # type: ignore[arg-type,return-value]
+    return app.wsgi_app(EnvironBuilder(path).get_environ(), accept)  # type: ignore[return-value]
 
 
 def close(iterable: Iterable[bytes]) -> None:
@@ -263,7 +268,7 @@ def test_an_answer_that_nobody_waited_for_did_not_complete(
 ) -> None:
     environ = EnvironBuilder("/things/5").get_environ()
     environ["waitress.client_disconnected"] = lambda: True
-    iterable = observed.wsgi_app(environ, lambda *_: lambda _: None)  # type: ignore[arg-type,return-value]
+    iterable = observed.wsgi_app(environ, accept)
     list(iterable)
     close(iterable)
     assert completed[0].completed is False
@@ -300,7 +305,7 @@ def test_an_application_that_fails_outside_flask_is_counted(
 
     app = observability._Observed(broken)
     with pytest.raises(MemoryError):
-        app(EnvironBuilder("/x").get_environ(), lambda *_: lambda _: None)  # type: ignore[arg-type,return-value]
+        app(EnvironBuilder("/x").get_environ(), accept)
     assert in_progress() == 0
     assert completed[0].status_code == 500
     assert completed[0].error_type == "MemoryError"

@@ -121,7 +121,9 @@ def test_a_tools_round_trip_an_image_and_structured_output(setup: Setup) -> None
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     client.chat.completions.create(
         model="up/m",
-        messages=[{"role": "user", "content": [{"type": "text", "text": "what?"}, image]}],  # type: ignore[list-item, misc]
+        messages=[
+            {"role": "user", "content": [{"type": "text", "text": "what?"}, image]}  # type: ignore[list-item, misc]
+        ],
     )
     assert setup.upstream.requests[-1].json()["messages"][0]["content"][1] == image
 
@@ -159,7 +161,9 @@ def test_our_own_refusals_raise_the_sdks_exceptions(setup: Setup, serve: Serve) 
         setup.client().chat.completions.create(model="nope", messages=HELLO)
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as wrong:
-        setup.client().chat.completions.create(model="echo", messages=HELLO, temperature="hot")  # type: ignore[call-overload]
+        setup.client().chat.completions.create(  # type: ignore[call-overload]
+            model="echo", messages=HELLO, temperature="hot"
+        )
     assert wrong.value.param == "temperature"
     with pytest.raises(openai.APIStatusError) as large:
         setup.client().chat.completions.create(

@@ -199,7 +199,7 @@ def test_instances_that_share_a_redis_are_one(make_app: MakeApp, redis_server: R
     ]
     assert found == [401] * 10 + [429] * 5
     redis_server.stop()
-    # Each alone at half the limit now; nobody gets a 500.
+    # Now each instance counts alone, with half the limit. There is no 500.
     assert [clients[0].post("/auth/login", json=LOGIN).status_code for _ in range(7)] == [
         401
     ] * 5 + [429] * 2

@@ -1,5 +1,5 @@
-"""Schemathesis against a running server: requests made from the document, good and bad; no answer
-may contradict it."""
+"""Schemathesis makes good and bad requests from the OpenAPI document. No answer of the running
+server may contradict it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.conftest import Serve, Server
 
 SEED = "20261123"
 
-# These end the session that the requests are made with.
+# These end the session that the requests use.
 ENDING = ("POST /auth/logout", "POST /auth/password", "PATCH /admin/users/{user_id}")
 
-# Rules that no schema can say, so that a request which fits it may still be a 400: an e-mail
-# address in all its details, a password of at least 8 characters where one is made, an
-# `expires_at` in the future, a model that exists, a range of days and a cursor of /usage, what a
-# provider refuses of a valid request.
+# Rules that a schema cannot express. A request that fits the schema may still get a 400 for the
+# details of an e-mail address, a new password of fewer than 8 characters, an `expires_at` in the
+# past, a model that does not exist, a range of days or a cursor of /usage, or because the provider
+# refuses it.
 MAY_REFUSE = (
     "^/(auth/register|auth/password|auth/keys|admin/users.*|admin/keys/.*|settings/|usage"
     "|chat/completions|v1/chat/completions|v1/embeddings|v1/messages)$"
@@ -34,7 +34,7 @@ expected-statuses = ["2xx", "400", "401", "403", "404", "409"]
 
 
 def headers_of_an_admin(server: Server, folder: Path, email: str) -> dict[str, str]:
-    """Register, then become an admin behind the server's back: it reads the role with every
+    """Register, then make the user an admin in the database. The server reads the role with each
     request."""
     headers = server.register(email)
     with sqlite3.connect(folder / "instance" / "goblin.db", timeout=10) as database:
