@@ -95,7 +95,8 @@ def make_app(config: Config) -> APIFlask:
         spec_path=None,
         docs_path=None,
         instance_path=str(config.instance_dir.resolve()),
-        static_folder=None,  # type: ignore[arg-type]  # Flask takes None; APIFlask's hint does not say so
+        # Flask takes None; APIFlask's hint does not say so.
+        static_folder=None,  # type: ignore[arg-type]
     )
     app.config.update(
         SECRET_KEY=config.secret,

@@ -26,7 +26,8 @@ _TRIGGERS = (
 # The repeats are bounded: an unbounded one in front takes quadratic time on a hostile path.
 _NAMES = (
     r"(?:[a-z0-9_.-]{0,30}(?:password|passwd|secret|api[_-]?key|private[_-]?key)[a-z0-9_.-]{0,30}"
-    r"|(?:access|refresh|id|auth|session)?[_-]?token|authorization|proxy-authorization|cookie|set-cookie|x-api-key)"
+    r"|(?:access|refresh|id|auth|session)?[_-]?token|authorization|proxy-authorization"
+    r"|cookie|set-cookie|x-api-key)"
 )
 
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (

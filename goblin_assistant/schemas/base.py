@@ -91,7 +91,9 @@ def in_pieces(value: Any, validate: Callable[[Any], Any]) -> Any:
         validate(value)
         return value
     if type(value[0]) is dict and len(value) > MAX_MESSAGES:
-        raise PydanticCustomError("too_long", f"at most {MAX_MESSAGES} items are accepted")  # type: ignore[arg-type]
+        raise PydanticCustomError(  # type: ignore[arg-type]
+            "too_long", f"at most {MAX_MESSAGES} items are accepted"
+        )
     for start in range(0, len(value), _PIECE):
         try:
             validate(value[start : start + _PIECE])
@@ -115,7 +117,9 @@ def _moved(error: ValidationError, start: int) -> ValidationError:
 def few_entries(value: Any, validate: Callable[[Any], Any]) -> Any:
     """Refuse an object of more than MAX_BIASES entries before any is checked."""
     if type(value) is dict and len(value) > MAX_BIASES:
-        raise PydanticCustomError("too_long", f"at most {MAX_BIASES} entries are accepted")  # type: ignore[arg-type]
+        raise PydanticCustomError(  # type: ignore[arg-type]
+            "too_long", f"at most {MAX_BIASES} entries are accepted"
+        )
     return validate(value)
 
 
@@ -123,7 +127,9 @@ def few_inputs(value: Any, validate: Callable[[Any], Any]) -> Any:
     """Refuse more than MAX_INPUTS texts before any is checked. A list of integers is one text's
     tokens."""
     if type(value) is list and len(value) > MAX_INPUTS and type(value[0]) is not int:
-        raise PydanticCustomError("too_long", f"at most {MAX_INPUTS} inputs are accepted")  # type: ignore[arg-type]
+        raise PydanticCustomError(  # type: ignore[arg-type]
+            "too_long", f"at most {MAX_INPUTS} inputs are accepted"
+        )
     return validate(value)
 
 

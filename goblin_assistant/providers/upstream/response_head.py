@@ -77,7 +77,8 @@ class ReadAhead:
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """A file of the first bytes and all that the socket receives after them."""
-        return io.BufferedReader(_AheadIO(self._first, self._sock.makefile(mode, buffering=0)))  # type: ignore[call-overload]
+        raw: Any = self._sock.makefile(mode, buffering=0)  # type: ignore[call-overload]
+        return io.BufferedReader(_AheadIO(self._first, raw))
 
 
 class _AheadIO(io.RawIOBase):
