@@ -18,6 +18,7 @@ from goblin_assistant.calls.idempotency_redis import RedisIdempotencyStore
 from goblin_assistant.calls.service import ChatService
 from goblin_assistant.config import Config
 from goblin_assistant.database.engine import engine_options
+from goblin_assistant.health import folder
 from goblin_assistant.health.checks import build_monitor
 from goblin_assistant.health.monitor import PeriodicJob
 from goblin_assistant.metrics import app_build_info
@@ -127,7 +128,15 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
         batch_seconds=BATCH_SECONDS,
     )
     jobs = _jobs(config, usage, accounts)
-    monitor = build_monitor(config, engine, registry, circuits=router.circuits, jobs=jobs)
+    monitor = build_monitor(
+        config,
+        engine,
+        registry,
+        jobs,
+        circuits=router.circuits,
+        serves_callers=accounts.principals.any_recent,
+    )
+    folder.export(config.instance_dir)
     runtime = Runtime(
         config=config,
         engine=engine,

@@ -9,10 +9,11 @@ expects one per process, so that several applications in one process (tests) sha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -72,6 +73,24 @@ class BoundMetrics(Generic[B]):
             # Two threads may both bind; the registry gives both the same series.
             bound = self._bound[key] = self._bind(first, second)
         return bound
+
+
+class OptionalGauge:
+    """A gauge whose value is asked for at a scrape, and which has no sample while it has none."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
+        self.name = name
+        self.documentation = documentation
+        self._value: Callable[[], float | None] = lambda: None
+        registry.register(self)
+
+    def set_function(self, value: Callable[[], float | None]) -> None:
+        """Ask `value` at each scrape; None: there is no value now. It must not raise."""
+        self._value = value
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """For the registry."""
+        yield GaugeMetricFamily(self.name, self.documentation, value=self._value())
 
 
 # -- HTTP -----------------------------------------------------------------------------------------
@@ -265,6 +284,39 @@ budget_rejections_total = Counter(
     "budget_rejections_total",
     "Chats refused with 402: the key's budget is spent.",
     registry=REGISTRY,
+)
+
+# -- the instance ---------------------------------------------------------------------------------
+app_ready = Gauge(
+    "app_ready",
+    "1 while /health/ready answers 200: the instance can serve chats.",
+    registry=REGISTRY,
+)
+app_draining = Gauge("app_draining", "1 while the instance shuts down.", registry=REGISTRY)
+database_schema_current = OptionalGauge(
+    "database_schema_current",
+    "1 when this version may serve with the database's tables, 0 when they are not migrated or not "
+    "compatible; absent until the database has answered.",
+    registry=REGISTRY,
+)
+usage_unsaved_records = Gauge(
+    "usage_unsaved_records",
+    "Usage records that the database did not take and that wait to be written again.",
+    registry=REGISTRY,
+)
+backup_last_success_timestamp_seconds = OptionalGauge(
+    "backup_last_success_timestamp_seconds",
+    "When the last backup was complete, in seconds since 1970; absent where the instance folder "
+    "has no file backup_last_success.",
+    registry=REGISTRY,
+)
+instance_disk_free_bytes = OptionalGauge(
+    "instance_disk_free_bytes",
+    "Bytes that this process may still write to the disk of the instance folder.",
+    registry=REGISTRY,
+)
+instance_disk_size_bytes = OptionalGauge(
+    "instance_disk_size_bytes", "Size of the disk of the instance folder.", registry=REGISTRY
 )
 
 # -- the process ----------------------------------------------------------------------------------

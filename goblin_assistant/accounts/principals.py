@@ -214,6 +214,12 @@ class PrincipalStore:
         """Take back what could not be written. Later uses win."""
         self._used = {**used, **self._used}
 
+    def any_recent(self) -> bool:
+        """Whether a caller may go on without the database."""
+        now = time.monotonic()
+        seen = list(self._seen.values()) + list(self._older.values())
+        return any(entry.until >= now for entry in seen)
+
     def _remember(self, name: str, seen: _Seen) -> _Seen:
         if len(self._seen) >= MAX_SEEN:
             self._older, self._seen = self._seen, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from goblin_assistant.database.compatibility import schema_status
 from goblin_assistant.database.failures import does_not_answer, explain
 from goblin_assistant.health.monitor import HealthMonitor, PeriodicJob
 from goblin_assistant.health.services import CheckFailed, ServiceCheck
+from goblin_assistant.metrics import app_draining, app_ready, database_schema_current
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from goblin_assistant.config import Config
     from goblin_assistant.providers import Registry
     from goblin_assistant.providers.base import Provider
+
+logger = logging.getLogger("goblin_assistant.health")
 
 Check = Callable[[float], None]
 
@@ -40,9 +44,10 @@ def build_monitor(
     jobs: Iterable[PeriodicJob] = (),
     *,
     circuits: Callable[[], dict[str, str]] | None = None,
+    serves_callers: Callable[[], bool] = lambda: False,
 ) -> HealthMonitor:
     """The monitor for this configuration. `circuits` maps provider names to closed, half_open or
-    open."""
+    open; `serves_callers` is Readiness's."""
     names = {name: service_name(name) for name in registry.providers}
 
     def renamed() -> dict[str, str]:
@@ -71,13 +76,23 @@ def build_monitor(
         ),
     ]
 
+    logged: str | None = None
+
     def schema_problem() -> str | None:
+        nonlocal logged
         try:
             found = schema_status(engine)
         except (DBAPIError, PoolTimeout) as error:
             raise database_failed(error) from None
         refused = found.is_newer and found.problem is not None
         monitor.refusal = f"the database is {found.problem}" if refused else None
+        database_schema_current.set_function(lambda: float(found.problem is None))
+        if found.problem is not None and found.problem != logged:
+            logged = found.problem
+            logger.error(
+                "schema_not_served",
+                extra={"reason": logged, "found": found.current, "expected": found.release},
+            )
         return found.problem
 
     monitor = HealthMonitor(
@@ -87,7 +102,11 @@ def build_monitor(
         jobs,
         circuits=renamed if circuits is not None else None,
         schema_problem=schema_problem,
+        serves_callers=serves_callers,
     )
+    database_schema_current.set_function(lambda: None)
+    app_ready.set_function(lambda: float(monitor.ready()[0]))
+    app_draining.set_function(lambda: float(monitor.draining))
     return monitor
 
 

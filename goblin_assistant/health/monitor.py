@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from goblin_assistant.health.readiness import Readiness
 from goblin_assistant.health.services import (
     REQUIRED,
     Overall,
@@ -53,10 +54,8 @@ class _Schedule:
 class HealthMonitor:
     """Runs the checks every `interval` seconds, each for at most `timeout` seconds.
 
-    `circuits` gives the state of each provider's circuit breaker. `schema_problem` says why this
-    version may not serve with the database's tables. It is asked after the database's check until
-    it returns None once: in a rolling upgrade, the next version's migration must not take this
-    version's instances out of service.
+    `circuits` gives the state of each provider's circuit breaker. `schema_problem` and
+    `serves_callers` are Readiness's; the former is asked after the database's check.
     """
 
     def __init__(
@@ -68,19 +67,16 @@ class HealthMonitor:
         *,
         circuits: Callable[[], dict[str, str]] | None = None,
         schema_problem: Callable[[], str | None] | None = None,
+        serves_callers: Callable[[], bool] = lambda: False,
     ) -> None:
         self._services = Services(checks, circuits)
         self._check_of = self._services.checks()
         self._jobs = {job.name: job for job in jobs}
         self._interval = interval
         self._timeout = timeout
-        self._ask_schema = schema_problem
-        self._schema_problem: str | None = (
-            None if schema_problem is None else "tables not looked at yet"
-        )
+        self._readiness = Readiness(self._services, schema_problem, serves_callers)
         self.refusal: str | None = None
         """Why this version may not serve any request; None: it may. `schema_problem` sets it."""
-        self._draining = False
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
@@ -119,12 +115,13 @@ class HealthMonitor:
 
     def drain(self) -> None:
         """Report not ready from now on, because the instance is shutting down."""
-        self._draining = True
+        self._readiness.draining = True
+        self._readiness.note()
 
     @property
     def draining(self) -> bool:
         """Whether `drain()` was called."""
-        return self._draining
+        return self._readiness.draining
 
     def check_now(self, name: str) -> None:
         """Make a check due at once."""
@@ -148,19 +145,8 @@ class HealthMonitor:
         return self._services.snapshot()
 
     def ready(self) -> tuple[bool, list[str]]:
-        """Whether the instance can serve, and if not, the reasons."""
-        reasons = []
-        if self._draining:
-            reasons.append("shutting down")
-        required = self._services.state(REQUIRED)
-        if required is not None:
-            status, error = required
-            if status == "unhealthy":
-                reasons.append(f"{REQUIRED}: {error}")
-            elif status == "unknown":
-                reasons.append(f"{REQUIRED}: not checked yet")
-            elif self._schema_problem is not None:
-                reasons.append(f"{REQUIRED}: {self._schema_problem}")
+        """Whether the instance can serve chats, and if not, the reasons."""
+        reasons = self._readiness.reasons()
         return not reasons, reasons
 
     # -- the thread -------------------------------------------------------------------------------
@@ -213,6 +199,7 @@ class HealthMonitor:
                 self._services.record(
                     name, f"no answer within {self._timeout:g} s", (now - run.started) * 1000
                 )
+                self._readiness.note()
 
     def _run_check(self, name: str, run: _Run) -> None:
         problem = None
@@ -228,16 +215,12 @@ class HealthMonitor:
             self._checks.running.pop(name, None)
             if not run.overdue and not self._stopped:
                 self._services.record(name, problem, elapsed)
+                self._readiness.note()
             self._wake.notify_all()
 
     def check_schema(self) -> None:
         """Look at the tables, unless this version was found to serve with them."""
-        if self._schema_problem is None or self._ask_schema is None:
-            return
-        problem = self._ask_schema()
-        if problem != self._schema_problem and problem is not None:
-            logger.error("schema_not_served", extra={"reason": problem})
-        self._schema_problem = problem
+        self._readiness.check_schema()
 
     def _run_job(self, name: str, run: _Run) -> None:
         try:

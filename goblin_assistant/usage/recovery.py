@@ -79,6 +79,13 @@ class Recovery:
         """Records kept in memory."""
         return len(self._kept)
 
+    def waiting(self) -> int:
+        """Records that wait to be written again. Those beyond the memory are in the journal, with
+        a few that wait for their first write."""
+        return (
+            max(len(self._kept), self._journal.waiting()) if self._overflowed else len(self._kept)
+        )
+
     def keep(self, entry: UsageEntry, reason: str) -> None:
         """Keep a record that the database did not take, in the journal, in memory, in the log."""
         journalled = self._journal.append(entry)

@@ -71,6 +71,7 @@ class UsageStore:
         self._table = RecordTable(self._database, self.budgets)
         self._journal = Journal(instance_dir / "journal")
         self.recovery = Recovery(self._database, self._table, self._journal, kept_in_memory)
+        metrics.usage_unsaved_records.set_function(self.recovery.waiting)
         self._reservation_ms = round(reservation_seconds * 1000)
         self.batch_writer = BatchWriter(self._save_batch, batch_seconds)
         self._warned: set[tuple[str, str]] = set()

@@ -278,3 +278,44 @@ def test_a_providers_report_shows_its_circuit(make_monitor: Make) -> None:
     assert report is not None
     assert report["circuit"] == "open"
     assert monitor.report("t_absent") is None
+
+
+def test_readiness_outlives_the_database_only_with_good_tables_and_callers_to_serve(
+    make_monitor: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("goblin_assistant"), "propagate", True)
+    caplog.set_level(logging.INFO, "goblin_assistant.health")
+    database, callers = Switch(), [True]
+    monitor = make_monitor(
+        [dependency("database", database)],
+        schema_problem=lambda: None,
+        serves_callers=lambda: callers[0],
+    )
+    wait_until(lambda: monitor.ready()[0])
+    database.problem = CheckFailed("connection failed")
+    monitor.check_now("database")
+    wait_until(lambda: monitor.snapshot()[0] == "unhealthy")
+    assert monitor.ready() == (True, [])
+    callers[0] = False
+    assert monitor.ready() == (False, ["database: connection failed"])
+    monitor.check_now("database")
+    wait_until(lambda: "not_ready" in caplog.messages)
+    monitor.drain()
+    said = [one for one in caplog.records if one.message in ("ready", "not_ready")]
+    assert [(one.levelname, getattr(one, "reasons", [])) for one in said] == [
+        ("INFO", []),
+        ("WARNING", ["database: connection failed"]),
+        ("INFO", ["shutting down", "database: connection failed"]),
+    ]
+
+
+def test_a_database_that_went_before_its_tables_were_seen_ends_readiness(
+    make_monitor: Make,
+) -> None:
+    monitor = make_monitor(
+        [dependency("database", Switch(CheckFailed("connection failed")))],
+        schema_problem=lambda: None,
+        serves_callers=lambda: True,
+    )
+    wait_until(lambda: monitor.snapshot()[0] == "unhealthy")
+    assert monitor.ready() == (False, ["database: connection failed"])

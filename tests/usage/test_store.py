@@ -163,7 +163,10 @@ def test_records_beyond_what_memory_keeps_come_from_the_journal(
             for _ in range(100):
                 store.finish(entry(), None)
         assert len(store.recovery) == 10
+        waiting = "usage_unsaved_records"
+        assert metrics.REGISTRY.get_sample_value(waiting) == 100
         assert store.retry_unsaved() == 100
+        assert metrics.REGISTRY.get_sample_value(waiting) == 0
         assert store.retry_unsaved() == 0
         assert count(engine) == 100
 
