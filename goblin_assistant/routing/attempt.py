@@ -18,7 +18,7 @@ from goblin_assistant.providers.base import (
     ProviderError,
 )
 from goblin_assistant.routing.circuit_breaker import CircuitBreaker, Ticket
-from goblin_assistant.routing.retry_budget import RetryBudget
+from goblin_assistant.routing.retries import Retries
 from goblin_assistant.routing.slots import Caps
 from goblin_assistant.routing.targets import Target
 
@@ -64,7 +64,7 @@ class Guards:
     """What bounds the calls to one provider."""
 
     breaker: CircuitBreaker
-    retries: RetryBudget
+    retries: Retries
     caps: Caps
 
 

@@ -1,8 +1,8 @@
 """Which targets are called for a chat, in which order, how often, and when to give up.
 
-Retries are made here and nowhere below, with one exception: a reused connection that the provider
-had already closed (providers/upstream/client.py). Retry and fallback happen only before the first
-token has gone to the client.
+Retries are made here (retries.py says when) and nowhere below, with one exception: a reused
+connection that the provider had already closed (providers/upstream/client.py). Retry and fallback
+happen only before the first token has gone to the client.
 
  * A target whose circuit is open is skipped. When all are, the answer is 503 with the soonest
    Retry-After.
@@ -18,7 +18,6 @@ token has gone to the client.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -35,8 +34,6 @@ from goblin_assistant.providers.base import (
     PROVIDER_ERRORS,
     Call,
     CallCancelled,
-    ContextLengthExceeded,
-    InvalidRequest,
     ProviderError,
 )
 from goblin_assistant.routing.attempt import (
@@ -49,14 +46,12 @@ from goblin_assistant.routing.attempt import (
     judge,
 )
 from goblin_assistant.routing.circuit_breaker import CircuitBreaker
-from goblin_assistant.routing.retry_budget import RetryBudget
+from goblin_assistant.routing.retries import Retries
 from goblin_assistant.routing.slots import Caps
 from goblin_assistant.routing.targets import Resolver, Target, check_routes
 
 T = TypeVar("T")
 
-_BACKOFF_BASE = 0.25
-_BACKOFF_CAP = 4.0
 _POLL_SECONDS = 0.25
 SLOW_SHARE = 0.75
 """Where no setting says when a call is slow: after this share of its time limit. It follows the
@@ -71,10 +66,7 @@ class Router:
         self._config = config
         self._resolver = Resolver(config.file, registry)
         caps = Caps()
-        self._guards = {
-            name: Guards(_breaker(name, config), RetryBudget(config.retry_budget_ratio), caps)
-            for name in registry.providers
-        }
+        self._guards = {name: _guards(name, config, caps) for name in registry.providers}
         for name, provider in registry.providers.items():
             if provider.max_concurrency is not None:
                 provider_calls_max.labels(name).set(provider.max_concurrency)
@@ -134,41 +126,13 @@ class Router:
             if not isinstance(result, ProviderError):
                 return result
             request.failure, request.failed_at = result, target
-            pause = self._pause_before_retry(result, guards, retries, request.call, further)
+            pause = guards.retries.pause_before(result, retries, request.call, further=further)
             if pause is None:
                 return None
             retries += 1
             provider_retries_total.labels(target.provider.name, result.code).inc()
             request.trace.add("retry", provider=target.provider.name, after_ms=round(pause * 1000))
             _sleep(pause, request.call)
-
-    def _pause_before_retry(
-        self, error: ProviderError, guards: Guards, retries: int, call: Call, further: bool
-    ) -> float | None:
-        """What follows a failure: a retry after so many seconds, or None: the next target.
-
-        Raises `error` when no target can do better.
-        """
-        if isinstance(error, InvalidRequest):
-            if isinstance(error, ContextLengthExceeded) and further:
-                return None
-            raise error
-        if (
-            further
-            or not error.retryable
-            or error.untranslatable
-            or retries >= self._config.retries
-        ):
-            return None
-        pause = error.retry_after
-        if pause is None:
-            pause = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2**retries))
-        elif pause > self._config.retry_after_cap:
-            return None
-        if pause >= call.remaining():
-            return None
-        # Last, because it takes from the budget.
-        return pause if guards.breaker.available() and guards.retries.take() else None
 
     def _refusal(self, targets: Sequence[Target], busy: bool) -> AppError:
         """The error when no target was called."""
@@ -190,6 +154,11 @@ class Router:
 
     def _of(self, target: Target) -> Guards:
         return self._guards[target.provider.name]
+
+
+def _guards(name: str, config: Config, caps: Caps) -> Guards:
+    breaker = _breaker(name, config)
+    return Guards(breaker, Retries(config, breaker), caps)
 
 
 def _breaker(name: str, config: Config) -> CircuitBreaker:

@@ -29,7 +29,7 @@ from goblin_assistant.providers.base import (
     RateLimited,
     StreamEvent,
 )
-from goblin_assistant.routing import router as routing
+from goblin_assistant.routing import retries
 from goblin_assistant.routing.attempt import Outcome, Trace
 from goblin_assistant.routing.router import Router
 from goblin_assistant.routing.targets import Target
@@ -67,7 +67,7 @@ class Scripted(Provider):
 
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routing, "_BACKOFF_BASE", 0.0)
+    monkeypatch.setattr(retries, "_BACKOFF_BASE", 0.0)
 
 
 RouterFactory = Callable[..., Router]
