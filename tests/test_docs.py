@@ -278,3 +278,12 @@ def test_every_decision_is_in_the_list_of_decisions() -> None:
     assert [
         page.name for page in (ROOT / "docs" / "adr").glob("0*.md") if f"({page.name})" not in index
     ] == []
+
+
+def test_the_page_on_contributing_lists_the_programs_that_ci_installs() -> None:
+    page, script = (ROOT / "CONTRIBUTING.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    listed = re.search(r"apt-get install --no-install-recommends ([^`]+)```", page)
+    installed = re.search(r"^packages=\(([^)]+)\)", script, re.MULTILINE)
+    assert listed is not None
+    assert installed is not None
+    assert listed[1].replace("\\", " ").split() == installed[1].split()
