@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from apiflask import APIFlask
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from sqlalchemy import create_engine
-from werkzeug.routing import MapAdapter
 
 from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.calls.idempotency import IdempotencyStore
@@ -32,9 +28,6 @@ from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.store import UsageStore
 from goblin_assistant.version import __version__
 
-MAX_HOSTS = 64
-"""Host headers that are remembered. Bounded, because a client may send any."""
-
 
 class _NoSessions(SessionInterface):
     """Every request carries credentials. Looking for a session's cookie would cost 20 us."""
@@ -48,48 +41,9 @@ class _NoSessions(SessionInterface):
         return True
 
 
-class _App(APIFlask):
-    session_interface = _NoSessions()
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._adapters: dict[tuple[str, str], MapAdapter] = {}
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """As Flask's, with a memory of Host headers: checking one is most of the work."""
-        if request is None:
-            return super().create_url_adapter(None)
-        environ = request.environ
-        host, scheme = environ.get("HTTP_HOST", ""), environ["wsgi.url_scheme"]
-        known = self._adapters.get((host, scheme))
-        if known is None or "HTTP_UPGRADE" in environ or not host:
-            adapter = super().create_url_adapter(request)
-            if (
-                adapter is not None
-                and len(self._adapters) < MAX_HOSTS
-                and "HTTP_UPGRADE" not in environ
-            ):
-                self._adapters[host, scheme] = adapter
-            return adapter
-        return MapAdapter(
-            self.url_map,
-            known.server_name,
-            environ.get("SCRIPT_NAME", ""),
-            known.subdomain,
-            scheme,
-            environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace"),
-            request.method,
-            environ.get("QUERY_STRING", ""),
-        )
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Every view and hook is synchronous. Flask would check it with each request."""
-        return func
-
-
 def make_app(config: Config) -> APIFlask:
     """The bare Flask application, with what the extensions read from `app.config`."""
-    app = _App(
+    app = APIFlask(
         "goblin_assistant",
         title="Goblin Assistant",
         version=__version__,
@@ -99,6 +53,7 @@ def make_app(config: Config) -> APIFlask:
         # Flask takes None; APIFlask's hint does not say so.
         static_folder=None,  # type: ignore[arg-type]
     )
+    app.session_interface = _NoSessions()
     app.config.update(
         SECRET_KEY=config.secret,
         MAX_CONTENT_LENGTH=config.max_body_bytes,
