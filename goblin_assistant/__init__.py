@@ -25,7 +25,7 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     from goblin_assistant.assembly import assemble, make_app
     from goblin_assistant.blueprints import register_blueprints
     from goblin_assistant.config import Config
-    from goblin_assistant.extensions import exporter, make_limiter
+    from goblin_assistant.extensions import cors, cors_options, exporter, make_limiter
     from goblin_assistant.logs import json_logging
     from goblin_assistant.web import (
         body_limits,
@@ -50,7 +50,7 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
 
     limiter = make_limiter(settings)
     extension_hooks.bind_limiter(limiter, app)
-    extension_hooks.bind_cors(app, settings.cors_origins)
+    cors.init_app(app, **cors_options(settings.cors_origins))
     exporter.init_app(app)
 
     security_headers.init_app(app)

@@ -13,9 +13,10 @@ from flask.testing import FlaskClient
 
 from goblin_assistant import errors
 from goblin_assistant.config import Config
+from goblin_assistant.extensions import cors, cors_options
 from goblin_assistant.providers.base import PROVIDER_ERRORS, ModelNotFound, Timeout
 from goblin_assistant.schemas.base import Query, Strict
-from goblin_assistant.web import error_handlers, extension_hooks, security_headers
+from goblin_assistant.web import error_handlers, security_headers
 from goblin_assistant.web.request_info import ENVIRON_KEY, RequestInfo
 
 
@@ -44,7 +45,7 @@ def client() -> Iterator[FlaskClient]:
         {"env": "development", "cors_origins": ["https://app.example.com"]}, environ={}
     )
     security_headers.init_app(app)
-    extension_hooks.bind_cors(app, config.cors_origins)
+    cors.init_app(app, **cors_options(config.cors_origins))
     error_handlers.init_app(app)
 
     def fail(name: str) -> str:
