@@ -30,7 +30,6 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     from goblin_assistant.web import (
         body_limits,
         error_handlers,
-        extension_hooks,
         metrics_endpoint,
         observability,
         openapi,
@@ -49,7 +48,7 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     app = make_app(settings)
 
     limiter = make_limiter(settings)
-    extension_hooks.bind_limiter(limiter, app)
+    limiter.init_app(app)
     cors.init_app(app, **cors_options(settings.cors_origins))
     exporter.init_app(app)
 

@@ -13,7 +13,7 @@ from prometheus_flask_exporter import PrometheusMetrics
 from goblin_assistant.config import Config
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.rate_limits.memory import MAX_KEYS
-from goblin_assistant.rate_limits.policy import address_key
+from goblin_assistant.rate_limits.policy import AUTH_ROUTES, address_key
 
 exporter = PrometheusMetrics.for_app_factory(path=None, export_defaults=False, registry=REGISTRY)
 cors = CORS()
@@ -41,10 +41,17 @@ def make_limiter(config: Config) -> Limiter:
         strategy="moving-window",
         storage_uri=storage_uri(config),
         storage_options={"instances": config.instances, "max_keys": MAX_KEYS},
-        request_identifier=lambda: "auth",  # it skips requests without an identifier
+        request_identifier=_identifier,
         headers_enabled=False,  # it would send Retry-After with every response
         enabled=config.ratelimit_enabled,
     )
+
+
+def _identifier() -> str:
+    """The name of a request for flask-limiter, which skips those without one: it counts the auth
+    group, rate_limits/policy.py the others."""
+    rule = request.url_rule
+    return rule.rule if rule is not None and rule.rule in AUTH_ROUTES else ""
 
 
 def storage_uri(config: Config) -> str:

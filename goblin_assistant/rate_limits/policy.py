@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("goblin_assistant.limits")
 
+AUTH_ROUTES = frozenset(
+    f"/auth/{name}" for name in ("register", "login", "refresh", "logout", "password")
+)
+"""The routes of the auth group: those that take a password or a refresh token."""
+
 CHAT_ROUTES = frozenset(
     {"/chat/completions", "/v1/chat/completions", "/v1/messages", "/v1/embeddings"}
 )

@@ -28,6 +28,7 @@ from goblin_assistant.config import Config
 from goblin_assistant.extensions import storage_uri
 from goblin_assistant.rate_limits.counts import Counts
 from goblin_assistant.rate_limits.policy import (
+    AUTH_ROUTES,
     CHAT_ROUTES,
     RateLimits,
 )
@@ -39,9 +40,6 @@ __all__ = ["Group", "RateLimits", "group_of", "init_app"]
 
 Group = Literal["auth", "health", "chat", "general", ""]
 
-_AUTH_ROUTES = frozenset(
-    f"/auth/{name}" for name in ("register", "login", "refresh", "logout", "password")
-)
 _EXEMPT_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 
@@ -59,7 +57,7 @@ def _group_of_path(path: str) -> Group:
         return "chat"
     if path in _EXEMPT_ROUTES:
         return ""
-    if path in _AUTH_ROUTES:
+    if path in AUTH_ROUTES:
         return "auth"
     if path == "/health" or path.startswith("/health/"):
         return "health"
