@@ -205,9 +205,7 @@ class UpstreamClient:
         sent = time.monotonic()
         while True:
             try:
-                return self._pool.send_request(
-                    exchange, method, head, body, connect, streamed=streamed
-                )
+                return self._pool.send_request(exchange, method, head, body, connect)
             except ProtocolError as error:
                 if (
                     exchange.cut

@@ -25,13 +25,11 @@ from urllib3.exceptions import ProtocolError, SSLError
 
 from goblin_assistant.providers.upstream.deadlines import Exchange, ownership
 from goblin_assistant.providers.upstream.lease import Lease
-from goblin_assistant.providers.upstream.response_head import QuickResponse, ReadAhead, plain_body
-from goblin_assistant.providers.upstream.responses import PlainResponse, Response
+from goblin_assistant.providers.upstream.response_head import QuickResponse
+from goblin_assistant.providers.upstream.responses import Response
 
 JOINED_BYTES = 65536
 """Bytes. A larger body is sent apart from its head, without copying it."""
-FIRST_BYTES = 8192
-"""Bytes of a response to read at first; usually all of it."""
 
 _forks = 0
 """The number of forks between the first process and this one. An idle connection from before a fork
@@ -157,8 +155,6 @@ class Tracked:
         head: bytes,
         body: bytes | None,
         connect: float,
-        *,
-        streamed: bool,
     ) -> Response:
         """Connect if necessary, send a request and read the head of its response. Raises OSError
         (of ssl's too), HTTPException, and urllib3's exceptions while connecting."""
@@ -184,16 +180,10 @@ class Tracked:
             if error.errno not in (errno.ECONNRESET, errno.EPROTOTYPE):
                 raise
         self.carried += 1
-        if streamed:
-            return self.read_response(lease, sock, method)
-        first = sock.recv(FIRST_BYTES)
-        plain = plain_body(first)
-        if plain is not None and method != "HEAD":
-            return PlainResponse(lease, self.read_response, sock, first, *plain)
-        return self.read_response(lease, ReadAhead(sock, first), method)
+        return self.read_response(lease, sock, method)
 
-    def read_response(self, lease: Lease, sock: Any, method: str) -> Response:
-        """Read a response's head with http.client. `sock` only needs `makefile`."""
+    def read_response(self, lease: Lease, sock: socket.socket, method: str) -> Response:
+        """Read a response's head with http.client."""
         raw = QuickResponse(sock, method=method)
         try:
             raw.begin()
@@ -261,8 +251,6 @@ class Pool:
         head: bytes,
         body: bytes | None,
         connect: float,
-        *,
-        streamed: bool = False,
     ) -> Response:
         """Send a request over an idle or a new connection, and return its response when the head
         has come.
@@ -274,9 +262,7 @@ class Pool:
         lease = Lease(self, connection)
         try:
             connection.adopt(exchange)
-            response: Response = connection.send_request(
-                lease, method, head, body, connect, streamed=streamed
-            )
+            response: Response = connection.send_request(lease, method, head, body, connect)
             return response
         except BaseException as error:
             lease.drop()

@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 
 class Connection(Protocol):
-    """What a lease needs of a connection."""
+    """What a response needs of its connection."""
+
+    sock: Any
 
     def close(self) -> None:
         """Close the socket. The object can connect again."""

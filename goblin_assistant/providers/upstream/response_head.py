@@ -8,9 +8,7 @@ HTTP/1.1 that arrived in one piece. All other heads, and odd ones, go to http.cl
 from __future__ import annotations
 
 import http.client
-import io
 import re
-import socket
 from typing import Any
 
 _GOOD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110, 5.6.2: a token
@@ -42,66 +40,6 @@ class ResponseHead(http.client.HTTPMessage):
     def get_payload(self, *_: Any, **__: Any) -> Any:
         """None. urllib3 checks with it whether a body was parsed as headers."""
         return None
-
-
-def plain_body(data: bytes) -> tuple[int, int] | None:
-    """Where the body begins in a response's first bytes, and its length. None unless it is a 200
-    over HTTP/1.1 with a complete head, a Content-Length, no encoding, and no `Connection:
-    close`."""
-    end = data.find(b"\r\n\r\n")
-    if end < 0 or not data.startswith(_START):
-        return None
-    pairs = split(data[:end])
-    if pairs is None:
-        return None
-    length = -1
-    for name, value in pairs:
-        name = name.lower()
-        if name == "content-length":
-            if length >= 0 or not (value.isascii() and value.isdigit() and len(value) < 16):
-                return None
-            length = int(value)
-        elif name in ("transfer-encoding", "content-encoding") or (
-            name == "connection" and "close" in value.lower()
-        ):
-            return None
-    return (end + 4, length) if length >= 0 else None
-
-
-class ReadAhead:
-    """A socket whose first bytes have been read already, in the form that http.client takes."""
-
-    def __init__(self, sock: socket.socket, first: bytes) -> None:
-        self._sock = sock
-        self._first = first
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """A file of the first bytes and all that the socket receives after them."""
-        raw: Any = self._sock.makefile(mode, buffering=0)  # type: ignore[call-overload]
-        return io.BufferedReader(_AheadIO(self._first, raw))
-
-
-class _AheadIO(io.RawIOBase):
-    def __init__(self, first: bytes, rest: io.RawIOBase) -> None:
-        self._first = first
-        self._rest = rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        first = self._first
-        if not first:
-            count: int | None = self._rest.readinto(buffer)  # type: ignore[attr-defined]
-            return count
-        piece = first[: len(buffer)]
-        buffer[: len(piece)] = piece
-        self._first = first[len(piece) :]
-        return len(piece)
-
-    def close(self) -> None:
-        self._rest.close()
-        super().close()
 
 
 class QuickResponse(http.client.HTTPResponse):

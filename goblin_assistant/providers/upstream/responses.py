@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import http.client
-import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from urllib3 import HTTPHeaderDict
 from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.upstream.chunked import ChunkedBody
 from goblin_assistant.providers.upstream.lease import Lease
-from goblin_assistant.providers.upstream.response_head import ReadAhead
 
 READ_BYTES = 65536
 
@@ -38,14 +36,30 @@ class Response:
     def whole(self) -> bytes:
         """The body of a plain response. Gives the connection back. Raises OSError or
         HTTPException."""
+        missing = self._raw.length or 0
+        pieces = []
         try:
-            data = self._raw.read()
+            # A byte more than is missing: so bytes behind the body show, without waiting for any.
+            read1 = self._raw.fp.read1  # type: ignore[attr-defined]
+            while missing > 0:
+                piece = read1(min(missing + 1, READ_BYTES))
+                if not piece:
+                    raise http.client.IncompleteRead(b"", missing)
+                pieces.append(piece)
+                missing -= len(piece)
         except BaseException:
             self._raw.close()
             self._lease.drop()
             raise
+        self._raw.close()
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        # Bytes behind the body belong to no response. The pool notices them on the socket before it
+        # reuses the connection, but not those that have been read or decrypted already.
+        sock = self._lease.connection.sock
+        if missing < 0 or not data or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+            self._lease.connection.close()
         self._lease.give_back()
-        return data
+        return data[:missing] if missing < 0 else data
 
     def events(self) -> ChunkedResponse | HTTPResponse:
         """The body, to be read as it arrives."""
@@ -68,73 +82,6 @@ class Response:
             pool=self._lease.pool,  # type: ignore[arg-type]
             connection=self._lease.connection,  # type: ignore[arg-type]
         )
-
-
-class PlainResponse(Response):
-    """A success with a known length. Its body is read from the socket: http.client's file around
-    the socket costs as much as the rest of a call."""
-
-    __slots__ = ("_at", "_first", "_length", "_parse", "_sock")
-
-    def __init__(
-        self,
-        lease: Lease,
-        parse: Callable[[Lease, ReadAhead, str], Response],
-        sock: socket.socket,
-        first: bytes,
-        at: int,
-        length: int,
-    ) -> None:
-        self._lease = lease
-        self._parse = parse
-        self._sock = sock
-        self._first = first
-        self._at = at
-        self._length = length
-        self.status = 200
-
-    def is_plain(self, limit: int) -> bool:
-        """Whether its length is at most `limit` bytes."""
-        return self._length <= limit
-
-    def whole(self) -> bytes:
-        """See Response."""
-        body = self._first[self._at :]
-        missing = self._length - len(body)
-        if missing > 0:
-            body += self._rest(missing)
-        body = body[: self._length]
-        # Bytes behind the body belong to no response. The pool notices them on the socket before it
-        # reuses the connection, but not those that have been read or decrypted already.
-        if missing < 0 or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
-            self._lease.connection.close()
-        self._lease.give_back()
-        return body
-
-    def _rest(self, missing: int) -> bytes:
-        pieces = []
-        try:
-            while missing:
-                piece = self._sock.recv(min(missing, READ_BYTES))
-                if not piece:
-                    raise http.client.IncompleteRead(b"", missing)
-                pieces.append(piece)
-                missing -= len(piece)
-        except BaseException:
-            self._lease.drop()
-            raise
-        return b"".join(pieces)
-
-    def events(self) -> ChunkedResponse | HTTPResponse:
-        """See Response."""
-        return self._buffered().events()
-
-    def stream(self) -> HTTPResponse:
-        """See Response."""
-        return self._buffered().stream()
-
-    def _buffered(self) -> Response:
-        return self._parse(self._lease, ReadAhead(self._sock, self._first), "POST")
 
 
 class ChunkedResponse:

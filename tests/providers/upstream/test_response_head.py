@@ -11,8 +11,6 @@ import pytest
 from goblin_assistant.providers.upstream import response_head
 from goblin_assistant.providers.upstream.response_head import (
     QuickResponse,
-    ReadAhead,
-    plain_body,
     split,
 )
 
@@ -90,50 +88,6 @@ def test_a_plain_head_does_not_reach_the_email_package(
 ) -> None:
     monkeypatch.setattr(http.client, "parse_headers", lambda *_: pytest.fail("the long way"))
     read(QuickResponse, data)
-
-
-@pytest.mark.parametrize("data", PLAIN + ODD)
-def test_an_answer_is_the_same_when_its_beginning_was_read_ahead(data: bytes) -> None:
-    for cut in range(1, len(data) + 1):
-        source = ReadAhead(_Rest(data[cut:]), data[:cut])  # type: ignore[arg-type]
-        assert facts(QuickResponse(source, method="POST")) == read(http.client.HTTPResponse, data)  # type: ignore[arg-type]
-
-
-class _Rest:
-    """A socket that still has these bytes, as an unbuffered file."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, mode: str, buffering: int) -> io.RawIOBase:
-        assert (mode, buffering) == ("rb", 0)
-        return io.BytesIO(self._data)  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize(
-    ("data", "found"),
-    [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", (38, 2)),
-        (b"HTTP/1.1 200 OK\r\ncontent-length:\t20\r\nConnection: keep-alive\r\n\r\n{", (63, 20)),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", (38, 0)),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: X, Close\r\n\r\n{}", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\n{}", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\n{}", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n{}", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Encoding: gzip\r\n\r\n{}", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\n\r\n{}", None),
-        (b"HTTP/1.1 206 Partial Content\r\nContent-Length: 2\r\n\r\n{}", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", None),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n folded\r\n\r\n{}", None),
-        (b"", None),
-    ],
-)
-def test_only_a_plain_response_bypasses_http_client(
-    data: bytes, found: tuple[int, int] | None
-) -> None:
-    assert plain_body(data) == found
 
 
 def test_a_closed_connection_is_reported_as_by_http_client() -> None:
