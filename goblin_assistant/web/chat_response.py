@@ -16,7 +16,6 @@ from goblin_assistant.errors import ClientGone
 from goblin_assistant.providers.base import Dialect
 from goblin_assistant.runtime import runtime
 from goblin_assistant.web.auth import current_principal
-from goblin_assistant.web.json_requests import JsonBytes
 from goblin_assistant.web.request_info import RequestInfo, current_request, request_info
 
 logger = logging.getLogger("goblin_assistant.chat")
@@ -75,7 +74,7 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
 # -- answers --------------------------------------------------------------------------------------
 def _whole(chat: Chat, info: RequestInfo, claim: Claim | None) -> Response:
     result = runtime().chat.complete(chat)
-    response = JsonBytes(result.body)
+    response = Response(result.body, content_type="application/json")
     info.headers.extend(result.headers.items())
     if claim is not None:
         claim.finish(StoredResponse("application/json", result.body, result.headers))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from flask import Flask, Response
+from flask import Flask
 from flask import Request as FlaskRequest
 from flask.json.provider import JSONProvider
-from werkzeug.datastructures import Headers
 from werkzeug.exceptions import ClientDisconnected
 
 from goblin_assistant.errors import UnsupportedMediaType
@@ -17,7 +15,7 @@ from goblin_assistant.web.request_body import load_object
 from goblin_assistant.web.request_info import current_request
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    pass
 
 
 class OrjsonProvider(JSONProvider):
@@ -52,35 +50,6 @@ def require_json(request: FlaskRequest) -> None:
     kind = request.mimetype
     if kind and kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMediaType("send the body as JSON, with Content-Type: application/json")
-
-
-class JsonBytes(Response):
-    """A response of finished JSON. It skips werkzeug's second pass over the headers."""
-
-    def __init__(self, body: bytes) -> None:
-        headers = Headers()
-        headers.add("Content-Type", "application/json")
-        headers.add("Content-Length", str(len(body)))
-        super().__init__([body], headers=headers)
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """The WSGI response. Not for HEAD: the body is always sent."""
-        start_response(self.status, list(self.headers))
-        return _Written(self.response, self.close)  # type: ignore[arg-type]
-
-
-class _Written:
-    """The body's pieces, and what `close` does. werkzeug's own class costs a call more per
-    piece."""
-
-    __slots__ = ("_pieces", "close")
-
-    def __init__(self, pieces: Iterable[bytes], close: Callable[[], None]) -> None:
-        self._pieces = pieces
-        self.close = close
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._pieces)
 
 
 def body_of(request: FlaskRequest) -> bytes:
