@@ -4,8 +4,8 @@
 
 BEFORE and each AFTER are directories that hold a checkout; a folder's name is the row's. Each round
 starts every server anew, because one process differs from the next by several percent. It measures
-them in short slices, one server after the other and back, while the others are paused: so they see
-the same noise of the machine. The result is the ratio AFTER / BEFORE within a round: the median
+them in short slices, in a new order each time, while the others are paused: so they see the same
+noise of the machine. The result is the ratio AFTER / BEFORE within a round: the median
 over the rounds, and a 95 % interval of it from resampled rounds (bootstrap).
 
 `--results FILE` adds the rounds to FILE and prints the table of all that it holds, so that twenty
@@ -73,14 +73,6 @@ def interval(ratios: Sequence[float], *, seed: int = 1) -> tuple[float, float]:
     return medians[int(RESAMPLES * 0.025)], medians[int(RESAMPLES * 0.975) - 1]
 
 
-def turned(names: Sequence[str], number: int) -> list[str]:
-    """The order of one round: each name comes first in turn, and every second round goes
-    backwards."""
-    at = number // 2 % len(names)
-    order = [*names[at:], *names[:at]]
-    return order if number % 2 == 0 else order[::-1]
-
-
 def table(rounds: Sequence[Round]) -> str:
     """One row for each setting and tree: the ratio to BEFORE, its interval, and the pairs."""
     lines = []
@@ -132,18 +124,19 @@ def one_round(
 ) -> Round:
     """Start every server, measure them in slices, stop them. Raises RuntimeError when a request
     failed."""
-    order = turned(list(trees), number)
     result = compare.Comparison()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goblin-pairs-")))
         tasks = [
             stack.enter_context(_running(settings, setting, name, trees[name], upstream, folder))
-            for name in order
+            for name in trees
         ]
         for task in tasks:
             compare.measure(settings, task, setting.concurrency, 0, WARM_UP_SECONDS, None)
-        for slice_ in range(SLICES):
-            for task in tasks if slice_ % 2 == 0 else tasks[::-1]:
+        for _ in range(SLICES):
+            # Shuffled: a server that always follows the same other one finds the same caches.
+            random.shuffle(tasks)
+            for task in tasks:
                 compare.measure(
                     settings, task, setting.concurrency, number, seconds / SLICES, result
                 )

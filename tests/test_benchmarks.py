@@ -325,12 +325,6 @@ def measured(setting: pairs.Setting, **cpu: float) -> pairs.Round:
 CHAT = pairs.Setting("chat", 32, 0, "lean", "before")
 
 
-def test_every_checkout_is_measured_first_and_last_in_turn() -> None:
-    orders = [pairs.turned(["a", "b", "c"], number) for number in range(6)]
-    assert sorted(order[0] for order in orders) == ["a", "a", "b", "b", "c", "c"]
-    assert all(sorted(order) == ["a", "b", "c"] for order in orders)
-
-
 def test_each_checkout_is_compared_with_the_first_within_its_round() -> None:
     text = pairs.table(
         [
