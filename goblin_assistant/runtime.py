@@ -43,6 +43,5 @@ class Runtime:
 
 def runtime() -> Runtime:
     """The current application's parts."""
-    # Not through the proxy: it looks the application up again for every attribute.
-    found: Runtime = current_app._get_current_object().extensions["goblin"]  # type: ignore[attr-defined]
+    found: Runtime = current_app.extensions["goblin"]
     return found

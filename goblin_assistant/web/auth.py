@@ -10,13 +10,13 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from flask import g
+from flask import g, request
 
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.accounts.tokens import KEY_PREFIX
 from goblin_assistant.errors import AppError, AuthFailure, Forbidden, Unauthorized
 from goblin_assistant.runtime import runtime
-from goblin_assistant.web.request_info import current_request, request_info
+from goblin_assistant.web.request_info import request_info
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -28,23 +28,22 @@ R = TypeVar("R")
 def identify() -> Principal | None:
     """The caller; None without good credentials. Limits ask first, so that a bad credential is
     counted before it is refused."""
-    known = g._get_current_object()  # type: ignore[attr-defined]  # one lookup instead of one per attribute
-    if "principal" not in known:
-        known.principal, known.auth_error = None, None
+    if "principal" not in g:
+        g.principal, g.auth_error = None, None
         try:
-            known.principal = _authenticate(current_request().environ)
+            g.principal = _authenticate(request.environ)
         except AppError as error:
-            known.auth_error = error
+            g.auth_error = error
         else:
-            if known.principal is not None:
-                request_info().principal = known.principal.label
-    principal: Principal | None = known.principal
+            if g.principal is not None:
+                request_info().principal = g.principal.label
+    principal: Principal | None = g.principal
     return principal
 
 
 def current_principal() -> Principal:
     """The caller of a route behind `require_auth`."""
-    principal: Principal = g._get_current_object().principal  # type: ignore[attr-defined]
+    principal: Principal = g.principal
     return principal
 
 

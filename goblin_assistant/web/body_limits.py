@@ -9,12 +9,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from flask import Flask
+from flask import Flask, request
 
 from goblin_assistant.config import Config
 from goblin_assistant.errors import PayloadTooLarge
 from goblin_assistant.rate_limits.policy import CHAT_ROUTES
-from goblin_assistant.web.request_info import current_request
 
 KIB = 1024
 
@@ -81,15 +80,14 @@ def init_app(app: Flask, config: Config) -> None:
     limits = BodyLimits(config.max_body_bytes)
 
     def bound_body() -> None:
-        current = current_request()
-        environ = current.environ
+        environ = request.environ
         limit = limits.of(environ["REQUEST_METHOD"], environ.get("PATH_INFO", ""))
-        current.max_content_length = limit
+        request.max_content_length = limit
         announced = environ.get("CONTENT_LENGTH", "")
         if not announced and "HTTP_TRANSFER_ENCODING" in environ:  # never under `serve`
             # werkzeug would return the first `limit` bytes of a larger body as if it were whole.
             environ["wsgi.input"] = _Bounded(environ["wsgi.input"], limit)
-            current.max_content_length = limit + 1
+            request.max_content_length = limit + 1
         if announced.isdecimal() and (len(announced) > MAX_DIGITS or int(announced) > limit):
             raise PayloadTooLarge(_too_large(limit))
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flask import Request, Response, after_this_request
+from flask import Response, after_this_request, request
 
 from goblin_assistant.calls.idempotency import Claim, Recording, StoredResponse
 from goblin_assistant.calls.request import Chat
@@ -16,7 +16,7 @@ from goblin_assistant.errors import ClientGone
 from goblin_assistant.providers.base import Dialect
 from goblin_assistant.runtime import runtime
 from goblin_assistant.web.auth import current_principal
-from goblin_assistant.web.request_info import RequestInfo, current_request, request_info
+from goblin_assistant.web.request_info import RequestInfo, request_info
 
 logger = logging.getLogger("goblin_assistant.chat")
 
@@ -34,9 +34,8 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
 
     `body` is `raw` parsed. What the chat holds is given back when the response is closed.
     """
-    current = current_request()
     info = request_info()
-    held = _begin_idempotent(current, raw)
+    held = _begin_idempotent(raw)
     if isinstance(held, StoredResponse):
         return _replay(held)
     ends: list[Callable[[], None]] = []
@@ -52,8 +51,8 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
             stream=body.get("stream") is True and operation == "chat_completion",
             dialect=dialect,
             operation=operation,
-            headers=current.headers,  # type: ignore[arg-type]
-            client_gone=current.environ.get("waitress.client_disconnected"),
+            headers=request.headers,  # type: ignore[arg-type]
+            client_gone=request.environ.get("waitress.client_disconnected"),
             limit=info.limit,
             started=info.started,
             defer=ends.append,
@@ -99,11 +98,11 @@ def _stream(
 
 
 # -- idempotency ----------------------------------------------------------------------------------
-def _begin_idempotent(current: Request, raw: bytes) -> Claim | StoredResponse | None:
-    key = current.environ.get("HTTP_IDEMPOTENCY_KEY")
+def _begin_idempotent(raw: bytes) -> Claim | StoredResponse | None:
+    key = request.environ.get("HTTP_IDEMPOTENCY_KEY")
     if key is None:
         return None
-    return runtime().idempotency.begin(current_principal().label, key, current.path, raw)
+    return runtime().idempotency.begin(current_principal().label, key, request.path, raw)
 
 
 def _replay(stored: StoredResponse) -> Response:

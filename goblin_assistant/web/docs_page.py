@@ -47,7 +47,7 @@ _making = threading.Lock()
 @bp.get("/openapi.json")
 def document() -> Response:
     """The document. It is made once, because nothing in it changes while the process runs."""
-    app = cast(APIFlask, current_app._get_current_object())  # type: ignore[attr-defined]
+    app = cast(APIFlask, current_app)
     with _making:
         made = app.extensions.get("goblin_openapi")
         if made is None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from flask import Flask
+from flask import Flask, request
 from flask import Request as FlaskRequest
 from flask.json.provider import JSONProvider
 from werkzeug.exceptions import ClientDisconnected
 
 from goblin_assistant.errors import UnsupportedMediaType
 from goblin_assistant.web.request_body import load_object
-from goblin_assistant.web.request_info import current_request
 
 if TYPE_CHECKING:
     pass
@@ -70,9 +69,8 @@ def body_of(request: FlaskRequest) -> bytes:
 
 def json_body() -> bytes:
     """The bytes of the request at hand. Raises UnsupportedMediaType for what is not JSON."""
-    current = current_request()
-    require_json(current)
-    return body_of(current)
+    require_json(request)
+    return body_of(request)
 
 
 def init_app(app: Flask) -> None:

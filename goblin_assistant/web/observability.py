@@ -25,7 +25,6 @@ from goblin_assistant.web.request_info import (
     GOOD_ID,
     METHODS,
     RequestInfo,
-    current_request,
     new_id,
     request_info,
     route_metrics,
@@ -168,10 +167,9 @@ def _shown(text: str, limit: int) -> str:
 
 
 def _on_routed(_endpoint: str | None, _values: dict[str, Any] | None) -> None:
-    current = current_request()
-    info = current.environ.get(ENVIRON_KEY)
+    info = request.environ.get(ENVIRON_KEY)
     if info is not None:
-        rule = current.url_rule
+        rule = request.url_rule
         info.route_found(UNMATCHED if rule is None else rule.rule)
 
 

@@ -19,7 +19,7 @@ import time
 from functools import lru_cache
 from typing import Literal, cast
 
-from flask import Flask, Request
+from flask import Flask, request
 from flask_limiter import Limiter, RequestLimit
 from limits.storage import storage_from_string
 from werkzeug.routing import Rule
@@ -34,7 +34,7 @@ from goblin_assistant.rate_limits.policy import (
 )
 from goblin_assistant.rate_limits.rules import LimitStatus, headers_of, refused
 from goblin_assistant.web import auth
-from goblin_assistant.web.request_info import ENVIRON_KEY, current_request
+from goblin_assistant.web.request_info import ENVIRON_KEY
 
 __all__ = ["Group", "RateLimits", "group_of", "init_app"]
 
@@ -76,8 +76,7 @@ def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
         """Empty: the decorator counts."""
 
     def count() -> None:
-        current = current_request()
-        group = _counted_group(current)
+        group = _counted_group()
         if group == "auth":
             count_auth()
             counted = limiter.current_limit
@@ -88,11 +87,11 @@ def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
             )
         elif group:
             principal = auth.identify() if group != "health" else None
-            status = policy.check(group, principal, current.remote_addr)
+            status = policy.check(group, principal, request.remote_addr)
         else:
             return
         if status is not None:
-            info = current.environ.get(ENVIRON_KEY)
+            info = request.environ.get(ENVIRON_KEY)
             if info is not None:
                 info.limit = (status.limit, status.remaining)
                 info.headers.extend(headers_of(status).items())
@@ -101,7 +100,7 @@ def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
     return policy
 
 
-def _counted_group(request: Request) -> Group:
+def _counted_group() -> Group:
     # A browser sends a preflight on its own, without credentials
     # (https://fetch.spec.whatwg.org/#cors-preflight-request).
     if request.method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in request.environ:

@@ -5,11 +5,10 @@ Health and metrics still answer: they say what is wrong.
 
 from __future__ import annotations
 
-from flask import Flask
+from flask import Flask, request
 
 from goblin_assistant.errors import Unavailable
 from goblin_assistant.runtime import Runtime
-from goblin_assistant.web.request_info import current_request
 
 RETRY_SECONDS = 30
 
@@ -20,7 +19,7 @@ def init_app(app: Flask) -> None:
     def refuse() -> None:
         runtime: Runtime = app.extensions["goblin"]
         reason = runtime.monitor.refusal
-        if reason is not None and not _answers_always(current_request().path):
+        if reason is not None and not _answers_always(request.path):
             raise Unavailable(reason, retry_after=RETRY_SECONDS)
 
     app.before_request(refuse)

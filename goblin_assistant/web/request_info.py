@@ -8,7 +8,7 @@ import re
 from time import perf_counter
 from typing import Any
 
-from flask import Request, request
+from flask import request
 from prometheus_client import Counter
 
 from goblin_assistant.logs import json_logging
@@ -159,13 +159,7 @@ class RouteMetrics:
 route_metrics = BoundMetrics(RouteMetrics)
 
 
-def current_request() -> Request:
-    """Flask's request without the proxy, which looks it up again for every attribute."""
-    found: Request = request._get_current_object()  # type: ignore[attr-defined]
-    return found
-
-
 def request_info() -> RequestInfo:
     """The current request's info. In a bare test_request_context, one that nobody reads."""
-    info = current_request().environ.get(ENVIRON_KEY)
+    info = request.environ.get(ENVIRON_KEY)
     return info if info is not None else RequestInfo()
