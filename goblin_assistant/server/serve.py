@@ -23,7 +23,7 @@ from goblin_assistant.metrics import (
     server_unsent_bytes,
 )
 from goblin_assistant.runtime import Runtime
-from goblin_assistant.server import process
+from goblin_assistant.server import metrics_port, process
 from goblin_assistant.server.bodies import PendingBodies
 from goblin_assistant.server.connections import ROOM, ConnectionBounds, open_channels
 from goblin_assistant.server.listener import FULL_PAUSE_SECONDS, Listener
@@ -31,7 +31,6 @@ from goblin_assistant.server.loop import make_map
 from goblin_assistant.server.shutdown import Shutdown
 from goblin_assistant.server.workers import WorkerPool
 from goblin_assistant.version import __version__
-from goblin_assistant.web import metrics_endpoint
 from goblin_assistant.web.body_limits import BodyLimits
 
 logger = logging.getLogger("goblin_assistant.server")
@@ -182,13 +181,12 @@ def serve(app: Flask, config: Config) -> int:
     sys.unraisablehook = _log_unraisable
     process.limit_malloc()
     descriptors = process.raise_descriptor_limit()
-    metrics_server = None
     try:
         if config.cpu is not None:
             process.pin_to_cpu(config.cpu)
         process.finish_before_switching()
         lifecycle.start(app)
-        metrics_server = metrics_endpoint.serve_standalone(config)
+        metrics_port.listen(config)
         server = Server(app, config, descriptors)
     except OSError as error:
         logger.error(
@@ -214,9 +212,6 @@ def serve(app: Flask, config: Config) -> int:
         logger.exception("server_failed")
         code = 1
     finally:
-        if metrics_server is not None:
-            metrics_server.shutdown()
-            metrics_server.server_close()
         lifecycle.stop(app)
         json_logging.flush()
     return code

@@ -7,24 +7,21 @@ port. Without them everybody may read it.
 from __future__ import annotations
 
 import hmac
-import logging
-import socketserver
-import threading
-from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
+from prometheus_client import make_wsgi_app
 
 from goblin_assistant.config import Config
 from goblin_assistant.errors import AuthFailure, NotFound, Unauthorized
 from goblin_assistant.extensions import exporter
+from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.web.error_handlers import MESSAGES
 from goblin_assistant.web.openapi import describe
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-logger = logging.getLogger("goblin_assistant")
 
 
 def init_app(app: Flask, config: Config) -> None:
@@ -85,73 +82,20 @@ def _authorized(header: str | None, token: bytes) -> bool:
 
 
 def standalone(config: Config) -> WSGIApplication:
-    """The route as a WSGI application of its own, for GOBLIN_METRICS_PORT."""
+    """prometheus_client's application at exactly /metrics, for GOBLIN_METRICS_PORT."""
+    metrics = make_wsgi_app(REGISTRY, disable_compression=True)
     token = _token_of(config)
 
-    def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        def answer(
-            status: str, content_type: str, text: str, *headers: tuple[str, str]
-        ) -> list[bytes]:
-            body = text.encode()
-            start_response(
-                status,
-                [("Content-Type", content_type), ("Content-Length", str(len(body))), *headers],
-            )
-            return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
-
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        plain = ("Content-Type", "text/plain; charset=utf-8")
         if not _is_exact(environ):
-            return answer(
-                "404 Not Found", "text/plain; charset=utf-8", "only /metrics is served here\n"
-            )
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return answer(
-                "405 Method Not Allowed",
-                "text/plain; charset=utf-8",
-                "GET only\n",
-                ("Allow", "GET, HEAD"),
-            )
+            start_response("404 Not Found", [plain])
+            return [b"only /metrics is served here\n"]
         if token is not None and not _authorized(environ.get("HTTP_AUTHORIZATION"), token):
             challenge = ("WWW-Authenticate", 'Bearer realm="goblin-assistant"')
-            return answer(
-                "401 Unauthorized",
-                "text/plain; charset=utf-8",
-                "a bearer token is needed\n",
-                challenge,
-            )
-        text, content_type = exporter.generate_metrics(environ.get("HTTP_ACCEPT"), None)
-        return answer("200 OK", content_type, text)
+            start_response("401 Unauthorized", [plain, challenge])
+            return [b"a bearer token is needed\n"]
+        found: Iterable[bytes] = metrics(environ, start_response)
+        return found
 
     return application
-
-
-class _ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = 10
-
-    def get_environ(self) -> WSGIEnvironment:
-        """Adds the target as sent: in PATH_INFO it is decoded, and its leading slashes are
-        merged."""
-        environ = super().get_environ()
-        # http.server splits at any blank of Unicode, so that "/metrics\x85" would be /metrics.
-        words = self.requestline.split(" ")
-        exact = len(words) == 3 and words == self.requestline.split()
-        environ["REQUEST_URI"] = words[1] if exact else "*"  # no path
-        return environ
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: a scrape comes every few seconds."""
-
-
-def serve_standalone(config: Config) -> WSGIServer | None:
-    """Listen on GOBLIN_METRICS_PORT in a thread, until `shutdown()`. None when it is not set."""
-    if config.metrics_port is None:
-        return None
-    server = make_server(
-        config.host, config.metrics_port, standalone(config), _ThreadingServer, _Handler
-    )
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    logger.info("metrics_listening", extra={"host": config.host, "port": server.server_port})
-    return server
