@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from datetime import UTC
 
@@ -20,6 +21,11 @@ NO_THREAD_CACHES = "glibc.malloc.tcache_count=0"
 
 def main() -> None:
     """Run the command line. GLIBC_TUNABLES in the environment wins."""
+    if "serve" in sys.argv[1:2]:
+        # By default they would end the process. The server has a handler for SIGHUP once it runs.
+        # What is ignored stays so in the program that is executed below.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if (
         "serve" in sys.argv[1:2]
         and sys.platform == "linux"

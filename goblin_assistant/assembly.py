@@ -76,7 +76,7 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     router = Router(config, registry)
     usage = UsageStore(
         engine,
-        _prices(config),
+        make_prices(config),
         config.instance_dir,
         default_max_tokens=config.budget_default_max_tokens,
         reservation_seconds=config.timeout_total + 120,
@@ -111,7 +111,8 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     return runtime
 
 
-def _prices(config: Config) -> Prices:
+def make_prices(config: Config) -> Prices:
+    """The prices that goblin.toml and its providers' addresses give."""
     rows = config.file.providers
     return Prices(
         config.file.prices,

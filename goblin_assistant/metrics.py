@@ -375,3 +375,17 @@ log_records_dropped_total = Counter(
 app_build_info = Gauge(
     "app_build_info", "1, labelled with the version that runs.", ["version"], registry=REGISTRY
 )
+config_reloads_total = Counter(
+    "config_reloads_total",
+    "Reloads of the configuration on SIGHUP; result is ok or failed.",
+    ["result"],
+    registry=REGISTRY,
+)
+for _result in ("ok", "failed"):
+    config_reloads_total.labels(_result)
+config_last_reload_successful = Gauge(
+    "config_last_reload_successful",
+    "0 when the last reload failed and the values of before are in force, else 1.",
+    registry=REGISTRY,
+)
+config_last_reload_successful.set(1)

@@ -19,6 +19,7 @@ from goblin_assistant.calls.request import (
     requested_tier,
 )
 from goblin_assistant.calls.settlement import Books, Settlement
+from goblin_assistant.calls.tables import Tables
 from goblin_assistant.errors import ClientGone
 from goblin_assistant.providers.answer_limits import (
     LIMIT_FIELDS,
@@ -29,7 +30,6 @@ from goblin_assistant.providers.answer_limits import (
 from goblin_assistant.providers.base import Call, CallCancelled
 from goblin_assistant.rate_limits.key_limits import TokenHold
 from goblin_assistant.rate_limits.policy import RateLimits
-from goblin_assistant.routing.router import Router
 from goblin_assistant.routing.slots import ChatSlots, KeyConcurrency
 from goblin_assistant.routing.targets import Target
 from goblin_assistant.usage.checks import context_window
@@ -45,7 +45,7 @@ class Admission:
 
     def __init__(
         self,
-        router: Router,
+        tables: Tables,
         books: Books,
         limits: RateLimits,
         slots: ChatSlots,
@@ -53,7 +53,7 @@ class Admission:
         default_model: str,
         timeout: float,
     ) -> None:
-        self._router = router
+        self._tables = tables
         self._books = books
         self._limits = limits
         self._slots = slots
@@ -65,13 +65,14 @@ class Admission:
         """Check a chat and take all but its money. Raises AppError, and then holds nothing."""
         principal = chat.principal
         requested = apply_defaults(chat, self._default_model)
-        targets = self._router.resolve(requested)
+        resolver, prices = self._tables.current
+        targets = resolver.resolve(requested)
         check_allowed(principal, requested, targets)
         tokens, budget = principal.smallest_tokens_per_minute, principal.monthly_budget_microusd
         if tokens is not None or budget is not None:
             self._limit_answer(chat, targets)
         call = Call(chat.correlation_id, time.monotonic() + self._timeout, chat.client_gone)
-        settlement = Settlement(self._books, chat, call, targets, requested)
+        settlement = Settlement(self._books, prices, chat, call, targets, requested)
         if chat.limit is not None:
             settlement.trace.add("limit", limit=chat.limit[0], remaining=chat.limit[1])
         try:
@@ -117,6 +118,7 @@ class Admission:
             _most_prompt_tokens(chat, settlement.targets),
             self._most_completion_tokens(chat),
             requested_tier(chat.body) if chat.operation == "chat_completion" else "",
+            prices=settlement.prices,
         )
 
     def _limit_answer(self, chat: Chat, targets: Sequence[Target]) -> None:

@@ -18,6 +18,7 @@ from goblin_assistant.calls.admission import Admission
 from goblin_assistant.calls.request import Chat, ChatResult
 from goblin_assistant.calls.settlement import Books, Settlement
 from goblin_assistant.calls.stream import ChatStream, close_events
+from goblin_assistant.calls.tables import Tables
 from goblin_assistant.calls.telemetry import ModelMetrics
 from goblin_assistant.config import Config
 from goblin_assistant.providers import Registry
@@ -57,8 +58,9 @@ class ChatService:
         self.default_model = config.default_model or "echo"
         model_metrics = metrics.BoundMetrics(ModelMetrics)
         books = Books(usage, registry, UsageChecks(registry), model_metrics, is_draining)
+        self.tables = Tables(router, usage)
         self._admission = Admission(
-            router,
+            self.tables,
             books,
             limits,
             self.slots,

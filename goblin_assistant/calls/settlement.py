@@ -38,6 +38,7 @@ from goblin_assistant.routing.attempt import Outcome, Trace
 from goblin_assistant.routing.targets import Target
 from goblin_assistant.usage.budgets import Reservation
 from goblin_assistant.usage.checks import UsageChecks
+from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.records import UsageEntry, new_record_id
 from goblin_assistant.usage.store import UsageStore
 
@@ -62,12 +63,19 @@ class Settlement:
     """
 
     def __init__(
-        self, books: Books, chat: Chat, call: Call, targets: list[Target], model: str
+        self,
+        books: Books,
+        prices: Prices,
+        chat: Chat,
+        call: Call,
+        targets: list[Target],
+        model: str,
     ) -> None:
         principal = chat.principal
         self.chat = chat
         self.call = call
         self.targets = targets
+        self.prices = prices
         self.requests = TargetRequests(chat, call)
         self.trace = Trace(chat.started)
         self.entry = UsageEntry(
@@ -81,7 +89,7 @@ class Settlement:
         )
         self.held = Held(chat.correlation_id)
         self.reservation: Reservation | None = None
-        self.charge = Charge(chat, self.entry, books.checks, books.usage.prices)
+        self.charge = Charge(chat, self.entry, books.checks, prices)
         self.answered_at: float | None = None
         self.settled = False
         self._books = books

@@ -1,4 +1,4 @@
-"""The shape of goblin.toml: provider rows, aliases, chains, weighted groups, prices."""
+"""The shape of goblin.toml: provider rows, aliases, chains, weighted groups, prices, limits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from goblin_assistant.config.fields import Limit
 
 
 def http_url(value: str | None) -> str | None:
@@ -78,6 +80,22 @@ class PriceRow(BaseModel):
     cache_write: Decimal | None = Field(None, ge=0, max_digits=30)
 
 
+class LimitsTable(BaseModel):
+    """`[limits]`: for limits whose variables (RATELIMIT_...) are not set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    auth: Limit | None = None
+    chat: Limit | None = None
+    health: Limit | None = None
+    default: Limit | None = None
+    login_account: Limit | None = None
+
+    def settings(self) -> dict[str, str]:
+        """What is given, by attribute of the settings."""
+        given = self.model_dump(exclude_none=True)
+        return {f"ratelimit_{name}": text for name, text in given.items()}
+
+
 class GoblinFile(BaseModel):
     """The whole of goblin.toml."""
 
@@ -87,6 +105,7 @@ class GoblinFile(BaseModel):
     chains: dict[str, list[str]] = Field(default_factory=dict)
     weighted: dict[str, list[WeightedTarget]] = Field(default_factory=dict)
     prices: dict[str, PriceRow] = Field(default_factory=dict)
+    limits: LimitsTable = Field(default_factory=LimitsTable)
 
     @field_validator("providers")
     @classmethod

@@ -37,7 +37,7 @@ class InstanceSettings(Settings):
     config_file: Path = setting(
         Path("goblin.toml"),
         "GOBLIN_CONFIG_FILE",
-        "provider rows, aliases, chains and prices; optional",
+        "provider rows, aliases, chains, prices and limits; optional",
     )
 
     # -- logging and browsers

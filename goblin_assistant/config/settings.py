@@ -1,7 +1,7 @@
 """One typed, documented, validated configuration.
 
 Sources, strongest first: arguments, environment, `.env`, `goblin.toml` (provider rows, aliases,
-chains, prices only), defaults. `ConfigError` reports everything wrong at once, by the setting's
+chains, prices, limits), defaults. `ConfigError` reports everything wrong at once, by the setting's
 name, with what is accepted. The settings are in instance.py, server.py and calls.py; `.env.example`
 and docs/configuration.md are generated from them.
 """
@@ -54,6 +54,7 @@ class Config(DerivedValues):
 
     # Private, so that no printout shows it.
     _environ: dict[str, str] = PrivateAttr(default_factory=dict)
+    _sources: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -85,7 +86,12 @@ class Config(DerivedValues):
         if config is None or problems:
             raise ConfigError(problems)
         config._environ = variables
+        config._sources = {"overrides": overrides, "environ": environ, "dotenv": dotenv}
         return config
+
+    def load_again(self) -> Config:
+        """The configuration that the same sources give now. Raises ConfigError."""
+        return type(self).load(**self._sources)
 
     @classmethod
     def _build(cls, values: dict[str, Any], problems: list[str]) -> Config | None:

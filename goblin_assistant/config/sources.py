@@ -62,9 +62,17 @@ def _did_you_mean(name: str, known: Mapping[str, str]) -> str:
 
 
 def add_goblin_file(values: dict[str, Any]) -> list[str]:
-    """Add the contents of goblin.toml, unless they are given; a line for each problem."""
-    if "file" in values:
-        return []
+    """Add the contents of goblin.toml, unless they are given, and its limits where no setting is;
+    a line for each problem."""
+    problems = [] if "file" in values else _read_goblin_file(values)
+    file = values.get("file")
+    if isinstance(file, GoblinFile):
+        for name, text in file.limits.settings().items():
+            values.setdefault(name, text)
+    return problems
+
+
+def _read_goblin_file(values: dict[str, Any]) -> list[str]:
     path = Path(values.get("config_file", "goblin.toml"))
     if not path.is_file():
         named = "config_file" in values

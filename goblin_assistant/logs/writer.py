@@ -162,6 +162,9 @@ class QueueingHandler(logging.Handler):
                 "log_file_not_reopened", extra={"file": str(self._path), "error": str(error)}
             )
             return
+        if os.path.sameopenfile(opened, self._file):
+            os.close(opened)
+            return
         os.close(self._file)
         self._file = opened
         self._torn = False

@@ -54,7 +54,14 @@ class RateLimits:
     def __init__(self, config: Config, storage: Counts) -> None:
         self.storage = storage
         self.enabled = config.ratelimit_enabled
-        self._rules = {
+        self.use(config)
+        for group, scopes in SCOPES.items():
+            for scope in scopes:
+                rate_limit_rejections_total.labels(group, scope)
+
+    def use(self, config: Config) -> None:
+        """Apply these limits from the next request on. One that is new counts from 0."""
+        rules = {
             group: tuple(Rule(item, group) for item in parse_many(text))
             for group, text in (
                 ("chat", config.ratelimit_chat),
@@ -63,11 +70,11 @@ class RateLimits:
                 ("login", config.ratelimit_login_account),
             )
         }
-        self.own = OwnLimits(storage, self._rules["chat"])
+        self.own = OwnLimits(self.storage, rules["chat"])
         """The limits of API keys and users. Their tokens count also while `enabled` is false."""
-        for group, scopes in SCOPES.items():
-            for scope in scopes:
-                rate_limit_rejections_total.labels(group, scope)
+        self.auth = config.ratelimit_auth
+        """The limit of the auth group, which flask-limiter counts."""
+        self._rules = rules
 
     def close(self) -> None:
         """Close the storage's connections."""

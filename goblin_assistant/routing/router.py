@@ -64,7 +64,7 @@ class Router:
     def __init__(self, config: Config, registry: Registry) -> None:
         check_routes(config.file, registry)
         self._config = config
-        self._resolver = Resolver(config.file, registry)
+        self.resolver = Resolver(config.file, registry)
         caps = Caps()
         self._guards = {name: _guards(name, config, caps) for name in registry.providers}
         for name, provider in registry.providers.items():
@@ -75,11 +75,11 @@ class Router:
 
     def names(self) -> list[str]:
         """Aliases, chains and weighted groups."""
-        return self._resolver.names()
+        return self.resolver.names()
 
     def resolve(self, model: str) -> list[Target]:
         """The targets of a model, in the order in which they are tried. Raises UnknownModel."""
-        return self._resolver.resolve(model)
+        return self.resolver.resolve(model)
 
     def circuits(self) -> dict[str, str]:
         """Provider name -> closed, half_open or open."""

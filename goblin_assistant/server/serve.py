@@ -28,6 +28,7 @@ from goblin_assistant.server.bodies import PendingBodies
 from goblin_assistant.server.connections import ROOM, ConnectionBounds, open_channels
 from goblin_assistant.server.listener import FULL_PAUSE_SECONDS, Listener
 from goblin_assistant.server.loop import make_map
+from goblin_assistant.server.reload import Hangup, Reloader
 from goblin_assistant.server.shutdown import Shutdown
 from goblin_assistant.server.workers import WorkerPool
 from goblin_assistant.version import __version__
@@ -82,6 +83,9 @@ class Server:
         self._map.on_events = self._dispatcher.collect
         self._tasks_left = False
         self._shutdown = Shutdown(self.listeners, config)
+        self._hangup = Hangup(
+            Reloader(self._runtime), self._shutdown, self.listeners[0].pull_trigger
+        )
         self._watched = 0.0
         self._weighed = 0.0
 
@@ -102,6 +106,7 @@ class Server:
             lambda: sum(channel.total_outbufs_len for channel in open_channels(self.listeners))
         )
         self._shutdown.handle_signals()
+        self._hangup.handle_signal()
         while not self._shutdown.requested:
             self._turn()
         began = time.monotonic()
@@ -111,6 +116,7 @@ class Server:
         logger.info("server_stopped", extra={"drain_seconds": round(time.monotonic() - began, 2)})
 
     def _turn(self, timeout: float = 1.0) -> None:
+        self._hangup.turn()
         # A listener closes idle connections, and stops accepting when there are too many.
         for listener in self.listeners:
             self._map.tell(listener)

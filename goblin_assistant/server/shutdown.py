@@ -44,10 +44,11 @@ class Shutdown:
 
     def handle_signals(self) -> None:
         """Install the handlers of SIGTERM and SIGINT."""
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self.on_signal)
+        signal.signal(signal.SIGINT, self.on_signal)
 
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
+    def on_signal(self, number: int, _: FrameType | None) -> None:
+        """Handle SIGTERM or SIGINT, or a SIGHUP that means the same."""
         self._signals += 1
         if self._signals > 1:
             logger.warning("second_signal", extra={"signal": signal.Signals(number).name})

@@ -86,8 +86,11 @@ class UsageStore:
         prompt_tokens: int,
         max_tokens: int | None,
         tier: str = "",
+        *,
+        prices: Prices | None = None,
     ) -> Reservation | None:
-        """Reserve what a chat may cost at most, at the dearest of its (provider, model) candidates.
+        """Reserve what a chat may cost at most, at the dearest of its (provider, model) candidates,
+        by `prices` or those in force.
 
         None: the key has no budget, or the chat costs nothing. Raises BudgetExceeded (402),
         PriceUnknown (400: an unknown price cannot be budgeted), Unauthorized (the key is gone) or
@@ -99,7 +102,8 @@ class UsageStore:
         completion = self.default_max_tokens if max_tokens is None else max_tokens
         amount = 0
         for provider, model in candidates:
-            most = self._most_microusd(provider, model, prompt_tokens, completion, tier)
+            every = prices or self.prices
+            most = _most_microusd(every, provider, model, prompt_tokens, completion, tier)
             if most is None:
                 raise PriceUnknown(
                     f"the price of {provider}/{model} is not known, and this API key has a budget; "
@@ -121,15 +125,6 @@ class UsageStore:
             raise Unavailable(
                 "the budget cannot be checked now; try again shortly", retry_after=5
             ) from None
-
-    def _most_microusd(
-        self, provider: str, model: str, prompt: int, completion: int, tier: str
-    ) -> int | None:
-        # A provider may answer in the standard tier instead of a cheaper one, and charge for it.
-        every = [self.prices.rates(provider, model, each) for each in {"", tier}]
-        most = [rates.most_microusd(prompt, completion) for rates in every if rates is not None]
-        known = [amount for amount in most if amount is not None]
-        return max(known) if known and len(known) == len(most) else None
 
     # -- after it -----------------------------------------------------------------------------
     def journal(self, entry: UsageEntry) -> None:
@@ -257,3 +252,13 @@ class UsageStore:
         self.recovery.close()
         self._journal.close()
         self._database.close()
+
+
+def _most_microusd(
+    prices: Prices, provider: str, model: str, prompt: int, completion: int, tier: str
+) -> int | None:
+    # A provider may answer in the standard tier instead of a cheaper one, and charge for it.
+    every = [prices.rates(provider, model, each) for each in {"", tier}]
+    most = [rates.most_microusd(prompt, completion) for rates in every if rates is not None]
+    known = [amount for amount in most if amount is not None]
+    return max(known) if known and len(known) == len(most) else None

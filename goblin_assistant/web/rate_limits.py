@@ -71,7 +71,7 @@ def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
         return RateLimits(config, cast(Counts, storage))
     policy = RateLimits(config, cast(Counts, limiter.storage))
 
-    @limiter.shared_limit(config.ratelimit_auth, scope="auth", on_breach=_refuse)
+    @limiter.shared_limit(lambda: policy.auth, scope="auth", on_breach=_refuse)
     def count_auth() -> None:
         """Empty: the decorator counts."""
 

@@ -192,3 +192,17 @@ def test_the_secret_of_a_row_is_read_where_the_configuration_was_read(
     values = Config.load(environ=environ, dotenv=tmp_path / ".env").secret_values()
     assert "given" in values
     assert "of-another-process" not in values
+
+
+def test_a_limit_of_goblin_toml_counts_where_no_setting_is(tmp_path: Path) -> None:
+    file = tmp_path / "goblin.toml"
+    file.write_text('[limits]\nchat = "7 per minute"\nauth = "8 per minute"\n')
+    environ = {
+        "SECRET_KEY": SECRET,
+        "GOBLIN_CONFIG_FILE": str(file),
+        "RATELIMIT_AUTH": "9 per minute",
+    }
+    config = Config.load(environ=environ, dotenv=tmp_path / ".env")
+    assert config.ratelimit_chat == "7 per minute"
+    assert config.ratelimit_auth == "9 per minute"
+    assert config.ratelimit_health == "60 per minute"
