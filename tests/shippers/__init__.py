@@ -1,0 +1,1 @@
+"""ops/logging: what the shippers make of this product's log."""
