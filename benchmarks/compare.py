@@ -9,49 +9,46 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import native, servers
+from benchmarks import fleet, native, rows, servers, streams
+from benchmarks.fleet import STREAM_CHUNKS, STREAM_INTERVAL_US, Request, Settings
 from benchmarks.processes import Server
 from benchmarks.results import Sample
 
-STREAM_CHUNKS, STREAM_INTERVAL_US = 200, 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How much to measure. `seconds` is the length of one sample."""
-
-    cache: Path
-    litellm_venv: Path | None
-    with_litellm: bool = True
-    rounds: int = 5
-    seconds: float = 3.0
-    stream_seconds: float = 3.0
-    concurrencies: tuple[int, ...] = (1, 8, 32, 128)
-    starts: int = 5
-    server_core: int | None = 0
-    load_core: int | None = 1
-    kinds: frozenset[str] = frozenset({"chat", "echo", "stream", "health", "login"})
+__all__ = ["STREAM_CHUNKS", "STREAM_INTERVAL_US", "Comparison", "Settings", "Task", "measure"]
 
 
 @dataclass(slots=True)
 class Comparison:
-    """The results. `figures`: cold starts in seconds, resident memory in MB, by server."""
+    """The results. `figures`: cold starts in seconds, resident memory in MB, scheduling and number
+    of threads, by server."""
 
     samples: list[Sample] = field(default_factory=list)
     figures: dict[str, Any] = field(
-        default_factory=lambda: {"cold_start": {}, "rss": {}, "rss_idle": {}}
+        default_factory=lambda: {
+            "cold_start": {},
+            "rss": {},
+            "rss_idle": {},
+            "scheduling": {},
+            "threads": {},
+        }
     )
     problems: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One measurement of each round. `name` is the server's name in the tables."""
+    """One measurement of each round.
+
+    `name` is the server's name in the tables. Streams are checked against `stream`, where given.
+    `load_core` is the client's core.
+    """
 
     name: str
     server: Server
     kind: str
-    request: bytes
+    request: Request
+    stream: streams.Stream | None = None
+    load_core: int | None = 1
 
 
 def say(text: str) -> None:
@@ -67,7 +64,10 @@ def measure(
     seconds: float,
     result: Comparison | None,
 ) -> None:
-    """Take one sample. `result` is None while warming up."""
+    """Take one sample. `result` is None while warming up.
+
+    Without a sample, but with a problem, when an answer failed or a stream was not whole.
+    """
     task.server.resume()
     before = task.server.cpu_seconds()
     load = native.finish_load(
@@ -77,21 +77,17 @@ def measure(
             task.request,
             connections=concurrency,
             seconds=seconds,
-            core=settings.load_core,
+            core=task.load_core,
         )
     )
     cpu = task.server.cpu_seconds() - before
     task.server.pause()
     if result is None:
         return
-    if not load.clean:
-        result.problems.append(
-            f"{task.name} {task.kind} c={concurrency}: {load.failures} failures, "
-            f"statuses {load.statuses}"
-        )
-    count = load.events if task.kind == "stream" else load.requests
-    if count == 0:
+    if problem := _problem(task, load):
+        result.problems.append(f"{task.name}, {task.kind}, {concurrency} connections: {problem}")
         return
+    count = load.events if task.kind == "stream" else load.requests
     result.samples.append(
         Sample(
             server=task.name,
@@ -107,108 +103,102 @@ def measure(
     )
 
 
-def cold_starts(settings: Settings, server: Server, count: int) -> list[float]:
-    """Seconds from the start of the process to its first answer, `count` times.
+def _problem(task: Task, load: native.Load) -> str:
+    if not load.clean:
+        return f"{load.failures} failures, statuses {load.statuses}"
+    if task.kind == "stream" and not load.events:
+        return "no event of a stream"
+    if task.stream is not None:
+        return streams.shortfall(load.streams, task.stream)
+    return ""
 
-    Caches of files and bytecode are warm.
+
+def cold_starts(members: dict[str, Server], count: int) -> dict[str, list[float]]:
+    """Seconds from the start of the process to its first answer, `count` times, in turn.
+
+    Caches of files and bytecode are warm. LiteLLM takes many seconds and is started twice at most.
     """
-    times = []
-    for _ in range(count):
-        times.append(round(server.start(), 3))
-        server.stop()
+    times: dict[str, list[float]] = {name: [] for name in members}
+    for number in range(count):
+        for name, server in members.items():
+            if name == "litellm" and number >= 2:
+                continue
+            times[name].append(round(server.start(), 3))
+            server.stop()
     return times
 
 
 def run(settings: Settings) -> Comparison:
-    """Run the whole comparison, about a quarter of an hour with the defaults."""
+    """Run the whole comparison, about ten minutes with the defaults."""
     result = Comparison()
+    with_postgres = fleet.has_postgres()
+    if not with_postgres and "postgres" in settings.kinds:
+        result.problems.append("PostgreSQL is not installed; its rows were not measured")
+    chosen = rows.chosen(
+        settings.kinds, with_litellm=settings.with_litellm, with_postgres=with_postgres
+    )
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="goblin-bench-")))
-        upstream = stack.enter_context(
-            native.upstream(
-                settings.cache,
-                chunks=STREAM_CHUNKS,
-                interval_us=STREAM_INTERVAL_US,
-                core=settings.load_core,
-            )
+        prepared = fleet.prepare(settings, chosen, stack, folder)
+        say("cold starts")
+        result.figures["cold_start"] = cold_starts(
+            {name: one for name, one in prepared.members.items() if "," not in name},
+            settings.starts,
         )
-        core = settings.server_core
-        started = [
-            ("bare", servers.bare("chat", upstream, folder, core)),
-            ("bare flask", servers.bare("flask", upstream, folder, core)),
-            ("bare login", servers.bare("login", upstream, folder, core)),
-            ("goblin", servers.goblin(upstream, folder, core)),
-        ]
-        if settings.with_litellm:
-            venv = servers.litellm_venv(settings.cache, settings.litellm_venv)
-            started.append(("litellm", servers.litellm(venv, upstream, folder, core)))
-        by_name = dict(started)
-        for name, server in started:
-            say(f"cold start: {name}")
-            result.figures["cold_start"][name] = cold_starts(
-                settings, server, min(2, settings.starts) if name == "litellm" else settings.starts
-            )
-        for name, server in started:
-            stack.enter_context(server)
-            if name == "goblin":
-                credentials = servers.register(server.port)
-            result.figures["rss_idle"][name] = round(server.rss_bytes() / 1e6, 1)
-            server.pause()
-        tasks = _tasks(settings, by_name, credentials)
+        _start(prepared, chosen, stack, result)
+        tasks = _tasks(settings, prepared, chosen, result)
         say("warming up")
-        for task in tasks:
+        for task in tasks.values():
             measure(settings, task, 8, 0, min(1.0, settings.seconds), None)
         for round_ in range(settings.rounds):
-            for kind, concurrencies in _plan(settings):
-                for concurrency in concurrencies:
-                    for task in tasks:
-                        if _group(task.kind) != kind or (
-                            task.kind == "chat, API key" and concurrency != 32
-                        ):
-                            continue
-                        progress = f"round {round_ + 1}/{settings.rounds}"
-                        say(f"{progress}: {kind} c={concurrency} {task.name}")
-                        seconds = settings.stream_seconds if kind == "stream" else settings.seconds
-                        measure(settings, task, concurrency, round_, seconds, result)
-        for name, server in started:
+            for row, level in rows.in_order(chosen):
+                if row not in tasks:
+                    continue
+                say(f"round {round_ + 1}/{settings.rounds}: {row.server}, {row.kind}, {level}")
+                seconds = settings.stream_seconds if row.group == "stream" else settings.seconds
+                measure(settings, tasks[row], level, round_, seconds, result)
+        for name, server in prepared.members.items():
             server.resume()
             result.figures["rss"][name] = round(server.rss_bytes() / 1e6, 1)
+            result.figures["threads"][name] = server.threads()
+            result.figures["scheduling"][name] = server.scheduling()
     return result
 
 
-def _group(kind: str) -> str:
-    return "chat" if kind.startswith("chat") else kind
-
-
-def _plan(settings: Settings) -> list[tuple[str, tuple[int, ...]]]:
-    plan = [
-        ("chat", settings.concurrencies),
-        ("echo", (32,)),
-        ("stream", settings.concurrencies),
-        ("health", tuple(c for c in settings.concurrencies if c in (1, 32))),
-        ("login", (8,)),
-    ]
-    return [(kind, concurrencies) for kind, concurrencies in plan if kind in settings.kinds]
+def _start(
+    prepared: fleet.Fleet, chosen: tuple[rows.Row, ...], stack: ExitStack, result: Comparison
+) -> None:
+    for name, server in prepared.members.items():
+        say(f"starting {name}")
+        stack.enter_context(server)
+        kinds = {row.request or row.kind for row in chosen if row.process == name}
+        prepared.requests[name] = fleet.requests_of(name, server.port, kinds)
+        result.figures["rss_idle"][name] = round(server.rss_bytes() / 1e6, 1)
+        server.pause()
 
 
 def _tasks(
-    settings: Settings, by_name: dict[str, Server], credentials: servers.Credentials
-) -> list[Task]:
-    bare, goblin = servers.bare_requests(), servers.goblin_requests(credentials)
-    tasks = [
-        Task("bare", by_name["bare"], "chat", bare["chat"]),
-        Task("bare", by_name["bare"], "stream", bare["stream"]),
-        Task("bare flask", by_name["bare flask"], "health", goblin["health"]),
-        Task("bare login", by_name["bare login"], "login", goblin["login"]),
-    ]
-    tasks += [Task("goblin", by_name["goblin"], kind, request) for kind, request in goblin.items()]
-    if "litellm" in by_name:
-        tasks += [
-            Task("litellm", by_name["litellm"], kind, request)
-            for kind, request in servers.litellm_requests().items()
-        ]
-    order = {"bare": 0, "bare flask": 0, "bare login": 0, "goblin": 1, "litellm": 2}
-    return sorted(
-        (task for task in tasks if _group(task.kind) in settings.kinds),
-        key=lambda task: order[task.name],
-    )
+    settings: Settings,
+    prepared: fleet.Fleet,
+    chosen: tuple[rows.Row, ...],
+    result: Comparison,
+) -> dict[rows.Row, Task]:
+    """What each row does. A row whose stream is not the upstream's is left out, with a problem."""
+    direct = streams.read(prepared.upstream, servers.bare_requests()["stream"])
+    tasks = {}
+    for row in chosen:
+        server = prepared.members[row.process]
+        request = prepared.requests[row.process].get(row.request or row.kind)
+        if request is None:  # the bare Flask view and login take the product's
+            request = prepared.requests["goblin"][row.kind]
+        whole = None
+        if row.group == "stream" and isinstance(request, bytes):
+            server.resume()
+            whole = streams.read(server.port, request)
+            server.pause()
+            if wrong := streams.difference(whole, direct):
+                result.problems.append(f"{row.server}: its stream is not whole: {wrong}")
+                continue
+        core = None if row.group == "unpinned" else settings.load_core
+        tasks[row] = Task(row.server, server, row.kind, request, whole, core)
+    return tasks

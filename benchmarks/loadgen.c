@@ -1,12 +1,12 @@
 /* A client that costs next to nothing: one thread, epoll, N connections, each sending one request after the other.
  *
- *   loadgen PORT CONNECTIONS SECONDS [-p PAUSE_US] [-r RAMP_MS] [-n REQUESTS] [-a ADDRESSES] [-o OFFSET] < request
+ *   loadgen PORT CONNECTIONS SECONDS [-p PAUSE_US] [-r RAMP_MS] [-n REQUESTS] [-a ADDRESSES] [-o OFFSET] [-m COUNT] < request
  *
- * Standard input is the whole HTTP/1.1 request. After SECONDS (or REQUESTS) no request is begun; those that run are waited for.
+ * Standard input is the whole HTTP/1.1 request; with -m, COUNT requests that are sent in turn, each behind a line with its length. After SECONDS (or REQUESTS) no request is begun; those that run are waited for.
  * With -p a connection waits between answer and next request; with -r the connections start spread over RAMP_MS; with -a the 15 characters
  * "@@@ADDRESS@@@@@" in the request become another IPv4 address (out of ADDRESSES, from OFFSET on) each time.
  * Prints one JSON object; times in microseconds. "events" counts blank lines in streamed answers, "first" is the time to the first byte behind
- * the headers. Only for benchmarks: it trusts its peer to speak HTTP.
+ * the headers. "streams" are the good answers with events: how many ended with "[DONE]", the fewest and most events and bytes of one. Only for benchmarks: it trusts its peer to speak HTTP.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -25,23 +25,30 @@
 
 #define HEAD_MAX 16384
 #define MARK "@@@ADDRESS@@@@@"
+#define TAIL 32
 
 enum { IDLE, WAITING, HEADERS, BODY };
 
 struct connection {
     int fd, state, status, chunked, close_after, head_used;
     long long left;              /* bytes of a body with Content-Length; -1: until close */
+    uint64_t events, bytes;      /* of this answer */
     uint64_t at, sent, first;    /* when to start next; when it was sent; first byte of the body */
-    char tail[8], previous;      /* last bytes seen, for the end of a chunked body and for events across reads */
+    char tail[TAIL], previous;   /* last bytes seen, for the end of a body and for events across reads */
     char head[HEAD_MAX];
 };
 
 struct samples { uint32_t *values; size_t count, room; };
 
+struct range { uint64_t least, most; };
+
 static struct samples latencies, firsts;
 static struct connection *connections;
 static char *request, *address_at;
 static size_t request_length;
+static struct { char *bytes; size_t length; } *in_turn;
+static uint64_t in_turn_count, in_turn_next;
+static struct { uint64_t count, done; struct range events, bytes; } streams;
 static uint64_t started, ends, events, bytes, ok, begun, limit, pause_us, reconnects;
 static uint64_t statuses[600], failures, addresses, address_index;
 static int poll_fd, port, running;
@@ -101,6 +108,10 @@ static void begin(struct connection *c)
         snprintf(text, sizeof text, "%d.%d.%d.%d               ", 10 + (int)(n >> 24 & 63), (int)(n >> 16 & 255), (int)(n >> 8 & 255), (int)(n & 255));
         memcpy(address_at, text, sizeof MARK - 1);
     }
+    if (in_turn) {
+        request = in_turn[in_turn_next % in_turn_count].bytes;
+        request_length = in_turn[in_turn_next++ % in_turn_count].length;
+    }
     if ((c->fd < 0 && !reconnect(c)) || send(c->fd, request, request_length, MSG_NOSIGNAL) != (ssize_t)request_length) {
         failures++;
         disconnect(c);
@@ -111,13 +122,26 @@ static void begin(struct connection *c)
     begun++;
     c->sent = now;
     c->first = 0;
+    c->events = c->bytes = 0;
     c->head_used = 0;
     c->state = HEADERS;
+}
+
+static void widen(struct range *range, uint64_t value)
+{
+    if (!streams.count || value < range->least) range->least = value;
+    if (!streams.count || value > range->most) range->most = value;
 }
 
 static void finish(struct connection *c, int good)
 {
     uint64_t now = now_us();
+    if (good && c->events) {
+        widen(&streams.events, c->events);
+        widen(&streams.bytes, c->bytes);
+        streams.done += memmem(c->tail, TAIL, "data: [DONE]", 12) != NULL;
+        streams.count++;
+    }
     if (good && c->status >= 200 && c->status < 300) {
         ok++;
         sample(&latencies, now - c->sent);
@@ -138,24 +162,25 @@ static int body(struct connection *c, const char *data, size_t length)
 {
     if (length && !c->first) c->first = now_us();
     bytes += length;
+    c->bytes += length;
     for (const char *p = data, *end = data + length; p < end;) {
-        if (*p == '\n' && c->previous == '\n') events++;
+        if (*p == '\n' && c->previous == '\n') events++, c->events++;
         const char *newline = memchr(p + 1, '\n', end - p - 1);
         c->previous = newline ? newline[-1] : end[-1];
         p = newline ? newline : end;
+    }
+    if (length >= TAIL) memcpy(c->tail, data + length - TAIL, TAIL);
+    else {
+        memmove(c->tail, c->tail + length, TAIL - length);
+        memcpy(c->tail + TAIL - length, data, length);
     }
     if (!c->chunked) {
         if (c->left < 0) return 0;
         c->left -= length;
         return c->left <= 0;
     }
-    /* The end of a chunked body: "\r\n0\r\n\r\n", or "0\r\n\r\n" when it is empty. */
-    if (length >= 7) memcpy(c->tail, data + length - 7, 7);
-    else {
-        memmove(c->tail, c->tail + length, 7 - length);
-        memcpy(c->tail + 7 - length, data, length);
-    }
-    return !memcmp(c->tail, "\r\n0\r\n\r\n", 7);
+    /* The end of a chunked body; the line end before it is that of the headers when the body is empty. */
+    return !memcmp(c->tail + TAIL - 7, "\r\n0\r\n\r\n", 7);
 }
 
 static void readable(struct connection *c)
@@ -192,7 +217,8 @@ static void readable(struct connection *c)
         c->close_after = strcasestr(c->head, "\r\nconnection: close") != NULL;
         c->left = field ? atoll(field + 17) : -1;
         c->previous = 0;
-        memcpy(c->tail, "\0\0\0\0\0\r\n", 7);
+        memset(c->tail, 0, TAIL);
+        memcpy(c->tail + TAIL - 2, "\r\n", 2);
         c->state = BODY;
         data += head - before;
         n -= head - before;
@@ -217,16 +243,31 @@ static void print_samples(const char *name, struct samples *s)
     printf("\"%s\":{\"count\":%zu,\"p50\":%u,\"p95\":%u,\"p99\":%u,\"max\":%u},", name, s->count, AT(0.50), AT(0.95), AT(0.99), AT(1.0));
 }
 
+static void read_requests(uint64_t count)
+{
+    in_turn = calloc(count, sizeof *in_turn);
+    for (in_turn_count = 0; in_turn_count < count; in_turn_count++) {
+        size_t length;
+        if (scanf("%zu", &length) != 1 || getchar() != '\n') break;
+        in_turn[in_turn_count].bytes = malloc(length);
+        in_turn[in_turn_count].length = fread(in_turn[in_turn_count].bytes, 1, length, stdin);
+    }
+    if (!count || in_turn_count < count) {
+        fprintf(stderr, "-m %llu: only %llu requests\n", (unsigned long long)count, (unsigned long long)in_turn_count);
+        exit(2);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 4) {
-        fprintf(stderr, "usage: %s PORT CONNECTIONS SECONDS [-p PAUSE_US] [-r RAMP_MS] [-n REQUESTS] [-a ADDRESSES] [-o OFFSET] < request\n", argv[0]);
+        fprintf(stderr, "usage: %s PORT CONNECTIONS SECONDS [-p PAUSE_US] [-r RAMP_MS] [-n REQUESTS] [-a ADDRESSES] [-o OFFSET] [-m COUNT] < request\n", argv[0]);
         return 2;
     }
     port = atoi(argv[1]);
     int count = atoi(argv[2]);
     double seconds = atof(argv[3]);
-    uint64_t ramp = 0;
+    uint64_t ramp = 0, many = 0;
     for (int i = 4; i + 1 < argc; i += 2) {
         uint64_t value = strtoull(argv[i + 1], NULL, 10);
         switch (argv[i][1]) {
@@ -234,15 +275,19 @@ int main(int argc, char **argv)
         case 'r': ramp = value * 1000; break;
         case 'n': limit = value; break;
         case 'a': addresses = value; break;
+        case 'm': many = value; break;
         case 'o': address_index = value; break;
         default: fprintf(stderr, "unknown option %s\n", argv[i]); return 2;
         }
     }
     signal(SIGPIPE, SIG_IGN);
-    size_t room = 1 << 20;
-    request = malloc(room);
-    request_length = fread(request, 1, room, stdin);
-    address_at = addresses ? memmem(request, request_length, MARK, sizeof MARK - 1) : NULL;
+    if (many) read_requests(many);
+    else {
+        size_t room = 1 << 20;
+        request = malloc(room);
+        request_length = fread(request, 1, room, stdin);
+        address_at = addresses ? memmem(request, request_length, MARK, sizeof MARK - 1) : NULL;
+    }
 
     poll_fd = epoll_create1(0);
     connections = calloc(count, sizeof *connections);
@@ -286,6 +331,9 @@ int main(int argc, char **argv)
            (unsigned long long)reconnects);
     print_samples("latency", &latencies);
     print_samples("first", &firsts);
+    printf("\"streams\":{\"count\":%llu,\"done\":%llu,\"events\":[%llu,%llu],\"bytes\":[%llu,%llu]},", (unsigned long long)streams.count,
+           (unsigned long long)streams.done, (unsigned long long)streams.events.least, (unsigned long long)streams.events.most,
+           (unsigned long long)streams.bytes.least, (unsigned long long)streams.bytes.most);
     printf("\"statuses\":{");
     for (int i = 0, comma = 0; i < 600; i++)
         if (statuses[i]) printf("%s\"%d\":%llu", comma++ ? "," : "", i, (unsigned long long)statuses[i]);

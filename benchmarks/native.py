@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,15 @@ def pinned(core: int | None, command: Iterable[str]) -> list[str]:
     return [*(["taskset", "-c", str(core)] if core is not None else []), *command]
 
 
+def scheduled(core: int | None, command: Iterable[str]) -> list[str]:
+    """A server's command: with a core, pinned to it under SCHED_BATCH; else as the kernel likes.
+
+    The product chooses SCHED_BATCH by itself on one core, so every server of a comparison has it.
+    chrt is part of util-linux.
+    """
+    return [*(["chrt", "--batch", "0"] if core is not None else []), *pinned(core, command)]
+
+
 @contextmanager
 def upstream(
     cache: Path, *, chunks: int, interval_us: int, core: int | None, shape: Shape = "providers"
@@ -91,6 +100,20 @@ def upstream(
 
 
 @dataclass(frozen=True, slots=True)
+class StreamCounts:
+    """What a client saw of the streams that ended.
+
+    `done` had [DONE] at their end. The rest are the fewest and the most of one stream; bytes are
+    those of the connection, behind the headers.
+    """
+
+    count: int
+    done: int
+    events: tuple[int, int]
+    bytes: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What a client measured. Percentiles in milliseconds.
 
@@ -108,6 +131,7 @@ class Load:
     p99: float
     first_p50: float
     first_p95: float
+    streams: StreamCounts
 
     @property
     def clean(self) -> bool:
@@ -134,20 +158,32 @@ def parse_load(text: str) -> Load:
         p99=latency["p99"] / 1000,
         first_p50=first["p50"] / 1000,
         first_p95=first["p95"] / 1000,
+        streams=StreamCounts(
+            count=raw["streams"]["count"],
+            done=raw["streams"]["done"],
+            events=tuple(raw["streams"]["events"]),
+            bytes=tuple(raw["streams"]["bytes"]),
+        ),
     )
 
 
 def start_load(
     cache: Path,
     port: int,
-    request: bytes,
+    request: bytes | Sequence[bytes],
     *,
     connections: int,
     seconds: float,
     core: int | None,
     options: Iterable[str] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a client; `finish_load` waits for it. `options` are loadgen's."""
+    """Start a client; `finish_load` waits for it.
+
+    Several requests are sent in turn. `options` are loadgen's.
+    """
+    if not isinstance(request, bytes):
+        options = [*options, "-m", str(len(request))]
+        request = b"".join(b"%d\n%s" % (len(one), one) for one in request)
     process = subprocess.Popen(
         pinned(core, [str(cache / "loadgen"), str(port), str(connections), str(seconds), *options]),
         stdin=subprocess.PIPE,
@@ -168,11 +204,13 @@ def finish_load(process: subprocess.Popen[bytes]) -> Load:
     return parse_load(output.decode())
 
 
-def http_request(method: str, path: str, headers: dict[str, str], body: bytes = b"") -> bytes:
+def http_request(
+    method: str, path: str, headers: dict[str, str], body: bytes = b"", *, host: str = "127.0.0.1"
+) -> bytes:
     """The bytes of a keep-alive request."""
     lines = [
         f"{method} {path} HTTP/1.1",
-        "Host: 127.0.0.1",
+        f"Host: {host}",
         *(f"{name}: {value}" for name, value in headers.items()),
     ]
     if body:

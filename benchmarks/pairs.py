@@ -27,14 +27,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
-from benchmarks import compare, native, servers
+from benchmarks import compare, fleet, native, rows, servers
 from benchmarks.results import Sample
 
 ROOT = Path(__file__).resolve().parent.parent
 RESAMPLES = 10_000
 WARM_UP_SECONDS = 0.7
 SLICES = 6
-KINDS = ("chat", "chat, API key", "stream", "echo", "health")
+KINDS = (rows.TOKEN, rows.KEY, rows.LIMITED, "stream", "echo", "health")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ def _running(
     """A server that is paused, with the request to send."""
     server = servers.goblin(upstream, folder, settings.server_core, name=name, PYTHONPATH=str(tree))
     with server, idle_connections(server.port, setting.idle):
-        request = servers.goblin_requests(servers.register(server.port))[setting.kind]
+        request = fleet.requests_of("goblin", server.port, [setting.kind])[setting.kind]
         server.pause()
         yield compare.Task(name, server, setting.kind, request)
 

@@ -14,7 +14,9 @@ from typing import IO
 
 import psutil
 
-from benchmarks.native import pinned
+from benchmarks.native import scheduled
+
+_POLICIES = {os.SCHED_OTHER: "the default policy", os.SCHED_BATCH: "SCHED_BATCH"}
 
 
 class ServerFailed(Exception):
@@ -39,7 +41,7 @@ class Server:
     ) -> None:
         self.name = name
         self.port = port
-        self._command = pinned(core, command)
+        self._command = scheduled(core, command)
         self._ready = ready_path
         self._folder = folder
         self._env = dict(env or {})
@@ -127,6 +129,16 @@ class Server:
     def threads(self) -> int:
         """Threads now."""
         return sum(process.num_threads() for process in self._family())
+
+    def scheduling(self) -> str:
+        """Policy and cores of its threads: `SCHED_BATCH on core 0`."""
+        found = set()
+        for process in self._family():
+            for thread in process.threads():
+                policy = _POLICIES.get(os.sched_getscheduler(thread.id), "another policy")
+                cores = ", ".join(map(str, sorted(os.sched_getaffinity(thread.id))))
+                found.add(f"{policy} on core {cores}")
+        return "; ".join(sorted(found))
 
     def pause(self) -> None:
         """Pause it."""

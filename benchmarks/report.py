@@ -12,16 +12,17 @@ from benchmarks.results import (
     Sample,
     as_dicts,
     checks_table,
-    compare_checks,
     markdown_table,
     samples_table,
 )
+from benchmarks.rows import CALLERS, KEY, LEAN, LIMITED, POSTGRES, TOKEN, UNPINNED
+from benchmarks.targets import compare_checks
 
 EXPERIMENT_TITLES = {
     "fast_streams": "256 streams, 10 ms between chunks",
     "slow_streams": "500 streams at a model's pace",
     "addresses": "Client addresses in the limiter",
-    "flood": "A million addresses pass by",
+    "flood": "Half a million addresses pass by",
     "usage_rows": "Usage records in the database",
     "loadtest": "The guide's targets, all at once",
 }
@@ -53,7 +54,7 @@ def verdict(results: Mapping[str, Any]) -> str:
     """The verdict for a terminal."""
     checks = all_checks(results)
     lines = [
-        f"{check.outcome:>12}  {check.what}: {check.measured}  [{check.target}]" for check in checks
+        f"{check.said:>35}  {check.what}: {check.measured}  [{check.target}]" for check in checks
     ]
     if problems := results.get("compare", {}).get("problems"):
         lines += ["", "Problems during the run:", *problems]
@@ -114,45 +115,114 @@ def _comparison(results: Mapping[str, Any]) -> Sequence[str]:
     samples = _samples(results)
     part = results["compare"]
     levels = sorted({sample.concurrency for sample in samples})
-    both = [("bare", "chat"), ("goblin", "chat"), ("goblin", "chat, API key"), ("litellm", "chat")]
-    text = [
+    return [
         "## Side by side",
         _about(part["about"]),
-        "Medians over the rounds, with ranges. Each server is one process on one core.",
-    ]
-    text += [
-        "### POST /v1/chat/completions, answer in one piece",
-        samples_table(samples, "chat", both, levels),
-    ]
-    text += [
-        "On `echo`, without an upstream:",
-        samples_table(samples, "echo", [("goblin", "echo")], levels),
-    ]
-    streams = [(name, "stream") for name in ("bare", "goblin", "litellm")]
-    text += [
+        paragraph(
+            "Medians over the rounds, with ranges. A ratio is taken within each round. The "
+            "upstream answers as OpenAI's API does: 22 headers, chunked, in several TCP segments. "
+            "Unless a row says otherwise, each server is one process on one core, by API key, "
+            "with its records in SQLite."
+        ),
+        *_problems(part["problems"]),
+        *_chats(samples, levels),
         "### POST /v1/chat/completions, streamed",
-        "A stream has 200 events, 10 ms apart. CPU per event includes the cost of the request.",
-        samples_table(samples, "stream", streams, levels),
+        paragraph(
+            "A stream has 200 events, 10 ms apart, each with another text. CPU per event includes "
+            "the cost of the request. The text and the end of each server's stream are those of "
+            "the upstream's, and each measured stream has as many events and bytes and its [DONE]."
+        ),
+        samples_table(
+            samples,
+            [(name, "stream") for name in ("bare", "bare http.client", "goblin", "litellm")],
+            levels,
+            baseline=("bare", "stream"),
+            unit="event",
+        ),
+        "### GET /health",
+        samples_table(
+            samples,
+            [(name, "health") for name in ("bare flask", "goblin", "litellm")],
+            levels,
+            baseline=("bare flask", "health"),
+        ),
+        "### POST /auth/login",
+        samples_table(
+            samples,
+            [("bare login", "login"), ("goblin", "login")],
+            levels,
+            baseline=("bare login", "login"),
+        ),
+        *_processes(part["figures"]),
     ]
-    health = [(name, "health") for name in ("bare flask", "goblin", "litellm")]
-    text += ["### GET /health", samples_table(samples, "health", health, levels)]
-    login = [("bare login", "login"), ("goblin", "login")]
-    text += ["### POST /auth/login", samples_table(samples, "login", login, levels)]
-    figures = part["figures"]
+
+
+def _problems(problems: Sequence[str]) -> list[str]:
+    if not problems:
+        return []
+    return [
+        "Failed, and without a figure for that reason:",
+        "\n".join(f"- {problem}" for problem in problems),
+    ]
+
+
+def _chats(samples: Sequence[Sample], levels: Sequence[int]) -> list[str]:
+    ours = [("goblin", kind) for kind in (TOKEN, KEY, LIMITED, CALLERS)]
+    stored = [("goblin", kind + POSTGRES) for kind in (KEY, LIMITED)]
+    text = [
+        "### POST /v1/chat/completions, answer in one piece",
+        samples_table(
+            samples,
+            [("bare", TOKEN), ("bare http.client", TOKEN), *ours, *stored, ("litellm", TOKEN)],
+            levels,
+            baseline=("bare", TOKEN),
+        ),
+        paragraph(
+            f'`goblin` without an addition is a chat by access token. "{LIMITED[6:]}": a key with '
+            "a monthly budget, requests and tokens a minute, and chats at once, none of which is "
+            f'reached. "{CALLERS[6:]}": 500 API keys and 500 access tokens of 20 accounts in '
+            "turn, on three hosts. PostgreSQL's own CPU is not in its rows."
+        ),
+    ]
+    for title, end in (
+        ("An upstream that answers with two headers and a Content-Length in one segment:", LEAN),
+        ("Not pinned: server, client and upstream share two cores as the kernel likes:", UNPINNED),
+    ):
+        text += [
+            title,
+            samples_table(
+                samples,
+                [
+                    ("bare", TOKEN + end),
+                    ("bare http.client", TOKEN + end),
+                    ("goblin", KEY + end),
+                    ("litellm", TOKEN + end),
+                ],
+                levels,
+                baseline=("bare", TOKEN + end),
+            ),
+        ]
+    return [
+        *text,
+        "On `echo`, without an upstream:",
+        samples_table(samples, [("goblin", "echo")], levels),
+    ]
+
+
+def _processes(figures: Mapping[str, Any]) -> list[str]:
     rows = [
         (
             name,
-            ", ".join(f"{value:.2f}" for value in figures["cold_start"].get(name, [])),
+            ", ".join(f"{value:.2f}" for value in figures["cold_start"].get(name, [])) or "-",
             f"{figures['rss_idle'].get(name, 0):.0f}",
             f"{figures['rss'].get(name, 0):.0f}",
+            f"{figures.get('threads', {}).get(name, '-')}",
+            figures.get("scheduling", {}).get(name, "-"),
         )
         for name in figures["rss"]
     ]
-    text += [
-        "### Start and memory",
-        markdown_table(("server", "cold starts, s", "MB at start", "MB after load"), rows),
-    ]
-    return [piece for piece in text if piece]
+    head = ("server", "cold starts, s", "MB at start", "MB after load", "threads", "scheduling")
+    return ["### Start, memory and scheduling", markdown_table(head, rows)]
 
 
 BODIES = "## What a request body may cost"

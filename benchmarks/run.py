@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare, machine, native, page, report, scale, servers
+from benchmarks import compare, machine, native, page, report, rows, scale, servers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
-KINDS = ("chat", "echo", "stream", "health", "login")
+KINDS = rows.KINDS
 ALL = ("compare", *scale.EXPERIMENTS)
 
 
@@ -116,9 +116,7 @@ def _check(options: argparse.Namespace, results: dict[str, Any]) -> None:
 def _measure(options: argparse.Namespace, cache: Path, results: dict[str, Any]) -> None:
     chosen = [name for name in options.only.split(",") if name] or list(ALL)
     quick: dict[str, Any] = (
-        {"rounds": 1, "seconds": 1.0, "stream_seconds": 1.0, "concurrencies": (1, 32), "starts": 1}
-        if options.quick
-        else {}
+        {"rounds": 1, "seconds": 1.0, "stream_seconds": 1.0, "starts": 1} if options.quick else {}
     )
     if options.rounds:
         quick["rounds"] = options.rounds

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import native, servers
 from benchmarks.compare import Settings, say
 from benchmarks.native import Load
-from benchmarks.results import Check, Spread, at_least, at_most
+from benchmarks.results import Check, Spread, at_least, at_most, flat
 from loadtest.run import find_multiple
 
 Report = tuple[dict[str, Any], list[Check]]
@@ -179,22 +179,6 @@ def _flatness(
     return {name: Spread.of(found) for name, found in values.items()}
 
 
-def _flat_check(what: str, spreads: dict[str, Spread]) -> Check:
-    # The last median may exceed the first by the widest range of a single variant, or by 5 % if
-    # that is more.
-    medians = [spread.median for spread in spreads.values()]
-    noise = max((s.high - s.low) / s.median for s in spreads.values())
-    grown = (list(spreads.values())[-1].median / medians[0] - 1) * 100
-    shown = ", ".join(f"{name}: {spread.text()} us" for name, spread in spreads.items())
-    allowed = max(5.0, noise * 100)
-    return Check(
-        what,
-        f"{grown:+.1f} % ({shown})",
-        f"flat: within noise (here {allowed:.0f} %)",
-        "met" if grown <= allowed else "MISSED",
-    )
-
-
 def addresses(
     settings: Settings, counts: tuple[int, ...] = (1, 100, 10_000, 100_000), rounds: int = 3
 ) -> Report:
@@ -242,11 +226,11 @@ def addresses(
         spreads = _flatness(settings, {f"{count:,}": once(count) for count in counts}, rounds)
     figures = {name: spread.median for name, spread in spreads.items()}
     return figures, [
-        _flat_check(f"CPU per request, {counts[0]:,} to {counts[-1]:,} client addresses", spreads)
+        flat(f"CPU per request, {counts[0]:,} to {counts[-1]:,} client addresses", spreads)
     ]
 
 
-def flood(settings: Settings, total: int = 1_000_000) -> Report:
+def flood(settings: Settings, total: int = 500_000) -> Report:
     """Resident memory while `total` distinct addresses send a request each."""
     marks: dict[str, float] = {}
     step = max(1, total // 10)
@@ -337,7 +321,7 @@ def usage_rows(settings: Settings, rows: int = 1_000_000, rounds: int = 5) -> Re
         for server in running:
             server.resume()
     figures = {name: spread.median for name, spread in spreads.items()}
-    return figures, [_flat_check(f"CPU per chat, 0 to {rows:,} usage records", spreads)]
+    return figures, [flat(f"CPU per chat, 0 to {rows:,} usage records", spreads)]
 
 
 def fill(database: Path, count: int, batch: int = 50_000) -> None:

@@ -50,7 +50,13 @@ def chat_body(model: str, *, stream: bool = False) -> bytes:
 
 
 def bare(
-    kind: str, upstream_port: int, folder: Path, core: int | None, *, threads: int = THREADS
+    kind: str,
+    upstream_port: int,
+    folder: Path,
+    core: int | None,
+    *,
+    name: str = "",
+    threads: int = THREADS,
 ) -> Server:
     """A bare function (bare.py)."""
     port = free_port()
@@ -65,8 +71,8 @@ def bare(
     ]
     ready = "/health" if kind == "flask" else "/"
     return Server(
-        f"bare {kind}", command, port=port, ready_path=ready, folder=folder / f"bare-{kind}",
-        core=core, env={"PYTHONPATH": str(ROOT)},
+        name or f"bare {kind}", command, port=port, ready_path=ready,
+        folder=folder / (name or f"bare-{kind}"), core=core, env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 
@@ -117,27 +123,52 @@ def goblin(
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """An account's credentials on a running product: an access token and an API key."""
+    """An account's credentials on a running product."""
 
     token: str
     key: str
+    refresh_token: str
 
 
-def register(port: int) -> Credentials:
+def register(port: int, email: str = EMAIL) -> Credentials:
     """Create an account and a key."""
-    body = {"email": EMAIL, "password": PASSWORD}
-    answer = _post(port, "/auth/register", body)
-    if "access_token" not in answer:
-        answer = _post(port, "/auth/login", body)
-    token = answer["access_token"]
-    made = _post(port, "/auth/keys", {"name": "bench"}, token)
-    return Credentials(token, made["key"])
+    body = {"email": email, "password": PASSWORD}
+    _post(port, "/auth/register", body)
+    pair = _post(port, "/auth/login", body)
+    token = pair["access_token"]
+    return Credentials(token, another_key(port, token), pair["refresh_token"])
 
 
 def another_key(port: int, token: str, **limits: Any) -> str:
     """Create one more API key; `limits` are fields of POST /auth/keys."""
     made = _post(port, "/auth/keys", {"name": "bench", **limits}, token)
     return str(made["key"])
+
+
+def limited_key(port: int, token: str) -> str:
+    """A key that has every limit, none of which is ever reached."""
+    return another_key(
+        port,
+        token,
+        monthly_budget_usd="900000000",
+        requests_per_minute=100_000_000,
+        tokens_per_minute=1_000_000_000,
+        max_concurrency=10_000,
+    )
+
+
+def many_callers(port: int, *, users: int = 20, each: int = 50) -> list[str]:
+    """`users` times `each` credentials of as many accounts: half API keys, half access tokens."""
+    found = []
+    for user in range(users):
+        one = register(port, f"caller{user}@example.com")
+        found += [one.token, one.key]
+        refresh = one.refresh_token
+        for _ in range(each // 2 - 1):
+            renewed = _post(port, "/auth/refresh", {"refresh_token": refresh})
+            refresh = renewed["refresh_token"]
+            found += [renewed["access_token"], another_key(port, one.token)]
+    return found
 
 
 def _post(port: int, path: str, body: Mapping[str, Any], token: str = "") -> dict[str, Any]:
@@ -154,20 +185,25 @@ def _post(port: int, path: str, body: Mapping[str, Any], token: str = "") -> dic
     return result
 
 
+def chat_by(credential: str, *, host: str = "127.0.0.1") -> bytes:
+    """A chat with a token or an API key."""
+    headers = {"Authorization": f"Bearer {credential}", "Origin": ORIGIN}
+    return http_request(
+        "POST", "/v1/chat/completions", headers, chat_body("bench/bench"), host=host
+    )
+
+
 def goblin_requests(credentials: Credentials) -> dict[str, bytes]:
     """Requests to the product, as a browser's front end sends them: an Origin makes CORS work."""
-    by_token = {"Authorization": f"Bearer {credentials.token}", "Origin": ORIGIN}
     by_key = {"Authorization": f"Bearer {credentials.key}", "Origin": ORIGIN}
     login = json.dumps({"email": EMAIL, "password": PASSWORD}).encode()
     return {
-        "chat": http_request("POST", "/v1/chat/completions", by_token, chat_body("bench/bench")),
-        "chat, API key": http_request(
-            "POST", "/v1/chat/completions", by_key, chat_body("bench/bench")
-        ),
+        "chat": chat_by(credentials.token),
+        "chat, API key": chat_by(credentials.key),
         "stream": http_request(
-            "POST", "/v1/chat/completions", by_token, chat_body("bench/bench", stream=True)
+            "POST", "/v1/chat/completions", by_key, chat_body("bench/bench", stream=True)
         ),
-        "echo": http_request("POST", "/v1/chat/completions", by_token, chat_body("echo/echo")),
+        "echo": http_request("POST", "/v1/chat/completions", by_key, chat_body("echo/echo")),
         "health": http_request("GET", "/health", {"Origin": ORIGIN}),
         "login": http_request("POST", "/auth/login", {"Origin": ORIGIN}, login),
     }
@@ -203,9 +239,11 @@ def litellm_version(venv: Path) -> str:
     ).stdout.strip()
 
 
-def litellm(venv: Path, upstream_port: int, folder: Path, core: int | None) -> Server:
+def litellm(
+    venv: Path, upstream_port: int, folder: Path, core: int | None, *, name: str = "litellm"
+) -> Server:
     """LiteLLM's proxy: one worker, a master key, no database. In production it does more."""
-    place = folder / "litellm"
+    place = folder / name
     place.mkdir(parents=True, exist_ok=True)
     (place / "config.yaml").write_text(
         "model_list:\n  - model_name: bench\n    litellm_params:\n      model: openai/bench\n"
@@ -225,7 +263,7 @@ def litellm(venv: Path, upstream_port: int, folder: Path, core: int | None) -> S
         "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
     }
     return Server(
-        "litellm",
+        name,
         command,
         port=port,
         ready_path="/health/liveliness",
