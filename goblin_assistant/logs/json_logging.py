@@ -11,24 +11,22 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import os
 import re
 import socket
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
 
-import orjson
 from pythonjsonlogger.core import RESERVED_ATTRS
-from pythonjsonlogger.orjson import OrjsonFormatter, orjson_default
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 from goblin_assistant.config import ConfigError
+from goblin_assistant.logs.encoding import as_json
 from goblin_assistant.logs.redaction import Redactor
 from goblin_assistant.logs.writer import QUEUE_LINES, QueueingHandler
 
@@ -57,7 +55,7 @@ class JsonFormatter(OrjsonFormatter):
         """Set the `instance` of every line from now on."""
         self.instance = name
         # As the end of a line, with its brace: it is the same in each.
-        self._end = "," + _redactor.redact(_dumps({"instance": name}))[1:]
+        self._end = "," + _redactor.redact(as_json({"instance": name}))[1:]
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its newline."""
@@ -79,7 +77,7 @@ class JsonFormatter(OrjsonFormatter):
             data["exc_info"] = record.exc_text
         if record.stack_info:
             data["stack_info"] = record.stack_info
-        return _redactor.redact(_dumps(data))[:-1] + self._end
+        return _redactor.redact(as_json(data))[:-1] + self._end
 
     def line(self, level: int, logger: str, message: str, fields: dict[str, Any]) -> str:
         """The line of an event without a LogRecord. Of the guide's keys, `fields` may contain only
@@ -92,7 +90,7 @@ class JsonFormatter(OrjsonFormatter):
             "correlation_id": correlation_id.get(),
         }
         data.update(fields)
-        return _redactor.redact(_dumps(data))[:-1] + self._end
+        return _redactor.redact(as_json(data))[:-1] + self._end
 
     def timestamp_of(self, created: float) -> str:
         """`2025-12-02T10:30:45.123Z`. The part before the dot is formatted once per second."""
@@ -122,49 +120,6 @@ def _traceback(record: logging.LogRecord) -> str:
         return "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
     except Exception as error:
         return f"traceback cannot be formatted: {type(error).__name__}"
-
-
-def _dumps(data: dict[str, Any]) -> str:
-    try:
-        return orjson.dumps(data, default=_default, option=orjson.OPT_NON_STR_KEYS).decode()
-    except (TypeError, ValueError, RecursionError):
-        return orjson.dumps(_plain(data, 0)).decode()
-
-
-def _default(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, (set, frozenset, deque)):
-        return list(value)
-    try:
-        return orjson_default(value)
-    except Exception:
-        return f"<{type(value).__name__}>"
-
-
-def _plain(value: Any, depth: int) -> Any:
-    """Any value as JSON, also with lone surrogates, integers beyond 64 bits, cycles, or a `__str__`
-    that raises."""
-    if depth > 20:
-        return "..."
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, int):
-        return int(value) if -(2**63) <= value < 2**64 else str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Mapping):
-        return {
-            str(_plain(str(key), depth)): _plain(item, depth + 1) for key, item in value.items()
-        }
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        return [_plain(item, depth + 1) for item in value]
-    try:
-        return _plain(str(value), depth + 1)
-    except Exception:
-        return f"<{type(value).__name__}>"
 
 
 _formatter = JsonFormatter()

@@ -30,7 +30,7 @@ from urllib3.response import HTTPResponse
 from goblin_assistant.providers.base import BadResponse, Call, ProviderError
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.json_answers import parse_list
-from goblin_assistant.providers.upstream.connections import RequestHead, TrackedPool, TrackedTLSPool
+from goblin_assistant.providers.upstream.connections import TrackedPool, TrackedTLSPool
 from goblin_assistant.providers.upstream.deadlines import Exchange, deadlines
 from goblin_assistant.providers.upstream.errors import (
     TRANSPORT_ERRORS,
@@ -41,6 +41,7 @@ from goblin_assistant.providers.upstream.errors import (
     fault_error,
 )
 from goblin_assistant.providers.upstream.event_stream import READ_SIZE, EventStream
+from goblin_assistant.providers.upstream.request_head import RequestHead
 from goblin_assistant.providers.upstream.responses import ChunkedResponse, Response
 
 __all__ = ["EventStream", "Timeouts", "UpstreamClient"]
