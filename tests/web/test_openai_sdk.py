@@ -118,12 +118,10 @@ def test_a_tools_round_trip_an_image_and_structured_output(setup: Setup) -> None
             200, {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": []}
         )
     )
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    image: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     client.chat.completions.create(
         model="up/m",
-        messages=[
-            {"role": "user", "content": [{"type": "text", "text": "what?"}, image]}  # type: ignore[list-item, misc]
-        ],
+        messages=[{"role": "user", "content": [{"type": "text", "text": "what?"}, image]}],
     )
     assert setup.upstream.requests[-1].json()["messages"][0]["content"][1] == image
 
