@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import tracemalloc
 
 import pytest
 
 from goblin_assistant.rate_limits import memory
 from goblin_assistant.rate_limits.memory import MemoryStorage
+from tests.support.threads import at_once
 
 
 class Clock:
@@ -102,18 +102,7 @@ def test_flask_limiter_sees_the_same_window(clock: Clock) -> None:
 
 def test_threads_together_are_admitted_exactly_the_limit() -> None:
     storage = MemoryStorage()
-    results: list[int] = []
-    start = threading.Barrier(16)
-
-    def work() -> None:
-        start.wait()
-        results.append(admitted(storage, "a", 100, limit=500))
-
-    threads = [threading.Thread(target=work) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    results = at_once(lambda _: admitted(storage, "a", 100, limit=500), 16)
     assert sum(results) == 500
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from goblin_assistant.errors import RateLimitExceeded
 from goblin_assistant.metrics import REGISTRY, rate_limit_rejections_total
 from goblin_assistant.rate_limits.memory import MemoryStorage
 from goblin_assistant.rate_limits.policy import SCOPES, RateLimits, account_key, address_key
+from tests.support.threads import at_once
 
 
 def Caller(
@@ -188,22 +189,16 @@ def test_a_request_beyond_the_whole_limit_is_told_so() -> None:
 def test_threads_never_take_more_tokens_than_there_are() -> None:
     limits = policy()
     caller = Caller(tokens_per_minute=1000)
-    taken: list[int] = []
 
-    def work() -> None:
+    def take(_: int) -> int:
+        taken = 0
         for _ in range(50):
-            try:
+            with suppress(RateLimitExceeded):
                 limits.own.take_tokens(caller, 7)
-                taken.append(7)
-            except RateLimitExceeded:
-                pass
+                taken += 7
+        return taken
 
-    threads = [threading.Thread(target=work) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(taken) == 994
+    assert sum(at_once(take, 16)) == 994
 
 
 def test_an_account_is_locked_after_ten_attempts_from_anywhere() -> None:
@@ -228,23 +223,15 @@ def test_the_right_password_clears_the_account() -> None:
 
 def test_of_attempts_at_once_no_more_than_the_limit_pass() -> None:
     limits = policy(ratelimit_login_account="5 per minute")
-    passed: list[int] = []
-    barrier = threading.Barrier(32)
 
-    def work() -> None:
-        barrier.wait()
+    def passes(_: int) -> bool:
         try:
             limits.login_attempt("ada@example.com")
-            passed.append(1)
         except RateLimitExceeded:
-            pass
+            return False
+        return True
 
-    threads = [threading.Thread(target=work) for _ in range(32)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(passed) == 5
+    assert sum(at_once(passes, 32)) == 5
 
 
 def test_the_lock_is_logged_without_the_address_of_the_account(

@@ -16,6 +16,7 @@ from goblin_assistant.rate_limits import shared
 from goblin_assistant.rate_limits.shared import SharedStorage
 from tests.conftest import ROOT, wait_until
 from tests.support.services import RedisServer
+from tests.support.threads import at_once
 
 
 @pytest.fixture(autouse=True)
@@ -132,11 +133,7 @@ def test_a_redis_that_hangs_costs_one_timeout_and_no_more(redis_server: RedisSer
 def test_threads_that_lose_redis_together_start_one_return(redis_server: RedisServer) -> None:
     storage = SharedStorage("goblin+" + redis_server.url)
     redis_server.stop()
-    threads = [threading.Thread(target=storage.hit, args=("a", 10, 60)) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(lambda _: storage.hit("a", 10, 60), 20)
     assert sum(thread.name == "limits-redis" for thread in threading.enumerate()) == 1
     storage.close()
 

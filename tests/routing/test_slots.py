@@ -12,6 +12,7 @@ from goblin_assistant.providers.base import CallCancelled
 from goblin_assistant.routing.slots import Caps, ChatSlots, KeyConcurrency
 from goblin_assistant.threads.budget import ThreadBudget
 from tests.conftest import wait_until
+from tests.support.threads import at_once
 
 
 def pool(limit: int, wait: float, waiting: int = 100, threads: int = 100) -> ChatSlots:
@@ -54,7 +55,7 @@ def test_many_threads_never_hold_more_than_there_are_and_leave_none_taken() -> N
     holders: set[int] = set()
     most: list[int] = []
 
-    def chats() -> None:
+    def chats(_: int) -> None:
         for _ in range(300):
             slots.acquire()
             holders.add(threading.get_ident())
@@ -62,11 +63,7 @@ def test_many_threads_never_hold_more_than_there_are_and_leave_none_taken() -> N
             holders.discard(threading.get_ident())
             slots.release()
 
-    threads = [threading.Thread(target=chats) for _ in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(chats, 12)
     assert len(most) == 3600
     assert max(most) <= 3
     assert REGISTRY.get_sample_value("chat_slots_in_use") == 0
@@ -84,19 +81,7 @@ def test_a_waiting_chat_whose_client_has_gone_takes_no_slot() -> None:
 
 def test_a_cap_holds_under_threads_and_forgets_free_names() -> None:
     caps = Caps()
-    start = threading.Barrier(16)
-    taken: list[bool] = []
-
-    def take() -> None:
-        start.wait()
-        taken.append(caps.acquire("a", 5))
-
-    threads = [threading.Thread(target=take) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(taken) == 5
+    assert sum(at_once(lambda _: caps.acquire("a", 5), 16)) == 5
     for _ in range(5):
         caps.release("a")
     assert caps.held("a") == 0

@@ -26,6 +26,7 @@ from tests.support.books import (
     rows,
 )
 from tests.support.books_fixtures import engine
+from tests.support.threads import at_once
 
 __all__ = ["engine"]
 
@@ -168,17 +169,13 @@ def test_gathered_records_of_many_threads_are_all_written_and_booked(
 ) -> None:
     keys = [add_key(engine), add_key(engine)]
 
-    def work(key_id: int) -> None:
+    def work(number: int) -> None:
         for _ in range(25):
-            made = entry(key_id=key_id, cost_microusd=7)
+            made = entry(key_id=keys[number % 2], cost_microusd=7)
             store.journal(made)
             store.finish(made, None)
 
-    threads = [threading.Thread(target=work, args=(keys[number % 2],)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, 16)
     assert store.flush(10)
     assert count(engine) == 400
     assert [budget_of(engine, key_id) for key_id in keys] == [(1400, 0), (1400, 0)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import requests
 
 from tests.conftest import ROOT, Serve
 from tests.support.books import add_key, budget_of, count, open_database, rows
+from tests.support.threads import at_once
 
 DOLLAR = 1_000_000
 
@@ -115,11 +115,7 @@ def test_three_servers_together_keep_to_one_dollar_over_http(
                 assert answer.text.endswith("data: [DONE]\n\n")
         session.close()
 
-    threads = [threading.Thread(target=chat, args=(number,)) for number in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(chat, 64)
     # Some were refused only because others were running: the rest of the dollar can be spent now.
     for _ in range(20):
         statuses.append(

@@ -6,7 +6,6 @@ import errno
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from goblin_assistant.usage.records import UsageEntry, entry_in, journal_line
 from tests.conftest import ROOT
 from tests.support.accounts_fixtures import database_url, engine
 from tests.support.books import entry, open_store
+from tests.support.threads import at_once
 
 __all__ = ["database_url", "engine"]
 
@@ -104,17 +104,13 @@ def test_sixty_four_threads_write_whole_lines(tmp_path: Path) -> None:
     journal = Journal(tmp_path, segment_bytes=20_000)
     made: list[UsageEntry] = []
 
-    def work() -> None:
+    def work(_: int) -> None:
         for _ in range(50):
             one = entry(model="m" * 200)
             made.append(one)
             assert journal.append(one)
 
-    threads = [threading.Thread(target=work) for _ in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, 64)
     assert {one.id for one in read(tmp_path)} == {one.id for one in made}
     assert len(read(tmp_path)) == 3200
     journal.close()

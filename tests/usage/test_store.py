@@ -26,6 +26,7 @@ from tests.support.books import (
     rows,
 )
 from tests.support.books_fixtures import engine
+from tests.support.threads import at_once
 
 __all__ = ["engine"]
 
@@ -310,17 +311,13 @@ def test_a_connection_that_died_while_idle_is_replaced_without_losing_the_record
 
 
 def test_sixty_four_threads_write_every_record_once(engine: Engine, store: UsageStore) -> None:
-    def work() -> None:
+    def work(_: int) -> None:
         for _ in range(20):
             made = entry()
             store.journal(made)
             store.finish(made, None)
 
-    threads = [threading.Thread(target=work) for _ in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, 64)
     store.retry_unsaved()
     assert count(engine) == 64 * 20
     assert store._journal.waiting() == 0

@@ -4,7 +4,6 @@ request ends."""
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.web import metrics_endpoint, observability
 from goblin_assistant.web.observability import request_info
 from tests.conftest import Serve
+from tests.support.threads import at_once
 
 CONFIG = Config(env="development", secret_key="x" * 40)
 
@@ -333,7 +333,7 @@ def test_threads_count_exactly_and_leave_nothing_in_progress(observed: Flask) ->
     before = requests_total("GET", "/things/<int:thing>", 200)
     unmatched = requests_total("GET", "<unmatched>", 404)
 
-    def work() -> None:
+    def work(_: int) -> None:
         client = Whole(observed)
         for number in range(50):
             client.get(f"/things/{number}")
@@ -342,11 +342,7 @@ def test_threads_count_exactly_and_leave_nothing_in_progress(observed: Flask) ->
             next(iter(cut))
             close(cut)
 
-    threads = [threading.Thread(target=work) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, 16)
     assert requests_total("GET", "/things/<int:thing>", 200) == before + 800
     assert requests_total("GET", "<unmatched>", 404) == unmatched + 800
     assert in_progress() == 0
