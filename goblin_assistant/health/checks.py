@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import requests
@@ -54,28 +54,6 @@ def build_monitor(
         assert circuits is not None
         return {names.get(name, name): state for name, state in circuits().items()}
 
-    redis_url = config.redis_url or (
-        config.limits_uri if "redis" in config.limits_uri.partition(":")[0] else None
-    )
-    checks = [
-        ServiceCheck("database", "dependency", database_check(engine)),
-        ServiceCheck("redis", "dependency", redis_check(redis_url) if redis_url else None),
-        ServiceCheck(
-            "chroma",
-            "dependency",
-            http_check(config.chroma_url + CHROMA_HEARTBEAT) if config.chroma_url else None,
-        ),
-        ServiceCheck(
-            "sandbox",
-            "dependency",
-            http_check(config.sandbox_url + SANDBOX_HEALTH) if config.sandbox_url else None,
-        ),
-        *(
-            ServiceCheck(names[name], "provider", _provider_check(p))
-            for name, p in registry.providers.items()
-        ),
-    ]
-
     logged: str | None = None
 
     def schema_problem() -> str | None:
@@ -96,7 +74,7 @@ def build_monitor(
         return found.problem
 
     monitor = HealthMonitor(
-        checks,
+        _checks(config, engine, registry, names),
         config.health_interval,
         config.health_timeout,
         jobs,
@@ -108,6 +86,33 @@ def build_monitor(
     app_ready.set_function(lambda: float(monitor.ready()[0]))
     app_draining.set_function(lambda: float(monitor.draining))
     return monitor
+
+
+def _checks(
+    config: Config, engine: Engine, registry: Registry, names: Mapping[str, str]
+) -> list[ServiceCheck]:
+    """What is checked. `names` maps providers to their names under /health."""
+    redis_url = config.redis_url or (
+        config.limits_uri if "redis" in config.limits_uri.partition(":")[0] else None
+    )
+    return [
+        ServiceCheck("database", "dependency", database_check(engine)),
+        ServiceCheck("redis", "dependency", redis_check(redis_url) if redis_url else None),
+        ServiceCheck(
+            "chroma",
+            "dependency",
+            http_check(config.chroma_url + CHROMA_HEARTBEAT) if config.chroma_url else None,
+        ),
+        ServiceCheck(
+            "sandbox",
+            "dependency",
+            http_check(config.sandbox_url + SANDBOX_HEALTH) if config.sandbox_url else None,
+        ),
+        *(
+            ServiceCheck(names[name], "provider", _provider_check(p))
+            for name, p in registry.providers.items()
+        ),
+    ]
 
 
 def service_name(provider: str) -> str:
