@@ -42,7 +42,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def apply(*arguments: str) -> str:
-    """Run apply.py as an operator does."""
+    """Run ops/logging/cloudwatch/apply.py as an operator does."""
     done = subprocess.run(
         [sys.executable, str(FOLDER / "apply.py"), *arguments],
         capture_output=True, text=True, timeout=60, env=dict(os.environ), check=False,
