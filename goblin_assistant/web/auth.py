@@ -28,23 +28,30 @@ R = TypeVar("R")
 def identify() -> Principal | None:
     """The caller; None without good credentials. Limits ask first, so that a bad credential is
     counted before it is refused."""
-    if "principal" not in g:
-        g.principal, g.auth_error = None, None
-        try:
-            g.principal = _authenticate(request.environ)
-        except AppError as error:
-            g.auth_error = error
-        else:
-            if g.principal is not None:
-                request_info().principal = g.principal.label
-    principal: Principal | None = g.principal
-    return principal
+    return _caller()[0]
 
 
 def current_principal() -> Principal:
     """The caller of a route behind `require_auth`."""
-    principal: Principal = g.principal
+    principal = _caller()[0]
+    assert principal is not None
     return principal
+
+
+def _caller() -> tuple[Principal | None, AppError | None]:
+    """The caller, and why a credential is not good. Looked up once for each request."""
+    known: tuple[Principal | None, AppError | None] | None = g.get("caller")
+    if known is None:
+        try:
+            principal = _authenticate(request.environ)
+        except AppError as error:
+            known = (None, error)
+        else:
+            known = (principal, None)
+            if principal is not None:
+                request_info().principal = principal.label
+        g.caller = known
+    return known
 
 
 def require_auth(
@@ -59,9 +66,8 @@ def require_auth(
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            principal = identify()
+            principal, error = _caller()
             if principal is None:
-                error: AppError | None = g.auth_error
                 raise error or Unauthorized(
                     "send a credential: Authorization: Bearer <access token or API key>",
                     reason=None,

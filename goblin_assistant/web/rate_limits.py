@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from flask import Flask, request
 from flask_limiter import Limiter, RequestLimit
@@ -35,6 +35,9 @@ from goblin_assistant.rate_limits.policy import (
 from goblin_assistant.rate_limits.rules import LimitStatus, headers_of, refused
 from goblin_assistant.web import auth
 from goblin_assistant.web.request_info import ENVIRON_KEY
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = ["Group", "RateLimits", "group_of", "init_app"]
 
@@ -76,7 +79,8 @@ def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
         """Empty: the decorator counts."""
 
     def count() -> None:
-        group = _counted_group()
+        environ = request.environ
+        group = _counted_group(environ)
         if group == "auth":
             count_auth()
             counted = limiter.current_limit
@@ -87,11 +91,11 @@ def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
             )
         elif group:
             principal = auth.identify() if group != "health" else None
-            status = policy.check(group, principal, request.remote_addr)
+            status = policy.check(group, principal, environ.get("REMOTE_ADDR"))
         else:
             return
         if status is not None:
-            info = request.environ.get(ENVIRON_KEY)
+            info = environ.get(ENVIRON_KEY)
             if info is not None:
                 info.limit = (status.limit, status.remaining)
                 info.headers.extend(headers_of(status).items())
@@ -100,10 +104,11 @@ def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
     return policy
 
 
-def _counted_group() -> Group:
+def _counted_group(environ: WSGIEnvironment) -> Group:
     # A browser sends a preflight on its own, without credentials
     # (https://fetch.spec.whatwg.org/#cors-preflight-request).
-    if request.method == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in request.environ:
+    asked = "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+    if asked and environ["REQUEST_METHOD"] == "OPTIONS":
         return ""
     return group_of(request.url_rule)
 
