@@ -64,6 +64,10 @@ class Config(DerivedValues):
         """
         return self._environ
 
+    def _loaded_from(self, variables: dict[str, str], given: dict[str, Any]) -> Config:
+        self._environ, self._sources = variables, given
+        return self
+
     @classmethod
     def load(
         cls,
@@ -85,9 +89,8 @@ class Config(DerivedValues):
         config = cls._build(values, problems)
         if config is None or problems:
             raise ConfigError(problems)
-        config._environ = variables
-        config._sources = {"overrides": overrides, "environ": environ, "dotenv": dotenv}
-        return config
+        sources_given = {"overrides": overrides, "environ": environ, "dotenv": dotenv}
+        return config._loaded_from(variables, sources_given)
 
     def load_again(self) -> Config:
         """The configuration that the same sources give now. Raises ConfigError."""
