@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from benchmarks import compare, fleet, native, rows, servers
 from benchmarks.results import Sample
@@ -35,6 +35,7 @@ RESAMPLES = 10_000
 WARM_UP_SECONDS = 0.7
 SLICES = 6
 KINDS = (rows.TOKEN, rows.KEY, rows.LIMITED, "stream", "echo", "health")
+Figure = Literal["cpu", "p95"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,12 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """CPU in microseconds per request (kind "stream": per event), by the tree's name."""
+    """What one round measured, by the tree's name: CPU in microseconds per request (kind "stream":
+    per event), and the 95th percentile of the time for a request in milliseconds."""
 
     setting: Setting
     cpu: dict[str, float]
+    p95: dict[str, float]
 
 
 def interval(ratios: Sequence[float], *, seed: int = 1) -> tuple[float, float]:
@@ -73,15 +76,16 @@ def interval(ratios: Sequence[float], *, seed: int = 1) -> tuple[float, float]:
     return medians[int(RESAMPLES * 0.025)], medians[int(RESAMPLES * 0.975) - 1]
 
 
-def table(rounds: Sequence[Round]) -> str:
+def table(rounds: Sequence[Round], figure: Figure = "cpu") -> str:
     """One row for each setting and tree: the ratio to BEFORE, its interval, and the pairs."""
     lines = []
     for setting in dict.fromkeys(found.setting for found in rounds):
         ratios: dict[str, list[float]] = {}
         for found in rounds:
-            if found.setting == setting and setting.before in found.cpu:
-                for name, cpu in found.cpu.items():
-                    ratios.setdefault(name, []).append(cpu / found.cpu[setting.before])
+            values_of = found.cpu if figure == "cpu" else found.p95
+            if found.setting == setting:
+                for name, value in values_of.items():
+                    ratios.setdefault(name, []).append(value / values_of[setting.before])
         lines.append(setting.text())
         for name, values in ratios.items():
             if name != setting.before:
@@ -97,7 +101,10 @@ def load(path: Path) -> list[Round]:
     """The rounds in a results file; none if there is no file."""
     if not path.exists():
         return []
-    return [Round(Setting(**raw["setting"]), raw["cpu"]) for raw in json.loads(path.read_text())]
+    return [
+        Round(Setting(**raw["setting"]), raw["cpu"], raw["p95"])
+        for raw in json.loads(path.read_text())
+    ]
 
 
 def save(path: Path, rounds: Sequence[Round]) -> None:
@@ -142,10 +149,12 @@ def one_round(
                 )
     if result.problems:
         raise RuntimeError("; ".join(result.problems))
-    cpu = {name: _cpu([s for s in result.samples if s.server == name]) for name in trees}
+    samples = {name: [s for s in result.samples if s.server == name] for name in trees}
+    cpu = {name: _cpu(found) for name, found in samples.items()}
+    p95 = {name: statistics.median(s.p95 for s in found) for name, found in samples.items()}
     shown = ", ".join(f"{name} {us:.0f}" for name, us in cpu.items())
     compare.say(f"round {number + 1}: {shown} us")
-    return Round(setting, cpu)
+    return Round(setting, cpu, p95)
 
 
 @contextmanager
@@ -185,6 +194,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--idle", type=int, default=0, help="further open connections")
     parser.add_argument("--shape", choices=get_args(native.Shape), default="providers")
+    parser.add_argument("--figure", choices=get_args(Figure), default="cpu")
     parser.add_argument("--results", type=Path, help="a JSON file that collects rounds")
     parser.add_argument("--cache", type=Path, default=ROOT / ".make" / "bench")
     return parser.parse_args()
@@ -215,7 +225,7 @@ def main() -> int:
             rounds.append(one_round(settings, setting, trees, upstream, number, options.seconds))
             if options.results:  # after each, so that a run that is stopped keeps its rounds
                 save(options.results, rounds)
-    print(table(rounds))
+    print(table(rounds, options.figure))
     return 0
 
 
