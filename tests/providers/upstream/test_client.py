@@ -214,11 +214,17 @@ def test_tls_to_a_server_that_speaks_plain_http_is_a_failed_connection(
 
 def test_a_tls_handshake_can_be_cut(fake_upstream: FakeUpstream) -> None:
     # The fake upstream takes the client's hello for half a request and waits for more.
-    client = UpstreamClient(
-        "up", fake_upstream.url.replace("http:", "https:"), {}, Timeouts(30, 30, 30), 2
-    )
-    with pytest.raises(CallCancelled):
-        client.post("/", b"", Call(client_gone=lambda: fake_upstream.open_connections == 1))
+    timeouts = Timeouts(3600, 3600, 3600)
+    client = UpstreamClient("up", fake_upstream.url.replace("http:", "https:"), {}, timeouts, 2)
+    cut = threading.Event()
+
+    def call() -> None:
+        with pytest.raises(CallCancelled):
+            client.post("/", b"", Call(client_gone=lambda: fake_upstream.open_connections == 1))
+        cut.set()
+
+    threading.Thread(target=call, daemon=True).start()
+    assert cut.wait(60)
     wait_until(lambda: fake_upstream.open_connections == 0)
     client.close()
 
