@@ -37,13 +37,23 @@ OVERRIDES: dict[type, set[str]] = {
     connections.TrackedTLSConnection: {"_new_conn", "connect"},
     connections.TrackedPool: {"ConnectionCls", "QueueCls"},
     connections.TrackedTLSPool: {"ConnectionCls", "QueueCls"},
-    response_head.CheckedResponse: {"_read_status", "begin"},
+    response_head.QuickResponse: {"_read_status", "begin"},
+    response_head.ResponseHead: {"__init__", "get", "get_payload", "items"},
     client._Adapter: {"init_poolmanager"},
     json_requests.Request: {"get_json"},
 }
 CALLED = {(connections.TrackedPool, "_get_conn"), (connections.TrackedPool, "_put_conn")}
 """Private methods that we call and do not override."""
-LIBRARIES = {"flask", "http", "prometheus_client", "requests", "urllib3", "waitress", "werkzeug"}
+LIBRARIES = {
+    "email",
+    "flask",
+    "http",
+    "prometheus_client",
+    "requests",
+    "urllib3",
+    "waitress",
+    "werkzeug",
+}
 
 DECISION = (ROOT / "docs/adr/0014-speed-without-tricks.md").read_text()
 
