@@ -211,6 +211,11 @@ def judge(
     if recorder.failures:
         notes.append(f"{_total(recorder.failures)} requests failed: {_listed(recorder.failures)}.")
     if recorder.limited:
+        if _total(recorder.limited) > sum(row.measured for row in rows):
+            notes.append(
+                "This run measured 429s: the server's rate limits refused more requests than were "
+                "measured."
+            )
         notes.append(
             f"{_total(recorder.limited)} answers were 429, the server's own rate limits. They are "
             f"counted apart, not as failures: {_listed(recorder.limited)}. To measure without "

@@ -82,6 +82,13 @@ class TestVerdict:
         assert verdict.rows[2].p50 == 60.0
         assert "RATELIMIT_ENABLED=false" in as_text(verdict)
 
+    def test_a_run_of_mostly_429s_says_so_first(self) -> None:
+        recorder = recorded(health=[5.0] * 10, chat=[5.0], login=[5.0])
+        for count in range(1, 14):
+            recorder.note("health", "health_check", 1.0, "limited")
+            notes = judge(recorder, TARGETS, 10.0, check_rate=False).notes
+            assert notes[0].startswith("This run measured 429s") == (count > 12)
+
     def test_only_429s_are_not_a_pass(self) -> None:
         recorder = recorded(health=[5.0], chat=[5.0])
         recorder.note("login", "login", 1.0, "limited")

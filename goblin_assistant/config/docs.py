@@ -38,7 +38,11 @@ def env_example() -> str:
     """The file .env.example."""
     lines = [_HEADER]
     for name, info in fields():
-        lines.append(f"# {_sentence(info)}\n# {name}={_default(info)}\n")
+        lines.append(f"# {_sentence(info)}")
+        if typing.get_origin(info.annotation) is Literal:
+            lines.append(f"# accepted: {_accepted(info).replace('`', '')}")
+        lines += [f"# for example: {name}={example}" for example in info.examples or ()]
+        lines.append(f"# {name}={_default(info)}\n")
     return "\n".join(lines)
 
 

@@ -58,6 +58,7 @@ class InstanceSettings(Settings):
         [],
         "CORS_ORIGINS",
         "comma-separated origins that browsers may call from; * only in development",
+        examples=["http://localhost:3000,https://yourdomain.com,https://www.yourdomain.com"],
     )
 
     # -- storage

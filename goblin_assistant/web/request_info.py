@@ -110,12 +110,11 @@ class RequestInfo:
             http_errors_total.labels(
                 self.label, self.endpoint, self.error_type or f"HTTP{self.status}"
             ).inc()
-        if failed:
-            level = logging.WARNING
-        else:
-            level = logging.DEBUG if self.endpoint in PROBES else logging.INFO
-        if not logger.isEnabledFor(level):
-            return
+        level = logging.WARNING if failed else logging.INFO
+        if self.endpoint in PROBES and not failed:
+            level = logging.DEBUG
+            if not logger.isEnabledFor(level):
+                return
         fields: dict[str, Any] = {
             "correlation_id": self.correlation_id,
             "method": self.method,

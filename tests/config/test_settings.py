@@ -206,3 +206,17 @@ def test_a_limit_of_goblin_toml_counts_where_no_setting_is(tmp_path: Path) -> No
     assert config.ratelimit_chat == "7 per minute"
     assert config.ratelimit_auth == "9 per minute"
     assert config.ratelimit_health == "60 per minute"
+
+
+def test_the_example_file_has_the_guides_two_samples(tmp_path: Path) -> None:
+    text = (ROOT / ".env.example").read_text()
+    assert "# accepted: DEBUG, INFO, WARNING, ERROR, CRITICAL\n# LOG_LEVEL=INFO\n" in text
+    origins = "http://localhost:3000,https://yourdomain.com,https://www.yourdomain.com"
+    sample = f"# for example: CORS_ORIGINS={origins}\n"
+    assert sample in text
+    dotenv = tmp_path / ".env"
+    uncommented = text.replace(sample, sample.removeprefix("# for example: "))
+    dotenv.write_text(uncommented.replace("# LOG_LEVEL=INFO", "LOG_LEVEL=WARNING"))
+    config = Config.load(environ={"SECRET_KEY": SECRET}, dotenv=dotenv)
+    assert config.cors_origins == origins.split(",")
+    assert config.log_level == "WARNING"
