@@ -8,9 +8,12 @@ cost their own size and are not counted: a program or a picture in a string is n
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import orjson
@@ -33,9 +36,11 @@ _HEADROOM = 32
 _LARGE = 64 * 1024
 _HEAVY = 1024 * 1024
 """Texts of this size are read one at a time."""
-_heavy = threading.Lock()
-_PIECE = 256 * 1024
+_MOST_REST_SECONDS = 0.25
+_AT_ONCE = nullcontext()
+_PIECE = 64 * 1024
 _BACKSLASH = 0x5C
+_NOT_COUNTED = bytes(set(range(256)) - set(b'"[{:,'))
 
 
 class TooMuchStructure(ValueError):
@@ -44,6 +49,39 @@ class TooMuchStructure(ValueError):
 
 class TooDeep(ValueError):
     """The text is nested too deeply to be written again."""
+
+
+class Turns:
+    """Lets one thread in at a time; the same thread may nest. After each turn the next waits for as
+    long as that one computed.
+
+    Reading a large text holds the interpreter's lock, for 50 ms at once in orjson's parser. Without
+    the rest one text follows another, and a health request, which needs that lock several times,
+    meets two or three of them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._began = 0.0
+        self._rests_until = 0.0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+        if self._depth == 1:
+            time.sleep(max(0.0, self._rests_until - time.monotonic()))
+            self._began = time.thread_time()
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            computed = time.thread_time() - self._began
+            self._rests_until = time.monotonic() + min(computed, _MOST_REST_SECONDS)
+        self._lock.release()
+
+
+_heavy = Turns()
 
 
 class Structure(NamedTuple):
@@ -66,37 +104,47 @@ def loads(raw: bytes, *, most: int = MAX_STRUCTURE, per_byte: int = 0) -> Any:
     The structure may cost `most` bytes, or `per_byte` for each byte of a large text if that is
     more.
     """
-    limit = max(most, per_byte * len(raw))
-    if len(raw) < _HEAVY:
-        return _loads(raw, limit)
-    # All of this holds the interpreter's lock: two at once take as long as one after the other, and
-    # each more delays every other thread, those that answer health requests too.
-    with _heavy:
-        return _loads(raw, limit)
+    with turn_of(raw):
+        limit = max(most, per_byte * len(raw))
+        _check_structure(raw, limit)
+        if len(raw) < _LARGE or not gc.isenabled():
+            return orjson.loads(raw)
+        # Without the garbage collector, which takes half of the time, blocks other threads and
+        # finds nothing: JSON has no cycles.
+        gc.disable()
+        try:
+            return orjson.loads(raw)
+        finally:
+            gc.enable()
 
 
-def _loads(raw: bytes, limit: int) -> Any:
-    _check_structure(raw, limit)
-    if len(raw) < _LARGE or not gc.isenabled():
-        return orjson.loads(raw)
-    # Without the garbage collector, which takes half of the time, blocks other threads and finds
-    # nothing: JSON has no cycles.
-    gc.disable()
-    try:
-        return orjson.loads(raw)
-    finally:
-        gc.enable()
+def turn_of(raw: bytes) -> AbstractContextManager[object]:
+    """Held while `raw` is read: large texts take turns, small ones do not wait."""
+    return _heavy if len(raw) >= _HEAVY else _AT_ONCE
 
 
 def _check_structure(raw: bytes, limit: int) -> None:
     # First a count that includes strings: it is quicker, and nearly always enough.
-    if len(raw) * _DENSEST > limit and _rough_cost(raw) > limit and structure(raw).cost > limit:
+    if (
+        len(raw) * _DENSEST > limit
+        and _exceeds(_pieces(raw), limit)
+        and _exceeds(_outside(raw), limit)
+    ):
         raise TooMuchStructure("the JSON has too many values")
 
 
-def _rough_cost(raw: bytes) -> int:
-    """The cost with what is inside strings. In pieces, so that other threads can run in between."""
-    return sum(_count(raw[start : start + _PIECE]).cost for start in range(0, len(raw), _PIECE))
+def _exceeds(texts: Iterable[bytes], limit: int) -> bool:
+    """Whether they cost more together. The rest is not counted then."""
+    cost = 0
+    for text in texts:
+        cost += _count(text).cost
+        if cost > limit:
+            return True
+    return False
+
+
+def _pieces(raw: bytes) -> Iterator[bytes]:
+    return (raw[start : start + _PIECE] for start in range(0, len(raw), _PIECE))
 
 
 def check_depth(value: Any, brackets: int) -> None:
@@ -118,53 +166,49 @@ def check_together(texts: Iterable[str]) -> None:
     The body's own count leaves them out.
     """
     large = [text for text in texts if len(text) > 2]
-    if (
-        sum(map(len, large)) * _DENSEST > MAX_STRUCTURE
-        and sum(structure(text.encode()).cost for text in large) > MAX_STRUCTURE
+    if sum(map(len, large)) * _DENSEST > MAX_STRUCTURE and _exceeds(
+        itertools.chain.from_iterable(_outside(text.encode()) for text in large), MAX_STRUCTURE
     ):
         raise TooMuchStructure("the JSON has too many values")
 
 
 def structure(raw: bytes) -> Structure:
-    """The counts outside strings. Exact for valid JSON, and up to the first fault of other text.
+    """The counts outside strings. Exact for valid JSON, and up to the first fault of other text."""
+    counts = [_count(text) for text in _outside(raw)]
+    return Structure(*map(sum, zip(*counts, strict=True))) if counts else Structure(0, 0, 0, 0)
 
-    It works in pieces of microseconds, so that other threads can run in between.
+
+def _outside(raw: bytes) -> Iterator[bytes]:
+    """What is outside strings, without the characters that are not counted.
+
+    In pieces that take a fraction of a millisecond, so that other threads can run in between.
     """
-    lists = objects = keys = values = 0
     start, inside, size = 0, False, len(raw)
     while start < size:
-        end = _end_of_piece(raw, start + _PIECE)
-        piece = raw[start:end]
-        start = end
+        piece = raw[start : start + _PIECE]
+        if _ends_in_escape(piece):
+            piece = raw[start : start + _PIECE + 1]
+        start += len(piece)
         if b"\\" in piece:
             piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
-        parts = piece.split(b'"')
-        counts = _count(b"".join(parts[1::2] if inside else parts[::2]))
-        lists, objects, keys, values = (
-            lists + counts.lists,
-            objects + counts.objects,
-            keys + counts.keys,
-            values + counts.values,
-        )
+        # Two quotes side by side then are a string in which nothing counts, as most are.
+        parts = piece.translate(None, _NOT_COUNTED).replace(b'""', b"").split(b'"')
+        yield b"".join(parts[1::2] if inside else parts[::2])
         inside ^= len(parts) % 2 == 0
-    return Structure(lists, objects, keys, values)
 
 
 def _count(text: bytes) -> Structure:
     return Structure(text.count(b"["), text.count(b"{"), text.count(b":"), text.count(b","))
 
 
-def _end_of_piece(raw: bytes, end: int) -> int:
-    # A piece must not end inside an escape: include a run of backslashes and the next character.
-    if end >= len(raw) or raw[end - 1] != _BACKSLASH:
-        return end
-    run = len(raw[end:]) - len(raw[end:].lstrip(b"\\"))
-    return min(end + run + 1, len(raw))
+def _ends_in_escape(piece: bytes) -> bool:
+    """Whether the character after `piece` is escaped. `piece` does not begin inside an escape."""
+    return piece[-1] == _BACKSLASH and (len(piece) - len(piece.rstrip(b"\\"))) % 2 == 1
 
 
 def _reset_after_fork() -> None:
     global _heavy
-    _heavy = threading.Lock()  # the thread that held it is the parent's
+    _heavy = Turns()  # the thread that held it is the parent's
 
 
 os.register_at_fork(after_in_child=_reset_after_fork)

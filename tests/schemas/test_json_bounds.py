@@ -9,6 +9,7 @@ import random
 import string
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -115,3 +116,49 @@ def test_large_texts_are_read_one_at_a_time_and_small_ones_do_not_wait() -> None
         assert not read.is_set()
     thread.join(10)
     assert read.is_set()
+
+
+def test_one_large_text_may_be_read_within_another() -> None:
+    large = b'["' + b"a" * 2_000_000 + b'"]'
+    with json_bounds.turn_of(large):
+        assert len(json_bounds.loads(large)[0]) == 2_000_000
+
+
+def test_after_a_large_text_the_next_waits_for_as_long_as_it_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    clock = SimpleNamespace(
+        computed=0.0, sleep=slept.append, monotonic=lambda: 100.0, thread_time=lambda: 0.0
+    )
+    clock.thread_time = lambda: clock.computed
+    monkeypatch.setattr(json_bounds, "time", clock)
+    turns = json_bounds.Turns()
+    with turns:
+        clock.computed += 0.0625
+        with turns:  # a turn within a turn is none of its own
+            clock.computed += 0.0625
+    with turns:
+        clock.computed += 10.0
+    with turns:
+        pass
+    assert slept == [0.0, 0.125, json_bounds._MOST_REST_SECONDS]
+
+
+@pytest.mark.parametrize("unit", [b"[],", b'{"a":1},', b'"a",', b'"",', b"1,"])
+def test_a_dense_text_is_refused_from_its_first_pieces(
+    unit: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = 0
+    count = json_bounds._count
+
+    def counting(text: bytes) -> json_bounds.Structure:
+        nonlocal looked_at
+        looked_at += len(text)
+        return count(text)
+
+    monkeypatch.setattr(json_bounds, "_count", counting)
+    raw = b"[" + unit * (20_000_000 // len(unit)) + unit[:-1] + b"]"
+    with pytest.raises(TooMuchStructure):
+        loads(raw)
+    assert looked_at < 4_000_000

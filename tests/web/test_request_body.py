@@ -102,6 +102,15 @@ def test_an_escaped_key_is_seen_wherever_it_stands(shift: int) -> None:
         parse_json(ChatCompletionRequest, head + pad + b'", "mod\\u0065l": "b"}')
 
 
+@pytest.mark.parametrize("shift", range(-10, 3))
+def test_a_repeated_key_is_seen_wherever_it_stands(shift: int) -> None:
+    head = b'{"messages": [{"role": "user", "content": "x"}], "model": "a", "pad": "'
+    pad = b"x" * (1024 * 1024 - len(head) - len(b'", ') + shift)
+    with pytest.raises(BadRequest, match="same key twice"):
+        parse_json(ChatCompletionRequest, head + pad + b'", "model": "b"}')
+    assert parse_json(ChatCompletionRequest, head + pad + b'", "mode": "b"}')["model"] == "a"
+
+
 def test_a_guarded_name_inside_the_content_is_no_repetition() -> None:
     body = {
         "model": "m",
@@ -137,6 +146,8 @@ def test_a_number_without_a_fraction_is_an_integer_however_it_is_written() -> No
     [
         ({"messages": []}, "messages"),
         ({"messages": "hello"}, "messages"),
+        ({"messages": [*HELLO, {"role": ["user"], "content": "x"}]}, "messages[1].role"),
+        ({"messages": [*HELLO, {"role": None, "content": "x"}]}, "messages[1].role"),
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
