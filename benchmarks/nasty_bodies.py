@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks import machine, page, report, servers
 from benchmarks.processes import Server
 from benchmarks.results import Check
+from tests.support.fake_upstream import FakeUpstream, Reply
 from tests.support.nasty_bodies import (
     EMBEDDINGS,
     ESTIMATED,
@@ -32,6 +33,7 @@ from tests.support.nasty_bodies import (
     NASTY_WHOLE,
     Make,
     inside,
+    translated,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +50,23 @@ LOGIN, CHAT, MESSAGES, EMBED = (
     "/v1/embeddings",
 )
 REFUSED = frozenset({400, 413})
+CLAUDE = """
+[providers.claude]
+kind = "anthropic"
+base_url = "http://127.0.0.1:{port}"
+api_key = "sk-bench-upstream-key"
+models = ["m"]
+"""
+ANSWER = {
+    "id": "c", "object": "chat.completion", "created": 1, "model": "m",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+    ],
+    "type": "message", "role": "assistant", "content": [{"type": "text", "text": "hi"}],
+    "stop_reason": "end_turn",
+    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "input_tokens": 1, "output_tokens": 1},
+}  # fmt: skip
+"""The provider's answer, in both dialects at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +130,10 @@ def cases() -> Iterator[Case]:
         yield Case(f"{name}, with a budget", CHAT, make, open_to_all, budget=True)
     for name, make in EMBEDDINGS.items():
         yield Case(f"honest: {name}", EMBED, make, frozenset({200}))
+        yield Case(f"honest: {name}, with a budget", EMBED, make, frozenset({200}), budget=True)
+    for path, model in ((CHAT, "claude/m"), (MESSAGES, "bench/bench")):
+        for name, make in translated(model).items():
+            yield Case(f"{name}, translated", path, make, open_to_all)
 
 
 def measure(server: Server, keys: dict[bool, str], case: Case, megabytes: int) -> Row:
@@ -158,17 +181,23 @@ def warm_up(server: Server, key: str) -> None:
     ):
         value = b'[{"role":"user","content":"hello"}]' if field == "messages" else b'"hello"'
         _ask(server.port, "POST", path, inside(field, value, max_tokens=b"5"), headers)
+    for path, model in ((CHAT, "claude/m"), (MESSAGES, "bench/bench")):
+        for make in translated(model).values():
+            _ask(server.port, "POST", path, make(100), headers)
 
 
 def run(folder: Path, chosen: Iterable[Case], sizes: Iterable[int], core: int | None) -> list[Row]:
     """Measure all, in a new server after each body that made the server grow."""
     rows: list[Row] = []
+    provider = FakeUpstream(default=Reply.json(200, ANSWER))
+    claude = CLAUDE.format(port=provider.port)
     pending = [(case, megabytes) for case in chosen for megabytes in sizes]
     while pending:
-        with servers.goblin(1, folder, core, threads=8, LOG_LEVEL="ERROR") as server:
+        settings: dict[str, Any] = {"threads": 8, "rows": claude, "LOG_LEVEL": "ERROR"}
+        with servers.goblin(provider.port, folder, core, **settings) as server:
             account = servers.register(server.port)
             budgeted = servers.another_key(
-                server.port, account.token, monthly_budget_usd="1", scopes=["chat"]
+                server.port, account.token, monthly_budget_usd="1", scopes=["chat", "embeddings"]
             )
             keys = {False: account.key, True: budgeted}
             warm_up(server, account.key)
@@ -177,6 +206,8 @@ def run(folder: Path, chosen: Iterable[Case], sizes: Iterable[int], core: int | 
                 row = measure(server, keys, *pending.pop(0))
                 rows.append(row)
                 print(line(row), flush=True)
+                provider.requests.clear()
+    provider.close()
     return rows
 
 

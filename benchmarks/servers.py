@@ -83,19 +83,20 @@ def goblin(
     *,
     name: str = "goblin",
     threads: int = THREADS,
+    rows: str = "",
     **extra: str,
 ) -> Server:
     """The product with all features on: limits (huge), CORS, JSON log to a file, metrics, usage
     records in SQLite.
 
-    `extra` are more settings.
+    `rows` is more text of goblin.toml, `extra` are more settings.
     """
     place = folder / name
     place.mkdir(parents=True, exist_ok=True)
     (place / "goblin.toml").write_text(
         f'[providers.bench]\nbase_url = "http://127.0.0.1:{upstream_port}/v1"\n'
         'api_key = "sk-bench-upstream-key"\n'
-        'models = ["bench"]\n\n[prices."bench/bench"]\ninput = 1.0\noutput = 2.0\n'
+        'models = ["bench"]\n\n[prices."bench/bench"]\ninput = 1.0\noutput = 2.0\n' + rows
     )
     port = free_port()
     huge = "100000000 per minute"

@@ -5,7 +5,7 @@ Our own shapes are strict and closed. Those of OpenAI and Anthropic are open.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar, overload
 
@@ -100,6 +100,31 @@ def in_pieces(value: Any, validate: Callable[[Any], Any]) -> Any:
         except ValidationError as error:
             raise _moved(error, start) from None
     return value
+
+
+def messages_of(roles: Iterable[str]) -> WrapValidator:
+    """Validates messages as `in_pieces` does, a thousand at a time. A piece whose messages all have
+    a role and a text, and nothing else, is checked here: this costs a fifth of the models."""
+    known = frozenset(roles)
+
+    def plain(messages: list[Any]) -> bool:
+        return all(
+            type(message) is dict
+            and len(message) == 2
+            and type(message.get("content")) is str
+            and type(role := message.get("role")) is str
+            and role in known
+            for message in messages
+        )
+
+    def validate_all(value: Any, validate: Callable[[Any], Any]) -> Any:
+        def validate_piece(piece: Any) -> None:
+            if type(piece) is not list or not piece or not plain(piece):
+                validate(piece)
+
+        return in_pieces(value, validate_piece)
+
+    return WrapValidator(validate_all)
 
 
 def _moved(error: ValidationError, start: int) -> ValidationError:

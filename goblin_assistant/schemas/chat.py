@@ -7,7 +7,7 @@ that we know are checked, and `null` means "left out", as it does there
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, StringConstraints, WrapValidator
 
@@ -20,6 +20,7 @@ from goblin_assistant.schemas.base import (
     few_entries,
     few_inputs,
     in_pieces,
+    messages_of,
 )
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -54,7 +55,7 @@ class ChatCompletionRequest(Open):
     messages: Annotated[
         list[ChatMessage],
         Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
-        WrapValidator(in_pieces),
+        messages_of(get_args(Role)),
     ]
     model: ModelName | None = None
     stream: bool | None = None

@@ -7,11 +7,13 @@ SDK, 2.12.0.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, WrapValidator
+from pydantic import Field
 
-from goblin_assistant.schemas.base import MAX_MESSAGES, Items, ModelName, Open, Parts, in_pieces
+from goblin_assistant.schemas.base import MAX_MESSAGES, Items, ModelName, Open, Parts, messages_of
+
+Role = Literal["user", "assistant", "system"]
 
 
 class InputBlock(Open):
@@ -24,7 +26,7 @@ class InputBlock(Open):
 class InputMessage(Open):
     """A turn of the conversation."""
 
-    role: Literal["user", "assistant", "system"]
+    role: Role
     content: str | Parts[InputBlock]
 
 
@@ -40,7 +42,7 @@ class MessagesRequest(Open):
     messages: Annotated[
         list[InputMessage],
         Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
-        WrapValidator(in_pieces),
+        messages_of(get_args(Role)),
     ]
     max_tokens: Annotated[int, Field(ge=0, le=2**31)]
     model: ModelName | None = None

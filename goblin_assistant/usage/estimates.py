@@ -64,6 +64,9 @@ NOT_READ = frozenset({
 """Fields that no provider shows to the model. Top-level numbers and booleans do not count."""
 
 _CONTENT = ("messages", "input", "system")
+_SPECIAL = frozenset(IMAGE_KINDS) | frozenset(ATTACHMENT_KINDS)
+_SHORT = 8
+"""In a list of so few items, to look whether all are numbers costs more than to count each."""
 _SERVER_SIDE = ("mcp_servers", "web_search_options", "plugins")
 _CLIENT_TOOLS = (
     "function", "custom", "bash_", "text_editor_", "computer_", "memory_", "tool_search_tool_"
@@ -188,6 +191,14 @@ class _Prompt:
             if type(item) is not dict:
                 self._text(item)
                 continue
+            if len(item) == 2:  # nearly every item: a message of a text, or a part of a text
+                name, shown = ("role", "content") if "content" in item else ("type", "text")
+                label, text = item.get(name), item.get(shown)
+                if type(label) is str and type(text) is str and label not in _SPECIAL:
+                    size += len(name) + len(shown)
+                    size += len(label) if label.isascii() else _size(label)
+                    size += len(text) if text.isascii() else _size(text)
+                    continue
             kind = item.get("type")
             if kind is not None and type(kind) is str:
                 if kind in IMAGE_KINDS and (image := image_in(item)) is not None:
@@ -253,7 +264,7 @@ class _Prompt:
                     size += len(key) if key.isascii() else _size(key)
                 pending += value.values()
             elif kind is list:
-                if _are_numbers(value):
+                if len(value) > _SHORT and _are_numbers(value):
                     size += FAIR_BYTES_PER_TOKEN * len(value)
                 else:
                     pending += value

@@ -113,3 +113,13 @@ def test_the_collector_rests_while_starting_and_runs_afterwards() -> None:
 
 def test_what_is_alive_at_the_start_is_not_collected_again() -> None:
     assert int(run("import gc; p.freeze_startup_objects(); print(gc.get_freeze_count())")) > 1000
+
+
+def test_many_messages_do_not_start_a_collection_each() -> None:
+    code = (
+        "import gc; p.freeze_startup_objects()\n"
+        "before = gc.get_stats()[0]['collections']\n"
+        "made = [[] for _ in range(50_000)]\n"
+        "print(gc.get_stats()[0]['collections'] - before)"
+    )
+    assert 0 < int(run(code)) <= 5

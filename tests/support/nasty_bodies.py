@@ -205,7 +205,23 @@ EMBEDDINGS: dict[str, Make] = {
             "input": [random.Random(1).randrange(100_000) for _ in range(min(size // 6, 300_000))],
         }
     ),
+    "lists of token ids": lambda size: orjson.dumps(
+        {"model": "echo", "input": [[12345] * min(200, size // 12_500)] * 2048}
+    ),
 }
+
+_TWO_ROLES = b'{"role":"user","content":"a"},{"role":"assistant","content":"b"}'
+
+
+def translated(model: str) -> dict[str, Make]:
+    """Chats of many small pieces for a model whose provider speaks another dialect."""
+    opening = b'{"model":"%b","max_tokens":5,"messages":[' % model.encode()
+    return {
+        "messages of two roles": repeated(_TWO_ROLES, opening, b"]}"),
+        "parts of a letter": repeated(
+            b'{"type":"text","text":"a"}', opening + b'{"role":"user","content":[', b"]}]}"
+        ),
+    }
 
 
 def _parts(part: object) -> Make:
@@ -240,8 +256,6 @@ ESTIMATED: dict[str, Make] = {
         b'{"messages":[{"role":"user","content":"a"}],"tools":[',
         b"]}",
     ),
-    "messages of two roles": repeated(
-        b'{"role":"user","content":"a"},{"role":"assistant","content":"b"}', b'{"messages":[', b"]}"
-    ),
+    "messages of two roles": repeated(_TWO_ROLES, b'{"messages":[', b"]}"),
 }
 """Chats whose prompt is dear to count, for a key that has a budget."""

@@ -7,6 +7,7 @@ import json
 import sys
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -38,6 +39,27 @@ def test_text_is_counted_in_bytes() -> None:
     assert estimate_prompt_tokens(said("x" * 385)) == 3 + 100
     assert most_prompt_tokens(said("x" * 285)) == 3 + 100
     assert estimate_prompt_tokens(said("ж" * 100)) == estimate_prompt_tokens(said("x" * 200))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"role": "user", "content": "hello"},
+        {"role": "ü", "content": "über"},
+        {"type": "text", "text": "hällo"},
+        {"type": "text", "text": 5},
+        {"content": "hello", "other": "hello"},
+        {"type": "image_url", "text": "hello"},
+        {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+    ],
+)
+def test_an_item_of_two_fields_counts_as_one_of_three_of_which_one_is_empty(
+    item: dict[str, Any],
+) -> None:
+    empty = count_prompt({"messages": [{**item, "name": None}]})
+    counted = count_prompt({"messages": [item]})
+    assert replace(counted, text_bytes=0) == replace(empty, text_bytes=0)
+    assert empty.text_bytes - counted.text_bytes == len("name")
 
 
 def test_english_is_near_its_true_count() -> None:

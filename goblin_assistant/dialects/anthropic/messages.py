@@ -18,11 +18,13 @@ def messages_to_openai(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     if body.get("system"):
         messages.append({"role": "system", "content": _plain(body["system"], "system")})
     for position, turn in enumerate(body["messages"]):
-        where, content = f"messages[{position}]", turn["content"]
+        content = turn["content"]
+        if type(content) is str and turn["role"] != "system":
+            messages.append({"role": turn["role"], "content": content})
+            continue
+        where = f"messages[{position}]"
         if turn["role"] == "system":
             messages.append({"role": "system", "content": _plain(content, where)})
-        elif isinstance(content, str):
-            messages.append({"role": turn["role"], "content": content})
         elif turn["role"] == "user":
             messages += _user(content, where)
         else:

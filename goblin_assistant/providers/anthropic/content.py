@@ -126,6 +126,14 @@ def _parts(message: Mapping[str, Any], where: str) -> list[Block]:
         return _marked([{"type": "text", "text": content}], message) if content else []
     blocks: list[Block] = []
     for position, part in enumerate(content or ()):
+        if (
+            len(part) == 2
+            and part.get("type") == "text"
+            and type(text := part.get("text")) is str
+            and text
+        ):  # nearly every part: there is no place to name
+            blocks.append({"type": "text", "text": text})
+            continue
         block = _part(part, f"{where}.content[{position}]")
         if block is not None:
             blocks += _marked([block], part)
