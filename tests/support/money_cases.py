@@ -9,13 +9,17 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.support.scripted_server import ABSURD, REPORTS, Script
+from tests.support.scripted_server import ABSURD, LIMITS, REPORTS, Script
 
 PNG = base64.b64encode(
     b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 640, 480) + b"\x08\x06\0\0\0"
 ).decode()
 SIZES = st.sampled_from((0, 1, 7, 90, 4000))
 GLYPHS = st.sampled_from((0, 1, 2, 14, 300, 6000, 12_000))
+LONG = st.sampled_from((6000, 12_000))
+LARGE = st.tuples(st.just("content"), st.sampled_from((300, 6000)))
+READS = st.sampled_from((None, None, 0, 1, 2, 4))
+MODELS = ("plain/m", "older/m", "newer/m", "claude/m")
 FIELDS = st.sampled_from(("content", "reasoning_content", "refusal", "arguments"))
 LIMIT = st.sampled_from((None, 1, 3, 40, 2500))
 FOREIGN = st.sampled_from((None, None, None, -1, 0, 1, 60, 2.5, "7", "abc", True, [1]))
@@ -110,10 +114,10 @@ def other_letters(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def cases(draw: st.DrawFn, *, keeps: bool | None = None) -> Case:
-    """A request and its answer."""
+def general(draw: st.DrawFn, keeps: bool | None) -> Case:
+    """Any request and any answer."""
     dialect = draw(st.sampled_from(("openai", "anthropic")))
-    model = draw(st.sampled_from(("plain/m", "older/m", "newer/m", "claude/m")))
+    model = draw(st.sampled_from(MODELS))
     pieces = draw(st.lists(st.tuples(FIELDS, GLYPHS), max_size=5))
     report = draw(st.sampled_from(REPORTS))
     script = Script(
@@ -127,6 +131,48 @@ def cases(draw: st.DrawFn, *, keeps: bool | None = None) -> Case:
     body = draw(bodies(dialect, model))
     if draw(st.booleans()):
         body["stream"] = True
-    return Case(
-        body, dialect, script, draw(st.sampled_from((None, None, 0, 1, 2, 4))), draw(st.booleans())
+    return Case(body, dialect, script, draw(READS), draw(st.booleans()))
+
+
+@st.composite
+def one_limit(draw: st.DrawFn, keeps: bool | None) -> Case:
+    """A short question with one small limit, often under a name that its row does not read, and a
+    long answer."""
+    model = draw(st.sampled_from(("plain/m", "plain/m", "older/m", "newer/m")))
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": "x"}],
+        draw(st.sampled_from(LIMITS)): draw(st.sampled_from((1, 3, 40))),
+    }
+    if draw(st.booleans()):
+        body["stream"] = True
+    script = Script(
+        [("content", draw(LONG))],
+        draw(st.sampled_from(("honest", "absent"))),
+        keeps=draw(st.booleans()) if keeps is None else keeps,
     )
+    return Case(body, "openai", script, None, draw(st.booleans()))
+
+
+@st.composite
+def early_count(draw: st.DrawFn, keeps: bool | None) -> Case:
+    """A stream that reports a count before most of its text, and often breaks off or is left."""
+    dialect = draw(st.sampled_from(("openai", "anthropic")))
+    body: dict[str, Any] = {
+        "model": draw(st.sampled_from(MODELS)),
+        "messages": [{"role": "user", "content": "x"}],
+        "max_tokens": 2500,
+        "stream": True,
+    }
+    script = Script(
+        [("content", draw(st.sampled_from((1, 14)))), *draw(st.lists(LARGE, min_size=1))],
+        draw(st.sampled_from(("early", "before", "stopped", "zeroed"))),
+        keeps=draw(st.booleans()) if keeps is None else keeps,
+        breaks_at=draw(st.sampled_from((None, 2, 3))),
+    )
+    return Case(body, dialect, script, draw(READS), draw(st.booleans()))
+
+
+def cases(*, keeps: bool | None = None) -> st.SearchStrategy[Case]:
+    """A request and its answer: half of them any, half of a kind that random ones seldom are."""
+    return st.one_of(general(keeps), general(keeps), one_limit(keeps), early_count(keeps))
