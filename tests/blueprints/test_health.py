@@ -178,6 +178,7 @@ def test_a_running_server_sees_chroma_go_and_come_back(
     chroma.start()
     wait_until(lambda: status() == "healthy")
     assert server.metrics()['service_health_status{service_name="chroma"}'] == 1
+    server.wait_for_line("service_recovered")
     assert len(server.log_lines("service_unhealthy")) == 1
     assert len(server.log_lines("service_recovered")) == 1
     assert 'service_health_status{service_name="sandbox"}' not in server.metrics()

@@ -200,12 +200,14 @@ def test_the_sdks_own_retry_waits_as_retry_after_says(setup: Setup) -> None:
     }  # fmt: skip
     overloaded = Reply.json(529, {"error": {"message": "busy"}}, {"Retry-After": "1"})
     setup.upstream.reply(overloaded, Reply.json(200, answer))
-    completion = setup.client(max_retries=1).chat.completions.create(model="up/m", messages=HELLO)
-    assert completion.choices[0].message.content == "at last"
-    failed, answered = (
-        line["timestamp"] for line in setup.server.log_lines("request_completed")[-2:]
-    )
-    assert answered > failed
+    chats = setup.client(max_retries=1).chat.completions.with_raw_response
+    response = chats.create(model="up/m", messages=HELLO)
+    assert response.parse().choices[0].message.content == "at last"
+    identity = response.headers["x-correlation-id"]
+    setup.server.wait_for_line("request_completed", correlation_id=identity)
+    lines = setup.server.log_lines("request_completed")
+    at = next(n for n, line in enumerate(lines) if line["correlation_id"] == identity)
+    assert lines[at]["timestamp"] > lines[at - 1]["timestamp"]
 
 
 def test_the_async_client_creates_and_streams(setup: Setup) -> None:
