@@ -1,12 +1,11 @@
-"""Alerts: unit-tested by promtool, evaluated by a real Prometheus, each with a runbook.
+"""Alerts: unit-tested by promtool in scenarios, and evaluated by a real Prometheus.
 
-A broken rule must fail its unit tests. So each alert is tried in versions that never fire, that
-lack one of their thresholds, and that do not wait: promtool has to reject every one.
+A broken rule must fail its scenarios. So each alert is tried in versions that never fire, that
+always fire, that lack one of their thresholds, and that do not wait: promtool has to reject all.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import subprocess
@@ -18,33 +17,26 @@ import pytest
 import requests
 import yaml
 
-from goblin_assistant.metrics import REGISTRY
-from tests.conftest import ROOT, Serve, free_port, wait_until
+from tests.conftest import Serve, free_port, wait_until
+from tests.support.alert_rules import (
+    ALERTS,
+    GROUPS,
+    PROMETHEUS,
+    RULE_FILES,
+    metrics_behind,
+    promtool,
+    run_promtool,
+)
 from tests.support.services import find_binary
 
-PROMETHEUS = ROOT / "ops" / "prometheus"
-RULES = PROMETHEUS / "rules" / "goblin.rules.yml"
-TESTS = PROMETHEUS / "tests" / "goblin_test.yml"
-GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
-ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
-CASES: dict[str, Any] = yaml.safe_load(TESTS.read_text())
-THRESHOLD = re.compile(r"\s(?:==|>=|<=|>|<)\s+\d+(?:\.\d+)?(?:\s*/\s*\d+)?")
-
-
-def run_promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [find_binary("promtool"), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
-def promtool(*arguments: str) -> str:
-    done = run_promtool(*arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+SCENARIOS: dict[Path, dict[str, Any]] = {
+    file: yaml.safe_load(file.read_text()) for file in sorted(PROMETHEUS.glob("tests/*.yml"))
+}
+NUMBER = r"\d+(?:\.\d+)?(?:\s*/\s*\d+)?"
+THRESHOLD = re.compile(
+    rf"\s(?:==|>=|<=|>|<)\s+(?:on \(slo\) group_left \(\) {NUMBER} \* slo:error_budget:ratio"
+    rf"|{NUMBER})"
+)
 
 
 def broken_rules() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -52,9 +44,9 @@ def broken_rules() -> Iterator[tuple[str, str, dict[str, Any]]]:
     for alert, rule in ALERTS.items():
         expression = rule["expr"]
         yield alert, "never fires", {"expr": f"({expression}) and on() absent(vector(1))"}
-        for found in THRESHOLD.finditer(expression):
+        for place, found in enumerate(THRESHOLD.finditer(expression)):
             without = expression[: found.start()] + expression[found.end() :]
-            yield alert, f"without{found.group()}", {"expr": without}
+            yield alert, f"{place} without{found.group()}", {"expr": without}
         if "for" in rule:
             yield alert, "does not wait", {"for": None}
 
@@ -62,97 +54,175 @@ def broken_rules() -> Iterator[tuple[str, str, dict[str, Any]]]:
 BROKEN = {f"{alert}: {what}": (alert, change) for alert, what, change in broken_rules()}
 
 
-def concerns(case: dict[str, Any], alert: str) -> bool:
-    """Whether a group of unit tests names the alert, or asks for all alerts that fire."""
-    asked = [test["expr"] for test in case["promql_expr_test"]]
-    return any(alert in text or 'alertname="' not in text for text in asked)
+def expected(question: dict[str, Any]) -> set[str]:
+    """The alerts that a question of a scenario expects to fire."""
+    return {
+        name
+        for sample in question["exp_samples"]
+        for name in re.findall(r'alertname="(\w+)"', sample["labels"])
+    }
 
 
-def try_rule(alert: str, change: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the unit tests that concern `alert` against its rule with `change`."""
-    groups = copy.deepcopy(GROUPS)
-    for rule in (rule for group in groups for rule in group["rules"]):
-        if rule.get("alert") == alert:
-            for field, value in change.items():
-                rule[field] = value
-                if value is None:
-                    del rule[field]
-    cases = [case for case in CASES["tests"] if concerns(case, alert)]
-    (folder / "rules.yml").write_text(json.dumps({"groups": groups}))
-    (folder / "tests.yml").write_text(
-        json.dumps(CASES | {"rule_files": ["rules.yml"], "tests": cases})
+def asks_about(question: dict[str, Any], alert: str) -> bool:
+    """Whether the answer to a question would show that `alert` fires."""
+    if "ALERTS" not in question["expr"]:
+        return False
+    return not (named := re.findall(r'alertname="(\w+)"', question["expr"])) or alert in named
+
+
+def fires(test: dict[str, Any], alert: str) -> bool:
+    """Whether a test of a scenario expects the alert at any time."""
+    return any(alert in expected(question) for question in test["promql_expr_test"])
+
+
+def loads(file: Path, alert: str) -> bool:
+    """Whether the rules that a file of scenarios loads hold the alert."""
+    return any(
+        f"alert: {alert}" in rules.read_text()
+        for pattern in SCENARIOS[file]["rule_files"]
+        for rules in file.parent.glob(pattern)
     )
-    return run_promtool("test", "rules", str(folder / "tests.yml"))
+
+
+def quiet_half(test: dict[str, Any], alert: str) -> dict[str, Any] | None:
+    """A test's questions that expect the alert not to fire although its metrics are there."""
+    wanted = metrics_behind(ALERTS[alert]["expr"]) - {"up"} or {"up", "vector"}
+    present = {re.split(r"[{ ]", series["series"])[0] for series in test["input_series"]}
+    questions = [
+        question
+        for question in test["promql_expr_test"]
+        if asks_about(question, alert) and alert not in expected(question)
+    ]
+    if not questions or not wanted & present:
+        return None
+    return {**test, "promql_expr_test": questions, "alert_rule_test": []}
+
+
+def try_rule(
+    alert: str, change: dict[str, Any], tests: dict[Path, list[dict[str, Any]]], folder: Path
+) -> str:
+    """What promtool finds wrong first when `tests` run against the alert's rule with `change`."""
+    for file, cases in tests.items():
+        names = []
+        for pattern in SCENARIOS[file]["rule_files"]:
+            for rules in sorted(file.parent.glob(pattern)):
+                content = yaml.safe_load(rules.read_text())
+                for rule in (rule for group in content["groups"] for rule in group["rules"]):
+                    if rule.get("alert") == alert:
+                        rule |= change
+                        for field in [field for field, value in change.items() if value is None]:
+                            del rule[field]
+                (folder / rules.name).write_text(json.dumps(content))
+                names.append(rules.name)
+        case = SCENARIOS[file] | {"rule_files": names, "tests": cases}
+        (folder / file.name).write_text(json.dumps(case))
+        done = run_promtool("test", "rules", str(folder / file.name))
+        if done.returncode:
+            return done.stderr
+    return ""
+
+
+def scenarios_about(alert: str) -> dict[Path, list[dict[str, Any]]]:
+    """The tests of each file that asks about the alert; files in which it fires come first."""
+    about = {
+        file: scenario["tests"]
+        for file, scenario in SCENARIOS.items()
+        if file.stem != "week"
+        and loads(file, alert)
+        and any(quiet_half(test, alert) for test in scenario["tests"])
+    }
+    firing = {
+        file: scenario["tests"]
+        for file, scenario in SCENARIOS.items()
+        if any(fires(test, alert) for test in scenario["tests"])
+    }
+    return firing | about
 
 
 def test_configuration_and_rules_are_valid() -> None:
-    assert "rule files found" in promtool("check", "config", str(PROMETHEUS / "prometheus.yml"))
+    checked = promtool("check", "config", str(PROMETHEUS / "prometheus.yml"))
+    assert f"{len(RULE_FILES)} rule files found" in checked
 
 
-def test_the_alerts_fire_when_they_must_and_are_silent_when_they_must_not() -> None:
-    assert "SUCCESS" in promtool("test", "rules", str(TESTS))
+@pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
+def test_the_alerts_fire_when_they_must_and_are_silent_when_they_must_not(file: Path) -> None:
+    assert "SUCCESS" in promtool("test", "rules", str(file))
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_the_unit_tests_reject_a_broken_rule(broken: str, tmp_path: Path) -> None:
-    done = try_rule(*BROKEN[broken], tmp_path)
-    assert done.returncode == 1
-    assert "got:" in done.stderr  # an alert too many or too few, not a rule that cannot be read
+def test_the_scenarios_reject_a_broken_rule(broken: str, tmp_path: Path) -> None:
+    alert, change = BROKEN[broken]
+    # An alert too many or too few, not a rule that cannot be read.
+    assert "got:" in try_rule(alert, change, scenarios_about(alert), tmp_path)
+
+
+@pytest.mark.parametrize("alert", sorted(set(ALERTS) - {"Watchdog"}))
+def test_every_alert_has_a_scenario_that_must_not_fire_it(alert: str, tmp_path: Path) -> None:
+    quiet: dict[Path, list[dict[str, Any]]] = {}
+    for file, scenario in SCENARIOS.items():
+        if file.stem != "week" and loads(file, alert) and not quiet:
+            halves = [quiet_half(test, alert) for test in scenario["tests"]]
+            quiet |= {file: [half for half in halves if half]} if any(halves) else {}
+    assert quiet, f"no scenario has the metrics of {alert} and expects silence"
+    assert try_rule(alert, {}, quiet, tmp_path) == ""
+    wait = {"for": None} if "for" in ALERTS[alert] else {}
+    assert "got:" in try_rule(alert, {"expr": "vector(1)", **wait}, quiet, tmp_path)
+
+
+def test_values_that_yaml_would_read_as_hexadecimal_are_quoted() -> None:
+    for scenario in SCENARIOS.values():
+        for series in (series for test in scenario["tests"] for series in test["input_series"]):
+            assert not isinstance(series["values"], int), series["series"]
 
 
 def test_every_alert_but_the_watchdog_is_tried_without_its_threshold() -> None:
-    tried = {alert for alert, what, _ in broken_rules() if what.startswith("without")}
+    tried = {alert for alert, what, _ in broken_rules() if " without " in what}
     assert set(ALERTS) - tried == {"Watchdog"}  # it always fires
 
 
-@pytest.mark.parametrize("alert", ALERTS)
-def test_every_alert_has_a_runbook(alert: str) -> None:
-    page = (ROOT / "ops" / "runbooks" / f"{alert}.md").read_text()
-    for heading in ("Meaning", "Impact", "Diagnosis", "Mitigation"):
-        assert f"## {heading}" in page
+def test_the_guides_four_alerts_come_first_in_its_group() -> None:
+    (group,) = [group for group in GROUPS if group["name"] == "goblin_assistant_alerts"]
+    assert group["interval"] == "30s"
+    guide = [
+        ("HighErrorRate", "> 0.1", "5m", "warning"),
+        ("SlowResponseTime", "> 2", "5m", "warning"),
+        ("ServiceUnhealthy", "== 0", "2m", "critical"),
+        ("HighChatCompletionErrors", "> 0.5", "5m", "warning"),
+    ]
+    for (alert, threshold, wait, severity), rule in zip(guide, group["rules"], strict=False):
+        assert rule["alert"] == alert
+        assert threshold in rule["expr"]
+        assert rule["for"] == wait
+        assert rule["labels"]["severity"] == severity
 
 
 def test_every_alert_has_a_severity_a_summary_and_its_runbooks_address() -> None:
-    for group in GROUPS:
-        for rule in group["rules"]:
-            if "alert" in rule:
-                assert rule["labels"]["severity"] in ("none", "warning", "critical")
-                assert rule["annotations"]["summary"]
-                assert rule["annotations"]["runbook_url"] == f"ops/runbooks/{rule['alert']}.md"
+    for alert, rule in ALERTS.items():
+        assert rule["labels"]["severity"] in ("none", "warning", "critical")
+        assert rule["annotations"]["summary"]
+        link = "{{ $externalLabels.runbook_base }}/" + alert + ".md"
+        assert rule["annotations"]["runbook_url"] == link
 
 
-def test_every_metric_in_the_rules_is_exported() -> None:
-    exported = {"up"}
-    for metric in REGISTRY.collect():
-        exported |= {
-            metric.name,
-            metric.name + "_total",
-            metric.name + "_bucket",
-            metric.name + "_count",
-        }
-    recorded = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
-    named = set()
-    for group in GROUPS:
-        for rule in group["rules"]:
-            expression = re.sub(
-                r"\b(by|on|ignoring|without)\s*\([^)]*\)|\{[^}]*\}", " ", rule["expr"]
-            )
-            named |= set(re.findall(r"\b[a-z]\w*[_:][\w:]*\b(?!\s*\()", expression))
-    assert len(named) > 15
-    assert named - exported - recorded == set()
-
-
-def test_a_real_prometheus_scrapes_an_instance_and_evaluates_the_rules(
+def test_a_real_prometheus_scrapes_an_instance_with_a_token_and_evaluates_the_rules(
     serve: Serve, tmp_path: Path
 ) -> None:
     binary = find_binary("prometheus")
-    server = serve()
+    server = serve(GOBLIN_METRICS_TOKEN="a-token-of-the-metrics")
     port = free_port()
-    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(RULES)]
-    config["scrape_configs"][0]["scrape_interval"] = "1s"
-    config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{server.port}"]}]
+    # As the comments of the file say, for a token.
+    text = (PROMETHEUS / "prometheus.yml").read_text()
+    text = text.replace("    # authorization:", "    authorization:")
+    config = yaml.safe_load(text.replace("    #   credentials_file:", "      credentials_file:"))
+    (tmp_path / "token").write_text("a-token-of-the-metrics")
+    config["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    rules_now = tmp_path / "now.rules.yml"
+    rules_now.write_text(json.dumps({"groups": [group | {"interval": "1s"} for group in GROUPS]}))
+    config["rule_files"] = [str(rules_now)]
+    (job, _) = config["scrape_configs"]
+    job["scrape_interval"] = "1s"
+    job["authorization"]["credentials_file"] = str(tmp_path / "token")
+    job["static_configs"] = [{"targets": [f"127.0.0.1:{server.port}"]}]
     path = tmp_path / "prometheus.yml"
     path.write_text(json.dumps(config))
     process = subprocess.Popen(
@@ -175,21 +245,14 @@ def test_a_real_prometheus_scrapes_an_instance_and_evaluates_the_rules(
         return result
 
     try:
-        wait_until(lambda: query('up{job="goblin-assistant"} == 1'), 30, "the scrape")
+        wait_until(lambda: query('up{job="goblin-assistant"} == 1'), 60, "the scrape")
         wait_until(
-            lambda: query('ALERTS{alertname="Watchdog",alertstate="firing"}'), 30, "the Watchdog"
+            lambda: query('ALERTS{alertname="Watchdog",alertstate="firing"}'), 90, "the Watchdog"
         )
-        wait_until(lambda: query("job_endpoint:http_requests:rate5m"), 30, "a recording")
         groups = requests.get(url + "/rules", timeout=5).json()["data"]["groups"]
-        assert [
-            rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "err"
-        ] == []
-        assert {
-            rule["name"]
-            for group in groups
-            for rule in group["rules"]
-            if rule["type"] == "alerting"
-        } == set(ALERTS)
+        rules = [rule for group in groups for rule in group["rules"]]
+        assert [rule["name"] for rule in rules if rule["health"] == "err"] == []
+        assert {rule["name"] for rule in rules if rule["type"] == "alerting"} == set(ALERTS)
         firing = {row["metric"]["alertname"] for row in query('ALERTS{alertstate="firing"}')}
         assert firing == {"Watchdog"}
     finally:

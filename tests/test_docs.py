@@ -25,7 +25,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "op
 GUIDE = ROOT / "docs" / "production-guide.md"
 
 # Marks of the guide's shell blocks: those that are run here, and in test_guide_loadtest.py.
-RUN = {"start", "doctor", "errors", "logs", "setup"}
+RUN = {"start", "doctor", "errors", "logs", "alerts", "setup"}
 RUN_ELSEWHERE = {"install", "web", "headless", "load"}
 
 
@@ -216,6 +216,21 @@ def test_the_guides_scrape_configuration_is_valid(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_guides_commands_check_the_files_of_prometheus_and_alertmanager() -> None:
+    find_binary("promtool")
+    find_binary("amtool")
+    (commands,) = blocks(GUIDE, "alerts")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,1 @@
+"""The files of ops, run with the real programs."""
