@@ -108,6 +108,9 @@ def alertmanager_config(webhook: str, folder: Path, factor: float = 1.0) -> dict
     config["global"]["slack_api_url_file"] = str(folder / "chat-webhook-url")
     config["templates"] = [str(OPS / "alertmanager" / "templates" / "*.tmpl")]
     for receiver in config["receivers"]:
+        if receiver.pop("email_configs", None):  # no mail server here
+            receiver["webhook_configs"] = [{"url": f"{webhook}/mail"}]
+            continue
         for hook in receiver.get("webhook_configs", []):
             hook["url"] = f"{webhook}/{receiver['name']}"
             file = Path(hook["http_config"]["authorization"]["credentials_file"])
