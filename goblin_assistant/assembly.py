@@ -13,6 +13,7 @@ from goblin_assistant.calls.idempotency_memory import MemoryIdempotencyStore
 from goblin_assistant.calls.idempotency_redis import RedisIdempotencyStore
 from goblin_assistant.calls.service import ChatService
 from goblin_assistant.config import Config
+from goblin_assistant.database import pool
 from goblin_assistant.database.engine import engine_options
 from goblin_assistant.health import folder
 from goblin_assistant.health.checks import build_monitor
@@ -66,10 +67,9 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     """Make every part, in the order in which they need each other; bind them to the application."""
     if config.sqlalchemy_url.startswith("sqlite"):
         config.instance_dir.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(
-        config.sqlalchemy_url,
-        **engine_options(config.sqlalchemy_url, config.threads, config.database_timeout),
-    )
+    options = engine_options(config.sqlalchemy_url, config.threads, config.database_timeout)
+    engine = create_engine(config.sqlalchemy_url, **options)
+    pool.export(engine, options)
     threads = ThreadBudget(config.held_threads)
     accounts = Accounts(engine, config, threads)
     registry = build_registry(config)

@@ -45,6 +45,8 @@ DURATION_BUCKETS = (
     300.0,
 )
 OVERHEAD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0)
+QUEUE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+STORAGE_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.3, 1.0)
 
 OTHER_MODEL = "other"
 """The label of a model in no catalogue: clients can make up names, and series must stay bounded."""
@@ -120,7 +122,6 @@ http_errors_total = Counter(
     ["method", "endpoint", "error_type"],
     registry=REGISTRY,
 )
-
 # -- chat -----------------------------------------------------------------------------------------
 chat_completions_total = Counter(
     "chat_completions_total",
@@ -207,6 +208,11 @@ usage_records_unsaved_total = Counter(
     "Usage records that could not be written to the database and were logged whole instead.",
     registry=REGISTRY,
 )
+idempotency_store_failures_total = Counter(
+    "idempotency_store_failures_total",
+    "Operations of the store of Idempotency-Key that failed: the request goes on without it.",
+    registry=REGISTRY,
+)
 idempotent_replays_total = Counter(
     "idempotent_replays_total",
     "Answers replayed for a repeated Idempotency-Key.",
@@ -261,6 +267,12 @@ provider_slow_calls_total = Counter(
 )
 
 # -- limits and accounts --------------------------------------------------------------------------
+http_client_errors_total = Counter(
+    "http_client_errors_total",
+    "HTTP requests answered with a 4xx, by the error's code.",
+    ["error_code"],
+    registry=REGISTRY,
+)
 rate_limit_rejections_total = Counter(
     "rate_limit_rejections_total",
     "Requests refused with 429; scope is ip, user, key or account.",
@@ -270,6 +282,13 @@ rate_limit_rejections_total = Counter(
 rate_limiter_degraded = Gauge(
     "rate_limiter_degraded",
     "1 while the shared limit storage is lost and limits are counted in this process.",
+    registry=REGISTRY,
+)
+rate_limiter_storage_seconds = Histogram(
+    "rate_limiter_storage_seconds",
+    "Time of one operation of the shared limit storage (Redis), failures included; "
+    "counting in memory is left out.",
+    buckets=STORAGE_BUCKETS,
     registry=REGISTRY,
 )
 auth_failures_total = Counter(
@@ -304,6 +323,26 @@ usage_unsaved_records = Gauge(
     "Usage records that the database did not take and that wait to be written again.",
     registry=REGISTRY,
 )
+usage_backlog_records = Gauge(
+    "usage_backlog_records",
+    "Usage records of finished chats that wait for the next write.",
+    registry=REGISTRY,
+)
+database_pool_connections_in_use = Gauge(
+    "database_pool_connections_in_use",
+    "Database connections taken from the pool, those that are kept for chats included.",
+    registry=REGISTRY,
+)
+database_pool_connections_max = Gauge(
+    "database_pool_connections_max",
+    "Database connections that the pool may open.",
+    registry=REGISTRY,
+)
+database_pool_waiting = Gauge(
+    "database_pool_waiting",
+    "Threads that are being given a database connection now.",
+    registry=REGISTRY,
+)
 backup_last_success_timestamp_seconds = OptionalGauge(
     "backup_last_success_timestamp_seconds",
     "When the last backup was complete, in seconds since 1970; absent where the instance folder "
@@ -330,6 +369,20 @@ service_health_last_check_timestamp_seconds = Gauge(
     "service_health_last_check_timestamp_seconds",
     "When a service was last checked, in seconds since 1970.",
     ["service_name"],
+    registry=REGISTRY,
+)
+service_health_check_duration_seconds = Gauge(
+    "service_health_check_duration_seconds",
+    "How long the last check of a service took.",
+    ["service_name"],
+    registry=REGISTRY,
+)
+queue_wait_seconds = Histogram(
+    "queue_wait_seconds",
+    "Time that a request waited for a server thread, or a chat for a chat slot; "
+    "queue is server_thread or chat_slot.",
+    ["queue"],
+    buckets=QUEUE_BUCKETS,
     registry=REGISTRY,
 )
 server_threads_busy = Gauge("server_threads_busy", "Server threads at work now.", registry=REGISTRY)

@@ -18,6 +18,7 @@ from goblin_assistant.accounts.tokens import digest, new_api_key
 from goblin_assistant.database.engine import insert_row
 from goblin_assistant.database.limits import KEY_LIMITS, KeyLimits, limit_values
 from goblin_assistant.database.models import ApiKey, api_keys, now_ms, users
+from goblin_assistant.database.pool import begin, connect
 from goblin_assistant.errors import Conflict, Forbidden, NotFound, ValidationFailed
 
 logger = logging.getLogger("goblin_assistant.accounts")
@@ -68,7 +69,7 @@ class ApiKeys:
 
     def create(self, user_id: int, spec: KeySpec) -> NewKey:
         """Create a key for a user. Only an admin's key may have the scope admin."""
-        with self._engine.begin() as connection:
+        with begin(self._engine) as connection:
             if user_id <= MAX_ID:
                 self._lock_user(connection, user_id)
             role = _role(connection, user_id)
@@ -94,12 +95,12 @@ class ApiKeys:
         query = select(api_keys).where(api_keys.c.id > after).order_by(api_keys.c.id).limit(limit)
         if user_id is not None:
             query = query.where(api_keys.c.user_id == user_id)
-        with self._engine.connect() as connection:
+        with connect(self._engine) as connection:
             return [ApiKey(**row) for row in connection.execute(query).mappings()]
 
     def get(self, key_id: int, user_id: int | None = None) -> ApiKey:
         """One key. Raises NotFound, also for a key of another user than `user_id`."""
-        with self._engine.connect() as connection:
+        with connect(self._engine) as connection:
             return self._find(connection, key_id, user_id)
 
     def rotate(
@@ -113,7 +114,7 @@ class ApiKeys:
             raise ValidationFailed(
                 f"grace_seconds: 0 to {MAX_GRACE_SECONDS}", param="grace_seconds"
             )
-        with self._engine.begin() as connection:
+        with begin(self._engine) as connection:
             self._lock_user(connection, _owner_of(key_id))
             old = self._find(connection, key_id, user_id)
             now = now_ms()
@@ -154,7 +155,7 @@ class ApiKeys:
 
     def revoke(self, key_id: int, user_id: int | None = None) -> None:
         """Revoke a key now. Revoking it again changes nothing."""
-        with self._engine.begin() as connection:
+        with begin(self._engine) as connection:
             row = self._find(connection, key_id, user_id)
             if row.revoked_at is None:
                 connection.execute(
@@ -167,7 +168,7 @@ class ApiKeys:
         """Change some columns of a key (CHANGEABLE)."""
         assert set(changes) <= CHANGEABLE, changes
         values = {k: sorted(set(v)) if isinstance(v, list) else v for k, v in changes.items()}
-        with self._engine.begin() as connection:
+        with begin(self._engine) as connection:
             row = self._find(connection, key_id, None)
             if "admin" in changes.get("scopes", ()) and _role(connection, row.user_id) != "admin":
                 raise Forbidden("only an admin's key may have the scope 'admin'")
@@ -183,7 +184,7 @@ class ApiKeys:
         if not used:
             return
         try:
-            with self._engine.begin() as connection:
+            with begin(self._engine) as connection:
                 # Every instance writes in the order of ids: no deadlock.
                 for key_id, at in sorted(used.items()):
                     newer = or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at < at)

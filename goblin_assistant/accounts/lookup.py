@@ -17,6 +17,7 @@ from sqlalchemy import Engine, PoolProxiedConnection, Select
 from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.database.gate import Gate
+from goblin_assistant.database.pool import raw_connection
 from goblin_assistant.errors import Unavailable
 from goblin_assistant.threads.forking import run_in_child
 
@@ -126,7 +127,7 @@ class Lookup:
             self._places.put(None)
 
     def _connect(self) -> _Kept:
-        connection = self._engine.raw_connection()
+        connection = raw_connection(self._engine)
         try:
             cursor = connection.cursor()
             if self._autocommit:

@@ -25,6 +25,7 @@ from goblin_assistant.accounts.statements import (
 from goblin_assistant.accounts.tokens import AccessTokens, digest, new_refresh_token
 from goblin_assistant.database.engine import insert_row
 from goblin_assistant.database.models import User, now_ms, refresh_tokens, users
+from goblin_assistant.database.pool import begin, connect
 from goblin_assistant.errors import AuthFailure, Unauthorized
 
 logger = logging.getLogger("goblin_assistant.accounts")
@@ -68,7 +69,7 @@ class Sessions:
         An unknown address, a wrong password and a disabled account give the same error after the
         same work.
         """
-        with self._engine.connect() as connection:
+        with connect(self._engine) as connection:
             user = user_by_email(connection, email)
         good = self._passwords.verify(None if user is None else user.password_hash, password)
         if user is None or not good:
@@ -81,7 +82,7 @@ class Sessions:
 
     def refresh(self, token: str) -> TokenPair:
         """Exchange a refresh token for a new pair. Raises Unauthorized; a reuse ends the family."""
-        with self._engine.connect() as connection:
+        with connect(self._engine) as connection:
             row = find_refresh_token(connection, refresh_tokens.c.token_hash == digest(token))
             now = now_ms()
             if row is None:
@@ -126,7 +127,7 @@ class Sessions:
     def logout(self, user_id: int, refresh_token: str | None = None) -> None:
         """End the refresh token's session; without a token, all sessions and access tokens."""
         mine = refresh_tokens.c.user_id == user_id
-        with self._engine.begin() as connection:
+        with begin(self._engine) as connection:
             if refresh_token is not None:
                 row = find_refresh_token(
                     connection, mine & (refresh_tokens.c.token_hash == digest(refresh_token))
@@ -140,7 +141,7 @@ class Sessions:
 
     def change_password(self, user_id: int, current: str, new: str) -> TokenPair:
         """Change the password, end every session of the user, and start a new one."""
-        with self._engine.connect() as connection:
+        with connect(self._engine) as connection:
             user = user_by_id(connection, user_id)
         if not self._passwords.verify(user.password_hash, current):
             raise Unauthorized("the current password is wrong", reason=AuthFailure.BAD_CREDENTIALS)
@@ -149,7 +150,7 @@ class Sessions:
 
     def delete_expired_tokens(self) -> None:
         """Delete refresh tokens a day after they expire. Until then a reuse is noticed."""
-        with self._engine.begin() as connection:
+        with begin(self._engine) as connection:
             connection.execute(
                 delete(refresh_tokens).where(refresh_tokens.c.expires_at < now_ms() - 86_400_000)
             )
@@ -157,7 +158,7 @@ class Sessions:
     def new_password(self, user_id: int, password: str, event: str) -> User:
         """Set a password and end every session of the user. `event` is the name of the log line."""
         encoded = self._passwords.hash(password)
-        with self._engine.begin() as connection:
+        with begin(self._engine) as connection:
             user = update_user(
                 connection, user_id, password_hash=encoded, token_version=users.c.token_version + 1
             )
@@ -167,12 +168,12 @@ class Sessions:
 
     def _rehash(self, user_id: int, password: str) -> None:
         encoded = self._passwords.hash(password)
-        with self._engine.begin() as connection:
+        with begin(self._engine) as connection:
             update_user(connection, user_id, password_hash=encoded)
         logger.info("password_rehashed", extra={"user_id": user_id})
 
     def _start_session(self, user: User) -> TokenPair:
-        with self._engine.begin() as connection:
+        with begin(self._engine) as connection:
             return self._issue(connection, user, secrets.token_hex(16))
 
     def _issue(self, connection: Connection, user: User, family: str) -> TokenPair:

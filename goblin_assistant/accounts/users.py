@@ -24,6 +24,7 @@ from goblin_assistant.config import Config
 from goblin_assistant.database.engine import insert_row
 from goblin_assistant.database.limits import USER_LIMITS
 from goblin_assistant.database.models import User, now_ms, refresh_tokens, users
+from goblin_assistant.database.pool import begin, connect
 from goblin_assistant.errors import Conflict, NotFound, ValidationFailed
 from goblin_assistant.threads.budget import ThreadBudget
 
@@ -60,7 +61,7 @@ class Accounts:
             raise ValidationFailed(f"role: one of {', '.join(ROLES)}", param="role")
         encoded = self.passwords.hash(password)
         try:
-            with self._engine.begin() as connection:
+            with begin(self._engine) as connection:
                 user = user_by_id(
                     connection,
                     insert_row(connection, users, email=address, password_hash=encoded, role=role),
@@ -72,12 +73,12 @@ class Accounts:
 
     def get(self, user_id: int) -> User:
         """One user, or NotFound."""
-        with self._engine.connect() as connection:
+        with connect(self._engine) as connection:
             return user_by_id(connection, user_id)
 
     def by_email(self, email: str) -> User:
         """One user, or NotFound."""
-        with self._engine.connect() as connection:
+        with connect(self._engine) as connection:
             user = user_by_email(connection, email)
         if user is None:
             raise NotFound("there is no user with this e-mail address")
@@ -86,7 +87,7 @@ class Accounts:
     def list(self, *, limit: int = 100, after: int = 0) -> list[User]:
         """Users, oldest first."""
         page = select(users).where(users.c.id > after).order_by(users.c.id).limit(limit)
-        with self._engine.connect() as connection:
+        with connect(self._engine) as connection:
             return [User(**row) for row in connection.execute(page).mappings()]
 
     def disable(self, user_id: int) -> User:
@@ -106,7 +107,7 @@ class Accounts:
     def set_limits(self, user_id: int, limits: dict[str, int | None]) -> User:
         """Change some limits of a user, by column; None takes one away."""
         assert set(limits) <= {limit.name for limit in USER_LIMITS}, limits
-        with self._engine.begin() as connection:
+        with begin(self._engine) as connection:
             user = update_user(connection, user_id, **limits)
         logger.info("user_limits_changed", extra={"user_id": user_id, "changed": sorted(limits)})
         return user
@@ -119,7 +120,7 @@ class Accounts:
 
     def save_settings(self, user_id: int, settings: dict[str, Any]) -> None:
         """Replace the user's chat defaults."""
-        with self._engine.begin() as connection:
+        with begin(self._engine) as connection:
             update_user(connection, user_id, settings=settings)
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ class Accounts:
         self.principals.close()
 
     def _change(self, user_id: int, event: str, **values: Any) -> User:
-        with self._engine.begin() as connection:
+        with begin(self._engine) as connection:
             if "disabled_at" in values:
                 values["token_version"] = users.c.token_version + 1
             user = update_user(connection, user_id, **values)

@@ -10,6 +10,7 @@ import orjson
 
 from goblin_assistant.calls.idempotency import Holder, IdempotencyStore, StoredResponse, logger
 from goblin_assistant.database.gate import Gate
+from goblin_assistant.metrics import idempotency_store_failures_total
 
 UNAVAILABLE_SECONDS = 2.0
 """How long Redis is not asked again after it did not answer."""
@@ -171,4 +172,5 @@ def _read(raw: bytes) -> tuple[str, StoredResponse | None] | None:
 
 
 def _log_unavailable(error: Exception) -> None:
+    idempotency_store_failures_total.inc()
     logger.warning("idempotency_store_unavailable", extra={"error_type": type(error).__name__})

@@ -21,6 +21,7 @@ from goblin_assistant.calls.stream import ChatStream, close_events
 from goblin_assistant.calls.tables import Tables
 from goblin_assistant.calls.telemetry import ModelMetrics
 from goblin_assistant.config import Config
+from goblin_assistant.errors import UnknownModel
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.base import BadResponse, ChatResponse, StreamEvent
 from goblin_assistant.rate_limits.policy import RateLimits
@@ -71,9 +72,7 @@ class ChatService:
             metrics.stream_incomplete_total.labels(reason)
         for phase in ("waiting", "before_first_token", "streaming"):
             metrics.client_disconnects_total.labels(phase)
-        for name in registry.providers:
-            for model in [*(m.id for m in registry.get(name).models()), metrics.OTHER_MODEL]:
-                model_metrics.of(name, registry.label(name, model))
+        _start_series(router, registry, model_metrics, self.default_model)
 
     def complete(self, chat: Chat) -> ChatResult:
         """Answer in one piece. Raises AppError or ProviderError."""
@@ -122,6 +121,28 @@ class ChatService:
         )
         settlement.reached(outcome)
         return outcome
+
+
+def _start_series(
+    router: Router,
+    registry: Registry,
+    model_metrics: metrics.BoundMetrics[ModelMetrics],
+    default_model: str,
+) -> None:
+    """Start the series of every provider, and of the models that chats get by default or by
+    goblin.toml's names, at 0. Other models have 21 series each once they are used."""
+    for name in registry.providers:
+        metrics.chat_completions_total.labels(name, metrics.OTHER_MODEL)
+        metrics.chat_answer_duration_seconds.labels(name)
+        metrics.provider_latency_seconds.labels(name, "chat_completion")
+    for name in (default_model, *router.names()):
+        try:
+            targets = router.resolve(name)
+        except UnknownModel:  # of a default that nobody serves, each chat says so
+            continue
+        for target in targets:
+            provider = target.provider.name
+            model_metrics.of(provider, registry.label(provider, target.model))
 
 
 def _call_whole(settlement: Settlement, target: Target) -> tuple[ChatResponse, bytes]:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from goblin_assistant.database.compatibility import schema_status
 from goblin_assistant.database.failures import does_not_answer, explain
+from goblin_assistant.database.pool import connect
 from goblin_assistant.health.monitor import HealthMonitor, PeriodicJob
 from goblin_assistant.health.services import CheckFailed, ServiceCheck
 from goblin_assistant.metrics import app_draining, app_ready, database_schema_current
@@ -125,7 +126,7 @@ def database_check(engine: Engine) -> Check:
 
     def check(timeout: float) -> None:
         try:
-            with engine.connect() as connection:
+            with connect(engine) as connection:
                 connection.execute(text("SELECT 1"))
         except (DBAPIError, PoolTimeout) as error:
             raise database_failed(error) from None

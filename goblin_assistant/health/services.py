@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from goblin_assistant.metrics import (
+    service_health_check_duration_seconds,
     service_health_last_check_timestamp_seconds,
     service_health_status,
 )
@@ -121,6 +122,7 @@ class Services:
                 service.changed_at = now
         service_health_status.labels(name).set(1 if problem is None else 0)
         service_health_last_check_timestamp_seconds.labels(name).set(now)
+        service_health_check_duration_seconds.labels(name).set(elapsed_ms / 1000)
         if status == before:
             return
         extra = {"service": name, "kind": service.check.kind, "latency_ms": service.latency_ms}
@@ -135,6 +137,7 @@ class Services:
             if service.checked_at is not None:
                 service_health_status.remove(name)
                 service_health_last_check_timestamp_seconds.remove(name)
+                service_health_check_duration_seconds.remove(name)
 
     def _circuits_now(self) -> dict[str, str]:
         return self._circuits() if self._circuits is not None else {}

@@ -17,7 +17,7 @@ from limits.storage import MovingWindowSupport, Storage
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from goblin_assistant.metrics import rate_limiter_degraded
+from goblin_assistant.metrics import rate_limiter_degraded, rate_limiter_storage_seconds
 from goblin_assistant.rate_limits import scripts
 from goblin_assistant.rate_limits.counts import Bucket, ForLimitsLibrary, LimitResult
 from goblin_assistant.rate_limits.memory import MemoryStorage
@@ -139,7 +139,8 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
     def _either(self, names: Sequence[str], shared: Callable[[], T], local: Callable[[], T]) -> T:
         if not self.degraded:
             try:
-                return shared()
+                with rate_limiter_storage_seconds.time():
+                    return shared()
             except redis.ResponseError as error:
                 self._refused(names, error)
             except (redis.RedisError, OSError) as error:

@@ -15,6 +15,7 @@ from goblin_assistant.metrics import (
     chat_slots_in_use,
     chat_slots_max,
     chat_slots_waiting,
+    queue_wait_seconds,
     rate_limit_rejections_total,
 )
 from goblin_assistant.providers.base import CallCancelled
@@ -38,6 +39,7 @@ class ChatSlots:
         self._freed = threading.Condition(self._lock)
         self._waiting = 0
         self._taken = 0
+        self._observe_wait = queue_wait_seconds.labels("chat_slot").observe
         chat_slots_max.set(limit)
         chat_slots_in_use.set_function(lambda: self._taken)
         chat_slots_waiting.set_function(lambda: self._waiting)
@@ -54,24 +56,26 @@ class ChatSlots:
                 raise self._refusal("all server threads are busy")
             if self._taken < self.limit:
                 self._taken += 1
+                self._observe_wait(0.0)
                 return 0.0
             if self._waiting >= self._most_waiting or not self._wait:
                 self._threads.give_back()
                 raise self._refusal(f"all {self.limit} chat slots are busy")
             self._waiting += 1
         got = False
+        began = time.monotonic()
         try:
-            waited = self._wait_for_slot(client_gone)
+            self._wait_for_slot(client_gone, began)
             got = True
-            return waited
+            return time.monotonic() - began
         finally:
+            self._observe_wait(time.monotonic() - began)
             with self._lock:
                 self._waiting -= 1
                 if not got:
                     self._threads.give_back()
 
-    def _wait_for_slot(self, client_gone: Callable[[], bool] | None) -> float:
-        began = time.monotonic()
+    def _wait_for_slot(self, client_gone: Callable[[], bool] | None, began: float) -> None:
         while True:
             left = began + self._wait - time.monotonic()
             if left <= 0:
@@ -79,7 +83,7 @@ class ChatSlots:
             with self._lock:
                 if self._freed.wait_for(lambda: self._taken < self.limit, min(left, _POLL_SECONDS)):
                     self._taken += 1
-                    return time.monotonic() - began
+                    return
             if client_gone is not None and client_gone():
                 raise CallCancelled
 

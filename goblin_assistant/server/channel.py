@@ -42,6 +42,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     discarded = 0
     seen_activity = 0.0
     stuck_since = 0.0
+    queued_at = 0.0
+    """When the request began to wait for a thread, by time.monotonic()."""
     behind = b""
     """What arrived after the current request, at most one read. For the main thread."""
 

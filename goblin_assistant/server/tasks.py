@@ -55,6 +55,7 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
         # it.
         request.headers["CONNECTION"] = "close"
         self.set_close_on_finish()
+        info.error_code = error.code
         self.content_length = len(body)
         self.channel.linger = True
         info.status, info.bytes = error.status, len(body)

@@ -42,6 +42,10 @@ class BatchWriter:
         self._closed = False
         run_in_child(self._reset_after_fork)
 
+    def __len__(self) -> int:
+        """Entries that wait."""
+        return len(self._waiting)
+
     def put(self, entry: UsageEntry) -> bool:
         """Take an entry. False when too many are waiting, or after `close`."""
         if self._closed or len(self._waiting) >= CAPACITY:

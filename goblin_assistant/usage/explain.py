@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import Engine, select
 
 from goblin_assistant.database.models import api_keys, usage_records, users
+from goblin_assistant.database.pool import connect
 from goblin_assistant.logs.reading import parsed_lines
 from goblin_assistant.money import from_microusd
 from goblin_assistant.schemas.base import rfc3339
@@ -68,7 +69,7 @@ class Story:
 def records_of(engine: Engine, correlation_id: str) -> list[dict[str, Any]]:
     """The usage records of a correlation id, oldest first, with names of user and key."""
     record, key = usage_records.c, api_keys.c
-    with engine.connect() as connection:
+    with connect(engine) as connection:
         rows = connection.execute(
             select(
                 usage_records,

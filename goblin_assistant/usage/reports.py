@@ -22,6 +22,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, func, literal, o
 from sqlalchemy.exc import SQLAlchemyError
 
 from goblin_assistant.database.models import api_keys, usage_records, users
+from goblin_assistant.database.pool import connect
 from goblin_assistant.errors import Unavailable, ValidationFailed
 from goblin_assistant.money import from_microusd
 from goblin_assistant.usage.records import first_id_at
@@ -157,7 +158,7 @@ def report(
     if after is not None:
         page = page.where(_follows(list(parts.values()), after))
     try:
-        with engine.connect() as connection:
+        with connect(engine) as connection:
             found = connection.execute(page).mappings().all()
             result.totals = _row(connection.execute(select(*sums).where(*where)).mappings().one())
             result.rows = [_row(row) for row in found[:limit]]

@@ -74,6 +74,7 @@ class UsageStore:
         metrics.usage_unsaved_records.set_function(self.recovery.waiting)
         self._reservation_ms = round(reservation_seconds * 1000)
         self.batch_writer = BatchWriter(self._save_batch, batch_seconds)
+        metrics.usage_backlog_records.set_function(lambda: len(self.batch_writer))
         self._warned: set[tuple[str, str]] = set()
         self._costs: dict[tuple[str, str], Any] = {}
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from goblin_assistant.database.pool import raw_connection
 from goblin_assistant.threads.forking import run_in_child
 
 T = TypeVar("T")
@@ -115,7 +116,7 @@ class UsageDatabase:
             try:
                 connection, kept = self._idle.pop(), True
             except IndexError:
-                connection, kept = self.engine.raw_connection(), False
+                connection, kept = raw_connection(self.engine), False
             began = time.monotonic()
             try:
                 result = work(connection.cursor(), *args)

@@ -76,10 +76,12 @@ def init_app(app: APIFlask) -> None:
 
 
 def respond(error: AppError | ProviderError, headers: dict[str, str] | None = None) -> Response:
-    """The response for an error of the current request. A 5xx is noted for the metrics."""
+    """The response for an error of the current request. Its label is noted for the metrics."""
     status = error.status
     if status >= 500:
         _note(label_of(error))
+    else:
+        request_info().error_code = error.code
     body = orjson.dumps(body_for(request.path, error, correlation_id.get()), default=str)
     response = Response(body, status, content_type="application/json")
     if headers:

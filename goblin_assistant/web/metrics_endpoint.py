@@ -6,12 +6,15 @@ port. Without them everybody may read it.
 
 from __future__ import annotations
 
+import gzip
 import hmac
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 from prometheus_client import make_wsgi_app
+from werkzeug.datastructures import Accept
+from werkzeug.http import parse_accept_header
 
 from goblin_assistant.config import Config
 from goblin_assistant.errors import AuthFailure, NotFound, Unauthorized
@@ -22,6 +25,9 @@ from goblin_assistant.web.openapi import describe
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+GZIP_LEVEL = 1
+"""A higher level saves little on this text and takes several times as long."""
 
 
 def init_app(app: Flask, config: Config) -> None:
@@ -48,7 +54,8 @@ def init_app(app: Flask, config: Config) -> None:
         text, content_type = exporter.generate_metrics(
             request.headers.get("Accept"), request.args.getlist("name[]")
         )
-        return Response(text, content_type=content_type)
+        body, headers = _packed(text, request.headers.get("Accept-Encoding"))
+        return Response(body, headers={"Content-Type": content_type, **headers})
 
     app.add_url_rule("/metrics", "metrics", metrics, strict_slashes=True)
 
@@ -64,6 +71,18 @@ def _is_exact(environ: WSGIEnvironment) -> bool:
         return environ.get("PATH_INFO") == "/metrics"
     path: str = target.partition("?")[0]
     return path == environ.get("SCRIPT_NAME", "") + "/metrics"
+
+
+def _packed(text: str, accepted: str | None) -> tuple[bytes, dict[str, str]]:
+    """The body, as gzip where the scraper takes that, and the headers that say so.
+
+    Prometheus always does; the text shrinks to a twentieth.
+    """
+    headers = {"Vary": "Accept, Accept-Encoding"}
+    body = text.encode()
+    if not parse_accept_header(accepted, Accept).quality("gzip"):
+        return body, headers
+    return gzip.compress(body, GZIP_LEVEL), {**headers, "Content-Encoding": "gzip"}
 
 
 def _token_of(config: Config) -> bytes | None:
@@ -83,7 +102,7 @@ def _authorized(header: str | None, token: bytes) -> bool:
 
 def standalone(config: Config) -> WSGIApplication:
     """prometheus_client's application at exactly /metrics, for GOBLIN_METRICS_PORT."""
-    metrics = make_wsgi_app(REGISTRY, disable_compression=True)
+    metrics = make_wsgi_app(REGISTRY)
     token = _token_of(config)
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -14,9 +14,21 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, got_request_exception, request
 
 from goblin_assistant.config import Config
-from goblin_assistant.errors import AppError, InternalError, NoFreeSlot, Unavailable, label_of
+from goblin_assistant.errors import (
+    APP_ERRORS,
+    AppError,
+    InternalError,
+    NoFreeSlot,
+    Unavailable,
+    label_of,
+)
 from goblin_assistant.logs.json_logging import correlation_id
-from goblin_assistant.metrics import UNMATCHED, http_errors_total, http_requests_total
+from goblin_assistant.metrics import (
+    UNMATCHED,
+    http_client_errors_total,
+    http_errors_total,
+    http_requests_total,
+)
 from goblin_assistant.providers.errors import PROVIDER_ERRORS, ProviderError
 from goblin_assistant.rate_limits.policy import CHAT_ROUTES
 from goblin_assistant.threads.reaper import reaper
@@ -51,6 +63,7 @@ _CHAT_ERRORS = (
     NoFreeSlot,
     *(kind for kind in PROVIDER_ERRORS if kind.status >= 500),
 )
+_EVERY_ERROR: tuple[type[AppError | ProviderError], ...] = (*APP_ERRORS, *PROVIDER_ERRORS)
 
 
 class _Body:
@@ -201,3 +214,6 @@ def initialise_series(app: Flask) -> None:
                 http_requests_total.labels(method, rule.rule, status)
             for kind in errors:
                 http_errors_total.labels(method, rule.rule, kind.label)
+    for kind in _EVERY_ERROR:
+        if kind.status < 500:
+            http_client_errors_total.labels(kind.code)

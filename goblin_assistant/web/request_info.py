@@ -15,6 +15,7 @@ from goblin_assistant.logs import json_logging
 from goblin_assistant.metrics import (
     UNMATCHED,
     BoundMetrics,
+    http_client_errors_total,
     http_errors_total,
     http_request_duration_seconds,
     http_requests_in_progress,
@@ -47,14 +48,15 @@ class RequestInfo:
     """One request. `principal`, `error_type` and `incomplete` may be set until the last byte is
     sent.
 
-    `started` is by time.perf_counter(). `error_type` becomes a metric's label. `headers` are added
-    to the response, at a tenth of their cost in a Response object, which copies them.
+    `started` is by time.perf_counter(). `error_type` (of a 5xx) and `error_code` (of a 4xx) become
+    a metric's label. `headers` are added to the response, at a tenth of their cost in a Response
+    object, which copies them.
     """
 
     __slots__ = (
-        "_metrics", "bytes", "client", "content_length", "correlation_id", "endpoint", "error_type",
-        "headers", "incomplete", "label", "limit", "method", "path", "principal", "started",
-        "status",
+        "_metrics", "bytes", "client", "content_length", "correlation_id", "endpoint", "error_code",
+        "error_type", "headers", "incomplete", "label", "limit", "method", "path", "principal",
+        "started", "status",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +70,7 @@ class RequestInfo:
         self.endpoint = UNMATCHED
         self.principal: str | None = None
         self.error_type: str | None = None
+        self.error_code: str | None = None
         self.incomplete = False
         self.headers: list[tuple[str, str]] = []
         # The limit that counts it, and what remains of that.
@@ -110,6 +113,8 @@ class RequestInfo:
             http_errors_total.labels(
                 self.label, self.endpoint, self.error_type or f"HTTP{self.status}"
             ).inc()
+        elif self.status >= 400:
+            http_client_errors_total.labels(self.error_code or f"http_{self.status}").inc()
         level = logging.WARNING if failed else logging.INFO
         if self.endpoint in PROBES and not failed:
             level = logging.DEBUG

@@ -187,8 +187,11 @@ def test_stopping_withdraws_the_series() -> None:
     monitor = HealthMonitor([dependency("t_gone", Switch())], 3600, 5)
     monitor.start()
     wait_until(lambda: gauge("t_gone") == 1)
+    took = "service_health_check_duration_seconds"
+    assert (REGISTRY.get_sample_value(took, {"service_name": "t_gone"}) or 0) > 0
     monitor.stop()
     assert gauge("t_gone") is None
+    assert REGISTRY.get_sample_value(took, {"service_name": "t_gone"}) is None
     assert (
         REGISTRY.get_sample_value(
             "service_health_last_check_timestamp_seconds", {"service_name": "t_gone"}

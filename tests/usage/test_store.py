@@ -172,6 +172,15 @@ def test_records_beyond_what_memory_keeps_come_from_the_journal(
         assert count(engine) == 100
 
 
+def test_records_that_wait_for_the_next_write_are_counted(engine: Engine, tmp_path: Path) -> None:
+    with open_store(engine, tmp_path, batch_seconds=3600.0) as store:
+        for _ in range(3):
+            store.finish(entry(), None)
+        assert metrics.REGISTRY.get_sample_value("usage_backlog_records") == 3
+        assert store.flush()
+        assert metrics.REGISTRY.get_sample_value("usage_backlog_records") == 0
+
+
 def test_a_reservation_of_a_record_written_late_is_settled_once(
     engine: Engine, store: UsageStore
 ) -> None:
