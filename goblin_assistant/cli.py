@@ -15,9 +15,10 @@ from goblin_assistant.version import __version__
 
 COMMANDS = {
     "db": "database",
-    "doctor": "doctor",
+    "doctor": "doctor.command",
     "explain": "explain",
     "keys": "keys",
+    "report": "report",
     "simulate": "simulate",
     "usage": "usage",
     "users": "users",

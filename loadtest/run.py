@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.schedule import multiple_of_rates
+from loadtest.verdict import LAST_VERDICT
 
 ROOT = Path(__file__).resolve().parent.parent
 RAISED = "100000000 per minute"
@@ -229,7 +230,11 @@ def _run(options: argparse.Namespace) -> int:
         return 0 if found >= 1 else 1
     options.html.parent.mkdir(parents=True, exist_ok=True)
     with server(**env) as url:
-        code, _ = targets(url, options.seconds, options.multiple, "--html", str(options.html))
+        code, verdict = targets(url, options.seconds, options.multiple, "--html", str(options.html))
+    if verdict:
+        last = ROOT / LAST_VERDICT
+        last.parent.mkdir(exist_ok=True)
+        last.write_text(json.dumps(verdict, indent=2) + "\n")
     print(f"Report: {options.html}")
     return code
 

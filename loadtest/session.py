@@ -11,6 +11,7 @@ import logging
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from loadtest.schedule import multiple_of_rates
 from loadtest.users import SCHEDULED, GuideUser, StreamUser, TargetsShape, schedule
 from loadtest.verdict import (
     COLUMNS,
+    LAST_VERDICT,
     STREAM_TARGETS,
     TARGETS,
     Recorder,
@@ -187,10 +189,10 @@ def add_arguments(parser: Any) -> None:
     )
     parser.add_argument(
         "--verdict-json",
-        default="",
+        default=str(LAST_VERDICT),
         env_var="GOBLIN_LOADTEST_JSON",
         include_in_web_ui=False,
-        help="file for the verdict as JSON",
+        help="file for the verdict as JSON; doctor reads it. [default: %(default)s]",
     )
 
 
@@ -198,7 +200,7 @@ def install(environment: Environment) -> Session:
     """Connect a session to Locust. Ends the program if the verdict could not be written."""
     options = environment.parsed_options
     wanted = options.verdict_json if options is not None else ""
-    if wanted and not Path(wanted).absolute().parent.is_dir():
+    if wanted and Path(wanted) != LAST_VERDICT and not Path(wanted).absolute().parent.is_dir():
         sys.exit(f"--verdict-json {wanted}: there is no such folder")
     session = Session(environment)
     session.choose()
@@ -262,11 +264,22 @@ def _publish(session: Session) -> None:
     if options is None:
         return
     if options.verdict_json:
-        Path(options.verdict_json).write_text(json.dumps(as_json(verdict), indent=2) + "\n")
+        _write_verdict(Path(options.verdict_json), session, verdict)
     report = Path(options.html_file) if options.html_file else None
     if report is not None and report.is_file():
         page = report.read_text(encoding="utf-8")
         report.write_text(page.replace("<body>", "<body>" + as_html(verdict), 1), encoding="utf-8")
+
+
+def _write_verdict(path: Path, session: Session, verdict: Verdict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run = {
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": session.environment.host or "",
+        "scenario": session.scenario,
+        "multiple": session.multiple,
+    }
+    path.write_text(json.dumps({**run, **as_json(verdict)}, indent=2) + "\n")
 
 
 def as_html(verdict: Verdict) -> str:

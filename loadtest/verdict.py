@@ -14,10 +14,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 Outcome = Literal["ok", "limited", "failed"]
 Result = Literal["pass", "MISSED", "NOT MEASURED", "no bound"]
+
+LAST_VERDICT = Path(".make/loadtest-verdict.json")
+"""Where a run leaves its verdict as JSON unless told otherwise. `goblin-assistant doctor` reads
+it."""
 
 RATE_TOLERANCE = 0.01
 EDGE_REQUESTS = 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from apiflask import APIBlueprint
+from flask import request
 
 from goblin_assistant.calls.request import may_use
 from goblin_assistant.errors import Forbidden, UnknownModel, ValidationFailed
@@ -60,4 +61,5 @@ def _answer(settings: dict[str, Any]) -> dict[str, Any]:
         "default_model": parts.chat.default_model,
         "providers": [{"name": name, "models": ids} for name, ids in models.items()],
         "aliases": parts.router.names(),
+        "client_address": request.remote_addr or "",
     }

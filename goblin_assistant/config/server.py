@@ -9,6 +9,7 @@ from goblin_assistant.config.fields import (
     Settings,
     setting,
 )
+from goblin_assistant.config.goblin_file import Url
 
 
 class ServerSettings(Settings):
@@ -97,4 +98,16 @@ class ServerSettings(Settings):
     )
     metrics_port: OptionalInt = setting(
         None, "GOBLIN_METRICS_PORT", "serve /metrics on this port only", ge=1, le=65535
+    )
+
+    # -- monitoring; only commands read these
+    prometheus_url: Url = setting(
+        None, "PROMETHEUS_URL", "Prometheus that scrapes the instances; doctor and report ask it"
+    )
+    alertmanager_url: Url = setting(
+        None, "ALERTMANAGER_URL", "Alertmanager behind that Prometheus; doctor asks it"
+    )
+    grafana_url: Url = setting(None, "GRAFANA_URL", "Grafana with the dashboards; doctor asks it")
+    grafana_token: Secret = setting(
+        None, "GRAFANA_TOKEN", "token of a Grafana service account that may view the dashboards"
     )

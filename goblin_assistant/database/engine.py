@@ -8,6 +8,8 @@ threads, none refused).
 
 from __future__ import annotations
 
+import os
+import socket
 import sqlite3
 import time
 from typing import Any
@@ -23,6 +25,18 @@ POOL_WAIT_SECONDS = 2.0
 _CACHE_KIB = 128
 """The page cache of each SQLite connection. The default of 2,000 takes 30 MB over the connections
 of a busy server, without a measurable gain: the kernel caches the pages too."""
+
+APPLICATION = "goblin-assistant"
+_NAME_BYTES = 63  # PostgreSQL cuts a longer application_name
+
+
+def application_name() -> str:
+    """This process's name in pg_stat_activity: product, machine and process id.
+
+    An operator sees who holds a connection, and `doctor` counts the instances.
+    """
+    end = f":{os.getpid()}"
+    return f"{APPLICATION} {socket.gethostname()}"[: _NAME_BYTES - len(end)] + end
 
 
 def engine_options(url: str, threads: int, seconds: float = DATABASE_SECONDS) -> dict[str, Any]:
@@ -55,6 +69,7 @@ def engine_options(url: str, threads: int, seconds: float = DATABASE_SECONDS) ->
         "connect_args": {
             "limits": limits,
             "connect_timeout": 3,
+            "application_name": application_name(),
             "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
             "keepalives_idle": 10,
             "keepalives_interval": 5,

@@ -32,3 +32,6 @@ class SettingsOut(SettingsIn):
     default_model: str = Field(description="the instance's, used when `model` is null")
     providers: list[ProviderOut]
     aliases: list[str]
+    client_address: str = Field(
+        description="the address of this request as the server sees it; limits go by it"
+    )

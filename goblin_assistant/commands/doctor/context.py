@@ -1,0 +1,71 @@
+"""What the checks look at: the configuration and what the command line added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+from sqlalchemy import Engine
+
+from goblin_assistant.commands.database import open_engine
+from goblin_assistant.commands.prometheus_api import Prometheus
+from goblin_assistant.config import Config
+
+LOAD_TEST = Path(".make/loadtest-verdict.json")
+"""Where the load test writes its verdict, seen from the checkout."""
+
+
+@dataclass(slots=True)
+class Context:
+    """One run of doctor.
+
+    `url` is the instance or the proxy to look at from outside; `http_url` the proxy's plain HTTP;
+    `key` an API key for what only a caller sees; `ca_file` the authority of a certificate that no
+    public one signed. `clocks` collects (where, seconds ahead of here) while others are asked.
+    """
+
+    config: Config
+    url: str | None = None
+    http_url: str | None = None
+    key: str | None = None
+    ca_file: Path | None = None
+    stream_model: str | None = None
+    load_test: Path = LOAD_TEST
+    dotenv: Path = Path(".env")
+    clocks: list[tuple[str, float]] = field(default_factory=list)
+
+    @property
+    def address(self) -> SplitResult:
+        """The parts of `url`, which must be given."""
+        assert self.url is not None
+        return urlsplit(self.url)
+
+    @property
+    def through_proxy(self) -> bool:
+        """Whether `url` is a proxy's: the server itself has no TLS, and its own port."""
+        return self.url is not None and (
+            self.address.scheme == "https" or self.address.port != self.config.port
+        )
+
+    @property
+    def verify(self) -> str | bool:
+        """As requests takes it."""
+        return str(self.ca_file) if self.ca_file is not None else True
+
+    @property
+    def prometheus(self) -> Prometheus | None:
+        """The Prometheus of PROMETHEUS_URL."""
+        address = self.config.prometheus_url
+        return Prometheus(address) if address else None
+
+    @contextmanager
+    def database(self) -> Iterator[Engine]:
+        """The configured database."""
+        engine = open_engine(self.config)
+        try:
+            yield engine
+        finally:
+            engine.dispose()

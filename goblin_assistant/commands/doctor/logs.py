@@ -1,0 +1,63 @@
+"""Whether the log goes somewhere. Doctor cannot look into a log search, but can leave a mark."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import requests
+
+from goblin_assistant.commands.doctor.context import Context
+from goblin_assistant.commands.doctor.findings import Finding, ok, warning
+
+SHIPPERS = frozenset(
+    {"filebeat", "logstash", "agent", "datadog-agent", "amazon-cloudwatch-agent", "rsyslogd",
+     "fluent-bit", "fluentd", "vector", "promtail", "alloy", "otelcol"}
+)  # fmt: skip
+"""Names of processes (/proc/PID/comm has at most 15 characters of them)."""
+_COMM_LENGTH = 15
+
+
+def aggregation(context: Context, proc: Path = Path("/proc")) -> Iterator[Finding]:
+    """A log shipper runs here. With --url a request is made that can be searched for."""
+    mark = _leave_mark(context)
+    found = shippers(proc)
+    if found:
+        yield ok("logs", f"{', '.join(found)} runs here{mark}")
+    else:
+        yield warning(
+            "logs",
+            f"no log shipper runs here{mark}",
+            "Set one up (ops/logging), or see that the container's runtime collects the output.",
+        )
+
+
+def shippers(proc: Path) -> list[str]:
+    """The log shippers among the processes of a /proc."""
+    short = {name[:_COMM_LENGTH] for name in SHIPPERS}
+    names = set()
+    for path in proc.glob("[0-9]*/comm"):
+        try:
+            names.add(path.read_text().strip())
+        except OSError:
+            continue  # it has ended
+    return sorted(names & short)
+
+
+def _leave_mark(context: Context) -> str:
+    if context.url is None:
+        return ""
+    mark = f"doctor-{uuid.uuid4().hex[:12]}"
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            session.get(
+                context.url + "/health",
+                headers={"X-Correlation-ID": mark},
+                timeout=5,
+                verify=context.verify,
+            )
+    except requests.RequestException:
+        return ""  # the lines on --url say so
+    return f"; search your logs for {mark}"
