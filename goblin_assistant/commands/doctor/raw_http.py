@@ -50,7 +50,7 @@ def ask(address: SplitResult, request: str) -> Answer:
         try:
             while len(data) < _MOST and (piece := connection.recv(_MOST)):
                 data += piece
-                if re.match(rb"HTTP/1\.[01] 100 ", data):
+                if _is_whole(data):
                     break
         except TimeoutError:
             pass  # what has arrived until now is the answer
@@ -58,6 +58,17 @@ def ask(address: SplitResult, request: str) -> Answer:
             pass  # reset after the answer, because the body was not sent
     found = re.match(rb"HTTP/1\.[01] (\d{3})", data)
     return Answer(int(found[1]) if found else 0, data)
+
+
+def _is_whole(data: bytes) -> bool:
+    # A proxy that has refused a body keeps the connection open for some seconds.
+    top, end, body = data.partition(b"\r\n\r\n")
+    if not end:
+        return False
+    length = re.search(rb"^content-length: *(\d+)", top, re.I | re.M)
+    return top.startswith((b"HTTP/1.1 100 ", b"HTTP/1.0 100 ")) or (
+        length is not None and len(body) >= int(length[1])
+    )
 
 
 def head(method: str, target: str, address: SplitResult, *lines: str) -> str:

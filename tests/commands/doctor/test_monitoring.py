@@ -86,7 +86,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     }
     server = PrometheusServer(folder)
     # The samples end a minute ago at the latest, and instant queries look back five minutes.
-    server.start(_config(folder, "good", rules, alerting=alerting))
+    server.start(_config(folder, "good", rules, alerting=alerting), "--rules.alert.resend-delay=1s")
     yield server.url, told.url
     server.stop()
     told.stop()
