@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -270,3 +271,25 @@ class TestLocust:
         assert not any("failed" in note for note in verdict["notes"]), output
         assert sum(row["failed"] for row in verdict["targets"]) == 0
         assert set(as_json(judge(Recorder(), TARGETS, 1.0, check_rate=False))) == set(verdict)
+
+
+def test_a_run_leaves_its_verdict_where_doctor_looks(target: Target, tmp_path: Path) -> None:
+    from goblin_assistant.commands.doctor.context import LOAD_TEST, Context
+    from goblin_assistant.commands.doctor.load_test import load_test
+    from goblin_assistant.config import Config
+
+    done = subprocess.run(
+        [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), f"--host={target()}",
+         "--headless", "--users", "20", "--spawn-rate", "100", "--run-time", "4s"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )  # fmt: skip
+    path = tmp_path / LOAD_TEST
+    config = Config.load({"env": "development", "instance_dir": tmp_path / "i"}, environ={})
+    (found,) = load_test(Context(config, load_test=path))
+    # The guide's mix does not check the rates: a pass is a warning.
+    assert found.verdict == ("warning" if done.returncode == 0 else "failure"), found
+    assert "guide against http://127.0.0.1" in found.message
