@@ -75,6 +75,11 @@ class PrometheusServer(_Process):
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
+    def rule_health(self) -> set[str]:
+        """ok, err and unknown, as far as the rules have them."""
+        groups = requests.get(self.url + "/api/v1/rules", timeout=10).json()["data"]["groups"]
+        return {rule["health"] for group in groups for rule in group["rules"]}
+
 
 class AlertmanagerServer(_Process):
     """Alertmanager, without a cluster."""

@@ -114,6 +114,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     server.start(_config(folder, "bad", rules, scrape_configs=[down, probe]))
     wait_until(lambda: len(server.query("up == 0")) == 3, 30, "failed scrapes")
     wait_until(lambda: server.query("ALERTS"), 30, "an alert")
+    wait_until(lambda: "err" in server.rule_health(), 30, "a rule that fails")
     yield server.url, told.url
     server.stop()
     told.stop()
