@@ -460,7 +460,7 @@ def test_a_login_while_the_database_is_away_is_a_503_with_retry_after_and_tells_
     client = app.test_client()
     register(client)
     unreachable = create_engine("sqlite:////no/such/folder/goblin.db")
-    monkeypatch.setattr(parts(app).accounts, "_engine", unreachable)
+    monkeypatch.setattr(parts(app).accounts.sessions, "_engine", unreachable)
     answer = login(client)
     assert (answer.status_code, answer.get_json()["error"]) == (503, "unavailable")
     assert answer.headers["Retry-After"]

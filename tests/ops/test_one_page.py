@@ -322,6 +322,14 @@ class Watch:
         ]
         return [title for title in found if title.endswith(f"({case.job})")]
 
+    def pages(self, case: Case) -> list[dict[str, Any]]:
+        """What the pager got of the case, which gets critical alerts only."""
+        return [
+            one.body
+            for one in self.webhook.to("/pager")
+            if one.body["commonLabels"].get("job") == case.job
+        ]
+
     def firing(self, case: Case, alert: str = "") -> bool:
         chosen = f',alertname="{alert}"' if alert else ""
         return bool(
@@ -346,12 +354,14 @@ def happen(faults: Faults, case: Case, watch: Watch) -> None:
         f"the end of {case.job}: {watch.titles(case)}",
     )
     wait_until(lambda: not watch.firing(case), PATIENCE, f"silence of {case.job}")
+    # Alertmanager tells each receiver by itself: the pager may hear of the end after the chat.
+    wait_until(
+        lambda: all(page["status"] == "resolved" for page in watch.pages(case)[-1:]),
+        PATIENCE,
+        f"the pager's end of {case.job}",
+    )
     case.titles = watch.titles(case)
-    case.pages = [
-        one.body
-        for one in watch.webhook.to("/pager")
-        if one.body["commonLabels"].get("job") == case.job
-    ]
+    case.pages = watch.pages(case)
 
 
 def diagnose(faults: Faults, case: Case, watch: Watch) -> None:
