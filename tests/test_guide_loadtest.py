@@ -19,11 +19,12 @@ from tests.test_docs import GUIDE, blocks
 
 
 def bash(block: str, folder: Path, **env: str) -> subprocess.Popen[str]:
-    """Run a block as it is pasted into a shell."""
+    """Run a block as it is pasted into a shell whose environment is activated."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.Popen(
         ["bash", "-euo", "pipefail", "-c", block],
         cwd=folder,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder), **env},
+        env={"PATH": path, "HOME": str(folder), **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -40,7 +41,6 @@ def test_the_guides_installation_gives_a_working_command(tmp_path: Path) -> None
     job = bash(
         block + "\ngoblin-assistant --version\nlocust --version\n",
         clone,
-        PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         PYTHONPATH=sysconfig.get_path("purelib"),
         PIP_NO_INDEX="1",
         PIP_NO_BUILD_ISOLATION="0",  # the switch is inverted: https://github.com/pypa/pip/issues/5735
