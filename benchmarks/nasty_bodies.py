@@ -194,7 +194,8 @@ def run(folder: Path, chosen: Iterable[Case], sizes: Iterable[int], core: int | 
     pending = [(case, megabytes) for case in chosen for megabytes in sizes]
     while pending:
         settings: dict[str, Any] = {"threads": 8, "rows": claude, "LOG_LEVEL": "ERROR"}
-        with servers.goblin(provider.port, folder, core, **settings) as server:
+        own = Path(tempfile.mkdtemp(dir=folder))  # a database without accounts
+        with servers.goblin(provider.port, own, core, **settings) as server:
             account = servers.register(server.port)
             budgeted = servers.another_key(
                 server.port, account.token, monthly_budget_usd="1", scopes=["chat", "embeddings"]
