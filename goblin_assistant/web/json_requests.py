@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from flask import Flask, request
@@ -12,9 +12,6 @@ from werkzeug.exceptions import ClientDisconnected
 
 from goblin_assistant.errors import UnsupportedMediaType
 from goblin_assistant.web.request_body import load_object
-
-if TYPE_CHECKING:
-    pass
 
 
 class OrjsonProvider(JSONProvider):
