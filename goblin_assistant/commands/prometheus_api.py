@@ -53,7 +53,8 @@ class Prometheus:
         found = self.get("query", query=expression, **when)["result"]
         return [(series["metric"], float(series["value"][1])) for series in found]
 
-    def number(self, expression: str) -> float | None:
-        """The value of an expression that gives one series; None without data."""
-        found = self.vector(expression)
+    def number(self, expression: str, at: float | None = None) -> float | None:
+        """The value of an expression that gives one series, now or `at` a time; None without
+        data."""
+        found = self.vector(expression, at)
         return found[0][1] if found else None

@@ -211,9 +211,11 @@ class _Window:
 
     def vector(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """Each series of an expression at the end of the stretch."""
-        return self._prometheus.vector(expression.replace("{w}", f"{self._seconds}s"), at=self._end)
+        return self._prometheus.vector(self._over(expression), at=self._end)
 
     def number(self, expression: str) -> float | None:
         """The only series of an expression."""
-        found = self.vector(expression)
-        return found[0][1] if found else None
+        return self._prometheus.number(self._over(expression), at=self._end)
+
+    def _over(self, expression: str) -> str:
+        return expression.replace("{w}", f"{self._seconds}s")

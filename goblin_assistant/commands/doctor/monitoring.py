@@ -7,8 +7,8 @@ https://grafana.com/docs/grafana/latest/developers/http_api/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import requests
 
@@ -25,18 +25,20 @@ DASHBOARD = "goblin-overview"
 """The uid of the first dashboard in ops/grafana/dashboards."""
 
 _SECONDS = 5.0
-_UNKNOWN = "Set PROMETHEUS_URL, for this command alone or in .env."
+
+T = TypeVar("T")
 
 
 def scraping(context: Context) -> Iterator[Finding]:
     """Prometheus scrapes each instance."""
-    if (prometheus := context.prometheus) is None:
-        yield warning("scraping", "PROMETHEUS_URL is not set, so nothing was asked", _UNKNOWN)
-        return
-    try:
-        up = prometheus.vector(f'up{{job="{JOB}"}}')
-    except PrometheusError as error:
-        yield failure("scraping", f"Prometheus: {error}", "Start it, or correct PROMETHEUS_URL.")
+    up = _ask(
+        context,
+        "scraping",
+        lambda prometheus: prometheus.vector(f'up{{job="{JOB}"}}'),
+        fix="Start it, or correct PROMETHEUS_URL.",
+    )
+    if isinstance(up, Finding):
+        yield up
         return
     down = sorted(labels.get("instance", "?") for labels, value in up if value == 0)
     if not up:
@@ -107,14 +109,11 @@ def dashboards(context: Context) -> Iterator[Finding]:
 
 def rules(context: Context) -> Iterator[Finding]:
     """Prometheus has the guide's alerts, and evaluates them without errors."""
-    if (prometheus := context.prometheus) is None:
-        yield warning("alert rules", "PROMETHEUS_URL is not set, so nothing was asked", _UNKNOWN)
+    found = _ask(context, "alert rules", lambda prometheus: prometheus.get("rules", type="alert"))
+    if isinstance(found, Finding):
+        yield found
         return
-    try:
-        groups = prometheus.get("rules", type="alert")["groups"]
-    except PrometheusError as error:
-        yield failure("alert rules", f"Prometheus: {error}", "See the line on scraping.")
-        return
+    groups = found["groups"]
     loaded = {rule["name"]: rule for group in groups for rule in group["rules"]}
     missing = [name for name in GUIDE_ALERTS if name not in loaded]
     broken = sorted(name for name, rule in loaded.items() if rule.get("health") == "err")
@@ -132,22 +131,23 @@ def rules(context: Context) -> Iterator[Finding]:
         )
     else:
         yield ok("alert rules", f"{len(loaded)} alerts, the guide's four among them")
-    yield from _firing(prometheus)
+    yield _firing(context)
 
 
-def _firing(prometheus: Prometheus) -> Iterator[Finding]:
-    alerts = prometheus.get("alerts")["alerts"]
+def _firing(context: Context) -> Finding:
+    found = _ask(context, "alerts", lambda prometheus: prometheus.get("alerts"))
+    if isinstance(found, Finding):
+        return found
     firing = {
         alert["labels"]["alertname"]: alert["labels"].get("severity", "")
-        for alert in alerts
+        for alert in found["alerts"]
         if alert["state"] == "firing" and alert["labels"]["alertname"] != ALWAYS_FIRING
     }
     if firing:
         names = ", ".join(sorted(firing))
         verdict = failure if "critical" in firing.values() else warning
-        yield verdict("alerts", f"fire now: {names}", "Follow the pages in ops/runbooks.")
-    else:
-        yield ok("alerts", "none fires")
+        return verdict("alerts", f"fire now: {names}", "Follow the pages in ops/runbooks.")
+    return ok("alerts", "none fires")
 
 
 def alertmanager(context: Context) -> Iterator[Finding]:
@@ -186,17 +186,14 @@ def alertmanager(context: Context) -> Iterator[Finding]:
 
 def health_checks(context: Context) -> Iterator[Finding]:
     """Something outside asks whether the service answers."""
-    if (prometheus := context.prometheus) is None:
-        yield warning(
-            "probes",
-            "PROMETHEUS_URL is not set, so nothing was asked",
-            "Let the balancer, Kubernetes or the blackbox job ask /health/ready.",
-        )
-        return
-    try:
-        probes = prometheus.vector("probe_success")
-    except PrometheusError as error:
-        yield failure("probes", f"Prometheus: {error}", "See the line on scraping.")
+    probes = _ask(
+        context,
+        "probes",
+        lambda prometheus: prometheus.vector("probe_success"),
+        unset="Let the balancer, Kubernetes or the blackbox job ask /health/ready.",
+    )
+    if isinstance(probes, Finding):
+        yield probes
         return
     failed = sorted(labels.get("instance", "?") for labels, value in probes if value == 0)
     if failed:
@@ -216,18 +213,33 @@ def health_checks(context: Context) -> Iterator[Finding]:
 def first_day(context: Context) -> Iterator[Finding]:
     """There are 24 hours of metrics, so that the first day can be reported."""
     report = "Run `goblin-assistant report first-24h` when the day is over, and read it."
-    if (prometheus := context.prometheus) is None:
-        yield warning("first day", "PROMETHEUS_URL is not set, so nothing was asked", _UNKNOWN)
-        return
-    try:
-        then = prometheus.vector(f'up{{job="{JOB}"}} offset 24h')
-    except PrometheusError as error:
-        yield failure("first day", f"Prometheus: {error}", "See the line on scraping.")
+    then = _ask(
+        context, "first day", lambda prometheus: prometheus.vector(f'up{{job="{JOB}"}} offset 24h')
+    )
+    if isinstance(then, Finding):
+        yield then
         return
     if then:
         yield ok("first day", "Prometheus has 24 hours; `report first-24h` shows them")
     else:
         yield warning("first day", "Prometheus has less than 24 hours of this job", report)
+
+
+def _ask(
+    context: Context,
+    subject: str,
+    question: Callable[[Prometheus], T],
+    *,
+    unset: str = "Set PROMETHEUS_URL, for this command alone or in .env.",
+    fix: str = "See the line on scraping.",
+) -> T | Finding:
+    """Prometheus's answer, or the line that says why there is none."""
+    if (prometheus := context.prometheus) is None:
+        return warning(subject, "PROMETHEUS_URL is not set, so nothing was asked", unset)
+    try:
+        return question(prometheus)
+    except PrometheusError as error:
+        return failure(subject, f"Prometheus: {error}", fix)
 
 
 def in_words_of_api(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import redis
 from redis.backoff import NoBackoff
@@ -46,12 +46,8 @@ def database(context: Context) -> Iterator[Finding]:
 
 
 def _database(context: Context, engine: Engine) -> Finding:
-    took = []
     with engine.connect() as connection:
-        for _ in range(_TRIES):
-            began = time.perf_counter()
-            connection.execute(text("SELECT 1"))
-            took.append((time.perf_counter() - began) * 1000)
+        median = _median_ms(lambda: connection.execute(text("SELECT 1")))
         kind = engine.dialect.name
         if kind == "postgresql":
             now = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar()
@@ -70,7 +66,6 @@ def _database(context: Context, engine: Engine) -> Finding:
             f"SQLite with GOBLIN_INSTANCES={context.config.instances}",
             "Set DATABASE_URL to a PostgreSQL server.",
         )
-    median = statistics.median(took)
     if median > _SLOW_MS:
         return warning(
             "database",
@@ -78,6 +73,16 @@ def _database(context: Context, engine: Engine) -> Finding:
             "Put it nearer, or find out what keeps it busy.",
         )
     return ok("database", f"{kind}, migrated, {median:.1f} ms a query")
+
+
+def _median_ms(ask: Callable[[], object]) -> float:
+    """The median time of one question, in milliseconds."""
+    took = []
+    for _ in range(_TRIES):
+        began = time.perf_counter()
+        ask()
+        took.append((time.perf_counter() - began) * 1000)
+    return statistics.median(took)
 
 
 def redis_server(context: Context) -> Iterator[Finding]:
@@ -105,12 +110,8 @@ def _redis(context: Context, uri: str) -> Finding:
         socket_timeout=_REDIS_SECONDS,
         retry=Retry(NoBackoff(), 0),
     )
-    took = []
     try:
-        for _ in range(_TRIES):
-            began = time.perf_counter()
-            client.ping()
-            took.append((time.perf_counter() - began) * 1000)
+        median = _median_ms(client.ping)
         client.set("goblin-doctor", "1", px=1000)
         seconds, microseconds = client.time()  # type: ignore[misc, unused-ignore]
         context.clocks.append(("Redis", seconds + microseconds / 1e6 - time.time()))
@@ -130,7 +131,6 @@ def _redis(context: Context, uri: str) -> Finding:
         return _refuses(error)
     finally:
         client.close()
-    median = statistics.median(took)
     if median > _SLOW_MS:
         return warning(
             "redis", f"{median:.0f} ms a command; each request needs one", "Put it nearer."
