@@ -26,6 +26,9 @@ from goblin_assistant.health.services import (
 
 logger = logging.getLogger("goblin_assistant.health")
 
+_STOP_SECONDS = 2.0
+"""How long `stop` waits for checks and jobs that run."""
+
 
 @dataclass(frozen=True, slots=True)
 class PeriodicJob:
@@ -103,13 +106,20 @@ class HealthMonitor:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, and remove the services' series: they would be stale."""
+        """End the thread, and remove the services' series: they would be stale.
+
+        Waits for the checks and jobs that run, because the caller closes what they use: a database
+        connection that comes back after its pool was closed stays open. One that hangs is left
+        behind.
+        """
         with self._wake:
             self._stopped = True
             self._wake.notify_all()
             thread, self._thread = self._thread, None
         if thread is not None and self._pid == os.getpid():
             thread.join(5.0)
+            with self._wake:
+                self._wake.wait_for(lambda: not self._in_progress(), _STOP_SECONDS)
         with self._lock:
             self._services.withdraw()
 
@@ -148,6 +158,10 @@ class HealthMonitor:
         """Whether the instance can serve chats, and if not, the reasons."""
         reasons = self._readiness.reasons()
         return not reasons, reasons
+
+    def _in_progress(self) -> bool:
+        checks = any(not run.overdue for run in self._checks.running.values())
+        return checks or bool(self._chores.running)
 
     # -- the thread -------------------------------------------------------------------------------
     def _loop(self) -> None:
@@ -230,3 +244,4 @@ class HealthMonitor:
             logger.exception("periodic_job_failed", extra={"job": name})
         with self._wake:
             self._chores.running.pop(name, None)
+            self._wake.notify_all()

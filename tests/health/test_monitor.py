@@ -200,6 +200,33 @@ def test_stopping_withdraws_the_series() -> None:
     )
 
 
+@pytest.mark.parametrize("work", ["check", "job"])
+def test_stopping_waits_for_what_runs_so_that_the_caller_may_close_what_it_uses(work: str) -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    def use_the_database(timeout: float = 0) -> None:
+        began.set()
+        # Ends after `stop` was called: by then the thread that starts checks has gone.
+        wait_until(lambda: not threads_of_monitors() - before, timeout=30)
+        ended.set()
+
+    before = threads_of_monitors()
+    monitor = HealthMonitor(
+        [dependency("t_busy", use_the_database if work == "check" else Switch())],
+        3600,
+        30,
+        jobs=[PeriodicJob("t_job", 0.001 if work == "job" else 3600, use_the_database)],
+    )
+    monitor.start()
+    assert began.wait(30)
+    monitor.stop()
+    assert ended.is_set()
+
+
+def threads_of_monitors() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "goblin-health"}
+
+
 def test_a_monitor_starts_one_thread_however_often_it_is_told(make_monitor: Make) -> None:
     monitor = make_monitor([])
     before = [thread.name for thread in threading.enumerate()].count("goblin-health")
