@@ -135,6 +135,7 @@ def test_in_its_own_dialect_the_bytes_pass_both_ways(
     assert sent.headers["anthropic-version"] == "2026-10-21"
     assert sent.headers["anthropic-beta"] == "a-2026-01-01,b"
     assert sent.headers["x-api-key"] == "sk-ant-1"
+    assert sent.repeated == []
     assert "anthropic-workspace-id" not in sent.headers
     assert response.usage is not None
     assert (response.usage.prompt_tokens, response.usage.cached_tokens) == (12, 4)

@@ -134,13 +134,22 @@ def http_date(seconds_from_now: float) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it arrived; header names in lower case. `connection` counts from 1."""
+    """One request as it arrived; header names in lower case. `connection` counts from 1. `head`
+    is its bytes: `headers` has only the last of several of one name."""
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
     connection: int
+    head: bytes = b""
+
+    @property
+    def repeated(self) -> list[str]:
+        """Names of headers that were sent more than once."""
+        lines = self.head.decode("latin-1").split("\r\n")[1:]
+        names = [line.partition(":")[0].lower() for line in lines]
+        return sorted({name for name in names if names.count(name) > 1})
 
     def json(self) -> Any:
         """The body, parsed."""
@@ -196,7 +205,8 @@ class FakeUpstream:
                 _close(connection)
 
     def close(self) -> None:
-        """Stop, close everything and wait for the threads."""
+        """Stop, close everything and wait for the threads. No request may have had a header
+        twice."""
         self._closing = True
         self.release()
         _close(self._listener)
@@ -204,6 +214,8 @@ class FakeUpstream:
         for thread in self._threads:
             thread.join(5)
             assert not thread.is_alive(), "a connection of the fake upstream hangs"
+        repeated = {name for request in self.requests for name in request.repeated}
+        assert not repeated, f"sent upstream more than once: {repeated}"
 
     # -- the server's side --------------------------------------------------------------------
     def _spawn(self, target: Any, *args: Any) -> None:
@@ -268,7 +280,7 @@ class FakeUpstream:
             body, buffered = buffered[:length], buffered[length:]
             method, path, _ = first.split(" ", 2)
             with self._lock:
-                self.requests.append(Request(method, path, headers, body, number))
+                self.requests.append(Request(method, path, headers, body, number, head))
                 reply = self._script.popleft() if self._script else self.default
             for step in reply.steps:
                 if not self._perform(connection, step):

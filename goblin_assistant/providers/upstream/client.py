@@ -18,7 +18,7 @@ server that crashed within that second.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Set
 from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
@@ -54,6 +54,8 @@ client can invent models."""
 STALE_SECONDS = 1.0
 """A reused connection that is closed later than this after sending was not stale: the server may
 have processed the request."""
+
+_NONE: frozenset[str] = frozenset()
 
 Classifier = Callable[[UpstreamFailure], ProviderError]
 
@@ -106,7 +108,9 @@ class UpstreamClient:
             **headers,
         }
         self._sse_headers = {**self._headers, "Accept": "text/event-stream"}
-        self._heads: dict[tuple[str, str, bool], RequestHead] = {}
+        self._own_names = {name.lower() for name in self._headers}
+        self._named = "x-correlation-id" in self._own_names  # by the operator
+        self._heads: dict[tuple[str, str, bool, frozenset[str]], RequestHead] = {}
 
     # -- calls --------------------------------------------------------------------------------
     def post(
@@ -120,8 +124,9 @@ class UpstreamClient:
     ) -> bytes:
         """POST and return the whole body of a 2xx answer. Raises ProviderError or CallCancelled.
 
-        `headers` are added to the prepared ones. `fields` are the request fields that the client
-        sent: an error names no other.
+        `headers`, by lower-case name, are added to the prepared ones and stand in place of those of
+        the same name. `fields` are the request fields that the client sent: an error names no
+        other.
         """
         exchange = deadlines.watch(call)
         try:
@@ -196,11 +201,13 @@ class UpstreamClient:
             raise cut_error(self.provider_name, exchange, self.timeouts)
         connect = min(self.timeouts.connect, remaining)
         identity = exchange.call.correlation_id
-        headers = {"X-Correlation-ID": identity} if identity else {}
+        headers = {"X-Correlation-ID": identity} if identity and not self._named else {}
+        replaced: Set[str] = _NONE
         if further:
             headers.update(further)
+            replaced = self._own_names.intersection(further)
         try:
-            head = self._head(method, path, streamed).render(headers, body)
+            head = self._head(method, path, streamed, replaced).render(headers, body)
         except ValueError as error:
             raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
         sent = time.monotonic()
@@ -220,16 +227,24 @@ class UpstreamClient:
             except TRANSPORT_ERRORS as error:
                 raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
 
-    def _head(self, method: str, path: str, streamed: bool) -> RequestHead:
-        head = self._heads.get((method, path, streamed))
+    def _head(
+        self, method: str, path: str, streamed: bool, replaced: Set[str] = _NONE
+    ) -> RequestHead:
+        """The prepared head without the headers in `replaced`."""
+        key = (method, path, streamed, frozenset(replaced))
+        head = self._heads.get(key)
         if head is None:
             pool = self._pool
             target = self._prefix + path + self._query
-            headers = self._sse_headers if streamed else self._headers
+            headers = {
+                name: value
+                for name, value in (self._sse_headers if streamed else self._headers).items()
+                if name.lower() not in replaced
+            }
             head = RequestHead(pool.ConnectionCls(pool.host, pool.port), method, target, headers)
             if len(self._heads) >= MAX_HEADS:
                 self._heads.clear()
-            self._heads[method, path, streamed] = head
+            self._heads[key] = head
         return head
 
     def _body_of(self, response: Response, exchange: Exchange) -> bytes:
