@@ -38,7 +38,7 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
-def wait_until(predicate: Callable[[], Any], timeout: float = 5.0, what: str = "") -> Any:
+def wait_until(predicate: Callable[[], Any], timeout: float = 30.0, what: str = "") -> Any:
     """Return the first truthy value of `predicate()`, called every few milliseconds.
 
     AssertionError after `timeout` seconds.
@@ -175,7 +175,7 @@ class Server:
         lines = [json.loads(line) for line in list(self.output)]
         return [line for line in lines if message is None or line["message"] == message]
 
-    def wait_for_line(self, message: str, timeout: float = 5.0, **fields: Any) -> dict[str, Any]:
+    def wait_for_line(self, message: str, timeout: float = 30.0, **fields: Any) -> dict[str, Any]:
         """The first log line with this message and these fields."""
 
         def find() -> dict[str, Any] | None:
@@ -214,7 +214,7 @@ class Server:
         """Wait until a stopping server has ended and its output is read; its exit code."""
         code = self.process.wait(timeout)
         for reader in self._readers:
-            reader.join(5)
+            reader.join(30)
         return code
 
 

@@ -356,7 +356,7 @@ def answering(answer: bytes, seen: list[bytes] | None = None) -> Iterator[int]:
     try:
         yield listener.getsockname()[1]
     finally:
-        thread.join(10)
+        thread.join(30)
         listener.close()
 
 

@@ -109,7 +109,7 @@ def start(make_app: MakeApp, fake_upstream: FakeUpstream) -> Iterator[Start]:
     yield make
     for server, thread in servers:
         server.shutdown()
-        thread.join(5)
+        thread.join(30)
         server.server_close()
     gpt.close()
 

@@ -149,7 +149,7 @@ def test_a_claim_that_ran_out_leaves_its_successor_alone(store: IdempotencyStore
     late = claim(store, "late")
     store._in_flight_seconds = 60
     # In Redis a claim lives for a second at least.
-    successor = wait_until(lambda: claimed_anew(store), 5, "the claim to run out")
+    successor = wait_until(lambda: claimed_anew(store), 30, "the claim to run out")
     late.finish(ANSWER) if end == "finish" else late.abandon()
     with pytest.raises(Conflict):
         begin(store, "late")

@@ -215,7 +215,7 @@ def test_a_dropped_stream_is_settled_though_the_thread_that_collects_it_holds_ev
         done.set()
 
     threading.Thread(target=collect, daemon=True).start()
-    assert done.wait(10), "garbage collection waits for a lock that its own thread holds"
+    assert done.wait(30), "garbage collection waits for a lock that its own thread holds"
     wait_until(lambda: taken(app)["slots"] == 0)
     wait_until(lambda: fake_upstream.open_connections == 0)
 
@@ -229,4 +229,4 @@ def test_work_left_behind_is_done_and_a_failure_ends_nothing() -> None:
     reaper.start()
     reaper.hand_over(fail)
     reaper.hand_over(done.set)
-    assert done.wait(5)
+    assert done.wait(30)

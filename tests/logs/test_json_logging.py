@@ -201,7 +201,7 @@ def test_a_reader_who_does_not_read_blocks_nobody_and_drops_are_counted() -> Non
     logger.addHandler(handler)
     dropped = log_records_dropped_total._value.get()  # type: ignore[attr-defined]
     logger.info("first")
-    assert stream.reached.wait(5)
+    assert stream.reached.wait(30)
     for _ in range(1000):
         logger.info("event")
     assert log_records_dropped_total._value.get() - dropped == 900  # type: ignore[attr-defined]

@@ -55,7 +55,7 @@ def exporter(tmp_path: Path) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
 
 
 def probe(exporter: str, target: str) -> dict[str, float]:

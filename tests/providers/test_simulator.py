@@ -43,7 +43,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield run
     for process in running:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
         assert process.stdout is not None
         process.stdout.close()
 

@@ -276,7 +276,7 @@ def test_calls_begun_before_it_opened_are_no_trials(make_router: RouterFactory) 
 
     def straggle(target: Target) -> str:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(30)
         return "late"
 
     straggler = threading.Thread(
@@ -285,7 +285,7 @@ def test_calls_begun_before_it_opened_are_no_trials(make_router: RouterFactory) 
         ).release()
     )
     straggler.start()
-    assert begun.wait(10)
+    assert begun.wait(30)
     for _ in range(2):
         with pytest.raises(BadResponse):
             run(router, "m")
@@ -294,7 +294,7 @@ def test_calls_begun_before_it_opened_are_no_trials(make_router: RouterFactory) 
         what="its time to be over, though nobody tries",
     )
     go.set()
-    straggler.join(10)
+    straggler.join(30)
     assert router.circuits() == {"a": "half_open"}
 
 

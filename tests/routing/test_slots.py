@@ -46,7 +46,7 @@ def test_a_waiting_chat_gets_the_slot_that_becomes_free(monkeypatch: pytest.Monk
     wait_until(lambda: slots._waiting == 1)
     assert not got.is_set()
     slots.release()
-    assert got.wait(5)
+    assert got.wait(30)
     waiter.join()
 
 
@@ -113,7 +113,7 @@ def test_those_who_wait_for_a_slot_are_counted_and_the_next_one_is_refused_at_on
     for _ in range(2):
         slots.release()
     for waiter in waiters:
-        waiter.join(10)
+        waiter.join(30)
     slots.release()
     assert (threads.held, slots._taken, slots._waiting) == (0, 0, 0)
 

@@ -114,7 +114,7 @@ def test_large_texts_are_read_one_at_a_time_and_small_ones_do_not_wait() -> None
         thread.start()
         assert json_bounds.loads(b"[1]") == [1]
         assert not read.is_set()
-    thread.join(10)
+    thread.join(30)
     assert read.is_set()
 
 

@@ -51,12 +51,12 @@ def test_running_requests_and_streams_finish_and_new_ones_are_refused(
         wait_until(lambda: len(fake_upstream.requests) == 15)
         server.process.send_signal(signal.SIGTERM)
         assert server.wait_for_line("draining")["requests"] == 15
-        wait_until(lambda: refuses(server), 5, "the listener to be closed")
+        wait_until(lambda: refuses(server), 30, "the listener to be closed")
         assert server.process.poll() is None
         fake_upstream.release()
         assert [future.result() for future in chats] == [200] * 10
         assert all(future.result().endswith(b"data: [DONE]\n\n") for future in streams)
-    assert server.wait(10) == 0
+    assert server.wait(30) == 0
     completed = [
         line
         for line in server.log_lines("request_completed")

@@ -185,7 +185,7 @@ class Task:
     def service(self) -> None:
         self.thread = threading.current_thread().name
         self.started.set()
-        self.may_end.wait(10)
+        self.may_end.wait(30)
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def do(dispatcher: WorkerPool) -> Task:
     """Start a task and wait until a thread has it."""
     task = Task()
     dispatcher.add_task(task)
-    assert task.started.wait(5)
+    assert task.started.wait(30)
     return task
 
 
@@ -225,7 +225,7 @@ def test_tasks_at_once_have_threads_of_their_own_and_the_rest_wait(threads: Work
     threads.add_task(waiting)
     assert not waiting.started.is_set()
     running[0].may_end.set()
-    assert waiting.started.wait(5)
+    assert waiting.started.wait(30)
     for task in (*running, waiting):
         task.may_end.set()
     wait_until(lambda: threads.active_count == 0)
@@ -293,7 +293,7 @@ def test_a_burst_wakes_few_threads_at_once_and_all_of_it_is_done(threads: Worker
     assert not any(task.started.is_set() for task in tasks)
     assert len(threads._asleep) == 4
     wait_until(lambda: not threads.hand_out())
-    assert all(task.started.wait(5) for task in tasks)
+    assert all(task.started.wait(30) for task in tasks)
     for task in tasks:
         task.may_end.set()
 

@@ -61,7 +61,7 @@ def test_clients_that_pipeline_and_read_nothing_hold_no_thread(
         silent(server, stack, DOCUMENT * 100)
     wait_until(lambda: len(completed(server, "/openapi.json")) >= 20, 30)
     assert raw(server, CLOSING).split()[1] == b"200"
-    wait_until(lambda: server.metrics()["server_threads_busy"] == 1, 10)
+    wait_until(lambda: server.metrics()["server_threads_busy"] == 1)
     # A client that has not read its first answer gets no second one.
     answered = len(completed(server, "/openapi.json"))
     assert raw(server, CLOSING).split()[1] == b"200"
@@ -112,7 +112,7 @@ def test_what_clients_have_not_taken_is_bounded_and_the_most_stalled_go_first(
     server = serve(GOBLIN_THREADS="8", GOBLIN_MAX_UNSENT_BYTES=str(4 * 1024 * 1024))
     script = b"GET /docs/rapidoc.js HTTP/1.1\r\nHost: a\r\n\r\n"
     first = silent(server, stack, script)
-    wait_until(lambda: server.metrics()["server_unsent_bytes"] > 0, 10)
+    wait_until(lambda: server.metrics()["server_unsent_bytes"] > 0)
     for _ in range(10):
         silent(server, stack, script)
     line = server.wait_for_line("readers_cut", timeout=10)
@@ -121,7 +121,7 @@ def test_what_clients_have_not_taken_is_bounded_and_the_most_stalled_go_first(
     first.setblocking(True)
     assert taken_of(first) < 863_099
     # The sum is taken every 50 ms, so it may be above the bound for a moment.
-    wait_until(lambda: server.metrics()["server_unsent_bytes"] <= 4 * 1024 * 1024, 10)
+    wait_until(lambda: server.metrics()["server_unsent_bytes"] <= 4 * 1024 * 1024)
     metrics = server.metrics()
     assert metrics['server_readers_cut_total{reason="memory"}'] >= line["count"]
     assert raw(server, CLOSING).split()[1] == b"200"

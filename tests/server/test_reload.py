@@ -258,7 +258,7 @@ def test_many_hangups_in_a_row_end_in_one_that_is_done(serve: Serve, file: Path)
     for number in range(20, 60):
         file.write_text(BEFORE.replace("50 per", f"{number} per"))
         server.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: limit_of(chat(server, headers, "echo")) == "59", 10)
+    wait_until(lambda: limit_of(chat(server, headers, "echo")) == "59")
 
 
 def test_a_server_in_a_terminal_ends_when_the_terminal_is_closed(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ class Rsyslog:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_until(pid.exists, 10, "rsyslogd")
+        wait_until(pid.exists, 30, "rsyslogd")
 
     def stop(self) -> None:
         """End it in its own way, which saves what it has queued."""
@@ -176,7 +176,7 @@ def test_each_line_arrives_with_its_ecs_names_and_the_first_error_is_mailed(
     assert server.stop() == 0
     wait_until(lambda: count(collector, "server_stopped"), 20)
     written = [json.loads(line) for line in (rsyslog.logs / "goblin.log").read_text().splitlines()]
-    wait_until(lambda: len(rsyslog.kept()) == len(written), 10)
+    wait_until(lambda: len(rsyslog.kept()) == len(written))
     assert rsyslog.kept() == written
     assert [line["message"] for line in collector.lines] == [line["message"] for line in written]
     sent = next(line for line in collector.lines if line["trace.id"] == "abc-1")

@@ -212,7 +212,7 @@ class FakeUpstream:
         _close(self._listener)
         self.close_idle()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(30)
             assert not thread.is_alive(), "a connection of the fake upstream hangs"
         repeated = {name for request in self.requests for name in request.repeated}
         assert not repeated, f"sent upstream more than once: {repeated}"

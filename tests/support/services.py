@@ -250,7 +250,7 @@ class Nginx:
         """End it."""
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(10)
+            self.process.wait(30)
             assert self.process.stderr is not None
             self.process.stderr.close()
             self.process = None

@@ -48,7 +48,7 @@ class WebhookReceiver:
     def __exit__(self, *exception: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(5)
+        self._thread.join(30)
 
     def to(self, path: str) -> list[Notification]:
         """What arrived at one path so far."""

@@ -40,7 +40,7 @@ class Target:
         self.gate.set()
 
     def __call__(self, batch: list[UsageEntry]) -> None:
-        self.gate.wait(10)
+        self.gate.wait(30)
         self.batches.append(batch)
 
     @property

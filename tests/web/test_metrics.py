@@ -148,7 +148,7 @@ def test_who_waits_for_a_database_connection_is_counted(tmp_path: Path) -> None:
         waiter = threading.Thread(target=lambda: pool.connect(engine).close())
         waiter.start()
         wait_until(lambda: REGISTRY.get_sample_value("database_pool_waiting") == 1)
-    waiter.join(10)
+    waiter.join(30)
     assert REGISTRY.get_sample_value("database_pool_waiting") == 0
     assert REGISTRY.get_sample_value("database_pool_connections_in_use") == 0
     engine.dispose()

@@ -109,7 +109,7 @@ def development(make_app: MakeApp) -> Iterator[SimpleNamespace]:
     thread.start()
     yield SimpleNamespace(port=server.server_port)
     server.shutdown()
-    thread.join(10)
+    thread.join(30)
     server.server_close()
 
 

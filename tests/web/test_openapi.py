@@ -183,7 +183,7 @@ def test_a_first_burst_makes_the_document_once(app: Flask, monkeypatch: pytest.M
     together = threading.Barrier(8)
 
     def ask(_: int) -> int:
-        together.wait(10)
+        together.wait(30)
         return app.test_client().get("/openapi.json").status_code
 
     with ThreadPoolExecutor(8) as pool:

@@ -107,7 +107,7 @@ def test_instances_passes_when_as_many_run_as_are_configured(
     migrate(made)
     assert "none runs" in only(storage.instances(made)).message
     serve(DATABASE_URL=postgres_url)
-    wait_until(lambda: "1 run" in only(storage.instances(made)).message, 10, "one instance")
+    wait_until(lambda: "1 run" in only(storage.instances(made)).message, 30, "one instance")
     assert verdict(storage.instances(made)) == "ok"
 
 
@@ -118,7 +118,7 @@ def test_instances_fails_when_more_run_than_are_configured(
     migrate(made)
     for _ in range(2):
         serve(DATABASE_URL=postgres_url)
-    wait_until(lambda: "2 run" in only(storage.instances(made)).message, 10, "two instances")
+    wait_until(lambda: "2 run" in only(storage.instances(made)).message, 30, "two instances")
     found = only(storage.instances(made))
     assert found.verdict == "failure"
     assert "GOBLIN_INSTANCES=2" in found.fix

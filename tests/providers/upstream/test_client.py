@@ -238,14 +238,14 @@ def test_the_pool_keeps_as_many_connections_as_it_has_threads(
         barrier = threading.Barrier(2)
 
         def run(meet: threading.Barrier = barrier) -> None:
-            meet.wait(5)
+            meet.wait(30)
             client.post("/", b"", Call())
 
         threads = [threading.Thread(target=run) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(5)
+            thread.join(30)
     assert fake_upstream.connections <= 2
     assert len(fake_upstream.requests) == 6
 
@@ -408,7 +408,7 @@ def test_many_calls_cut_in_every_way_leave_nothing_behind(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(30)
     assert sorted(outcomes) == ["CallCancelled"] * 20 + ["Timeout"] * 20
     wait_until(lambda: fake_upstream.open_connections == 0)
     assert deadlines.active() == 0

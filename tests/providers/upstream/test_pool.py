@@ -39,6 +39,6 @@ def test_a_finaliser_may_give_a_connection_back_at_any_line_of_the_pool() -> Non
 
     thread = threading.Thread(target=use, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive()
     assert given_back > 0
