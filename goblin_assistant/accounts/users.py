@@ -43,7 +43,7 @@ class Accounts:
 
     def __init__(self, engine: Engine, config: Config, threads: ThreadBudget | None = None) -> None:
         self._engine = engine
-        self.tokens = AccessTokens(config.secret, config.access_token_seconds)
+        self.tokens = AccessTokens(config.accepted_secrets, config.access_token_seconds)
         self.passwords = Passwords(
             config.password_hash_concurrency,
             config.most_logins,

@@ -51,11 +51,17 @@ def _bodies(settings: DerivedValues) -> Iterator[str]:
 
 
 def _secret_key(settings: DerivedValues) -> Iterator[str]:
-    key = settings.secret_key
+    key, previous = settings.secret_key, settings.secret_key_previous
     if key is not None and len(key.get_secret_value().encode()) < 32:
         yield f"SECRET_KEY: 32 bytes or more; {_MAKE_SECRET}"
     if key is None and settings.production:
         yield f"SECRET_KEY: required unless GOBLIN_ENV=development; {_MAKE_SECRET}"
+    if previous is None:
+        return
+    if len(previous.get_secret_value().encode()) < 32:
+        yield "SECRET_KEY_PREVIOUS: 32 bytes or more, as SECRET_KEY"
+    elif previous == key:
+        yield "SECRET_KEY_PREVIOUS: is SECRET_KEY itself; leave it empty, or set the other key"
 
 
 def _origins(settings: DerivedValues) -> Iterator[str]:

@@ -84,3 +84,9 @@ class DerivedValues(CallSettings, ServerSettings, InstanceSettings):
         """The signing key. Config.load() guarantees that there is one."""
         assert self.secret_key is not None
         return self.secret_key.get_secret_value()
+
+    @property
+    def accepted_secrets(self) -> tuple[str, ...]:
+        """The keys whose signatures are accepted: the signing key first."""
+        previous = self.secret_key_previous
+        return (self.secret,) if previous is None else (self.secret, previous.get_secret_value())

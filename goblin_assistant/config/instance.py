@@ -29,6 +29,12 @@ class InstanceSettings(Settings):
     secret_key: Secret = setting(
         None, "SECRET_KEY", "signs access tokens; 32 bytes or more; required in production"
     )
+    secret_key_previous: Secret = setting(
+        None,
+        "SECRET_KEY_PREVIOUS",
+        "a second key whose access tokens are accepted while SECRET_KEY is rotated; "
+        "signs nothing; empty otherwise",
+    )
     instance_dir: Path = setting(
         Path("instance"),
         "GOBLIN_INSTANCE_DIR",

@@ -259,17 +259,17 @@ def test_a_token_of_another_algorithm_is_refused(algorithm: str) -> None:
     claims = {"sub": "1", "tv": 0, "iat": 0, "exp": 9_999_999_999}
     token = jwt.encode(claims, "" if algorithm == "none" else "s" * 64, algorithm=algorithm)
     with pytest.raises(Unauthorized) as caught:
-        AccessTokens("s" * 64, 900).check(token)
+        AccessTokens(["s" * 64], 900).check(token)
     assert caught.value.reason == "bad_token"
 
 
 def test_a_token_of_another_secret_or_with_a_changed_letter_is_refused() -> None:
-    tokens = AccessTokens("s" * 40, 900)
+    tokens = AccessTokens(["s" * 40], 900)
     good = tokens.issue(1, 0)
     assert tokens.check(good).user_id == 1
     head, body, signature = good.split(".")
     for bad in (
-        AccessTokens("t" * 40, 900).issue(1, 0),
+        AccessTokens(["t" * 40], 900).issue(1, 0),
         f"{head}.{body}x.{signature}",
         "",
         "a.b.c",
@@ -282,7 +282,7 @@ def test_a_token_of_another_secret_or_with_a_changed_letter_is_refused() -> None
 def test_an_expired_token_is_refused_also_when_it_was_checked_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tokens = AccessTokens("s" * 40, 60)
+    tokens = AccessTokens(["s" * 40], 60)
     token = tokens.issue(1, 0)
     claims = tokens.check(token)
     monkeypatch.setattr("goblin_assistant.accounts.tokens.time.time", lambda: claims.expires_at + 1)
@@ -293,7 +293,7 @@ def test_an_expired_token_is_refused_also_when_it_was_checked_before(
 
 def test_the_memory_of_checked_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("goblin_assistant.accounts.tokens._CACHE_SIZE", 10)
-    tokens = AccessTokens("s" * 40, 900)
+    tokens = AccessTokens(["s" * 40], 900)
     for number in range(55):
         tokens.check(tokens.issue(number, 0))
     assert len(tokens._cache) <= 10

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from dotenv import dotenv_values
 from sqlalchemy import make_url
 
 from goblin_assistant.commands.doctor.context import Context
@@ -46,6 +48,37 @@ def signing_key(context: Context) -> Iterator[Finding]:
         yield failure("SECRET_KEY", "repeats itself or has few different characters", _MAKE)
     else:
         yield ok("SECRET_KEY", f"{len(key)} characters")
+    yield from _previous_key(context)
+
+
+def _previous_key(context: Context) -> Iterator[Finding]:
+    # Only access tokens are signed, so nothing needs the key for longer than one lives. Since when
+    # it is set is known only where it stands in `.env`.
+    config = context.config
+    if config.secret_key_previous is None:
+        return
+    life = config.access_token_seconds
+    age = _seconds_since_change(context.dotenv)
+    if age is not None and age <= life and _sets(context.dotenv, "SECRET_KEY_PREVIOUS"):
+        yield ok("SECRET_KEY_PREVIOUS", f"set, and {context.dotenv.name} is {age:.0f} s old")
+    else:
+        yield warning(
+            "SECRET_KEY_PREVIOUS",
+            "set: whoever has that key can make access tokens",
+            f"Remove it when all instances have signed with SECRET_KEY for {life} s "
+            "(docs/operations.md, Rotating SECRET_KEY).",
+        )
+
+
+def _seconds_since_change(path: Path) -> float | None:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _sets(path: Path, name: str) -> bool:
+    return bool(dotenv_values(path).get(name))
 
 
 def other_secrets(context: Context) -> Iterator[Finding]:

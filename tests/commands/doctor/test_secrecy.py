@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,22 @@ def test_signing_key_passes_when_it_is_random(context: MakeContext) -> None:
 )
 def test_signing_key_fails_when_it_can_be_guessed(context: MakeContext, key: str) -> None:
     assert verdict(secrecy.signing_key(context(secret_key=key))) == "failure"
+
+
+def test_previous_key_warns_unless_the_file_that_sets_it_is_younger_than_a_token(
+    context: MakeContext,
+) -> None:
+    made = context(secret_key_previous=SECRET + "2", access_token_seconds=900)
+    _, found = secrecy.signing_key(made)
+    assert (found.subject, found.verdict) == ("SECRET_KEY_PREVIOUS", "warning")
+    assert "900 s" in (found.fix or "")
+    made.dotenv.write_text(f"SECRET_KEY={SECRET}\nSECRET_KEY_PREVIOUS={SECRET}2\n")
+    assert [line.verdict for line in secrecy.signing_key(made)] == ["ok", "ok"]
+    long_ago = made.dotenv.stat().st_mtime - 1000
+    os.utime(made.dotenv, (long_ago, long_ago))
+    assert [line.verdict for line in secrecy.signing_key(made)] == ["ok", "warning"]
+    made.dotenv.write_text(f"SECRET_KEY={SECRET}\n")  # it comes from the environment
+    assert [line.verdict for line in secrecy.signing_key(made)] == ["ok", "warning"]
 
 
 def test_other_secrets_passes_when_all_are_random(context: MakeContext) -> None:
