@@ -87,18 +87,26 @@ and go on with the five-minute tour in README.md. Ctrl-C stops the server.
 @click.option("--env-example", is_flag=True, help="Print .env.example instead.")
 @click.option("--table", is_flag=True, help="Print the table of docs/configuration.md instead.")
 def show_config(env_example: bool, table: bool) -> None:
-    """Print every setting as it is in force; secrets are redacted."""
+    """Print every setting as it is in force, secrets redacted, and check goblin.toml's names."""
     from goblin_assistant.config import docs
+    from goblin_assistant.providers import build_registry
+    from goblin_assistant.routing.targets import check_routes
 
     if env_example:
         click.echo(docs.env_example(), nl=False)
     elif table:
         click.echo(docs.table(), nl=False)
     else:
-        for name, value in Config.load().redacted().items():
+        config = Config.load()
+        for name, value in config.redacted().items():
             if isinstance(value, list):
                 value = json.dumps(value)
             click.echo(f"{name}={'' if value is None else value}")
+        registry = build_registry(config)
+        try:
+            check_routes(config.file, registry)
+        finally:
+            registry.close()
 
 
 def main() -> None:

@@ -323,6 +323,11 @@ usage_unsaved_records = Gauge(
     "Usage records that the database did not take and that wait to be written again.",
     registry=REGISTRY,
 )
+usage_orphaned_journals = Gauge(
+    "usage_orphaned_journals",
+    "Journals of killed processes in the instance folder that could not be imported yet.",
+    registry=REGISTRY,
+)
 usage_backlog_records = Gauge(
     "usage_backlog_records",
     "Usage records of finished chats that wait for the next write.",

@@ -66,6 +66,9 @@ class Recovery:
         self._table = table
         self._journal = journal
         self._most = kept_in_memory
+        self.orphaned = 0
+        """Journals that the last import left. How many of their records the database lacks, only
+        the database could say."""
         self._reset()
         run_in_child(self._reset)  # the parent writes its own records
 
@@ -157,14 +160,20 @@ class Recovery:
         Raises DatabaseUnavailable. A journal stays until all of its records are written.
         """
         total = ImportResult()
-        for orphan in orphans(self._journal.folder):
+        found = orphans(self._journal.folder)
+        left = 0
+        for orphan in found:
             try:
                 result = self.import_records(orphan.lines())
                 total.add(result)
                 orphan.damaged = bool(result.unreadable)
                 orphan.done()
+            except DatabaseUnavailable:
+                self.orphaned = left + 1 + sum(1 for _ in found)
+                raise
             except OSError as error:  # the disk's fault, of this file: the others are imported
                 skipped(orphan.path, error.strerror or str(error))
+                left += 1
                 continue
             if result.imported or result.unreadable:
                 level = logging.ERROR if result.unreadable else logging.WARNING
@@ -174,6 +183,7 @@ class Recovery:
                     "unreadable": result.unreadable,
                 }
                 logger.log(level, "usage_journal_imported", extra=extra)
+        self.orphaned = left
         return total
 
     def _write(self, entries: Sequence[UsageEntry]) -> ImportResult:

@@ -72,6 +72,7 @@ class UsageStore:
         self._journal = Journal(instance_dir / "journal")
         self.recovery = Recovery(self._database, self._table, self._journal, kept_in_memory)
         metrics.usage_unsaved_records.set_function(self.recovery.waiting)
+        metrics.usage_orphaned_journals.set_function(lambda: self.recovery.orphaned)
         self._reservation_ms = round(reservation_seconds * 1000)
         self.batch_writer = BatchWriter(self._save_batch, batch_seconds)
         metrics.usage_backlog_records.set_function(lambda: len(self.batch_writer))

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from goblin_assistant.cli import COMMANDS, cli
+from goblin_assistant.config import ConfigError
 from tests.conftest import ROOT
 
 
@@ -51,3 +52,17 @@ def test_serving_loads_nothing_that_only_commands_and_options_need(tmp_path: Pat
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == ""
+
+
+def test_config_lists_the_settings_and_what_is_wrong_with_goblin_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GOBLIN_ENV", "development")
+    (tmp_path / "goblin.toml").write_text('[aliases]\nfast = "absent/m"\n')
+    result = CliRunner().invoke(cli, ["config"])
+    assert "GOBLIN_ENV=development" in result.output
+    assert isinstance(result.exception, ConfigError)  # the console script's exit code 2
+    assert "there is no provider 'absent'" in str(result.exception)
+    (tmp_path / "goblin.toml").write_text('[aliases]\nfast = "echo/echo"\n')
+    assert CliRunner().invoke(cli, ["config"]).exit_code == 0

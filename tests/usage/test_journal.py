@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.usage import journal as usage_journal
 from goblin_assistant.usage.journal import Journal, orphans
 from goblin_assistant.usage.records import UsageEntry, entry_in, journal_line
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 from tests.support.accounts_fixtures import database_url, engine
-from tests.support.books import entry, open_store
+from tests.support.books import entry, open_database, open_store
+from tests.support.services import PostgresServer
 from tests.support.threads import at_once
 
 __all__ = ["database_url", "engine"]
@@ -265,3 +267,27 @@ def test_whatever_is_no_readable_file_is_skipped_once_and_the_others_are_importe
     said = [record for record in caplog.records if record.message == "usage_journal_skipped"]
     files = [record.__dict__["file"] for record in said]
     assert files == ["1.jsonl", "2.jsonl", "3.jsonl", "4.jsonl"]
+
+
+def test_journals_that_cannot_be_imported_are_counted_until_they_are(
+    own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    engine = open_database(own_postgres.create_database())
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.jsonl").write_bytes(journal_line(entry()))
+    with open_store(engine, tmp_path) as store:
+        own_postgres.stop()
+        assert store.retry_unsaved() == 0
+        assert exported("usage_orphaned_journals") == 3
+        # How many records the database lacks is not known.
+        assert exported("usage_unsaved_records") == 0
+        own_postgres.start()
+        assert wait_until(store.retry_unsaved, 30, "the import") == 3
+        assert exported("usage_orphaned_journals") == 0
+    engine.dispose()
+
+
+def exported(name: str) -> float | None:
+    return REGISTRY.get_sample_value(name)
