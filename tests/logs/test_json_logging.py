@@ -294,7 +294,14 @@ def test_a_forked_child_logs_too() -> None:
         "os._exit(0)\n"
         "os.waitpid(child, 0)\n"
     )
-    assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["child"]
+    assert own_messages(done.stdout) == ["child"]
+
+
+def own_messages(output: str) -> list[str]:
+    """The messages of the product's logger. From Python 3.12 on, a fork beside the writer's thread
+    is a warning, and the log has a line for it too."""
+    lines = [json.loads(line) for line in output.splitlines()]
+    return [line["message"] for line in lines if line["logger"] == "goblin_assistant"]
 
 
 def test_a_forked_child_does_not_write_the_lines_that_its_parent_had_queued() -> None:
@@ -309,10 +316,7 @@ def test_a_forked_child_does_not_write_the_lines_that_its_parent_had_queued() ->
         "    log.info('child'); json_logging.flush(); os._exit(0)\n"
         "os.waitpid(child, 0)\n"
     )
-    assert sorted(json.loads(line)["message"] for line in done.stdout.splitlines()) == [
-        "child",
-        "parent",
-    ]
+    assert sorted(own_messages(done.stdout)) == ["child", "parent"]
 
 
 def test_a_full_pipe_that_is_read_later_loses_nothing_that_fits() -> None:
