@@ -1,6 +1,7 @@
 """One typed, documented, validated configuration.
 
-Sources, strongest first: arguments, environment, `.env`, `goblin.toml` (provider rows, aliases,
+Sources, strongest first: arguments, environment, `.env` (`NAME_FILE` names a file with the value of
+NAME), `goblin.toml` (provider rows, aliases,
 chains, prices, limits), defaults. `ConfigError` reports everything wrong at once, by the setting's
 name, with what is accepted. The settings are in instance.py, server.py and calls.py; `.env.example`
 and docs/configuration.md are generated from them.
@@ -81,9 +82,10 @@ class Config(DerivedValues):
         `overrides` maps attribute names or variable names to values (tests). `environ` replaces
         os.environ, `dotenv` the file `.env`.
         """
-        variables = sources.read_variables(environ, dotenv)
         names = {cls.env_name(name): name for name in cls.model_fields if name != "file"}
+        variables, unread = sources.read_variables(environ, dotenv, names)
         values, problems = sources.choose(variables, overrides or {}, names)
+        problems = unread + problems
         problems += sources.add_goblin_file(values)
         sources.add_development_secret(values)
         config = cls._build(values, problems)

@@ -1,4 +1,5 @@
-"""Where settings come from: the environment, `.env`, `goblin.toml`, the development secret."""
+"""Where settings come from: the environment, `.env`, files that these name, `goblin.toml`, the
+development secret."""
 
 from __future__ import annotations
 
@@ -19,12 +20,52 @@ _NOT_OURS = ("GOBLIN_TEST_", "GOBLIN_LOADTEST")
 """Variables that the tests and the load test read."""
 
 
-def read_variables(environ: Mapping[str, str] | None, dotenv: Path | None) -> dict[str, str]:
-    """All variables of `.env` and the environment, which wins."""
+def read_variables(
+    environ: Mapping[str, str] | None, dotenv: Path | None, names: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """All variables of `.env` and the environment, which wins, and a line for each problem.
+
+    `names` are the variables of settings. `NAME_FILE` stands for NAME and names a file with its
+    value, as secrets of Docker and Kubernetes come.
+    """
     path = dotenv if dotenv is not None else Path(".env")
     from_file = dotenv_values(path) if path.is_file() else {}
     given = {name: value for name, value in from_file.items() if value is not None}
-    return {**given, **(os.environ if environ is None else environ)}
+    variables: dict[str, str] = {}
+    problems: list[str] = []
+    for source in (given, os.environ if environ is None else environ):
+        values, wrong = _read_value_files(source, names)
+        variables |= values
+        problems += wrong
+    return variables, problems
+
+
+def _read_value_files(
+    source: Mapping[str, str], names: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """The variables of one source with `NAME_FILE` replaced by NAME and the contents."""
+    variables, problems = dict(source), []
+    for variable, path in source.items():
+        name = variable.removesuffix("_FILE")
+        # GOBLIN_LOG_FILE is a setting itself; SSL_CERT_FILE is somebody else's.
+        if name == variable or variable in names:
+            continue
+        if name not in names and not name.endswith("_API_KEY"):
+            continue
+        del variables[variable]
+        if path == "":
+            continue
+        if source.get(name):
+            problems.append(f"{name}: set, and {variable} too; keep one of them")
+            continue
+        try:
+            # Editors and `echo` end a file with a newline.
+            variables[name] = Path(path).read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            # Without the value: it may be the secret itself, by mistake.
+            problems.append(f"{variable}: the file that it names cannot be read: {reason}")
+    return variables, problems
 
 
 def choose(

@@ -220,3 +220,43 @@ def test_the_example_file_has_the_guides_two_samples(tmp_path: Path) -> None:
     config = Config.load(environ={"SECRET_KEY": SECRET}, dotenv=dotenv)
     assert config.cors_origins == origins.split(",")
     assert config.log_level == "WARNING"
+
+
+def test_a_setting_and_a_providers_key_can_come_from_files(tmp_path: Path) -> None:
+    secret, key = tmp_path / "secret-key", tmp_path / "gemini"
+    secret.write_text(SECRET + "\n")
+    key.write_text("key-of-gemini\r\n")
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"SECRET_KEY={'e' * 32}\nGEMINI_API_KEY_FILE={key}\n")
+    environ = {
+        "SECRET_KEY_FILE": str(secret),
+        "REDIS_URL": "redis://cache/0",
+        "REDIS_URL_FILE": "",
+        "GOBLIN_LOG_FILE": str(tmp_path / "not-there-yet"),
+        "SSL_CERT_FILE": str(tmp_path / "of-somebody-else"),
+    }
+    config = Config.load(environ=environ, dotenv=dotenv)
+    assert config.secret == SECRET
+    assert config.redis_url == "redis://cache/0"
+    assert config.environ["GEMINI_API_KEY"] == "key-of-gemini"
+    assert config.log_file == tmp_path / "not-there-yet"
+    secret.write_text("n" * 32)
+    assert config.load_again().secret == "n" * 32
+
+
+def test_a_file_that_cannot_be_read_is_reported_without_what_stands_there(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    found = problems(
+        tmp_path,
+        SECRET_KEY_FILE="the-secret-itself-by-mistake",
+        DATABASE_URL_FILE=str(tmp_path / "binary"),
+        REDIS_URL="redis://cache/0",
+        REDIS_URL_FILE="/run/secrets/redis-url",
+        GOBLIN_THREDS_FILE="/run/secrets/threads",
+    )
+    text = "\n".join(found)
+    assert "SECRET_KEY_FILE: the file that it names cannot be read: No such file" in text
+    assert "DATABASE_URL_FILE: the file that it names cannot be read: not UTF-8 text" in text
+    assert "REDIS_URL: set, and REDIS_URL_FILE too; keep one of them" in text
+    assert "GOBLIN_THREDS_FILE: unknown setting" in text
+    assert "by-mistake" not in text
