@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -237,11 +238,18 @@ class Serve(Protocol):
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """A factory of real servers, each a process on a free port, killed at the end of the test."""
+    with serving(tmp_path) as start:
+        yield start
+
+
+@contextmanager
+def serving(base: Path) -> Iterator[Serve]:
+    """The same for any scope: servers in folders of `base`, killed at the end of the block."""
     servers: list[Server] = []
 
     def start(wait: bool = True, **env: str) -> Server:
         port = int(env.pop("GOBLIN_PORT", free_port()))
-        folder = tmp_path / f"server{len(servers)}"
+        folder = base / f"server{len(servers)}"
         folder.mkdir(exist_ok=True)
         variables = {
             "PATH": os.environ["PATH"],
@@ -266,14 +274,16 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             wait_until(lambda: _up(server), 20, "the server to answer")
         return server
 
-    yield start
-    for server in servers:
-        if server.process.poll() is None:
-            server.process.kill()
-        server.process.wait()
-        for pipe in (server.process.stdout, server.process.stderr):
-            assert pipe is not None
-            pipe.close()
+    try:
+        yield start
+    finally:
+        for server in servers:
+            if server.process.poll() is None:
+                server.process.kill()
+            server.process.wait()
+            for pipe in (server.process.stdout, server.process.stderr):
+                assert pipe is not None
+                pipe.close()
 
 
 def _up(server: Server) -> bool:

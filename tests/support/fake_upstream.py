@@ -50,7 +50,15 @@ SILENCE = Silence()
 CUT = Close()
 RESET = Close(reset=True)
 
-Step = bytes | Silence | Close | Pause
+
+@dataclass(frozen=True)
+class Gate:
+    """Send nothing until `opened` is set, or until the peer closes the connection."""
+
+    opened: threading.Event = field(default_factory=threading.Event)
+
+
+Step = bytes | Silence | Close | Pause | Gate
 
 
 @dataclass(frozen=True)
@@ -299,7 +307,8 @@ class FakeUpstream:
                 _reset(connection)
             return False
         end = time.monotonic() + (step.seconds if isinstance(step, Pause) else 60)
-        while time.monotonic() < end and not (isinstance(step, Silence) and self._release.is_set()):
+        over = step.opened if isinstance(step, Gate) else self._release
+        while time.monotonic() < end and (isinstance(step, Pause) or not over.is_set()):
             if select.select([connection], [], [], 0.01)[0] and not connection.recv(
                 1, socket.MSG_PEEK
             ):
