@@ -57,11 +57,14 @@ def test_an_address_beyond_ascii_is_found_in_either_unicode_form(accounts: Accou
 
 def test_of_sixteen_registrations_of_one_address_at_once_one_succeeds(accounts: Accounts) -> None:
     def attempt(_: int) -> bool:
-        try:
-            accounts.create("ada@example.com", PASSWORD)
-        except Conflict:
-            return False
-        return True
+        while True:
+            try:
+                accounts.create("ada@example.com", PASSWORD)
+            except NoFreeSlot:  # on a busy machine a hash may wait for too long
+                continue
+            except Conflict:
+                return False
+            return True
 
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(attempt, range(16))) == 1
