@@ -14,11 +14,13 @@ from goblin_assistant.errors import AppError
 from goblin_assistant.version import __version__
 
 COMMANDS = {
+    "backup": "backup",
     "db": "database",
     "doctor": "doctor.command",
     "explain": "explain",
     "keys": "keys",
     "report": "report",
+    "restore": "backup",
     "simulate": "simulate",
     "usage": "usage",
     "users": "users",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 NOTE = "backup_last_success"
@@ -15,3 +16,12 @@ def last_backup(folder: Path) -> float | None:
         return float((folder / NOTE).read_text())
     except (OSError, ValueError):
         return None
+
+
+def note_backup(folder: Path, seconds: float) -> None:
+    """Write the note in one step: servers read it with every scrape. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NOTE
+    partial = path.with_name(f"{NOTE}.{os.getpid()}")
+    partial.write_text(f"{seconds:.0f}\n")
+    partial.replace(path)
