@@ -19,6 +19,7 @@ COMMANDS = {
     "doctor": "doctor.command",
     "explain": "explain",
     "keys": "keys",
+    "prove": "prove.command",
     "report": "report",
     "restore": "backup",
     "simulate": "simulate",

@@ -1,0 +1,1 @@
+"""goblin-assistant prove: the product's promises, tried against a running deployment."""

@@ -1,0 +1,50 @@
+"""A client that goes away ends its call at the provider."""
+
+from __future__ import annotations
+
+import time
+
+from goblin_assistant.commands.prove.deployment import Deployment
+from goblin_assistant.commands.prove.verdicts import Broken, NotTried, Seen
+
+PROMISE = "When a client goes away, its call to the provider ends"
+WORDS = 600
+"""A minute of stream: nobody waits for its end here."""
+_READ = 5
+_SECONDS = 12.0
+
+
+def disconnect(deployment: Deployment) -> Seen:
+    """What can be seen from outside is the usage record: it is written when the call ends, says
+    that the chat was not completed, and counts the words that the provider had sent until then. A
+    call that went on would be written after a minute, with all of its words."""
+    before = deployment.usage()
+    with (
+        deployment.session() as session,
+        deployment.good(
+            deployment.post(session, "word " * WORDS, streamed=True, paced=True, max_tokens=WORDS)
+        ) as answer,
+    ):
+        began, read = time.monotonic(), 0
+        for line in answer.iter_lines(chunk_size=1):
+            read += line.startswith(b"data:")
+            if read == _READ:
+                break
+        else:
+            raise NotTried("the stream ended before its client could leave; see `streams`")
+    left = time.monotonic()
+    added = deployment.usage_since(before, 1, _SECONDS)
+    after = time.monotonic() - left
+    if not added.requests:
+        raise Broken(
+            f"no usage record within {after:.0f} s after the client had gone: the call goes on "
+            "(nginx: proxy_ignore_client_abort off;)"
+        )
+    text = (
+        f"the client left after {left - began:.1f} s; the record came within {after:.1f} s, with "
+        f"{added.completion_tokens} of {WORDS} tokens, as "
+        f"{'not completed' if added.failed else 'completed'}"
+    )
+    if not added.failed or added.completion_tokens > WORDS / 2:
+        raise Broken(text)
+    return Seen(text, {"within_s": round(after, 1), "tokens": added.completion_tokens})
