@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -80,7 +81,7 @@ def test_a_client_that_cuts_its_stream_frees_everything(
 
 def usage_rows(server: Server) -> list[tuple[int, int]]:
     path = Path(f"/proc/{server.process.pid}/cwd").resolve() / "instance" / "goblin.db"
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT completed, status_code FROM usage_records").fetchall()
 
 
