@@ -111,6 +111,12 @@ class CallSettings(Settings):
     )
 
     # -- providers
+    provider_proxy_from_env: bool = setting(
+        False,
+        "GOBLIN_PROVIDER_PROXY_FROM_ENV",
+        "providers are called through HTTPS_PROXY, HTTP_PROXY and ALL_PROXY, but for the hosts of "
+        "NO_PROXY and this machine; a row's own `proxy` counts first",
+    )
     openai_api_key: Secret = setting(None, "OPENAI_API_KEY", "switches the openai provider on")
     openai_base_url: Url = setting(
         None, "OPENAI_BASE_URL", "another address for the openai provider, ending in /v1"

@@ -23,6 +23,20 @@ def http_url(value: str | None) -> str | None:
 Url = Annotated[str | None, AfterValidator(http_url)]
 
 
+_PROXY = re.compile(r"http://(?:[^\s/?#@]+@)?(?:[^\s/?#@:\[\]]+|\[[\da-fA-F:.]+\])(?::\d+)?/?")
+
+
+def proxy_url(value: SecretStr | None) -> SecretStr | None:
+    """The URL of a proxy, "" or None. The ValueError does not quote it: it may hold a password."""
+    text = value.get_secret_value() if value is not None else ""
+    if text and not (text.isascii() and _PROXY.fullmatch(text)):
+        raise ValueError("accepted: http://HOST:PORT or http://USER:PASSWORD@HOST:PORT")
+    return value
+
+
+ProxyUrl = Annotated[SecretStr | None, AfterValidator(proxy_url)]
+
+
 class ModelRow(BaseModel):
     """A model of a provider row with its capabilities and its context window in tokens."""
 
@@ -46,6 +60,9 @@ class ProviderRow(BaseModel):
     )
     enabled: bool = True
     base_url: Url = None
+    proxy: ProxyUrl = Field(
+        None, description='http://HOST:PORT, the way to the provider; "" for the direct way'
+    )
     api_key: SecretStr | None = Field(
         None, description="prefer api_key_env: files are copied, variables are not"
     )

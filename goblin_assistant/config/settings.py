@@ -129,6 +129,7 @@ class Config(DerivedValues):
             values += [row.api_key.get_secret_value()] if row.api_key else []
             values += [self._environ.get(row.api_key_env, "")] if row.api_key_env else []
             urls += [row.base_url] if row.base_url else []
+            urls += [row.proxy.get_secret_value()] if row.proxy else []
             # A header or a query may hold a key or an API version. A key is longer.
             values += [
                 value for value in (*row.headers.values(), *row.query.values()) if len(value) >= 16

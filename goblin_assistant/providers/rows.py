@@ -14,6 +14,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from goblin_assistant.config import Config, ConfigError, ModelRow, ProviderRow
 from goblin_assistant.providers.base import Model
+from goblin_assistant.providers.egress import credentials_of, proxy_of, proxy_problems
 from goblin_assistant.providers.presets import NO_PRESET, PRESETS, Preset
 from goblin_assistant.providers.upstream.errors import Timeouts
 
@@ -62,6 +63,7 @@ class RowArguments(TypedDict):
     timeouts: Timeouts
     pool_size: int
     max_concurrency: int | None
+    proxy: str | None
 
 
 def arguments_of(row: ProviderRow, config: Config) -> RowArguments:
@@ -74,6 +76,7 @@ def arguments_of(row: ProviderRow, config: Config) -> RowArguments:
         "timeouts": timeouts_of(row, config),
         "pool_size": config.threads,
         "max_concurrency": row.max_concurrency,
+        "proxy": proxy_of(row, config),
     }
 
 
@@ -144,6 +147,7 @@ def _complete(
     problems = [
         *_address_problems(name, complete, preset),
         *_key_problems(name, row, complete, preset, config),
+        *proxy_problems(name, complete, config),
     ]
     return ConfigError(problems) if problems else complete
 
@@ -194,4 +198,6 @@ def secrets_of(row: ProviderRow, config: Config) -> list[str]:
     ]
     if key := api_key_of(row, config):
         found.append(key)
+    if proxy := proxy_of(row, config):
+        found += credentials_of(proxy)
     return found

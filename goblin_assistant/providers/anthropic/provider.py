@@ -95,6 +95,7 @@ class AnthropicProvider(RemoteProvider):
         timeouts: Timeouts | None = None,
         pool_size: int = 64,
         max_concurrency: int | None = None,
+        proxy: str | None = None,
     ) -> None:
         """See RemoteProvider for the two lists of models."""
         self._options = options or Options()
@@ -118,6 +119,7 @@ class AnthropicProvider(RemoteProvider):
             pool_size,
             query,
             classify=classify,
+            proxy=proxy,
         )
         super().__init__(
             name,

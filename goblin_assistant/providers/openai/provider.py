@@ -58,6 +58,7 @@ class OpenAICompatibleProvider(RemoteProvider):
         timeouts: Timeouts | None = None,
         pool_size: int = 64,
         max_concurrency: int | None = None,
+        proxy: str | None = None,
     ) -> None:
         """See RemoteProvider for the two lists of models."""
         self._quirks = quirks = quirks or Quirks()
@@ -72,6 +73,7 @@ class OpenAICompatibleProvider(RemoteProvider):
             pool_size,
             query,
             classify=classify,
+            proxy=proxy,
             verify=quirks.ca_bundle or True,
         )
         super().__init__(

@@ -1,6 +1,7 @@
 """UpstreamClient: requests to one provider. Faults become ProviderErrors.
 
-A `requests` Session without the environment's proxies and .netrc holds the adapter. Its urllib3
+A `requests` Session without the environment's proxies and .netrc holds the adapter. A proxy is
+an argument. Its urllib3
 pool is called directly (connections.py), because `Session.request` costs twice the CPU of the call
 itself. Headers are prepared once for each client. Bodies are not changed.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Mapping, Set
+from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
@@ -27,7 +29,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ProtocolError
 from urllib3.response import HTTPResponse
 
-from goblin_assistant.providers.base import BadResponse, Call, ProviderError
+from goblin_assistant.providers.base import BadResponse, Call, ConnectionFailed, ProviderError
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.json_answers import parse_list
 from goblin_assistant.providers.upstream.connections import TrackedPool, TrackedTLSPool
@@ -57,6 +59,8 @@ have processed the request."""
 
 _NONE: frozenset[str] = frozenset()
 
+_POOLS = {"http": TrackedPool, "https": TrackedTLSPool}
+
 Classifier = Callable[[UpstreamFailure], ProviderError]
 
 
@@ -65,7 +69,14 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": TrackedPool, "https": TrackedTLSPool}
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def pool_to(self, prepared: requests.PreparedRequest, verify: bool | str, proxy: str) -> Any:
+        """The pool for a request's host, through a proxy."""
+        host, tls = self.build_connection_pool_key_attributes(prepared, verify)
+        manager = self.proxy_manager_for(proxy)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager.connection_from_host(**host, pool_kwargs=tls)
 
 
 class UpstreamClient:
@@ -73,7 +84,7 @@ class UpstreamClient:
 
     `base_url` may have a path; `query` is added to every address. `headers` go with every request.
     `classify` turns an unsuccessful answer into an error; the default reads only the status.
-    `verify` is True, or the path of a CA bundle.
+    `verify` is True, or the path of a CA bundle. `proxy` is an http:// URL, maybe with credentials.
     """
 
     def __init__(
@@ -87,6 +98,7 @@ class UpstreamClient:
         *,
         classify: Classifier = error_for,
         verify: bool | str = True,
+        proxy: str | None = None,
     ) -> None:
         self.provider_name = provider_name
         self.timeouts = timeouts
@@ -97,14 +109,25 @@ class UpstreamClient:
         adapter = _Adapter(pool_connections=1, pool_maxsize=pool_size)
         self._session.mount(base_url, adapter)
         prepared = requests.Request("POST", base_url).prepare()
-        self._pool = cast(
-            TrackedPool, adapter.get_connection_with_tls_context(prepared, verify=verify)
+        found = (
+            adapter.pool_to(prepared, verify, proxy)
+            if proxy
+            else adapter.get_connection_with_tls_context(prepared, verify=verify)
         )
+        self._pool = cast(TrackedPool, found)
         self._prefix = urlsplit(base_url).path.rstrip("/")
+        self._proxied = bool(proxy)
+        by_proxy: Mapping[str, str] = {}
+        if proxy and base_url.startswith("https:"):
+            self._pool.tunnelled = True
+        elif proxy:  # the proxy sends the request on, and so needs the whole address
+            self._prefix = base_url.rstrip("/")
+            by_proxy = self._pool.proxy_headers
         self._headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
             "User-Agent": "goblin-assistant",
+            **by_proxy,
             **headers,
         }
         self._sse_headers = {**self._headers, "Accept": "text/event-stream"}
@@ -199,6 +222,7 @@ class UpstreamClient:
         if remaining <= 0:
             exchange.cut = "deadline"
             raise cut_error(self.provider_name, exchange, self.timeouts)
+        exchange.proxied = self._proxied
         connect = min(self.timeouts.connect, remaining)
         identity = exchange.call.correlation_id
         headers = {"X-Correlation-ID": identity} if identity and not self._named else {}
@@ -291,6 +315,12 @@ class UpstreamClient:
             discard(response)
         if exchange.cut:
             raise cut_error(self.provider_name, exchange, self.timeouts)
+        if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._proxied:
+            return ConnectionFailed(
+                f"the proxy for {self.provider_name} refused the request with status 407: "
+                "it wants other credentials",
+                provider=self.provider_name,
+            )
         headers = {name.lower(): value for name, value in response.headers.items()}
         error = self._classify(UpstreamFailure(self.provider_name, response.status, headers, body))
         if error.param is not None and error.param not in fields:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ProtocolError, SSLError
+from urllib3.exceptions import HTTPError, ProtocolError, ProxyError, SSLError
 
 from goblin_assistant.providers.upstream.deadlines import Exchange, ownership
 from goblin_assistant.providers.upstream.lease import Lease
@@ -116,7 +116,7 @@ class Tracked:
             self.close()
         if self.sock is None:
             self.timeout = connect
-            self.connect()
+            lease.pool.open(self)
         exchange.reused = self.carried > 0
         sock = self.sock
         try:
@@ -195,6 +195,29 @@ class IdleConnections:
 
 class Pool:
     """Mixed into urllib3's pools."""
+
+    tunnelled = False
+    """Connections lead through the proxy's CONNECT: there is a proxy, and the provider has TLS."""
+    proxy: Any
+    proxy_headers: Any
+    host: str
+    port: int | None
+
+    def open(self, connection: Any) -> None:
+        """Connect. Raises ProxyError for what goes wrong before a proxy has let the call through;
+        else as urllib3."""
+        if self.proxy is None:
+            connection.connect()
+            return
+        try:
+            if self.tunnelled:
+                # Each time: urllib3 forgets the tunnel when it closes a connection.
+                connection.set_tunnel(self.host, self.port, self.proxy_headers)
+            connection.connect()
+        except (ssl.SSLError, ssl.CertificateError, SSLError):
+            raise  # the provider's: proxies with TLS are refused at start
+        except (OSError, HTTPError, http.client.HTTPException) as error:
+            raise ProxyError("no way through the proxy", error) from error
 
     def send_request(
         self,

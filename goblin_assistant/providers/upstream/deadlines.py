@@ -65,6 +65,7 @@ class Exchange:
         "fresh",
         "limit",
         "limit_means",
+        "proxied",
         "reused",
     )
 
@@ -77,6 +78,7 @@ class Exchange:
         self.connection: Carrier | None = None
         self.reused = False  # the connection has carried a request before
         self.fresh = False  # a new connection is required
+        self.proxied = False  # a proxy is between us and the provider
 
     def check(self, now: float) -> None:
         """Cut the call if it is due. `now` is on time.monotonic()'s clock. The thread for deadlines

@@ -4,6 +4,7 @@ name and the fault only."""
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from urllib3.exceptions import (
     NameResolutionError,
     NewConnectionError,
     ProtocolError,
+    ProxyError,
     SSLError,
 )
 from urllib3.response import HTTPResponse
@@ -62,26 +64,52 @@ def fault_error(
     """The error for a fault of the transport. `answering`: the response's head has arrived."""
     if exchange.cut:
         return cut_error(name, exchange, timeouts)
+    if isinstance(error, ProxyError):
+        return _proxy_error(name, error.original_error)
+    way = " (through its proxy)" if exchange.proxied else ""
     if isinstance(error, (NameResolutionError, socket.gaierror)):
         return ConnectionFailed(
-            f"{name} cannot be found: its host name does not resolve", provider=name
+            f"{name} cannot be found: its host name does not resolve{way}", provider=name
         )
     # TimeoutError comes from a TLS handshake: connected sockets have no timeout.
     if isinstance(error, (ConnectTimeoutError, TimeoutError)) and not isinstance(
         error, NewConnectionError
     ):
-        return Timeout(f"{name} could not be reached in time", provider=name)
+        return Timeout(f"{name} could not be reached in time{way}", provider=name)
     if isinstance(error, NewConnectionError):
-        return ConnectionFailed(f"{name} cannot be reached: no connection", provider=name)
+        return ConnectionFailed(f"{name} cannot be reached: no connection{way}", provider=name)
     if isinstance(error, SSLError):
-        return ConnectionFailed(f"{name} cannot be reached: TLS failed", provider=name)
+        return ConnectionFailed(f"{name} cannot be reached: TLS failed{way}", provider=name)
     if isinstance(error, DecodeError):
-        return BadResponse(f"{name}'s answer could not be decompressed", provider=name)
+        return BadResponse(f"{name}'s answer could not be decompressed{way}", provider=name)
     if answering:
-        return BadResponse(f"{name}'s answer ended before its end", provider=name)
+        return BadResponse(f"{name}'s answer ended before its end{way}", provider=name)
     if isinstance(error, ProtocolError) and not isinstance(_cause(error), OSError):
-        return BadResponse(f"{name} did not answer in HTTP", provider=name)
-    return ConnectionFailed(f"{name} closed the connection without an answer", provider=name)
+        return BadResponse(f"{name} did not answer in HTTP{way}", provider=name)
+    return ConnectionFailed(f"{name} closed the connection without an answer{way}", provider=name)
+
+
+def _proxy_error(name: str, error: Exception) -> ProviderError:
+    """For a call that did not get through the proxy. The proxy's address is kept out: it may hold
+    credentials."""
+    proxy = f"the proxy for {name}"
+    if isinstance(error, (NameResolutionError, socket.gaierror)):
+        message = f"{proxy} cannot be found: its host name does not resolve"
+    elif isinstance(error, NewConnectionError):
+        message = f"{proxy} cannot be reached: no connection"
+    elif isinstance(error, (ConnectTimeoutError, TimeoutError)):
+        return Timeout(f"{name} could not be reached in time through its proxy", provider=name)
+    elif refused := _TUNNEL_REFUSED(str(error)):
+        status = refused[1]
+        why = "it wants other credentials" if status == "407" else "see its log"
+        message = f"{proxy} refused the connection with status {status}: {why}"
+    else:
+        message = f"{proxy} did not answer in HTTP, or closed the connection"
+    return ConnectionFailed(message, provider=name)
+
+
+_TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: (\d{3})").match
+"""http.client has the proxy's status in the text of its OSError only."""
 
 
 def closed_silently(error: ProtocolError) -> bool:

@@ -19,6 +19,9 @@ class ConnectionPool(Protocol):
 
     def _put_conn(self, conn: Any) -> None: ...
 
+    def open(self, connection: Any) -> None:
+        """Connect."""
+
 
 class Lease:
     """One connection of one pool. End it once, with `give_back` or `drop`."""
