@@ -27,6 +27,10 @@ EXPOSED = [
     "X-RateLimit-Reset",
     "Server-Timing",
     "Idempotent-Replayed",
+    "request-id",
+    "X-Goblin-Provider",
+    "X-Goblin-Attempts",
+    "X-Goblin-Ignored",
 ]
 """The response headers that a browser's script may read."""
 

@@ -124,7 +124,8 @@ LABELS = {
     "ContextLengthExceeded",
     "Forbidden", "IdempotencyMismatch", "InternalError", "InvalidRequest", "MethodNotAllowed",
     "ModelNotFound", "NotFound", "Overloaded", "OverloadedHere", "PayloadTooLarge", "PriceUnknown",
-    "ProviderError", "RateLimitExceeded", "RateLimited", "RegistrationClosed", "Timeout",
+    "ProviderError", "RateLimitExceeded", "RateLimited", "RegistrationClosed", "ResourceNotFound",
+    "Timeout",
     "Unauthorized", "Unavailable", "UnknownModel", "UnsupportedMediaType", "ValidationFailed",
 }  # fmt: skip
 """Labels that dashboards use: a class may be renamed, its label stays."""

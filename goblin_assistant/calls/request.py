@@ -134,23 +134,32 @@ class TargetRequests:
         self._chat = chat
         self._call = call
         self._translated: dict[str, Any] | None = None
+        self._left_out: set[str] = set()
+        self._last: ChatRequest | None = None
+
+    @property
+    def ignored(self) -> set[str]:
+        """Names of what the last target's request leaves out."""
+        return self._last.ignored if self._last is not None else self._left_out
 
     def for_target(self, target: Target) -> ChatRequest:
         """The request for one target. Raises BadRequest for what cannot be translated."""
         chat = self._chat
         body, raw, dialect = chat.body, chat.raw or None, chat.dialect
         headers: dict[str, str] = {}
+        ignored: set[str] = set()
         if (translation := translation_for(self._chat, target)) is not None:
             if self._translated is None:
-                self._translated = translation.request(chat.body)
+                self._translated = translation.request(chat.body, self._left_out)
             body, raw, dialect = self._translated, None, "openai"
+            ignored = set(self._left_out)
         else:
             for name in DIALECTS[dialect].headers:
                 if (value := chat.headers.get(name)) is not None:
                     headers[name] = value
         if body.get("model") != target.model:
             body, raw = {**body, "model": target.model}, None
-        return ChatRequest(
+        self._last = ChatRequest(
             target.model,
             body,
             raw,
@@ -159,7 +168,9 @@ class TargetRequests:
             self._call,
             headers,
             held_limit=chat.held_limit,
+            ignored=ignored,
         )
+        return self._last
 
     def answer(self, target: Target, response: ChatResponse) -> bytes:
         """The target's whole answer in the chat's dialect.

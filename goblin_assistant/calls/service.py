@@ -184,8 +184,11 @@ def _headers(settlement: Settlement, target: Target) -> dict[str, str]:
     timing = f"queue;dur={entry.queue_ms}, overhead;dur={overhead:.2f}, provider;dur={provider:.2f}"
     if entry.first_token_ms is not None:
         timing += f", first_token;dur={entry.first_token_ms}"
-    return {
+    headers = {
         "Server-Timing": timing,
         "X-Goblin-Provider": target.provider.name,
         "X-Goblin-Attempts": str(trace.attempts),
     }
+    if ignored := settlement.requests.ignored:
+        headers["X-Goblin-Ignored"] = ", ".join(sorted(ignored))
+    return headers

@@ -95,7 +95,10 @@ def openai_body(error: AppError | ProviderError, correlation_id: str) -> dict[st
 
 
 def anthropic_body(error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
-    """`{"type": "error", "error": {"type", "message", ...}, "request_id"}`: Anthropic's format."""
+    """`{"type": "error", "error": {"type", "message", ...}, "request_id"}`: Anthropic's format.
+
+    With `details` where there are some: its SDKs branch on `details.error_code`.
+    """
     inner: dict[str, Any] = {
         "type": ANTHROPIC_TYPES.get(
             error.status, "api_error" if error.status >= 500 else "invalid_request_error"
@@ -104,6 +107,9 @@ def anthropic_body(error: AppError | ProviderError, correlation_id: str) -> dict
         "code": error.code,
         "source": source_of(error),
     }
+    details = error.extra.get("details") if isinstance(error, AppError) else error.details
+    if details:
+        inner["details"] = dict(details)
     if isinstance(error, ProviderError):
         inner["provider"] = error.provider
     return {"type": "error", "error": inner, "request_id": correlation_id}

@@ -30,7 +30,8 @@ class StreamTranslator(Protocol):
 class Translation:
     """From a dialect to OpenAI's and back, for providers that do not speak it."""
 
-    request: Callable[[Mapping[str, Any]], dict[str, Any]]
+    request: Callable[[Mapping[str, Any], set[str]], dict[str, Any]]
+    """Adds the names of what it leaves out to the set."""
     answer: Callable[[ChatResponse], bytes]
     stream: Callable[[str], StreamTranslator]
     """Takes the model's name."""

@@ -27,6 +27,7 @@ from goblin_assistant.providers.errors import (
     Overloaded,
     ProviderError,
     RateLimited,
+    ResourceNotFound,
     Timeout,
     untranslatable,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "Provider",
     "ProviderError",
     "RateLimited",
+    "ResourceNotFound",
     "StreamEvent",
     "TIERS",
     "Timeout",
@@ -177,7 +179,8 @@ class ChatRequest:
     its dialect, by lower-case name; never a credential. A provider notes the usage that is
     reported in `progress` as it comes, so that an answer without an end can be billed.
     `held_limit`: money or tokens are held for the answer, so its limit is sent under a name that
-    the server reads.
+    the server reads. A provider adds the names of what it leaves out to `ignored`; the client reads
+    them in X-Goblin-Ignored.
     """
 
     model: str  # the upstream's name for the model
@@ -189,6 +192,7 @@ class ChatRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     held_limit: bool = False
+    ignored: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,9 @@
     ProviderError                  status  retry  meaning
     ├── InvalidRequest             400     no     the provider refused the request's content
     │   ├── ContextLengthExceeded  400     no     prompt (+ max_tokens) is longer than the window
-    │   └── ContentFiltered        400     no     the provider's policy refused prompt or answer
+    │   ├── ContentFiltered        400     no     the provider's policy refused prompt or answer
+    │   └── ResourceNotFound       404     no     what the request names (a thread, a file) is not
+    │                                             there
     ├── ModelNotFound              404     no     the provider does not serve this model
     ├── AuthenticationFailed       502     no     the provider refused *our* key; for the operator
     ├── RateLimited                503     yes    the provider limits us; may carry retry_after
@@ -19,7 +21,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class ProviderError(Exception):
@@ -27,7 +30,8 @@ class ProviderError(Exception):
     provider's.
 
     `retry_after` is in seconds, as the provider gave it. `upstream_status` is its HTTP status, if
-    any. `param` names the request field at fault, and only a field that the client sent.
+    any. `param` names the request field at fault, and only a field that the client sent. `details`
+    is the machine-readable part of an error in Anthropic's dialect, which its SDKs act upon.
     """
 
     status: ClassVar[int] = 502
@@ -47,8 +51,10 @@ class ProviderError(Exception):
         retry_after: float | None = None,
         upstream_status: int | None = None,
         param: str | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
+        self.details = details
         self.provider = provider
         self.retry_after = retry_after
         self.upstream_status = upstream_status
@@ -75,6 +81,14 @@ class ContentFiltered(InvalidRequest):
 
     label = "ContentFiltered"
     code = "content_filtered"
+
+
+class ResourceNotFound(InvalidRequest):
+    """The request names something of the provider's that does not exist, such as a thread."""
+
+    label = "ResourceNotFound"
+    status = 404
+    code = "resource_not_found"
 
 
 class ModelNotFound(ProviderError):
@@ -149,6 +163,7 @@ PROVIDER_ERRORS: tuple[type[ProviderError], ...] = (
     InvalidRequest,
     ContextLengthExceeded,
     ContentFiltered,
+    ResourceNotFound,
     ModelNotFound,
     AuthenticationFailed,
     RateLimited,

@@ -1,10 +1,11 @@
 """From an upstream's HTTP status and structured error code to the ProviderError tree.
 
 The status counts first, then `code`, `type` and `param` of a structured body. The message's text is
-not read: it changes without notice, and it may quote the prompt or a key. Our own message never
-holds text of an upstream's body.
+not read: it changes without notice, and it may quote the prompt or a key. The one exception is a
+prompt that is too long (overflow.py). Our own message never holds text of an upstream's body.
 
-    400 413 422   InvalidRequest, or ContextLengthExceeded / ContentFiltered by code
+    400 413 422   InvalidRequest, or ContentFiltered by code, or ContextLengthExceeded by code or
+                  sentence
     401 403       AuthenticationFailed (our key)
     402           RateLimited for an hour (our account has no credit)
     404 410       ModelNotFound
@@ -36,6 +37,7 @@ from goblin_assistant.providers.base import (
     RateLimited,
     Timeout,
 )
+from goblin_assistant.providers.overflow import Overflow
 
 CONTEXT_CODES = frozenset(
     {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
@@ -104,9 +106,10 @@ def error_for(
     code: str | None = None,
     kind: str | None = None,
     param: str | None = None,
+    overflow: Overflow | None = None,
 ) -> ProviderError:
     """The error for an unsuccessful answer. `code` and `kind` are the code and type of a structured
-    body.
+    body; `overflow` says that the prompt is too long.
 
     UpstreamClient removes a `param` that is no field of the request.
     """
@@ -115,9 +118,14 @@ def error_for(
     error: type[ProviderError]
     retry_after = parse_retry_after(failure.headers)
     if status in (400, 413, 422):
-        if names & CONTEXT_CODES:
-            error, message = ContextLengthExceeded, "says that the prompt is too long for the model"
-        elif names & FILTER_CODES:
+        if names & CONTEXT_CODES or overflow is not None:
+            return ContextLengthExceeded(
+                (overflow or Overflow()).sentence,
+                provider=provider,
+                upstream_status=status,
+                param=param,
+            )
+        if names & FILTER_CODES:
             error, message = ContentFiltered, "refused the content by its policy"
         elif names & MODEL_CODES:
             error, message = ModelNotFound, "does not serve this model"

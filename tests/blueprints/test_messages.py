@@ -352,6 +352,67 @@ def test_a_providers_error_has_its_class_and_shape(live: Live, model: str) -> No
                 assert caught.value.response.headers["retry-after"] == "7"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", [CLAUDE, GPT])
+def test_a_prompt_that_is_too_long_is_recognised_by_every_client(
+    live: Live, model: str, stream: bool
+) -> None:
+    said = "prompt is too long: 213462 tokens > 200000 maximum"
+    for upstream in (live.claude, live.gpt):
+        error = {"type": "invalid_request_error", "message": said}
+        upstream.reply(*[Reply.json(400, {"type": "error", "error": error})] * 2)
+    body = {"model": model, "max_tokens": 9, "messages": HELLO, "stream": stream}
+    answer = live.post(body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == said
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    with live.openai() as client, pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=model, messages=HELLO, stream=stream)
+    assert caught.value.code == "context_length_exceeded"
+    assert said in caught.value.message
+
+
+def test_an_expired_thread_is_not_a_missing_model(live: Live) -> None:
+    error = anthropic_error("not_found_error")
+    error["error"]["details"] = {"error_code": "thread_not_found"}
+    live.claude.reply(Reply.json(404, error))
+    with live.anthropic() as client, pytest.raises(anthropic.NotFoundError) as caught:
+        client.messages.create(
+            model=CLAUDE,
+            max_tokens=9,
+            messages=HELLO,
+            extra_body={"thread": {"type": "continue", "previous_message_id": "msg_1"}},
+        )
+    assert caught.value.error_code == "thread_not_found"
+    body = caught.value.body
+    assert isinstance(body, dict)
+    assert body["error"]["code"] == "resource_not_found"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["echo", GPT])
+def test_anthropics_tool_runner_goes_on_without_a_thread(
+    live: Live, model: str, stream: bool
+) -> None:
+    live.gpt.reply(Reply.sse(openai_events("Sunny.")) if stream else Reply.json(200, openai_chat()))
+
+    @anthropic.beta_tool
+    def get_weather(city: str) -> str:
+        """The weather of a city."""
+        return city
+
+    with live.anthropic() as client:
+        runner = client.beta.messages.tool_runner(
+            model=model, max_tokens=99, messages=HELLO, tools=[get_weather], stream=stream
+        )
+        if stream:
+            finals = [turn.get_final_message() for turn in runner]
+        else:
+            finals = list(runner)
+    assert finals[-1].stop_reason == "end_turn"
+    assert finals[-1].content
+
+
 def test_our_own_errors_have_their_class(start: Start) -> None:
     live = start(max_body_bytes=2000)
     with live.anthropic() as client:

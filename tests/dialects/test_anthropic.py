@@ -7,9 +7,15 @@ from typing import Any
 import orjson
 import pytest
 from anthropic.types import Message, message_create_params
+from anthropic.types.beta import message_create_params as beta_message_create_params
 
 from goblin_assistant.dialects.anthropic.answer import response_from_openai
-from goblin_assistant.dialects.anthropic.request import IGNORED, TRANSLATED, request_to_openai
+from goblin_assistant.dialects.anthropic.request import (
+    IGNORED,
+    NEUTRAL,
+    TRANSLATED,
+    request_to_openai,
+)
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.base import ChatResponse, Usage
 from goblin_assistant.providers.openai.wire import parse_usage
@@ -24,7 +30,14 @@ TOOL = {
 
 
 def translate(**body: Any) -> dict[str, Any]:
-    return request_to_openai({"model": "gpt-4o", "max_tokens": 100, "messages": HELLO, **body})
+    return translated(**body)[0]
+
+
+def translated(**body: Any) -> tuple[dict[str, Any], set[str]]:
+    """The OpenAI request, and the names of what it leaves out."""
+    ignored: set[str] = set()
+    whole = {"model": "gpt-4o", "max_tokens": 100, "messages": HELLO, **body}
+    return request_to_openai(whole, ignored), ignored
 
 
 def refused(**body: Any) -> BadRequest:
@@ -197,7 +210,7 @@ def test_tools_become_functions() -> None:
     function = {"name": "get_weather", "description": "Weather", "parameters": TOOL["input_schema"]}
     assert translate(tools=[TOOL, hinted])["tools"] == [
         {"type": "function", "function": function},
-        {"type": "function", "function": {**function, "strict": True}},
+        {"type": "function", "function": function},
     ]
 
 
@@ -253,13 +266,22 @@ def test_an_output_format_becomes_a_response_format() -> None:
     [
         ({"container": "c"}, "container"),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
-        ({"context_management": {"edits": []}}, "context_management"),
-        ({"speed": "fast"}, "speed"),
+        ({"context_management": {"edits": [{"type": "new"}]}}, "context_management"),
+        ({"context_management": {"edits": 5}}, "context_management"),
+        ({"context_management": {"new": 5}}, "context_management"),
+        ({"compaction": {"type": "enabled"}}, "compaction"),
         ({"a_field_of_tomorrow": {}}, "a_field_of_tomorrow"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools"),
         ({"tools": [{"name": "x"}]}, "tools"),
-        ({"tools": [{**TOOL, "defer_loading": True}]}, "tools"),
+        ({"tools": [{**TOOL, "a_field_of_tomorrow": True}]}, "tools"),
+        (
+            {
+                "tools": [TOOL, {"type": "web_search_20250305", "name": "web_search"}],
+                "tool_choice": {"type": "tool", "name": "web_search"},
+            },
+            "tools",
+        ),
         ({"tools": [TOOL], "tool_choice": {"type": "sometimes"}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": ["auto"]}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice"),
@@ -294,7 +316,7 @@ def test_an_output_format_becomes_a_response_format() -> None:
             "messages",
         ),
         (
-            {"messages": [{"role": "assistant", "content": [{"type": "server_tool_use"}]}]},
+            {"messages": [{"role": "assistant", "content": [{"type": "block_of_tomorrow"}]}]},
             "messages",
         ),
         (
@@ -316,7 +338,125 @@ def test_every_parameter_of_anthropic_is_decided_upon() -> None:
     headers = {"user_profile_id", "workspace_id"}
     # Removed from the SDK with API version 2026-10-21. Other clients send them.
     sampling = {"temperature", "top_p", "top_k"}
-    assert fields - headers == (TRANSLATED | IGNORED | {"container", "speed"}) - sampling
+    betas = {"betas", "context_management", "fallback_credit_token", "fallbacks", "output_format"}
+    assert fields - headers == (TRANSLATED | IGNORED | {"container"}) - sampling - betas
+
+
+def test_every_beta_parameter_of_anthropic_is_decided_upon() -> None:
+    fields = beta_message_create_params.MessageCreateParamsBase.__annotations__.keys()
+    decided = TRANSLATED | IGNORED | NEUTRAL.keys() | {"user_profile_id", "workspace_id"}
+    assert fields - decided == {"compaction", "thread"}  # refused by name
+
+
+# -- left out, and named --------------------------------------------------------------------------
+CLEAR_THINKING = {"type": "clear_thinking_20251015", "keep": "all"}
+SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 5}
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"context_management": {"edits": [CLEAR_THINKING]}}, set()),
+        ({"context_management": {"edits": []}}, set()),
+        (
+            {"context_management": {"edits": [CLEAR_THINKING, {"type": "compact_20260112"}]}},
+            {"context_management"},
+        ),
+        ({"tools": [TOOL, SEARCH]}, {"tools.web_search_20250305"}),
+        (
+            {"tools": [{**TOOL, "defer_loading": True, "allowed_callers": ["direct"]}]},
+            {"tools.defer_loading"},
+        ),
+        ({"tools": [{**TOOL, "strict": True}]}, {"tools.strict"}),
+        ({"speed": "fast", "fallbacks": "default"}, {"speed", "fallbacks"}),
+        ({"speed": "standard", "service_tier": "auto"}, set()),
+        ({"inference_geo": "eu"}, {"inference_geo"}),
+        (
+            {"system": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]},
+            {"messages.cache_control"},
+        ),
+        (
+            {"messages": user({"type": "text", "text": "x", "cache_control": {}})},
+            {"messages.cache_control"},
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "content": [
+                            {"type": "server_tool_use", "id": "a", "name": "web_search"},
+                            {"type": "web_search_tool_result", "tool_use_id": "a", "content": []},
+                            {"type": "thinking", "thinking": "Hm", "signature": "claude+sig/x=="},
+                            {"type": "text", "text": "Found."},
+                        ],
+                    }
+                ]
+            },
+            {"messages.server_tool_use", "messages.web_search_tool_result", "messages.thinking"},
+        ),
+    ],
+)
+def test_what_an_answer_does_without_is_left_out_and_named(
+    body: dict[str, Any], named: set[str]
+) -> None:
+    request, ignored = translated(**body)
+    assert ignored == named
+    assert "context_management" not in request
+    assert [tool["type"] for tool in request.get("tools", [])] in ([], ["function"])
+
+
+def test_a_users_long_name_is_hashed_to_fit() -> None:
+    long = '{"device_id":"' + "x" * 140 + '"}'
+    first, again = (translate(metadata={"user_id": long})["user"] for _ in range(2))
+    assert first == again
+    assert len(first) == 64
+    assert translate(metadata={"user_id": long + "y"})["user"] != first
+    assert translate(metadata={"user_id": "x" * 64})["user"] == "x" * 64
+
+
+def test_a_search_result_becomes_text_and_a_summary_stays() -> None:
+    result = {
+        "type": "search_result",
+        "title": "Cebu",
+        "source": "https://example.com",
+        "content": [{"type": "text", "text": "Sunny."}],
+    }
+    messages = [
+        {"role": "assistant", "content": [{"type": "compaction", "content": "They said hello."}]},
+        *user(result),
+    ]
+    request, ignored = translated(messages=messages)
+    assert request["messages"] == [
+        {"role": "assistant", "content": "They said hello."},
+        {"role": "user", "content": "Cebu\nhttps://example.com\n\nSunny."},
+    ]
+    assert ignored == set()
+
+
+CLOSED = {"type": "object", "properties": {"a": {}}, "required": ["a"],
+          "additionalProperties": False}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        (CLOSED, True),
+        ({**CLOSED, "required": []}, False),
+        ({**CLOSED, "additionalProperties": True}, False),
+        ({"type": "array", "items": CLOSED}, True),
+        ({"type": "array", "items": {**CLOSED, "required": []}}, False),
+        ({**CLOSED, "properties": {"a": {"anyOf": [{"type": "object"}]}}}, False),
+        ({**CLOSED, "$defs": {"d": {**CLOSED, "required": []}}}, False),
+        ({**CLOSED, "allOf": []}, False),
+    ],
+)
+def test_strict_mode_is_asked_for_only_where_the_schema_fits(
+    schema: dict[str, Any], strict: bool
+) -> None:
+    wanted = {"type": "json_schema", "schema": schema}
+    for body in ({"output_config": {"format": wanted}}, {"output_format": wanted}):
+        assert translate(**body)["response_format"]["json_schema"]["strict"] is strict
 
 
 # -- answers --------------------------------------------------------------------------------------
@@ -357,7 +497,11 @@ def test_an_answer_with_reasoning_and_tool_calls() -> None:
     )
     completion["choices"][0]["finish_reason"] = "stop"  # as some servers send with tool calls
     translated = answer(completion)
-    assert translated["content"][0] == {"type": "thinking", "thinking": "Hm.", "signature": ""}
+    assert translated["content"][0] == {
+        "type": "thinking",
+        "thinking": "Hm.",
+        "signature": "goblin.",
+    }
     assert translated["content"][1] == {
         "type": "tool_use",
         "id": "call_0",

@@ -28,13 +28,12 @@ def chunk(delta: dict[str, Any], reason: str | None = None, **fields: Any) -> by
     return f"data: {json.dumps(body)}\n\n".encode()
 
 
-def call(index: int, arguments: str = "", **more: Any) -> bytes:
+def call(index: int | None, arguments: str = "", **more: Any) -> bytes:
     function = {"arguments": arguments}
     if "name" in more:
         function["name"] = more.pop("name")
-    return chunk(
-        {"tool_calls": [{"index": index, "type": "function", "function": function, **more}]}
-    )
+    place = {} if index is None else {"index": index}
+    return chunk({"tool_calls": [{**place, "type": "function", "function": function, **more}]})
 
 
 def translate(blocks: Sequence[bytes], completed: Completed = DONE) -> list[bytes]:
@@ -163,10 +162,65 @@ def test_a_call_without_id_gets_one_and_early_arguments_are_kept() -> None:
     ]
 
 
-def test_mixed_pieces_of_several_calls_break_the_stream_instead_of_corrupting_it() -> None:
+def calls_of(blocks: list[bytes]) -> list[tuple[str, str]]:
+    """Name and joined arguments of each tool_use block; blocks must not overlap."""
+    found: list[tuple[str, str]] = []
+    open_block = None
+    for event in data(translate(blocks)):
+        if event["type"] == "content_block_start":
+            assert open_block is None
+            open_block = event["index"]
+            found.append((event["content_block"].get("name", ""), ""))
+        elif event["type"] == "content_block_delta":
+            assert event["index"] == open_block
+            name, text = found[-1]
+            found[-1] = (name, text + event["delta"].get("partial_json", ""))
+        elif event["type"] == "content_block_stop":
+            open_block = None
+    return found
+
+
+def test_pieces_of_several_calls_are_joined_by_their_index() -> None:
+    blocks = [
+        call(0, id="a", name="f") + call(1, id="b", name="g"),
+        call(0, '{"x":'),
+        call(1, '{"y":'),
+        call(0, "1}"),
+        call(1, "2}"),
+        call(2, "{}", id="c", name="h"),
+    ]
+    assert calls_of(blocks) == [("f", '{"x":1}'), ("g", '{"y":2}'), ("h", "{}")]
+
+
+def test_calls_without_index_are_joined_by_id() -> None:
+    blocks = [
+        call(None, '{"x":', id="a", name="f"),
+        call(None, '{"y":', id="b", name="g"),
+        call(None, "1}", id="a"),
+        call(None, "2}", id="b"),
+    ]
+    assert calls_of(blocks) == [("f", '{"x":1}'), ("g", '{"y":2}')]
+
+
+def test_calls_without_index_and_id_are_told_apart_by_name() -> None:
+    blocks = [
+        call(None, '{"x":', name="f"),
+        call(None, "1}"),
+        call(None, '{"y":2}', name="g"),
+        call(None, '{"y":3}', name="g"),
+    ]
+    assert calls_of(blocks) == [("f", '{"x":1}'), ("g", '{"y":2}'), ("g", '{"y":3}')]
+
+
+def test_a_name_that_is_repeated_with_each_piece_is_one_call() -> None:
+    blocks = [call(0, piece, name="f") for piece in ('{"x":', "1}", "")]
+    assert calls_of(blocks) == [("f", '{"x":1}')]
+
+
+def test_a_piece_of_a_call_that_was_complete_breaks_the_stream_instead_of_corrupting_it() -> None:
     translator = StreamTranslator("m")
-    translator.feed(call(0, "{", id="a", name="f"))
-    translator.feed(call(1, "{", id="b", name="g"))
+    translator.feed(call(0, "{}", id="a", name="f"))
+    translator.feed(call(1, "{}", id="b", name="g"))
     with pytest.raises(BadResponse):
         translator.feed(call(0, "}"))
 

@@ -11,7 +11,13 @@ from anthropic.types import message_create_params
 from openai.types.chat import completion_create_params
 
 from goblin_assistant.providers.anthropic.models import ALL_EFFORTS, CATALOGUE, learned, traits_of
-from goblin_assistant.providers.anthropic.request import IGNORED, NEUTRAL, TRANSLATED, build_request
+from goblin_assistant.providers.anthropic.request import (
+    IGNORED,
+    NEUTRAL,
+    ONLY_JSON,
+    TRANSLATED,
+    build_request,
+)
 from goblin_assistant.providers.base import InvalidRequest
 
 PIXEL = (
@@ -202,9 +208,82 @@ def test_cache_marks_of_a_client_are_kept() -> None:
     assert request["cache_control"] == mark
 
 
+def test_a_cache_mark_in_a_tool_message_stands_on_its_result() -> None:
+    mark = {"type": "ephemeral"}
+    request = build(
+        messages=[
+            *HELLO,
+            {
+                "role": "assistant",
+                "tool_calls": [
+                    {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+                ],
+            },
+            {
+                "role": "tool",
+                "tool_call_id": "a",
+                "content": [{"type": "text", "text": "Sunny.", "cache_control": mark}],
+            },
+        ],
+    )
+    assert request["messages"][-1]["content"] == [
+        {
+            "type": "tool_result",
+            "tool_use_id": "a",
+            "content": [{"type": "text", "text": "Sunny."}],
+            "cache_control": mark,
+        }
+    ]
+
+
+def test_blank_text_is_left_out_and_a_last_turn_of_the_assistant_ends_without_blanks() -> None:
+    request = build(
+        messages=[
+            {"role": "system", "content": " \n"},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "\n\n"}, {"type": "text", "text": "Hi"}],
+            },
+            {"role": "assistant", "content": " "},
+            {"role": "user", "content": "Count: "},
+            {"role": "assistant", "content": "One, \n"},
+        ]
+    )
+    assert "system" not in request
+    assert request["messages"] == [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "Count: "}],
+        },
+        {"role": "assistant", "content": [{"type": "text", "text": "One,"}]},
+    ]
+
+
+def test_a_json_object_is_asked_for_in_the_system_prompt() -> None:
+    wanted = {"type": "json_object"}
+    assert build(messages=HELLO, response_format=wanted)["system"] == ONLY_JSON
+    request = build(
+        messages=[{"role": "system", "content": "Be brief."}, *HELLO], response_format=wanted
+    )
+    assert [block["text"] for block in request["system"]] == ["Be brief.", ONLY_JSON]
+    assert "output_config" not in request
+
+
+def test_what_is_left_out_is_named() -> None:
+    ignored: set[str] = set()
+    messages = [
+        {"role": "user", "content": "Hi", "name": "ada"},
+        {"role": "assistant", "content": "Hm.", "reasoning_content": "They greet."},
+    ]
+    body = {"messages": messages, "seed": 5, "logit_bias": {}}
+    build_request(body, "claude-sonnet-4-5", traits_of("claude-sonnet-4-5"), ignored=ignored)
+    assert ignored == {"messages.name", "messages.reasoning_content", "seed"}
+
+
 @pytest.mark.parametrize(
     "message",
     [
+        {"role": "user", "content": "  \n"},
         {"role": "function", "name": "f", "content": "x"},
         {"role": "user", "content": ""},
         {
@@ -364,7 +443,7 @@ def test_parameters_with_a_counterpart() -> None:
         ("moderation", {"model": "m"}),
         ("a_field_of_tomorrow", 1),
         ("service_tier", "flex"),
-        ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "json_lines"}),
         ("response_format", {"type": "json_schema", "json_schema": {"name": "x"}}),
         ("reasoning_effort", "enormous"),
         ("reasoning_effort", ["low"]),

@@ -28,6 +28,7 @@ from goblin_assistant.providers.base import (
     Overloaded,
     ProviderError,
     RateLimited,
+    ResourceNotFound,
     Timeout,
     Usage,
 )
@@ -212,6 +213,7 @@ def test_parallel_tool_calls_keep_their_own_numbers_beside_text_and_thinking() -
         {"tool_calls": [{"index": 0, "function": {"arguments": '{"x":'}}]},
         {"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]},
         tool_call(1, "b", "g"),
+        {"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}]},
         {},
     ]
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
@@ -324,16 +326,41 @@ def test_each_status_has_its_error(status: int, kind: str, error: type[ProviderE
         assert found.retry_after == 7
 
 
-def test_a_prompt_that_is_too_long_is_an_invalid_request_because_only_its_text_says_so() -> None:
-    body = {
-        "type": "error",
-        "error": {
-            "type": "invalid_request_error",
-            "message": "prompt is too long: 2 tokens > 1 maximum",
-        },
+def test_a_prompt_that_is_too_long_is_recognised_by_its_sentence_whole_or_streamed() -> None:
+    said = "prompt is too long: 213462 tokens > 200000 maximum"
+    body = {"type": "error", "error": {"type": "invalid_request_error", "message": said}}
+    for found in (
+        classify(UpstreamFailure("anthropic", 400, {}, orjson.dumps(body))),
+        stream_error("anthropic", body),
+    ):
+        assert isinstance(found, ContextLengthExceeded)
+        assert str(found) == said
+
+
+def test_details_for_programs_pass_and_sentences_do_not() -> None:
+    body = anthropic_error("not_found_error")
+    body["error"]["details"] = {
+        "error_code": "thread_not_found",
+        "limit": 5,
+        "unsupported": ["thinking"],
+        "explanation": f"see {CANARY} for more",
     }
+    found = classify(UpstreamFailure("anthropic", 404, {}, orjson.dumps(body)))
+    assert isinstance(found, ResourceNotFound)
+    assert found.status == 404
+    assert found.details == {
+        "error_code": "thread_not_found",
+        "limit": 5,
+        "unsupported": ["thinking"],
+    }
+
+
+def test_details_about_the_operators_account_do_not_pass() -> None:
+    body = anthropic_error("invalid_request_error")
+    body["error"]["details"] = {"error_code": "organization_on_hold", "organization": "o-1"}
     found = classify(UpstreamFailure("anthropic", 400, {}, orjson.dumps(body)))
-    assert not isinstance(found, ContextLengthExceeded)
+    assert isinstance(found, AuthenticationFailed)
+    assert found.details is None
 
 
 @pytest.mark.parametrize(

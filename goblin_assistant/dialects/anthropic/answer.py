@@ -1,7 +1,7 @@
 """OpenAI's whole answers in Anthropic's dialect, for providers that speak OpenAI's.
 
 Pure functions. finish_reason becomes stop_reason; `reasoning_content` becomes a thinking block
-without a signature; the prompt's tokens are split into fresh, cached and written.
+with a signature of ours (carried.py); the prompt's tokens are split into fresh, cached and written.
 Sources: https://platform.claude.com/docs/en/api/messages, `anthropic.types.Message` of the SDK,
 2.12.0.
 """
@@ -9,11 +9,12 @@ Sources: https://platform.claude.com/docs/en/api/messages, `anthropic.types.Mess
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
+from goblin_assistant.dialects.anthropic.carried import joined_id, signature_for
 from goblin_assistant.providers.base import ChatResponse, Usage
 from goblin_assistant.providers.openai.wire import encode
 from goblin_assistant.schemas.json_bounds import check_together
@@ -60,13 +61,17 @@ def response_from_openai(response: ChatResponse) -> bytes:
     choices = completion.get("choices") or [{}]
     message = choices[0].get("message") or {}
     content: list[dict[str, Any]] = []
-    # The first is DeepSeek's and vLLM's, the second OpenRouter's.
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
-    if isinstance(reasoning, str) and reasoning:
-        content.append({"type": "thinking", "thinking": reasoning, "signature": ""})
-    for text in (message.get("content"), message.get("refusal")):
-        if isinstance(text, str) and text:
-            content.append({"type": "text", "text": text})
+    reasoning, said = reasoning_and_text(message)
+    details = message.get("reasoning_details")
+    if reasoning or details:
+        content.append(
+            {"type": "thinking", "thinking": reasoning, "signature": signature_for(details)}
+        )
+    if said:
+        content.append({"type": "text", "text": said})
+    refusal = message.get("refusal")
+    if isinstance(refusal, str) and refusal:
+        content.append({"type": "text", "text": refusal})
     calls = message.get("tool_calls") or ()
     check_together(
         text
@@ -78,7 +83,9 @@ def response_from_openai(response: ChatResponse) -> bytes:
         content.append(
             {
                 "type": "tool_use",
-                "id": call.get("id") or f"toolu_{uuid.uuid4().hex}",
+                "id": joined_id(
+                    call.get("id") or f"toolu_{uuid.uuid4().hex}", call.get("extra_content")
+                ),
                 "name": function.get("name", ""),
                 "input": _arguments(function.get("arguments")),
             }
@@ -98,6 +105,34 @@ def response_from_openai(response: ChatResponse) -> bytes:
             "usage": anthropic_usage(response.usage),
         }
     )
+
+
+def reasoning_and_text(message: Mapping[str, Any]) -> tuple[str, str]:
+    """The reasoning and the text of a message or a delta. Mistral's reasoning models write a list
+    of both (https://docs.mistral.ai/capabilities/reasoning/)."""
+    # The first is DeepSeek's and llama.cpp's, the second OpenRouter's, Groq's and vLLM's.
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    content = message.get("content")
+    thoughts = [reasoning] if isinstance(reasoning, str) else []
+    texts = [content] if isinstance(content, str) else []
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict):
+            inner = part.get("thinking") if part.get("type") == "thinking" else None
+            thoughts += _texts(inner if isinstance(inner, list) else [])
+            texts += _texts([part])
+    return "".join(thoughts), "".join(texts)
+
+
+def _texts(parts: Iterable[Any]) -> list[str]:
+    return [
+        part["text"]
+        for part in parts
+        if isinstance(part, dict) and part.get("type") == "text" and _is_text(part.get("text"))
+    ]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _arguments(text: Any) -> dict[str, Any]:

@@ -7,16 +7,18 @@ from typing import Any
 
 import orjson
 
+from goblin_assistant.dialects.anthropic.carried import split_id, take_back
 from goblin_assistant.errors import BadRequest
 
 Part = dict[str, Any]
 
 
-def messages_to_openai(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages of a whole request. Raises BadRequest, which names the place."""
+def messages_to_openai(body: Mapping[str, Any], ignored: set[str]) -> list[dict[str, Any]]:
+    """The messages of a whole request. Raises BadRequest, which names the place. `ignored` gets the
+    names of what is left out."""
     messages: list[dict[str, Any]] = []
     if body.get("system"):
-        messages.append({"role": "system", "content": _plain(body["system"], "system")})
+        messages.append({"role": "system", "content": _plain(body["system"], "system", ignored)})
     for position, turn in enumerate(body["messages"]):
         content = turn["content"]
         if type(content) is str and turn["role"] != "system":
@@ -24,15 +26,17 @@ def messages_to_openai(body: Mapping[str, Any]) -> list[dict[str, Any]]:
             continue
         where = f"messages[{position}]"
         if turn["role"] == "system":
-            messages.append({"role": "system", "content": _plain(content, where)})
+            messages.append({"role": "system", "content": _plain(content, where, ignored)})
         elif turn["role"] == "user":
-            messages += _user(content, where)
+            messages += _user(content, where, ignored)
         else:
-            messages.append(_assistant(content, where))
+            messages.append(_assistant(content, where, ignored))
     return messages
 
 
-def _user(blocks: Iterable[Mapping[str, Any]], where: str) -> list[dict[str, Any]]:
+def _user(
+    blocks: Iterable[Mapping[str, Any]], where: str, ignored: set[str]
+) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     parts: list[Part] = []
     for position, block in enumerate(blocks):
@@ -40,55 +44,100 @@ def _user(blocks: Iterable[Mapping[str, Any]], where: str) -> list[dict[str, Any
         if block["type"] == "text" and type(text := block.get("text")) is str:
             if text:
                 parts.append({"type": "text", "text": text})
+            if len(block) > 2:
+                note_fields(block, ignored)
             continue
         here = f"{where}.content[{position}]"
         if block["type"] == "tool_result":
-            result, images = _tool_result(block, here)
+            result, images = _tool_result(block, here, ignored)
             results.append(result)
             parts += images
         else:
-            parts += _parts(block, here)
+            parts += _parts(block, here, ignored)
     if not parts:
         return results
     plain = len(parts) == 1 and parts[0]["type"] == "text"
     return [*results, {"role": "user", "content": parts[0]["text"] if plain else parts}]
 
 
-def _assistant(blocks: Iterable[Mapping[str, Any]], where: str) -> dict[str, Any]:
+def _assistant(
+    blocks: Iterable[Mapping[str, Any]], where: str, ignored: set[str]
+) -> dict[str, Any]:
     text: list[str] = []
     calls: list[dict[str, Any]] = []
+    extras: dict[str, Any] = {}
     for position, block in enumerate(blocks):
         here = f"{where}.content[{position}]"
         kind = block["type"]
         if kind == "text":
             text.append(_text(block, here))
         elif kind == "tool_use":
-            arguments = orjson.dumps(block.get("input") or {}).decode()
-            name, call_id = _string(block, "name", here), _string(block, "id", here)
-            calls.append(
-                {
-                    "id": call_id,
-                    "type": "function",
-                    "function": {"name": name, "arguments": arguments},
-                }
-            )
-        elif kind not in ("thinking", "redacted_thinking"):
+            calls.append(_tool_call(block, here))
+        elif kind in ("thinking", "redacted_thinking"):
+            if not take_back(block, extras):
+                ignored.add(f"messages.{kind}")
+            continue
+        elif kind == "compaction" and isinstance(block.get("content"), str):
+            text.append(block["content"])  # a summary in place of what was said before
+        elif not _is_of_a_server(kind):
             raise _unknown(here)
+        else:
+            ignored.add(f"messages.{kind}")
+            continue
+        note_fields(block, ignored)
     message: dict[str, Any] = {
         "role": "assistant",
         "content": "".join(text) if text or not calls else None,
+        **extras,
     }
     if calls:
         message["tool_calls"] = calls
     return message
 
 
-def _tool_result(block: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[Part]]:
+def _tool_call(block: Mapping[str, Any], where: str) -> dict[str, Any]:
+    name = _string(block, "name", where)
+    call_id, extra = split_id(_string(block, "id", where))
+    arguments = orjson.dumps(block.get("input") or {}).decode()
+    call = {
+        "id": call_id,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
+    if extra is not None:
+        call["extra_content"] = extra
+    return call
+
+
+def _is_of_a_server(kind: Any) -> bool:
+    """Whether a block tells of a tool that Anthropic ran. The text beside it has the outcome."""
+    return isinstance(kind, str) and (
+        kind in ("server_tool_use", "mcp_tool_use", "container_upload")
+        or (kind.endswith("_tool_result") and kind != "tool_result")
+    )
+
+
+_KNOWN_FIELDS = frozenset(
+    {"type", "text", "id", "name", "input", "source", "title", "tool_use_id", "content", "is_error"}
+)
+
+
+def note_fields(block: Mapping[str, Any], ignored: set[str]) -> None:
+    """Name the fields of a block that have no counterpart: cache marks, citations, callers."""
+    for name in block.keys() - _KNOWN_FIELDS:
+        if block[name] not in (None, [], {"type": "direct"}, {"enabled": False}):
+            ignored.add(f"messages.{name}" if name.isidentifier() and len(name) < 40 else "?")
+
+
+def _tool_result(
+    block: Mapping[str, Any], where: str, ignored: set[str]
+) -> tuple[dict[str, Any], list[Part]]:
     content = block.get("content") or ""
     text: list[str] = []
     images: list[Part] = []
+    note_fields(block, ignored)
     for position, inner in enumerate(_blocks(content, where)):
-        for part in _parts(inner, f"{where}.content[{position}]"):
+        for part in _parts(inner, f"{where}.content[{position}]", ignored):
             if part["type"] == "text":
                 text.append(part["text"])
             else:
@@ -98,13 +147,19 @@ def _tool_result(block: Mapping[str, Any], where: str) -> tuple[dict[str, Any], 
         said = f"Error: {said}"
     return {
         "role": "tool",
-        "tool_call_id": _string(block, "tool_use_id", where),
+        "tool_call_id": split_id(_string(block, "tool_use_id", where))[0],
         "content": said,
     }, images
 
 
-def _parts(block: Mapping[str, Any], where: str) -> list[Part]:
+def _parts(block: Mapping[str, Any], where: str, ignored: set[str]) -> list[Part]:
     kind = block.get("type")
+    if kind == "search_result":
+        return _search_result(block, where, ignored)
+    note_fields(block, ignored)
+    if kind == "tool_reference" or _is_of_a_server(kind):
+        ignored.add(f"messages.{kind}")
+        return []
     if kind == "text":
         text = _text(block, where)
         return [{"type": "text", "text": text}] if text else []
@@ -112,11 +167,21 @@ def _parts(block: Mapping[str, Any], where: str) -> list[Part]:
     if kind == "image" and isinstance(source, dict):
         return [{"type": "image_url", "image_url": {"url": _url(source, where)}}]
     if kind == "document" and isinstance(source, dict):
-        return _document(block, source, where)
+        return _document(block, source, where, ignored)
     raise _unknown(where)
 
 
-def _document(block: Mapping[str, Any], source: Mapping[str, Any], where: str) -> list[Part]:
+def _search_result(block: Mapping[str, Any], where: str, ignored: set[str]) -> list[Part]:
+    note_fields({**block, "source": None}, ignored)
+    head = f"{_string(block, 'title', where)}\n{_string(block, 'source', where)}"
+    inner = _blocks(block.get("content"), where)
+    text = "\n".join(_text(item, f"{where}.content[{at}]") for at, item in enumerate(inner))
+    return [{"type": "text", "text": f"{head}\n\n{text}"}]
+
+
+def _document(
+    block: Mapping[str, Any], source: Mapping[str, Any], where: str, ignored: set[str]
+) -> list[Part]:
     kind, title = source.get("type"), block.get("title")
     if kind == "base64":
         return [
@@ -133,7 +198,7 @@ def _document(block: Mapping[str, Any], source: Mapping[str, Any], where: str) -
         return [
             part
             for position, item in enumerate(inner)
-            for part in _parts(item, f"{where}.source.content[{position}]")
+            for part in _parts(item, f"{where}.source.content[{position}]", ignored)
         ]
     raise BadRequest(
         f"{where}: this model takes a document's content, not its address or a file of Anthropic's",
@@ -163,10 +228,12 @@ def _url(source: Mapping[str, Any], where: str) -> str:
     )
 
 
-def _plain(content: str | list[Mapping[str, Any]], where: str) -> str:
+def _plain(content: str | list[Mapping[str, Any]], where: str, ignored: set[str]) -> str:
     """A system prompt as one string: some servers take no blocks there."""
     if isinstance(content, str):
         return content
+    for block in content:
+        note_fields(block, ignored)
     return "\n\n".join(
         _text(block, f"{where}[{position}]") for position, block in enumerate(content)
     )

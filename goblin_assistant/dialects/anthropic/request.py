@@ -9,7 +9,8 @@ Pure functions. Answers are in answer.py, streams in stream.py.
                              `is_error` becomes the prefix "Error: ", images follow as a user
                              message
     thinking, redacted_thinking
-                             left out: only Anthropic can read its own signatures
+                             reasoning_content, if another provider thought it (reasoning.py);
+                             else left out: only Anthropic can read its own signatures
     tools                    functions
     tool_choice              auto; any -> required; tool -> named; none;
                              disable_parallel_tool_use -> parallel_tool_calls: false
@@ -17,13 +18,14 @@ Pure functions. Answers are in answer.py, streams in stream.py.
                              the same
     top_k                    the same; the provider says whether it knows it
     stop_sequences           stop
-    metadata.user_id         user
+    metadata.user_id         user; a hash of it if it is longer than OpenAI takes
     thinking: enabled        reasoning_effort, by the size of the budget; adaptive and disabled:
                              nothing
     output_config            effort -> reasoning_effort, format -> response_format
 
-A field that cannot be translated is refused by name. Hints that cannot change an answer are left
-out (IGNORED, TOOL_HINTS).
+What would change the answer's meaning is refused by name. The rest is left out and named in
+`ignored`: hints, what agents send along by default, and tools that Anthropic runs, as long as the
+model has others and none of them is required.
 
 Sources: https://platform.claude.com/docs/en/api/messages, `anthropic.types` of the SDK, 2.12.0,
 https://platform.openai.com/docs/api-reference/chat/create.
@@ -31,6 +33,7 @@ https://platform.openai.com/docs/api-reference/chat/create.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,28 +44,46 @@ from goblin_assistant.errors import BadRequest
 TRANSLATED = frozenset(
     {
         "model", "messages", "max_tokens", "system", "stream", "temperature", "top_p", "top_k",
-        "stop_sequences", "tools", "tool_choice", "thinking", "output_config", "metadata",
+        "stop_sequences", "tools", "tool_choice", "thinking", "output_config", "output_format",
+        "metadata", "context_management",
     }
 )  # fmt: skip
 
-IGNORED = frozenset({"cache_control", "diagnostics", "inference_geo", "service_tier"})
-"""Caching, diagnosis, and where or how soon Anthropic computes: no other provider has them."""
+IGNORED = frozenset(
+    {
+        "betas", "cache_control", "diagnostics", "fallback_credit_token", "fallbacks",
+        "inference_geo", "service_tier", "speed",
+    }
+)  # fmt: skip
+"""Caching, diagnosis, where or how soon Anthropic computes, and its own fallbacks: no other
+provider has them."""
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "speed": ("standard",),
     "mcp_servers": ([],),
     "container": (),
+    "billing_policy": ({"type": "billing_policy", "bill_to": "self"},),
 }
 """Values that mean the same as leaving the field out."""
 
+LONGEST_USER = 64
+"""Characters of OpenAI's `user`
+(https://platform.openai.com/docs/api-reference/chat/create#chat-create-user). Claude Code sends
+150 of JSON."""
 
-def request_to_openai(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The OpenAI chat request that means the same.
+
+def request_to_openai(body: Mapping[str, Any], ignored: set[str]) -> dict[str, Any]:
+    """The OpenAI chat request that means the same. `ignored` gets the names of what is left out.
 
     Raises BadRequest with the name of what cannot be translated.
     """
+    if body.get("thread") is not None:
+        raise _no_threads()
     for name, value in body.items():
-        if value is None or name in TRANSLATED or name in IGNORED or value in NEUTRAL.get(name, ()):
+        if value is None or name in TRANSLATED or value in NEUTRAL.get(name, ()):
+            continue
+        if name in IGNORED:
+            if (name, value) not in (("speed", "standard"), ("service_tier", "auto")):
+                ignored.add(name)
             continue
         raise BadRequest(
             f"{name} is known to Anthropic's models only; leave it out for this model", param=name
@@ -74,7 +95,7 @@ def request_to_openai(body: Mapping[str, Any]) -> dict[str, Any]:
         )
     request: dict[str, Any] = {
         "model": body.get("model"),
-        "messages": messages_to_openai(body),
+        "messages": messages_to_openai(body, ignored),
         "max_tokens": body["max_tokens"],
     }
     for name in ("stream", "temperature", "top_p", "top_k"):
@@ -84,7 +105,49 @@ def request_to_openai(body: Mapping[str, Any]) -> dict[str, Any]:
         request["stop"] = stop
     user = (body.get("metadata") or {}).get("user_id")
     if user is not None:
-        request["user"] = user
-    translate_tools(body, request)
+        request["user"] = fitting_user(user)
+    _check_context_management(body.get("context_management"), ignored)
+    translate_tools(body, request, ignored)
     translate_thinking(body, request)
     return request
+
+
+def fitting_user(user: str) -> str:
+    """The name of an end user in OpenAI's length. The same name always gives the same hash."""
+    if len(user) <= LONGEST_USER:
+        return user
+    return hashlib.sha256(user.encode("utf-8", "replace")).hexdigest()
+
+
+def _check_context_management(value: Any, ignored: set[str]) -> None:
+    """Edits of thinking blocks need nothing here: others' thinking is not sent anyway. Without the
+    other edits the prompt is longer, no more."""
+    if value is None:
+        return
+    edits = value.get("edits", []) if isinstance(value, dict) and value.keys() <= {"edits"} else 0
+    kinds = [
+        str(edit.get("type")) if isinstance(edit, dict) else ""
+        for edit in (edits if isinstance(edits, list) else [0])
+    ]
+    if not all(kind.startswith(_EDITS) for kind in kinds):
+        raise BadRequest(
+            "context_management: this model takes no edits but clear_thinking, clear_tool_uses "
+            "and compact, which are left out",
+            param="context_management",
+        )
+    if not all(kind.startswith("clear_thinking_") for kind in kinds):
+        ignored.add("context_management")
+
+
+_EDITS = ("clear_thinking_", "clear_tool_uses_", "compact_")
+
+
+def _no_threads() -> BadRequest:
+    # By this code Anthropic's tool runners (Python 2.12, TypeScript 1.2) send the whole
+    # conversation instead: `anthropic.types.ThreadUnsupportedRequestErrorDetails`.
+    details = {"error_code": "thread_unsupported_request", "unsupported": ["model"]}
+    return BadRequest(
+        "thread: this model keeps no conversations; send all messages, without thread",
+        param="thread",
+        extra={"details": details},
+    )

@@ -5,10 +5,11 @@
     delta.reasoning_content         a thinking block
     delta.content, delta.refusal    a text block
     delta.tool_calls                a tool_use block for each call; its arguments as
-                                    input_json_delta
+                                    input_json_delta. While one is open, pieces of others wait
     finish_reason, usage, the end   content_block_stop, message_delta, message_stop
 
-One block is open at a time, as in Anthropic's own streams: a delta of another kind closes it.
+One block is open at a time, as in Anthropic's own streams: a delta of another kind closes it. A
+thinking block ends with a signature of ours, by which it comes back (carried.py).
 Sources: https://platform.claude.com/docs/en/build-with-claude/streaming; `anthropic.lib.streaming`
 of the SDK, 2.12.0, which reads these streams in the tests.
 """
@@ -16,11 +17,18 @@ of the SDK, 2.12.0, which reads these streams in the tests.
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
-from goblin_assistant.dialects.anthropic.answer import STOP_REASONS, anthropic_usage, message_id
+from goblin_assistant.dialects.anthropic.answer import (
+    STOP_REASONS,
+    anthropic_usage,
+    message_id,
+    reasoning_and_text,
+)
+from goblin_assistant.dialects.anthropic.carried import joined_id, merge_details, signature_for
 from goblin_assistant.dialects.error_bodies import anthropic_body
 from goblin_assistant.errors import AppError
 from goblin_assistant.providers.base import Completed, ProviderError, untranslatable
@@ -35,6 +43,30 @@ _START: dict[Kind, dict[str, Any]] = {
 }
 
 
+@dataclass(slots=True)
+class _Call:
+    """One tool call of the stream. `text`: its arguments so far; `sent`: how many characters of
+    them went out."""
+
+    index: Any
+    id: str | None
+    name: str = ""
+    text: str = ""
+    sent: int = 0
+    extra: Any = None
+    closed: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether its arguments are a whole object."""
+        if not self.text.rstrip().endswith("}"):
+            return False
+        try:
+            return isinstance(orjson.loads(self.text), dict)
+        except orjson.JSONDecodeError:
+            return False
+
+
 def error_event(error: ProviderError | AppError, correlation_id: str) -> bytes:
     """The last event of a stream that broke."""
     return b"event: error\ndata: " + orjson.dumps(anthropic_body(error, correlation_id)) + b"\n\n"
@@ -44,13 +76,13 @@ class StreamTranslator:
     """The state of one stream. `model` is used until the provider names its own."""
 
     __slots__ = (
-        "_call",
-        "_calls_seen",
+        "_calls",
+        "_current",
+        "_details",
         "_index",
         "_message",
         "_open",
         "_out",
-        "_pending",
         "_reason",
     )
 
@@ -58,9 +90,9 @@ class StreamTranslator:
         self._message: dict[str, Any] | None = {"id": "", "model": model}
         self._open: Kind | None = None
         self._index = -1
-        self._call: tuple[Any, Any] | None = None  # index and id of the open tool call
-        self._calls_seen: set[Any] = set()
-        self._pending = ""  # arguments that came before their function's name
+        self._calls: list[_Call] = []
+        self._current: _Call | None = None  # the call whose block is open
+        self._details: list[dict[str, Any]] = []  # reasoning_details that did not go out yet
         self._reason: str | None = None
         self._out: list[bytes] = []
 
@@ -84,8 +116,12 @@ class StreamTranslator:
         self._out = []
         self._begin({})
         self._close()
+        self._flush_calls()
+        if self._details:
+            self._enter("thinking")
+            self._close()
         reason = STOP_REASONS.get(self._reason or completed.finish_reason or "", "end_turn")
-        if self._calls_seen and reason == "end_turn":
+        if self._calls and reason == "end_turn":
             reason = "tool_use"  # some servers say stop for tool calls
         usage = anthropic_usage(completed.usage)
         self._event(
@@ -108,56 +144,83 @@ class StreamTranslator:
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             return
-        # The first is DeepSeek's and vLLM's, the second OpenRouter's.
-        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
-        if isinstance(reasoning, str) and reasoning:
+        merge_details(self._details, delta.get("reasoning_details"))
+        reasoning, said = reasoning_and_text(delta)
+        if reasoning:
             self._enter("thinking")
             self._delta({"type": "thinking_delta", "thinking": reasoning})
-        for text in (delta.get("content"), delta.get("refusal")):
+        for text in (said, delta.get("refusal")):
             if isinstance(text, str) and text:
                 self._enter("text")
                 self._delta({"type": "text_delta", "text": text})
         calls = delta.get("tool_calls")
-        for call in calls if isinstance(calls, list) else ():
-            if isinstance(call, dict):
-                self._tool_call(call)
+        for piece in calls if isinstance(calls, list) else ():
+            if isinstance(piece, dict):
+                self._tool_call(piece)
 
-    def _tool_call(self, call: dict[str, Any]) -> None:
-        index, call_id = call.get("index", 0), call.get("id")
-        function = call.get("function")
+    def _tool_call(self, piece: dict[str, Any]) -> None:
+        function = piece.get("function")
         function = function if isinstance(function, dict) else {}
-        arguments = function.get("arguments")
-        text = arguments if isinstance(arguments, str) else ""
-        # A new index means a new call. So does a new id: Gemini gave every call the index 0.
-        same = (
-            self._call is not None
-            and self._call[0] == index
-            and (not call_id or call_id == self._call[1])
-        )
-        if not same or self._open != "tool_use":
-            name = function.get("name")
-            if not isinstance(name, str) or not name:
-                if index in self._calls_seen:
-                    raise untranslatable(
-                        "the provider mixes the pieces of several tool calls, "
-                        "which cannot be translated"
-                    )
-                self._pending += text
+        name, arguments = function.get("name"), function.get("arguments")
+        name = name if isinstance(name, str) else ""
+        call = self._call_of(piece, name, bool(arguments))
+        call.name = call.name or name
+        call.id = call.id or piece.get("id")
+        call.extra = call.extra or piece.get("extra_content")
+        if isinstance(arguments, str):
+            call.text += arguments
+        if call.closed and call.text[call.sent :].strip():
+            raise untranslatable(
+                "the provider added to a tool call that was complete, which cannot be translated"
+            )
+        self._write_calls()
+
+    def _call_of(self, piece: dict[str, Any], name: str, argued: bool) -> _Call:
+        """The call that a piece belongs to: by index, else by id, else by name."""
+        index, call_id = piece.get("index"), piece.get("id")
+        known = self._calls
+        if index is not None:
+            known = [call for call in known if call.index == index]
+        elif call_id:
+            known = [call for call in known if call.id == call_id]
+        call = known[-1] if known else None
+        if call is None or _is_another(call, call_id, name, argued):
+            call = _Call(index, call_id)
+            self._calls.append(call)
+        return call
+
+    def _write_calls(self) -> None:
+        """Write what can go out now: all of the open call, then the next one."""
+        while True:
+            call = self._current
+            if call is None or self._open != "tool_use":
+                call = next((item for item in self._calls if not item.closed), None)
+                if call is None or not call.name:
+                    return
+                self._start_call(call)
+            self._write_arguments(call)
+            waiting = self._calls[-1] is not call
+            if not waiting or not call.complete:
                 return
             self._close()
-            self._call = (index, call_id)
-            self._calls_seen.add(index)
-            self._start(
-                "tool_use",
-                {
-                    "type": "tool_use",
-                    "id": call_id or f"toolu_{uuid.uuid4().hex}",
-                    "name": name,
-                    "input": {},
-                },
-            )
-            text, self._pending = self._pending + text, ""
-        if text:
+
+    def _flush_calls(self) -> None:
+        for call in self._calls:
+            if not call.closed and call.name:
+                self._start_call(call)
+                self._write_arguments(call)
+                self._close()
+
+    def _start_call(self, call: _Call) -> None:
+        self._close()
+        call_id = joined_id(call.id or f"toolu_{uuid.uuid4().hex}", call.extra)
+        block = {"type": "tool_use", "id": call_id, "name": call.name, "input": {}}
+        self._start("tool_use", block)
+        self._current = call
+
+    def _write_arguments(self, call: _Call) -> None:
+        if text := call.text[call.sent :]:
+            call.sent = len(call.text)
             self._delta({"type": "input_json_delta", "partial_json": text})
 
     # -- events -------------------------------------------------------------------------------
@@ -189,9 +252,17 @@ class StreamTranslator:
         self._event("content_block_start", index=self._index, content_block=block)
 
     def _close(self) -> None:
-        if self._open is not None:
-            self._event("content_block_stop", index=self._index)
-            self._open = None
+        if self._open is None:
+            return
+        if self._open == "thinking":
+            signature = signature_for(self._details)
+            self._details = []
+            self._delta({"type": "signature_delta", "signature": signature})
+        self._event("content_block_stop", index=self._index)
+        self._open = None
+        if self._current is not None:
+            self._current.closed = True
+            self._current = None
 
     def _delta(self, delta: dict[str, Any]) -> None:
         self._event("content_block_delta", index=self._index, delta=delta)
@@ -200,3 +271,13 @@ class StreamTranslator:
         self._out.append(
             b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
         )
+
+
+def _is_another(call: _Call, call_id: Any, name: str, argued: bool) -> bool:
+    """Whether a piece begins a new call, although its index is `call`'s or it has none. Gemini gave
+    every call the index 0; some servers give no ids either."""
+    if call_id and call.id:
+        return bool(call_id != call.id)
+    if not name or not call.name:
+        return False
+    return name != call.name or (argued and call.complete)

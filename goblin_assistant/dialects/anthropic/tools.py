@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from goblin_assistant.errors import BadRequest
 
-TOOL_HINTS = frozenset({"cache_control", "eager_input_streaming", "input_examples", "type"})
-"""Fields of a tool that cannot change an answer: left out."""
+TOOL_HINTS = frozenset(
+    {"allowed_callers", "cache_control", "defer_loading", "eager_input_streaming", "input_examples"}
+)
+"""Fields of a tool that cannot change what an answer means: left out and named."""
 
 EFFORTS: Mapping[str, str] = {
     "low": "low",
@@ -20,13 +23,14 @@ EFFORTS: Mapping[str, str] = {
 """Anthropic's output_config.effort -> OpenAI's reasoning_effort."""
 
 
-def translate_tools(body: Mapping[str, Any], request: dict[str, Any]) -> None:
+def translate_tools(body: Mapping[str, Any], request: dict[str, Any], ignored: set[str]) -> None:
     """Put `tools` and `tool_choice` into the OpenAI request. Raises BadRequest."""
     tools = body.get("tools")
     if not tools:
         return
-    request["tools"] = [_tool(tool, f"tools[{position}]") for position, tool in enumerate(tools)]
     choice = body.get("tool_choice")
+    kept = _usable(tools, choice, ignored)
+    request["tools"] = [_tool(tool, f"tools[{position}]", ignored) for position, tool in kept]
     if choice is None:
         return
     kind = choice.get("type")
@@ -43,12 +47,42 @@ def translate_tools(body: Mapping[str, Any], request: dict[str, Any]) -> None:
         request["parallel_tool_calls"] = False
 
 
-def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
-    if tool.get("type") not in (None, "custom"):
-        raise BadRequest(
-            f"{where}: tools that Anthropic runs or defines are known to its models only",
-            param="tools",
-        )
+def _usable(
+    tools: Sequence[Mapping[str, Any]], choice: Any, ignored: set[str]
+) -> list[tuple[int, Mapping[str, Any]]]:
+    """The tools that every model can call, with their positions. Those that Anthropic runs or
+    defines are left out; without the one that is required, or without any, the model would
+    invent."""
+    kept = []
+    required = choice.get("name") if isinstance(choice, dict) else None
+    for position, tool in enumerate(tools):
+        if tool.get("type") in (None, "custom"):
+            kept.append((position, tool))
+            continue
+        name = tool.get("name")
+        if isinstance(name, str) and name == required:
+            raise _anthropics_tool(position, tool)
+        kind = tool.get("type")
+        ignored.add(f"tools.{kind if isinstance(kind, str) and _WORD.fullmatch(kind) else '?'}")
+    if not kept:
+        raise _anthropics_tool(0, tools[0])
+    return kept
+
+
+_WORD = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+def _anthropics_tool(position: int, tool: Mapping[str, Any]) -> BadRequest:
+    name = tool.get("name") or tool.get("type")
+    shown = f" ({name})" if isinstance(name, str) and _WORD.fullmatch(name) else ""
+    return BadRequest(
+        f"tools[{position}]{shown}: tools that Anthropic runs or defines are known to its models "
+        "only",
+        param="tools",
+    )
+
+
+def _tool(tool: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str, Any]:
     name, schema = tool.get("name"), tool.get("input_schema")
     if not isinstance(name, str) or not isinstance(schema, dict):
         raise BadRequest(f"{where}: a tool needs a name and an input_schema", param="tools")
@@ -56,12 +90,15 @@ def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key, value in tool.items():
         if key in ("description", "strict"):
             function[key] = value
-        elif (
-            key not in TOOL_HINTS
-            and key not in ("name", "input_schema")
-            and value not in (None, False, ["direct"])
-        ):
+        elif key in ("name", "input_schema", "type") or value in (None, False, ["direct"]):
+            continue
+        elif key in TOOL_HINTS:
+            ignored.add(f"tools.{key}")
+        else:
             raise BadRequest(f"{where}.{key} is known to Anthropic's models only", param="tools")
+    if function.get("strict") and not fits_strict_mode(schema):
+        del function["strict"]
+        ignored.add("tools.strict")
     return {"type": "function", "function": function}
 
 
@@ -82,7 +119,8 @@ def translate_thinking(body: Mapping[str, Any], request: dict[str, Any]) -> None
         request["reasoning_effort"] = (
             "low" if budget <= 4096 else "medium" if budget <= 16384 else "high"
         )
-    wanted = output.get("format")
+    # The second is the field's name in the beta of structured outputs.
+    wanted = output.get("format") or body.get("output_format")
     if wanted is not None:
         schema = (
             wanted.get("schema")
@@ -95,5 +133,47 @@ def translate_thinking(body: Mapping[str, Any], request: dict[str, Any]) -> None
             )
         request["response_format"] = {
             "type": "json_schema",
-            "json_schema": {"name": "answer", "schema": schema, "strict": True},
+            "json_schema": {
+                "name": "answer",
+                "schema": schema,
+                "strict": fits_strict_mode(schema),
+            },
         }
+
+
+def fits_strict_mode(schema: Any) -> bool:
+    """Whether OpenAI's strict mode takes a schema: each object closed, each property required
+    (https://platform.openai.com/docs/guides/structured-outputs#supported-schemas)."""
+    pending = [schema]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, list):
+            pending.extend(item)
+        if not isinstance(item, dict):
+            continue
+        properties = item.get("properties")
+        if item.get("type") == "object" or isinstance(properties, dict):
+            names = set(properties) if isinstance(properties, dict) else set()
+            required = item.get("required")
+            listed = set(filter(_is_text, required)) if isinstance(required, list) else set()
+            if item.get("additionalProperties") is not False or names != listed:
+                return False
+        for key, value in item.items():
+            if key in ("properties", "$defs", "definitions") and isinstance(value, dict):
+                pending.extend(value.values())
+            elif key in ("items", "anyOf", "prefixItems"):
+                pending.append(value)
+            elif key in _NOT_STRICT:
+                return False
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_NOT_STRICT = frozenset(
+    {"allOf", "oneOf", "not", "if", "then", "else", "dependentRequired", "dependentSchemas",
+     "patternProperties"}
+)  # fmt: skip
+"""Keywords that strict mode refuses."""

@@ -9,9 +9,10 @@ results. Pure functions.
     tool                       tool_result in a user turn; adjacent ones (parallel calls) share one
     adjacent turns of a role   merged: the results of parallel calls must be in one message
 
-Left out, because no answer depends on it: a message's `name`, an image's `detail`, empty text
-(which Anthropic refuses). `cache_control` on a part or message is kept: clients of several gateways
-place Anthropic's cache marks with it.
+Left out, because no answer depends on it: an image's `detail`, and what Anthropic refuses: text of
+blanks only, and blanks at the end of a last turn of the assistant. `cache_control` on a part or
+message is kept: clients of several gateways place Anthropic's cache marks with it. It stands on a
+tool_result, not inside. Other fields of messages are named in `ignored`.
 Sources: https://platform.claude.com/docs/en/api/messages and `anthropic.types.*_block_param` of the
 SDK, 2.12.0; https://platform.openai.com/docs/api-reference/chat/create.
 """
@@ -41,9 +42,10 @@ Block = dict[str, Any]
 
 
 def translate_messages(
-    messages: Sequence[Mapping[str, Any]],
+    messages: Sequence[Mapping[str, Any]], ignored: set[str]
 ) -> tuple[list[Block], list[dict[str, Any]]]:
-    """Anthropic's system blocks and turns. Raises InvalidRequest for what cannot be translated."""
+    """Anthropic's system blocks and turns. Raises InvalidRequest for what cannot be translated.
+    `ignored` gets the names of what is left out."""
     _bound_arguments(messages)
     system: list[Block] = []
     turns: list[dict[str, Any]] = []
@@ -54,12 +56,15 @@ def translate_messages(
             and role in ("user", "assistant")
             and type(text := message.get("content")) is str
             and text
+            and not text.isspace()
         ):  # nearly every message: there is no place to name
             side, blocks = role, [{"type": "text", "text": text}]
         elif role in ("system", "developer"):
+            _note_fields(message, ignored)
             system += _text_only(message, f"messages[{position}]")
             continue
         else:
+            _note_fields(message, ignored)
             side, blocks = _turn(message, f"messages[{position}]")
         if not blocks:
             continue  # an empty message of the assistant
@@ -69,7 +74,34 @@ def translate_messages(
             turns.append({"role": side, "content": blocks})
     if not turns:
         raise invalid("messages must hold at least one message of the user", "messages")
+    if turns[-1]["role"] == "assistant":
+        _strip_end(turns)
     return system, turns
+
+
+def _strip_end(turns: list[dict[str, Any]]) -> None:
+    """Anthropic refuses blanks at the end of a last turn of the assistant, which it continues."""
+    blocks = turns[-1]["content"]
+    if blocks[-1].get("type") != "text":
+        return
+    text = blocks[-1]["text"].rstrip()
+    blocks[-1] = {**blocks[-1], "text": text}
+
+
+_FIELDS = frozenset(
+    {"role", "content", "tool_calls", "tool_call_id", "refusal", "thinking_blocks",
+     "cache_control", "audio", "function_call"}
+)  # fmt: skip
+_THOUGHTS = frozenset({"reasoning_content", "reasoning"})
+
+
+def _note_fields(message: Mapping[str, Any], ignored: set[str]) -> None:
+    if any("extra_content" in call for call in message.get("tool_calls") or ()):
+        ignored.add("messages.tool_calls.extra_content")
+    for name in message.keys() - _FIELDS:
+        if not message[name] or (name in _THOUGHTS and message.get("thinking_blocks")):
+            continue
+        ignored.add(f"messages.{name}" if name.isidentifier() and len(name) < 40 else "messages.?")
 
 
 def _turn(message: Mapping[str, Any], where: str) -> tuple[str, list[Block]]:
@@ -123,7 +155,7 @@ def safe_id(value: Any, where: str) -> str:
 def _parts(message: Mapping[str, Any], where: str) -> list[Block]:
     content = message.get("content")
     if isinstance(content, str):
-        return _marked([{"type": "text", "text": content}], message) if content else []
+        return _marked([{"type": "text", "text": content}], message) if content.strip() else []
     blocks: list[Block] = []
     for position, part in enumerate(content or ()):
         if (
@@ -131,6 +163,7 @@ def _parts(message: Mapping[str, Any], where: str) -> list[Block]:
             and part.get("type") == "text"
             and type(text := part.get("text")) is str
             and text
+            and not text.isspace()
         ):  # nearly every part: there is no place to name
             blocks.append({"type": "text", "text": text})
             continue
@@ -166,7 +199,7 @@ def _part(part: Mapping[str, Any], where: str) -> Block | None:
 def _text(value: Any, where: str) -> Block | None:
     if not isinstance(value, str):
         raise invalid(f"{where} has no text", "messages")
-    return {"type": "text", "text": value} if value else None
+    return {"type": "text", "text": value} if value.strip() else None
 
 
 def _text_only(message: Mapping[str, Any], where: str) -> list[Block]:
@@ -234,7 +267,7 @@ def _assistant(message: Mapping[str, Any], where: str) -> list[Block]:
             blocks.append(dict(block))
     blocks += _parts(message, where)
     refusal = message.get("refusal")
-    if isinstance(refusal, str) and refusal:
+    if isinstance(refusal, str) and refusal.strip():
         blocks.append({"type": "text", "text": refusal})
     if message.get("audio") or message.get("function_call"):
         raise invalid(
@@ -275,7 +308,11 @@ def _tool_result(message: Mapping[str, Any], where: str) -> Block:
     }
     content = message.get("content")
     if isinstance(content, list):
-        block["content"] = _parts({"content": content}, where)
+        parts = _parts({"content": content}, where)
+        for part in parts:  # a mark inside is refused: the last one stands for all
+            if (mark := part.pop("cache_control", None)) is not None:
+                block["cache_control"] = mark
+        block["content"] = parts
     elif content:
         block["content"] = content
     return _marked([block], message)[0]

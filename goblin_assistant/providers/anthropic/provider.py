@@ -18,6 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from goblin_assistant.config import Config, ConfigError, ProviderRow
 from goblin_assistant.providers.answer_limits import LIMIT_FIELDS
+from goblin_assistant.providers.anthropic.foreign import (
+    FOREIGN_SIGNATURE,
+    without_foreign_thinking,
+)
 from goblin_assistant.providers.anthropic.models import CATALOGUE, Traits, learned, traits_of
 from goblin_assistant.providers.anthropic.request import build_request
 from goblin_assistant.providers.anthropic.response import (
@@ -205,6 +209,7 @@ class AnthropicProvider(RemoteProvider):
                 self._traits_of(request.model),
                 max_tokens=self._options.max_tokens,
                 drop_sampling=self._options.drop_sampling,
+                ignored=request.ignored,
             )
             if stream:
                 translated["stream"] = True
@@ -218,8 +223,12 @@ class AnthropicProvider(RemoteProvider):
         headers = self._forwarded(request.headers)
         # Limits under other names mean nothing here. A server of the same dialect must not read one
         # as max_tokens.
-        if foreign := [name for name in LIMIT_FIELDS if name != "max_tokens" and name in source]:
-            source = {name: value for name, value in source.items() if name not in foreign}
+        others = [name for name in LIMIT_FIELDS if name != "max_tokens" and name in source]
+        if foreign := bool(others):
+            source = {name: value for name, value in source.items() if name not in others}
+        if request.raw is None or FOREIGN_SIGNATURE in request.raw:
+            source = without_foreign_thinking(source)
+            foreign = foreign or source is not request.body
         if changes or foreign or request.raw is None:
             return encode({**source, **changes}), headers
         return request.raw, headers

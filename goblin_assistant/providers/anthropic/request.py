@@ -11,6 +11,8 @@ content.py.
     parallel_tool_calls: false tool_choice.disable_parallel_tool_use
     response_format:           output_config.format, with closed objects (additionalProperties:
     json_schema                false), as Anthropic requires
+    response_format:           a line in the system prompt: Anthropic has no such format
+    json_object
     reasoning_effort           4.6 and later: thinking adaptive and output_config.effort; before:
                                thinking enabled with a budget
     user, safety_identifier    metadata.user_id
@@ -28,6 +30,7 @@ translation of OpenAI requests), https://platform.openai.com/docs/api-reference/
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,6 +60,15 @@ IGNORED = frozenset(
 """Hints, by OpenAI's own description: best effort, bookkeeping or speed. An answer without them is
 as valid."""
 
+ONLY_JSON = (
+    "Answer with one JSON object and nothing else: no other text, no Markdown fence around it."
+)
+"""For json_object. No prefill of "{": 4.6 and later refuse a prefilled turn, and the answer would
+lack its beginning."""
+
+LONGEST_USER = 256
+"""Characters of metadata.user_id (https://platform.claude.com/docs/en/api/messages)."""
+
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
@@ -78,21 +90,25 @@ def build_request(
     *,
     max_tokens: int | None = None,
     drop_sampling: bool = False,
+    ignored: set[str] | None = None,
 ) -> dict[str, Any]:
     """The request for `model`, without `stream`. Raises InvalidRequest with the field that cannot
-    be translated.
+    be translated. `ignored` gets the names of what is left out.
 
     `max_tokens` is the operator's default in place of the model's longest answer. `drop_sampling`:
     leave out sampling that the model refuses, instead of refusing the request.
     """
-    _refuse_unknown(body)
-    system, turns = translate_messages(body["messages"])
+    ignored = set() if ignored is None else ignored
+    _refuse_unknown(body, ignored)
+    system, turns = translate_messages(body["messages"], ignored)
     limit = (
         body.get("max_completion_tokens")
         or body.get("max_tokens")
         or min(max_tokens or traits.max_tokens, traits.max_tokens)
     )
     request: dict[str, Any] = {"model": model, "max_tokens": limit, "messages": turns}
+    if (body.get("response_format") or {}).get("type") == "json_object":
+        system.append({"type": "text", "text": ONLY_JSON})
     if system:
         request["system"] = (
             system[0]["text"] if len(system) == 1 and len(system[0]) == 2 else system
@@ -104,7 +120,7 @@ def build_request(
     _translate_format(body, request)
     translate_sampling(body, request, traits, drop_sampling)
     if user := body.get("user") or body.get("safety_identifier"):
-        request["metadata"] = {"user_id": user}
+        request["metadata"] = {"user_id": _fitting_user(user)}
     tier = body.get("service_tier")
     if tier is not None:
         if tier not in ("auto", "default"):
@@ -117,9 +133,18 @@ def build_request(
     return request
 
 
-def _refuse_unknown(body: Mapping[str, Any]) -> None:
+def _fitting_user(user: Any) -> Any:
+    if not isinstance(user, str) or len(user) <= LONGEST_USER:
+        return user
+    return hashlib.sha256(user.encode("utf-8", "replace")).hexdigest()
+
+
+def _refuse_unknown(body: Mapping[str, Any], ignored: set[str]) -> None:
     for name, value in body.items():
-        if value is None or name in TRANSLATED or name in IGNORED:
+        if value is None or name in TRANSLATED:
+            continue
+        if name in IGNORED:
+            ignored.add(name)
             continue
         if name in NEUTRAL and value in NEUTRAL[name]:
             continue
@@ -185,7 +210,7 @@ def _tool_choice(choice: Any) -> dict[str, Any] | None:
 
 def _translate_format(body: Mapping[str, Any], request: dict[str, Any]) -> None:
     wanted = body.get("response_format")
-    if wanted is None or wanted.get("type") == "text":
+    if wanted is None or wanted.get("type") in ("text", "json_object"):
         return
     inner = wanted.get("json_schema")
     schema = (
@@ -195,8 +220,7 @@ def _translate_format(body: Mapping[str, Any], request: dict[str, Any]) -> None:
     )
     if not isinstance(schema, dict):
         raise invalid(
-            "response_format: Anthropic's Messages API knows text and json_schema with a schema, "
-            "no free json_object",
+            "response_format: accepted: text, json_object, and json_schema with a schema",
             "response_format",
         )
     output = request.setdefault("output_config", {})

@@ -146,7 +146,7 @@ class Translator(StreamObserver):
     """The state of one stream that is translated to OpenAI's. `include_usage`: the client asked for
     the usage chunk."""
 
-    __slots__ = ("_calls", "_created", "_include_usage", "_out", "_thinking")
+    __slots__ = ("_argued", "_calls", "_created", "_include_usage", "_out", "_thinking")
 
     def __init__(
         self, provider: str, progress: Progress | None = None, *, include_usage: bool
@@ -155,6 +155,7 @@ class Translator(StreamObserver):
         self._include_usage = include_usage
         self._created = int(time.time())
         self._calls: dict[Any, int] = {}  # index of the content block -> index of the tool call
+        self._argued: set[int] = set()  # calls whose arguments have begun
         self._thinking: dict[Any, dict[str, Any]] = {}
         self._out: list[bytes] = []
 
@@ -229,6 +230,9 @@ class Translator(StreamObserver):
             self._thinking[index]["signature"] = delta.get("signature", "")
 
     def _stopped(self, event: dict[str, Any]) -> None:
+        number = self._calls.get(event.get("index"))
+        if number is not None and number not in self._argued:
+            self._arguments(number, "{}")  # OpenAI's arguments are always an object
         if (block := self._thinking.pop(event.get("index"), None)) is not None:
             self._chunk({"thinking_blocks": [block]})
 
@@ -239,6 +243,7 @@ class Translator(StreamObserver):
             self._write({"choices": [], "usage": openai_usage(usage)})
 
     def _arguments(self, number: int, text: str) -> None:
+        self._argued.add(number)
         self._chunk({"tool_calls": [{"index": number, "function": {"arguments": text}}]})
 
     def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> None:

@@ -21,7 +21,8 @@ from goblin_assistant.providers.base import (
     tier_of,
     token_count,
 )
-from goblin_assistant.providers.faults import UpstreamFailure, error_for
+from goblin_assistant.providers.faults import CONTEXT_CODES, UpstreamFailure, error_for
+from goblin_assistant.providers.overflow import Overflow, numbers_of, overflow_of
 
 AUTHENTICATION_CODES = frozenset(
     {"invalid_api_key", "API_KEY_INVALID", "authentication_error", "permission_error"}
@@ -129,7 +130,7 @@ def error_object(parsed: Any) -> Mapping[str, Any] | None:
         return inner
     if inner is not None:
         # A bare text, from llama.cpp's proxies and Ollama's native routes. It may be a code.
-        return {"code": inner}
+        return {"code": inner, "message": inner}
     return parsed if parsed.get("object") == "error" else None
 
 
@@ -144,11 +145,17 @@ def _names(error: Mapping[str, Any]) -> tuple[str | None, str | None, str | None
         for detail in details:
             if isinstance(detail, dict) and detail.get("reason") == "API_KEY_INVALID":
                 code = "API_KEY_INVALID"
+    if code == "string_above_max_length" and isinstance(param, str) and not _is_prompt(param):
+        code = None  # of a name, an id or `user`: a shorter conversation would not help
     return (
         code if isinstance(code, str) else None,
         kind if isinstance(kind, str) else None,
         param.split(".")[0].split("[")[0] if isinstance(param, str) else None,
     )
+
+
+def _is_prompt(param: str) -> bool:
+    return param in ("messages", "input", "prompt") or "content" in param
 
 
 def classify(failure: UpstreamFailure) -> ProviderError:
@@ -162,7 +169,14 @@ def classify(failure: UpstreamFailure) -> ProviderError:
     code, kind, param = _names(error)
     if failure.status == 400 and code in AUTHENTICATION_CODES:
         failure = UpstreamFailure(failure.provider, 401, failure.headers, b"")
-    return error_for(failure, code=code, kind=kind, param=param)
+    overflow = _overflow(error, code, kind)
+    return error_for(failure, code=code, kind=kind, param=param, overflow=overflow)
+
+
+def _overflow(error: Mapping[str, Any], code: str | None, kind: str | None) -> Overflow | None:
+    if {code, kind} & CONTEXT_CODES:
+        return numbers_of(error)
+    return overflow_of(error)
 
 
 def stream_error(
@@ -171,11 +185,14 @@ def stream_error(
     """The error for `data: {"error": {...}}` in a stream. A numeric code is an HTTP status
     (OpenRouter, vLLM). `fields` are the client's request fields: the error names no other."""
     code, kind, param = _names(error)
+    overflow = _overflow(error, code, kind)
     status = error.get("code")
     if not isinstance(status, int) or not 400 <= status < 600:
         status = STREAM_STATUSES.get(code or "") or STREAM_STATUSES.get(kind or "")
         if status is None and {code, kind} & AUTHENTICATION_CODES:
             status = 401
+        if status is None and overflow is not None:
+            status = 400
     result: ProviderError
     if status in (401, 403):
         result = AuthenticationFailed(
@@ -188,7 +205,11 @@ def stream_error(
         result = BadResponse(f"{provider} reported an error in its stream", provider=provider)
     else:
         result = error_for(
-            UpstreamFailure(provider, status, {}, b""), code=code, kind=kind, param=param
+            UpstreamFailure(provider, status, {}, b""),
+            code=code,
+            kind=kind,
+            param=param,
+            overflow=overflow,
         )
         result.upstream_status = None  # the answer's own status was a success
     if result.param is not None and result.param not in fields:

@@ -1,0 +1,142 @@
+"""The one text of a provider that is read: that the prompt is too long. Pure functions.
+
+Most servers have no code for it, and clients recognise it by Anthropic's sentence: they compact the
+conversation and go on. So a provider's sentence is replaced by Anthropic's, with the numbers that
+it gives. Nothing else of a provider's text is used (ADR 0015).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from goblin_assistant.providers.base import token_count
+
+MOST_TEXT = 2000
+"""Characters of a message that are read: such sentences are short, and some quote the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """The numbers of a prompt that is too long, in tokens; None: not given. `answer` is the limit
+    of the answer, where prompt and answer share the window."""
+
+    prompt: int | None = None
+    answer: int | None = None
+    window: int | None = None
+
+    @property
+    def sentence(self) -> str:
+        """Anthropic's sentence. Both of its forms begin alike here, because some clients know the
+        first one only."""
+        if self.window is None or self.prompt is None:
+            return "prompt is too long for the model's context window"
+        if self.answer is not None and self.prompt <= self.window:
+            return (
+                "prompt is too long: input length and `max_tokens` exceed context limit: "
+                f"{self.prompt} + {self.answer} > {self.window}, "
+                "decrease input length or `max_tokens` and try again"
+            )
+        return f"prompt is too long: {self.prompt} tokens > {self.window} maximum"
+
+
+# Each with its source. All were read in October or November 2026.
+_SENTENCES = tuple(
+    re.compile(text, re.IGNORECASE)
+    for text in (
+        # Anthropic, https://platform.claude.com/docs/en/build-with-claude/context-windows; the
+        # second one: https://github.com/anthropics/claude-code/issues/42
+        r"prompt is too long: (?P<prompt>\d+) tokens > (?P<window>\d+) maximum",
+        r"input length and `max_tokens` exceed context limit: "
+        r"(?P<prompt>\d+) \+ (?P<answer>\d+) > (?P<window>\d+)",
+        # OpenAI, DeepSeek, older vLLM: https://github.com/vllm-project/vllm/issues/20409
+        r"maximum context length is (?P<window>\d+) tokens.{0,20}you requested \d+ tokens "
+        r"\((?P<prompt>\d+) in (?:the messages|your prompt)[,;] (?P<answer>\d+) (?:in|for) the "
+        r"completion",
+        r"maximum context length is (?P<window>\d+) tokens.{0,20}your messages resulted in "
+        r"(?P<prompt>\d+) tokens",
+        # vLLM, vllm/renderers/params.py and vllm/entrypoints/openai/serving_engine.py
+        r"is too large: (?P<answer>\d+)\. This model's maximum context length is "
+        r"(?P<window>\d+) tokens and your request has (?P<prompt>\d+) input tokens",
+        r"maximum context length is (?P<window>\d+) tokens.{0,20}you requested (?P<answer>\d+) "
+        r"output tokens and your prompt contains (?:at least )?(?P<prompt>\d+) input tokens",
+        r"maximum context length is (?P<window>\d+) tokens.{0,20}your request has "
+        r"(?P<prompt>\d+) input tokens",
+        r"prompt \((?:total )?length (?P<prompt>\d+)\) is (?:longer than the maximum model length "
+        r"of|too long to fit into the model \(context length) (?P<window>\d+)",
+        # OpenRouter, https://github.com/danny-avila/LibreChat/issues/8417
+        r"maximum context length is (?P<window>\d+) tokens.{0,20}you requested about \d+ tokens "
+        r"\((?P<prompt>\d+) of text input, (?P<answer>\d+) in the output",
+        r"maximum context length is (?P<window>\d+) tokens.{0,20}you requested (?:about )?"
+        r"(?P<prompt>\d+) tokens",
+        r"maximum context length is (?P<window>\d+)",
+        # SGLang, python/sglang/srt/managers/tokenizer_manager.py
+        r"the input \((?P<prompt>\d+) tokens\) is longer than the model'?s context length "
+        r"\((?P<window>\d+) tokens\)",
+        r"requested token count exceeds the model'?s maximum context length of (?P<window>\d+) "
+        r"tokens\. You requested a total of \d+ tokens: (?P<prompt>\d+) tokens from the input "
+        r"messages and (?P<answer>\d+) tokens for the completion",
+        # llama.cpp, tools/server/server-context.cpp; its body has the numbers too
+        r"request \((?P<prompt>\d+) tokens\) exceeds the available context size "
+        r"\((?P<window>\d+) tokens\)",
+        r"exceeds the available context size",
+        # LM Studio, https://github.com/lmstudio-ai/lmstudio-bug-tracker/issues/237
+        r"trying to keep the first (?P<prompt>\d+) tokens when context the overflows\. However, "
+        r"the model is loaded with context length of only (?P<window>\d+) tokens",
+        r"is greater than the context length",
+        # Ollama, server/routes.go
+        r"input length exceeds the context length",
+        # Google, https://ai.google.dev/gemini-api/docs/troubleshooting
+        r"input token count \((?P<prompt>\d+)\) exceeds the maximum number of tokens allowed "
+        r"\(?(?P<window>\d+)",
+        r"input token count .{0,40}exceeds the maximum number of tokens",
+        # xAI, Mistral, Kimi, Fireworks: as collected in
+        # https://github.com/badlogic/pi-mono/blob/main/packages/ai/src/utils/overflow.ts
+        r"maximum prompt length is (?P<window>\d+) but the request contains (?P<prompt>\d+) tokens",
+        r"prompt contains (?P<prompt>\d+) tokens.{0,80}too large for model with (?P<window>\d+) "
+        r"maximum context length",
+        r"exceeded model token limit: (?P<window>\d+) \(requested: (?P<prompt>\d+)\)",
+        r"prompt is too long: (?P<prompt>\d+), model maximum context length: (?P<window>\d+)",
+        # Together and text-generation-inference, router/src/validation.rs
+        r"tokens \+ `max_new_tokens` must be <= (?P<window>\d+)\. Given: (?P<prompt>\d+) `inputs` "
+        r"tokens and (?P<answer>\d+) `max_new_tokens`",
+        # OpenAI's newer models, Groq, Bedrock, MiniMax: without numbers
+        r"exceeds the context window",
+        r"reduce the length of the messages",
+        r"input is too long for requested model",
+        r"context window exceeds limit",
+        r"prompt is too long",
+    )
+)
+
+
+def overflow_of(error: Mapping[str, Any]) -> Overflow | None:
+    """What an error object says of a prompt that is too long; None if it says something else."""
+    message = error.get("message")
+    if not isinstance(message, str):
+        return None
+    text = message[:MOST_TEXT]
+    for sentence in _SENTENCES:
+        if (found := sentence.search(text)) is not None:
+            return _numbers(found.groupdict(), error)
+    return None
+
+
+def numbers_of(error: Mapping[str, Any]) -> Overflow:
+    """The numbers of an error object that is known to be about a prompt that is too long."""
+    return overflow_of(error) or _numbers({}, error)
+
+
+def _numbers(found: Mapping[str, str | None], error: Mapping[str, Any]) -> Overflow:
+    prompt, answer, window = (
+        token_count(int(text)) if (text := found.get(name)) and len(text) < 16 else None
+        for name in ("prompt", "answer", "window")
+    )
+    # llama.cpp has them as fields: https://github.com/ggml-org/llama.cpp/blob/master/tools/server
+    return Overflow(
+        prompt if prompt is not None else token_count(error.get("n_prompt_tokens")),
+        answer,
+        window if window is not None else token_count(error.get("n_ctx")),
+    )
