@@ -16,7 +16,7 @@ from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.base import rfc3339
 from goblin_assistant.schemas.usage import UsageOut, UsageQuery
 from goblin_assistant.usage import reports
-from goblin_assistant.usage.budgets import next_month
+from goblin_assistant.usage.months import next_month
 from goblin_assistant.usage.transactions import DatabaseUnavailable
 from goblin_assistant.web.auth import current_principal, require_auth
 from goblin_assistant.web.openapi import describe

@@ -11,9 +11,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from goblin_assistant.threads.forking import run_in_child
-from goblin_assistant.usage.records import UsageEntry
+
+T = TypeVar("T")
 
 logger = logging.getLogger("goblin_assistant.usage")
 
@@ -24,29 +26,37 @@ back-pressure."""
 BATCH = 200
 
 
-class BatchWriter:
+class BatchWriter(Generic[T]):
     """Hands entries to `write`, at most BATCH at once, in a thread that starts with the first."""
 
-    def __init__(
-        self, write: Callable[[list[UsageEntry]], None], seconds: float = BATCH_SECONDS
-    ) -> None:
+    def __init__(self, write: Callable[[list[T]], None], seconds: float = BATCH_SECONDS) -> None:
         self.seconds = seconds
         self._write = write
-        self._waiting: deque[UsageEntry] = deque()
-        self._writing = False
+        self._closed = False
+        self._reset()
+        run_in_child(self._reset)
+
+    def _reset(self) -> None:
+        # After a fork the parent writes its own records. Its locks may have been held then.
+        self._waiting: deque[T] = deque()
+        # Entries taken out of `_waiting`, and those of them that are written, both under `_moved`.
+        self._taken = self._written = 0
+        self._moved = threading.Condition()
         self._wake = threading.Event()
         self._hurry = threading.Event()
-        self._emptied = threading.Condition()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._closed = False
-        run_in_child(self._reset_after_fork)
 
     def __len__(self) -> int:
         """Entries that wait."""
         return len(self._waiting)
 
-    def put(self, entry: UsageEntry) -> bool:
+    @property
+    def busy(self) -> bool:
+        """Whether an entry waits or is being written."""
+        return bool(self._waiting) or self._taken != self._written
+
+    def put(self, entry: T) -> bool:
         """Take an entry. False when too many are waiting, or after `close`."""
         if self._closed or len(self._waiting) >= CAPACITY:
             return False
@@ -60,12 +70,12 @@ class BatchWriter:
 
     def flush(self, timeout: float) -> bool:
         """Wait until all entries so far have been handed over; False after `timeout` seconds."""
-        with self._emptied:
+        with self._moved:
+            last = self._taken + len(self._waiting)  # not later ones, which may never end
             if self._waiting:
                 self._hurry.set()
                 self._wake.set()
-            # In this order: the thread sets _writing before it takes entries out.
-            return self._emptied.wait_for(lambda: not self._waiting and not self._writing, timeout)
+            return self._moved.wait_for(lambda: self._written >= last, timeout)
 
     def close(self) -> None:
         """Hand over the waiting entries and end the thread."""
@@ -76,16 +86,6 @@ class BatchWriter:
         if thread is not None and thread is not threading.current_thread():
             thread.join(30.0)
         self._drain()
-
-    def _reset_after_fork(self) -> None:
-        # The parent writes its own records. Its locks may have been held at the fork.
-        self._waiting = deque()
-        self._writing = False
-        self._wake = threading.Event()
-        self._hurry = threading.Event()
-        self._emptied = threading.Condition()
-        self._starting = threading.Lock()
-        self._thread = None
 
     def _start(self) -> None:
         thread = self._thread
@@ -107,20 +107,18 @@ class BatchWriter:
             self._drain()
 
     def _drain(self) -> None:
-        self._writing = True
-        try:
-            while self._waiting:
-                batch: list[UsageEntry] = []
-                try:
-                    while len(batch) < BATCH:
-                        batch.append(self._waiting.popleft())
-                except IndexError:
-                    pass
-                if batch:
-                    self._write(batch)
-        except Exception:
-            logger.exception("usage_writer_failed")
-        finally:
-            with self._emptied:
-                self._writing = False
-                self._emptied.notify_all()
+        while batch := self._take():
+            try:
+                self._write(batch)
+            except Exception:
+                logger.exception("usage_writer_failed")
+            finally:
+                with self._moved:
+                    self._written += len(batch)
+                    self._moved.notify_all()
+
+    def _take(self) -> list[T]:
+        with self._moved:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            self._taken += len(batch)
+        return batch

@@ -2,31 +2,34 @@
 
 Before anything is sent upstream, a chat reserves what it may cost at most. The reservation is one
 conditional UPDATE, so two chats can never both get the last dollar. After the chat, one transaction
-writes its record, counts its cost and ends the reservation. Reservations of killed processes expire
-(`release_stale`); a record that is written later only adds its cost.
+writes its record, counts its cost and ends the reservation, mostly together with other chats'
+(usage/batches.py). Reservations of killed processes expire (`release_stale`); a record that is
+written later only adds its cost.
 
 A chat counts in the calendar month (UTC) in which it began. Spending is counted without a budget
 too, so that a budget set in mid-month includes it.
 
-Order of locks, the same everywhere: record, reservation, period. Several of a kind by their keys.
+Order of locks, the same everywhere: record, reservation, period. Several of a kind by their keys,
+periods by the keys that own them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from goblin_assistant.errors import BudgetExceeded
 from goblin_assistant.metrics import budget_rejections_total
 from goblin_assistant.money import from_microusd
-from goblin_assistant.usage.records import ms_of
+from goblin_assistant.usage.months import month_of, next_month, period_of
+from goblin_assistant.usage.records import UsageEntry
 from goblin_assistant.usage.transactions import UsageDatabase
 
 # A rotated key and its successors share the budget of the first one. No row: the key is gone.
 _OWNER = "SELECT COALESCE(budget_key_id, id) FROM api_keys WHERE id = ?"
+_OWNERS = "SELECT id, COALESCE(budget_key_id, id) FROM api_keys WHERE id IN (%s)"
 _RESERVE = (
     "UPDATE budget_periods SET reserved_microusd = reserved_microusd + ? "
     f"WHERE key_id = ({_OWNER}) AND period = ? AND spent_microusd + reserved_microusd + ? <= ?"
@@ -39,6 +42,12 @@ _OPEN_PERIOD = (
 _HOLD = (
     "INSERT INTO budget_reservations (id, key_id, period, amount_microusd, expires_at) "
     "VALUES (?, ?, ?, ?, ?)"
+)
+# PostgreSQL does both in one round trip. SQLite cannot write inside WITH, and has no round trips.
+_RESERVE_AND_HOLD = (
+    f"WITH taken AS ({_RESERVE} RETURNING period) "
+    "INSERT INTO budget_reservations (id, key_id, period, amount_microusd, expires_at) "
+    "SELECT ?, ?, ?, ?, ? FROM taken"
 )
 _STATE = (
     "SELECT spent_microusd, reserved_microusd FROM budget_periods "
@@ -77,6 +86,14 @@ class Reservation:
     amount_microusd: int
 
 
+Settled = tuple[UsageEntry, Reservation | None]
+"""A finished chat's record, and what was reserved for it."""
+
+
+class ReservationEnded(Exception):
+    """A reservation of a batch had expired; retry one by one."""
+
+
 @dataclass(frozen=True, slots=True)
 class BudgetState:
     """One key's month, in micro-dollars."""
@@ -84,31 +101,6 @@ class BudgetState:
     period: str
     spent_microusd: int
     reserved_microusd: int
-
-
-def period_of(record_id: str) -> str:
-    """The month that a record counts in: `2026-11`."""
-    return month_of(ms_of(record_id))
-
-
-_MONTHS: dict[int, str] = {}
-
-
-def month_of(ms: int) -> str:
-    """The calendar month (UTC) of a time."""
-    day = ms // 86_400_000
-    month = _MONTHS.get(day)
-    if month is None:
-        if len(_MONTHS) > 1000:
-            _MONTHS.clear()
-        month = _MONTHS[day] = datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m")
-    return month
-
-
-def next_month(period: str) -> str:
-    """The start of the next month, in RFC 3339."""
-    year, month = int(period[:4]), int(period[5:])
-    return f"{year + month // 12:04d}-{month % 12 + 1:02d}-01T00:00:00Z"
 
 
 class _Changes(defaultdict[tuple[int, str], list[int]]):
@@ -130,24 +122,35 @@ class Budgets:
             sql(_HOLD),
             sql(_STATE),
         )
+        self._reserve_and_hold = None if database.is_sqlite else sql(_RESERVE_AND_HOLD)
         self._drop, self._drop_returning, self._book = sql(_DROP), sql(_DROP_RETURNING), sql(_BOOK)
         self._book_first, self._drop_stale, self._stale = (
             sql(_BOOK_FIRST),
             sql(_DROP_STALE),
             sql(_STALE),
         )
-        self._owner = sql(_OWNER)
 
     def reserve(
-        self, record_id: str, key_id: int, budget_microusd: int, amount: int, expires_at: int
+        self,
+        record_id: str,
+        key_id: int,
+        budget_microusd: int,
+        amount: int,
+        expires_at: int,
+        *,
+        settle: Callable[[], bool] = lambda: False,
     ) -> Reservation:
         """Reserve `amount` micro-dollars until `expires_at` (ms since 1970).
 
-        Raises BudgetExceeded, DatabaseUnavailable or RecordRefused (the key is gone).
+        When the budget does not cover it, `settle` may end reservations of finished chats; if it
+        returns True, the budget is asked once more. Raises BudgetExceeded, DatabaseUnavailable or
+        RecordRefused (the key is gone).
         """
         period = period_of(record_id)
         reservation = Reservation(record_id, key_id, period, amount)
         refusal = self._database.run(self._try, reservation, budget_microusd, expires_at)
+        if refusal is not None and amount <= budget_microusd and settle():
+            refusal = self._database.run(self._try, reservation, budget_microusd, expires_at)
         if refusal is not None:
             budget_rejections_total.inc()
             raise _exceeded(budget_microusd, refusal, amount)
@@ -156,22 +159,28 @@ class Budgets:
     def _try(
         self, cursor: Any, wanted: Reservation, budget: int, expires_at: int
     ) -> BudgetState | None:
-        key_id, period, amount = wanted.key_id, wanted.period, wanted.amount_microusd
-        if amount > budget or not self._take(cursor, key_id, period, amount, budget):
-            return self._read(cursor, key_id, period)
-        cursor.execute(self._hold, (wanted.id, key_id, period, amount, expires_at))
-        return None
+        if wanted.amount_microusd <= budget:
+            if self._take(cursor, wanted, budget, expires_at):
+                return None
+            cursor.execute(self._open, (wanted.period, wanted.key_id))
+            # If the month's row was there, the budget said no.
+            if cursor.rowcount and self._take(cursor, wanted, budget, expires_at):
+                return None
+        return self._read(cursor, wanted.key_id, wanted.period)
 
-    def _take(self, cursor: Any, key_id: int, period: str, amount: int, budget: int) -> bool:
-        values = (amount, key_id, period, amount, budget)
-        cursor.execute(self._reserve, values)
-        if cursor.rowcount:
-            return True
-        cursor.execute(self._open, (period, key_id))
+    def _take(self, cursor: Any, wanted: Reservation, budget: int, expires_at: int) -> bool:
+        """Reserve the amount. False when the budget does not cover it, or the month has no row."""
+        key_id, period, amount = wanted.key_id, wanted.period, wanted.amount_microusd
+        taken = (amount, key_id, period, amount, budget)
+        held = (wanted.id, key_id, period, amount, expires_at)
+        if self._reserve_and_hold is not None:
+            cursor.execute(self._reserve_and_hold, taken + held)
+            return bool(cursor.rowcount)
+        cursor.execute(self._reserve, taken)
         if not cursor.rowcount:
-            return False  # the row was there: the budget says no
-        cursor.execute(self._reserve, values)
-        return bool(cursor.rowcount)
+            return False
+        cursor.execute(self._hold, held)
+        return True
 
     def _read(self, cursor: Any, key_id: int, period: str) -> BudgetState:
         cursor.execute(self._state, (key_id, period))
@@ -207,19 +216,20 @@ class Budgets:
         if not cursor.rowcount and cost:
             cursor.execute(self._book_first, (period, cost, key_id))
 
-    def book_spent(
-        self, cursor: Any, records: Iterable[tuple[str, int | None, int | None]]
-    ) -> None:
-        """The same for new records without reservations, as (id, key_id, cost)."""
-        spent: dict[tuple[int, str], int] = {}
-        for record_id, key_id, cost in records:
-            if key_id is not None and cost:
-                key = (key_id, period_of(record_id))
-                spent[key] = spent.get(key, 0) + cost
-        for (key_id, period), cost in sorted(spent.items()):
-            cursor.execute(self._book, (cost, 0, key_id, period))
-            if not cursor.rowcount:
-                cursor.execute(self._book_first, (period, cost, key_id))
+    def book_new(self, cursor: Any, settled: Sequence[Settled]) -> None:
+        """The same for many new records, in the order of their ids. Raises ReservationEnded."""
+        changes = _Changes()
+        held = [reservation for _, reservation in settled if reservation is not None]
+        if held:
+            cursor.executemany(self._drop, [(reservation.id,) for reservation in held])
+            if cursor.rowcount != len(held):  # the sum of all
+                raise ReservationEnded
+            for reservation in held:
+                changes[reservation.key_id, reservation.period][1] += reservation.amount_microusd
+        for entry, _ in settled:
+            if entry.key_id is not None and entry.cost_microusd:
+                changes[entry.key_id, period_of(entry.id)][0] += entry.cost_microusd
+        self._apply(cursor, changes)
 
     def book_many(self, cursor: Any, records: Iterable[tuple[str, int | None, int | None]]) -> None:
         """The same for imported records, as (id, key_id, cost). Some may have reservations."""
@@ -233,16 +243,27 @@ class Budgets:
         self._apply(cursor, changes)
 
     def _apply(self, cursor: Any, changes: _Changes) -> None:
+        if len(changes) > 1:
+            changes = self._by_owner(cursor, changes)
+        for (key_id, period), (cost, released) in sorted(changes.items()):
+            cursor.execute(self._book, (cost, released, key_id, period))
+            if not cursor.rowcount and cost:
+                cursor.execute(self._book_first, (period, cost, key_id))
+
+    def _by_owner(self, cursor: Any, changes: _Changes) -> _Changes:
+        """The changes by the keys that own the periods. Those of keys that are gone are left out.
+
+        Asked in each transaction: SQLite gives a deleted key's id to a new one.
+        """
+        keys = sorted({key_id for key_id, _ in changes})
+        cursor.execute(self._database.sql(_OWNERS % ", ".join("?" * len(keys))), keys)
+        owners = dict(cursor.fetchall())
         owned = _Changes()
         for (key_id, period), (cost, released) in changes.items():
-            cursor.execute(self._owner, (key_id,))
-            for (owner,) in cursor.fetchall():
-                owned[owner, period][0] += cost
-                owned[owner, period][1] += released
-        for (owner, period), (cost, released) in sorted(owned.items()):
-            cursor.execute(self._book, (cost, released, owner, period))
-            if not cursor.rowcount and cost:
-                cursor.execute(self._book_first, (period, cost, owner))
+            if key_id in owners:
+                owned[owners[key_id], period][0] += cost
+                owned[owners[key_id], period][1] += released
+        return owned
 
     def release_stale(self, now_ms: int) -> int:
         """End expired reservations, which killed processes left; returns how many."""

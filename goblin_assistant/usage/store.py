@@ -4,7 +4,8 @@ A record is written once, however the chat ends. It takes this way:
 
     journal()   before the last byte goes out, into a local file
     finish()    after it, into the database: with other records in one transaction
-                (usage/batches.py), or at once when money is reserved for the chat
+                (usage/batches.py), which also ends the chat's reservation, or at once when the chat
+                cost more than was reserved
     keep        when the database is unavailable: journal, memory, log (usage/recovery.py)
 
 Writing is idempotent by the record's id, so a record may arrive in the database by several ways.
@@ -23,7 +24,7 @@ from goblin_assistant import metrics
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import AuthFailure, PriceUnknown, Unauthorized, Unavailable
 from goblin_assistant.usage.batches import BatchWriter
-from goblin_assistant.usage.budgets import Budgets, Reservation
+from goblin_assistant.usage.budgets import Budgets, Reservation, ReservationEnded, Settled
 from goblin_assistant.usage.journal import Journal
 from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.records import UsageEntry, first_id_at
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("goblin_assistant.usage")
 
 WARNED_MODELS = 1000
+SETTLE_SECONDS = 0.25
+"""How long a chat that its budget does not cover waits for the records of finished ones."""
 
 
 class UsageStore:
@@ -117,7 +120,12 @@ class UsageStore:
             return None
         try:
             return self.budgets.reserve(
-                entry_id, principal.key_id, budget, amount, now_ms() + self._reservation_ms
+                entry_id,
+                principal.key_id,
+                budget,
+                amount,
+                now_ms() + self._reservation_ms,
+                settle=self._settle_finished,
             )
         except RecordRefused:
             raise Unauthorized(
@@ -127,6 +135,10 @@ class UsageStore:
             raise Unavailable(
                 "the budget cannot be checked now; try again shortly", retry_after=5
             ) from None
+
+    def _settle_finished(self) -> bool:
+        # A finished chat's money is released with its record, in up to 10 ms.
+        return self.batch_writer.busy and self.flush(SETTLE_SECONDS)
 
     # -- after it -----------------------------------------------------------------------------
     def journal(self, entry: UsageEntry) -> None:
@@ -148,13 +160,13 @@ class UsageStore:
         """
         try:
             self._count_cost(entry, model_label)
-            # Reserved money is given back at once: the key's next request may need it.
-            if reservation is not None or not self.batch_writer.seconds:
+            # What cost more than was reserved counts at once: until then the key could spend more.
+            if not self.batch_writer.seconds or _exceeds(entry, reservation):
                 self._save(entry, reservation)
                 return
             if not entry.completed:
                 self._journal.append(entry)  # completed ones are in the journal already
-            if not self.batch_writer.put(entry):
+            if not self.batch_writer.put((entry, reservation)):
                 self._save(entry, reservation)
         except Exception:
             logger.exception("usage_finish_failed")
@@ -174,21 +186,21 @@ class UsageStore:
         else:
             self._journal.saved((entry.id,))
 
-    def _save_batch(self, entries: Sequence[UsageEntry]) -> None:
+    def _save_batch(self, settled: Sequence[Settled]) -> None:
         try:
-            self._database.run(self._table.insert_new, entries)
+            self._database.run(self._table.insert_new, settled)
         except DatabaseUnavailable as error:
-            for entry in entries:
+            for entry, _ in settled:
                 self.recovery.keep(entry, str(error))
-        except (RecordRefused, AlreadyStored):
-            for entry in entries:
-                self._save(entry, None)
+        except (RecordRefused, AlreadyStored, ReservationEnded):
+            for entry, reservation in settled:
+                self._save(entry, reservation)
         except Exception:
             logger.exception("usage_finish_failed")
-            for entry in entries:
+            for entry, _ in settled:
                 self.recovery.keep(entry, "internal error")
         else:
-            self._journal.saved(entry.id for entry in entries)
+            self._journal.saved(entry.id for entry, _ in settled)
 
     def _count_cost(self, entry: UsageEntry, model_label: str) -> None:
         if not entry.provider:
@@ -254,6 +266,10 @@ class UsageStore:
         self.recovery.close()
         self._journal.close()
         self._database.close()
+
+
+def _exceeds(entry: UsageEntry, reservation: Reservation | None) -> bool:
+    return reservation is not None and (entry.cost_microusd or 0) > reservation.amount_microusd
 
 
 def _most_microusd(

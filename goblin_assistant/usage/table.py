@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from goblin_assistant.usage.budgets import Budgets, Reservation
+from goblin_assistant.usage.budgets import Budgets, Reservation, Settled
 from goblin_assistant.usage.records import COLUMNS, UsageEntry
 from goblin_assistant.usage.transactions import UsageDatabase
 
@@ -40,14 +40,17 @@ class RecordTable:
         if cursor.rowcount:
             self._budgets.book(cursor, entry.id, entry.key_id, entry.cost_microusd, reservation)
 
-    def insert_new(self, cursor: Any, entries: Sequence[UsageEntry]) -> None:
-        """Insert records without reservations in one call. Raises AlreadyStored."""
-        cursor.executemany(self._insert, [entry.values() for entry in entries])
-        if cursor.rowcount != len(entries):  # the sum of all
+    def insert_new(self, cursor: Any, settled: Sequence[Settled]) -> None:
+        """Insert records and settle their reservations in few calls.
+
+        Raises AlreadyStored or ReservationEnded.
+        """
+        # By their ids, as an import of the same records: so neither waits for the other in a ring.
+        ordered = sorted(settled, key=_record_id)
+        cursor.executemany(self._insert, [entry.values() for entry, _ in ordered])
+        if cursor.rowcount != len(ordered):  # the sum of all
             raise AlreadyStored
-        self._budgets.book_spent(
-            cursor, ((entry.id, entry.key_id, entry.cost_microusd) for entry in entries)
-        )
+        self._budgets.book_new(cursor, ordered)
 
     def insert_missing(self, cursor: Any, entries: Sequence[UsageEntry]) -> int:
         """Insert those records that are not stored yet; returns how many."""
@@ -63,3 +66,7 @@ class RecordTable:
         """Delete up to `limit` records with ids below `border`; returns how many."""
         cursor.execute(self._delete, (border, limit))
         return int(cursor.rowcount)
+
+
+def _record_id(settled: Settled) -> str:
+    return settled[0].id

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 
 from goblin_assistant.errors import BudgetExceeded
+from goblin_assistant.usage.batches import BATCH_SECONDS
 from goblin_assistant.usage.records import new_record_id
 from tests.support.books import entry, open_database, open_store, principal
 
@@ -24,7 +25,7 @@ def main() -> None:
     key, budget, factor = int(key_text), int(budget_text), int(factor_text)
     engine = open_database(url)
     admitted, refused = [], []
-    with open_store(engine, Path(folder)) as store:
+    with open_store(engine, Path(folder), batch_seconds=BATCH_SECONDS) as store:
 
         def spend() -> None:
             for _ in range(int(chats_text)):

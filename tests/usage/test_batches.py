@@ -6,13 +6,18 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
+from goblin_assistant.database.models import now_ms
+from goblin_assistant.errors import BudgetExceeded
+from goblin_assistant.metrics import budget_rejections_total
 from goblin_assistant.usage import batches
 from goblin_assistant.usage.batches import BATCH_SECONDS, BatchWriter
+from goblin_assistant.usage.budgets import Settled
 from goblin_assistant.usage.records import UsageEntry
 from goblin_assistant.usage.store import UsageStore
 from tests.conftest import wait_until
@@ -21,6 +26,7 @@ from tests.support.books import (
     budget_of,
     count,
     entry,
+    open_database,
     open_store,
     principal,
     rows,
@@ -88,6 +94,23 @@ def test_flush_gives_up_after_its_time() -> None:
     assert not batch_writer.flush(0.05)
     target.gate.set()
     batch_writer.close()
+
+
+def test_flush_does_not_wait_for_entries_that_come_after_it() -> None:
+    ended = threading.Event()
+
+    def write(_: list[UsageEntry]) -> None:
+        if not ended.is_set():
+            batch_writer.put(entry())  # there is always one more
+
+    batch_writer = BatchWriter(write, 0.0)
+    batch_writer.put(entry())
+    assert batch_writer.flush(10.0)
+    assert batch_writer.busy
+    ended.set()
+    assert batch_writer.flush(10.0)
+    batch_writer.close()
+    assert not batch_writer.busy
 
 
 def test_too_many_are_refused_so_that_their_makers_write_them(
@@ -182,14 +205,148 @@ def test_gathered_records_of_many_threads_are_all_written_and_booked(
     assert store._journal.waiting() == 0
 
 
-def test_a_record_with_money_held_is_written_at_once(engine: Engine, store: UsageStore) -> None:
-    key_id = add_key(engine)
-    made = entry(key_id=key_id)
-    held = store.reserve(made.id, principal(key_id, 1_000_000), [("echo", "echo")], 10, 20)
+ECHO = [("echo", "echo")]
+
+
+def hold(store: UsageStore, key_id: int, budget: int = 1_000_000) -> Settled:
+    """A record of 3,000 micro-dollars, for which as much is reserved."""
+    made = entry(key_id=key_id, cost_microusd=3000)
+    held = store.reserve(made.id, principal(key_id, budget), ECHO, 10, 20)
     assert held is not None
-    store.finish(made, held)
+    return made, held
+
+
+@pytest.fixture
+def waiting(engine: Engine, tmp_path: Path) -> Iterator[UsageStore]:
+    """A store whose records wait until something asks for them."""
+    with open_store(engine, tmp_path / "w", pause_seconds=0.0, batch_seconds=600.0) as store:
+        yield store
+
+
+def test_a_reservation_ends_with_its_record_and_never_before(
+    engine: Engine, waiting: UsageStore
+) -> None:
+    keys = [add_key(engine) for _ in range(3)]
+    for key_id in keys * 4:
+        waiting.finish(*hold(waiting, key_id))
+    assert count(engine) == 0
+    assert [budget_of(engine, key_id) for key_id in keys] == [(0, 12_000)] * 3
+    assert waiting.flush(10)
+    assert count(engine) == 12
+    assert [budget_of(engine, key_id) for key_id in keys] == [(12_000, 0)] * 3
+    assert count(engine, "budget_reservations") == 0
+
+
+def test_a_budget_that_only_waits_for_finished_chats_covers_the_next_one(
+    engine: Engine, waiting: UsageStore
+) -> None:
+    key_id = add_key(engine)
+    made, held = hold(waiting, key_id, budget=4000)
+    made.cost_microusd = 1000
+    before = budget_rejections_total._value.get()
+    waiting.finish(made, held)
+    unfinished = hold(waiting, key_id, budget=4000)
+    assert budget_of(engine, key_id) == (1000, 3000)
+    assert budget_rejections_total._value.get() == before
+    with pytest.raises(BudgetExceeded, match=r"\$0.001 is spent and \$0.003 is reserved"):
+        hold(waiting, key_id, budget=4000)
+    assert budget_rejections_total._value.get() == before + 1
+    waiting.finish(*unfinished)
+    with pytest.raises(BudgetExceeded, match=r"\$0.004 is spent and \$0.00 is reserved"):
+        hold(waiting, key_id, budget=4000)
+
+
+def test_a_chat_that_cost_more_than_was_reserved_counts_at_once(
+    engine: Engine, waiting: UsageStore
+) -> None:
+    key_id = add_key(engine)
+    made, held = hold(waiting, key_id)
+    made.cost_microusd = 3001
+    waiting.finish(made, held)
+    assert budget_of(engine, key_id) == (3001, 0)
     assert count(engine) == 1
-    assert budget_of(engine, key_id) == (3000, 0)
+
+
+def test_a_reservation_that_expired_while_its_record_waited_is_not_released_again(
+    engine: Engine, waiting: UsageStore
+) -> None:
+    key_id = add_key(engine)
+    late = hold(waiting, key_id)
+    assert waiting.budgets.release_stale(now_ms() + 3_600_000) == 1
+    for each in (late, hold(waiting, key_id), hold(waiting, key_id)):
+        waiting.finish(*each)
+    hold(waiting, key_id)  # goes on
+    assert waiting.flush(10)
+    assert count(engine) == 3
+    assert budget_of(engine, key_id) == (9000, 3000)
+
+
+def test_rotated_keys_in_one_batch_spend_the_budget_of_the_first(
+    engine: Engine, waiting: UsageStore
+) -> None:
+    first, other = add_key(engine), add_key(engine)
+    second = add_key(engine, budget_key_id=first)
+    for key_id in (second, other, first, second):
+        waiting.finish(*hold(waiting, key_id))
+    waiting.finish(entry(key_id=second, cost_microusd=7), None)
+    waiting.finish(entry(key_id=4711, cost_microusd=7), None)  # a key that is gone
+    waiting.finish(entry(key_id=None, cost_microusd=7), None)
+    assert waiting.flush(10)
+    assert count(engine) == 7
+    assert budget_of(engine, first) == (9007, 0)
+    assert budget_of(engine, second) == (0, 0)
+    assert budget_of(engine, other) == (3000, 0)
+
+
+def test_a_batch_with_reservations_that_the_database_misses_is_settled_later(
+    engine: Engine, waiting: UsageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise waiting._database._errors[0]("the database is away")
+
+    key_id = add_key(engine)
+    settled = [hold(waiting, key_id) for _ in range(3)]
+    with monkeypatch.context() as outage:
+        outage.setattr(waiting._database, "_transact", away)
+        for each in settled:
+            waiting.finish(*each)
+        assert waiting.flush(10)
+    assert budget_of(engine, key_id) == (0, 9000)
+    waiting.retry_unsaved()
+    assert count(engine) == 3
+    assert budget_of(engine, key_id) == (9000, 0)
+
+
+def test_a_batch_locks_budgets_in_the_order_of_the_keys_that_own_them(
+    postgres_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Else two processes that settle keys of the same budgets could wait for each other.
+    engine = open_database(postgres_url)
+    first, other = add_key(engine), add_key(engine)
+    second = add_key(engine, budget_key_id=first)  # the highest id, of the lowest owner
+    lock = text("UPDATE budget_periods SET spent_microusd = spent_microusd + 1 WHERE key_id = :k")
+    # Each look in a transaction of its own: PostgreSQL shows one state throughout a transaction.
+    waits = (
+        "SELECT pid FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with open_store(engine, tmp_path, batch_seconds=600.0) as store:
+        for key_id in (first, other):
+            store.finish(entry(key_id=key_id, cost_microusd=1), None)
+        assert store.flush(30)
+        with engine.connect() as another:
+            another.execute(lock, {"k": first})
+            for key_id in (other, second):
+                store.finish(entry(key_id=key_id, cost_microusd=1), None)
+            with ThreadPoolExecutor(1) as pool:
+                flushed = pool.submit(store.flush, 60)
+                wait_until(lambda: len(rows(engine, waits)) == 1, 30)
+                another.execute(lock, {"k": other})
+                another.commit()
+                assert flushed.result()
+    assert [record.message for record in caplog.records] == []
+    assert [budget_of(engine, key_id) for key_id in (first, other)] == [(3, 0), (3, 0)]
+    engine.dispose()
 
 
 def test_gathered_records_survive_an_outage(

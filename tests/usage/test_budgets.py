@@ -12,7 +12,8 @@ from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import BudgetExceeded, PriceUnknown, Unauthorized, Unavailable
 from goblin_assistant.metrics import budget_rejections_total
-from goblin_assistant.usage.budgets import Reservation, month_of, next_month, period_of
+from goblin_assistant.usage.budgets import Reservation
+from goblin_assistant.usage.months import month_of, next_month, period_of
 from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.records import first_id_at, journal_line, new_record_id
 from goblin_assistant.usage.store import UsageStore

@@ -29,6 +29,7 @@ from goblin_assistant.routing.router import Router
 from goblin_assistant.schemas.chat import ChatCompletionRequest
 from goblin_assistant.schemas.messages import MessagesRequest
 from goblin_assistant.threads.budget import ThreadBudget
+from goblin_assistant.usage.batches import BATCH_SECONDS
 from goblin_assistant.usage.prices import Prices
 from goblin_assistant.web.request_body import parse_json
 from tests.support.books import add_key, budget_of, open_database, open_store, rows
@@ -74,7 +75,7 @@ class Till:
         registry = Registry(
             {p.name: p for p in (*providers, ScriptedAnthropic(self.servers["claude"]))}
         )
-        self._usage = store
+        self.usage = store
         self._config, self._registry = config, registry
         self._limits = RateLimits(config, MemoryStorage())
         self._service()
@@ -84,7 +85,7 @@ class Till:
         router = Router(self._config, self._registry)
         threads = ThreadBudget(self._config.held_threads)
         self.chat = ChatService(
-            self._config, self._registry, router, self._usage, self._limits, threads
+            self._config, self._registry, router, self.usage, self._limits, threads
         )
 
     def principal(self, budget: int, tokens: int | None = None) -> Principal:
@@ -141,7 +142,8 @@ def till(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Till]:
     engine = open_database(f"sqlite:///{folder / 'books.db'}")
     add_key(engine)
     prices = {f"{name}/*": PriceRow(input=PRICE, output=PRICE) for name in (*ROWS, "claude")}
-    with open_store(engine, folder, prices=Prices(prices), default_max_tokens=500) as store:
+    options = {"prices": Prices(prices), "default_max_tokens": 500, "batch_seconds": BATCH_SECONDS}
+    with open_store(engine, folder, **options) as store:
         yield Till(engine, store)
     engine.dispose()
 
@@ -172,6 +174,7 @@ def spend(till: Till, principal: Principal, calls: list[Case]) -> tuple[list[Tru
             running.clear()
     for case, _, stream in running:
         finish(case, stream)
+    assert till.usage.flush(30)
     return truths, max(most, sum(truth.excess for _, truth, _ in running))
 
 
