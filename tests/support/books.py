@@ -12,7 +12,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.config.goblin_file import PriceRow
-from goblin_assistant.database.engine import engine_options
+from goblin_assistant.database.engine import DATABASE_SECONDS, engine_options
 from goblin_assistant.database.models import api_keys, metadata, now_ms, users
 from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.records import UsageEntry, new_record_id
@@ -22,10 +22,10 @@ CENT = {"echo/*": PriceRow(input=100, output=100)}
 """A hundred micro-dollars a token: a hundred tokens cost a cent."""
 
 
-def open_database(url: str, threads: int = 8) -> Engine:
-    """An engine as the product makes it, with the tables."""
+def open_database(url: str, threads: int = 8, seconds: float = DATABASE_SECONDS) -> Engine:
+    """An engine as the product makes it, with the tables. `seconds`: the limit of a statement."""
     url = url.replace("postgresql://", "postgresql+psycopg://")
-    engine = create_engine(url, **engine_options(url, threads))
+    engine = create_engine(url, **engine_options(url, threads, seconds))
     metadata.create_all(engine)
     return engine
 

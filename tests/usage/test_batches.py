@@ -321,7 +321,7 @@ def test_a_batch_locks_budgets_in_the_order_of_the_keys_that_own_them(
     postgres_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Else two processes that settle keys of the same budgets could wait for each other.
-    engine = open_database(postgres_url)
+    engine = open_database(postgres_url, seconds=60.0)
     first, other = add_key(engine), add_key(engine)
     second = add_key(engine, budget_key_id=first)  # the highest id, of the lowest owner
     lock = text("UPDATE budget_periods SET spent_microusd = spent_microusd + 1 WHERE key_id = :k")
