@@ -205,6 +205,20 @@ class Server:
             ).json()
         return {"Authorization": f"Bearer {body['access_token']}"}
 
+    def wait_until_up(self) -> None:
+        """Wait until it answers."""
+        wait_until(self._up, 60, "the server to answer")
+
+    def _up(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(
+                f"the server ended: {b''.join(self.output + self.errors).decode()}"
+            )
+        try:
+            return requests.get(self.url + "/health/live", timeout=2).status_code == 200
+        except requests.RequestException:
+            return False
+
     def stop(self, sig: signal.Signals = signal.SIGTERM, timeout: float = 40.0) -> int:
         """Send a signal, wait for the end, return the exit code."""
         if self.process.poll() is None:
@@ -271,7 +285,7 @@ def serving(base: Path) -> Iterator[Serve]:
         server = Server(process, port)
         servers.append(server)
         if wait:
-            wait_until(lambda: _up(server), 20, "the server to answer")
+            server.wait_until_up()
         return server
 
     try:
@@ -284,14 +298,3 @@ def serving(base: Path) -> Iterator[Serve]:
             for pipe in (server.process.stdout, server.process.stderr):
                 assert pipe is not None
                 pipe.close()
-
-
-def _up(server: Server) -> bool:
-    if server.process.poll() is not None:
-        raise AssertionError(
-            f"the server ended: {b''.join(server.output + server.errors).decode()}"
-        )
-    try:
-        return requests.get(server.url + "/health/live", timeout=2).status_code == 200
-    except requests.RequestException:
-        return False
