@@ -78,7 +78,7 @@ SETTINGS = {
 TOML = """\
 [providers.sim]
 kind = "echo"
-options = { tokens_per_second = 2 }
+options = { tokens_per_second = 5 }
 """
 # So slow that a busy machine does not look like a proxy that holds events back.
 # The outer limit would meet a test's own load.
