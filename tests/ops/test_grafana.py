@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from ops.grafana.source.write import FOLDER, as_json
 from tests.conftest import ROOT, wait_until
 from tests.support.fake_upstream import FakeUpstream, Reply
 from tests.support.monitoring_servers import PrometheusServer
-from tests.support.services import free_port
+from tests.support.services import RedisServer, free_port
 
 GUIDE_PANELS = (
     "Request rate by endpoint",
@@ -64,7 +65,8 @@ ANSWER = {
     ],
     "usage": {"prompt_tokens": 1000, "completion_tokens": 1000, "total_tokens": 2000},
 }
-VARIABLES = {"$__rate_interval": "20s", "$__range": "20s", "$instance": ".*"}
+# Longer than the tests take, so that the load stays within.
+VARIABLES = {"$__rate_interval": "10m", "$__range": "10m", "$instance": ".*"}
 
 
 def panels_of(board: dict[str, Any]) -> list[dict[str, Any]]:
@@ -161,16 +163,26 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusS
     upstream = FakeUpstream(default=Reply.json(200, ANSWER))
     (folder / "goblin.toml").write_text(TOML.replace("{upstream}", upstream.url))
     made = PrometheusServer(folder / "prometheus")
+    (folder / "redis").mkdir()
+    redis = RedisServer(folder / "redis")
+    redis.start()
     for path in (ROOT / "ops" / "prometheus" / "rules").glob("*.yml"):
         # Groups are evaluated every 30 s in production.
         text = re.sub(r"^( +interval:) .*$", r"\1 1s", path.read_text(), flags=re.M)
         (folder / path.name).write_text(text)
-    with running_server(
-        GOBLIN_CONFIG_FILE=str(folder / "goblin.toml"),
-        GOBLIN_DEFAULT_MODEL="sim/echo",
-        GOBLIN_RETRIES="1",
-        SANDBOX_URL=f"http://127.0.0.1:{free_port()}",
-    ) as url:
+    with contextlib.ExitStack() as stack:
+        stack.callback(upstream.close)
+        stack.callback(redis.stop)
+        stack.callback(made.stop)
+        url = stack.enter_context(
+            running_server(
+                GOBLIN_CONFIG_FILE=str(folder / "goblin.toml"),
+                GOBLIN_DEFAULT_MODEL="sim/echo",
+                GOBLIN_RETRIES="1",
+                REDIS_URL=redis.url,
+                SANDBOX_URL=f"http://127.0.0.1:{free_port()}",
+            )
+        )
         made.start(
             {
                 "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -183,18 +195,14 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusS
                 ],
             }
         )
-        try:
-            wait_until(lambda: made.query("http_requests_total"), 30, "the first scrape")
-            caller = Caller(url)
-            # A rate needs an increase after the first scrape that has the series.
-            for number in (1, 2):
-                caller.round()
-                wait_until(lambda: _settings_read(made) >= number, 30, "the scrape of a round")  # noqa: B023
-            wait_until(lambda: made.query("ALERTS_FOR_STATE"), 30, "a pending alert")
-            yield made
-        finally:
-            made.stop()
-            upstream.close()
+        wait_until(lambda: made.query("http_requests_total"), 60, "the first scrape")
+        caller = Caller(url)
+        # A rate needs an increase after the first scrape that has the series.
+        for number in (1, 2):
+            caller.round()
+            wait_until(lambda: _settings_read(made) >= number, 60, "the scrape of a round")  # noqa: B023
+        wait_until(lambda: made.query("ALERTS_FOR_STATE"), 60, "a pending alert")
+        yield made
 
 
 def _settings_read(prometheus: PrometheusServer) -> float:

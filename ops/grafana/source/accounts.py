@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ops.grafana.source.panels import Board, Panel, rate, total
+from ops.grafana.source.panels import Board, Panel, quantile, rate, total
 
 BOARD = Board(
     "goblin-accounts",
@@ -37,15 +37,10 @@ BOARD = Board(
                     ],
                 ),
                 Panel(
-                    "4xx by status",
-                    "Requests a second that the client has to mend.",
+                    "4xx by code",
+                    "Requests a second that the client has to mend, by the error's code.",
                     "reqps",
-                    [
-                        (
-                            rate("http_requests_total", ',status_code=~"4.."', "status_code"),
-                            "{{status_code}}",
-                        )
-                    ],
+                    [(rate("http_client_errors_total", by="error_code"), "{{error_code}}")],
                 ),
             ],
         ),
@@ -75,6 +70,13 @@ BOARD = Board(
         (
             "The limiter itself",
             [
+                Panel(
+                    "Time of Redis, p95",
+                    "Time of one count of a limit in Redis, failures included. Without Redis there "
+                    "is no data.",
+                    "s",
+                    [(quantile(0.95, "rate_limiter_storage_seconds"), "p95")],
+                ),
                 Panel(
                     "Limits are counted locally",
                     "1: Redis is lost, and this instance counts on its own.",

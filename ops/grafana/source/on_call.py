@@ -76,6 +76,22 @@ BOARD = Board(
             "Since when",
             [
                 Panel(
+                    "Ready",
+                    "0: /health/ready answers 503; the answer has the reasons.",
+                    "short",
+                    [("app_ready{$filter}", "{{instance}}")],
+                    kind="timeline",
+                    width=6,
+                ),
+                Panel(
+                    "Configuration",
+                    "0: the last reload was refused, and the values of before are in force.",
+                    "short",
+                    [("config_last_reload_successful{$filter}", "{{instance}}")],
+                    kind="timeline",
+                    width=6,
+                ),
+                Panel(
                     "Services",
                     "0: down.",
                     "short",
@@ -86,7 +102,7 @@ BOARD = Board(
                         )
                     ],
                     kind="timeline",
-                    width=12,
+                    width=6,
                 ),
                 Panel(
                     "Instances",
@@ -94,7 +110,7 @@ BOARD = Board(
                     "short",
                     [("up{$filter}", "{{instance}}")],
                     kind="timeline",
-                    width=12,
+                    width=6,
                 ),
             ],
         ),

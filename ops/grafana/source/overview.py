@@ -40,11 +40,20 @@ GUIDE = (
         ],
     ),
     Panel(
+        "Ready",
+        "1: the instance can serve chats, and load balancers send it some.",
+        "short",
+        [("app_ready{$filter}", "{{instance}}")],
+        kind="timeline",
+        width=4,
+    ),
+    Panel(
         "Services",
         "1: the last check passed. 0: it failed. The least of all instances.",
         "short",
         [("min by (service_name) (service_health_status{$filter})", "{{service_name}}")],
         kind="timeline",
+        width=4,
     ),
 )
 CAPACITY = (
@@ -69,6 +78,22 @@ CAPACITY = (
         "Client connections that are open, by instance.",
         "short",
         [("server_connections{$filter}", "{{instance}}")],
+    ),
+    Panel(
+        "Waits, p95",
+        "Time that requests waited for a server thread, and chats for a chat slot.",
+        "s",
+        [(quantile(0.95, "queue_wait_seconds", by="queue"), "{{queue}}")],
+    ),
+    Panel(
+        "Database connections",
+        "Connections that are taken, how many the pools may open, and threads that wait for one.",
+        "short",
+        [
+            (total("database_pool_connections_in_use"), "in use"),
+            (total("database_pool_waiting"), "waiting"),
+            (total("database_pool_connections_max"), "most"),
+        ],
     ),
     Panel(
         "Memory",

@@ -55,6 +55,20 @@ BOARD = Board(
                             "{{provider}} {{error_type}}",
                         )
                     ],
+                    width=6,
+                ),
+                Panel(
+                    "Duration of health checks",
+                    "The last check of each service, on the slowest instance.",
+                    "s",
+                    [
+                        (
+                            "max by (service_name) "
+                            "(service_health_check_duration_seconds{$filter})",
+                            "{{service_name}}",
+                        )
+                    ],
+                    width=6,
                 ),
                 Panel(
                     "Circuit breakers",
@@ -63,6 +77,7 @@ BOARD = Board(
                     [("max by (provider) (provider_circuit_state{$filter})", "{{provider}}")],
                     kind="timeline",
                     red_from=2,
+                    width=6,
                 ),
                 Panel(
                     "Slow calls",
@@ -70,6 +85,7 @@ BOARD = Board(
                     "failed for the breaker.",
                     "reqps",
                     [(rate("provider_slow_calls_total", by="provider"), "{{provider}}")],
+                    width=6,
                 ),
             ],
         ),

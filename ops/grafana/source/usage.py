@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ops.grafana.source.panels import Board, Panel, rate
+from ops.grafana.source.panels import Board, Panel, rate, total
 
 
 def _sum(metric: str, by: str = "") -> str:
@@ -101,18 +101,37 @@ BOARD = Board(
                     "reqps",
                     [(rate("usage_records_unsaved_total"), "records")],
                     red_from=0.001,
+                    width=6,
                 ),
                 Panel(
-                    "Answers replayed",
-                    "A second, for a repeated Idempotency-Key: they cost nothing.",
+                    "Usage that waits",
+                    "Records for the next write, records that the database did not take, and "
+                    "journals of killed processes that are not imported yet.",
+                    "short",
+                    [
+                        (total("usage_backlog_records"), "next write"),
+                        (total("usage_unsaved_records"), "not taken"),
+                        (total("usage_orphaned_journals"), "journals"),
+                    ],
+                    width=6,
+                ),
+                Panel(
+                    "Idempotency-Key",
+                    "A second: answers replayed for a repeated key, which cost nothing, and "
+                    "failures of the store, which cost the guarantee.",
                     "reqps",
-                    [(rate("idempotent_replays_total"), "replayed")],
+                    [
+                        (rate("idempotent_replays_total"), "replayed"),
+                        (rate("idempotency_store_failures_total"), "failures"),
+                    ],
+                    width=6,
                 ),
                 Panel(
                     "Streams that did not reach their end",
                     "A second, by who broke them off.",
                     "reqps",
                     [(rate("stream_incomplete_total", by="reason"), "{{reason}}")],
+                    width=6,
                 ),
             ],
         ),
