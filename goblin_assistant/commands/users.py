@@ -42,7 +42,15 @@ def read_password(from_stdin: bool) -> str:
     """The password from a hidden prompt, or from standard input without its line end."""
     if from_stdin:
         return sys.stdin.read().rstrip("\r\n")
-    password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    try:
+        password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+    except click.Abort:
+        if sys.stdin.isatty():  # Ctrl-C or Ctrl-D
+            raise
+        raise click.UsageError(
+            "there is no terminal to ask for the password; "
+            "give --password-stdin and write it to standard input"
+        ) from None
     return password
 
 

@@ -96,6 +96,12 @@ def test_the_password_is_asked_for_twice_and_never_shown(folder: Path) -> None:
     )
 
 
+def test_without_a_terminal_the_way_to_give_the_password_is_named(folder: Path) -> None:
+    result = run(users, "create", ADA, stdin="")
+    assert result.exit_code == 2
+    assert "give --password-stdin" in result.output
+
+
 def test_users_are_listed_for_people_and_for_programs(ada: dict[str, Any]) -> None:
     listed = good(users, "list", "--json")
     assert [user["email"] for user in listed] == [ADA]
