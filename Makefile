@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8001
 
-.PHONY: help run test lint format typecheck docs loadtest bench bench-bodies bench-live clean
+.PHONY: help run test lint format typecheck docs loadtest bench bench-bodies bench-live normal-use clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s '	'
 
@@ -60,6 +60,9 @@ bench-live: $(VENV)/.dev ## ask /health/live all the time under attack; writes i
 
 bench-bodies: $(VENV)/.dev ## CPU and memory of nasty request bodies; a section of docs/performance.md
 	$(BIN)/python -m benchmarks.nasty_bodies
+
+normal-use: $(VENV)/.dev ## ten minutes of load and a rolling restart under the real alerts: none may fire
+	$(BIN)/python -m tests.ops.normal_use
 
 clean: ## remove the environment and build output
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -18,6 +18,7 @@ import yaml
 from goblin_assistant.health.checks import RESERVED
 from tests.conftest import wait_until
 from tests.support.alert_rules import ALERTS, OPS
+from tests.support.mailbox import Mailbox
 from tests.support.monitoring import alertmanager_config, running_alertmanager
 from tests.support.services import find_binary
 from tests.support.webhook import WebhookReceiver
@@ -129,6 +130,24 @@ def test_a_page_has_the_summary_and_a_link_that_opens_the_runbook(
     assert message["title_link"] == LINK + "ServiceUnhealthy.md"
     assert "CRITICAL summary of ServiceUnhealthy" in message["text"]
     assert f"Runbook: {LINK}ServiceUnhealthy.md" in message["text"]
+
+
+def test_a_mail_has_the_same_title_text_and_link(tmp_path: Path) -> None:
+    with WebhookReceiver() as webhook, Mailbox() as mailbox:
+        config = alertmanager_config(webhook.url, tmp_path, factor=30, mail=mailbox.address)
+        with running_alertmanager(config, tmp_path / "alertmanager") as url:
+            Alertmanager(url, webhook).fire(("ServiceUnhealthy", {"service_name": "redis"}))
+            wait_until(lambda: mailbox.messages, 60, "the mail")
+    (message,) = mailbox.messages
+    assert message["Subject"] == "[FIRING:1] ServiceUnhealthy (goblin)"
+    assert (message["From"], message["To"]) == ("alertmanager@example.com", "oncall@example.com")
+    body = message.get_body(("plain",))
+    assert body is not None
+    text = body.get_content()
+    assert "CRITICAL summary of ServiceUnhealthy" in text
+    assert f"Runbook: {LINK}ServiceUnhealthy.md" in text
+    # The password is that of the file.
+    assert mailbox.logins == [("alertmanager@example.com", "the smtp-password")]
 
 
 DATABASE = ("ServiceUnhealthy", {"service_name": "database"})

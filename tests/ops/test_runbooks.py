@@ -27,7 +27,6 @@ ADDED = {"job", "instance", "le", "kind", "slo"}
 # Metrics of others, and the words by which the runbooks' README names them.
 OTHERS = {
     "up": "`up`",
-    "prometheus_notifications_dropped_total": "`prometheus_*`",
     "ALERTS": "`up`",
     "probe_success": "`probe_*`",
     "probe_http_status_code": "`probe_*`",

@@ -97,9 +97,12 @@ def running_prometheus(config: dict[str, Any], folder: Path) -> Iterator[Prometh
         yield prometheus
 
 
-def alertmanager_config(webhook: str, folder: Path, factor: float = 1.0) -> dict[str, Any]:
+def alertmanager_config(
+    webhook: str, folder: Path, factor: float = 1.0, mail: str = ""
+) -> dict[str, Any]:
     """ops/alertmanager's configuration with its secrets in `folder`, all receivers as webhooks or
-    chats of the test, and the times of its routes divided.
+    chats of the test, and the times of its routes divided. `mail` is the HOST:PORT of an SMTP
+    server without TLS; without one, mail goes to the webhook.
     """
     config: dict[str, Any] = yaml.safe_load((OPS / "alertmanager" / "alertmanager.yml").read_text())
     for name in ("smtp-password", "pager-token", "watchdog-token"):
@@ -107,8 +110,14 @@ def alertmanager_config(webhook: str, folder: Path, factor: float = 1.0) -> dict
     (folder / "chat-webhook-url").write_text(f"{webhook}/chat")
     config["global"]["slack_api_url_file"] = str(folder / "chat-webhook-url")
     config["templates"] = [str(OPS / "alertmanager" / "templates" / "*.tmpl")]
+    config["global"]["smtp_auth_password_file"] = str(folder / "smtp-password")
+    if mail:
+        config["global"] |= {"smtp_smarthost": mail, "smtp_require_tls": False}
     for receiver in config["receivers"]:
-        if receiver.pop("email_configs", None):  # no mail server here
+        if "email_configs" in receiver:
+            if mail:
+                continue
+            del receiver["email_configs"]
             receiver["webhook_configs"] = [{"url": f"{webhook}/mail"}]
             continue
         for hook in receiver.get("webhook_configs", []):

@@ -1,0 +1,240 @@
+"""`make normal-use`: ten minutes of the load test's `targets` with a rolling restart, watched by
+Prometheus and Alertmanager with the files of ops and their real times. Nothing may fire.
+
+Two instances behind nginx share PostgreSQL and Redis. At four tenths of the time one after the
+other gets SIGTERM and is started again. The verdict of the load test is printed and does not count:
+the question is who would have been called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+
+from loadtest.run import RAISED, TOML, targets
+from loadtest.schedule import multiple_of_rates
+from tests.conftest import ROOT, wait_until
+from tests.support.alert_rules import PROMETHEUS
+from tests.support.monitoring import (
+    Prometheus,
+    alertmanager_config,
+    running_alertmanager,
+    running_prometheus,
+)
+from tests.support.services import Nginx, PostgresServer, RedisServer, free_port
+from tests.support.webhook import WebhookReceiver
+
+NGINX = """
+upstream goblin {{
+    zone goblin 64k;
+    least_conn;
+    {servers}
+    keepalive 32;
+}}
+server {{
+    listen 127.0.0.1:{{port}};
+    location / {{
+        proxy_pass http://goblin;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_next_upstream error timeout http_502;
+        proxy_next_upstream_tries 2;
+        proxy_buffering off;
+    }}
+}}
+"""
+RESTART_AT = 0.4
+PAUSE = 15.0
+"""Seconds between an instance that is ready again and the next: longer than the proxy's
+fail_timeout, for which it leaves out an instance that refused it."""
+AFTERWARDS = 75.0
+"""Seconds until the last scrapes were evaluated and what fired was sent."""
+
+
+class Instance:
+    """One `goblin-assistant serve`, which keeps its port and its folder over a restart."""
+
+    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+        folder.mkdir()
+        (folder / "goblin.toml").write_text(TOML)
+        self.folder = folder
+        self.port = free_port()
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "PYTHONPATH": str(ROOT),
+            "GOBLIN_INSTANCE_DIR": str(folder / "instance"),
+            "GOBLIN_PORT": str(self.port),
+            **env,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and wait until it is ready."""
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "goblin_assistant", "serve"],
+                cwd=self.folder,
+                env=self.env,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(self._ready, 60, f"the instance on port {self.port}")
+
+    def _ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "server.log").read_text()[-3000:]
+        try:
+            url = f"http://127.0.0.1:{self.port}/health/ready"
+            return requests.get(url, timeout=2).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for the end of what it is answering."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(90)
+            self.process = None
+
+
+def settings(postgres: PostgresServer, redis: RedisServer, instances: int) -> dict[str, str]:
+    """What all instances have in common."""
+    groups = ("AUTH", "CHAT", "HEALTH", "DEFAULT", "LOGIN_ACCOUNT")
+    return {
+        "GOBLIN_ENV": "development",
+        "SECRET_KEY": "0123456789abcdef" * 3,
+        "DATABASE_URL": postgres.create_database(),
+        "REDIS_URL": redis.url,
+        "GOBLIN_INSTANCES": str(instances),
+        "GOBLIN_TRUSTED_PROXY": "127.0.0.1",
+        "GOBLIN_DEFAULT_MODEL": "sim/echo",
+        **{f"RATELIMIT_{group}": RAISED for group in groups},
+    }
+
+
+def prometheus_config(instances: list[Instance], alertmanager: str) -> dict[str, Any]:
+    """ops/prometheus/prometheus.yml with these targets, and without the probe from outside."""
+    config: dict[str, Any] = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    config["rule_files"] = [str(PROMETHEUS / "rules" / "*.yml")]
+    (job, _) = config["scrape_configs"]
+    job["static_configs"] = [{"targets": [f"127.0.0.1:{one.port}" for one in instances]}]
+    config["scrape_configs"] = [job]
+    config["alerting"]["alertmanagers"] = [
+        {"static_configs": [{"targets": [alertmanager.removeprefix("http://")]}]}
+    ]
+    return config
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def run(options: argparse.Namespace, folder: Path, stack: ExitStack) -> int:
+    """The exit code: 1 when an alert fired or a message was sent."""
+    postgres = PostgresServer(folder / "postgres")
+    postgres.start()
+    stack.callback(postgres.stop)
+    (folder / "redis").mkdir()
+    redis = RedisServer(folder / "redis")
+    redis.start()
+    stack.callback(redis.stop)
+    cores = sorted(os.sched_getaffinity(0))
+    common = settings(postgres, redis, options.instances)
+    instances = [
+        # One process, one core: docs/operations.md.
+        Instance(folder / f"instance{n}", {**common, "GOBLIN_CPU": str(cores[n % len(cores)])})
+        for n in range(options.instances)
+    ]
+    for one in instances:
+        one.start()
+        stack.callback(one.stop)
+    (folder / "nginx").mkdir()
+    nginx = Nginx(folder / "nginx")
+    servers = (f"server 127.0.0.1:{one.port} max_fails=2 fail_timeout=5s;" for one in instances)
+    nginx.start(NGINX.format(servers="\n    ".join(servers)))
+    stack.callback(nginx.stop)
+    webhook = stack.enter_context(WebhookReceiver())
+    alertmanager = stack.enter_context(
+        running_alertmanager(alertmanager_config(webhook.url, folder), folder / "alertmanager")
+    )
+    prometheus = stack.enter_context(
+        running_prometheus(prometheus_config(instances, alertmanager), folder / "prometheus")
+    )
+    code, verdict = load(nginx.url, options.seconds, options.multiple, instances)
+    say(f"load test: exit code {code}, passed: {verdict.get('passed')}")
+    for note in verdict.get("notes", []):
+        say(f"  {note}")
+    for row in verdict.get("targets", []):
+        say(f"  {row}")
+    time.sleep(AFTERWARDS)
+    return report(prometheus, webhook, options.seconds)
+
+
+def load(
+    url: str, seconds: int, multiple: float, instances: list[Instance]
+) -> tuple[int, dict[str, Any]]:
+    """Run the load test with a rolling restart in it; its exit code and verdict."""
+    result: list[tuple[int, dict[str, Any]]] = []
+    thread = threading.Thread(target=lambda: result.append(targets(url, seconds, multiple)))
+    say(f"load begins: {multiple:g} times the guide's rates for {seconds} s")
+    thread.start()
+    thread.join(seconds * RESTART_AT)
+    for one in instances:
+        say(f"restart of port {one.port}")
+        one.stop()
+        one.start()
+        say(f"port {one.port} is ready again")
+        time.sleep(PAUSE)
+    thread.join()
+    return result[0]
+
+
+def report(prometheus: Prometheus, webhook: WebhookReceiver, seconds: int) -> int:
+    """Print what fired, what was about to, and what was sent."""
+    window = f"[{seconds + 300}s]"
+    alerts = {}
+    for state in ("pending", "firing"):
+        series = f'ALERTS{{alertstate="{state}",alertname!="Watchdog"}}'
+        alerts[state] = prometheus.query(f"count_over_time({series}{window})")
+        for one in alerts[state]:
+            say(f"{state}: {one['metric']} in {one['value'][1]} evaluations")
+    watchdog = prometheus.query('ALERTS{alertname="Watchdog",alertstate="firing"}')
+    failed = prometheus.query("sum(prometheus_rule_evaluation_failures_total)")
+    sent = [one for one in webhook.notifications if one.path != "/watchdog"]
+    say(f"Watchdog {'fires' if watchdog else 'does not fire'}; rule failures: {failed}")
+    restarts = prometheus.query(f"sum(changes(process_start_time_seconds{window}))")
+    say(f"restarts that Prometheus saw: {restarts[0]['value'][1]}")
+    say(f"{len(alerts['firing'])} alerts fired, {len(sent)} messages were sent")
+    for message in sent:
+        say(f"  {message.path} {message.body}")
+    return 1 if alerts["firing"] or sent or not watchdog else 0
+
+
+def main() -> int:
+    """Run it once."""
+    parser = argparse.ArgumentParser(prog="python -m tests.ops.normal_use", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=600, help="length of the load")
+    parser.add_argument(
+        "--multiple", type=multiple_of_rates, default=1.0, help="multiple of the guide's rates"
+    )
+    parser.add_argument("--instances", type=int, default=2, help="instances of the application")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="goblin-normal-") as name, ExitStack() as stack:
+        return run(options, Path(name), stack)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
