@@ -163,8 +163,8 @@ class Budgets:
             if self._take(cursor, wanted, budget, expires_at):
                 return None
             cursor.execute(self._open, (wanted.period, wanted.key_id))
-            # If the month's row was there, the budget said no.
-            if cursor.rowcount and self._take(cursor, wanted, budget, expires_at):
+            # Also when the row was there: another transaction may have made it since the first try.
+            if self._take(cursor, wanted, budget, expires_at):
                 return None
         return self._read(cursor, wanted.key_id, wanted.period)
 

@@ -13,7 +13,11 @@ import requests
 
 from tests.conftest import wait_until
 
-CHAT = {"model": "echo", "messages": [{"role": "user", "content": "a few words"}]}
+CHAT = {
+    "model": "echo",
+    "messages": [{"role": "user", "content": "a few words"}],
+    "max_tokens": 20,  # what a small budget covers many times at once
+}
 
 
 class RoundRobin:

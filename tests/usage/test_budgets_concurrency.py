@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
+from sqlalchemy import text
 
+from goblin_assistant.usage.budgets import Budgets, period_of
+from goblin_assistant.usage.transactions import UsageDatabase
 from tests.conftest import ROOT, Serve, wait_until
 from tests.support.books import add_key, budget_of, count, open_database, rows
 from tests.support.threads import at_once
@@ -71,6 +76,31 @@ def test_sixty_four_threads_and_three_processes_never_spend_more_than_one_dollar
     assert budget_of(engine, key) == (recorded, 0)
     assert count(engine) == admitted
     assert count(engine, "budget_reservations") == 0
+    engine.dispose()
+
+
+def test_a_keys_first_two_reservations_of_a_month_at_once_both_fit(postgres_url: str) -> None:
+    """Another instance opens the month between this one's first look and its own attempt."""
+    engine = open_database(postgres_url)
+    key = add_key(engine)
+    database = UsageDatabase(engine)
+    now = int(time.time() * 1000)
+    record = f"{now:012x}" + "0" * 20
+    opened = text(
+        "INSERT INTO budget_periods (key_id, period, spent_microusd, reserved_microusd) "
+        "VALUES (:key, :period, 0, 400)"
+    )
+    waits = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as other:
+            other.execute(opened, {"key": key, "period": period_of(record)})
+            reserve = pool.submit(
+                Budgets(database).reserve, record, key, DOLLAR, 300, now + 3_600_000
+            )
+            wait_until(lambda: rows(engine, waits)[0][0] or reserve.done(), 30)
+        assert reserve.result(30).amount_microusd == 300
+    assert budget_of(engine, key) == (0, 700)
+    database.close()
     engine.dispose()
 
 
