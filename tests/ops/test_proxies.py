@@ -325,16 +325,23 @@ def test_closed_metrics_are_404_in_our_shape(proxy: Proxy) -> None:
 # -- who is calling
 def test_instances_get_the_true_address_and_nothing_that_was_made_up(stub: Stub) -> None:
     before = len(stub.arrived())
-    assert stub.proxy.ask("GET", "/x", headers=FORGED, source="127.0.0.9").status == 200
-    (request,) = stub.arrived()[before:]
-    assert request.headers["x-forwarded-for"] == "127.0.0.9"
-    assert request.headers["x-forwarded-proto"] == "https"
-    assert "198.51.100.7" not in str(request.headers)
+    # The second asks the proxy to drop the headers that it sets, as if they were the caller's.
+    dropping = {"Connection": "close, X-Forwarded-For, X-Forwarded-Proto, X-Correlation-ID"}
+    for headers in (FORGED, {**FORGED, **dropping}):
+        assert stub.proxy.ask("GET", "/x", headers=headers, source="127.0.0.9").status == 200
+    for request in stub.arrived()[before:]:
+        assert request.headers["x-forwarded-for"] == "127.0.0.9"
+        assert request.headers["x-forwarded-proto"] == "https"
+        assert "198.51.100.7" not in str(request.headers)
+    assert len(stub.arrived()) == before + 2
 
 
 def test_limits_count_the_true_address(proxy: Proxy, kind: str, site: Site) -> None:
     client = {"nginx": "127.0.0.21", "traefik": "127.0.0.22"}[kind]
-    settings = proxy.ask("GET", "/settings/", headers={**FORGED, **site.user}, source=client)
+    spelled = {name.replace("-", "_"): value for name, value in FORGED.items()}
+    settings = proxy.ask(
+        "GET", "/settings/", headers={**FORGED, **spelled, **site.user}, source=client
+    )
     assert json.loads(settings.body)["client_address"] == client
 
     def login(number: int, source: str) -> int:

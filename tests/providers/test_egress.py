@@ -15,6 +15,7 @@ import requests
 
 from goblin_assistant.config import Config, ConfigError, GoblinFile, ProviderRow
 from goblin_assistant.providers import build_registry
+from goblin_assistant.providers.base import ConnectionFailed
 from goblin_assistant.providers.egress import proxy_of
 from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.providers.rows import rows_of
@@ -29,6 +30,13 @@ ON = {"GOBLIN_PROVIDER_PROXY_FROM_ENV": "true"}
 PROXY = "http://proxy.example:3128"
 CREDENTIALS = "goblin:canary-p%40ss"
 SHOWN_NOWHERE = ("canary-p", base64.b64encode(b"goblin:canary-p@ss").decode())
+
+
+@pytest.fixture
+def proxy() -> Iterator[ConnectProxy]:
+    made = ConnectProxy(hosts={"api.one.test": "127.0.0.1", "api.two.test": "127.0.0.1"})
+    yield made
+    made.close()
 
 
 def way(base_url: str, row_proxy: str | None = None, **environ: str) -> str | None:
@@ -134,6 +142,22 @@ def test_every_preset_can_be_called_through_a_proxy() -> None:
         assert proxy_of(row, config) == PROXY
 
 
+def test_a_row_whose_address_is_its_kinds_own_goes_through_the_environments_proxy(
+    proxy: ConnectProxy,
+) -> None:
+    providers = {"claude": {"kind": "anthropic", "api_key": "k"}}
+    file = GoblinFile.model_validate({"providers": providers})
+    environ = {**SECRET, **ON, "HTTPS_PROXY": proxy.url()}
+    proxy.refusal = b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n"
+    registry = build_registry(Config.load({"file": file}, environ=environ, dotenv=Path("no")))
+    try:
+        with pytest.raises(ConnectionFailed, match="status 403"):
+            registry.get("claude").check(SECONDS)
+    finally:
+        registry.close()
+    assert [it.target for it in proxy.asked] == ["api.anthropic.com:443"]
+
+
 def test_the_page_names_the_host_of_every_preset() -> None:
     page = (ROOT / "docs" / "providers.md").read_text()
     section = page.partition("## Egress")[2].partition("\n## ")[0]
@@ -146,13 +170,6 @@ def test_the_page_names_the_host_of_every_preset() -> None:
 
 
 # -- a real server
-@pytest.fixture
-def proxy() -> Iterator[ConnectProxy]:
-    made = ConnectProxy(hosts={"api.one.test": "127.0.0.1", "api.two.test": "127.0.0.1"})
-    yield made
-    made.close()
-
-
 def test_checks_and_chats_go_through_proxies_whose_credentials_are_shown_nowhere(
     serve: Serve, proxy: ConnectProxy, fake_upstream: FakeUpstream, tmp_path: Path
 ) -> None:

@@ -137,7 +137,8 @@ class AnthropicProvider(RemoteProvider):
     def from_row(cls, name: str, row: ProviderRow, config: Config) -> AnthropicProvider:
         """The provider for a row that its preset has completed. Raises ConfigError."""
         base_url = row.base_url or BASE_URL
-        arguments = arguments_of(row, config)
+        # With its address: NO_PROXY goes by it.
+        arguments = arguments_of(row.model_copy(update={"base_url": base_url}), config)
         if arguments["api_key"] is None and base_url == BASE_URL:
             raise ConfigError(
                 [
