@@ -12,7 +12,7 @@ from goblin_assistant.calls.idempotency import IdempotencyStore
 from goblin_assistant.calls.idempotency_memory import MemoryIdempotencyStore
 from goblin_assistant.calls.idempotency_redis import RedisIdempotencyStore
 from goblin_assistant.calls.service import ChatService
-from goblin_assistant.config import Config
+from goblin_assistant.config import Config, ConfigError
 from goblin_assistant.database import pool
 from goblin_assistant.database.engine import engine_options
 from goblin_assistant.health import folder
@@ -20,6 +20,7 @@ from goblin_assistant.health.checks import build_monitor
 from goblin_assistant.health.monitor import PeriodicJob
 from goblin_assistant.metrics import app_build_info
 from goblin_assistant.providers import build_registry
+from goblin_assistant.providers.rows import rows_of
 from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing.router import Router
 from goblin_assistant.runtime import Runtime
@@ -116,7 +117,11 @@ def make_prices(config: Config) -> Prices:
     rows = config.file.providers
     return Prices(
         config.file.prices,
-        {name: row.base_url for name, row in rows.items() if row.base_url},
+        {
+            name: row.base_url
+            for name, row in rows_of(config)
+            if not isinstance(row, ConfigError) and row.base_url
+        },
         free={"echo", *(name for name, row in rows.items() if row.kind == "echo")},
     )
 

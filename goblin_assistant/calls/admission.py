@@ -16,6 +16,8 @@ from goblin_assistant.calls.request import (
     apply_defaults,
     check_allowed,
     exact_prompt_tokens,
+    may_hold_audio,
+    requested_region,
     requested_tier,
 )
 from goblin_assistant.calls.settlement import Books, Settlement
@@ -118,6 +120,8 @@ class Admission:
             _most_prompt_tokens(chat, settlement.targets),
             self._most_completion_tokens(chat),
             requested_tier(chat.body) if chat.operation == "chat_completion" else "",
+            region=max(requested_region(chat, target) for target in settlement.targets),
+            audio=may_hold_audio(chat),
             prices=settlement.prices,
         )
 

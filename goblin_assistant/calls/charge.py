@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from goblin_assistant.calls.request import Chat, exact_prompt_tokens, requested_tier
+from goblin_assistant.calls.request import (
+    Chat,
+    exact_prompt_tokens,
+    requested_region,
+    requested_tier,
+)
 from goblin_assistant.providers.answer_limits import choices
 from goblin_assistant.providers.base import ChatResponse, Progress, Usage
 from goblin_assistant.routing.targets import Target
@@ -138,6 +143,7 @@ class Charge:
             completion_tokens=self._estimate_completion(),
             source="estimated",
             tier=requested_tier(body),
+            region=requested_region(self._chat, self.target) if self.target is not None else "",
         )
 
     def _estimate_completion(self) -> int:

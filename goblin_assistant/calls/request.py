@@ -16,6 +16,7 @@ from goblin_assistant.providers.base import (
     ChatRequest,
     ChatResponse,
     Dialect,
+    region_of,
     tier_of,
     untranslatable,
 )
@@ -118,6 +119,26 @@ def exact_prompt_tokens(chat: Chat, target: Target) -> int | None:
 def requested_tier(body: Mapping[str, Any]) -> str:
     """The service tier that a request asks for. It may be charged for less, never for more."""
     return tier_of(body.get("service_tier")) or tier_of(body.get("speed"))
+
+
+def requested_region(chat: Chat, target: Target) -> str:
+    """The region that a chat asks of a target, if it has a price of its own. Only Anthropic's
+    dialect has the field."""
+    if chat.dialect != "anthropic" or chat.dialect not in target.provider.dialects:
+        return ""
+    return region_of(chat.body.get("inference_geo"))
+
+
+def may_hold_audio(chat: Chat) -> bool:
+    """Whether sounds may be in a chat's prompt or answer: they have prices of their own."""
+    body, prompt = chat.body, chat.prompt
+    asked = body.get("modalities")
+    return bool(
+        prompt.attachments
+        or prompt.unseen
+        or body.get("audio")
+        or (isinstance(asked, list) and "audio" in asked)
+    )
 
 
 def translation_for(chat: Chat, target: Target) -> Translation | None:

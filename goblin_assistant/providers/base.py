@@ -59,6 +59,7 @@ __all__ = [
     "Timeout",
     "Usage",
     "later_usage",
+    "region_of",
     "tier_of",
     "token_count",
     "untranslatable",
@@ -80,9 +81,10 @@ class Model:
 class Usage:
     """Tokens of one call. `prompt_tokens` includes cached ones, as in OpenAI's usage object;
     `completion_tokens` includes reasoning ones. `cache_write_1h_tokens` is the part of
-    `cache_write_tokens` that is kept for an hour, which costs more. `tier` is the service tier that
-    was charged; empty: the standard one. `source` says who counted. `absurd`: the provider
-    reported something that is not a count."""
+    `cache_write_tokens` that is kept for an hour, which costs more. The audio tokens are parts of
+    the prompt and of the completion. `tier` is the service tier that was charged; empty: the
+    standard one. `region` is the one that was charged, of providers that report it. `source` says
+    who counted. `absurd`: the provider reported something that is not a count."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -91,7 +93,10 @@ class Usage:
     reasoning_tokens: int = 0
     source: Literal["provider", "estimated"] = "provider"
     cache_write_1h_tokens: int = 0
+    audio_prompt_tokens: int = 0
+    audio_completion_tokens: int = 0
     tier: str = ""
+    region: str = ""
     absurd: bool = field(default=False, compare=False)
 
 
@@ -122,13 +127,22 @@ def later_usage(known: Usage | None, usage: Usage) -> Usage:
             cached_tokens=known.cached_tokens,
             cache_write_tokens=known.cache_write_tokens,
             cache_write_1h_tokens=known.cache_write_1h_tokens,
+            audio_prompt_tokens=known.audio_prompt_tokens,
         )
     if usage.completion_tokens < known.completion_tokens:
         usage = replace(
             usage,
             completion_tokens=known.completion_tokens,
             reasoning_tokens=known.reasoning_tokens,
+            audio_completion_tokens=known.audio_completion_tokens,
         )
+    return _with_terms(known, usage)
+
+
+def _with_terms(known: Usage, usage: Usage) -> Usage:
+    """A report without a tier or a region does not take back the one before it."""
+    if (known.tier and not usage.tier) or (known.region and not usage.region):
+        return replace(usage, tier=usage.tier or known.tier, region=usage.region or known.region)
     return usage
 
 
@@ -148,6 +162,15 @@ TIERS = frozenset({"flex", "priority", "fast"})
 def tier_of(value: Any) -> str:
     """The tier in a request or an answer; empty for the standard one (`default`, `auto`, none)."""
     return value if isinstance(value, str) and value in TIERS else ""
+
+
+REGIONS = frozenset({"us"})
+"""Regions with prices of their own: `inference_geo` of Anthropic."""
+
+
+def region_of(value: Any) -> str:
+    """The region in a request or an answer; empty for one without a price of its own."""
+    return value if isinstance(value, str) and value in REGIONS else ""
 
 
 @dataclass(slots=True)

@@ -7,12 +7,15 @@ overrides them. An unknown price is `None`, never 0. `echo` is free unless gobli
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.providers.base import Usage
+from goblin_assistant.providers.usage_forms import REGIONAL_ADDRESSES
 from goblin_assistant.usage.rates import FREE, Rates, rates_from, rates_of
 
 GENAI_PROVIDERS = {"gemini": "google", "vertex": "google", "xai": "x-ai", "bedrock": "aws"}
@@ -103,11 +106,21 @@ class Prices:
         )
         if found is None or not found.prices:
             return None
+        percent = self._percent(provider, model)
         # A model from another provider's list (Azure's gpt-4o is OpenAI's) has no tiers.
         tiers = bool(found.price_variants) and any(found is model for model in known.models)
         if isinstance(found.prices, list) or tiers:
-            return _Conditional(found, tiers)
-        return rates_of(found.prices)
+            return _Conditional(found, tiers, percent)
+        rates = rates_of(found.prices)
+        return rates.times(percent) if rates is not None and percent != 100 else rates
+
+    def _percent(self, provider: str, model: str) -> int:
+        """What the provider's address makes of its list price."""
+        host = urlsplit(self._base_urls.get(provider, "")).hostname or ""
+        for place in REGIONAL_ADDRESSES:
+            if re.fullmatch(place.host, host) and re.match(place.models, model):
+                return place.percent
+        return 100
 
     def _override(self, name: str) -> Rates | None:
         if (exact := self._exact.get(name)) is not None:
@@ -116,8 +129,6 @@ class Prices:
 
     def _genai_provider(self, name: str) -> Any:
         if name not in self._providers:
-            import re
-
             # Imported for the first price: 1.6 MB that an instance with echo alone never needs.
             from genai_prices.data_snapshot import get_snapshot
 
@@ -133,22 +144,27 @@ class Prices:
 class _Conditional:
     """A price that depends on the time (introductory, off-peak) or on the service tier."""
 
-    __slots__ = ("_compiled", "_model", "_tiers")
+    __slots__ = ("_compiled", "_model", "_percent", "_tiers")
 
-    def __init__(self, model: Any, tiers: bool) -> None:
+    def __init__(self, model: Any, tiers: bool, percent: int) -> None:
         self._model = model
         self._tiers = tiers
+        self._percent = percent
         # By the identity of the price object, which the snapshot keeps alive.
         self._compiled: dict[int, Rates | None] = {}
 
     def at(self, now: datetime, tier: str = "") -> Rates | None:
         if tier and self._tiers:
             # Not cached: genai-prices makes a new object for every call. Rare.
-            return rates_of(self._model.get_prices(now, {"service_tier": tier, "speed": tier}))
+            return self._compile(self._model.get_prices(now, {"service_tier": tier, "speed": tier}))
         price = self._model.get_prices(now)
         if id(price) not in self._compiled:
-            self._compiled[id(price)] = rates_of(price)
+            self._compiled[id(price)] = self._compile(price)
         return self._compiled[id(price)]
+
+    def _compile(self, price: Any) -> Rates | None:
+        rates = rates_of(price)
+        return rates.times(self._percent) if rates is not None and self._percent != 100 else rates
 
 
 def _override(row: PriceRow) -> Rates:

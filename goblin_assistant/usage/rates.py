@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from goblin_assistant.providers.base import Usage
+from goblin_assistant.providers.usage_forms import REGION_PERCENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Band:
 
     Integers: micro-dollars per token (`per_call`: per call) times `Rates.scale`. None: unknown.
     Where there is no own price, cached and written prompt tokens cost as much as other prompt
-    tokens, and reasoning tokens as much as other completion tokens.
+    tokens, and reasoning tokens as much as other completion tokens. Audio tokens too.
     """
 
     above: int
@@ -33,6 +34,8 @@ class Band:
     cache_write_1h: int | None
     reasoning: int | None
     per_call: int = 0
+    audio: int | None = None
+    audio_answer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,13 @@ class Rates:
 
     def cost_microusd(self, usage: Usage) -> int | None:
         """Whole micro-dollars, rounded up; None when tokens without a price were used."""
+        total = self._cost(usage)
+        if total is None or not usage.region:
+            return None if total is None else -(-total // self.scale)
+        return -(-total * REGION_PERCENT[usage.region] // (self.scale * 100))
+
+    def _cost(self, usage: Usage) -> int | None:
+        """The cost in micro-dollars times `scale`."""
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         band = self.bands[0]
         for further in self.bands[1:]:
@@ -72,17 +82,48 @@ class Rates:
                 + (written - written_1h) * band.cache_write
                 + written_1h * band.cache_write_1h
             )
+            if usage.audio_prompt_tokens and band.audio is not None:
+                heard = min(usage.audio_prompt_tokens, prompt - cached - written)
+                total += heard * (band.audio - band.prompt)
         if completion:
             if band.completion is None or band.reasoning is None:
                 return None
             reasoning = min(usage.reasoning_tokens, completion)
             total += (completion - reasoning) * band.completion + reasoning * band.reasoning
-        return -(-total // self.scale)
+            if usage.audio_completion_tokens and band.audio_answer is not None:
+                spoken = min(usage.audio_completion_tokens, completion - reasoning)
+                total += spoken * (band.audio_answer - band.completion)
+        return total
 
-    def most_microusd(self, prompt_tokens: int, completion_tokens: int) -> int | None:
+    def times(self, percent: int) -> Rates:
+        """These rates at so many percent."""
+
+        def part(rate: int | None) -> int | None:
+            return None if rate is None else rate * percent
+
+        bands = (
+            Band(
+                band.above,
+                part(band.prompt),
+                part(band.completion),
+                part(band.cached),
+                part(band.cache_write),
+                part(band.cache_write_1h),
+                part(band.reasoning),
+                band.per_call * percent,
+                part(band.audio),
+                part(band.audio_answer),
+            )
+            for band in self.bands
+        )
+        return Rates(self.scale * 100, tuple(bands))
+
+    def most_microusd(
+        self, prompt_tokens: int, completion_tokens: int, *, audio: bool = False
+    ) -> int | None:
         """The most that a call of so many tokens can cost, in micro-dollars; None: unknown.
 
-        Tokens may be cached, written or reasoning ones.
+        Tokens may be cached, written or reasoning ones, and with `audio` those of sounds.
         """
         most = 0
         for number, band in enumerate(self.bands):
@@ -97,6 +138,9 @@ class Rates:
                 for rate in (band.prompt, band.cached, band.cache_write, band.cache_write_1h)
             )
             dearest_completion = max(band.completion or 0, band.reasoning or 0)
+            if audio:
+                dearest_prompt = max(dearest_prompt, band.audio or 0)
+                dearest_completion = max(dearest_completion, band.audio_answer or 0)
             total = (
                 band.per_call
                 + prompt_tokens * dearest_prompt
@@ -116,6 +160,8 @@ _UNITS = {
     "cache_write_mtok": "cache_write",
     "cache_write_1h_mtok": "cache_write_1h",
     "output_reasoning_mtok": "reasoning",
+    "input_audio_mtok": "audio",
+    "output_audio_mtok": "audio_answer",
     "requests_kcount": "per_call",
 }
 
@@ -123,7 +169,7 @@ _UNITS = {
 def rates_of(price: Any) -> Rates | None:
     """A genai_prices ModelPrice as Rates.
 
-    Units that a chat's usage does not report (audio, searches) are left out: docs/usage.md.
+    Units that a chat's usage does not report (searches, hours) are left out: docs/usage.md.
     """
     from genai_prices.types import TieredPrices
 
@@ -182,6 +228,8 @@ def rates_from(bands: Mapping[int, Mapping[str, Decimal | None]]) -> Rates:
                 reasoning=_first(rate.get("reasoning"), completion),
                 # A dollar per 1,000 calls is 1,000 micro-dollars per call.
                 per_call=(rate.get("per_call") or 0) * 1000,
+                audio=rate.get("audio"),
+                audio_answer=rate.get("audio_answer"),
             )
         )
     return Rates(scale, tuple(compiled))

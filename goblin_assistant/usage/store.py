@@ -23,6 +23,7 @@ from sqlalchemy import Engine
 from goblin_assistant import metrics
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import AuthFailure, PriceUnknown, Unauthorized, Unavailable
+from goblin_assistant.providers.usage_forms import REGION_PERCENT
 from goblin_assistant.usage.batches import BatchWriter
 from goblin_assistant.usage.budgets import Budgets, Reservation, ReservationEnded, Settled
 from goblin_assistant.usage.journal import Journal
@@ -92,6 +93,8 @@ class UsageStore:
         max_tokens: int | None,
         tier: str = "",
         *,
+        region: str = "",
+        audio: bool = False,
         prices: Prices | None = None,
     ) -> Reservation | None:
         """Reserve what a chat may cost at most, at the dearest of its (provider, model) candidates,
@@ -108,14 +111,16 @@ class UsageStore:
         amount = 0
         for provider, model in candidates:
             every = prices or self.prices
-            most = _most_microusd(every, provider, model, prompt_tokens, completion, tier)
+            most = _most_microusd(
+                every, provider, model, prompt_tokens, completion, tier, audio=audio
+            )
             if most is None:
                 raise PriceUnknown(
                     f"the price of {provider}/{model} is not known, and this API key has a budget; "
                     f'the operator can set it in goblin.toml: [prices."{provider}/{model}"]',
                     param="model",
                 )
-            amount = max(amount, most)
+            amount = max(amount, -(-most * REGION_PERCENT.get(region, 100) // 100))
         if amount == 0:
             return None
         try:
@@ -273,10 +278,19 @@ def _exceeds(entry: UsageEntry, reservation: Reservation | None) -> bool:
 
 
 def _most_microusd(
-    prices: Prices, provider: str, model: str, prompt: int, completion: int, tier: str
+    prices: Prices,
+    provider: str,
+    model: str,
+    prompt: int,
+    completion: int,
+    tier: str,
+    *,
+    audio: bool,
 ) -> int | None:
     # A provider may answer in the standard tier instead of a cheaper one, and charge for it.
     every = [prices.rates(provider, model, each) for each in {"", tier}]
-    most = [rates.most_microusd(prompt, completion) for rates in every if rates is not None]
+    most = [
+        rates.most_microusd(prompt, completion, audio=audio) for rates in every if rates is not None
+    ]
     known = [amount for amount in most if amount is not None]
     return max(known) if known and len(known) == len(most) else None

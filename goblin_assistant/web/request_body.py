@@ -42,7 +42,14 @@ GUARDED_KEYS = (
 """Keys of a chat that decisions depend on (allow-list, price, budget). If one is repeated, the
 provider could read another value than we do."""
 
-PRICED_KEYS = (*LIMIT_FIELDS, *CHOICE_FIELDS, "service_tier", "speed", "prediction")
+PRICED_KEYS = (
+    *LIMIT_FIELDS,
+    *CHOICE_FIELDS,
+    "service_tier",
+    "speed",
+    "inference_geo",
+    "prediction",
+)
 """Keys outside the schemas that a chat's cost depends on."""
 
 _QUOTED = tuple(f'"{key}"'.encode() for key in GUARDED_KEYS)

@@ -46,6 +46,7 @@ from goblin_assistant.providers.base import (
     ResourceNotFound,
     Timeout,
     Usage,
+    region_of,
     tier_of,
     token_count,
 )
@@ -122,6 +123,7 @@ def parse_usage(value: Any) -> Usage | None:
         if isinstance(kept, dict)
         else 0,
         tier=tier_of(value.get("speed")),
+        region=region_of(value.get("inference_geo")),
         absurd=bool(absurd),
     )
 

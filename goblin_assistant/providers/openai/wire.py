@@ -70,14 +70,22 @@ def usage_in(answer: Mapping[str, Any]) -> Usage | None:
     0, and sets `absurd`."""
     reported = answer.get("usage")
     if not reported:
-        return None
+        groq = answer.get("x_groq")  # beside the finish reason of a stream
+        reported = groq.get("usage") if isinstance(groq, dict) else None
+        if not reported:
+            return None
     usage = parse_usage(reported, answer.get("service_tier"))
     return usage if usage is not None else Usage(absurd=True)
 
 
 def parse_usage(value: Any, service_tier: Any = None) -> Usage | None:
     """Parse a `usage` object; None if it holds no count. `service_tier` is the answer's field of
-    that name."""
+    that name. providers/usage_forms.py has what differs from server to server.
+
+    `completion_tokens` includes what was generated beside it: where `total_tokens` exceeds prompt
+    and completion, the difference was generated too (the reasoning of xAI and Gemini), and so were
+    reasoning tokens that are more than the completion.
+    """
     if not isinstance(value, dict):
         return None
     given = (value.get("prompt_tokens"), value.get("completion_tokens"))
@@ -87,35 +95,48 @@ def parse_usage(value: Any, service_tier: Any = None) -> Usage | None:
     absurd = (prompt is None and given[0] is not None) or (
         completion is None and given[1] is not None
     )
-    prompt_details = value.get("prompt_tokens_details")
-    completion_details = value.get("completion_tokens_details")
-    cached = (
-        token_count(prompt_details.get("cached_tokens"))
-        if isinstance(prompt_details, dict)
-        else None
+    of_prompt, of_completion = (
+        details if isinstance(details := value.get(name), dict) else {}
+        for name in ("prompt_tokens_details", "completion_tokens_details")
     )
-    if cached is None:
-        # DeepSeek: https://api-docs.deepseek.com/guides/kv_cache
-        cached = token_count(value.get("prompt_cache_hit_tokens"))
-    written = (
-        token_count(prompt_details.get("cache_write_tokens"))
-        if isinstance(prompt_details, dict)
-        else None
-    )  # OpenRouter
-    reasoning = (
-        token_count(completion_details.get("reasoning_tokens"))
-        if isinstance(completion_details, dict)
-        else None
-    )
+    reasoning = token_count(of_completion.get("reasoning_tokens")) or 0
+    if not absurd:
+        completion = _generated(prompt or 0, completion or 0, value.get("total_tokens"), reasoning)
     return Usage(
         prompt_tokens=prompt or 0,
         completion_tokens=completion or 0,
-        cached_tokens=min(cached or 0, prompt or 0),
-        cache_write_tokens=written or 0,
-        reasoning_tokens=reasoning or 0,
+        cached_tokens=min(_first_count(_CACHED, of_prompt, value), prompt or 0),
+        cache_write_tokens=_first_count(_WRITTEN, of_prompt, value),
+        reasoning_tokens=reasoning,
+        audio_prompt_tokens=token_count(of_prompt.get("audio_tokens")) or 0,
+        audio_completion_tokens=token_count(of_completion.get("audio_tokens")) or 0,
         tier=tier_of(service_tier),
         absurd=absurd,
     )
+
+
+_CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
+"""OpenAI's name, DeepSeek's (https://api-docs.deepseek.com/guides/kv_cache), and that of gateways
+in front of Anthropic."""
+_WRITTEN = ("cache_write_tokens", "cache_creation_input_tokens")
+"""The name of OpenAI and OpenRouter, and that of gateways in front of Anthropic."""
+
+
+def _first_count(
+    names: tuple[str, ...], details: Mapping[str, Any], usage: Mapping[str, Any]
+) -> int:
+    for place in (details, usage):
+        for name in names:
+            if (count := token_count(place.get(name))) is not None:
+                return count
+    return 0
+
+
+def _generated(prompt: int, completion: int, total: Any, reasoning: int) -> int:
+    counted = token_count(total)
+    if counted:
+        return max(completion, counted - prompt)
+    return completion + reasoning if reasoning > completion else completion
 
 
 def error_object(parsed: Any) -> Mapping[str, Any] | None:
