@@ -25,6 +25,21 @@ class CallSettings(Settings):
         "GOBLIN_TIMEOUT_FIRST_TOKEN",
         "seconds to a stream's first event; not for answers in one piece",
     )
+    timeout_comments: OptionalFloat = setting(
+        None,
+        "GOBLIN_TIMEOUT_COMMENTS",
+        "seconds to a stream's first event while the provider sends comments (keep-alives), each "
+        "of which begins GOBLIN_TIMEOUT_FIRST_TOKEN again; empty: four fifths of "
+        "GOBLIN_TIMEOUT_TOTAL",
+        gt=0,
+    )
+    timeout_answer: OptionalFloat = setting(
+        None,
+        "GOBLIN_TIMEOUT_ANSWER",
+        "seconds for an answer in one piece, after which the next target of a chain is tried; "
+        "empty: four fifths of GOBLIN_TIMEOUT_TOTAL",
+        gt=0,
+    )
     timeout_idle: Seconds = setting(
         60.0, "GOBLIN_TIMEOUT_IDLE", "seconds of silence within a stream"
     )
@@ -66,7 +81,7 @@ class CallSettings(Settings):
     breaker_slow_answer: OptionalFloat = setting(
         None,
         "GOBLIN_BREAKER_SLOW_ANSWER_SECONDS",
-        "the same for an answer in one piece; empty: 3/4 of GOBLIN_TIMEOUT_TOTAL, "
+        "the same for an answer in one piece; empty: 3/4 of GOBLIN_TIMEOUT_ANSWER, "
         "since reasoning may take minutes; "
         "lower it where answers are short; 0: never",
         ge=0,

@@ -9,6 +9,9 @@ from goblin_assistant.config.calls import CallSettings
 from goblin_assistant.config.instance import InstanceSettings
 from goblin_assistant.config.server import ServerSettings
 
+SHARE_OF_TOTAL = 0.8
+"""Of GOBLIN_TIMEOUT_TOTAL, for one attempt: it leaves time for the next target."""
+
 
 # Pydantic takes the fields of the last base first: this is the order of the documentation.
 class DerivedValues(CallSettings, ServerSettings, InstanceSettings):
@@ -53,6 +56,16 @@ class DerivedValues(CallSettings, ServerSettings, InstanceSettings):
             return self.chats_waiting
         spare = self.threads - self.slots
         return min(spare // 2, spare - self.reserved_threads)
+
+    @property
+    def longest_answer(self) -> float:
+        """Seconds for an answer in one piece."""
+        return self.timeout_answer or SHARE_OF_TOTAL * self.timeout_total
+
+    @property
+    def longest_comments(self) -> float:
+        """Seconds to a stream's first event while its provider sends comments."""
+        return self.timeout_comments or SHARE_OF_TOTAL * self.timeout_total
 
     @property
     def most_logins(self) -> int:

@@ -73,6 +73,8 @@ class ProviderRow(BaseModel):
     max_concurrency: int | None = Field(None, ge=1)
     timeout_connect: float | None = Field(None, gt=0)
     timeout_first_token: float | None = Field(None, gt=0)
+    timeout_comments: float | None = Field(None, gt=0)
+    timeout_answer: float | None = Field(None, gt=0)
     timeout_idle: float | None = Field(None, gt=0)
     options: dict[str, Any] = Field(
         default_factory=dict, description="passed to the provider's class as it is"

@@ -22,7 +22,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, ClassVar
+
+
+class Reach(Enum):
+    """How far a failed call got. routing/asking_again.py says what follows from it."""
+
+    NOT_REACHED = "not_reached"
+    """The request was not sent."""
+    UNREAD = "unread"
+    """The connection was closed so soon that the request was hardly read."""
+    ANSWERED = "answered"
+    """The provider says that it failed."""
+    SILENT = "silent"
+    """The request was sent, and no answer came: it may be generating."""
+    BROKEN = "broken"
+    """An answer began and is of no use: it may have been generated, or may be."""
 
 
 class ProviderError(Exception):
@@ -42,6 +58,9 @@ class ProviderError(Exception):
     untranslatable: bool = False
     """The provider finished its answer, which is paid for, but it cannot be passed on. It is not
     asked for again here, and is no failure of the provider's health."""
+    reach: Reach = Reach.ANSWERED
+    answer: bytes = b""
+    """What the provider answered with status 200 instead of what was asked for. Never shown."""
 
     def __init__(
         self,
@@ -133,6 +152,27 @@ class Timeout(ProviderError):
     code = "provider_timeout"
     retryable = True
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str = "",
+        retry_after: float | None = None,
+        upstream_status: int | None = None,
+        param: str | None = None,
+        reach: Reach | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            provider=provider,
+            retry_after=retry_after,
+            upstream_status=upstream_status,
+            param=param,
+        )
+        # A plug-in's timeout without a status: the provider was silent.
+        silent = Reach.SILENT if upstream_status is None else Reach.ANSWERED
+        self.reach = silent if reach is None else reach
+
 
 class ConnectionFailed(ProviderError):
     """No connection, or it was closed before an answer."""
@@ -150,6 +190,13 @@ class BadResponse(ProviderError):
     status = 502
     code = "provider_bad_response"
     retryable = True
+
+
+def broken(message: str, provider: str = "") -> BadResponse:
+    """The error for an answer that breaks off, or that is not what was asked for."""
+    error = BadResponse(message, provider=provider)
+    error.reach = Reach.BROKEN
+    return error
 
 
 def untranslatable(message: str, provider: str = "") -> BadResponse:

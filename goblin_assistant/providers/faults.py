@@ -9,7 +9,7 @@ prompt that is too long (overflow.py). Our own message never holds text of an up
     401 403       AuthenticationFailed (our key)
     402           RateLimited for an hour (our account has no credit)
     404 410       ModelNotFound
-    408           Timeout
+    408 504       Timeout
     429           RateLimited; for an hour by code
     503 529       Overloaded
     other         BadResponse
@@ -148,7 +148,7 @@ def error_for(
         )
     elif status == 429:
         error, message = RateLimited, "limits the rate of this server's requests"
-    elif status == 408:
+    elif status in (408, 504):
         error, message = Timeout, "gave up waiting"
     elif status in (503, 529):
         error, message = Overloaded, "is overloaded"

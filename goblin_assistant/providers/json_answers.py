@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from goblin_assistant.providers.base import (
     BadResponse,
     Progress,
     Usage,
+    broken,
     later_usage,
     untranslatable,
 )
@@ -63,4 +65,10 @@ def _parse(provider: str, data: bytes, per_byte: int, otherwise: str) -> Any:
     except json_bounds.TooMuchStructure:
         raise untranslatable(f"{provider} sent JSON of too many values", provider) from None
     except ValueError:
-        raise BadResponse(f"{provider} {otherwise}", provider=provider) from None
+        pass
+    # What orjson refuses and JSON's readers know: a byte order mark, NaN and -Infinity, half of a
+    # surrogate pair (RFC 8259, section 8.2, allows it).
+    try:
+        return json.loads(data.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError):
+        raise broken(f"{provider} {otherwise}", provider) from None

@@ -38,6 +38,8 @@ def timeouts_of(row: ProviderRow, config: Config) -> Timeouts:
         connect=row.timeout_connect or config.timeout_connect,
         first_token=row.timeout_first_token or config.timeout_first_token,
         idle=row.timeout_idle or config.timeout_idle,
+        answer=row.timeout_answer or config.longest_answer,
+        comments=row.timeout_comments or config.longest_comments,
     )
 
 

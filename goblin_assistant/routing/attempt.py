@@ -17,6 +17,7 @@ from goblin_assistant.providers.base import (
     ModelNotFound,
     ProviderError,
 )
+from goblin_assistant.routing.asking_again import rule_of
 from goblin_assistant.routing.circuit_breaker import CircuitBreaker, Ticket
 from goblin_assistant.routing.retries import Retries
 from goblin_assistant.routing.slots import Caps
@@ -82,6 +83,8 @@ class Request(Generic[T]):
     streamed: bool
     failure: ProviderError | None = None
     failed_at: Target | None = None
+    may_bill: set[str] = field(default_factory=set)
+    """Providers that may be generating for this chat: they are not asked again."""
 
 
 @dataclass(slots=True)
@@ -185,6 +188,7 @@ class Attempt(Generic[T]):
             error=error.code,
             upstream_status=error.upstream_status,
             took_ms=round(seconds * 1000, 1),
+            **({"may_bill": True} if rule_of(error).may_bill else {}),
         )
         logger.warning(
             "provider_call_failed",

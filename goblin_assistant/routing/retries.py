@@ -7,12 +7,8 @@ import threading
 import time
 
 from goblin_assistant.config import Config
-from goblin_assistant.providers.base import (
-    Call,
-    ContextLengthExceeded,
-    InvalidRequest,
-    ProviderError,
-)
+from goblin_assistant.providers.base import Call, ProviderError
+from goblin_assistant.routing.asking_again import TOO_LONG, rule_of
 from goblin_assistant.routing.circuit_breaker import CircuitBreaker
 
 _BACKOFF_BASE = 0.25
@@ -52,11 +48,10 @@ class Retries:
         `made` retries were made. `further`: another target is available. Raises `error` when no
         target can do better.
         """
-        if isinstance(error, InvalidRequest):
-            if isinstance(error, ContextLengthExceeded) and further:
-                return None
+        rule = rule_of(error)
+        if not rule.further or (rule is TOO_LONG and not further):
             raise error
-        if further or not error.retryable or error.untranslatable or made >= self._config.retries:
+        if further or not rule.same or made >= self._config.retries:
             return None
         pause = error.retry_after
         if pause is None:

@@ -1,8 +1,8 @@
 """Which targets are called for a chat, in which order, how often, and when to give up.
 
-Retries are made here (retries.py says when) and nowhere below, with one exception: a reused
-connection that the provider had already closed (providers/upstream/client.py). Retry and fallback
-happen only before the first token has gone to the client.
+Retries are made here (asking_again.py says after what, retries.py when) and nowhere below, with one
+exception: a reused connection that the provider had already closed (providers/upstream/client.py).
+Retry and fallback happen only before the first token has gone to the client.
 
  * A target whose circuit is open is skipped. When all are, the answer is 503 with the soonest
    Retry-After.
@@ -11,7 +11,7 @@ happen only before the first token has gone to the client.
    provider's retry budget goes.
  * A provider's Retry-After is honoured up to GOBLIN_RETRY_AFTER_CAP. A longer one is passed on to
    the client.
- * An answer that cannot be passed on is paid for: it is not asked for again at the same provider.
+ * A provider that may be generating already is not asked again, under no name of its models.
  * A request that one provider rejects as invalid is neither retried nor passed to the next. Only a
    prompt that is too long for one model may fit the next one's window.
 """
@@ -36,6 +36,7 @@ from goblin_assistant.providers.base import (
     CallCancelled,
     ProviderError,
 )
+from goblin_assistant.routing.asking_again import rule_of
 from goblin_assistant.routing.attempt import (
     Attempt,
     Guards,
@@ -103,7 +104,12 @@ class Router:
         request = Request(operation, call, trace, streamed)
         busy = False
         for position, target in enumerate(targets):
-            further = any(self._of(later).breaker.available() for later in targets[position + 1 :])
+            if target.provider.name in request.may_bill:
+                continue
+            further = any(
+                self._of(later).breaker.available() and later.provider.name not in request.may_bill
+                for later in targets[position + 1 :]
+            )
             result = self._try(target, request, further)
             if isinstance(result, Outcome):
                 return result
@@ -126,6 +132,8 @@ class Router:
             if not isinstance(result, ProviderError):
                 return result
             request.failure, request.failed_at = result, target
+            if rule_of(result).may_bill:
+                request.may_bill.add(target.provider.name)
             pause = guards.retries.pause_before(result, retries, request.call, further=further)
             if pause is None:
                 return None
@@ -167,6 +175,9 @@ def _breaker(name: str, config: Config) -> CircuitBreaker:
     if slow_first_token is None:
         limit = row.timeout_first_token if row is not None else None
         slow_first_token = SLOW_SHARE * (limit or config.timeout_first_token)
+    if slow_answer is None:
+        limit = row.timeout_answer if row is not None else None
+        slow_answer = SLOW_SHARE * (limit or config.longest_answer)
     return CircuitBreaker(
         name,
         window=config.breaker_window,
@@ -174,7 +185,7 @@ def _breaker(name: str, config: Config) -> CircuitBreaker:
         failure_ratio=config.breaker_failure_ratio,
         open_seconds=config.breaker_open_seconds,
         slow_first_token=slow_first_token,
-        slow_answer=SLOW_SHARE * config.timeout_total if slow_answer is None else slow_answer,
+        slow_answer=slow_answer,
     )
 
 

@@ -130,6 +130,8 @@ def _sentence(event: Mapping[str, Any]) -> str:
             pass  # written by another version: show the bare details
         else:
             details = {k: v for k, v in details.items() if "{" + k + "}" not in pattern}
+            if details.pop("may_bill", False):
+                text += "; it may be generating, and bill as well"
             name = text
     shown = ", ".join(f"{key} {value}" for key, value in details.items() if value is not None)
     return f"{name} ({shown})" if shown else name

@@ -44,7 +44,6 @@ from goblin_assistant.providers.base import (
     Progress,
     ProviderError,
     ResourceNotFound,
-    Timeout,
     Usage,
     region_of,
     tier_of,
@@ -286,8 +285,6 @@ def _is_short_list(value: Any) -> bool:
 def _classify(failure: UpstreamFailure, found: Mapping[str, Any]) -> ProviderError:
     provider, status = failure.provider, failure.status
     kind, code = _names(found)
-    if status == 504:
-        return Timeout(f"{provider} gave up waiting", provider=provider, upstream_status=status)
     if status == 400 and code in ACCOUNT_CODES:
         return AuthenticationFailed(
             f"{provider} has put this server's account on hold or restricts it",

@@ -32,6 +32,7 @@ from goblin_assistant.providers.base import (
     Completed,
     Progress,
     Usage,
+    broken,
     later_usage,
     token_count,
 )
@@ -96,9 +97,7 @@ class StreamObserver:
     def completed(self) -> Completed:
         """The stream is over. Raises BadResponse if its end is missing."""
         if not self.done:
-            raise BadResponse(
-                f"{self._provider}'s stream ended before its end", provider=self._provider
-            )
+            raise broken(f"{self._provider}'s stream ended before its end", self._provider)
         return Completed(self.model, self.usage(), self.finish_reason)
 
     def _release(self, piece: bytes, alone: bool) -> bytes:

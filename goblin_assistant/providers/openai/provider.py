@@ -143,9 +143,14 @@ class OpenAICompatibleProvider(RemoteProvider):
             drop_usage=not wants_usage(request.body),
             progress=request.progress,
         )
-        events = self._client.post_sse(
-            self._chat_path(request), body, request.call, fields=request.body
-        )
+        try:
+            events = self._client.post_sse(
+                self._chat_path(request), body, request.call, fields=request.body
+            )
+        except BadResponse as error:
+            if error.answer:  # paid for, if it reports usage; or an error with status 200
+                self._parse(error.answer, request, "choices")
+            raise
         return events, observer
 
     def embed(self, request: ChatRequest) -> ChatResponse:

@@ -11,7 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.providers.base import BadResponse, Completed, Progress, Usage, later_usage
+from goblin_assistant.providers.base import (
+    BadResponse,
+    Completed,
+    Progress,
+    Usage,
+    broken,
+    later_usage,
+)
 from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.openai.wire import error_object, stream_error, usage_in
 from goblin_assistant.providers.upstream.sse import ends_as_objects, event_data, split_events
@@ -75,9 +82,7 @@ class StreamObserver:
     def completed(self) -> Completed:
         """The stream is over. Raises BadResponse if its end is missing."""
         if not self.done and self.finish_reason is None:
-            raise BadResponse(
-                f"{self._provider}'s stream ended before its end", provider=self._provider
-            )
+            raise broken(f"{self._provider}'s stream ended before its end", self._provider)
         return Completed(self.model, self.usage, self.finish_reason)
 
     def _read(self, block: bytes) -> bytes:

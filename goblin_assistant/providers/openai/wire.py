@@ -16,6 +16,7 @@ from goblin_assistant.providers.base import (
     AuthenticationFailed,
     BadResponse,
     ProviderError,
+    Reach,
     Timeout,
     Usage,
     tier_of,
@@ -52,11 +53,12 @@ two are this product's own."""
 
 
 def encode(body: Any) -> bytes:
-    """A body as JSON. json encodes integers beyond 64 bits, which orjson refuses."""
+    """A body as JSON. json encodes integers beyond 64 bits and half surrogate pairs, which orjson
+    refuses."""
     try:
         return orjson.dumps(body)
     except TypeError:
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(body, separators=(",", ":")).encode()
 
 
 def wants_usage(body: Mapping[str, Any]) -> bool:
@@ -221,7 +223,7 @@ def stream_error(
             provider=provider,
         )
     elif status == 504 or {code, kind} & {"timeout", "provider_timeout"}:
-        result = Timeout(f"{provider} gave up waiting", provider=provider)
+        result = Timeout(f"{provider} gave up waiting", provider=provider, reach=Reach.ANSWERED)
     elif status is None or status == 500:
         result = BadResponse(f"{provider} reported an error in its stream", provider=provider)
     else:

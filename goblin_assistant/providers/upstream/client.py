@@ -29,12 +29,19 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ProtocolError
 from urllib3.response import HTTPResponse
 
-from goblin_assistant.providers.base import BadResponse, Call, ConnectionFailed, ProviderError
+from goblin_assistant.providers.base import (
+    BadResponse,
+    Call,
+    ConnectionFailed,
+    ProviderError,
+    broken,
+)
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.json_answers import parse_list
 from goblin_assistant.providers.upstream.connections import TrackedPool, TrackedTLSPool
 from goblin_assistant.providers.upstream.deadlines import Exchange, deadlines
 from goblin_assistant.providers.upstream.errors import (
+    STALE_SECONDS,
     TRANSPORT_ERRORS,
     Timeouts,
     closed_silently,
@@ -45,6 +52,7 @@ from goblin_assistant.providers.upstream.errors import (
 from goblin_assistant.providers.upstream.event_stream import READ_SIZE, EventStream
 from goblin_assistant.providers.upstream.request_head import RequestHead
 from goblin_assistant.providers.upstream.responses import ChunkedResponse, Response
+from goblin_assistant.providers.upstream.sse import BOM, looks_like_events
 
 __all__ = ["EventStream", "Timeouts", "UpstreamClient"]
 
@@ -53,10 +61,6 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_HEADS = 256
 """How many prepared request heads are kept. With some servers the path holds the model, and a
 client can invent models."""
-STALE_SECONDS = 1.0
-"""A reused connection that is closed later than this after sending was not stale: the server may
-have processed the request."""
-
 _NONE: frozenset[str] = frozenset()
 
 _POOLS = {"http": TrackedPool, "https": TrackedTLSPool}
@@ -152,6 +156,8 @@ class UpstreamClient:
         other.
         """
         exchange = deadlines.watch(call)
+        exchange.limit = time.monotonic() + self.timeouts.answer
+        exchange.limit_means = "answer"
         try:
             response = self._send("POST", path, body, exchange, headers)
             if not 200 <= response.status < 300:
@@ -179,13 +185,10 @@ class UpstreamClient:
                 raise self._failure(response.stream(), exchange, fields)
             events = response.events()
             kind = events.headers.get("content-type", "")
+            first = b""
             if kind and not kind.lower().startswith("text/event-stream"):
-                discard(events)
-                raise BadResponse(
-                    f"{self.provider_name} did not answer with an event stream",
-                    provider=self.provider_name,
-                )
-            return EventStream(self.provider_name, self.timeouts, events, exchange)
+                first = self._first_bytes(events, exchange)
+            return EventStream(self.provider_name, self.timeouts, events, exchange, first)
         except BaseException:
             deadlines.release(exchange)
             raise
@@ -303,6 +306,33 @@ class UpstreamClient:
             )
         response.release_conn()
         return data
+
+    def _first_bytes(self, events: ChunkedResponse | HTTPResponse, exchange: Exchange) -> bytes:
+        """The beginning of an event stream that its type does not announce. Raises BadResponse with
+        the answer for what is none."""
+        first = b""
+        try:
+            while not first.removeprefix(BOM).lstrip():
+                data = events.read1(READ_SIZE, True)
+                first += data
+                if not data or len(first) > READ_SIZE:
+                    break
+            if looks_like_events(first):
+                return first
+            rest = _read_up_to(events, MAX_ANSWER_BYTES - len(first))
+        except TRANSPORT_ERRORS as error:
+            discard(events)
+            raise fault_error(
+                self.provider_name, error, exchange, self.timeouts, answering=True
+            ) from error
+        discard(events)
+        if exchange.cut:
+            raise cut_error(self.provider_name, exchange, self.timeouts)
+        failure = broken(
+            f"{self.provider_name} did not answer with an event stream", self.provider_name
+        )
+        failure.answer = first + rest
+        raise failure
 
     def _failure(
         self, response: HTTPResponse, exchange: Exchange, fields: Container[str]

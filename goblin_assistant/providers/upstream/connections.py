@@ -14,6 +14,7 @@ import os
 import queue
 import socket
 import ssl
+import time
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,7 @@ class Tracked:
             self.timeout = connect
             lease.pool.open(self)
         exchange.reused = self.carried > 0
+        exchange.sent_at = time.monotonic()
         sock = self.sock
         try:
             # One system call and one packet for head and body: a sixth of a call's CPU.

@@ -35,7 +35,9 @@ INTERVAL = 0.25
 STALE_SECONDS = 5.0
 """Seconds. The thread counts as down if there are calls and its last check was longer ago."""
 
-Cut = Literal["", "client_gone", "deadline", "first_token", "idle", "unwatched"]
+Cut = Literal[
+    "", "client_gone", "deadline", "first_token", "idle", "answer", "comments", "unwatched"
+]
 
 ownership = threading.RLock()
 """Guards which exchange a connection's socket belongs to. Re-entrant, because garbage collection
@@ -67,6 +69,7 @@ class Exchange:
         "limit_means",
         "proxied",
         "reused",
+        "sent_at",
     )
 
     def __init__(self, call: Call) -> None:
@@ -79,6 +82,7 @@ class Exchange:
         self.reused = False  # the connection has carried a request before
         self.fresh = False  # a new connection is required
         self.proxied = False  # a proxy is between us and the provider
+        self.sent_at: float | None = None  # on time.monotonic()'s clock; None: not sent
 
     def check(self, now: float) -> None:
         """Cut the call if it is due. `now` is on time.monotonic()'s clock. The thread for deadlines

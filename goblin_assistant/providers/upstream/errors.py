@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import time
 from dataclasses import dataclass
 
 from urllib3.exceptions import (
@@ -25,6 +26,7 @@ from goblin_assistant.providers.base import (
     CallCancelled,
     ConnectionFailed,
     ProviderError,
+    Reach,
     Timeout,
 )
 from goblin_assistant.providers.upstream.deadlines import Exchange
@@ -34,28 +36,38 @@ TRANSPORT_ERRORS = (HTTPError, OSError, http.client.HTTPException)
 """What urllib3 and the layers below it raise."""
 
 
+STALE_SECONDS = 1.0
+"""A connection that is closed later than this after sending was not closed unread: the server may
+have processed the request."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds to connect, until a stream's first event, and of silence within a stream."""
+    """Seconds to connect, until a stream's first event, of silence within a stream, for an answer
+    in one piece, and until the first event of a stream that sends comments meanwhile."""
 
     connect: float = 5.0
     first_token: float = 60.0
     idle: float = 60.0
+    answer: float = 240.0
+    comments: float = 240.0
 
 
 def cut_error(name: str, exchange: Exchange, timeouts: Timeouts) -> ProviderError | CallCancelled:
     """The error for a call that was cut."""
     if exchange.cut == "client_gone":
         return CallCancelled()
-    if exchange.cut == "first_token":
-        return Timeout(f"{name} sent nothing within {timeouts.first_token:g} s", provider=name)
-    if exchange.cut == "idle":
-        return Timeout(f"{name} was silent for {timeouts.idle:g} s", provider=name)
-    if exchange.cut == "unwatched":
-        return Timeout(
-            f"the call to {name} was ended: its time limit could not be watched", provider=name
-        )
-    return Timeout(f"{name} did not finish before the request's deadline", provider=name)
+    return Timeout(
+        {
+            "first_token": f"{name} sent nothing within {timeouts.first_token:g} s",
+            "comments": f"{name} sent only comments within {timeouts.comments:g} s",
+            "answer": f"{name} did not answer within {timeouts.answer:g} s",
+            "idle": f"{name} was silent for {timeouts.idle:g} s",
+            "unwatched": f"the call to {name} was ended: its time limit could not be watched",
+        }.get(exchange.cut, f"{name} did not finish before the request's deadline"),
+        provider=name,
+        reach=Reach.NOT_REACHED if exchange.sent_at is None else Reach.SILENT,
+    )
 
 
 def fault_error(
@@ -65,8 +77,24 @@ def fault_error(
     if exchange.cut:
         return cut_error(name, exchange, timeouts)
     if isinstance(error, ProxyError):
-        return _proxy_error(name, error.original_error)
-    way = " (through its proxy)" if exchange.proxied else ""
+        found = _proxy_error(name, error.original_error)
+    else:
+        way = " (through its proxy)" if exchange.proxied else ""
+        found = _fault(name, error, way, answering)
+    found.reach = _reach(exchange, answering)
+    return found
+
+
+def _reach(exchange: Exchange, answering: bool) -> Reach:
+    if exchange.sent_at is None:
+        return Reach.NOT_REACHED
+    if answering:
+        return Reach.BROKEN
+    late = time.monotonic() - exchange.sent_at > STALE_SECONDS
+    return Reach.SILENT if late else Reach.UNREAD
+
+
+def _fault(name: str, error: Exception, way: str, answering: bool) -> ProviderError:
     if isinstance(error, (NameResolutionError, socket.gaierror)):
         return ConnectionFailed(
             f"{name} cannot be found: its host name does not resolve{way}", provider=name

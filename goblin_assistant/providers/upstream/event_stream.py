@@ -19,6 +19,7 @@ from goblin_assistant.providers.upstream.errors import (
 )
 from goblin_assistant.providers.upstream.responses import ChunkedResponse
 from goblin_assistant.providers.upstream.sse import (
+    BOM,
     EventBuffer,
     EventTooLarge,
     is_comment,
@@ -43,6 +44,7 @@ class EventStream(Iterator[bytes]):
         "_buffer",
         "_decode",
         "_exchange",
+        "_first",
         "_name",
         "_over",
         "_response",
@@ -56,7 +58,10 @@ class EventStream(Iterator[bytes]):
         timeouts: Timeouts,
         response: ChunkedResponse | HTTPResponse,
         exchange: Exchange,
+        first: bytes = b"",
     ) -> None:
+        """`first` are the bytes of the body that were read already."""
+        self._first = first
         self._name = name
         self._timeouts = timeouts
         self._response = response
@@ -79,7 +84,10 @@ class EventStream(Iterator[bytes]):
             if self._started:  # the idle limit counts only while we wait for the provider
                 exchange.limit = time.monotonic() + self._timeouts.idle
             try:
-                data = self._response.read1(READ_SIZE, self._decode)
+                if self._first:
+                    data, self._first = self._first, b""
+                else:
+                    data = self._response.read1(READ_SIZE, self._decode)
                 block = self._buffer.feed(data)
             except EventTooLarge:
                 self.close()
@@ -99,18 +107,20 @@ class EventStream(Iterator[bytes]):
             if not data:
                 self._end()
                 block = self._buffer.rest()
+                if not self._started:
+                    block = block.removeprefix(BOM)
                 if not block:
                     raise StopIteration
                 return block
             if block:
                 if self._started:
                     return block
+                block = block.removeprefix(BOM)
                 # A comment is not a token: another provider can still be tried after it.
                 if not is_comment(block):
                     self._start()
                     return without_first_comments(block)
-                if exchange.call.alive is not None:
-                    exchange.call.alive()
+                self._wait_on()
 
     def finish(self) -> None:
         """After the protocol's end marker: keep the connection if the response ends within
@@ -138,6 +148,16 @@ class EventStream(Iterator[bytes]):
         # Garbage collection may call this in any thread, and under any lock: see "Finalisers" in
         # deadlines.py.
         self.close()
+
+    def _wait_on(self) -> None:
+        """A comment has come: the provider is alive. It has its first-token limit again, but no
+        longer than the limit of comments."""
+        exchange, timeouts = self._exchange, self._timeouts
+        if exchange.call.alive is not None:
+            exchange.call.alive()
+        most = (exchange.sent_at or 0.0) + timeouts.comments
+        exchange.limit = min(time.monotonic() + timeouts.first_token, most)
+        exchange.limit_means = "comments" if exchange.limit == most else "first_token"
 
     def _start(self) -> None:
         self._started = True

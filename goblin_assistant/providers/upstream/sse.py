@@ -10,6 +10,9 @@ from __future__ import annotations
 import re
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
+BOM = b"\xef\xbb\xbf"
+"""A stream may begin with one, which is not part of its first event."""
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 class EventTooLarge(Exception):
@@ -81,6 +84,11 @@ class EventBuffer:
         if data.strip() in (b"data: [DONE]", b"data:[DONE]"):
             return b"data: [DONE]\n\n"
         return data + b"\n" if data.endswith(b"\n") else b""
+
+
+def looks_like_events(first: bytes) -> bool:
+    """Whether a body that begins so is an event stream."""
+    return first.removeprefix(BOM).lstrip().startswith(_FIELDS)
 
 
 _EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r)|.+\Z", re.DOTALL)
