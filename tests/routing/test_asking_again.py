@@ -1,0 +1,216 @@
+"""What may be asked again: each row of the table, whole and streamed, in both dialects."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from goblin_assistant.config.goblin_file import GoblinFile
+from goblin_assistant.providers.base import PROVIDER_ERRORS, Reach, untranslatable
+from goblin_assistant.routing.asking_again import (
+    BROKEN,
+    FAILED,
+    NOT_REACHED,
+    NOT_SERVED,
+    PAID,
+    REFUSED,
+    RULES,
+    SILENT,
+    TOO_LONG,
+    UNREAD,
+    Rule,
+    markdown,
+    rule_of,
+)
+from goblin_assistant.usage.explain import records_of, story_of
+from tests.conftest import MakeApp, register, wait_until
+from tests.support.fake_upstream import CUT, SILENCE, FakeUpstream, Pause, Reply
+from tests.support.wire_bodies import openai_chat, openai_events
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
+COMMENT = b": OPENROUTER PROCESSING\n\n"
+
+
+class Gateway:
+    """An application with two providers on one server, and a third that cannot be reached."""
+
+    def __init__(self, make_app: MakeApp, upstream: FakeUpstream, **settings: Any) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            nobody = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
+        self.upstream = upstream
+        upstream.default = Reply.json(200, {"data": [{"id": "m"}]})
+        providers = {
+            name: {"base_url": f"{upstream.url}/{name}", "api_key": "k", "models": ["m", "m2"]}
+            for name in ("first", "second")
+        }
+        providers["nobody"] = {"base_url": nobody, "api_key": "k", "models": ["m"]}
+        chains = {
+            "both": ["first/m", "second/m"],
+            "twins": ["first/m", "first/m2", "second/m"],
+            "away": ["nobody/m", "second/m"],
+        }
+        values = {"retries": 1, "timeout_first_token": 0.3, "timeout_answer": 0.3, **settings}
+        self.app: Flask = make_app(
+            breaker_min_calls=1000,
+            file=GoblinFile.model_validate({"providers": providers, "chains": chains}),
+            **values,
+        )
+        self.client = self.app.test_client()
+        self.user = {"Authorization": f"Bearer {register(self.client)['access_token']}"}
+        monitor = self.app.extensions["goblin"].monitor
+        for name in providers:
+            wait_until(lambda name=name: monitor.report(name)["last_check"])
+
+    def ask(self, dialect: str, model: str, *replies: Reply, stream: bool) -> Any:
+        """Ask with scripted replies."""
+        self.upstream.reply(*replies)
+        body = {
+            "model": model, "max_tokens": 10, "stream": stream,
+            "messages": [{"role": "user", "content": "hi"}],
+        }  # fmt: skip
+        answer = self.client.post(PATHS[dialect], json=body, headers=self.user, buffered=True)
+        answer.close()
+        return answer
+
+    def asked(self) -> list[str]:
+        """The providers that were sent chats, in order."""
+        return [
+            request.path.split("/")[1]
+            for request in self.upstream.requests
+            if request.method == "POST"
+        ]
+
+    def record(self, answer: Any) -> dict[str, Any]:
+        """The usage record of an answer."""
+        engine = self.app.extensions["goblin"].engine
+        (found,) = records_of(engine, answer.headers["X-Correlation-ID"])
+        return found
+
+
+def fine(stream: bool) -> Reply:
+    return Reply.sse(openai_events()) if stream else Reply.json(200, openai_chat())
+
+
+def silent(stream: bool) -> Reply:
+    """The request is read, and nothing comes; in a stream after its head."""
+    return Reply.sse([SILENCE]) if stream else Reply([SILENCE])
+
+
+def broken(stream: bool) -> Reply:
+    """An answer that breaks off before its first token."""
+    if stream:
+        return Reply.sse([b'data: {"id"', CUT])
+    return Reply.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n", b'{"id": "x"')
+
+
+def failing(status: int) -> Reply:
+    return Reply.json(status, {"error": {"message": "no"}})
+
+
+both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+both_dialects = pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+
+
+@both_dialects
+@both_ways
+@pytest.mark.parametrize("fault", [silent, broken])
+def test_a_provider_that_may_be_generating_is_not_asked_again_but_the_next_one_is(
+    make_app: MakeApp, fake_upstream: FakeUpstream, dialect: str, stream: bool, fault: Any
+) -> None:
+    gateway = Gateway(make_app, fake_upstream)
+    alone = gateway.ask(dialect, "first/m", fault(stream), stream=stream)
+    assert alone.status_code == (504 if fault is silent else 502)
+    assert gateway.asked() == ["first"]
+    chained = gateway.ask(dialect, "twins", fault(stream), fine(stream), stream=stream)
+    assert chained.status_code == 200
+    assert gateway.asked()[1:] == ["first", "second"], "not even another model of the first"
+    record = gateway.record(chained)
+    failed = [event for event in json.loads(record["timeline"]) if event["event"] == "failed"]
+    assert [event.get("may_bill") for event in failed] == [True]
+    told = [moment.text for moment in story_of(record).moments]
+    assert any("first failed" in text and "bill as well" in text for text in told)
+
+
+@both_ways
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504])
+def test_a_failure_that_came_as_an_answer_is_asked_again(
+    make_app: MakeApp, fake_upstream: FakeUpstream, status: int, stream: bool
+) -> None:
+    gateway = Gateway(make_app, fake_upstream)
+    answer = gateway.ask("openai", "first/m", failing(status), fine(stream), stream=stream)
+    assert answer.status_code == 200
+    assert gateway.asked() == ["first", "first"]
+
+
+@both_ways
+def test_a_connection_closed_unread_is_asked_again(
+    make_app: MakeApp, fake_upstream: FakeUpstream, stream: bool
+) -> None:
+    gateway = Gateway(make_app, fake_upstream, timeout_first_token=10.0, timeout_answer=10.0)
+    answer = gateway.ask("openai", "first/m", Reply.raw(), fine(stream), stream=stream)
+    assert answer.status_code == 200
+    assert gateway.asked() == ["first", "first"]
+
+
+@both_dialects
+@both_ways
+def test_a_provider_that_cannot_be_reached_gives_way_to_the_next(
+    make_app: MakeApp, fake_upstream: FakeUpstream, dialect: str, stream: bool
+) -> None:
+    gateway = Gateway(make_app, fake_upstream, timeout_first_token=10.0, timeout_answer=10.0)
+    assert gateway.ask(dialect, "away", fine(stream), stream=stream).status_code == 200
+    assert gateway.asked() == ["second"]
+
+
+def test_comments_keep_a_stream_alive_beyond_the_limit_of_its_first_token(
+    make_app: MakeApp, fake_upstream: FakeUpstream
+) -> None:
+    gateway = Gateway(make_app, fake_upstream, timeout_first_token=3.0)
+    waiting = [COMMENT, Pause(0.5)] * 8  # longer than the limit of the first token
+    reply = Reply.sse([*waiting, *openai_events()])
+    answer = gateway.ask("openai", "first/m", reply, stream=True)
+    assert answer.status_code == 200
+    assert answer.data.endswith(b"data: [DONE]\n\n")
+    assert gateway.asked() == ["first"]
+
+
+def test_comments_alone_end_at_a_limit_of_their_own(
+    make_app: MakeApp, fake_upstream: FakeUpstream
+) -> None:
+    gateway = Gateway(make_app, fake_upstream, timeout_first_token=20.0, timeout_comments=0.5)
+    endless = Reply.sse([COMMENT, Pause(0.05)] * 400)
+    answer = gateway.ask("openai", "first/m", endless, stream=True)
+    assert answer.status_code == 504
+    assert "only comments" in answer.get_json()["error"]["message"]
+    assert gateway.asked() == ["first"]
+
+
+@pytest.mark.parametrize("kind", PROVIDER_ERRORS, ids=lambda kind: kind.__name__)
+def test_every_failure_has_a_rule(kind: Any) -> None:
+    found = {rule_of(at(kind, reach)) for reach in Reach}
+    found.add(rule_of(untranslatable("no", "p")))
+    assert found <= set(RULES)
+
+
+def at(kind: Any, reach: Reach) -> Any:
+    error = kind("no")
+    error.reach = reach
+    return error
+
+
+def test_only_what_may_be_generating_may_bill_and_is_never_asked_again() -> None:
+    assert {rule for rule in RULES if rule.may_bill} == {SILENT, BROKEN}
+    assert {rule for rule in RULES if rule.same} == {NOT_REACHED, UNREAD, FAILED}
+    assert {rule for rule in RULES if not rule.further} == {REFUSED}
+    others: set[Rule] = {TOO_LONG, NOT_SERVED, PAID}
+    assert not any(rule.same or rule.may_bill for rule in others)
+
+
+def test_the_documentation_has_the_table() -> None:
+    assert markdown() in (DOCS / "routing.md").read_text()
