@@ -157,14 +157,30 @@ class TargetRequests:
         self._translated: dict[str, Any] | None = None
         self._left_out: set[str] = set()
         self._last: ChatRequest | None = None
+        self._prepared: dict[str, ChatRequest] = {}
 
     @property
     def ignored(self) -> set[str]:
         """Names of what the last target's request leaves out."""
         return self._last.ignored if self._last is not None else self._left_out
 
+    def prepare(self, target: Target) -> None:
+        """Make the request for one target. Raises BadRequest or InvalidRequest for a form that it
+        cannot take."""
+        if target.name in self._prepared:
+            return
+        request = self._for_target(target)
+        if self._chat.operation == "chat_completion":
+            target.provider.prepare(request)
+        self._prepared[target.name] = request
+
     def for_target(self, target: Target) -> ChatRequest:
-        """The request for one target. Raises BadRequest for what cannot be translated."""
+        """The request for one attempt. Raises BadRequest for what cannot be translated."""
+        request = self._prepared.pop(target.name, None)
+        self._last = request if request is not None else self._for_target(target)
+        return self._last
+
+    def _for_target(self, target: Target) -> ChatRequest:
         chat = self._chat
         body, raw, dialect = chat.body, chat.raw or None, chat.dialect
         headers: dict[str, str] = {}
@@ -180,7 +196,7 @@ class TargetRequests:
                     headers[name] = value
         if body.get("model") != target.model:
             body, raw = {**body, "model": target.model}, None
-        self._last = ChatRequest(
+        return ChatRequest(
             target.model,
             body,
             raw,
@@ -191,7 +207,6 @@ class TargetRequests:
             held_limit=chat.held_limit,
             ignored=ignored,
         )
-        return self._last
 
     def answer(self, target: Target, response: ChatResponse) -> bytes:
         """The target's whole answer in the chat's dialect.

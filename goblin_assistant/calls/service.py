@@ -117,7 +117,12 @@ class ChatService:
         self._admission.reserve(settlement)
         attempt = functools.partial(operation, settlement)
         outcome = self.router.run(
-            settlement.targets, attempt, settlement.call, settlement.trace, streamed=streamed
+            settlement.targets,
+            attempt,
+            settlement.call,
+            settlement.trace,
+            streamed=streamed,
+            prepare=settlement.requests.prepare,
         )
         settlement.reached(outcome)
         return outcome

@@ -41,4 +41,5 @@ def limit_in(value: Any) -> int | None:
         value = int(value)
     if isinstance(value, float) and 0 <= value < 2**63:
         value = int(-(-value // 1))
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < 2**63 else None

@@ -220,6 +220,8 @@ class ChatRequest:
     progress: Progress = field(default_factory=Progress)
     held_limit: bool = False
     ignored: set[str] = field(default_factory=set)
+    prepared: Any = None
+    """What `Provider.prepare` made of the body, for `complete` and `stream`."""
 
 
 @dataclass(slots=True)
@@ -262,6 +264,10 @@ class Provider(ABC):
     def serves(self, model: str) -> bool:
         """Whether a request that names this provider explicitly may ask for `model`."""
         return any(known.id == model for known in self.models())
+
+    def prepare(self, request: ChatRequest) -> None:  # noqa: B027 -- optional hook
+        """Raise InvalidRequest for a request whose form this provider cannot take, without I/O. A
+        chain passes it over then."""
 
     @abstractmethod
     def complete(self, request: ChatRequest) -> ChatResponse:

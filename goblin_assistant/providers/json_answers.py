@@ -61,14 +61,22 @@ def parse_event(provider: str, data: bytes) -> Any:
 
 def _parse(provider: str, data: bytes, per_byte: int, otherwise: str) -> Any:
     try:
-        return json_bounds.loads(data, per_byte=per_byte)
+        return read(data, per_byte=per_byte)
     except json_bounds.TooMuchStructure:
         raise untranslatable(f"{provider} sent JSON of too many values", provider) from None
-    except ValueError:
-        pass
-    # What orjson refuses and JSON's readers know: a byte order mark, NaN and -Infinity, half of a
-    # surrogate pair (RFC 8259, section 8.2, allows it).
-    try:
-        return json.loads(data.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError):
         raise broken(f"{provider} {otherwise}", provider) from None
+
+
+def read(data: bytes, *, per_byte: int = json_bounds.ANSWER_PER_BYTE) -> Any:
+    """The JSON value of a provider. Raises ValueError or RecursionError.
+
+    Also what orjson refuses and other readers know: a byte order mark, NaN and -Infinity, half of a
+    surrogate pair (RFC 8259, section 8.2, allows it).
+    """
+    try:
+        return json_bounds.loads(data, per_byte=per_byte)
+    except json_bounds.TooMuchStructure:
+        raise
+    except ValueError:
+        return json.loads(data.removeprefix(b"\xef\xbb\xbf"))

@@ -194,5 +194,5 @@ def markdown() -> str:
     for name, form in USAGE_FORMS.items():
         cells = (form.streamed, form.reasoning, form.cache, form.price)
         reference = f"{form.reference}, {form.read_on}"
-        lines.append(f"| `{name}` | " + " | ".join((*cells, reference)) + " |")
+        lines.append(f"| {name} | " + " | ".join((*cells, reference)) + " |")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
+from goblin_assistant.errors import AppError, BadRequest
 from goblin_assistant.metrics import chat_completion_errors_total, chat_fallbacks_total
 from goblin_assistant.providers.base import (
     Call,
@@ -81,10 +82,29 @@ class Request(Generic[T]):
     call: Call
     trace: Trace
     streamed: bool
+    prepare: Callable[[Target], None] | None = None
+    unfit: ProviderError | AppError | None = None
+    """Why the first target that was passed over cannot take the request's form."""
     failure: ProviderError | None = None
     failed_at: Target | None = None
     may_bill: set[str] = field(default_factory=set)
     """Providers that may be generating for this chat: they are not asked again."""
+    passed_over: set[str] = field(default_factory=set)
+
+    def fits(self, target: Target) -> bool:
+        """Whether a target can take the request's form."""
+        if self.prepare is None:
+            return True
+        if target.name in self.passed_over:
+            return False
+        try:
+            self.prepare(target)
+        except (InvalidRequest, BadRequest) as error:
+            self.unfit = self.unfit or error
+            self.passed_over.add(target.name)
+            self.trace.add("unfit", provider=target.provider.name, model=target.model)
+            return False
+        return True
 
 
 @dataclass(slots=True)

@@ -94,36 +94,38 @@ class Router:
         trace: Trace,
         *,
         streamed: bool = False,
+        prepare: Callable[[Target], None] | None = None,
     ) -> Outcome[T]:
         """Make the call at the first target that can, and return what it gave.
 
         `streamed`: `operation` returns with the first token, and the caller gives the verdict when
-        the stream ends. Raises the last ProviderError, CircuitOpen when every circuit is open,
-        NoFreeSlot when a concurrency cap is reached, or CallCancelled.
+        the stream ends. `prepare` raises InvalidRequest or BadRequest for a target that cannot take
+        the request's form: it is passed over before it is asked. Raises the last ProviderError,
+        CircuitOpen when every circuit is open, NoFreeSlot when a concurrency cap is reached,
+        CallCancelled, or what `prepare` raised when no target can take the request.
         """
-        request = Request(operation, call, trace, streamed)
-        busy = False
+        request = Request(operation, call, trace, streamed, prepare)
+        skipped = busy = False
         for position, target in enumerate(targets):
-            if target.provider.name in request.may_bill:
+            if target.provider.name in request.may_bill or not request.fits(target):
                 continue
-            further = any(
-                self._of(later).breaker.available() and later.provider.name not in request.may_bill
-                for later in targets[position + 1 :]
-            )
-            result = self._try(target, request, further)
+            result = self._try(target, request, targets[position + 1 :])
             if isinstance(result, Outcome):
                 return result
             busy = busy or result is Skipped.BUSY
+            skipped = skipped or isinstance(result, Skipped)
         if request.failure is not None:
             raise request.failure
+        if request.unfit is not None and not skipped:
+            raise request.unfit
         raise self._refusal(targets, busy)
 
     def _try(
-        self, target: Target, request: Request[T], further: bool
+        self, target: Target, request: Request[T], later: Sequence[Target]
     ) -> Outcome[T] | Skipped | None:
         """Call one target, with its retries. None: it failed, and the next one is to be tried.
 
-        `further`: another target is available. Raises an error that no other target can help with.
+        Raises an error that no `later` target can help with.
         """
         guards = self._of(target)
         retries = 0
@@ -134,6 +136,12 @@ class Router:
             request.failure, request.failed_at = result, target
             if rule_of(result).may_bill:
                 request.may_bill.add(target.provider.name)
+            further = any(
+                self._of(other).breaker.available()
+                and other.provider.name not in request.may_bill
+                and request.fits(other)
+                for other in later
+            )
             pause = guards.retries.pause_before(result, retries, request.call, further=further)
             if pause is None:
                 return None

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -40,6 +42,9 @@ _MOST_REST_SECONDS = 0.25
 _AT_ONCE = nullcontext()
 _PIECE = 64 * 1024
 _BACKSLASH = 0x5C
+_LONG_DIGITS = 19
+_LONG = re.compile(rb"(?:^|[\[:,\s])-?[0-9]{19}").search
+_NOT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
 _NOT_COUNTED = bytes(set(range(256)) - set(b'"[{:,'))
 
 
@@ -116,6 +121,18 @@ def loads(raw: bytes, *, most: int = MAX_STRUCTURE, per_byte: int = 0) -> Any:
             return orjson.loads(raw)
         finally:
             gc.enable()
+
+
+def exact(raw: bytes, value: Any) -> Any:
+    """`value`, which `loads` made of `raw`, with integers beyond 64 bits as they are. orjson makes
+    floats of them, which are other numbers. For what is written again."""
+    if len(raw.translate(None, _NOT_DIGITS)) < _LONG_DIGITS or _LONG(raw) is None:
+        return value
+    try:
+        with turn_of(raw):
+            return json.loads(raw)
+    except (ValueError, RecursionError):  # more digits than Python reads, or too deep for it
+        return value
 
 
 def turn_of(raw: bytes) -> AbstractContextManager[object]:

@@ -41,6 +41,7 @@ _SENTENCES: dict[str, str] = {
     "slot": "waited {waited_ms} ms for a chat slot",
     "circuit_open": "circuit breaker of {provider} is open: passed over",
     "provider_busy": "{provider} has {cap} calls running, its limit: passed over",
+    "unfit": "{provider}/{model} cannot take the request's form: passed over",
     "fallback": "fell back from {from_provider} to {to_provider}",
     "retry": "tries {provider} again after {after_ms} ms",
     "first_token": "first token from {provider}",

@@ -18,7 +18,6 @@ from goblin_assistant.providers.base import (
     Provider,
     ProviderError,
     StreamEvent,
-    Timeout,
 )
 from tests.support import wire_bodies
 from tests.support.wire_bodies import ToolCalls
@@ -60,7 +59,13 @@ class Wire(ABC):
         """An error body with the canary in it."""
 
     def make(
-        self, url: str, *, connect: float = 2.0, first_token: float = 5.0, idle: float = 5.0
+        self,
+        url: str,
+        *,
+        connect: float = 2.0,
+        first_token: float = 5.0,
+        idle: float = 5.0,
+        comments: float = 20.0,
     ) -> Provider:
         """The provider, pointed at `url`."""
         row = ProviderRow(
@@ -70,6 +75,7 @@ class Wire(ABC):
             timeout_connect=connect,
             timeout_first_token=first_token,
             timeout_idle=idle,
+            timeout_comments=comments,
         )
         return self.provider(self.name, row, Config.load(environ={"SECRET_KEY": "x" * 40}))
 
@@ -101,7 +107,6 @@ class AnthropicWire(Wire):
     """Anthropic's Messages API."""
 
     name, model = "anthropic", "claude-sonnet-4-5"
-    statuses = {504: Timeout}  # documented: timeout_error
 
     def provider(self, name: str, row: ProviderRow, config: Config) -> Provider:
         module: Any = importlib.import_module("goblin_assistant.providers.anthropic.provider")

@@ -113,12 +113,6 @@ def message(arguments: str, prompt: int = 20) -> Reply:
     )
 
 
-BROKEN_CHAT = (
-    b'{"id":"x","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":'
-    b'{"role":"assistant","content":"\\ud800"},"finish_reason":"stop"}],"usage":{"prompt_tokens":'
-    b'20,"completion_tokens":900,"prompt_tokens_details":{"cached_tokens":0}}}'
-)
-
 DEEP = deep(300)
 TOO_DEEP = deep(985)
 only_3_11 = pytest.mark.skipif(
@@ -133,14 +127,9 @@ MANY = '{"a":[' + "[]," * 270_000 + "[]]}"
         pytest.param("/v1/messages", "plain/m", whole(TOO_DEEP), id="arguments", marks=only_3_11),
         pytest.param("/v1/messages", "plain/m", whole(MANY), id="many-values"),
         pytest.param("/v1/messages", "plain/m", whole(choices=["x"]), id="no-completion"),
-        pytest.param("/v1/messages", "plain/m", Reply.plain(200, BROKEN_CHAT), id="surrogate"),
-        pytest.param(
-            "/v1/chat/completions", "plain/m", Reply.plain(200, BROKEN_CHAT), id="surrogate-openai"
-        ),
         pytest.param(
             "/v1/chat/completions", "claude/m", message(TOO_DEEP), id="input", marks=only_3_11
         ),
-        pytest.param("/v1/chat/completions", "claude/m", message('{"a":"\\ud800"}'), id="input-2"),
         pytest.param("/v1/chat/completions", "claude/m", message(deep(1100)), id="unparseable"),
     ],
 )

@@ -16,7 +16,9 @@ import orjson
 
 from goblin_assistant.dialects.anthropic.carried import joined_id, signature_for
 from goblin_assistant.providers.base import ChatResponse, Usage
+from goblin_assistant.providers.json_answers import read
 from goblin_assistant.providers.openai.wire import encode
+from goblin_assistant.schemas import json_bounds
 from goblin_assistant.schemas.json_bounds import check_together
 
 STOP_REASONS: Mapping[str, str] = {
@@ -57,7 +59,7 @@ def response_from_openai(response: ChatResponse) -> bytes:
     Raises AttributeError, IndexError, KeyError, TypeError or ValueError for a body that is none,
     and RecursionError for arguments that are nested too deeply.
     """
-    completion = orjson.loads(response.body)
+    completion = read(response.body)
     choices = completion.get("choices") or [{}]
     message = choices[0].get("message") or {}
     content: list[dict[str, Any]] = []
@@ -137,8 +139,9 @@ def _is_text(value: Any) -> bool:
 
 def _arguments(text: Any) -> dict[str, Any]:
     try:
-        value = orjson.loads(text or "{}")
-    except (orjson.JSONDecodeError, TypeError):
+        raw = (text or "{}").encode("utf-8", "surrogatepass")
+        value = json_bounds.exact(raw, orjson.loads(raw))
+    except (orjson.JSONDecodeError, AttributeError):
         value = None
     # A model may write anything, but `input` is an object. The client sees what was written.
     return value if isinstance(value, dict) else {"arguments": text}

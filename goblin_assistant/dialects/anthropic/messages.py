@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
-
 from goblin_assistant.dialects.anthropic.carried import split_id, take_back
 from goblin_assistant.errors import BadRequest
+from goblin_assistant.providers.openai.wire import encode
 
 Part = dict[str, Any]
 
@@ -98,7 +97,7 @@ def _assistant(
 def _tool_call(block: Mapping[str, Any], where: str) -> dict[str, Any]:
     name = _string(block, "name", where)
     call_id, extra = split_id(_string(block, "id", where))
-    arguments = orjson.dumps(block.get("input") or {}).decode()
+    arguments = encode(block.get("input") or {}).decode()
     call = {
         "id": call_id,
         "type": "function",

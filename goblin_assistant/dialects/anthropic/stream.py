@@ -33,7 +33,9 @@ from goblin_assistant.dialects.error_bodies import anthropic_body
 from goblin_assistant.errors import AppError
 from goblin_assistant.providers.base import Completed, ProviderError, untranslatable
 from goblin_assistant.providers.json_answers import parse_event
+from goblin_assistant.providers.openai.wire import encode
 from goblin_assistant.providers.upstream.sse import event_data, split_events
+from goblin_assistant.schemas.surrogates import PairJoiner
 
 Kind = Literal["thinking", "text", "tool_use"]
 
@@ -80,9 +82,12 @@ class StreamTranslator:
         "_current",
         "_details",
         "_index",
+        "_last",
+        "_last_name",
         "_message",
         "_open",
         "_out",
+        "_pairs",
         "_reason",
     )
 
@@ -93,6 +98,9 @@ class StreamTranslator:
         self._calls: list[_Call] = []
         self._current: _Call | None = None  # the call whose block is open
         self._details: list[dict[str, Any]] = []  # reasoning_details that did not go out yet
+        self._pairs = PairJoiner()
+        self._last: dict[str, Any] = {}
+        self._last_name = ""
         self._reason: str | None = None
         self._out: list[bytes] = []
 
@@ -254,22 +262,32 @@ class StreamTranslator:
     def _close(self) -> None:
         if self._open is None:
             return
+        if rest := self._pairs.rest():
+            self._delta({**self._last, self._last_name: rest}, whole=True)
         if self._open == "thinking":
             signature = signature_for(self._details)
             self._details = []
-            self._delta({"type": "signature_delta", "signature": signature})
+            self._delta({"type": "signature_delta", "signature": signature}, whole=True)
         self._event("content_block_stop", index=self._index)
         self._open = None
         if self._current is not None:
             self._current.closed = True
             self._current = None
 
-    def _delta(self, delta: dict[str, Any]) -> None:
+    def _delta(self, delta: dict[str, Any], *, whole: bool = False) -> None:
+        if not whole:
+            name = next(name for name in delta if name != "type")
+            text = self._pairs.join(delta[name])
+            self._last, self._last_name = delta, name
+            if not text:
+                return
+            if text is not delta[name]:
+                delta = {**delta, name: text}
         self._event("content_block_delta", index=self._index, delta=delta)
 
     def _event(self, kind: str, **fields: Any) -> None:
         self._out.append(
-            b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
+            b"event: %b\ndata: %b\n\n" % (kind.encode(), encode({"type": kind, **fields}))
         )
 
 

@@ -33,6 +33,7 @@ from goblin_assistant.schemas.json_bounds import (
     TooMuchStructure,
     check_depth,
     check_together,
+    exact,
 )
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
@@ -285,11 +286,13 @@ def _tool_use(call: Mapping[str, Any], where: str) -> Block:
         raise invalid(f"{where} is not a function call", "messages")
     arguments = function.get("arguments") or "{}"
     try:
-        value = orjson.loads(arguments)
+        raw = arguments.encode("utf-8", "surrogatepass")
+        value = orjson.loads(raw)
         check_depth(value, arguments.count("{") + arguments.count("["))
+        value = exact(raw, value)
     except TooDeep:
         raise invalid(f"{where}.function.arguments is nested too deeply", "messages") from None
-    except (orjson.JSONDecodeError, TypeError):
+    except (orjson.JSONDecodeError, AttributeError):
         raise invalid(f"{where}.function.arguments is not JSON", "messages") from None
     if not isinstance(value, dict):
         raise invalid(f"{where}.function.arguments is not a JSON object", "messages")

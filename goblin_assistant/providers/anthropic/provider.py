@@ -171,9 +171,13 @@ class AnthropicProvider(RemoteProvider):
             self._learn(models)
 
     # -- calls --------------------------------------------------------------------------------
+    def prepare(self, request: ChatRequest) -> None:
+        """Translate the request, or check the headers of one that passes."""
+        request.prepared = self._prepare(request, stream=request.stream)
+
     def complete(self, request: ChatRequest) -> ChatResponse:
         """POST the message. In Anthropic's dialect the answer's bytes are the response's body."""
-        body, headers = self._prepare(request, stream=False)
+        body, headers = request.prepared or self._prepare(request, stream=False)
         data = self._client.post(MESSAGES, body, request.call, headers=headers)
         message = parse_message(self.name, data, request.progress)
         usage = request.progress.usage
@@ -190,7 +194,7 @@ class AnthropicProvider(RemoteProvider):
         return ChatResponse(data, model, usage, finish_reason(message.get("stop_reason")))
 
     def _open_stream(self, request: ChatRequest) -> tuple[EventStream, StreamObserver]:
-        body, headers = self._prepare(request, stream=True)
+        body, headers = request.prepared or self._prepare(request, stream=True)
         observer = (
             Translator(self.name, request.progress, include_usage=wants_usage(request.body))
             if request.dialect == "openai"

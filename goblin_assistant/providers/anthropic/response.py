@@ -45,6 +45,7 @@ from goblin_assistant.providers.base import (
     ProviderError,
     ResourceNotFound,
     Usage,
+    broken,
     region_of,
     tier_of,
     token_count,
@@ -53,6 +54,7 @@ from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.json_answers import parse_answer
 from goblin_assistant.providers.openai.wire import encode
 from goblin_assistant.providers.overflow import overflow_of
+from goblin_assistant.schemas import json_bounds
 
 FINISH_REASONS: Mapping[str, str] = {
     "end_turn": "stop",
@@ -158,12 +160,13 @@ def parse_message(provider: str, data: bytes, progress: Progress | None = None) 
     progress = progress if progress is not None else Progress()
     message = parse_answer(provider, data, progress, parse_usage)
     if isinstance(message, dict):
+        message = json_bounds.exact(data, message)
         progress.usage = parse_usage(message.get("usage"))
         if isinstance(message.get("content"), list):
             return message
         if message.get("type") == "error":
             raise stream_error(provider, message)
-    raise BadResponse(f"{provider}'s answer is not what was asked for", provider=provider)
+    raise broken(f"{provider}'s answer is not what was asked for", provider)
 
 
 def to_openai(message: Mapping[str, Any], usage: Usage | None, model: str) -> dict[str, Any]:

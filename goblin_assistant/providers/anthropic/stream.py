@@ -39,12 +39,14 @@ from goblin_assistant.providers.base import (
 from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.openai.wire import encode
 from goblin_assistant.providers.upstream.sse import ends_as_objects, event_data, split_events
+from goblin_assistant.schemas.surrogates import PairJoiner
 
 
 class StreamObserver:
     """The state of one stream that passes untouched. `progress` gets the counts as they come."""
 
     __slots__ = (
+        "_begun",
         "_held",
         "_progress",
         "_provider",
@@ -60,6 +62,7 @@ class StreamObserver:
         self._progress = progress if progress is not None else Progress()
         self._held: bytes | None = b""  # None when an event has been passed on
         self._usage: dict[str, Any] = {}
+        self._begun = False
         self.done = False
         self.model = ""
         self.message_id = ""
@@ -96,6 +99,10 @@ class StreamObserver:
 
     def completed(self) -> Completed:
         """The stream is over. Raises BadResponse if its end is missing."""
+        if self.done and not self._begun:
+            raise BadResponse(
+                f"{self._provider}'s stream ended without an answer", provider=self._provider
+            )
         if not self.done:
             raise broken(f"{self._provider}'s stream ended before its end", self._provider)
         return Completed(self.model, self.usage(), self.finish_reason)
@@ -107,6 +114,7 @@ class StreamObserver:
 
     def _note(self, kind: Any, event: dict[str, Any]) -> None:
         if kind == "message_start":
+            self._begun = True
             message = event.get("message")
             if isinstance(message, dict):
                 self._count(message.get("usage"))
@@ -145,13 +153,24 @@ class Translator(StreamObserver):
     """The state of one stream that is translated to OpenAI's. `include_usage`: the client asked for
     the usage chunk."""
 
-    __slots__ = ("_argued", "_calls", "_created", "_include_usage", "_out", "_thinking")
+    __slots__ = (
+        "_argued",
+        "_calls",
+        "_created",
+        "_include_usage",
+        "_last_name",
+        "_out",
+        "_pairs",
+        "_thinking",
+    )
 
     def __init__(
         self, provider: str, progress: Progress | None = None, *, include_usage: bool
     ) -> None:
         super().__init__(provider, progress)
         self._include_usage = include_usage
+        self._pairs = PairJoiner()
+        self._last_name = "content"
         self._created = int(time.time())
         self._calls: dict[Any, int] = {}  # index of the content block -> index of the tool call
         self._argued: set[int] = set()  # calls whose arguments have begun
@@ -214,7 +233,7 @@ class Translator(StreamObserver):
         delta, index = _object(event.get("delta")), event.get("index")
         kind = delta.get("type")
         if kind == "text_delta":
-            self._chunk({"content": delta.get("text", "")})
+            self._say("content", delta.get("text", ""))
         elif kind == "input_json_delta":
             if index in self._calls and delta.get("partial_json"):
                 self._arguments(self._calls[index], delta["partial_json"])
@@ -224,11 +243,18 @@ class Translator(StreamObserver):
                     "thinking", ""
                 ) + delta.get("thinking", "")
             if delta.get("thinking"):
-                self._chunk({"reasoning_content": delta["thinking"]})
+                self._say("reasoning_content", delta["thinking"])
         elif kind == "signature_delta" and index in self._thinking:
             self._thinking[index]["signature"] = delta.get("signature", "")
 
+    def _say(self, name: str, text: str) -> None:
+        self._last_name = name
+        if (joined := self._pairs.join(text)) or not text:
+            self._chunk({name: joined})
+
     def _stopped(self, event: dict[str, Any]) -> None:
+        if rest := self._pairs.rest():
+            self._chunk({self._last_name: rest})
         number = self._calls.get(event.get("index"))
         if number is not None and number not in self._argued:
             self._arguments(number, "{}")  # OpenAI's arguments are always an object

@@ -19,6 +19,7 @@ from goblin_assistant.providers.base import (
     ChatResponse,
     Model,
     ProviderError,
+    broken,
 )
 from goblin_assistant.providers.json_answers import parse_answer
 from goblin_assistant.providers.openai.models import learned, model_of
@@ -26,6 +27,7 @@ from goblin_assistant.providers.openai.quirks import Quirks
 from goblin_assistant.providers.openai.request import RequestEncoder
 from goblin_assistant.providers.openai.stream import StreamObserver
 from goblin_assistant.providers.openai.wire import (
+    choice_error,
     classify,
     error_object,
     parse_usage,
@@ -174,12 +176,17 @@ class OpenAICompatibleProvider(RemoteProvider):
         parsed = parse_answer(self.name, data, request.progress, parse_usage)
         if isinstance(parsed, dict):
             request.progress.usage = usage_in(parsed)
-            if isinstance(parsed.get(key), list):
-                return parsed
             # Some servers send errors with status 200: OpenRouter, when the model's server failed.
-            if error := error_object(parsed):
+            items = parsed.get(key)
+            if parsed.get("error") or not isinstance(items, list):
+                error = error_object(parsed)
+            else:
+                error = choice_error(items)
+            if error is not None:
                 raise stream_error(self.name, error, request.body)
-        raise BadResponse(f"{self.name}'s answer is not what was asked for", provider=self.name)
+            if isinstance(items, list):
+                return parsed
+        raise broken(f"{self.name}'s answer is not what was asked for", self.name)
 
 
 def _at(path: str, model: str) -> str:

@@ -40,6 +40,17 @@ class Quirks(BaseModel):
     drop_fields: tuple[str, ...] = Field(
         (), description="request fields that the server refuses; left out"
     )
+    drop_message_fields: tuple[str, ...] = Field(
+        ("thinking_blocks",),
+        description="fields of earlier assistant messages that the server refuses; left out",
+    )
+    tool_call_ids: str = Field(
+        "",
+        description=(
+            "regular expression: the ids of tool calls that the server takes; others are sent as "
+            "nine letters and digits made of them. Empty: any"
+        ),
+    )
     ca_bundle: str | None = Field(
         None, description="path of the CA certificates that the server's own is checked against"
     )

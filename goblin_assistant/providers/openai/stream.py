@@ -20,7 +20,12 @@ from goblin_assistant.providers.base import (
     later_usage,
 )
 from goblin_assistant.providers.json_answers import parse_event
-from goblin_assistant.providers.openai.wire import error_object, stream_error, usage_in
+from goblin_assistant.providers.openai.wire import (
+    choice_error,
+    error_object,
+    stream_error,
+    usage_in,
+)
 from goblin_assistant.providers.upstream.sse import ends_as_objects, event_data, split_events
 
 
@@ -66,10 +71,8 @@ class StreamObserver:
             self._seen
             and not self._progress.final  # text may follow the count
             and ends_as_objects(block)
-            and b'"usage":{' not in block
-            and b'"usage": {' not in block
-            and b'"finish_reason":"' not in block
-            and b'"finish_reason": "' not in block
+            and (b'"usage"' not in block or _all_null(block, b'"usage"'))
+            and (b'"finish_reason"' not in block or _all_null(block, b'"finish_reason"'))
             and b'"error"' not in block
             and b"[DONE]" not in block
         )
@@ -81,6 +84,10 @@ class StreamObserver:
 
     def completed(self) -> Completed:
         """The stream is over. Raises BadResponse if its end is missing."""
+        if self.done and not self._seen:
+            raise BadResponse(
+                f"{self._provider}'s stream ended without an answer", provider=self._provider
+            )
         if not self.done and self.finish_reason is None:
             raise broken(f"{self._provider}'s stream ended before its end", self._provider)
         return Completed(self.model, self.usage, self.finish_reason)
@@ -117,6 +124,8 @@ class StreamObserver:
         choices = chunk.get("choices")
         if chunk.get("error") or (not isinstance(choices, list) and chunk.get("object") == "error"):
             raise stream_error(self._provider, error_object(chunk) or {}, self._fields)
+        if (error := choice_error(choices)) is not None:
+            raise stream_error(self._provider, error, self._fields)
         self._seen = True
         if not self.model and isinstance(chunk.get("model"), str):
             self.model = chunk["model"]
@@ -131,6 +140,14 @@ class StreamObserver:
         elif self._progress.final and any(map(_adds_text, choices)):
             self._progress.final = False
         return not (self._drop_usage and usage is not None and not choices)
+
+
+def _all_null(block: bytes, name: bytes) -> bool:
+    """Whether every field of that name is null, as it is in most chunks. With blanks in unusual
+    places it is read instead."""
+    fields = block.count(name)
+    found = block.count(name + b":null")
+    return found == fields or found + block.count(name + b": null") == fields
 
 
 def _adds_text(choice: Any) -> bool:

@@ -157,6 +157,17 @@ def error_object(parsed: Any) -> Mapping[str, Any] | None:
     return parsed if parsed.get("object") == "error" else None
 
 
+def choice_error(choices: Any) -> Mapping[str, Any] | None:
+    """The error in a choice, or None. OpenRouter reports its provider's failure so, with status 200
+    (https://openrouter.ai/docs/api-reference/errors-and-debugging)."""
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            error = choice.get("error")
+            if error or choice.get("finish_reason") == "error":
+                return error if isinstance(error, dict) else {"code": error}
+    return None
+
+
 def _names(error: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
     """The error's code, type and the top-level field of its `param`."""
     code, kind, param = error.get("code"), error.get("type"), error.get("param")
