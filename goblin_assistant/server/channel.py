@@ -7,7 +7,10 @@ first.
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import sys
+import termios
 import time
 from functools import partial
 from typing import Any
@@ -28,6 +31,15 @@ LAG_PAUSE_SECONDS = 0.25
 full speed helps nobody and takes the GIL from other requests."""
 
 
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes in the socket that the client has not acknowledged (tcp(7), SIOCOUTQ). A slow reader
+    takes them for minutes before there is room for more: that is no stall."""
+    try:
+        return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
+
+
 class Channel(HTTPChannel):  # type: ignore[misc]
     """One connection."""
 
@@ -40,7 +52,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     linger = False
     discarding_until = 0.0
     discarded = 0
-    seen_activity = 0.0
+    seen_activity = (0.0, 0)
+    """When bytes last went into the socket, and how many of them the client lacked."""
     stuck_since = 0.0
     queued_at = 0.0
     """When the request began to wait for a thread, by time.monotonic()."""
@@ -149,8 +162,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         these reasons.
         """
         if self.total_outbufs_len:
-            if self.seen_activity != self.last_activity or not self.stuck_since:
-                self.seen_activity, self.stuck_since = self.last_activity, now
+            seen = (self.last_activity, unacknowledged(self.socket))
+            if self.seen_activity != seen or not self.stuck_since:
+                self.seen_activity, self.stuck_since = seen, now
             elif now - self.stuck_since > send_timeout:
                 self.handle_close()
                 return True

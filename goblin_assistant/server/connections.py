@@ -29,6 +29,10 @@ STALLED_WHEN_FULL_SECONDS = 10.0
 """While all chat slots are taken, a stream whose client reads nothing is closed sooner."""
 
 
+OVERTIME_SECONDS = 5.0
+"""How much longer than GOBLIN_TIMEOUT_TOTAL a client may take for its stream."""
+
+
 def open_channels(listeners: Sequence[Listener]) -> list[Channel]:
     """The connections of all listeners."""
     return [
@@ -51,6 +55,7 @@ class ConnectionBounds:
         most = self._config.send_timeout_seconds
         full = self._slots.full
         most_running = min(most, STALLED_WHEN_FULL_SECONDS) if full else most
+        longest = self._config.timeout_total + OVERTIME_SECONDS
         for channel in open_channels(self._listeners):
             timeout = most_running if channel.requests else most
             unsent = channel.total_outbufs_len
@@ -59,6 +64,13 @@ class ConnectionBounds:
                     server_readers_cut_total.labels("slots" if timeout < most else "time").inc()
                 logger.warning(
                     "client_stalled", extra={"client": channel.addr[0], "unsent": unsent}
+                )
+            elif channel.requests and unsent and now - channel.queued_at > longest:
+                # A client that takes a little now and then would keep its slot for ever.
+                channel.handle_close()
+                server_readers_cut_total.labels("time").inc()
+                logger.warning(
+                    "client_too_slow", extra={"client": channel.addr[0], "unsent": unsent}
                 )
 
     def bound_unsent(self) -> None:

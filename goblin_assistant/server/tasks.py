@@ -81,7 +81,10 @@ class ApplicationTask(WSGITask):  # type: ignore[misc]
     wrote_header: bool
 
     def build_response_header(self) -> bytes:
-        """The header block."""
+        """The header block.
+
+        A chunked answer says where it ends, so its connection is kept. waitress would close it.
+        """
         if self.request.final:  # the rest of an oversized body is still arriving
             self.channel.linger = True
             self.set_close_on_finish()
@@ -98,7 +101,11 @@ class ApplicationTask(WSGITask):  # type: ignore[misc]
                     measured = True
                 elif name in ("Date", "Server"):
                     ours = False
-            if measured and ours and self.has_body:
+            streamed = not measured and self.content_length is None
+            if ours and self.has_body and (measured or streamed):
+                if streamed:
+                    lines.append("Transfer-Encoding: chunked")
+                    self.chunked_response = True
                 lines.append(f"Server: {self.channel.adj.ident}")
                 lines.append(f"Date: {_date(int(self.start_time))}\r\n\r\n")
                 return "\r\n".join(lines).encode("latin-1")

@@ -83,7 +83,8 @@ def _parse(model: type[BaseModel], raw: bytes) -> dict[str, Any]:
     else:
         if _has_escaped_letter(raw):
             _refuse_repeated_keys(raw, body)
-    return body
+    whole: dict[str, Any] = json_bounds.exact(raw, body)
+    return whole
 
 
 def load_object(raw: bytes) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def load_object(raw: bytes) -> dict[str, Any]:
     _refuse_repeated_keys(raw, body)
     if b"\\u0000" in raw and any("\0" in text for text in _texts(body)):
         raise BadRequest("the body contains a NUL character")
-    return {key: _integral(value) for key, value in json_bounds.exact(raw, body).items()}
+    return {key: _integral(value) for key, value in body.items()}
 
 
 def load(raw: bytes, most: int = json_bounds.MAX_STRUCTURE) -> Any:

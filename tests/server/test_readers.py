@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from goblin_assistant.server.channel import Channel, unacknowledged
 from tests.conftest import Serve, Server, wait_until
 from tests.support.fake_upstream import FakeUpstream, Reply
 from tests.support.real_server import STREAM, raw, start
@@ -143,3 +147,52 @@ def test_a_stalled_stream_gives_its_slot_back_sooner_while_every_slot_is_taken(
     line = server.wait_for_line("client_stalled", timeout=40)  # a minute with a slot to spare
     assert line["unsent"] > 0
     assert server.metrics()['server_readers_cut_total{reason="slots"}'] == 1
+
+
+def test_a_client_that_is_too_slow_for_its_stream_keeps_no_slot_beyond_the_longest_chat(
+    serve: Serve, fake_upstream: FakeUpstream, stack: ExitStack
+) -> None:
+    piece = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"x" * 2_000_000 + b'"}}]}\n\n'
+    server = start(serve, fake_upstream, GOBLIN_TIMEOUT_TOTAL="4")
+    fake_upstream.reply(Reply.sse([piece] * 20))
+    authorization = server.register()["Authorization"]
+    body = json.dumps(STREAM).encode()
+    head = (
+        f"POST /chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: {authorization}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    silent(server, stack, head.encode() + body)
+    line = server.wait_for_line("client_too_slow", timeout=45)  # stalled after a minute
+    assert line["unsent"] > 0
+    assert server.metrics()['server_readers_cut_total{reason="time"}'] == 1
+
+
+def test_a_client_that_takes_what_the_kernel_holds_is_not_stalled(stack: ExitStack) -> None:
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    client = stack.enter_context(socket.create_connection(listener.getsockname()))
+    ours = stack.enter_context(listener.accept()[0])
+    ours.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(b"x" * 65536)
+    closed: list[bool] = []
+    channel: Any = SimpleNamespace(
+        total_outbufs_len=1, last_activity=1.0, seen_activity=(0.0, 0), stuck_since=0.0,
+        socket=ours, discarding_until=0.0, request=None, requests=[1],
+        handle_close=lambda: closed.append(True),
+    )  # fmt: skip
+
+    def watch(now: float) -> bool:
+        return Channel.watch(channel, now, send_timeout=10, receive_timeout=120)
+
+    before = unacknowledged(ours)
+    assert not watch(100.0)
+    client.settimeout(30)
+    while unacknowledged(ours) >= before:  # the kernel tells of room once there is enough of it
+        assert client.recv(65536)
+    assert not watch(115.0), "bytes were taken since"
+    held = unacknowledged(ours)
+    wait_until(lambda: unacknowledged(ours) == held)
+    watch(116.0)
+    assert watch(130.0), "nothing was taken since"
+    assert closed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import socket
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -157,3 +159,45 @@ def test_chats_that_find_no_place_to_wait_are_refused_and_leave_threads_for_ever
         fake_upstream.release()
         assert sorted(chat.result().status_code for chat in chats) == [200] * 14 + [503] * 26
     assert server.metrics()["chat_slots_in_use"] == 0
+
+
+def test_requests_behind_a_stream_are_answered_on_the_same_connection(
+    serve: Serve, fake_upstream: FakeUpstream
+) -> None:
+    server = start(serve, fake_upstream)
+    fake_upstream.reply(Reply.sse(openai_events()))
+    token = server.register()["Authorization"].encode()
+    body = json.dumps(STREAM).encode()
+    chat = (
+        b"POST /chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        b"Authorization: %b\r\nContent-Length: %d\r\n\r\n%b" % (token, len(body), body)
+    )
+    live = b"GET /health/live HTTP/1.1\r\nHost: a\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+        connection.sendall(chat + live + b"\r\n" + live + b"Connection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert b"\r\nTransfer-Encoding: chunked" in head
+    assert b"\r\nconnection:" not in head.lower()
+    stream, end, behind = rest.partition(b"\r\n0\r\n\r\n")
+    assert stream.endswith(b"data: [DONE]\n\n")
+    assert end
+    assert behind.count(b"HTTP/1.1 200") == 2
+
+
+def test_an_old_client_gets_its_stream_to_the_connections_end(
+    serve: Serve, fake_upstream: FakeUpstream
+) -> None:
+    server = start(serve, fake_upstream)
+    fake_upstream.reply(Reply.sse(openai_events()))
+    token = server.register()["Authorization"].encode()
+    body = json.dumps(STREAM).encode()
+    with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+        connection.sendall(
+            b"POST /chat/completions HTTP/1.0\r\nContent-Type: application/json\r\n"
+            b"Connection: keep-alive\r\nAuthorization: %b\r\nContent-Length: %d\r\n\r\n%b"
+            % (token, len(body), body)
+        )
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.endswith(b"data: [DONE]\n\n")
+    assert b"chunked" not in answer.partition(b"\r\n\r\n")[0].lower()

@@ -9,13 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 
+from goblin_assistant.database.models import now_ms
 from tests.conftest import ROOT, Serve, Server, free_port, wait_until
 from tests.support.books import add_key, budget_of, count, open_database, open_store, rows
+from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
 from tests.support.services import PostgresServer
 
 CHILD = """
@@ -222,3 +225,49 @@ def test_a_thousand_chats_survive_kills_of_the_server_and_a_stop_of_postgres(
         clients.wait_for(len(clients.answered) + 100)
 
     chaos(own_postgres.create_database(), tmp_path, serve, outage)
+
+
+def test_a_reservation_left_by_a_kill_is_released_two_minutes_after_the_longest_chat(
+    serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "goblin.toml"
+    path.write_text(
+        f'[providers.a]\nbase_url = "{fake_upstream.url}/v1"\nmodels = ["m"]\n'
+        '[prices."a/*"]\ninput = 10\noutput = 10\n'
+    )
+    folder = tmp_path / "kept"
+    server = serve(
+        GOBLIN_CONFIG_FILE=str(path),
+        GOBLIN_INSTANCE_DIR=str(folder),
+        GOBLIN_TIMEOUT_TOTAL="100",
+        GOBLIN_HEALTH_INTERVAL="3600",
+    )
+    headers = server.register()
+    made = requests.post(
+        server.url + "/auth/keys",
+        json={"name": "k", "scopes": ["chat"], "monthly_budget_usd": "1"},
+        headers=headers,
+        timeout=30,
+    ).json()
+    fake_upstream.default = Reply([SILENCE])
+    before = now_ms()
+    with ThreadPoolExecutor(1) as pool:
+        chat = pool.submit(
+            requests.post,
+            server.url + "/chat/completions",
+            json={"model": "a/m", "messages": [{"role": "user", "content": "hi"}]},
+            headers={"Authorization": f"Bearer {made['key']}"},
+            timeout=60,
+        )
+        wait_until(lambda: any(r.method == "POST" for r in fake_upstream.requests), 30)
+        server.process.kill()
+        assert isinstance(chat.exception(60), requests.ConnectionError)
+    engine = open_database(f"sqlite:///{folder / 'goblin.db'}")
+    ((expires, held),) = rows(engine, "SELECT expires_at, amount_microusd FROM budget_reservations")
+    assert before + 220_000 <= expires <= now_ms() + 220_000, "100 s for the chat, and two minutes"
+    assert budget_of(engine, made["id"]) == (0, held)
+    with open_store(engine, folder) as store:
+        assert store.budgets.release_stale(expires) == 0
+        assert store.budgets.release_stale(expires + 1) == 1
+    assert budget_of(engine, made["id"]) == (0, 0)
+    engine.dispose()
