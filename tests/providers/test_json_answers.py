@@ -105,8 +105,9 @@ def test_arguments_of_tool_calls_count_together() -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call] * 4}]
     with pytest.raises(InvalidRequest, match="too many values"):
-        translate_messages(messages)
-    assert translate_messages([*messages[:1], {"role": "assistant", "tool_calls": [call]}])
+        translate_messages(messages, set())
+    one = [*messages[:1], {"role": "assistant", "tool_calls": [call]}]
+    assert translate_messages(one, set())
     answer = {"choices": [{"message": {"tool_calls": [call] * 4}, "finish_reason": "tool_calls"}]}
     with pytest.raises(TooMuchStructure):
         response_from_openai(ChatResponse(json.dumps(answer).encode(), "m", None, None))
