@@ -164,6 +164,23 @@ class ApiKeys:
         if row.revoked_at is None:
             logger.info("api_key_revoked", extra={"key_id": key_id})
 
+    def revoke_all(self, user_id: int) -> int:
+        """Revoke every live key of a user; how many there were."""
+        mine = (api_keys.c.user_id == user_id, api_keys.c.revoked_at.is_(None), _live())
+        with begin(self._engine) as connection:
+            self._lock_user(connection, user_id)
+            revoked = connection.execute(
+                update(api_keys).where(*mine).values(revoked_at=now_ms())
+            ).rowcount
+        logger.info("api_keys_revoked", extra={"user_id": user_id, "keys": revoked})
+        return revoked
+
+    def count_live(self, user_id: int) -> int:
+        """How many good keys a user has."""
+        mine = (api_keys.c.user_id == user_id, api_keys.c.revoked_at.is_(None), _live())
+        with connect(self._engine) as connection:
+            return connection.scalar(select(func.count()).select_from(api_keys).where(*mine)) or 0
+
     def change(self, key_id: int, changes: dict[str, Any]) -> ApiKey:
         """Change some columns of a key (CHANGEABLE)."""
         assert set(changes) <= CHANGEABLE, changes

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -60,7 +61,7 @@ class Passwords:
 
     def hash(self, password: str) -> str:
         """The encoded hash. Raises NoFreeSlot when too many are waiting."""
-        return self._run(self._hasher.hash, password)
+        return self._run(self._hasher.hash, normal(password))
 
     def verify(self, encoded: str | None, password: str) -> bool:
         """Whether the password is right. No account (None) takes as long as a wrong password."""
@@ -80,11 +81,17 @@ class Passwords:
         if len(password.encode("utf-8", "replace")) > MAX_BYTES:
             password = ""
             known = False
+        if self._matches(encoded, normal(password)):
+            return known
+        # Of a hash from before passwords were normalised. Only who types other letters pays twice.
+        return password != normal(password) and self._matches(encoded, password) and known
+
+    def _matches(self, encoded: str, password: str) -> bool:
         try:
             self._hasher.verify(encoded, password)
         except (VerificationError, InvalidHashError):
             return False
-        return known
+        return True
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
@@ -116,6 +123,12 @@ class Passwords:
             except FutureTimeout:
                 future.cancel()
                 raise _refusal() from None
+
+
+def normal(password: str) -> str:
+    """The password in one form: keyboards write the same letter as one character or as two (NIST SP
+    800-63B, section 3.1.1.2, asks for a stabilised form; RFC 8265, section 4.2.2, for NFC)."""
+    return password if password.isascii() else unicodedata.normalize("NFC", password)
 
 
 def _refusal() -> NoFreeSlot:

@@ -24,6 +24,10 @@ KEY_PREFIX = "gob_"
 
 _CACHE_SIZE = 20_000
 
+LEEWAY_SECONDS = 30
+"""How far the clocks of two instances may differ. A token of one that is ahead is not yet issued
+for the other (RFC 7519, section 4.1.4)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claims:
@@ -64,7 +68,7 @@ class AccessTokens:
         """The token's claims. Raises Unauthorized when it is not ours or has expired."""
         claims = self._cache.get(token)
         if claims is not None:
-            if claims.expires_at > time.time():
+            if claims.expires_at > time.time() - LEEWAY_SECONDS:
                 return claims
             raise Unauthorized(
                 "the access token has expired; refresh it or log in again",
@@ -103,6 +107,7 @@ def _payload(token: str, key: str) -> dict[str, Any]:
         token,
         key,
         algorithms=["HS256"],
+        leeway=LEEWAY_SECONDS,
         options={"require": ["sub", "tv", "exp", "iat"]},
     )
     return payload

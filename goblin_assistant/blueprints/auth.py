@@ -17,6 +17,7 @@ from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.accounts import (
     Credentials,
     LogoutIn,
+    PasswordChanged,
     PasswordIn,
     RefreshIn,
     Tokens,
@@ -90,10 +91,11 @@ def logout(body: LogoutIn) -> Response:
 @bp.post("/password")
 @require_auth(keys=False)
 @bp.input(PasswordIn, arg_name="body")
-@describe("Change the password", answer=Tokens, errors=(413, 415, 503))
+@describe("Change the password", answer=PasswordChanged, errors=(413, 415, 503))
 def password(body: PasswordIn) -> dict[str, Any]:
-    """Ends every session of the caller and starts a new one. Attempts count as logins: a stolen
-    access token does not help to guess the password."""
+    """Ends every session of the caller and starts a new one. API keys go on working, `api_keys`
+    says how many; `revoke_keys: true` revokes them. Attempts count as logins: a stolen access token
+    does not help to guess the password."""
     parts = runtime()
     user = parts.accounts.get(current_principal().user_id)
     parts.rate_limits.login_attempt(user.email, request.remote_addr)
@@ -101,7 +103,10 @@ def password(body: PasswordIn) -> dict[str, Any]:
         user.id, body.current_password, body.new_password
     )
     parts.rate_limits.login_succeeded(user.email)
-    return pair.as_dict()
+    keys = parts.accounts.keys
+    if body.revoke_keys:
+        keys.revoke_all(user.id)
+    return {**pair.as_dict(), "api_keys": keys.count_live(user.id)}
 
 
 @bp.get("/me")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from apiflask import APIBlueprint
-from flask import Response
+from flask import Response, request
 
-from goblin_assistant.calls.request import may_use
+from goblin_assistant.calls.request import may_use, may_use_model
+from goblin_assistant.dialects.anthropic.models import ModelRow, anthropic_model, page_of
 from goblin_assistant.errors import UnknownModel
 from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.chat import (
@@ -25,6 +26,9 @@ from goblin_assistant.web.openapi import CHAT_ERRORS, describe
 from goblin_assistant.web.request_body import parse_json
 
 bp = APIBlueprint("chat", __name__, tag="Chat")
+
+OWN = "goblin-assistant"
+"""The owner of aliases, chains and weighted groups."""
 
 
 @bp.post("/chat/completions")
@@ -62,16 +66,32 @@ def embeddings() -> Response:
 @require_auth()
 def models() -> dict[str, Any]:
     """Every model that the caller may use: providers' models as `provider/model`, then aliases,
-    chains and weighted groups."""
+    chains and weighted groups. With the header `anthropic-version`, /v1/models answers in
+    Anthropic's shape, in pages (`limit`, `after_id`, `before_id`)."""
+    rows = _rows()
+    if _for_anthropic():
+        return page_of(rows, request.args)
+    return {"object": "list", "data": [_model(*row[:2]) for row in rows]}
+
+
+def _rows() -> list[ModelRow]:
     parts = runtime()
-    rows = [
-        _model(f"{provider}/{model.id}", provider) for provider, model in parts.registry.models()
-    ]
-    rows += [_model(name, "goblin-assistant") for name in parts.router.names()]
     allowed = current_principal().allowed_models
-    if allowed is not None:
-        rows = [row for row in rows if _allowed(row["id"], allowed)]
-    return {"object": "list", "data": rows}
+    rows = [
+        ModelRow(f"{provider}/{model.id}", provider, model.context_window)
+        for provider, model in parts.registry.models()
+        if allowed is None or may_use_model(allowed, provider, model.id)
+    ]
+    rows += [
+        ModelRow(name, OWN, None)
+        for name in parts.router.names()
+        if allowed is None or may_use(allowed, name)
+    ]
+    return rows
+
+
+def _for_anthropic() -> bool:
+    return "anthropic-version" in request.headers and request.path.startswith("/v1/")
 
 
 @bp.get("/v1/models/<path:model_id>")
@@ -80,19 +100,17 @@ def models() -> dict[str, Any]:
 def model(model_id: str) -> dict[str, Any]:
     """One model, by a name that /v1/models lists or by its bare id."""
     parts = runtime()
-    if model_id in parts.router.names():
-        return _model(model_id, "goblin-assistant")
-    found = parts.registry.find(model_id)
+    row = ModelRow(model_id, OWN, None) if model_id in parts.router.names() else None
     # A provider/model that is in no catalogue can be called, but not described.
-    for provider, name in found:
-        if any(known.id == name for known in provider.models()):
-            return _model(model_id, provider.name)
+    for provider, name in () if row is not None else parts.registry.find(model_id):
+        known = next((known for known in provider.models() if known.id == name), None)
+        if known is not None:
+            row = ModelRow(model_id, provider.name, known.context_window)
+            break
+    if row is not None:
+        return anthropic_model(row) if _for_anthropic() else _model(*row[:2])
     raise UnknownModel("there is no such model; GET /v1/models lists what there is", param="model")
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": owner}
-
-
-def _allowed(name: str, allowed: frozenset[str]) -> bool:
-    return may_use(allowed, name) or may_use(allowed, name.split("/", 1)[-1])

@@ -69,7 +69,7 @@ class Admission:
         requested = apply_defaults(chat, self._default_model)
         resolver, prices = self._tables.current
         targets = resolver.resolve(requested)
-        check_allowed(principal, requested, targets)
+        check_allowed(principal, requested, targets, named=resolver.is_name(requested))
         tokens, budget = principal.smallest_tokens_per_minute, principal.monthly_budget_microusd
         if tokens is not None or budget is not None:
             self._limit_answer(chat, targets)

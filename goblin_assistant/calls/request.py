@@ -86,14 +86,17 @@ def apply_defaults(chat: Chat, default_model: str) -> str:
     return str(model)
 
 
-def check_allowed(principal: Principal, requested: str, targets: list[Target]) -> None:
-    """Raise Forbidden for a model outside the API key's list."""
+def check_allowed(
+    principal: Principal, requested: str, targets: list[Target], *, named: bool
+) -> None:
+    """Raise Forbidden for a model outside the API key's list. `named`: goblin.toml has the name as
+    an alias, chain or weighted group."""
     allowed = principal.allowed_models
     if allowed is None:
         return
     # An alias may be allowed by its own name, or because everything behind it is.
-    if not may_use(allowed, requested) and not all(
-        may_use(allowed, target.name) or may_use(allowed, target.model) for target in targets
+    if not (named and may_use(allowed, requested)) and not all(
+        may_use_model(allowed, target.provider.name, target.model) for target in targets
     ):
         names = ", ".join(sorted(allowed))
         raise Forbidden(
@@ -104,6 +107,15 @@ def check_allowed(principal: Principal, requested: str, targets: list[Target]) -
 def may_use(allowed: Iterable[str], name: str) -> bool:
     """Whether an API key's list of models (`openai/gpt-4o`, `openai/*`) covers a name."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed)
+
+
+def may_use_model(allowed: Iterable[str], provider: str, model: str) -> bool:
+    """Whether an API key's list covers a provider's model. Names are compared whole: `openai/*` is
+    the provider openai, not another one's model `openai/gpt-4o`. A name without a provider
+    (`gpt-4o`) is that model of any."""
+    if may_use(allowed, f"{provider}/{model}"):
+        return True
+    return "/" not in model and may_use((name for name in allowed if "/" not in name), model)
 
 
 def exact_prompt_tokens(chat: Chat, target: Target) -> int | None:

@@ -139,7 +139,7 @@ def add_development_secret(values: dict[str, Any]) -> None:
 
 def _development_secret(folder: Path) -> str:
     # In a file, so that tokens survive a restart. O_EXCL: two processes agree on one secret.
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / "development_secret_key"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -8,6 +8,7 @@ threads, none refused).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sqlite3
@@ -83,10 +84,24 @@ def engine_options(url: str, threads: int, seconds: float = DATABASE_SECONDS) ->
 def _connect(_dialect: Any, _record: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     limits = options.get("limits")
     if limits is None:
+        if args and isinstance(args[0], str):
+            _keep_private(args[0])
         return None  # SQLAlchemy connects
     return limits.connect(
         *args, **{name: value for name, value in options.items() if name != "limits"}
     )
+
+
+def _keep_private(name: str) -> None:
+    """Make SQLite's file readable for its owner only. SQLite gives the same mode to the files that
+    it puts beside it."""
+    if not name or name == ":memory:" or name.startswith("file:"):
+        return
+    with contextlib.suppress(OSError):  # no such folder, no right to: connecting says what is wrong
+        os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        for path in (name, f"{name}-wal", f"{name}-shm"):
+            if os.stat(path).st_mode & 0o077:
+                os.chmod(path, 0o600)
 
 
 @event.listens_for(Engine, "connect")

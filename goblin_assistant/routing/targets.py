@@ -41,6 +41,11 @@ class Resolver:
         """Aliases, chains and weighted groups: the names that are not a provider's own."""
         return sorted({*self._file.aliases, *self._file.chains, *self._file.weighted})
 
+    def is_name(self, model: str) -> bool:
+        """Whether goblin.toml has the name as an alias, chain or weighted group."""
+        file = self._file
+        return model in file.aliases or model in file.weighted or model in file.chains
+
     def resolve(self, model: str) -> list[Target]:
         """The targets of a model, in the order in which they are tried. Raises UnknownModel."""
         targets = self._resolve(model)

@@ -42,6 +42,7 @@ class PasswordIn(Strict):
 
     current_password: Text
     new_password: Text
+    revoke_keys: bool = Field(False, description="true: revoke all of the caller's API keys too")
 
 
 class Tokens(Strict):
@@ -51,6 +52,12 @@ class Tokens(Strict):
     refresh_token: str
     token_type: Literal["bearer"]
     expires_in: int = Field(description="seconds")
+
+
+class PasswordChanged(Tokens):
+    """What a new password gives."""
+
+    api_keys: int = Field(description="the caller's API keys that go on working")
 
 
 class UserOut(UserLimitsShown):

@@ -17,6 +17,7 @@ from typing import Any
 
 from waitress.channel import HTTPChannel
 
+from goblin_assistant.server.addresses import plain
 from goblin_assistant.server.loop import ChannelServer
 from goblin_assistant.server.parser import RequestParser
 from goblin_assistant.server.tasks import LAG_BYTES, ApplicationTask, RefusedTask
@@ -47,6 +48,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     error_task_class = RefusedTask
 
     interest = -1  # set by the map in server/loop.py
+    addr: Any
     close_when_flushed: bool
     request: RequestParser | None
     linger = False
@@ -62,6 +64,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(server, *args, **kwargs)
+        if self.addr and str(self.addr[0]).startswith("::ffff:"):
+            self.addr = (plain(self.addr[0]), *self.addr[1:])
         self.server = ChannelServer(server, self)
         self.parser_class = partial(RequestParser, channel=self)
 

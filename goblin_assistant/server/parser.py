@@ -16,6 +16,7 @@ from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.utilities import BadRequest, Error, RequestHeaderFieldsTooLarge
 
 from goblin_assistant.providers.upstream.chunked import ChunkDecoder, Step
+from goblin_assistant.server.addresses import plain_hops
 from goblin_assistant.server.bodies import COUNTED_BYTES
 
 MAX_HEADERS = 200
@@ -191,6 +192,10 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         self._check_head(header_plus)
         if self.chunked:
             self.body_rcv = ChunkReceiver(self.body_rcv.getbuf())
+
+        hops = self.headers.get("X_FORWARDED_FOR")
+        if hops is not None and (":" in hops or '"' in hops):
+            self.headers["X_FORWARDED_FOR"] = plain_hops(hops)
 
     def _check_head(self, header_plus: bytes) -> None:
         if _CONTROL(self.request_uri) is not None:

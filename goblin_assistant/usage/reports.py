@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -274,7 +275,22 @@ def as_csv(page: Report) -> str:
     return text.getvalue()
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
+"""How a formula may begin (https://owasp.org/www-community/attacks/CSV_Injection)."""
+
+
+def _is_formula(text: str) -> bool:
+    # Spreadsheets skip blanks and invisible characters, and read full-width signs as the usual
+    # ones, as NFKC does.
+    if text.startswith(_FORMULA):
+        return True
+    shown = "".join(
+        letter for letter in text[:64] if unicodedata.category(letter) not in ("Cf", "Cc", "Zs")
+    )
+    return unicodedata.normalize("NFKC", shown).lstrip().startswith(_FORMULA)
+
+
 def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+    if isinstance(value, str) and _is_formula(value):
         return "'" + value
     return "" if value is None else value

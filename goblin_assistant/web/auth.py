@@ -105,4 +105,9 @@ def _authenticate(environ: WSGIEnvironment) -> Principal | None:
     accounts = runtime().accounts
     if credential.startswith(KEY_PREFIX):
         return accounts.principals.of_key(credential)
+    if credential.count(".") != 2:  # a JWT has three parts (RFC 7519, section 3)
+        raise Unauthorized(
+            "the API key is not valid: keys of this server begin with gob_",
+            reason=AuthFailure.BAD_KEY,
+        )
     return accounts.principals.of_token(accounts.tokens.check(credential))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jwt
 import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import Engine
@@ -13,7 +15,7 @@ from sqlalchemy import Engine
 from goblin_assistant.accounts import passwords
 from goblin_assistant.accounts.emails import canonical, normalise
 from goblin_assistant.accounts.passwords import Passwords, check_new
-from goblin_assistant.accounts.tokens import AccessTokens
+from goblin_assistant.accounts.tokens import LEEWAY_SECONDS, AccessTokens
 from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.errors import (
     Conflict,
@@ -282,13 +284,41 @@ def test_a_token_of_another_secret_or_with_a_changed_letter_is_refused() -> None
             tokens.check(bad)
 
 
+@pytest.mark.parametrize(("ahead", "good"), [(1, True), (20, True), (-20, True), (300, False)])
+def test_clocks_of_two_instances_may_differ_a_little(ahead: int, good: bool) -> None:
+    now = int(time.time()) + ahead
+    claims = {"sub": "1", "tv": 0, "iat": now, "exp": now + 10, "jti": "x"}
+    token = jwt.encode(claims, "s" * 40, algorithm="HS256")
+    tokens = AccessTokens(["s" * 40], 10)
+    if good:
+        assert tokens.check(token) == tokens.check(token)
+    else:
+        with pytest.raises(Unauthorized):
+            tokens.check(token)
+
+
+def test_a_password_is_the_same_however_its_letters_are_composed() -> None:
+    composed, decomposed = "correct h\u00f6rse battery", "correct ho\u0308rse battery"
+    passwords = Passwords(1, 4, ThreadBudget(8))
+    try:
+        for known, typed in ((composed, decomposed), (decomposed, composed)):
+            assert passwords.verify(passwords.hash(known), typed)
+        # A hash of an earlier release, of the letters as they were typed then.
+        assert passwords.verify(PasswordHasher().hash(decomposed), decomposed)
+        assert not passwords.verify(passwords.hash(composed), "correct horse battery")
+        assert not passwords.verify(None, decomposed)
+    finally:
+        passwords.close()
+
+
 def test_an_expired_token_is_refused_also_when_it_was_checked_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokens = AccessTokens(["s" * 40], 60)
     token = tokens.issue(1, 0)
     claims = tokens.check(token)
-    monkeypatch.setattr("goblin_assistant.accounts.tokens.time.time", lambda: claims.expires_at + 1)
+    late = claims.expires_at + LEEWAY_SECONDS + 1
+    monkeypatch.setattr("goblin_assistant.accounts.tokens.time.time", lambda: late)
     with pytest.raises(Unauthorized) as caught:
         tokens.check(token)
     assert caught.value.reason == "expired_token"

@@ -277,6 +277,35 @@ def test_a_changed_password_gives_the_caller_a_new_session_and_ends_the_rest(
     assert login(client, "another long password").status_code == 200
 
 
+@pytest.mark.parametrize("revoke", [False, True])
+def test_a_changed_password_says_how_many_keys_live_on_and_can_revoke_them(
+    client: FlaskClient, revoke: bool
+) -> None:
+    headers = bearer(register(client)["access_token"])
+    made = client.post("/auth/keys", json={"name": "robot"}, headers=headers).get_json()
+    changed = client.post(
+        "/auth/password",
+        json={
+            "current_password": PASSWORD,
+            "new_password": "another long password",
+            "revoke_keys": revoke,
+        },
+        headers=headers,
+    ).get_json()
+    assert changed["api_keys"] == (0 if revoke else 1)
+    models = client.get("/v1/models", headers=bearer(made["key"]))
+    assert models.status_code == (401 if revoke else 200)
+
+
+@pytest.mark.parametrize("header", ["Authorization", "x-api-key"])
+def test_a_key_of_another_kind_is_called_a_key(client: FlaskClient, header: str) -> None:
+    value = "sk-proj-1234" if header == "x-api-key" else "Bearer sk-proj-1234"
+    answer = client.get("/v1/models", headers={header: value})
+    assert answer.status_code == 401
+    assert "API key" in answer.get_json()["error"]["message"]
+    assert "log in" not in answer.get_json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "headers",
     [

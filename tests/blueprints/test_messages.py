@@ -119,6 +119,30 @@ def live(start: Start) -> Live:
     return start()
 
 
+def test_anthropics_sdk_lists_and_describes_every_model(live: Live) -> None:
+    with live.anthropic() as client:
+        names = [model.id for model in client.models.list(limit=2)]  # fetches page after page
+        assert {"echo/echo", GPT} <= set(names)
+        assert len(names) == len(set(names)) > 2
+        whole = client.models.list(limit=1000)
+        assert [model.id for model in whole.data] == names
+        assert whole.has_more is False
+        first = client.models.list(limit=1)
+        assert first.has_more is True
+        before = client.models.list(limit=1, before_id=names[2])
+        assert [model.id for model in before.data] == [names[1]]
+        one = client.models.retrieve(CLAUDE)
+        assert (one.type, one.id, one.display_name) == ("model", CLAUDE, CLAUDE)
+        assert one.max_input_tokens
+        for wrong in ({"limit": 0}, {"limit": 1001}, {"after_id": "no/such"}):
+            with pytest.raises(anthropic.BadRequestError):
+                client.models.list(**wrong)  # type: ignore[arg-type]
+        with pytest.raises(anthropic.NotFoundError):
+            client.models.retrieve("no/such")
+    with live.openai() as other:
+        assert [model.id for model in other.models.list()] == names
+
+
 # -- Anthropic's SDK on any model -----------------------------------------------------------------
 def test_create_on_the_embedded_model(live: Live) -> None:
     with live.anthropic() as client:

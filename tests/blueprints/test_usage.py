@@ -166,6 +166,24 @@ def test_a_spreadsheet_takes_no_cell_for_a_formula(engine: Engine, tmp_path: Pat
     assert found[0]["provider"] == "p,q"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["=1", " =1", "\uff1d1", "\u200b=1", "\u00a0+1", "\t@x", "\ufeff-1", "\uff20x", "\n=1", "|x"],
+)
+def test_a_formula_is_guarded_in_every_spelling(engine: Engine, tmp_path: Path, text: str) -> None:
+    fill(engine, tmp_path, [entry(id=at(1), model=text)])
+    page = reports.report(engine, Scope(), NOVEMBER, NOVEMBER + DAY, ("model",))
+    assert reports.as_csv(page).splitlines()[1:] != []
+    assert f"'{text}" in reports.as_csv(page)
+
+
+@pytest.mark.parametrize("text", ["gpt-4o", "a=1", "claude+", "\u540d"])
+def test_a_plain_text_is_not_guarded(engine: Engine, tmp_path: Path, text: str) -> None:
+    fill(engine, tmp_path, [entry(id=at(1), model=text)])
+    page = reports.report(engine, Scope(), NOVEMBER, NOVEMBER + DAY, ("model",))
+    assert "'" not in reports.as_csv(page)
+
+
 # -- the route ------------------------------------------------------------------------------------
 PRICES = {"echo/*": {"input": 1, "output": 1}}
 

@@ -11,6 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Row, select
 
+from goblin_assistant.calls.request import may_use_model
 from goblin_assistant.config import GoblinFile
 from goblin_assistant.database.models import usage_records
 from goblin_assistant.metrics import REGISTRY
@@ -216,6 +217,37 @@ def test_a_key_with_a_list_of_models_may_use_and_sees_only_those(
     refused = post(client, key, {**HELLO, "model": "echo"})
     assert refused.status_code == 403
     assert refused.json["param"] == "model"
+    assert {row["id"] for row in client.get("/v1/models", headers=key).json["data"]} == {"up/m"}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "provider", "model", "may"),
+    [
+        ("openai/*", "openai", "gpt-4o", True),
+        ("openai/*", "router", "openai/gpt-4o", False),  # routers name models so
+        ("openai/gpt-4o", "router", "openai/gpt-4o", False),
+        ("router/openai/*", "router", "openai/gpt-4o", True),
+        ("gpt-4o", "openai", "gpt-4o", True),
+        ("gpt-4o", "router", "openai/gpt-4o", False),
+        ("gpt-*", "azure", "gpt-4o", True),
+        ("*", "router", "openai/gpt-4o", True),
+        ("*/gpt-4o", "azure", "gpt-4o", True),
+    ],
+)
+def test_a_name_in_a_list_of_models_is_compared_whole(
+    allowed: str, provider: str, model: str, may: bool
+) -> None:
+    assert may_use_model({allowed}, provider, model) is may
+
+
+def test_a_list_of_models_names_a_provider_whole(
+    client: FlaskClient, headers: dict[str, str]
+) -> None:
+    made = client.post(
+        "/auth/keys", json={"name": "o", "allowed_models": ["openai/*", "m"]}, headers=headers
+    )
+    key = {"Authorization": f"Bearer {made.json['key']}"}
+    assert post(client, key, {**HELLO, "model": "echo"}).status_code == 403
     assert {row["id"] for row in client.get("/v1/models", headers=key).json["data"]} == {"up/m"}
 
 

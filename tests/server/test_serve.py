@@ -40,6 +40,20 @@ def test_forwarded_addresses_count_only_from_the_trusted_proxy(serve: Serve) -> 
     )
 
 
+def test_one_client_has_one_address_however_the_proxy_writes_it(serve: Serve) -> None:
+    behind = serve(GOBLIN_TRUSTED_PROXY="127.0.0.1")
+    for written in (
+        "::ffff:198.51.100.1",
+        "198.51.100.1:4711",
+        "[::ffff:198.51.100.1]:4711",
+        '"198.51.100.1:4711"',
+        "203.0.113.7, ::FFFF:198.51.100.1",
+    ):
+        assert client_of(behind, **{"X-Forwarded-For": written}) == "198.51.100.1"
+    for written in ("2001:db8::1", "[2001:DB8::1]", '"[2001:db8:0::1]:4711"', "2001:db8::1%eth0"):
+        assert client_of(behind, **{"X-Forwarded-For": written}) == "2001:db8::1"
+
+
 def test_the_first_and_every_other_line_is_json_and_says_where_it_listens(serve: Serve) -> None:
     server = serve()
     requests.get(server.url + "/nowhere", timeout=5)

@@ -1,0 +1,34 @@
+"""An address has one spelling, and what is none stays as it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from goblin_assistant.server.addresses import MAX_HOPS_LENGTH, plain, plain_hops
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("198.51.100.1", "198.51.100.1"),
+        (" 198.51.100.1:80 ", "198.51.100.1"),
+        ("::ffff:198.51.100.1", "198.51.100.1"),
+        ("0:0:0:0:0:FFFF:c633:6401", "198.51.100.1"),
+        ("[::1]", "::1"),
+        ("[2001:DB8::0:1]:443", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("unknown", "unknown"),
+        ("_hidden", "_hidden"),
+        ("", ""),
+        ("[", "["),
+        ("1.2.3", "1.2.3"),
+    ],
+)
+def test_an_address_has_one_spelling(written: str, expected: str) -> None:
+    assert plain(written) == expected
+
+
+def test_hops_keep_their_order_and_number() -> None:
+    assert plain_hops("unknown, ::1,10.0.0.1:5") == "unknown, [::1], 10.0.0.1"
+    long = "::1," * MAX_HOPS_LENGTH
+    assert plain_hops(long) == long
