@@ -7,7 +7,7 @@ encoded anew. Sources: https://platform.openai.com/docs/api-reference/chat/creat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -19,9 +19,12 @@ from goblin_assistant.providers.base import (
     ChatResponse,
     Model,
     ProviderError,
+    StreamEvent,
     broken,
 )
 from goblin_assistant.providers.json_answers import parse_answer
+from goblin_assistant.providers.openai.forms import ANY, FORMS
+from goblin_assistant.providers.openai.messages import MessageFitter, restored
 from goblin_assistant.providers.openai.models import learned, model_of
 from goblin_assistant.providers.openai.quirks import Quirks
 from goblin_assistant.providers.openai.request import RequestEncoder
@@ -65,6 +68,7 @@ class OpenAICompatibleProvider(RemoteProvider):
         """See RemoteProvider for the two lists of models."""
         self._quirks = quirks = quirks or Quirks()
         self._encode = RequestEncoder(quirks).encode
+        self._fit = MessageFitter(FORMS.get(quirks.wire_form or name, ANY)).fit
         self._static_chat = quirks.chat_path if "{model}" not in quirks.chat_path else None
         credentials = {quirks.auth_header: quirks.auth_prefix + api_key} if api_key else {}
         client = UpstreamClient(
@@ -123,9 +127,12 @@ class OpenAICompatibleProvider(RemoteProvider):
     # -- calls --------------------------------------------------------------------------------
     def complete(self, request: ChatRequest) -> ChatResponse:
         """POST the chat. The answer's bytes are the response's body."""
-        body = self._encode(request, stream=False)
+        fitted = self._fit(request)
+        body = self._encode(fitted.request, stream=False)
         data = self._client.post(self._chat_path(request), body, request.call, fields=request.body)
         parsed = self._parse(data, request, "choices")
+        if fitted.names:
+            data = fitted.restore(data)
         choices = parsed["choices"]
         first = choices[0] if choices and isinstance(choices[0], dict) else {}
         reason = first.get("finish_reason")
@@ -136,6 +143,12 @@ class OpenAICompatibleProvider(RemoteProvider):
             usage_in(parsed),
             reason if isinstance(reason, str) else None,
         )
+
+    def stream(self, request: ChatRequest) -> Iterator[StreamEvent]:
+        """As every provider, with the tools' own names."""
+        fitted = self._fit(request)
+        events = super().stream(fitted.request)
+        return restored(events, fitted) if fitted.names else events
 
     def _open_stream(self, request: ChatRequest) -> tuple[EventStream, StreamObserver]:
         body = self._encode(request, stream=True)

@@ -51,6 +51,13 @@ class Quirks(BaseModel):
             "nine letters and digits made of them. Empty: any"
         ),
     )
+    wire_form: str = Field(
+        "",
+        description=(
+            "name of a known provider whose form of messages the server has, such as deepseek for "
+            "one that needs reasoning_content back"
+        ),
+    )
     ca_bundle: str | None = Field(
         None, description="path of the CA certificates that the server's own is checked against"
     )
