@@ -145,5 +145,5 @@ def _jobs(config: Config, usage: UsageStore, accounts: Accounts) -> list[Periodi
 def _idempotency_store(config: Config) -> IdempotencyStore:
     seconds, in_flight = config.idempotency_seconds, config.timeout_total + 30
     if config.redis_url:
-        return RedisIdempotencyStore(seconds, in_flight, config.redis_url)
+        return RedisIdempotencyStore(seconds, in_flight, config.redis_url, config.accepted_secrets)
     return MemoryIdempotencyStore(seconds, in_flight, config.idempotency_max_bytes)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 
 from goblin_assistant.calls.idempotency import Holder, IdempotencyStore, StoredResponse, logger
+from goblin_assistant.calls.sealing import Seal
 from goblin_assistant.database.gate import Gate
 from goblin_assistant.metrics import idempotency_store_failures_total
 
@@ -28,16 +29,20 @@ _DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]
 class RedisIdempotencyStore(IdempotencyStore):
     """Without Redis, requests are answered without the guarantee, and the log says so.
 
-    A claim is stored as its fingerprint and token. A response is stored as a line of JSON with its
-    headers, and behind it the body as it is: a provider's stream may not be UTF-8.
+    A claim is stored as its fingerprint and token. A response is stored as a line of JSON with the
+    fingerprint, and behind it, encrypted with `secrets` (sealing.py): a line with its headers, and
+    the body as it is, because a provider's stream may not be UTF-8.
     """
 
-    def __init__(self, seconds: int, in_flight_seconds: float, url: str) -> None:
+    def __init__(
+        self, seconds: int, in_flight_seconds: float, url: str, secrets: Sequence[str]
+    ) -> None:
         import redis  # 9 MB and 0.1 s that a server without Redis never needs
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
         super().__init__(seconds, in_flight_seconds)
+        self._seal = Seal(secrets)
         self._redis = redis.Redis.from_url(
             url,
             socket_connect_timeout=0.3,
@@ -78,7 +83,7 @@ class RedisIdempotencyStore(IdempotencyStore):
                 if self._send(self._redis.set, key, claim, nx=True, ex=seconds):
                     return None
                 raw = self._get(key)
-                if raw is not None and (held := _read(raw)) is not None:
+                if raw is not None and (held := self._read(holder, raw)) is not None:
                     return held
                 if raw is not None:
                     self._discard(key, raw)
@@ -103,12 +108,10 @@ class RedisIdempotencyStore(IdempotencyStore):
         self._send(self._redis.eval, _DROP, 1, key, raw)
 
     def _put(self, holder: Holder, response: StoredResponse) -> None:
-        about = {
-            "fingerprint": holder.fingerprint,
-            "content_type": response.content_type,
-            "headers": response.headers,
-        }
-        value = orjson.dumps(about) + b"\n" + response.body
+        about = {"content_type": response.content_type, "headers": response.headers}
+        content = orjson.dumps(about) + b"\n" + response.body
+        head = orjson.dumps({"fingerprint": holder.fingerprint})
+        value = head + b"\n" + self._seal.close(content, _bound_to(holder, holder.fingerprint))
         try:
             self._run(_PUT, holder, value, self._seconds)
         except self._redis_error as error:
@@ -138,37 +141,48 @@ class RedisIdempotencyStore(IdempotencyStore):
                 self._left.append(holder)
                 raise
 
+    def _read(self, holder: Holder, raw: bytes) -> tuple[str, StoredResponse | None] | None:
+        """What is stored; None when this program did not write it, or not with these secrets."""
+        line, newline, sealed = raw.partition(b"\n")
+        fingerprint = (_object(line) or {}).get("fingerprint")
+        if not isinstance(fingerprint, str):
+            return None
+        if not newline:
+            return fingerprint, None
+        content = self._seal.open(sealed, _bound_to(holder, fingerprint))
+        if content is None:
+            return None
+        line, _, body = content.partition(b"\n")
+        about = _object(line) or {}
+        content_type, headers = about.get("content_type"), about.get("headers")
+        if not isinstance(content_type, str) or not isinstance(headers, dict):
+            return None
+        return fingerprint, StoredResponse(content_type, body, headers)
+
     def _run(self, script: str, holder: Holder, *args: Any) -> None:
         self._send(self._redis.eval, script, 1, _key(holder), _claim_value(holder), *args)
 
 
 def _key(holder: Holder) -> str:
-    # 2 is the format of the value. Up to 0.1.0 it was one JSON object.
-    return f"goblin:idempotency:2:{holder.name}"
+    # 3 is the format of the value: 2 was in the clear, and up to 0.1.0 it was one JSON object.
+    return f"goblin:idempotency:3:{holder.name}"
+
+
+def _bound_to(holder: Holder, fingerprint: str) -> bytes:
+    """What a sealed response belongs to: it opens under no other key, and for no other body."""
+    return f"{_key(holder)} {fingerprint}".encode()
 
 
 def _claim_value(holder: Holder) -> bytes:
     return orjson.dumps({"fingerprint": holder.fingerprint, "token": holder.token})
 
 
-def _read(raw: bytes) -> tuple[str, StoredResponse | None] | None:
-    """What is stored; None when this program did not write it."""
-    line, newline, body = raw.partition(b"\n")
+def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        about = orjson.loads(line)
+        value = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(about, dict) or not isinstance(about.get("fingerprint"), str):
-        return None
-    fingerprint: str = about["fingerprint"]
-    if not newline:
-        return fingerprint, None
-    content_type, headers = about.get("content_type"), about.get("headers")
-    if not isinstance(content_type, str) or not isinstance(headers, dict):
-        return None
-    if not all(isinstance(value, str) for value in headers.values()):
-        return None
-    return fingerprint, StoredResponse(content_type, body, headers)
+    return value if isinstance(value, dict) else None
 
 
 def _log_unavailable(error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import orjson
@@ -10,7 +11,7 @@ from flask import Request as FlaskRequest
 from flask.json.provider import JSONProvider
 from werkzeug.exceptions import ClientDisconnected
 
-from goblin_assistant.errors import UnsupportedMediaType
+from goblin_assistant.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 from goblin_assistant.web.request_body import load_object
 
 
@@ -35,7 +36,7 @@ class Request(FlaskRequest):
         """The body as an object. Raises BadRequest or UnsupportedMediaType. Flask's flags have no
         effect, except `cache`."""
         require_json(self)
-        return load_object(self.get_data(cache=cache))
+        return load_object(_plain(self, self.get_data(cache=cache)))
 
 
 def require_json(request: FlaskRequest) -> None:
@@ -49,8 +50,49 @@ def require_json(request: FlaskRequest) -> None:
 
 
 def body_of(request: FlaskRequest) -> bytes:
-    """The whole body. With a Content-Length it is read directly; werkzeug's streams handle the
-    rest."""
+    """The whole body, decompressed. With a Content-Length it is read directly; werkzeug's streams
+    handle the rest."""
+    body = _bytes_of(request)
+    return body if "HTTP_CONTENT_ENCODING" not in request.environ else _plain(request, body)
+
+
+def _plain(request: FlaskRequest, body: bytes) -> bytes:
+    """The body without its Content-Encoding (RFC 9110, section 8.4). Raises UnsupportedMediaType
+    for any but gzip, and PayloadTooLarge as if it had been sent plain."""
+    coding = request.environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
+    if coding in ("", "identity"):
+        return body
+    if coding not in ("gzip", "x-gzip"):
+        raise UnsupportedMediaType(
+            "the body's Content-Encoding is not known here; accepted: gzip",
+            headers={"Accept-Encoding": "gzip"},
+        )
+    most = request.max_content_length
+    return gunzip(body, most if most is not None else len(body))
+
+
+def gunzip(body: bytes, most: int) -> bytes:
+    """The content of a gzip file of at most `most` bytes. A small file may hold gigabytes, so no
+    more is decompressed. Raises BadRequest or PayloadTooLarge."""
+    pieces: list[bytes] = []
+    size = 0
+    while body:  # a file may have several members (RFC 1952, section 2.2)
+        member = zlib.decompressobj(wbits=31)
+        try:
+            piece = member.decompress(body, most - size + 1)
+        except zlib.error:
+            raise BadRequest("the body is not valid gzip") from None
+        pieces.append(piece)
+        size += len(piece)
+        if size > most:
+            raise PayloadTooLarge(f"the body is too large; this route takes {most} bytes")
+        if not member.eof:
+            raise BadRequest("the gzip body is incomplete")
+        body = member.unused_data
+    return b"".join(pieces)
+
+
+def _bytes_of(request: FlaskRequest) -> bytes:
     environ = request.environ
     announced = environ.get("CONTENT_LENGTH", "")
     most = request.max_content_length

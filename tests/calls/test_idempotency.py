@@ -31,7 +31,7 @@ def store(request: pytest.FixtureRequest) -> IdempotencyStore:
     if request.param == "memory":
         return MemoryIdempotencyStore(60, 60, 10_000_000)
     url = request.getfixturevalue("redis_server").url
-    return RedisIdempotencyStore(60, 60, url)
+    return RedisIdempotencyStore(60, 60, url, ["s" * 40])
 
 
 def begin(
@@ -215,7 +215,7 @@ def test_answers_expire(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_redis_requests_are_answered_and_the_log_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    store = RedisIdempotencyStore(60, 60, "redis://127.0.0.1:1/0")
+    store = RedisIdempotencyStore(60, 60, "redis://127.0.0.1:1/0", ["s" * 40])
     held = claim(store, "unavailable")
     held.finish(ANSWER)
     assert isinstance(begin(store, "unavailable"), Claim)
@@ -244,7 +244,7 @@ JUNK: list[bytes | list[bytes]] = [
 def test_a_value_in_redis_that_nobody_here_wrote_is_no_claim(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture, junk: bytes | list[bytes]
 ) -> None:
-    store = RedisIdempotencyStore(60, 60, redis_server.url)
+    store = RedisIdempotencyStore(60, 60, redis_server.url, ["s" * 40])
     client = redis.Redis.from_url(redis_server.url)
     client.flushdb()
     claim(store, "junk")
@@ -260,7 +260,7 @@ def test_a_value_in_redis_that_nobody_here_wrote_is_no_claim(
 
 
 def test_a_full_redis_frees_the_key_when_it_refuses_the_answer(redis_server: RedisServer) -> None:
-    store = RedisIdempotencyStore(60, 60, redis_server.url)
+    store = RedisIdempotencyStore(60, 60, redis_server.url, ["s" * 40])
     client = redis.Redis.from_url(redis_server.url)
     held = claim(store, "full")
     client.config_set("maxmemory", 1)
@@ -276,7 +276,7 @@ def test_a_full_redis_frees_the_key_when_it_refuses_the_answer(redis_server: Red
 def test_a_key_that_could_not_be_freed_is_freed_with_the_next_call(
     redis_server: RedisServer, end: str
 ) -> None:
-    store = RedisIdempotencyStore(60, 60, redis_server.url)
+    store = RedisIdempotencyStore(60, 60, redis_server.url, ["s" * 40])
     client = redis.Redis.from_url(redis_server.url)
     client.flushdb()
     held = claim(store, end)
@@ -292,3 +292,32 @@ def test_a_key_that_could_not_be_freed_is_freed_with_the_next_call(
         client.execute_command("REPLICAOF", "NO", "ONE")
     claim(store, end).finish(ANSWER)
     assert begin(store, end) == ANSWER
+
+
+def test_redis_holds_no_text_of_a_chat_and_a_new_secret_reads_what_the_old_one_wrote(
+    redis_server: RedisServer,
+) -> None:
+    old, new, other = "o" * 40, "n" * 40, "x" * 40
+    text = b'{"said": "canary-4f1d in the clear"}'
+    answer = StoredResponse("application/json", text, {"X-Goblin-Provider": "canary-provider"})
+    claim(RedisIdempotencyStore(60, 60, redis_server.url, [old]), "sealed").finish(answer)
+    client = redis.Redis.from_url(redis_server.url)
+    try:
+        stored = [client.get(name) for name in client.keys("goblin:idempotency:*")]
+        assert stored
+        assert not any(b"canary" in value for value in stored)
+        # While keys rotate.
+        assert (
+            begin(RedisIdempotencyStore(60, 60, redis_server.url, [new, old]), "sealed") == answer
+        )
+        # Under another key it opens for nobody: it is not that request's answer.
+        (name,) = client.keys("goblin:idempotency:*")
+        held = client.get(name)
+        # Without the secret it is no answer of this product: the request runs again.
+        store = RedisIdempotencyStore(60, 60, redis_server.url, [other])
+        assert isinstance(begin(store, "sealed"), Claim)
+        client.set(name, held[:-1] + bytes([held[-1] ^ 1]))
+        changed = RedisIdempotencyStore(60, 60, redis_server.url, [old])
+        assert isinstance(begin(changed, "sealed"), Claim)
+    finally:
+        client.close()

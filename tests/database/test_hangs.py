@@ -198,7 +198,7 @@ def test_the_trial_that_meets_a_dead_connection_or_an_error_is_not_the_last_one_
 def test_a_redis_that_hangs_holds_up_few_answers_with_idempotency_keys(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = RedisIdempotencyStore(60, 60.0, redis_server.url)
+    store = RedisIdempotencyStore(60, 60.0, redis_server.url, ["s" * 40])
     asked = []
     real = store._redis.set
 

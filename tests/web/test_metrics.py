@@ -155,7 +155,7 @@ def test_who_waits_for_a_database_connection_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_store_of_idempotency_keys_that_does_not_answer_is_counted(increase: Increase) -> None:
-    store = RedisIdempotencyStore(60, 60, f"redis://127.0.0.1:{free_port()}")
+    store = RedisIdempotencyStore(60, 60, f"redis://127.0.0.1:{free_port()}", ["s" * 40])
     assert isinstance(store.begin("user:1", "k", "/chat/completions", b"{}"), Claim)
     assert increase("idempotency_store_failures_total") == 1
 
