@@ -25,6 +25,7 @@ _BUILT_IN = {
     "openai_compatible": "goblin_assistant.providers.openai.provider:OpenAICompatibleProvider",
     "anthropic": "goblin_assistant.providers.anthropic.provider:AnthropicProvider",
     "echo": "goblin_assistant.providers.echo.provider:EchoProvider",
+    "faults": "goblin_assistant.providers.echo.rehearsals:FaultProvider",
 }
 
 Factory = Callable[[str, ProviderRow, Config], Provider]

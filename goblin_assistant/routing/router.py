@@ -54,6 +54,7 @@ from goblin_assistant.routing.targets import Resolver, Target, check_routes
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.25
+NEVER = 2**31
 SLOW_SHARE = 0.75
 """Where no setting says when a call is slow: after this share of its time limit. It follows the
 limit, and leaves time to notice a provider that hangs before its calls reach the limit."""
@@ -189,7 +190,8 @@ def _breaker(name: str, config: Config) -> CircuitBreaker:
     return CircuitBreaker(
         name,
         window=config.breaker_window,
-        min_calls=config.breaker_min_calls,
+        # Faults that are rehearsed are no reason to give anybody a pause.
+        min_calls=NEVER if row is not None and row.kind == "faults" else config.breaker_min_calls,
         failure_ratio=config.breaker_failure_ratio,
         open_seconds=config.breaker_open_seconds,
         slow_first_token=slow_first_token,

@@ -39,7 +39,7 @@ class Prices:
         overrides: Mapping[str, PriceRow],
         base_urls: Mapping[str, str] | None = None,
         *,
-        free: Collection[str] = ("echo",),
+        free: Collection[str] = ("echo", "fault"),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._exact = {

@@ -310,7 +310,6 @@ def test_redis_holds_no_text_of_a_chat_and_a_new_secret_reads_what_the_old_one_w
         assert (
             begin(RedisIdempotencyStore(60, 60, redis_server.url, [new, old]), "sealed") == answer
         )
-        # Under another key it opens for nobody: it is not that request's answer.
         (name,) = client.keys("goblin:idempotency:*")
         held = client.get(name)
         # Without the secret it is no answer of this product: the request runs again.
