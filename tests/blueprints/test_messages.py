@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -394,6 +397,34 @@ def test_a_prompt_that_is_too_long_is_recognised_by_every_client(
         client.chat.completions.create(model=model, messages=HELLO, stream=stream)
     assert caught.value.code == "context_length_exceeded"
     assert said in caught.value.message
+
+
+@pytest.mark.parametrize("model", [CLAUDE, GPT])
+def test_langchain_takes_an_overflow_for_one(live: Live, model: str) -> None:
+    said = "The input (9 tokens) is longer than the model's context length (8 tokens)."
+    error = {"type": "invalid_request_error", "message": "prompt is too long: 9 tokens > 8 maximum"}
+    live.claude.default = Reply.json(400, {"type": "error", "error": error})
+    live.gpt.default = Reply.json(400, {"object": "error", "message": said, "code": 400})
+    code = """
+import sys
+from langchain_core.exceptions import ContextOverflowError
+from langchain_openai import ChatOpenAI
+url, token, model = sys.argv[1:]
+chat = ChatOpenAI(model=model, base_url=url, api_key=token, max_retries=0)
+for call in (chat.invoke, lambda text: list(chat.stream(text))):
+    try:
+        call("hello there")
+    except ContextOverflowError as error:
+        print(error.message)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, f"{live.url}/v1", live.token, model],
+        capture_output=True, text=True, timeout=240, check=False,
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"),
+        "LANGCHAIN_TRACING_V2": "false"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("prompt is too long: 9 tokens > 8 maximum") == 2
 
 
 def test_an_expired_thread_is_not_a_missing_model(live: Live) -> None:
