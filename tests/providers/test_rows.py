@@ -214,7 +214,7 @@ def test_all_problems_of_rows_are_reported_at_once() -> None:
     assert "lognormal:median,sigma" in text
     assert "[providers.sim] options.error_rate" in text
     assert "[providers.what] kind = 'carrier-pigeon'" in text
-    assert "accepted: anthropic, echo, openai_compatible" in text
+    assert "accepted: anthropic, echo, faults, openai_compatible" in text
     assert "[providers.bad]: the key or a header" in text
     assert "line\nbreak" not in text
 
