@@ -28,7 +28,7 @@ from tests.support.fake_upstream import FakeUpstream, Reply
 from tests.support.monitoring import Prometheus, running_prometheus, shortened
 from tests.support.services import Nginx, PostgresServer, RedisServer, find_binary, free_port
 from tests.support.steady_provider import ANSWER, SteadyProvider
-from tests.support.watched import PATIENCE, Machine, Watched, scraped
+from tests.support.watched import JOURNAL_REMOTE, PATIENCE, Machine, Watched, scraped
 
 FACTOR = 30.0
 ELSEWHERE = {
@@ -187,19 +187,20 @@ class Faults:
 
     def slow_and_lost_database(self) -> None:
         self.chats(self.books, "echo/echo", 3, 0.1)
-        slow = threading.Event()
+        stopped, at_work = threading.Event(), threading.Lock()
 
         def pulse() -> None:
-            if not slow.is_set():
-                self.postgres.pause()
-                self.over.wait(0.3)
-                self.postgres.resume()
+            with at_work:
+                if not stopped.is_set():
+                    self.postgres.pause()
+                    self.over.wait(0.3)
+                    self.postgres.resume()
 
         self.repeat(pulse, 0.1)
         self.diagnose(self.books, "GatewayOverheadHigh")
-        slow.set()
-        self.over.wait(1)  # the last pulse ends
-        self.postgres.stop()
+        stopped.set()
+        with at_work:
+            self.postgres.stop()
         self.diagnose(self.books, "UsageRecordsUnsaved")
 
     def full_redis(self) -> None:
@@ -312,6 +313,7 @@ def missing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     """What each runbook did not show while its fault was on."""
     for program in ("prometheus", "redis-server", "jq", "curl", "openssl", "nginx", "journalctl"):
         find_binary(program)
+    find_binary("systemd-journal-remote", *JOURNAL_REMOTE)
     folder = tmp_path_factory.mktemp("runbooks")
     with ExitStack() as stack:
         faults = Faults(folder, stack)

@@ -5,6 +5,7 @@ A test whose program is not installed is skipped. With GOBLIN_TEST_REQUIRE_SERVI
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import random
@@ -47,7 +48,7 @@ def free_port() -> int:
             return port
 
 
-def _wait(predicate: Callable[[], Any], what: str, timeout: float = 20.0) -> None:
+def _wait(predicate: Callable[[], Any], what: str, timeout: float = 120.0) -> None:
     end = time.monotonic() + timeout
     while not predicate():
         if time.monotonic() > end:
@@ -180,13 +181,15 @@ class PostgresServer:
         """SIGSTOP to all of its processes: connections stay open without answers."""
         assert self.process is not None
         for pid in (self.process.pid, *self._backends()):
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):  # a worker that has just ended
+                os.kill(pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT."""
         assert self.process is not None
         for pid in (*self._backends(), self.process.pid):
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def _backends(self) -> list[int]:
         assert self.process is not None

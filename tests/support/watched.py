@@ -18,6 +18,8 @@ from tests.conftest import ROOT, Server, wait_until
 from tests.support.runbooks import PAGES, Block, blocks, site_block
 from tests.support.services import find_binary, free_port
 
+JOURNAL_REMOTE = ("/lib/systemd", "/usr/lib/systemd")
+"""Where Debian has systemd-journal-remote, which is not on PATH."""
 PATIENCE = 120.0
 """Seconds to wait for a state; the machine may be busy."""
 
@@ -39,7 +41,7 @@ class Machine:
 
     def journal(self, name: str, lines: Sequence[bytes]) -> Path:
         """A journal with these lines as systemd keeps a unit's standard output."""
-        remote = find_binary("systemd-journal-remote", "/lib/systemd", "/usr/lib/systemd")
+        remote = find_binary("systemd-journal-remote", *JOURNAL_REMOTE)
         folder = self.folder / f"{name}.journal"
         folder.mkdir(exist_ok=True)
         fields = b"_MACHINE_ID=%b\n_BOOT_ID=%b\n_SYSTEMD_UNIT=goblin-assistant@8001.service" % (
