@@ -715,18 +715,21 @@ def test_doctor_finds_all_well_from_outside(proxy: Proxy, site: Site, tmp_path: 
         "GOBLIN_INSTANCE_DIR": str(tmp_path),
         **site.settings,
     }
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=False
-    )
-    findings = json.loads(done.stdout)["findings"]
-    outside = {
-        found["subject"]: (found["verdict"], found["message"], found["fix"])
-        for found in findings
-        if found["subject"]
-        in ("ready", "TLS", "redirect", "HSTS", "metrics", "bodies", "client address", "streams")
-    }
-    assert len(outside) == 8, findings
-    assert {verdict for verdict, _, _ in outside.values()} == {"ok"}, outside
+    subjects = ("TLS", "redirect", "HSTS", "bodies", "client address", "streams")
+    seen: dict[str, tuple[str, str]] = {}
+
+    def all_well() -> bool:
+        # Doctor has short limits of its own, which a busy machine may miss once.
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, timeout=240, check=False
+        )
+        for found in json.loads(done.stdout)["findings"]:
+            if found["subject"] in ("ready", "metrics", *subjects):
+                seen[found["subject"]] = (found["verdict"], found["message"])
+        return {verdict for verdict, _ in seen.values()} == {"ok"}
+
+    wait_until(all_well, 2 * SECONDS, "all lines of doctor to be ok")
+    assert len(seen) == len(subjects) + 2
 
 
 def test_the_linter_of_nginx_finds_nothing() -> None:
