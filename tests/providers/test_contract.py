@@ -452,7 +452,7 @@ def test_silence_after_the_headers_ends_with_a_timeout(
 def test_a_comment_is_not_a_first_token(wire: Wire, fake_upstream: FakeUpstream) -> None:
     provider = wire.make(fake_upstream.url, first_token=20.0, comments=0.5)
     fake_upstream.reply(
-        Reply.sse([step for _ in range(100) for step in (b": still here\n\n", Pause(0.05))])
+        Reply.sse([step for _ in range(1200) for step in (b": still here\n\n", Pause(0.05))])
     )
     with pytest.raises(Timeout, match="only comments within"):
         list(provider.stream(request(wire.model, stream=True)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import pytest
 from flask import Flask
 
 from goblin_assistant.config.goblin_file import GoblinFile
-from goblin_assistant.providers.base import PROVIDER_ERRORS, Reach, untranslatable
+from goblin_assistant.providers.base import PROVIDER_ERRORS, Call, Reach, untranslatable
+from goblin_assistant.providers.upstream.deadlines import Exchange
+from goblin_assistant.providers.upstream.errors import Timeouts
+from goblin_assistant.providers.upstream.event_stream import EventStream
 from goblin_assistant.routing.asking_again import (
     BROKEN,
     FAILED,
@@ -40,26 +45,27 @@ COMMENT = b": OPENROUTER PROCESSING\n\n"
 class Gateway:
     """An application with two providers on one server, and a third that cannot be reached."""
 
-    def __init__(self, make_app: MakeApp, upstream: FakeUpstream, **settings: Any) -> None:
+    def __init__(self, make_app: MakeApp, upstream: FakeUpstream, **first: Any) -> None:
+        """`first` are further fields of the first provider's row."""
         with socket.create_server(("127.0.0.1", 0)) as closed:
             nobody = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
         self.upstream = upstream
         upstream.default = Reply.json(200, {"data": [{"id": "m"}]})
-        providers = {
+        providers: dict[str, Any] = {
             name: {"base_url": f"{upstream.url}/{name}", "api_key": "k", "models": ["m", "m2"]}
             for name in ("first", "second")
         }
+        providers["first"] |= first
         providers["nobody"] = {"base_url": nobody, "api_key": "k", "models": ["m"]}
         chains = {
             "both": ["first/m", "second/m"],
             "twins": ["first/m", "first/m2", "second/m"],
             "away": ["nobody/m", "second/m"],
         }
-        values = {"retries": 1, "timeout_first_token": 0.3, "timeout_answer": 0.3, **settings}
         self.app: Flask = make_app(
             breaker_min_calls=1000,
             file=GoblinFile.model_validate({"providers": providers, "chains": chains}),
-            **values,
+            retries=1,
         )
         self.client = self.app.test_client()
         self.user = {"Authorization": f"Bearer {register(self.client)['access_token']}"}
@@ -123,7 +129,7 @@ both_dialects = pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 def test_a_provider_that_may_be_generating_is_not_asked_again_but_the_next_one_is(
     make_app: MakeApp, fake_upstream: FakeUpstream, dialect: str, stream: bool, fault: Any
 ) -> None:
-    gateway = Gateway(make_app, fake_upstream)
+    gateway = Gateway(make_app, fake_upstream, timeout_first_token=0.5, timeout_answer=0.5)
     alone = gateway.ask(dialect, "first/m", fault(stream), stream=stream)
     assert alone.status_code == (504 if fault is silent else 502)
     assert gateway.asked() == ["first"]
@@ -152,7 +158,7 @@ def test_a_failure_that_came_as_an_answer_is_asked_again(
 def test_a_connection_closed_unread_is_asked_again(
     make_app: MakeApp, fake_upstream: FakeUpstream, stream: bool
 ) -> None:
-    gateway = Gateway(make_app, fake_upstream, timeout_first_token=10.0, timeout_answer=10.0)
+    gateway = Gateway(make_app, fake_upstream)
     answer = gateway.ask("openai", "first/m", Reply.raw(), fine(stream), stream=stream)
     assert answer.status_code == 200
     assert gateway.asked() == ["first", "first"]
@@ -163,28 +169,50 @@ def test_a_connection_closed_unread_is_asked_again(
 def test_a_provider_that_cannot_be_reached_gives_way_to_the_next(
     make_app: MakeApp, fake_upstream: FakeUpstream, dialect: str, stream: bool
 ) -> None:
-    gateway = Gateway(make_app, fake_upstream, timeout_first_token=10.0, timeout_answer=10.0)
+    gateway = Gateway(make_app, fake_upstream)
     assert gateway.ask(dialect, "away", fine(stream), stream=stream).status_code == 200
     assert gateway.asked() == ["second"]
 
 
-def test_comments_keep_a_stream_alive_beyond_the_limit_of_its_first_token(
-    make_app: MakeApp, fake_upstream: FakeUpstream
+@pytest.mark.parametrize(("waited", "means"), [(50.0, "first_token"), (95.0, "comments")])
+def test_a_comment_begins_the_limit_of_the_first_token_again_up_to_its_own(
+    waited: float, means: str
 ) -> None:
-    gateway = Gateway(make_app, fake_upstream, timeout_first_token=3.0)
-    waiting = [COMMENT, Pause(0.5)] * 8  # longer than the limit of the first token
-    reply = Reply.sse([*waiting, *openai_events()])
-    answer = gateway.ask("openai", "first/m", reply, stream=True)
-    assert answer.status_code == 200
-    assert answer.data.endswith(b"data: [DONE]\n\n")
-    assert gateway.asked() == ["first"]
+    now = time.monotonic()
+    exchange = Exchange(Call())
+    exchange.sent_at, exchange.limit = now - waited, now + 1
+    limits = []
+    pieces = iter([COMMENT, b"data: {}\n\n"])
+
+    class Response:
+        """One that tells the limit while it is read."""
+
+        headers: Mapping[str, str] = {}
+
+        def read1(self, amount: int, decode: bool) -> bytes:
+            limits.append((exchange.limit, exchange.limit_means))
+            return next(pieces)
+
+        def close(self) -> None: ...
+
+        def release_conn(self) -> None: ...
+
+    response: Any = Response()
+    stream = EventStream("p", Timeouts(first_token=20, comments=100), response, exchange)
+    assert next(stream) == b"data: {}\n\n"
+    stream.close()
+    (first, _), (second, meant) = limits
+    assert first == now + 1
+    assert meant == means
+    most = exchange.sent_at + 100
+    assert second == most if means == "comments" else now + 20 <= second < most
 
 
 def test_comments_alone_end_at_a_limit_of_their_own(
     make_app: MakeApp, fake_upstream: FakeUpstream
 ) -> None:
     gateway = Gateway(make_app, fake_upstream, timeout_first_token=20.0, timeout_comments=0.5)
-    endless = Reply.sse([COMMENT, Pause(0.05)] * 400)
+    endless = Reply.sse([COMMENT, Pause(0.05)] * 1200)
     answer = gateway.ask("openai", "first/m", endless, stream=True)
     assert answer.status_code == 504
     assert "only comments" in answer.get_json()["error"]["message"]
