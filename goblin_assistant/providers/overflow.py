@@ -57,7 +57,7 @@ _SENTENCES = tuple(
         r"completion",
         r"maximum context length is (?P<window>\d+) tokens.{0,20}your messages resulted in "
         r"(?P<prompt>\d+) tokens",
-        # vLLM, vllm/renderers/params.py and vllm/entrypoints/openai/serving_engine.py
+        # vLLM: vllm.renderers.params, vllm.entrypoints.openai.serving_engine
         r"is too large: (?P<answer>\d+)\. This model's maximum context length is "
         r"(?P<window>\d+) tokens and your request has (?P<prompt>\d+) input tokens",
         r"maximum context length is (?P<window>\d+) tokens.{0,20}you requested (?P<answer>\d+) "
@@ -72,7 +72,7 @@ _SENTENCES = tuple(
         r"maximum context length is (?P<window>\d+) tokens.{0,20}you requested (?:about )?"
         r"(?P<prompt>\d+) tokens",
         r"maximum context length is (?P<window>\d+)",
-        # SGLang, python/sglang/srt/managers/tokenizer_manager.py
+        # SGLang: sglang.srt.managers.tokenizer_manager
         r"the input \((?P<prompt>\d+) tokens\) is longer than the model'?s context length "
         r"\((?P<window>\d+) tokens\)",
         r"requested token count exceeds the model'?s maximum context length of (?P<window>\d+) "

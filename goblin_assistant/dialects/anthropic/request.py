@@ -9,7 +9,7 @@ Pure functions. Answers are in answer.py, streams in stream.py.
                              `is_error` becomes the prefix "Error: ", images follow as a user
                              message
     thinking, redacted_thinking
-                             reasoning_content, if another provider thought it (reasoning.py);
+                             reasoning_content, if another provider thought it (carried.py);
                              else left out: only Anthropic can read its own signatures
     tools                    functions
     tool_choice              auto; any -> required; tool -> named; none;
