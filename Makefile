@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8001
 
-.PHONY: help run test lint format typecheck docs loadtest bench bench-bodies bench-live normal-use clean
+.PHONY: help run test lint format typecheck docs loadtest bench bench-bodies bench-live normal-use clean gameday
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s '	'
 
@@ -51,6 +51,9 @@ docs: $(VENV)/.dev ## regenerate .env.example and the tables of settings and lay
 
 loadtest: $(VENV)/.dev ## start a server, load-test it and print the verdict on the guide's targets
 	$(BIN)/python -m loadtest.run
+
+gameday: $(VENV)/.dev ## play faults on three instances behind nginx; writes .make/gameday
+	$(BIN)/python -m gameday
 
 bench: $(VENV)/.dev ## compare with a bare server and LiteLLM; writes docs/performance.md
 	$(BIN)/python -m benchmarks.run

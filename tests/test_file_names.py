@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 FOLDERS = ("docs", "ops", "benchmarks", "examples")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for f in FOLDERS for page in (ROOT / f).rglob("*.md"))])
-PACKAGES = ("goblin_assistant", "tests", "benchmarks", "loadtest")
+PACKAGES = ("goblin_assistant", "tests", "benchmarks", "loadtest", "gameday")
 MODULES = sorted(module for folder in PACKAGES for module in (ROOT / folder).rglob("*.py"))
 STARTS = (ROOT, ROOT / "goblin_assistant", ROOT / "tests", ROOT / "ops", ROOT / "docs")
 

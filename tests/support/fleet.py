@@ -16,7 +16,7 @@ import requests
 from tests.support.services import find_binary, free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PATIENCE = 60.0
+PATIENCE = 120.0
 SECRET = "0123456789abcdef" * 3
 
 LOCATION = """

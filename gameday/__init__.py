@@ -1,0 +1,1 @@
+"""Faults, played on a deployment under load: `python -m gameday`."""
