@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compare, machine, native, page, report, rows, scale, servers
+from benchmarks import compare, installation, machine, native, page, report, rows, scale, servers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -50,6 +50,11 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--without-litellm", action="store_true")
     parser.add_argument(
+        "--python",
+        help="an interpreter that has the product's requirements, for the product and the bare "
+        "functions; default: an environment in the cache with nothing else",
+    )
+    parser.add_argument(
         "--server-core",
         type=int,
         default=0,
@@ -77,6 +82,7 @@ def main() -> int:
     _check(options, results)
     if not options.render:
         native.build(cache)
+        servers.PYTHON = options.python or installation.python(cache)
         _measure(options, cache, results)
         stored.write_text(json.dumps(results, indent=1))
     text = report.page(results)

@@ -18,6 +18,8 @@ from benchmarks.processes import Server
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = 160
 """For every waitress here: more threads than connections, so that none waits."""
+PYTHON = sys.executable
+"""Of the product and of the bare functions. benchmarks/run.py sets it (installation.py)."""
 ORIGIN = "https://app.example.com"
 EMAIL, PASSWORD = "bench@example.com", "correct horse battery staple"
 LITELLM = "litellm[proxy]==1.106.2"
@@ -61,7 +63,7 @@ def bare(
     """A bare function (bare.py)."""
     port = free_port()
     command = [
-        sys.executable,
+        PYTHON,
         "-m",
         "benchmarks.bare",
         kind,
@@ -116,7 +118,7 @@ def goblin(
         "RATELIMIT_LOGIN_ACCOUNT": huge,
         **extra,
     }
-    command = [sys.executable, "-m", "goblin_assistant", "serve"]
+    command = [PYTHON, "-m", "goblin_assistant", "serve"]
     return Server(
         name, command, port=port, ready_path="/health/live", folder=place, core=core, env=env
     )

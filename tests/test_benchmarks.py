@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from benchmarks import native, pairs, rows, streams
+from benchmarks import installation, native, pairs, rows, streams
 from benchmarks.page import replace_section, with_section, with_sections_of
 from benchmarks.report import all_checks, checks_as_dicts, page, samples_as_dicts, verdict
 from benchmarks.results import (
@@ -178,6 +179,16 @@ def comparison_of(samples: list[Sample], problems: list[str]) -> dict[str, objec
         },
         "problems": problems,
     }
+
+
+def test_the_measured_environment_has_the_products_requirements_at_pinned_versions() -> None:
+    names = {re.split(r"[\[<>=]", line)[0] for line in installation.requirements()}
+    pinned = {
+        line.split("==")[0]
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    }
+    assert {"flask", "waitress", "requests", "psycopg"} <= names <= pinned
 
 
 def test_a_missed_target_stands_out_on_the_page() -> None:
