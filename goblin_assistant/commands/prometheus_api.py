@@ -9,6 +9,8 @@ from typing import Any
 
 import requests
 
+from goblin_assistant.commands.plain_session import plain_session
+
 JOB = "goblin-assistant"
 """The job's name in ops/prometheus/prometheus.yml; the rules and dashboards use it too."""
 
@@ -24,8 +26,7 @@ class Prometheus:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._session = requests.Session()
-        self._session.trust_env = False
+        self._session = plain_session()
 
     def get(self, path: str, **parameters: str) -> Any:
         """`data` of an answer under /api/v1. Raises PrometheusError."""

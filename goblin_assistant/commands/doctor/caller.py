@@ -11,6 +11,7 @@ import requests
 from goblin_assistant.commands.doctor.context import Context
 from goblin_assistant.commands.doctor.findings import Finding, failure, in_words, ok, warning
 from goblin_assistant.commands.doctor.outside import local_address
+from goblin_assistant.commands.plain_session import plain_session
 
 FORGED = "198.51.100.77"
 """From a range for documentation (RFC 5737): nobody has this address."""
@@ -129,8 +130,7 @@ def _paced_model(context: Context) -> str:
 
 
 def _session(context: Context) -> requests.Session:
-    session = requests.Session()
-    session.trust_env = False
+    session = plain_session()
     session.verify = context.verify
     session.headers["Authorization"] = f"Bearer {context.key}"
     return session

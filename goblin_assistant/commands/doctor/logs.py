@@ -10,6 +10,7 @@ import requests
 
 from goblin_assistant.commands.doctor.context import Context
 from goblin_assistant.commands.doctor.findings import Finding, ok, warning
+from goblin_assistant.commands.plain_session import plain_session
 
 SHIPPERS = frozenset(
     {"filebeat", "logstash", "agent", "datadog-agent", "amazon-cloudwatch-agent", "rsyslogd",
@@ -50,8 +51,7 @@ def _leave_mark(context: Context) -> str:
         return ""
     mark = f"doctor-{uuid.uuid4().hex[:12]}"
     try:
-        with requests.Session() as session:
-            session.trust_env = False
+        with plain_session() as session:
             session.get(
                 context.url + "/health",
                 headers={"X-Correlation-ID": mark},

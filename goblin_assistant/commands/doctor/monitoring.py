@@ -14,6 +14,7 @@ import requests
 
 from goblin_assistant.commands.doctor.context import Context
 from goblin_assistant.commands.doctor.findings import Finding, failure, in_words, ok, warning
+from goblin_assistant.commands.plain_session import plain_session
 from goblin_assistant.commands.prometheus_api import JOB, Prometheus, PrometheusError
 
 GUIDE_ALERTS = (
@@ -258,6 +259,5 @@ def _json(url: str) -> Any:
 
 
 def _get(url: str, headers: dict[str, str] | None = None) -> requests.Response:
-    with requests.Session() as session:
-        session.trust_env = False
+    with plain_session() as session:
         return session.get(url, headers=headers, timeout=_SECONDS)

@@ -15,6 +15,7 @@ import requests
 from goblin_assistant.commands.doctor.context import Context
 from goblin_assistant.commands.doctor.findings import Finding, failure, in_words, ok, warning
 from goblin_assistant.commands.doctor.raw_http import ask, connect, head
+from goblin_assistant.commands.plain_session import plain_session
 
 METRICS_SPELLINGS = (
     "/metrics", "/metrics/", "//metrics", "/metrics%2f", "/metrics//", "/%6detrics",
@@ -112,8 +113,7 @@ def redirect(context: Context) -> Iterator[Finding]:
     plain = context.http_url or f"http://{address.hostname}"
     fix = "Let the proxy answer every plain request with 308 (or 301) to https."
     try:
-        with requests.Session() as session:
-            session.trust_env = False
+        with plain_session() as session:
             answer = session.get(f"{plain}/health", timeout=5, allow_redirects=False)
     except requests.RequestException:
         yield ok("redirect", f"{plain} is closed")

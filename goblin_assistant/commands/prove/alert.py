@@ -13,6 +13,7 @@ from typing import Any
 import requests
 
 from goblin_assistant.commands.doctor.findings import in_words
+from goblin_assistant.commands.plain_session import plain_session
 from goblin_assistant.commands.prove.verdicts import Broken, NotTried, Seen
 
 PROMISE = "An alert arrives"
@@ -105,8 +106,7 @@ def _post(alertmanager: str, mark: str, lasts: float) -> None:
         }
     ]
     try:
-        with requests.Session() as session:
-            session.trust_env = False
+        with plain_session() as session:
             answer = session.post(
                 alertmanager.rstrip("/") + "/api/v2/alerts", json=body, timeout=10
             )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import requests
 
 from goblin_assistant.commands.doctor.findings import in_words
+from goblin_assistant.commands.plain_session import plain_session
 from goblin_assistant.commands.prove.verdicts import NotTried
 from goblin_assistant.money import to_microusd
 
@@ -89,8 +90,7 @@ class Deployment:
     @contextmanager
     def session(self) -> Iterator[requests.Session]:
         """A session with the key. One for each thread."""
-        with requests.Session() as session:
-            session.trust_env = False
+        with plain_session() as session:
             session.verify = self.verify
             session.headers["Authorization"] = f"Bearer {self.key}"
             yield session
