@@ -246,7 +246,9 @@ def litellm(
     venv: Path, upstream_port: int, folder: Path, core: int | None, *, name: str = "litellm"
 ) -> Server:
     """LiteLLM's proxy: one worker, a master key, no database. In production it does more."""
-    place = folder / name
+    # LiteLLM imports from two folders above the one that it is started in: not from the machine's
+    # folder of temporary files, where anything may lie.
+    place = folder / name / "proxy" / "config"
     place.mkdir(parents=True, exist_ok=True)
     (place / "config.yaml").write_text(
         "model_list:\n  - model_name: bench\n    litellm_params:\n      model: openai/bench\n"

@@ -184,7 +184,7 @@ def comparison_of(samples: list[Sample], problems: list[str]) -> dict[str, objec
 def test_the_measured_environment_has_the_products_requirements_at_pinned_versions() -> None:
     names = {re.split(r"[\[<>=]", line)[0] for line in installation.requirements()}
     pinned = {
-        line.split("==")[0]
+        re.sub("[_.]", "-", line.split("==")[0].split("[")[0]).lower()
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line and not line.startswith("#")
     }
