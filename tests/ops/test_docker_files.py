@@ -1,7 +1,4 @@
-"""The files of ops/docker agree with each other, with the settings and with the other files of ops.
-
-tests/ops/test_image.py builds the image and runs it.
-"""
+"""The files of ops/docker agree with each other, with the settings and with the rest of ops."""
 
 from __future__ import annotations
 
