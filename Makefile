@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8001
 
-.PHONY: help run test lint format typecheck docs loadtest bench bench-bodies bench-live normal-use clean gameday
+.PHONY: help run test lint format typecheck docs loadtest bench bench-bodies bench-live normal-use gameday release clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s '	'
 
@@ -66,6 +66,9 @@ bench-bodies: $(VENV)/.dev ## CPU and memory of nasty request bodies; a section 
 
 normal-use: $(VENV)/.dev ## ten minutes of load and a rolling restart under the real alerts: none may fire
 	$(BIN)/python -m tests.ops.normal_use
+
+release: $(VENV)/.dev ## wheel, sdist, requirements with hashes, SBOM and CHECKSUMS in dist/
+	$(BIN)/python ops/release.py dist
 
 clean: ## remove the environment and build output
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,3 +1,3 @@
 """The one place that knows the version; setup.cfg reads it from here."""
 
-__version__ = "0.1.1"
+__version__ = "0.2.0"
