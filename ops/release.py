@@ -156,9 +156,10 @@ def main() -> None:
         given.folder.mkdir(parents=True)
         for file in files:
             shutil.copy(file, given.folder)
-        (given.folder / "CHECKSUMS").write_text(checksums(files))
+        sums = checksums(files)
+        (given.folder / "CHECKSUMS").write_text(sums)
     print(f"goblin-assistant {version()} of {_git('rev-parse', 'HEAD').decode().strip()}:")
-    print(checksums(files), end="")
+    print(sums, end="")
 
 
 if __name__ == "__main__":
