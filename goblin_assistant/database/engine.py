@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import sqlite3
+import threading
 import time
 from typing import Any
 
@@ -98,10 +99,22 @@ def _keep_private(name: str) -> None:
     if not name or name == ":memory:" or name.startswith("file:"):
         return
     with contextlib.suppress(OSError):  # no such folder, no right to: connecting says what is wrong
-        os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _create_private(name)
         for path in (name, f"{name}-wal", f"{name}-shm"):
             if os.stat(path).st_mode & 0o077:
                 os.chmod(path, 0o600)
+
+
+_creating = threading.Lock()
+
+
+def _create_private(name: str) -> None:
+    # A file that exists is never opened here: closing it would take away all of this process's
+    # locks on it (fcntl(2); https://www.sqlite.org/howtocorrupt.html, 2.2). Then another process
+    # that closes the database deletes the log under our connections, and what they write is lost.
+    # With the lock no other thread can connect to the new file before it is closed.
+    with _creating, contextlib.suppress(FileExistsError):
+        os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 @event.listens_for(Engine, "connect")
