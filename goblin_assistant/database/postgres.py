@@ -46,8 +46,10 @@ class LimitedConnection(psycopg.Connection[Any]):
             raise psycopg.OperationalError(_RECENTLY)
         try:
             result = super().wait(gen, interval, self.time_limit if timeout is None else timeout)
-        except psycopg.Error:
-            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+        except psycopg.Error as error:
+            # In a pipeline a refused statement leaves the others active: the server did answer.
+            answered = error.sqlstate is not None
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE and not answered:
                 self.close()
                 gate.failed()
             elif asks and self.closed:

@@ -237,3 +237,23 @@ def test_when_the_pause_is_over_one_tries_and_the_others_do_not_wait_for_it(
     gate.succeeded()
     assert gate.enter()
     assert gate.enter()
+
+
+def test_a_refused_row_of_a_batch_is_an_answer_and_closes_no_gate(postgres_url: str) -> None:
+    url = postgres_url.replace("postgresql://", "postgresql+psycopg://")
+    options = engine_options(url, 4)
+    engine = create_engine(url, **options)
+    gate: Gate = options["connect_args"]["limits"].gate
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (id integer NOT NULL)"))
+    rows: list[tuple[int | None]] = [(None,), *((number,) for number in range(2000))]
+    for _ in range(5):
+        kept = engine.raw_connection()
+        with pytest.raises(psycopg.errors.NotNullViolation):
+            kept.cursor().executemany("INSERT INTO t VALUES (%s)", rows)
+        kept.rollback()
+        kept.close()
+    assert gate.failures == 0
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM t")).scalar_one() == 0
+    engine.dispose()
