@@ -1,7 +1,7 @@
 """The environment of the measured product: what an installation has, and no more.
 
 A developer's has more, and libraries import what they find. For example requests imports chardet,
-which is there for a tool that lists licences: with it a start takes 9 % more CPU and 11 MB.
+which is there for a tool that lists licences (16 ms of CPU and 2.7 MB).
 """
 
 from __future__ import annotations
