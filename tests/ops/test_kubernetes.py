@@ -18,6 +18,7 @@ import requests
 import yaml
 
 from goblin_assistant.config import Config
+from goblin_assistant.version import __version__
 from ops.kubernetes import write_rules
 from tests.conftest import Serve, wait_until
 from tests.support.alert_rules import OPS, promtool
@@ -117,6 +118,15 @@ def test_secrets_are_named_and_never_written_down(objects: list[dict[str, Any]])
                 if variable["name"].endswith("_FILE"):
                     assert variable["value"].startswith("/run/secrets/goblin/")
     assert set(named(objects, "ConfigMap")["data"]) - SETTINGS == set()
+
+
+def test_the_images_are_of_this_version(objects: list[dict[str, Any]]) -> None:
+    tags = {
+        container["image"].rpartition(":")[2]
+        for _, pod in pod_specs(objects)
+        for container in pod["containers"]
+    }
+    assert tags == {__version__}
 
 
 def test_a_pod_has_time_to_drain(objects: list[dict[str, Any]]) -> None:
