@@ -125,14 +125,7 @@ def error_for(
                 upstream_status=status,
                 param=param,
             )
-        if names & FILTER_CODES:
-            error, message = ContentFiltered, "refused the content by its policy"
-        elif names & MODEL_CODES:
-            error, message = ModelNotFound, "does not serve this model"
-        elif status == 413:
-            error, message = InvalidRequest, "says that the request is too large"
-        else:
-            error, message = InvalidRequest, "refused the request as invalid"
+        error, message = _refusal(status, names)
     elif status in (401, 403):
         error, message = (
             AuthenticationFailed,
@@ -163,3 +156,14 @@ def error_for(
         upstream_status=status,
         param=param,
     )
+
+
+def _refusal(status: int, names: set[str | None]) -> tuple[type[ProviderError], str]:
+    """Why a provider refused the request itself, apart from its length."""
+    if names & FILTER_CODES:
+        return ContentFiltered, "refused the content by its policy"
+    if names & MODEL_CODES:
+        return ModelNotFound, "does not serve this model"
+    if status == 413:
+        return InvalidRequest, "says that the request is too large"
+    return InvalidRequest, "refused the request as invalid"
