@@ -42,7 +42,8 @@ class Overflow:
         return f"prompt is too long: {self.prompt} tokens > {self.window} maximum"
 
 
-# Each with its source. All were read in October or November 2026.
+# Each with its source. Read in November 2026: Anthropic's, vLLM's older form, SGLang's first form
+# and OpenRouter's. The others were not compared with a server's answer yet.
 _SENTENCES = tuple(
     re.compile(text, re.IGNORECASE)
     for text in (

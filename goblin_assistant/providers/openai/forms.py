@@ -45,7 +45,8 @@ _OPENAI = WireForm(
     cache_control=False,
 )
 
-# All read on 2026-11-27.
+# Read on 2026-11-27: OpenAI, Gemini, Mistral, Groq, DeepSeek, Moonshot and OpenRouter. Not compared
+# with its page yet: xAI, Together, Fireworks, Ollama, vLLM, llama.cpp and LM Studio.
 FORMS: Mapping[str, WireForm] = {
     # Names: https://platform.openai.com/docs/api-reference/chat/create (64 characters). Ids: 40, of
     # newer models 64: https://github.com/openclaw/openclaw/pull/875. It has no field for reasoning.
