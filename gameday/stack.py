@@ -23,7 +23,7 @@ from tests.support.monitoring import (
     running_prometheus,
     shortened,
 )
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.services import PostgresServer, RedisServer, shared_servers
 from tests.support.webhook import WebhookReceiver
 
 INSTANCES = 3
@@ -100,13 +100,7 @@ class Stack:
 def running(folder: Path, factor: float) -> Iterator[Stack]:
     """Start everything. Times of rules and routes are divided by `factor`."""
     with ExitStack() as stack:
-        postgres = PostgresServer(folder / "postgres")
-        postgres.start()
-        stack.callback(postgres.stop)
-        (folder / "redis").mkdir()
-        redis = RedisServer(folder / "redis")
-        redis.start()
-        stack.callback(redis.stop)
+        postgres, redis = stack.enter_context(shared_servers(folder))
         provider = FakeUpstream(default=WELL)
         stack.callback(provider.close)
         database = postgres.create_database()

@@ -32,29 +32,16 @@ from tests.support.monitoring import (
     running_alertmanager,
     running_prometheus,
 )
-from tests.support.services import Nginx, PostgresServer, RedisServer, free_port
+from tests.support.services import (
+    Nginx,
+    PostgresServer,
+    RedisServer,
+    balanced,
+    free_port,
+    shared_servers,
+)
 from tests.support.webhook import WebhookReceiver
 
-NGINX = """
-upstream goblin {{
-    zone goblin 64k;
-    least_conn;
-    {servers}
-    keepalive 32;
-}}
-server {{
-    listen 127.0.0.1:{{port}};
-    location / {{
-        proxy_pass http://goblin;
-        proxy_http_version 1.1;
-        proxy_set_header Connection "";
-        proxy_set_header X-Forwarded-For $remote_addr;
-        proxy_next_upstream error timeout http_502;
-        proxy_next_upstream_tries 2;
-        proxy_buffering off;
-    }}
-}}
-"""
 RESTART_AT = 0.4
 PAUSE = 15.0
 """Seconds between an instance that is ready again and the next: longer than the proxy's
@@ -144,13 +131,7 @@ def say(text: str) -> None:
 
 def run(options: argparse.Namespace, folder: Path, stack: ExitStack) -> int:
     """The exit code: 1 when an alert fired or a message was sent."""
-    postgres = PostgresServer(folder / "postgres")
-    postgres.start()
-    stack.callback(postgres.stop)
-    (folder / "redis").mkdir()
-    redis = RedisServer(folder / "redis")
-    redis.start()
-    stack.callback(redis.stop)
+    postgres, redis = stack.enter_context(shared_servers(folder))
     cores = sorted(os.sched_getaffinity(0))
     common = settings(postgres, redis, options.instances)
     instances = [
@@ -163,8 +144,7 @@ def run(options: argparse.Namespace, folder: Path, stack: ExitStack) -> int:
         stack.callback(one.stop)
     (folder / "nginx").mkdir()
     nginx = Nginx(folder / "nginx")
-    servers = (f"server 127.0.0.1:{one.port} max_fails=2 fail_timeout=5s;" for one in instances)
-    nginx.start(NGINX.format(servers="\n    ".join(servers)))
+    nginx.start(balanced(*(one.port for one in instances)))
     stack.callback(nginx.stop)
     webhook = stack.enter_context(WebhookReceiver())
     alertmanager = stack.enter_context(

@@ -10,29 +10,7 @@ from pathlib import Path
 import requests
 
 from tests.conftest import Serve, wait_until
-from tests.support.services import Nginx
-
-CONFIG = """
-upstream goblin {
-    zone goblin 64k;
-    least_conn;
-    server 127.0.0.1:%d max_fails=2 fail_timeout=5s;
-    server 127.0.0.1:%d max_fails=2 fail_timeout=5s;
-    keepalive 32;
-}
-server {
-    listen 127.0.0.1:{port};
-    location / {
-        proxy_pass http://goblin;
-        proxy_http_version 1.1;
-        proxy_set_header Connection "";
-        proxy_set_header X-Forwarded-For $remote_addr;
-        proxy_next_upstream error timeout http_502;
-        proxy_next_upstream_tries 2;
-        proxy_buffering off;
-    }
-}
-"""
+from tests.support.services import Nginx, balanced
 
 
 def test_stopping_one_of_two_instances_under_load_loses_nothing(serve: Serve, nginx: Nginx) -> None:
@@ -42,7 +20,7 @@ def test_stopping_one_of_two_instances_under_load_loses_nothing(serve: Serve, ng
     database = f"sqlite:///{folder}/instance/goblin.db"
     second = serve(**shared, DATABASE_URL=database)
     headers = first.register()
-    nginx.start(CONFIG % (first.port, second.port))
+    nginx.start(balanced(first.port, second.port))
     statuses: Counter[object] = Counter()
     done = threading.Event()
     chat = {"model": "echo", "messages": [{"role": "user", "content": "some words to stream back"}]}

@@ -212,6 +212,47 @@ class PostgresServer:
         return self.url(name)
 
 
+def balanced(*ports: int) -> str:
+    """nginx in front of instances on these ports; for `Nginx.start`."""
+    servers = "\n".join(
+        f"    server 127.0.0.1:{port} max_fails=2 fail_timeout=5s;" for port in ports
+    )
+    return f"""
+upstream goblin {{
+    zone goblin 64k;
+    least_conn;
+{servers}
+    keepalive 32;
+}}
+server {{
+    listen 127.0.0.1:{{port}};
+    location / {{
+        proxy_pass http://goblin;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_next_upstream error timeout http_502;
+        proxy_next_upstream_tries 2;
+        proxy_buffering off;
+    }}
+}}
+"""
+
+
+@contextlib.contextmanager
+def shared_servers(folder: Path) -> Iterator[tuple[PostgresServer, RedisServer]]:
+    """PostgreSQL and Redis, as several instances share them."""
+    with contextlib.ExitStack() as stack:
+        postgres = PostgresServer(folder / "postgres")
+        postgres.start()
+        stack.callback(postgres.stop)
+        (folder / "redis").mkdir()
+        redis = RedisServer(folder / "redis")
+        redis.start()
+        stack.callback(redis.stop)
+        yield postgres, redis
+
+
 class Nginx:
     """nginx with the test's configuration. `{port}` and `{folder}` are filled in."""
 
