@@ -60,8 +60,11 @@ class Hangup:
 
     def turn(self) -> None:
         """Begin the reload that was asked for, once the one before has ended."""
-        if self._received and self._reloader.start():
+        if self._received:
+            # Cleared first: a signal during start() asks for another reload.
             self._received = False
+            if not self._reloader.start():
+                self._received = True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._in_terminal and _terminal_has_gone():

@@ -11,13 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import requests
 
 from goblin_assistant.config import Config
-from goblin_assistant.server.reload import LIMITS, restart_needed
+from goblin_assistant.server.reload import LIMITS, Hangup, restart_needed
 from tests.conftest import ROOT, Serve, Server, wait_until
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply, unused_url
 from tests.support.real_server import start
@@ -259,6 +259,33 @@ def test_many_hangups_in_a_row_end_in_one_that_is_done(serve: Serve, file: Path)
         file.write_text(BEFORE.replace("50 per", f"{number} per"))
         server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: limit_of(chat(server, headers, "echo")) == "59")
+
+
+class HangupDuringStart:
+    """A reloader that gets the next SIGHUP while it begins its first reload."""
+
+    def __init__(self) -> None:
+        self.started = 0
+
+    def start(self) -> bool:
+        self.started += 1
+        if self.started == 1:
+            signal.raise_signal(signal.SIGHUP)
+        return True
+
+
+def test_a_hangup_while_a_reload_begins_is_not_lost() -> None:
+    reloader = HangupDuringStart()
+    hangup = Hangup(cast(Any, reloader), cast(Any, None), wake=lambda: None)
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        hangup.handle_signal()
+        signal.raise_signal(signal.SIGHUP)
+        for _ in range(3):
+            hangup.turn()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert reloader.started == 2
 
 
 def test_a_server_in_a_terminal_ends_when_the_terminal_is_closed(tmp_path: Path) -> None:
