@@ -115,9 +115,14 @@ def anthropic_body(error: AppError | ProviderError, correlation_id: str) -> dict
     return {"type": "error", "error": inner, "request_id": correlation_id}
 
 
+def is_anthropics(path: str) -> bool:
+    """Whether errors of `path` have Anthropic's format."""
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
+
+
 def body_for(path: str, error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
     """The error in the dialect of `path`."""
-    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+    if is_anthropics(path):
         return anthropic_body(error, correlation_id)
     if path == "/v1" or path.startswith("/v1/"):
         return openai_body(error, correlation_id)

@@ -33,11 +33,13 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         *,
         limits: BodyLimits,
         bodies: PendingBodies,
+        cors_origins: list[str],
         **kwargs: Any,
     ) -> None:
         self.watched = watched
         self.body_limits = limits
         self.bodies = bodies
+        self.cors_origins = cors_origins
         super().__init__(app, watched, **kwargs)
 
     def accept(self) -> Any:

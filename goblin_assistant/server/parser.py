@@ -29,6 +29,7 @@ _CONTROL = re.compile("[\x00-\x20\x7f]").search
 _HOST = re.compile(
     r"[A-Za-z0-9._~!$&'()*+;=%\-]*(?::\d*)?|\[[0-9A-Fa-f:.%A-Za-z]+\](?::\d*)?"
 ).fullmatch
+_ORIGIN = re.compile(rb"\norigin:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE).search
 _ENCODING = re.compile(rb"^transfer-encoding:[ \t]*chunked[ \t]*$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -98,6 +99,8 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
     held_bytes = 0
     final = False
     """No request can follow on this connection: nothing after this one is parsed."""
+    origin = ""
+    """The Origin of a request that is refused here, as far as its head could be read."""
     oversized = False
     _strict_error: Error | None = None
     _limit = -1
@@ -113,10 +116,13 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         if self.final or self._closed:
             return len(data)
         in_body = self.body_rcv is not None
+        before = self.header_plus
         consumed: int = super().received(data)
         if self._strict_error is not None:
             self.error = self._strict_error
         if self.error is not None:
+            if not in_body and (found := _ORIGIN(before + data)):
+                self.origin = found[1].decode("latin-1")
             self._end()
             return len(data)
         if in_body:
@@ -161,6 +167,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
 
     def _end(self) -> None:
         self.final = self.completed = True
+        self.origin = self.origin or self.headers.get("ORIGIN", "")
         self.expect_continue = False  # a client that waits for 100 gets the response instead
         self._free()
 

@@ -74,6 +74,7 @@ class Server:
                 sockinfo=sockinfo,
                 limits=BodyLimits(config.max_body_bytes),
                 bodies=self._bodies,
+                cors_origins=config.cors_origins,
             )
             for sockinfo in adjustments.listen
         ]

@@ -13,8 +13,9 @@ from typing import Any
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import build_http_date
 
-from goblin_assistant.dialects.error_bodies import body_for, retry_after_of
+from goblin_assistant.dialects.error_bodies import body_for, is_anthropics, retry_after_of
 from goblin_assistant.errors import AppError, NoFreeSlot, label_of
+from goblin_assistant.extensions import allow_headers
 from goblin_assistant.server.parser import BodiesFull, path_info
 from goblin_assistant.web.error_handlers import from_status
 from goblin_assistant.web.request_info import GOOD_ID, RequestInfo, new_id
@@ -46,8 +47,11 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
                 ("X-Content-Type-Options", "nosniff"),
                 ("X-Correlation-ID", identity),
                 ("x-request-id", identity),
+                *allow_headers(self.channel.server.cors_origins, request.origin),
             ]
         )
+        if is_anthropics(path):
+            self.response_headers.append(("request-id", identity))
         if (seconds := retry_after_of(error)) is not None:
             self.response_headers.append(("Retry-After", str(seconds)))
             info.error_type = label_of(error)

@@ -20,7 +20,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException, InternalServerError
 
-from goblin_assistant.dialects.error_bodies import body_for, retry_after_of
+from goblin_assistant.dialects.error_bodies import body_for, is_anthropics, retry_after_of
 from goblin_assistant.errors import (
     APP_ERRORS,
     AppError,
@@ -84,6 +84,8 @@ def respond(error: AppError | ProviderError, headers: dict[str, str] | None = No
         request_info().error_code = error.code
     body = orjson.dumps(body_for(request.path, error, correlation_id.get()), default=str)
     response = Response(body, status, content_type="application/json")
+    if is_anthropics(request.path):  # also where no route matches; its SDKs read it
+        response.headers["request-id"] = correlation_id.get()
     if headers:
         response.headers.extend(headers)
     if isinstance(error, AppError) and error.headers:

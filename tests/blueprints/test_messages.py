@@ -585,6 +585,8 @@ def test_other_routes_below_and_other_methods_answer_in_anthropics_shape(live: L
     assert (wrong.status_code, wrong.json()["type"]) == (405, "error")
     form = live.post(b"a=b", **{"Content-Type": "application/x-www-form-urlencoded"})
     assert (form.status_code, form.json()["type"]) == (415, "error")
+    for answer in (missing, wrong, form):
+        assert answer.headers["request-id"] == answer.json()["request_id"]
 
 
 def test_the_key_may_come_as_x_api_key(live: Live) -> None:

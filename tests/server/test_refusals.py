@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from email import message_from_bytes
+from email.message import Message
 
 import requests
 
-from tests.conftest import Serve
+from tests.conftest import Serve, Server
 from tests.support.real_server import raw
 
 REFUSALS: dict[str, tuple[bytes, int, str]] = {
@@ -58,6 +60,48 @@ def test_refusals_before_the_application_have_our_shape_id_log_and_metric(
         "431",
         "501",
     }
+
+
+ORIGIN = "https://app.example.com"
+
+
+def refused(server: Server, request_bytes: bytes, origin: str) -> Message:
+    """The header block of the answer to a request with this Origin."""
+    first, rest = request_bytes.split(b"\r\n", 1)
+    answer = raw(server, b"\r\n".join([first, b"origin: " + origin.encode(), rest]))
+    return message_from_bytes(answer.partition(b"\r\n")[2])
+
+
+def test_a_script_of_a_configured_origin_may_read_a_refusal(serve: Serve) -> None:
+    server = serve(CORS_ORIGINS=f"http://localhost:3000,{ORIGIN}")
+    lines = b"".join(b"X-%d: y\r\n" % n for n in range(250))
+    more = {
+        "lines": b"GET /x HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n",
+        "chunks": (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"zz\r\n"
+        ),
+        "anthropic": b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+    }
+    plain = {name: one[0] for name, one in REFUSALS.items() if name != "tls"}
+    for name, request_bytes in {**plain, **more}.items():
+        headers = refused(server, request_bytes, ORIGIN)
+        assert headers.get_all("Access-Control-Allow-Origin") == [ORIGIN], name
+        assert "Origin" in headers["Vary"], name
+        exposed = headers["Access-Control-Expose-Headers"].split(", ")
+        assert {"X-Correlation-ID", "Retry-After", "request-id"} <= set(exposed), name
+        if name == "anthropic":
+            assert headers["request-id"] == headers["X-Correlation-ID"]
+        for other in ("https://evil.example", ORIGIN + ".evil.example", "null"):
+            assert "Access-Control-Allow-Origin" not in refused(server, request_bytes, other), name
+
+
+def test_any_origin_may_read_a_refusal_where_any_may_call(serve: Serve) -> None:
+    headers = refused(serve(CORS_ORIGINS="*"), REFUSALS["length"][0], ORIGIN)
+    assert headers.get_all("Access-Control-Allow-Origin") == ["*"]
+    assert "Access-Control-Allow-Origin" not in message_from_bytes(
+        raw(serve(CORS_ORIGINS=""), REFUSALS["length"][0]).partition(b"\r\n")[2]
+    )
 
 
 def test_a_client_that_sends_too_much_reads_its_413(serve: Serve) -> None:

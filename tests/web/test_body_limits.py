@@ -278,7 +278,11 @@ def test_a_whole_body_is_counted_until_its_answer_and_freed_then(serve: Serve) -
 
 def test_beyond_the_bound_the_oldest_half_sent_requests_make_way(serve: Serve) -> None:
     bound = 8_000_000
-    server = serve(GOBLIN_MAX_BODY_BYTES=str(2_000_000), GOBLIN_MAX_PENDING_BODY_BYTES=str(bound))
+    server = serve(
+        GOBLIN_MAX_BODY_BYTES=str(2_000_000),
+        GOBLIN_MAX_PENDING_BODY_BYTES=str(bound),
+        CORS_ORIGINS="https://app.example.com",
+    )
     headers = server.register()
     stalled = [half_sent(server, 1_000_000, announce=1_500_000) for _ in range(7)]
     wait_until(lambda: body_bytes(server) == 7_000_000)
@@ -292,6 +296,7 @@ def test_beyond_the_bound_the_oldest_half_sent_requests_make_way(serve: Serve) -
     assert b"\r\nRetry-After: " in first
     assert b"\r\nConnection: close\r\n" in first
     assert b'"overloaded"' in first
+    assert b"\r\nAccess-Control-Allow-Origin: https://app.example.com\r\n" in first
     assert body_bytes(server) <= bound
     stalled[-1].sendall(b" " * 500_000)  # the newest connection may continue
     assert stalled[-1].recv(65536).split()[1] == b"401"
