@@ -38,19 +38,12 @@ class RedisIdempotencyStore(IdempotencyStore):
         self, seconds: int, in_flight_seconds: float, url: str, secrets: Sequence[str]
     ) -> None:
         import redis  # 9 MB and 0.1 s that a server without Redis never needs
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
+
+        from goblin_assistant.database.redis_client import redis_client
 
         super().__init__(seconds, in_flight_seconds)
         self._seal = Seal(secrets)
-        self._redis = redis.Redis.from_url(
-            url,
-            socket_connect_timeout=0.3,
-            socket_timeout=0.5,
-            # The default is three retries with pauses. One is for a connection that was closed
-            # while it was idle.
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-        )
+        self._redis = redis_client(url, connect_seconds=0.3, answer_seconds=0.5, retries=1)
         self._redis_error = redis.RedisError
         self._bad_answer = redis.ResponseError
         self._no_answer = (redis.ConnectionError, redis.TimeoutError)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from goblin_assistant.config.derived import DerivedValues
+from goblin_assistant.config.redis_address import SENTINEL_FORM, is_sentinel, sentinel_address
 
 _MAKE_SECRET = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
 _DATABASE = re.compile(r"(sqlite|postgres(ql)?(\+psycopg)?)://")
@@ -77,8 +78,22 @@ def _origins(settings: DerivedValues) -> Iterator[str]:
 def _addresses(settings: DerivedValues) -> Iterator[str]:
     if settings.database_url and not _DATABASE.match(settings.database_url):
         yield "DATABASE_URL: accepted: sqlite:///path or postgresql://user:password@host/name"
-    if settings.redis_url and not _REDIS.match(settings.redis_url):
-        yield "REDIS_URL: accepted: redis://host:port/db"
-    storage = settings.ratelimit_storage_uri
-    if storage and not _LIMITS_STORAGE.match(storage):
-        yield "RATELIMIT_STORAGE_URI: accepted: redis://host:port/db or memory://"
+    yield from _redis("REDIS_URL", settings.redis_url, _REDIS, "redis://host:port/db")
+    yield from _redis(
+        "RATELIMIT_STORAGE_URI",
+        settings.ratelimit_storage_uri,
+        _LIMITS_STORAGE,
+        "memory://, redis://host:port/db",
+    )
+
+
+def _redis(name: str, url: str | None, schemes: re.Pattern[str], forms: str) -> Iterator[str]:
+    if not url:
+        return
+    if is_sentinel(url):
+        try:
+            sentinel_address(url)
+        except ValueError as error:
+            yield f"{name}: {error}"
+    elif not schemes.match(url):
+        yield f"{name}: accepted: {forms} or {SENTINEL_FORM}"

@@ -80,7 +80,10 @@ class InstanceSettings(Settings):
         le=300,
     )
     redis_url: OptionalText = setting(
-        None, "REDIS_URL", "shared rate limits and idempotency keys; empty: this process's memory"
+        None,
+        "REDIS_URL",
+        "redis://... or redis+sentinel://...: shared rate limits and idempotency keys; empty: this "
+        "process's memory",
     )
 
     # -- accounts
@@ -140,7 +143,9 @@ class InstanceSettings(Settings):
         "failed logins of one account before it is locked for a while",
     )
     ratelimit_storage_uri: OptionalText = setting(
-        None, "RATELIMIT_STORAGE_URI", "memory:// or redis://...; empty: REDIS_URL, else memory"
+        None,
+        "RATELIMIT_STORAGE_URI",
+        "memory://, redis://... or redis+sentinel://...; empty: REDIS_URL, else memory",
     )
     instances: int = setting(
         1,

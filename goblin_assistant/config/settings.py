@@ -28,6 +28,7 @@ from goblin_assistant.config import sources
 from goblin_assistant.config.checks import problems_of
 from goblin_assistant.config.derived import DerivedValues
 from goblin_assistant.config.goblin_file import GoblinFile
+from goblin_assistant.config.redis_address import is_sentinel, sentinel_address
 
 __all__ = ["Config", "ConfigError"]
 
@@ -134,6 +135,13 @@ class Config(DerivedValues):
             values += [
                 value for value in (*row.headers.values(), *row.query.values()) if len(value) >= 16
             ]
+        values += [
+            text
+            for url in urls
+            if is_sentinel(url)
+            for text in (sentinel_address(url).password, sentinel_address(url).sentinel_password)
+            if text
+        ]
         for url in urls:
             if match := re.search(r"://[^/@\s:]*:([^/@\s]+)@", url):
                 values += [match.group(1), unquote(match.group(1))]
@@ -163,6 +171,7 @@ class Config(DerivedValues):
                 value = str(value)
             elif isinstance(value, str):
                 value = re.sub(r"(://[^/@\s]*:)[^/@\s]*@", rf"\1{REDACTED}@", value)
+                value = re.sub(r"(://.*[?&]sentinel_password=)[^&]+", rf"\1{REDACTED}", value)
             result[self.env_name(name)] = value
         return result
 

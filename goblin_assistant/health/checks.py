@@ -144,21 +144,16 @@ def database_failed(error: DBAPIError | PoolTimeout) -> CheckFailed:
 def redis_check(url: str) -> Check:
     """PING."""
     import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
+
+    from goblin_assistant.database.redis_client import redis_client
 
     client: redis.Redis | None = None
 
     def check(timeout: float) -> None:
         nonlocal client
         if client is None:
-            address = url.replace("redis+unix://", "unix://", 1)
-            client = redis.Redis.from_url(
-                address,
-                socket_connect_timeout=timeout,
-                socket_timeout=timeout,
-                max_connections=1,
-                retry=Retry(NoBackoff(), 0),
+            client = redis_client(
+                url, connect_seconds=timeout, answer_seconds=timeout, retries=0, max_connections=1
             )
         try:
             client.ping()

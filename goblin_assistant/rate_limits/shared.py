@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 
 import redis
 from limits.storage import MovingWindowSupport, Storage
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from goblin_assistant.database.redis_client import close, redis_client
 from goblin_assistant.metrics import rate_limiter_degraded, rate_limiter_storage_seconds
 from goblin_assistant.rate_limits import scripts
 from goblin_assistant.rate_limits.counts import Bucket, ForLimitsLibrary, LimitResult
@@ -40,7 +39,13 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
     `uri` is Redis's with `goblin+` in front.
     """
 
-    STORAGE_SCHEME = ["goblin+redis", "goblin+rediss", "goblin+redis+unix", "goblin+unix"]
+    STORAGE_SCHEME = [
+        "goblin+redis",
+        "goblin+rediss",
+        "goblin+redis+unix",
+        "goblin+unix",
+        "goblin+redis+sentinel",
+    ]
 
     def __init__(
         self, uri: str, wrap_exceptions: bool = False, instances: int = 1, **_: Any
@@ -48,14 +53,12 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
         super().__init__(uri, wrap_exceptions)
         self._instances = instances
         self._memory = MemoryStorage()
-        self._redis = redis.Redis.from_url(
-            uri.removeprefix("goblin+").replace("redis+unix://", "unix://"),
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            socket_timeout=TIMEOUT_SECONDS,
+        self._redis = redis_client(
+            uri.removeprefix("goblin+"),
+            connect_seconds=TIMEOUT_SECONDS,
+            answer_seconds=TIMEOUT_SECONDS,
+            retries=1,
             protocol=2,  # version 3 adds a handshake and notices that nobody reads
-            # One retry, for a connection that the server closed while idle. None for a timeout: it
-            # would double the wait.
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
         self._hit = self._redis.register_script(scripts.HIT)
         self._hit_all = self._redis.register_script(scripts.HIT_ALL)
@@ -70,7 +73,7 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
     def close(self) -> None:
         """Close the connections and end the thread that retries Redis."""
         self._closed.set()
-        self._redis.close()
+        close(self._redis)
 
     def hit(self, key: str, limit: int, window: int, amount: int = 1) -> LimitResult:
         """See Counts."""

@@ -13,6 +13,7 @@ from sqlalchemy import make_url
 
 from goblin_assistant.commands.doctor.context import Context
 from goblin_assistant.commands.doctor.findings import Finding, failure, ok, warning
+from goblin_assistant.config.redis_address import is_sentinel, sentinel_address
 
 _PLACEHOLDER = re.compile(
     r"\.\.\.|change.?me|change.?this|your.?(secret|key|api|token)|placeholder|replace.?(me|this)"
@@ -123,16 +124,23 @@ def _passwords(context: Context) -> Iterator[Finding]:
     for name, address in addresses.items():
         if not address or address.startswith(("sqlite", "unix")):
             continue
-        url = make_url(address)
-        password = str(url.password or "")
+        password, host = _password_and_host(address)
         if password and (is_placeholder(password) or password.lower() in _COMMON_PASSWORDS):
             yield failure(name, "its password is a placeholder or a common one", "Change it.")
-        elif not password and url.host not in ("localhost", "127.0.0.1", "::1", None):
+        elif not password and host not in ("localhost", "127.0.0.1", "::1", None):
             yield warning(
                 name,
-                f"no password for {url.host}",
+                f"no password for {host}",
                 "Give the server a password, unless its network is closed to all others.",
             )
+
+
+def _password_and_host(address: str) -> tuple[str, str | None]:
+    if is_sentinel(address):
+        sentinels = sentinel_address(address)
+        return sentinels.password or "", sentinels.sentinels[0][0]
+    url = make_url(address)
+    return str(url.password or ""), url.host
 
 
 def files(context: Context) -> Iterator[Finding]:

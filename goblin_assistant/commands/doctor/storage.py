@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -19,6 +17,7 @@ from goblin_assistant.commands.prometheus_api import JOB, PrometheusError
 from goblin_assistant.database.compatibility import schema_status
 from goblin_assistant.database.engine import APPLICATION, application_name
 from goblin_assistant.database.failures import does_not_answer, explain
+from goblin_assistant.database.redis_client import NoPrimaryError, close, redis_client
 
 _SLOW_MS = 50.0
 _TRIES = 5
@@ -104,11 +103,8 @@ def redis_server(context: Context) -> Iterator[Finding]:
 
 
 def _redis(context: Context, uri: str) -> Finding:
-    client = redis.Redis.from_url(
-        uri.replace("redis+unix://", "unix://", 1),
-        socket_connect_timeout=_REDIS_SECONDS,
-        socket_timeout=_REDIS_SECONDS,
-        retry=Retry(NoBackoff(), 0),
+    client = redis_client(
+        uri, connect_seconds=_REDIS_SECONDS, answer_seconds=_REDIS_SECONDS, retries=0
     )
     try:
         median = _median_ms(client.ping)
@@ -123,6 +119,13 @@ def _redis(context: Context, uri: str) -> Finding:
             f"no answer within {_REDIS_SECONDS:g} s",
             "See that it runs and is reachable: limits count in each process until then.",
         )
+    except NoPrimaryError as error:
+        return failure(
+            "redis",
+            str(error),
+            "See `redis-cli -p 26379 sentinel masters`, and compare REDIS_URL with it: addresses, "
+            "service name, password.",
+        )
     except redis.ConnectionError:
         return failure(
             "redis", "connection failed", "Start it, or correct the host and port of REDIS_URL."
@@ -130,7 +133,7 @@ def _redis(context: Context, uri: str) -> Finding:
     except redis.ResponseError as error:
         return _refuses(error)
     finally:
-        client.close()
+        close(client)
     if median > _SLOW_MS:
         return warning(
             "redis", f"{median:.0f} ms a command; each request needs one", "Put it nearer."
