@@ -73,7 +73,8 @@ class Admission:
         tokens, budget = principal.smallest_tokens_per_minute, principal.monthly_budget_microusd
         if tokens is not None or budget is not None:
             self._limit_answer(chat, targets)
-        call = Call(chat.correlation_id, time.monotonic() + self._timeout, chat.client_gone)
+        deadline = time.monotonic() + self._timeout
+        call = Call(chat.correlation_id, deadline, chat.client_gone, trace=chat.trace)
         settlement = Settlement(self._books, prices, chat, call, targets, requested)
         if chat.limit is not None:
             settlement.trace.add("limit", limit=chat.limit[0], remaining=chat.limit[1])

@@ -21,6 +21,7 @@ from goblin_assistant.providers.base import (
     untranslatable,
 )
 from goblin_assistant.routing.targets import Target
+from goblin_assistant.tracing.context import TraceContext
 from goblin_assistant.usage.estimates import PromptCount, count_prompt
 
 
@@ -42,6 +43,7 @@ class Chat:
     body: dict[str, Any]
     raw: bytes
     correlation_id: str = ""
+    trace: TraceContext | None = None
     stream: bool = False
     dialect: Dialect = "openai"
     operation: str = "chat_completion"

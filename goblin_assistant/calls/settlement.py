@@ -82,6 +82,7 @@ class Settlement:
             id=new_record_id(),
             created_at=now_ms(),
             correlation_id=chat.correlation_id,
+            trace_id=None if chat.trace is None else chat.trace.trace_id,
             user_id=principal.user_id,
             key_id=principal.key_id,
             operation=chat.operation,

@@ -11,7 +11,7 @@ from goblin_assistant.calls.request import translation_for
 from goblin_assistant.calls.settlement import Settlement
 from goblin_assistant.dialects.table import DIALECTS
 from goblin_assistant.errors import AppError, label_of
-from goblin_assistant.logs.json_logging import correlation_id
+from goblin_assistant.logs.json_logging import correlation_id, trace_id
 from goblin_assistant.providers.base import (
     BadResponse,
     CallCancelled,
@@ -49,6 +49,7 @@ class ChatStream:
         self._outcome = outcome
         self._router = router
         self._correlation_id = chat.correlation_id
+        self._trace_id = "" if chat.trace is None else chat.trace.trace_id
         self._dialect = DIALECTS[chat.dialect]
         translation = translation_for(chat, outcome.target)
         self._translator = (
@@ -141,6 +142,7 @@ class ChatStream:
         if self._settlement.settled:
             return
         correlation_id.set(self._correlation_id)  # the reaper's thread has none
+        trace_id.set(self._trace_id)
         try:
             self._pieces.close()  # type: ignore[attr-defined]
             if self._settlement.answered_at is None:

@@ -18,7 +18,7 @@ from goblin_assistant.usage.explain import log_lines_of, records_of, render, sto
 
 
 @click.command()
-@click.argument("correlation_id")
+@click.argument("identity", metavar="ID")
 @click.option(
     "--logs",
     "files",
@@ -27,21 +27,23 @@ from goblin_assistant.usage.explain import log_lines_of, records_of, render, sto
     help="A log file (- is standard input); may be given several times. "
     "Plain, from journalctl or from Docker; also compressed by gzip.",
 )
-def explain(correlation_id: str, files: tuple[Path, ...]) -> None:
-    """Show what happened to the request with CORRELATION_ID (header X-Correlation-ID): who sent it,
-    what it waited for, which providers were tried, what it used and cost, and how it ended. Its
-    content is not shown.
+def explain(identity: str, files: tuple[Path, ...]) -> None:
+    """Show what happened to a request: who sent it, what it waited for, which providers were tried,
+    what it used and cost, and how it ended. Its content is not shown.
+
+    ID is its correlation id (header X-Correlation-ID), or the id of a trace of the last seven days:
+    then all its chats are shown.
 
     The database has chats that got a slot. Earlier refusals (limits, credentials) are only in logs.
     """
     log: list[dict[str, Any]] = []
     for path in files:
-        log += _lines_in(path, correlation_id)
+        log += _lines_in(path, identity)
     # Files may be given in any order, and several instances write at once.
     log.sort(key=lambda line: str(line.get("timestamp", "")))
     try:
         with open_database() as (_, engine):
-            records = records_of(engine, correlation_id)
+            records = records_of(engine, identity)
     except SQLAlchemyError as error:
         if not log:
             raise click.ClickException(
@@ -61,15 +63,15 @@ def explain(correlation_id: str, files: tuple[Path, ...]) -> None:
         stories = [story_of(record) for record in records]
     if not stories and not log:
         hint = "" if files else "; with --logs FILE the log is searched too"
-        raise click.ClickException(f"nothing is known of {correlation_id}{hint}")
+        raise click.ClickException(f"nothing is known of {identity}{hint}")
     click.echo(render(stories, log))
 
 
-def _lines_in(path: Path, correlation_id: str) -> list[dict[str, Any]]:
+def _lines_in(path: Path, identity: str) -> list[dict[str, Any]]:
     standard_input = str(path) == "-"
     opened = nullcontext(sys.stdin.buffer) if standard_input else path.open("rb")
     with opened as file:
-        return log_lines_of(_whole_lines(open_lines(file), path), correlation_id)
+        return log_lines_of(_whole_lines(open_lines(file), path), identity)
 
 
 def _whole_lines(lines: Iterable[bytes], path: Path) -> Iterator[bytes]:

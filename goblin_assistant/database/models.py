@@ -187,6 +187,7 @@ usage_records = Table(
         "completed", Boolean, default=True, nullable=False
     ),  # false: cut by the client, the provider or a shutdown
     Column("timeline", Text),  # JSON list of attempts, for `goblin-assistant explain`
+    Column("trace_id", String(32)),  # of W3C Trace Context; null: written by a release before 0.2
     Index("ix_usage_records_user_id_id", "user_id", "id"),
     Index("ix_usage_records_key_id_id", "key_id", "id"),
 )

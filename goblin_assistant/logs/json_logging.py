@@ -1,7 +1,7 @@
 """One JSON object per line, in the production guide's format, on standard output or into a file.
 
 `{"timestamp": "2025-12-02T10:30:45.123Z", "level", "logger", "message", "correlation_id",
-...extras, "exc_info", "stack_info", "instance"}`
+"trace_id", ...extras, "exc_info", "stack_info", "instance"}`
 
 A record is formatted and redacted in the thread that logs: the correlation id is known there, and
 the arguments have not changed yet. The line goes into a bounded queue (logs/writer.py).
@@ -33,8 +33,10 @@ from goblin_assistant.logs.writer import QUEUE_LINES, QueueingHandler
 correlation_id: ContextVar[str] = ContextVar("correlation_id", default="-")
 """The current request's id, also in streaming generators. A thread that a request starts has it
 only within `contextvars.copy_context().run`."""
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+"""The id of the trace that the current request belongs to. Empty outside requests."""
 
-_RESERVED = frozenset(RESERVED_ATTRS) | {"taskName", "correlation_id", "instance"}
+_RESERVED = frozenset(RESERVED_ATTRS) | {"taskName", "correlation_id", "trace_id", "instance"}
 _redactor = Redactor()
 _handler: QueueingHandler | None = None
 
@@ -67,6 +69,8 @@ class JsonFormatter(OrjsonFormatter):
             "message": self._message(record),
             "correlation_id": fields.get("correlation_id") or correlation_id.get(),
         }
+        if trace := fields.get("trace_id") or trace_id.get():
+            data["trace_id"] = trace
         if len(fields) > _PLAIN_RECORD_SIZE:
             for key, value in fields.items():
                 if key not in _RESERVED:
@@ -89,6 +93,8 @@ class JsonFormatter(OrjsonFormatter):
             "message": message,
             "correlation_id": correlation_id.get(),
         }
+        if trace := trace_id.get():
+            data["trace_id"] = trace
         data.update(fields)
         return _redactor.redact(as_json(data))[:-1] + self._end
 

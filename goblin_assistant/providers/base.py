@@ -33,6 +33,7 @@ from goblin_assistant.providers.errors import (
     broken,
     untranslatable,
 )
+from goblin_assistant.tracing.context import TraceContext
 
 __all__ = [
     "AuthenticationFailed",
@@ -184,17 +185,32 @@ class Call:
     `deadline` is on `time.monotonic()`'s clock, for all attempts together. `client_gone` returns at
     once and can be called from any thread; None when the server cannot tell. `alive` is called when
     a provider sends something ahead of its answer, such as a comment in a stream. The router sets
-    it for each attempt.
+    it for each attempt, and `span_id`, the attempt's span in the trace.
     """
 
     correlation_id: str = ""
     deadline: float = field(default_factory=lambda: time.monotonic() + 300.0)
     client_gone: Callable[[], bool] | None = None
     alive: Callable[[], None] | None = None
+    trace: TraceContext | None = None
+    span_id: str = ""
 
     def remaining(self) -> float:
         """Seconds until the deadline, never negative."""
         return max(0.0, self.deadline - time.monotonic())
+
+    def ids(self) -> dict[str, str]:
+        """The fields of a log line that tie it to the request, from any thread."""
+        ids = {"correlation_id": self.correlation_id}
+        return ids if self.trace is None else {**ids, "trace_id": self.trace.trace_id}
+
+    def headers(self) -> dict[str, str]:
+        """What ties the provider's request to ours: `X-Correlation-ID`, `traceparent`,
+        `tracestate`."""
+        headers = {"X-Correlation-ID": self.correlation_id} if self.correlation_id else {}
+        if self.trace is not None:
+            headers |= self.trace.headers_for(self.span_id or self.trace.span_id)
+        return headers
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from goblin_assistant.routing.circuit_breaker import CircuitBreaker, Ticket
 from goblin_assistant.routing.retries import Retries
 from goblin_assistant.routing.slots import Caps
 from goblin_assistant.routing.targets import Target
+from goblin_assistant.tracing.context import new_span_id
 
 logger = logging.getLogger("goblin_assistant.routing")
 
@@ -183,6 +184,7 @@ class Attempt(Generic[T]):
     def _call(self, ticket: Ticket) -> Outcome[T] | ProviderError:
         request = self._request
         request.call.alive = ticket.alive
+        request.call.span_id = new_span_id()
         began = time.perf_counter()
         try:
             value = request.operation(self._target)

@@ -7,21 +7,26 @@ others.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Engine, select
+from sqlalchemy import ColumnElement, Engine, select
 
-from goblin_assistant.database.models import api_keys, usage_records, users
+from goblin_assistant.database.models import api_keys, now_ms, usage_records, users
 from goblin_assistant.database.pool import connect
 from goblin_assistant.logs.reading import parsed_lines
 from goblin_assistant.money import from_microusd
 from goblin_assistant.schemas.base import rfc3339
+from goblin_assistant.usage.records import first_id_at
 
 MAX_RECORDS = 50
 """Of one correlation id: clients may send the same id again and again."""
+TRACE_DAYS = 7
+"""How far back the records of a trace id are looked for: no index has it."""
+TRACE_ID = re.compile(r"[0-9a-f]{32}").fullmatch
 _STANDARD = frozenset(
     {
         "timestamp",
@@ -29,6 +34,7 @@ _STANDARD = frozenset(
         "logger",
         "message",
         "correlation_id",
+        "trace_id",
         "usage_record",
         "exc_info",
         "stack_info",
@@ -67,8 +73,18 @@ class Story:
     moments: list[Moment]
 
 
-def records_of(engine: Engine, correlation_id: str) -> list[dict[str, Any]]:
-    """The usage records of a correlation id, oldest first, with names of user and key."""
+def records_of(engine: Engine, identity: str) -> list[dict[str, Any]]:
+    """The usage records of a correlation id, else of a trace id of the last days, oldest first,
+    with names of user and key."""
+    record = usage_records.c
+    found = _records(engine, record.correlation_id == identity)
+    if not found and TRACE_ID(identity):
+        since = first_id_at(now_ms() - TRACE_DAYS * 24 * 60 * 60 * 1000)
+        found = _records(engine, (record.id >= since) & (record.trace_id == identity))
+    return found
+
+
+def _records(engine: Engine, condition: ColumnElement[bool]) -> list[dict[str, Any]]:
     record, key = usage_records.c, api_keys.c
     with connect(engine) as connection:
         rows = connection.execute(
@@ -80,18 +96,20 @@ def records_of(engine: Engine, correlation_id: str) -> list[dict[str, Any]]:
             )
             .outerjoin(users, users.c.id == record.user_id)
             .outerjoin(api_keys, key.id == record.key_id)
-            .where(record.correlation_id == correlation_id)
+            .where(condition)
             .order_by(record.id)
             .limit(MAX_RECORDS)
         )
         return [dict(row) for row in rows.mappings()]
 
 
-def log_lines_of(lines: Iterable[bytes], correlation_id: str) -> list[dict[str, Any]]:
-    """The parsed log lines with a correlation id, also from journald and Docker."""
-    needle = correlation_id.encode("utf-8", "replace")
+def log_lines_of(lines: Iterable[bytes], identity: str) -> list[dict[str, Any]]:
+    """The parsed log lines with a correlation id or a trace id, also from journald and Docker."""
+    needle = identity.encode("utf-8", "replace")
     return [
-        line for line in parsed_lines(lines, needle) if line.get("correlation_id") == correlation_id
+        line
+        for line in parsed_lines(lines, needle)
+        if identity in (line.get("correlation_id"), line.get("trace_id"))
     ]
 
 
@@ -149,6 +167,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
     cost = record["cost_microusd"]
     return {
         "usage record": record["id"],
+        "trace": record.get("trace_id") or "-",
         "began": rfc3339(record["created_at"], "milliseconds"),
         "principal": _principal(record),
         "operation": record["operation"] + (", streamed" if record["stream"] else ""),

@@ -72,6 +72,7 @@ class UsageEntry:
     stream: bool = False
     completed: bool = True
     timeline: str | None = None
+    trace_id: str | None = None
 
     def as_row(self) -> dict[str, Any]:
         """Column -> value, as `values()`."""
@@ -128,10 +129,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
         ),
         (str,),
     ),
-    **dict.fromkeys(("error_type", "error_source", "timeline"), (str, type(None))),
+    **dict.fromkeys(("error_type", "error_source", "timeline", "trace_id"), (str, type(None))),
     **dict.fromkeys(("fallback", "stream", "completed"), (bool,)),
 }
-_SHORT_TEXTS = (("operation", 24), ("token_source", 16), ("error_source", 16))
+_SHORT_TEXTS = (("operation", 24), ("token_source", 16), ("error_source", 16), ("trace_id", 32))
 
 
 class UnreadableRecord(ValueError):

@@ -48,6 +48,7 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
             body=body,
             raw=raw,
             correlation_id=info.correlation_id,
+            trace=info.trace,
             stream=body.get("stream") is True and operation == "chat_completion",
             dialect=dialect,
             operation=operation,

@@ -22,7 +22,7 @@ from goblin_assistant.errors import (
     Unavailable,
     label_of,
 )
-from goblin_assistant.logs.json_logging import correlation_id
+from goblin_assistant.logs.json_logging import correlation_id, trace_id
 from goblin_assistant.metrics import (
     UNMATCHED,
     http_client_errors_total,
@@ -32,6 +32,7 @@ from goblin_assistant.metrics import (
 from goblin_assistant.providers.errors import PROVIDER_ERRORS, ProviderError
 from goblin_assistant.rate_limits.policy import CHAT_ROUTES
 from goblin_assistant.threads.reaper import reaper
+from goblin_assistant.tracing.context import context_from
 from goblin_assistant.web.request_info import (
     ENVIRON_KEY,
     GOOD_ID,
@@ -97,7 +98,7 @@ class _Body:
         except Exception as error:
             info.error_type = label_of(error)
             info.incomplete = True
-            logger.exception("response_failed", extra={"correlation_id": info.correlation_id})
+            logger.exception("response_failed", extra=info.ids())
             raise
         info.bytes += len(chunk)
         if info.bytes == info.content_length:
@@ -136,11 +137,14 @@ class _Observed:
         given = environ.get("HTTP_X_CORRELATION_ID")
         identity = given if given is not None and GOOD_ID(given) else new_id()
         correlation_id.set(identity)
+        trace = context_from(environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE"))
+        trace_id.set(trace.trace_id)
         info = RequestInfo(
             identity,
             _shown(environ["REQUEST_METHOD"], 32),
             _shown(environ.get("PATH_INFO", ""), MAX_LOGGED_PATH),
             environ.get("REMOTE_ADDR", ""),
+            trace,
         )
         environ[ENVIRON_KEY] = info
         if logger.isEnabledFor(logging.DEBUG):

@@ -21,6 +21,7 @@ from goblin_assistant.metrics import (
     http_requests_in_progress,
     http_requests_total,
 )
+from goblin_assistant.tracing.context import TraceContext
 
 logger = logging.getLogger("goblin_assistant")
 
@@ -56,13 +57,19 @@ class RequestInfo:
     __slots__ = (
         "_metrics", "bytes", "client", "content_length", "correlation_id", "endpoint", "error_code",
         "error_type", "headers", "incomplete", "label", "limit", "method", "path", "principal",
-        "started", "status",
+        "started", "status", "trace",
     )  # fmt: skip
 
     def __init__(
-        self, correlation_id: str = "-", method: str = "", path: str = "", client: str = ""
+        self,
+        correlation_id: str = "-",
+        method: str = "",
+        path: str = "",
+        client: str = "",
+        trace: TraceContext | None = None,
     ) -> None:
         self.correlation_id = correlation_id
+        self.trace = trace
         self.method = method
         self.path = path
         self.client = client
@@ -88,10 +95,16 @@ class RequestInfo:
             self._metrics = route_metrics.of(self.label, endpoint)
             self._metrics.in_progress.inc()
 
+    def ids(self) -> dict[str, str]:
+        """The fields of a log line that tie it to the request, from any thread."""
+        if self.trace is None:
+            return {"correlation_id": self.correlation_id}
+        return {"correlation_id": self.correlation_id, "trace_id": self.trace.trace_id}
+
     def log_start(self) -> None:
         """Log the request's arrival."""
         fields = {
-            "correlation_id": self.correlation_id,
+            **self.ids(),
             "method": self.method,
             "path": self.path,
             "client": self.client,
@@ -121,7 +134,7 @@ class RequestInfo:
             if not logger.isEnabledFor(level):
                 return
         fields: dict[str, Any] = {
-            "correlation_id": self.correlation_id,
+            **self.ids(),
             "method": self.method,
             "path": self.path,
             "status_code": self.status,

@@ -18,7 +18,13 @@ from typing import Any
 import pytest
 
 from goblin_assistant.logs import json_logging
-from goblin_assistant.logs.json_logging import JsonFormatter, correlation_id, event, make_handler
+from goblin_assistant.logs.json_logging import (
+    JsonFormatter,
+    correlation_id,
+    event,
+    make_handler,
+    trace_id,
+)
 from goblin_assistant.metrics import log_records_dropped_total
 from tests.conftest import ROOT, wait_until
 
@@ -47,6 +53,7 @@ def lines(logger: Any, stream: io.StringIO) -> list[dict[str, Any]]:
 def test_a_line_has_the_guides_keys_in_the_guides_order(
     logger: logging.Logger, stream: io.StringIO
 ) -> None:
+    trace_id.set("")  # a request of another test may have left one
     correlation_id.set("550e8400-e29b-41d4-a716-446655440000")
     event(
         logger,

@@ -179,15 +179,16 @@ def test_each_line_arrives_with_its_ecs_names_and_the_first_error_is_mailed(
     wait_until(lambda: len(rsyslog.kept()) == len(written))
     assert rsyslog.kept() == written
     assert [line["message"] for line in collector.lines] == [line["message"] for line in written]
-    sent = next(line for line in collector.lines if line["trace.id"] == "abc-1")
+    sent = next(line for line in collector.lines if line["http.request.id"] == "abc-1")
     original = json.loads(sent.pop("event.original"))
     assert sent.pop("goblin.duration_ms") == original["duration_ms"]
     assert sent.pop("@timestamp") == original["timestamp"]
+    assert sent.pop("trace.id") == original["trace_id"]
     assert sent == {
         "log.level": "INFO",
         "log.logger": "goblin_assistant",
         "message": "request_completed",
-        "trace.id": "abc-1",
+        "http.request.id": "abc-1",
         "service.name": "goblin-assistant",
         "service.node.name": "web-1",
         "http.request.method": "GET",

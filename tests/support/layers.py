@@ -51,7 +51,7 @@ LAYERS = (
     ),
     Layer(("logs", "schemas"), "JSON logging; the shapes of requests and answers."),
     Layer(
-        ("database", "migrations", "config", "metrics", "money", "threads", "version"),
+        ("database", "migrations", "config", "metrics", "money", "threads", "tracing", "version"),
         "What everybody may use.",
     ),
 )

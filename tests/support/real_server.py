@@ -24,14 +24,14 @@ def start(serve: Serve, upstream: FakeUpstream, **more: str) -> Server:
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
         b'Connection: close\r\n\r\n{"data": []}'
     )
-    server = serve(
-        True,
-        OPENAI_API_KEY="sk-canary-provider-key",
-        OPENAI_BASE_URL=upstream.url + "/v1",
-        GOBLIN_RETRIES="0",
-        GOBLIN_HEALTH_INTERVAL="3600",
+    settings = {
+        "OPENAI_API_KEY": "sk-canary-provider-key",
+        "OPENAI_BASE_URL": upstream.url + "/v1",
+        "GOBLIN_RETRIES": "0",
+        "GOBLIN_HEALTH_INTERVAL": "3600",
         **more,
-    )
+    }
+    server = serve(**settings)
     wait_until(
         lambda: upstream.requests and upstream.open_connections == 0,
         10,

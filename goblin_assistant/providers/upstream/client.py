@@ -62,6 +62,8 @@ MAX_HEADS = 256
 """How many prepared request heads are kept. With some servers the path holds the model, and a
 client can invent models."""
 _NONE: frozenset[str] = frozenset()
+CALL_HEADERS = frozenset({"x-correlation-id", "traceparent", "tracestate"})
+"""Headers that say to which request a call belongs. An operator's own ones stand in their place."""
 
 _POOLS = {"http": TrackedPool, "https": TrackedTLSPool}
 
@@ -136,7 +138,7 @@ class UpstreamClient:
         }
         self._sse_headers = {**self._headers, "Accept": "text/event-stream"}
         self._own_names = {name.lower() for name in self._headers}
-        self._named = "x-correlation-id" in self._own_names  # by the operator
+        self._named = self._own_names.intersection(CALL_HEADERS)  # by the operator
         self._heads: dict[tuple[str, str, bool, frozenset[str]], RequestHead] = {}
 
     # -- calls --------------------------------------------------------------------------------
@@ -227,8 +229,9 @@ class UpstreamClient:
             raise cut_error(self.provider_name, exchange, self.timeouts)
         exchange.proxied = self._proxied
         connect = min(self.timeouts.connect, remaining)
-        identity = exchange.call.correlation_id
-        headers = {"X-Correlation-ID": identity} if identity and not self._named else {}
+        headers = exchange.call.headers()
+        if self._named:
+            headers = {k: v for k, v in headers.items() if k.lower() not in self._named}
         replaced: Set[str] = _NONE
         if further:
             headers.update(further)

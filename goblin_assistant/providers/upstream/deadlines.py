@@ -189,9 +189,7 @@ class Deadlines:
             try:
                 exchange.check(now)
             except Exception:
-                logger.exception(
-                    "exchange_unwatched", extra={"correlation_id": exchange.call.correlation_id}
-                )
+                logger.exception("exchange_unwatched", extra=exchange.call.ids())
                 if exchange.cut == "unwatched":  # it cannot be cut either
                     self._active.pop(id(exchange), None)
                 exchange.cut = "unwatched"  # the next check shuts its socket down

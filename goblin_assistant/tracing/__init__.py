@@ -1,0 +1,1 @@
+"""Traces: which request belongs to which, over several services."""
