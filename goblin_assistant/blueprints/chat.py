@@ -7,7 +7,7 @@ from typing import Any
 from apiflask import APIBlueprint
 from flask import Response, request
 
-from goblin_assistant.calls.request import may_use, may_use_model
+from goblin_assistant.calls.access import may_use
 from goblin_assistant.dialects.anthropic.models import ModelRow, anthropic_model, page_of
 from goblin_assistant.errors import UnknownModel
 from goblin_assistant.runtime import runtime
@@ -75,17 +75,18 @@ def models() -> dict[str, Any]:
 
 
 def _rows() -> list[ModelRow]:
-    parts = runtime()
-    allowed = current_principal().allowed_models
+    parts, caller = runtime(), current_principal()
+    access, allowed = parts.chat.access, caller.allowed_models
     rows = [
         ModelRow(f"{provider}/{model.id}", provider, model.context_window)
         for provider, model in parts.registry.models()
-        if allowed is None or may_use_model(allowed, provider, model.id)
+        if access.lists_model(caller, provider, model.id)
     ]
     rows += [
         ModelRow(name, OWN, None)
         for name in parts.router.names()
-        if allowed is None or may_use(allowed, name)
+        if (allowed is None or may_use(allowed, name))
+        and access.lists_name(caller, name, parts.router.resolver)
     ]
     return rows
 
@@ -99,12 +100,15 @@ def _for_anthropic() -> bool:
 @require_auth()
 def model(model_id: str) -> dict[str, Any]:
     """One model, by a name that /v1/models lists or by its bare id."""
-    parts = runtime()
-    row = ModelRow(model_id, OWN, None) if model_id in parts.router.names() else None
+    parts, caller = runtime(), current_principal()
+    access, resolver = parts.chat.access, parts.router.resolver
+    row = None
+    if resolver.is_name(model_id) and access.lists_name(caller, model_id, resolver):
+        row = ModelRow(model_id, OWN, None)
     # A provider/model that is in no catalogue can be called, but not described.
     for provider, name in () if row is not None else parts.registry.find(model_id):
         known = next((known for known in provider.models() if known.id == name), None)
-        if known is not None:
+        if known is not None and access.lists_provider(caller, provider.name):
             row = ModelRow(model_id, provider.name, known.context_window)
             break
     if row is not None:

@@ -7,7 +7,7 @@ from typing import Any
 from apiflask import APIBlueprint
 from flask import request
 
-from goblin_assistant.calls.request import may_use
+from goblin_assistant.calls.access import may_use
 from goblin_assistant.errors import Forbidden, UnknownModel, ValidationFailed
 from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.settings import SettingsIn, SettingsOut
@@ -21,7 +21,7 @@ bp = APIBlueprint("settings", __name__, url_prefix="/settings", tag="Settings")
 @describe("The caller's chat defaults", answer=SettingsOut)
 @require_auth()
 def get_settings() -> dict[str, Any]:
-    """The caller's defaults, and all providers and models."""
+    """The caller's defaults, and all providers and models that there are for it."""
     return _answer(dict(current_principal().settings))
 
 
@@ -32,34 +32,38 @@ def get_settings() -> dict[str, Any]:
 def put_settings(body: SettingsIn) -> dict[str, Any]:
     """All four are replaced: one that is left out or null is cleared. They count for all of the
     user's keys."""
-    parts = runtime()
-    allowed = current_principal().allowed_models
-    if body.model is not None and allowed is not None and not may_use(allowed, body.model):
-        raise Forbidden(
-            "model: this API key may not use it, so it may not make it the default either"
-        )
+    parts, caller = runtime(), current_principal()
     if body.model is not None:
+        if caller.allowed_models is not None and not may_use(caller.allowed_models, body.model):
+            raise Forbidden(
+                "model: this API key may not use it, so it may not make it the default either"
+            )
         try:
-            parts.router.resolve(body.model)
+            targets = parts.router.resolve(body.model)
         except UnknownModel as error:
             raise ValidationFailed(f"model: {error.message}", param="model") from None
+        parts.chat.access.without_echo(caller, body.model, targets)
     settings = {name: value for name, value in body.model_dump().items() if value is not None}
-    parts.accounts.save_settings(current_principal().user_id, settings)
+    parts.accounts.save_settings(caller.user_id, settings)
     return _answer(settings)
 
 
 def _answer(settings: dict[str, Any]) -> dict[str, Any]:
-    parts = runtime()
-    models: dict[str, list[str]] = {name: [] for name in parts.registry.providers}
+    parts, caller = runtime(), current_principal()
+    access, resolver = parts.chat.access, parts.router.resolver
+    models: dict[str, list[str]] = {
+        name: [] for name in parts.registry.providers if access.lists_provider(caller, name)
+    }
     for provider, model in parts.registry.models():
-        models[provider].append(model.id)
+        if provider in models:
+            models[provider].append(model.id)
     return {
         "model": settings.get("model"),
         "temperature": settings.get("temperature"),
         "max_tokens": settings.get("max_tokens"),
         "system_prompt": settings.get("system_prompt"),
-        "default_model": parts.chat.default_model,
+        "default_model": access.default_model or None,
         "providers": [{"name": name, "models": ids} for name, ids in models.items()],
-        "aliases": parts.router.names(),
+        "aliases": [name for name in resolver.names() if access.lists_name(caller, name, resolver)],
         "client_address": request.remote_addr or "",
     }

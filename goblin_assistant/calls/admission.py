@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 
 from goblin_assistant import metrics
+from goblin_assistant.calls.access import ModelAccess
 from goblin_assistant.calls.request import (
     Chat,
     apply_defaults,
-    check_allowed,
     exact_prompt_tokens,
     may_hold_audio,
     requested_region,
@@ -52,7 +52,7 @@ class Admission:
         limits: RateLimits,
         slots: ChatSlots,
         *,
-        default_model: str,
+        access: ModelAccess,
         timeout: float,
     ) -> None:
         self._tables = tables
@@ -60,16 +60,20 @@ class Admission:
         self._limits = limits
         self._slots = slots
         self._keys = KeyConcurrency()
-        self._default_model = default_model
+        self._access = access
         self._timeout = timeout
 
     def admit(self, chat: Chat) -> Settlement:
         """Check a chat and take all but its money. Raises AppError, and then holds nothing."""
         principal = chat.principal
-        requested = apply_defaults(chat, self._default_model)
+        requested = apply_defaults(chat, self._access.default_model)
         resolver, prices = self._tables.current
-        targets = resolver.resolve(requested)
-        check_allowed(principal, requested, targets, named=resolver.is_name(requested))
+        targets = self._access.check(
+            principal,
+            requested,
+            resolver.resolve(requested),
+            named=resolver.is_name(requested),
+        )
         tokens, budget = principal.smallest_tokens_per_minute, principal.monthly_budget_microusd
         if tokens is not None or budget is not None:
             self._limit_answer(chat, targets)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fnmatch
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from goblin_assistant.accounts.users import Principal
 from goblin_assistant.dialects.table import DIALECTS, Translation
-from goblin_assistant.errors import Forbidden
+from goblin_assistant.errors import ValidationFailed
 from goblin_assistant.providers.base import (
     Call,
     ChatRequest,
@@ -73,11 +72,20 @@ class ChatResult:
 
 
 def apply_defaults(chat: Chat, default_model: str) -> str:
-    """Fill in what the request leaves out from the caller's settings; return the model's name."""
+    """Fill in what the request leaves out from the caller's settings; return the model's name.
+
+    Raises ValidationFailed if neither the request nor a default names a model.
+    """
     body, settings = chat.body, chat.principal.settings
     model = body.get("model")
     if not model:
         model = body["model"] = settings.get("model") or default_model
+        if not model:
+            raise ValidationFailed(
+                "model: name one, there is no default here. GET /v1/models lists what you may use; "
+                "PUT /settings/ sets your default, GOBLIN_DEFAULT_MODEL that of the instance",
+                param="model",
+            )
         chat.raw = b""
     if (
         settings
@@ -86,38 +94,6 @@ def apply_defaults(chat: Chat, default_model: str) -> str:
     ):
         chat.raw = b""
     return str(model)
-
-
-def check_allowed(
-    principal: Principal, requested: str, targets: list[Target], *, named: bool
-) -> None:
-    """Raise Forbidden for a model outside the API key's list. `named`: goblin.toml has the name as
-    an alias, chain or weighted group."""
-    allowed = principal.allowed_models
-    if allowed is None:
-        return
-    # An alias may be allowed by its own name, or because everything behind it is.
-    if not (named and may_use(allowed, requested)) and not all(
-        may_use_model(allowed, target.provider.name, target.model) for target in targets
-    ):
-        names = ", ".join(sorted(allowed))
-        raise Forbidden(
-            f"this API key may not use model {requested!r}; it may use: {names}", param="model"
-        )
-
-
-def may_use(allowed: Iterable[str], name: str) -> bool:
-    """Whether an API key's list of models (`openai/gpt-4o`, `openai/*`) covers a name."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed)
-
-
-def may_use_model(allowed: Iterable[str], provider: str, model: str) -> bool:
-    """Whether an API key's list covers a provider's model. Names are compared whole: `openai/*` is
-    the provider openai, not another one's model `openai/gpt-4o`. A name without a provider
-    (`gpt-4o`) is that model of any."""
-    if may_use(allowed, f"{provider}/{model}"):
-        return True
-    return "/" not in model and may_use((name for name in allowed if "/" not in name), model)
 
 
 def exact_prompt_tokens(chat: Chat, target: Target) -> int | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from goblin_assistant import metrics
+from goblin_assistant.calls.access import ModelAccess
 from goblin_assistant.calls.admission import Admission
 from goblin_assistant.calls.request import Chat, ChatResult
 from goblin_assistant.calls.settlement import Books, Settlement
@@ -56,7 +57,7 @@ class ChatService:
         self.slots = ChatSlots(
             config.slots, config.chat_slot_wait_seconds, config.most_chats_waiting, threads
         )
-        self.default_model = config.default_model or "echo"
+        self.access = ModelAccess(config)
         model_metrics = metrics.BoundMetrics(ModelMetrics)
         books = Books(usage, registry, UsageChecks(registry), model_metrics, is_draining)
         self.tables = Tables(router, usage)
@@ -65,14 +66,14 @@ class ChatService:
             books,
             limits,
             self.slots,
-            default_model=self.default_model,
+            access=self.access,
             timeout=config.timeout_total,
         )
         for reason in ("client", "provider", "timeout", "shutdown"):
             metrics.stream_incomplete_total.labels(reason)
         for phase in ("waiting", "before_first_token", "streaming"):
             metrics.client_disconnects_total.labels(phase)
-        _start_series(router, registry, model_metrics, self.default_model)
+        _start_series(router, registry, model_metrics, self.access.default_model)
 
     def complete(self, chat: Chat) -> ChatResult:
         """Answer in one piece. Raises AppError or ProviderError."""
@@ -143,7 +144,7 @@ def _start_series(
     for name in (default_model, *router.names()):
         try:
             targets = router.resolve(name)
-        except UnknownModel:  # of a default that nobody serves, each chat says so
+        except UnknownModel:  # no default, or one that nobody serves: each chat says so
             continue
         for target in targets:
             provider = target.provider.name

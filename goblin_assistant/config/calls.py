@@ -11,9 +11,16 @@ class CallSettings(Settings):
 
     # -- chat
     default_model: str = setting(
-        "", "GOBLIN_DEFAULT_MODEL", "model of a chat that names none; empty: echo"
+        "",
+        "GOBLIN_DEFAULT_MODEL",
+        "model of a chat that names none; empty: echo in development, in production the chat is "
+        "refused",
     )
-    echo_enabled: bool = setting(True, "GOBLIN_ECHO_ENABLED", "the embedded offline provider")
+    echo_enabled: bool = setting(
+        True,
+        "GOBLIN_ECHO_ENABLED",
+        "the embedded offline provider; in production only for API keys whose model list names it",
+    )
     timeout_total: Seconds = setting(
         300.0, "GOBLIN_TIMEOUT_TOTAL", "seconds for a whole chat, all attempts together"
     )

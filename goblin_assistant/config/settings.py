@@ -118,7 +118,7 @@ class Config(DerivedValues):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if problems := problems_of(self):
+        if problems := problems_of(self, self.file.providers):
             raise _Problems(problems)
         return self
 

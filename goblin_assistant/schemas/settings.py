@@ -29,7 +29,9 @@ class SettingsOut(SettingsIn):
     """The defaults, and what may be chosen."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
-    default_model: str = Field(description="the instance's, used when `model` is null")
+    default_model: str | None = Field(
+        description="the instance's, used when `model` is null; null: a chat has to name its model"
+    )
     providers: list[ProviderOut]
     aliases: list[str]
     client_address: str = Field(

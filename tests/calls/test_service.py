@@ -11,7 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Row, select
 
-from goblin_assistant.calls.request import may_use_model
+from goblin_assistant.calls.access import may_use_model
 from goblin_assistant.config import GoblinFile
 from goblin_assistant.database.models import usage_records
 from goblin_assistant.metrics import REGISTRY

@@ -16,6 +16,10 @@ from goblin_assistant.commands.plain_session import plain_session
 FORGED = "198.51.100.77"
 """From a range for documentation (RFC 5737): nobody has this address."""
 _PROMPT = "one two three four five six seven eight nine ten"
+_KEY_FOR_ECHO = (
+    "Give a key whose model list names it: "
+    "goblin-assistant keys create EMAIL --name doctor --scope chat --model {}"
+)
 _LONG_ENOUGH = 0.5
 _SPREAD = 0.5
 """A stream that flows has this share of its time between its first and its last event."""
@@ -86,7 +90,7 @@ def streaming(context: Context) -> Iterator[Finding]:
             ) as answer,
         ):
             if answer.status_code != 200:
-                yield _refused("streams", answer, f" (model {model})")
+                yield _refused("streams", answer, f" (model {model})", _KEY_FOR_ECHO.format(model))
                 return
             began = time.monotonic()
             moments = [
@@ -140,9 +144,7 @@ def _no_key(subject: str) -> Finding:
     return warning(subject, "not tried: it needs an API key", "Give --key, or set DOCTOR_API_KEY.")
 
 
-def _refused(subject: str, answer: requests.Response, what: str = "") -> Finding:
-    return failure(
-        subject,
-        f"the request was refused with {answer.status_code}{what}",
-        "Give a key that is good, and that may use that model (scope chat).",
-    )
+def _refused(
+    subject: str, answer: requests.Response, what: str = "", fix: str = "Give a key that is good."
+) -> Finding:
+    return failure(subject, f"the request was refused with {answer.status_code}{what}", fix)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from goblin_assistant.accounts.users import Principal
+from goblin_assistant.calls.access import EMBEDDED, ModelAccess
 from goblin_assistant.commands.doctor.context import Context
 from goblin_assistant.commands.doctor.findings import Finding, failure, ok, warning
+from goblin_assistant.errors import Forbidden, UnknownModel
 from goblin_assistant.health.checks import CHROMA_HEARTBEAT, SANDBOX_HEALTH, http_check
 from goblin_assistant.health.services import CheckFailed
-from goblin_assistant.providers import build_registry
+from goblin_assistant.providers import Registry, build_registry
 from goblin_assistant.providers.errors import AuthenticationFailed, ProviderError
+from goblin_assistant.routing.targets import Resolver
 
 _NETWORK = "See that it is up and that this machine may connect to it; check its address."
+_ANYBODY = Principal(user_id=0, role="user")
 
 
 def providers(context: Context) -> Iterator[Finding]:
-    """Each provider answers its free check."""
+    """Each provider answers its free check, and the default model is served."""
     registry = build_registry(context.config)
     try:
         for name, provider in registry.providers.items():
@@ -26,15 +31,41 @@ def providers(context: Context) -> Iterator[Finding]:
             except ProviderError as error:
                 yield failure(name, str(error), _NETWORK)
             else:
-                yield ok(name, "answers")
+                yield ok(name, _answers(name, context))
         if set(registry.providers) <= {"echo"}:
             yield warning(
                 "providers",
                 "only the embedded echo, which is no language model",
                 "Set OPENAI_API_KEY or ANTHROPIC_API_KEY, or add a row to goblin.toml.",
             )
+        yield _default_model(context, registry)
     finally:
         registry.close()
+
+
+def _answers(name: str, context: Context) -> str:
+    config = context.config
+    if name != EMBEDDED or not config.production or name in config.file.providers:
+        return "answers"
+    return "answers API keys whose model list names it, and nobody else"
+
+
+def _default_model(context: Context, registry: Registry) -> Finding:
+    # After the checks: they have learned what each provider serves.
+    access = ModelAccess(context.config)
+    name = access.default_model
+    if not name:
+        return ok("default model", "none: a chat that names no model is refused with 400")
+    try:
+        targets = Resolver(context.config.file, registry).resolve(name)
+        access.without_echo(_ANYBODY, name, targets)
+    except (UnknownModel, Forbidden) as error:
+        return failure(
+            "default model",
+            f"GOBLIN_DEFAULT_MODEL={name} answers nobody: {error.message}",
+            "Set it to a name that GET /v1/models lists, or leave it empty.",
+        )
+    return ok("default model", name)
 
 
 def dependencies(context: Context) -> Iterator[Finding]:

@@ -285,5 +285,6 @@ def test_streaming_fails_when_the_proxy_holds_events_back(through: Any) -> None:
 def test_streaming_fails_when_it_cannot_be_measured(through: Any) -> None:
     fast = only(caller.streaming(through("good")))
     assert (fast.verdict, "too fast to tell" in fast.message) == ("warning", True)
-    assert verdict(caller.streaming(through("good", stream_model="no/such"))) == "failure"
+    unknown = only(caller.streaming(through("good", stream_model="no/such")))
+    assert (unknown.verdict, "--model no/such" in unknown.fix) == ("failure", True)
     assert verdict(caller.streaming(through("good", key=None))) == "warning"
