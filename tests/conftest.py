@@ -194,16 +194,24 @@ class Server:
 
     def register(self, email: str = "ada@example.com", password: str = PASSWORD) -> dict[str, str]:
         """Create an account; the headers of its user."""
-        answer = requests.post(
-            self.url + "/auth/register", json={"email": email, "password": password}, timeout=30
-        )
-        assert answer.status_code in (200, 201), answer.text
-        body = answer.json()
+        account = {"email": email, "password": password}
+        body = self._patiently("/auth/register", account)
         if "access_token" not in body:
-            body = requests.post(
-                self.url + "/auth/login", json={"email": email, "password": password}, timeout=30
-            ).json()
+            body = self._patiently("/auth/login", account)
         return {"Authorization": f"Bearer {body['access_token']}"}
+
+    def _patiently(self, path: str, body: dict[str, str]) -> dict[str, str]:
+        """What it answers to a POST. A busy machine may hash no password in time: that is a 503,
+        and asked again when its Retry-After says."""
+        end = time.monotonic() + 120
+        while True:
+            answer = requests.post(self.url + path, json=body, timeout=60)
+            if answer.status_code != 503 or time.monotonic() > end:
+                break
+            time.sleep(float(answer.headers["Retry-After"]))
+        assert answer.status_code in (200, 201), answer.text
+        made: dict[str, str] = answer.json()
+        return made
 
     def wait_until_up(self) -> None:
         """Wait until it answers."""

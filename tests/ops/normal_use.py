@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,10 +158,14 @@ def run(options: argparse.Namespace, folder: Path, stack: ExitStack) -> int:
     say(f"load test: exit code {code}, passed: {verdict.get('passed')}")
     for note in verdict.get("notes", []):
         say(f"  {note}")
-    for row in verdict.get("targets", []):
-        say(f"  {row}")
     time.sleep(AFTERWARDS)
-    return report(prometheus, webhook, options.seconds)
+    seen = look(prometheus, webhook, options.seconds)
+    text = document(options, verdict, seen)
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    options.report.write_text(text)
+    print(text)
+    say(f"written to {options.report}")
+    return 0 if seen.quiet else 1
 
 
 def load(
@@ -182,25 +187,81 @@ def load(
     return result[0]
 
 
-def report(prometheus: Prometheus, webhook: WebhookReceiver, seconds: int) -> int:
-    """Print what fired, what was about to, and what was sent."""
+@dataclass(frozen=True)
+class Seen:
+    """What Prometheus and the receivers saw. Alerts are `name{labels}` with their evaluations."""
+
+    pending: list[str]
+    firing: list[str]
+    sent: list[str]
+    watchdog: bool
+    broken: list[str]
+    """Rules that could not be evaluated."""
+    restarts: str
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody was told of anything, by alerts that work."""
+        return self.watchdog and not self.firing and not self.sent and not self.broken
+
+
+def look(prometheus: Prometheus, webhook: WebhookReceiver, seconds: int) -> Seen:
+    """Ask for all that fired, was about to, and was sent."""
     window = f"[{seconds + 300}s]"
-    alerts = {}
-    for state in ("pending", "firing"):
+
+    def alerts(state: str) -> list[str]:
         series = f'ALERTS{{alertstate="{state}",alertname!="Watchdog"}}'
-        alerts[state] = prometheus.query(f"count_over_time({series}{window})")
-        for one in alerts[state]:
-            say(f"{state}: {one['metric']} in {one['value'][1]} evaluations")
-    watchdog = prometheus.query('ALERTS{alertname="Watchdog",alertstate="firing"}')
-    failed = prometheus.query("sum(prometheus_rule_evaluation_failures_total)")
-    sent = [one for one in webhook.notifications if one.path != "/watchdog"]
-    say(f"Watchdog {'fires' if watchdog else 'does not fire'}; rule failures: {failed}")
-    restarts = prometheus.query(f"sum(changes(process_start_time_seconds{window}))")
-    say(f"restarts that Prometheus saw: {restarts[0]['value'][1]}")
-    say(f"{len(alerts['firing'])} alerts fired, {len(sent)} messages were sent")
-    for message in sent:
-        say(f"  {message.path} {message.body}")
-    return 1 if alerts["firing"] or sent or not watchdog else 0
+        return [
+            f"{one['metric'].pop('alertname')} {one['metric']}: {one['value'][1]} evaluations"
+            for one in prometheus.query(f"count_over_time({series}{window})")
+        ]
+
+    def number(expression: str) -> str:
+        found = prometheus.query(expression)
+        return str(found[0]["value"][1]) if found else "unknown"
+
+    groups = requests.get(f"{prometheus.url}/api/v1/rules", timeout=30).json()["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    return Seen(
+        alerts("pending"),
+        alerts("firing"),
+        [f"{one.path} {one.body}" for one in webhook.notifications if one.path != "/watchdog"],
+        bool(prometheus.query('ALERTS{alertname="Watchdog",alertstate="firing"}')),
+        [rule["name"] for rule in rules if rule["health"] == "err"],
+        number(f"sum(changes(process_start_time_seconds{window}))"),
+    )
+
+
+def document(options: argparse.Namespace, verdict: dict[str, Any], seen: Seen) -> str:
+    """What was seen, as Markdown for docs/slo.md."""
+
+    def listed(lines: list[str]) -> str:
+        return "".join(f"\n- `{line}`" for line in lines) or " nothing"
+
+    rows = "\n".join(
+        f"| {row['title']} | {row['rate']} | {row['p95_ms']} | {row['answers']} "
+        f"| {row['limited']} | {row['failed']} | {row['result']} |"
+        for row in verdict.get("targets", [])
+    )
+    return f"""# Normal use, {time.strftime("%Y-%m-%d %H:%M")}
+
+{"Nobody would have been called." if seen.quiet else "SOMEBODY WOULD HAVE BEEN CALLED."}
+
+{options.multiple:g} times the guide's rates for {options.seconds} s, {options.instances} instances
+on {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f} at the end. Restarts that Prometheus saw:
+{seen.restarts}. Rules that failed: {", ".join(seen.broken) or "none"}. Watchdog
+{"fires" if seen.watchdog else "DOES NOT FIRE"}.
+
+| load test | a second | p95 ms | answers | 429s | failed | result |
+|---|---|---|---|---|---|---|
+{rows}
+
+Fired:{listed(seen.firing)}
+
+Was pending:{listed(seen.pending)}
+
+Messages:{listed(seen.sent)}
+"""
 
 
 def main() -> int:
@@ -211,6 +272,9 @@ def main() -> int:
         "--multiple", type=multiple_of_rates, default=1.0, help="multiple of the guide's rates"
     )
     parser.add_argument("--instances", type=int, default=2, help="instances of the application")
+    parser.add_argument(
+        "--report", type=Path, default=ROOT / ".make" / "normal-use.md", help="file for the report"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="goblin-normal-") as name, ExitStack() as stack:
         return run(options, Path(name), stack)

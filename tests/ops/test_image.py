@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,11 @@ import requests
 
 from tests.conftest import free_port, wait_until
 from tests.support.images import Containers, built_image
+from tests.support.runbooks import FOLDER, site_block
+from tests.support.services import find_binary
 
+NAME = "goblin-assistant-1"
+"""As the runbooks look for it."""
 CHAT = {"model": "sim/echo", "messages": [{"role": "user", "content": "one two three four"}]}
 STREAM = {
     "model": "sim/echo",
@@ -24,7 +31,7 @@ GOBLIN_TOML = """\
 kind = "echo"
 options = { tokens_per_second = 20 }
 """
-FOLDER = "/var/lib/goblin-assistant"
+DATA = "/var/lib/goblin-assistant"
 WALK = """
 import json, os, stat
 found = []
@@ -60,7 +67,7 @@ class Running:
             *("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
             *("--memory", "512m", "--network", "host", "--no-healthcheck"),
             *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"),
-            *("--tmpfs", "/tmp", "--volume", f"data:{FOLDER}"),
+            *("--tmpfs", "/tmp", "--volume", f"data:{DATA}"),
             *("--volume", f"{folder / 'secret-key'}:/run/secrets/secret_key:ro"),
             *("--volume", f"{folder / 'goblin.toml'}:/etc/goblin-assistant/goblin.toml:ro"),
             *("--env", "SECRET_KEY_FILE=/run/secrets/secret_key"),
@@ -73,7 +80,7 @@ class Running:
 
     def start(self) -> None:
         """Serve, and wait until it is ready."""
-        self.containers.podman("run", "--detach", "--name", "app", *self._options)
+        self.containers.podman("run", "--detach", "--name", NAME, *self._options)
         wait_until(self._ready, 120, "the container to be ready")
 
     def _ready(self) -> bool:
@@ -84,7 +91,7 @@ class Running:
 
     def inside(self, *command: str) -> str:
         """What a program in the running container prints."""
-        return self.containers.podman("exec", "app", *command)
+        return self.containers.podman("exec", NAME, *command)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +138,7 @@ def test_its_health_check_is_a_command_that_works_inside(
     assert kind == "CMD"
     running.inside(*command)
     with pytest.raises(AssertionError, match="Connection refused"):
-        running.containers.podman("exec", "--env", "GOBLIN_PORT=1", "app", *command)
+        running.containers.podman("exec", "--env", "GOBLIN_PORT=1", NAME, *command)
     labels = described["Config"]["Labels"]
     assert labels["org.opencontainers.image.version"] == "1.2.3"
     assert labels["org.opencontainers.image.revision"] == "abc"
@@ -144,7 +151,7 @@ def test_it_is_nobody_and_can_write_to_its_folder_only(
     running, _ = app
     assert running.inside("id", "-u").strip() == "10001"
     assert running.inside("id", "-g").strip() == "10001"
-    running.inside("touch", f"{FOLDER}/x", "/tmp/x")
+    running.inside("touch", f"{DATA}/x", "/tmp/x")
     for path in ("/x", "/opt/goblin-assistant/x", "/etc/goblin-assistant/x", "/usr/bin/x"):
         with pytest.raises(AssertionError, match="Read-only file system"):
             running.inside("touch", path)
@@ -171,13 +178,32 @@ def test_nothing_is_in_the_image_that_does_not_belong_there(image: tuple[Contain
     assert [path for path in ours if path.endswith(("/bin/pip", "/pip", "/setuptools"))] == []
     assert not [path for path in paths if path.startswith(("/build", "/wheels"))]
     # What the server can change: its folder. What everybody can: folders for temporary files.
-    assert [path for path, owner, _ in files if owner == 10001] == [FOLDER]
+    assert [path for path, owner, _ in files if owner == 10001] == [DATA]
     assert {path for path, _, mode in files if mode & 0o002} <= {
         "/tmp",
         "/var/tmp",
         "/run/lock",
         "/var/lock",
     }
+
+
+def test_the_runbooks_read_its_log_with_dockers_commands(
+    app: tuple[Running, dict[str, str]], tmp_path: Path
+) -> None:
+    running, _ = app
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\nexec {shlex.join(running.containers.podman_command())} "$@"\n')
+    docker.chmod(0o755)
+    find_binary("jq")
+    done = subprocess.run(
+        ["bash", "-c", site_block(FOLDER / "README.md") + "logs | jq -r .message"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOGS": "docker"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "ready" in done.stdout.splitlines(), done.stdout + done.stderr
 
 
 def test_a_stream_that_runs_ends_whole_after_sigterm(app: tuple[Running, dict[str, str]]) -> None:
@@ -192,11 +218,11 @@ def test_a_stream_that_runs_ends_whole_after_sigterm(app: tuple[Running, dict[st
         assert answer.status_code == 200
         lines = answer.iter_lines()
         assert next(lines).startswith(b"data: ")
-        running.containers.podman("kill", "--signal", "TERM", "app")
+        running.containers.podman("kill", "--signal", "TERM", NAME)
         rest: list[Any] = [line for line in lines if line]
     assert rest[-1] == b"data: [DONE]"
     assert any(b"word59" in line for line in rest)
-    assert running.containers.podman("wait", "app").strip() == "0"
-    log = [json.loads(line) for line in running.containers.podman("logs", "app").splitlines()]
+    assert running.containers.podman("wait", NAME).strip() == "0"
+    log = [json.loads(line) for line in running.containers.podman("logs", NAME).splitlines()]
     assert "draining" in [line["message"] for line in log]
     assert log[-1]["message"] == "server_stopped"

@@ -124,10 +124,14 @@ class Containers:
             *(*options, str(context)),
         )
 
+    def podman_command(self) -> list[str]:
+        """podman with the options that all of its commands need."""
+        general = ["--runtime", "runc", "--events-backend", "none", "--cgroup-manager", "cgroupfs"]
+        return [self._podman, *self._storage, *general]
+
     def podman(self, *arguments: str, timeout: float = 300) -> str:
         """What podman prints; it has to succeed."""
-        general = ["--runtime", "runc", "--events-backend", "none", "--cgroup-manager", "cgroupfs"]
-        return run(self._podman, *self._storage, *general, *arguments, timeout=timeout)
+        return run(*self.podman_command(), *arguments, timeout=timeout)
 
     def remove(self) -> None:
         """Stop and remove everything, so that the folder can be deleted."""

@@ -16,6 +16,11 @@ from goblin_assistant.commands.plain_session import plain_session
 FORGED = "198.51.100.77"
 """From a range for documentation (RFC 5737): nobody has this address."""
 _PROMPT = "one two three four five six seven eight nine ten"
+_FALLBACK = "echo/echo"
+_PACED_ROW = (
+    'Add [providers.sim] with kind = "echo" and options = { tokens_per_second = 10 } '
+    "to goblin.toml, or give --stream-model."
+)
 _KEY_FOR_ECHO = (
     "Give a key whose model list names it: "
     "goblin-assistant keys create EMAIL --name doctor --scope chat --model {}"
@@ -89,6 +94,9 @@ def streaming(context: Context) -> Iterator[Finding]:
                 timeout=60,
             ) as answer,
         ):
+            if answer.status_code == 403 and model == _FALLBACK:
+                yield warning("streams", f"not tried: this key may not use {model}", _PACED_ROW)
+                return
             if answer.status_code != 200:
                 yield _refused("streams", answer, f" (model {model})", _KEY_FOR_ECHO.format(model))
                 return
@@ -113,8 +121,7 @@ def stream_line(first_byte: float, moments: list[float], model: str) -> Finding:
         return warning(
             "streams",
             f"{model} answered within {whole * 1000:.0f} ms, too fast to tell",
-            'Add [providers.sim] with kind = "echo" and options = { tokens_per_second = 10 } '
-            "to goblin.toml, or give --stream-model.",
+            _PACED_ROW,
         )
     shown = f"{len(moments)} events over {spread:.1f} of {whole:.1f} s"
     if spread < whole * _SPREAD:
@@ -130,7 +137,7 @@ def _paced_model(context: Context) -> str:
     for name, row in context.config.file.providers.items():
         if row.kind == "echo" and (row.options or {}).get("tokens_per_second"):
             return f"{name}/echo"
-    return "echo/echo"
+    return _FALLBACK
 
 
 def _session(context: Context) -> requests.Session:

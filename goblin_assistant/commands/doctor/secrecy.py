@@ -6,6 +6,7 @@ import re
 import stat
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -35,9 +36,12 @@ def is_placeholder(secret: str) -> bool:
 
 
 def is_weak(secret: str) -> bool:
-    """Whether a long text says little: few different characters, or a part that repeats."""
-    repeats = (secret + secret).find(secret, 1) < len(secret)
-    return repeats or len(set(secret)) < _FEWEST_CHARACTERS
+    """Whether a long text says little: few different characters, a part that repeats (the last
+    time perhaps cut off), or the alphabet."""
+    length = len(secret)
+    repeats = any(secret[part:] == secret[:-part] for part in range(1, length // 2 + 1))
+    in_order = sum(ord(after) - ord(before) == 1 for before, after in pairwise(secret))
+    return repeats or len(set(secret)) < _FEWEST_CHARACTERS or in_order > length / 2
 
 
 def signing_key(context: Context) -> Iterator[Finding]:
@@ -46,7 +50,9 @@ def signing_key(context: Context) -> Iterator[Finding]:
     if is_placeholder(key):
         yield failure("SECRET_KEY", "is a placeholder: anybody can sign tokens with it", _MAKE)
     elif is_weak(key):
-        yield failure("SECRET_KEY", "repeats itself or has few different characters", _MAKE)
+        yield failure(
+            "SECRET_KEY", "repeats itself, has few different characters or is the alphabet", _MAKE
+        )
     else:
         yield ok("SECRET_KEY", f"{len(key)} characters")
     yield from _previous_key(context)

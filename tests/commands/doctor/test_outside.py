@@ -105,13 +105,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             nginx.stop()
 
 
-def _key(server: str) -> str:
-    account = {"email": "doctor@goblin.dev", "password": "correct horse battery staple"}
+def _key(server: str, models: list[str] | None = None) -> str:
+    email = f"doctor{len(models or ())}@goblin.dev"
+    account = {"email": email, "password": "correct horse battery staple"}
     requests.post(server + "/auth/register", json=account, timeout=30).raise_for_status()
     tokens = requests.post(server + "/auth/login", json=account, timeout=30).json()
     made = requests.post(
         server + "/auth/keys",
-        json={"name": "doctor"},
+        json={"name": "doctor", "allowed_models": models},
         headers={"Authorization": f"Bearer {tokens['access_token']}"},
         timeout=30,
     )
@@ -288,3 +289,12 @@ def test_streaming_fails_when_it_cannot_be_measured(through: Any) -> None:
     unknown = only(caller.streaming(through("good", stream_model="no/such")))
     assert (unknown.verdict, "--model no/such" in unknown.fix) == ("failure", True)
     assert verdict(caller.streaming(through("good", key=None))) == "warning"
+
+
+def test_streaming_warns_when_there_is_only_an_echo_that_the_key_may_not_use(
+    through: Any, site: Site
+) -> None:
+    context = through("good", key=_key(site.server, models=["sim/echo"]))
+    found = only(caller.streaming(context))
+    assert (found.verdict, "[providers.sim]" in found.fix) == ("warning", True)
+    assert found.message == "not tried: this key may not use echo/echo"

@@ -24,6 +24,8 @@ def test_signing_key_passes_when_it_is_random(context: MakeContext) -> None:
         "<put 48 random characters in here>",
         "a" * 40,
         "abcdefghijkl" * 4,
+        "8f3kq0zr1mxw" * 3 + "8f3kq0",
+        "abcdefghijklmnopqrstuvwxyz0123456789",
         "0101010101010110101010101010101110",
     ],
 )
