@@ -1,31 +1,47 @@
-"""The faults: how each is made and mended, and what may be lost by it.
+"""The faults: how each is made and mended, what may be lost by it, and what must be told.
 
 What is promised stands in docs/faults.md, in the row with the fault's name.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gameday import acts
+from gameday.acts import Act
 from gameday.load import ECHO, Sent
+from gameday.pages import Labels
 from gameday.stack import WELL, Stack
 from tests.support.fake_upstream import SILENCE, Pause, Reply
-from tests.support.fleet import wait_for
+
+Lost = Callable[[list[Sent]], list[Sent]]
+
+
+def _nobody(stack: Stack) -> Labels:
+    return {}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`alert` is what must be told while the fault is on; empty: nothing. `lost` counts the
-    requests that the promise does not excuse."""
+    """`page` gives the labels of what must be told while the fault is on; none: nothing has to be.
+    `may` names services whose ServiceUnhealthy may be told besides. `lost` picks the requests that
+    the promise does not excuse; it holds for `holds_seconds` of the fault. `check` says what else
+    is broken while it is on, and `missing` why it cannot be played, or nothing."""
 
     name: str
-    make: Callable[[Stack], None]
-    mend: Callable[[Stack], None]
-    lost: Callable[[list[Sent]], list[Sent]]
-    alert: str = ""
+    make: Act
+    mend: Act
+    lost: Lost
+    page: Callable[[Stack], Labels] = _nobody
+    may: tuple[str, ...] = ()
     most_lost: int = 0
+    holds_seconds: float = math.inf
     seconds: float = 5.0
+    check: Callable[[Stack], str] = lambda stack: ""
+    extra_callers: int = 0
+    missing: Callable[[], str] = lambda: ""
 
 
 def _every(sent: list[Sent]) -> list[Sent]:
@@ -33,118 +49,160 @@ def _every(sent: list[Sent]) -> list[Sent]:
     return [one for one in sent if not one.answered]
 
 
-def _but_refusals(sent: list[Sent]) -> list[Sent]:
+def _but(*results: str) -> Lost:
+    """These refusals are the promise."""
+
+    def lost(sent: list[Sent]) -> list[Sent]:
+        return [one for one in _every(sent) if one.result not in results or not one.tidy]
+
+    return lost
+
+
+def _but_its_refusals(sent: list[Sent]) -> list[Sent]:
     """Chats with the provider that is ill may fail, in this API's own shape."""
     return [one for one in _every(sent) if one.model == ECHO or not one.tidy]
 
 
-def _nothing(stack: Stack) -> None:
-    """The fault ends by itself."""
+def _unhealthy(service: str) -> Callable[[Stack], Labels]:
+    return lambda stack: {
+        "alertname": "ServiceUnhealthy",
+        "severity": "critical",
+        "job": "goblin-assistant",
+        "service_name": service,
+    }
 
 
-def _kill(stack: Stack) -> None:
-    stack.fleet.instances[1].kill()
+def _warning(name: str, number: int | None = None) -> Callable[[Stack], Labels]:
+    """A warning about the deployment, or about one instance."""
+
+    def labels(stack: Stack) -> Labels:
+        instance = {} if number is None else {"instance": stack.target(number)}
+        return {"alertname": name, "severity": "warning", "job": "goblin-assistant", **instance}
+
+    return labels
 
 
-def _start_again(stack: Stack) -> None:
-    stack.fleet.instances[1].start()
+def _all_down(stack: Stack) -> Labels:
+    return {
+        "alertname": "GoblinAssistantDown", "severity": "critical", "job": "goblin-assistant",
+    }  # fmt: skip
 
 
-def _rolling_restart(stack: Stack) -> None:
-    stack.fleet.restart_one_by_one()
-
-
-def _postgres_restart(stack: Stack) -> None:
-    stack.postgres.stop()
-    stack.postgres.start()
-
-
-def _bad_deploy(stack: Stack) -> None:
-    """A rollout stops at its first instance, which does not start with its new settings."""
-    first = stack.fleet.instances[0]
-    good = dict(first.environment)
-    first.stop()
-    first.environment["GOBLIN_THREADS"] = "none"
-    first.begin()
-    wait_for("the bad instance to give up", first.ended)
-    first.environment = good
-
-
-def _roll_back(stack: Stack) -> None:
-    stack.fleet.instances[0].start()
-
-
-def _provider(reply: Reply) -> Callable[[Stack], None]:
-    def make(stack: Stack) -> None:
-        stack.provider.default = reply
-
-    return make
-
-
-def _provider_down(stack: Stack) -> None:
-    stack.provider.reset_on_accept = True
-    stack.provider.close_idle()
-
-
-def _provider_well(stack: Stack) -> None:
-    stack.provider.reset_on_accept = False
-    stack.provider.default = WELL
+def _disk_low(stack: Stack) -> Labels:
+    return _warning("DiskSpaceLow", acts.ON_DISK)(stack) if stack.own_disk else {}
 
 
 GARBAGE = Reply.plain(200, b"<html>not JSON</html>", "text/html")
 SLOW = Reply([Pause(2.0), *WELL.steps])
+SLOWISH = Reply([Pause(1.0), *WELL.steps])
+
+KNOWN_SECONDS = 55.0
+"""A caller is known for 60 s after the database named it."""
 
 FAULTS = (
-    Fault("rolling_restart", _rolling_restart, _nothing, _every, seconds=1),
+    Fault("rolling_restart", acts.rolling_restart, acts.nothing, _every, seconds=1),
     Fault(
         "instance_killed",
-        _kill,
-        _start_again,
+        acts.kill_instance,
+        acts.start_instance,
         _every,
-        alert="GoblinAssistantInstanceDown",
+        page=_warning("GoblinAssistantInstanceDown", acts.KILLED),
         most_lost=6,
     ),
-    Fault(
-        "redis_gone",
-        lambda stack: stack.redis.stop(),
-        lambda stack: stack.redis.start(),
-        _every,
-        alert="ServiceUnhealthy",
-    ),
+    Fault("redis_failover", acts.redis_failover, acts.redis_both_again, _every, may=("redis",)),
     Fault(
         "postgres_gone",
-        lambda stack: stack.postgres.stop(),
-        lambda stack: stack.postgres.start(),
+        acts.postgres_stop,
+        acts.postgres_start,
         _every,
-        alert="ServiceUnhealthy",
+        holds_seconds=KNOWN_SECONDS,
+        page=_unhealthy("database"),
     ),
-    Fault("bad_deploy", _bad_deploy, _roll_back, _every),
+    Fault("bad_deploy", acts.bad_deploy, acts.roll_back, _every),
     Fault(
-        "redis_hanging",
-        lambda stack: stack.redis.pause(),
-        lambda stack: stack.redis.resume(),
-        _every,
-        alert="ServiceUnhealthy",
+        "provider_down",
+        acts.provider_down,
+        acts.provider_well,
+        _but_its_refusals,
+        page=_unhealthy("openai"),
     ),
+    Fault(
+        "instance_hanging",
+        acts.stop_answering,
+        acts.replace_hanging,
+        _every,
+        page=_warning("GoblinAssistantInstanceDown", acts.HANGING),
+        most_lost=6,
+    ),
+    Fault("redis_gone", acts.redis_kill, acts.redis_start, _every, page=_unhealthy("redis")),
     Fault(
         "postgres_hanging",
         lambda stack: stack.postgres.pause(),
         lambda stack: stack.postgres.resume(),
         _every,
-        alert="ServiceUnhealthy",
+        holds_seconds=KNOWN_SECONDS,
+        page=_unhealthy("database"),
     ),
-    Fault("postgres_restarted", _postgres_restart, _nothing, _every, seconds=1),
-    Fault("provider_down", _provider_down, _provider_well, _but_refusals, alert="ServiceUnhealthy"),
-    Fault("provider_hanging", _provider(Reply([SILENCE])), _provider_well, _but_refusals),
-    Fault("provider_slow", _provider(SLOW), _provider_well, _every),
-    Fault("provider_garbage", _provider(GARBAGE), _provider_well, _but_refusals),
-)
-SHORT = ("rolling_restart", "instance_killed", "redis_gone", "postgres_gone", "bad_deploy")
-
-NOT_PLAYED = {
-    "redis_failover": "Sentinel URLs are not supported yet",
-    "postgres_restored": "tested by itself: tests of `backup` and `restore`",
-    "disk_full": "tested by itself: tests/usage/test_journal.py raises the error of a full disk",
-    "clock": "limits go by Redis's clock: tests/rate_limits/test_shared.py",
-    "slots_full": "tested by itself: tests/server/test_streams.py",
-}
+    Fault(
+        "slots_full",
+        acts.provider_answers(SLOWISH),
+        acts.provider_well,
+        _but("503 overloaded"),
+        page=_warning("ChatSlotsExhausted"),
+        extra_callers=40,
+    ),
+    Fault(
+        "redis_hanging", acts.redis_pause, acts.redis_resume, _every, page=_unhealthy("redis")
+    ),
+    Fault(
+        "disk_full", acts.fill_disk, acts.empty_disk, _every, page=_disk_low
+    ),
+    Fault(
+        "clock",
+        acts.a_minute_ahead,
+        acts.right_time,
+        _every,
+        check=acts.limits_are_exact,
+        missing=lambda: "" if acts.faketime_library() else "libfaketime is not installed",
+    ),
+    Fault(
+        "provider_hanging",
+        acts.provider_answers(Reply([SILENCE])),
+        acts.provider_well,
+        _but_its_refusals,
+        page=_unhealthy("openai"),
+    ),
+    Fault(
+        "postgres_restarted",
+        acts.postgres_restart,
+        acts.nothing,
+        _every,
+        may=("database",),
+        seconds=1,
+    ),
+    Fault("provider_slow", acts.provider_answers(SLOW), acts.provider_well, _every),
+    Fault(
+        "all_instances_gone",
+        acts.kill_all,
+        acts.start_all,
+        _but("503 unavailable"),
+        page=_all_down,
+        most_lost=6,
+    ),
+    Fault(
+        "provider_garbage", acts.provider_answers(GARBAGE), acts.provider_well, _but_its_refusals,
+        may=("openai",),
+    ),
+    Fault(
+        "postgres_restored",
+        acts.restore_backup,
+        acts.nothing,
+        _but("503 unavailable"),
+        may=("database",),
+        seconds=1,
+    ),
+)  # fmt: skip
+SHORT = (
+    "instance_killed", "redis_failover", "postgres_gone", "provider_down", "all_instances_gone",
+)  # fmt: skip
+"""Those whose promise does not depend on how busy the machine is."""

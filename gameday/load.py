@@ -6,12 +6,17 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
 import requests
 
 ECHO, PROVIDER = "echo", "openai/gpt-4o"
-LATER = 0.05
-"""Seconds between two requests of a caller."""
+LATER = 0.15
+"""Seconds between two requests of a caller: together they stay below the proxy's own limit for one
+address."""
+
+TURNED_AWAY = 1.0
+"""Seconds that a caller waits after a 429 or 503, which name a time to wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +40,12 @@ class Sent:
 class Load:
     """Callers that chat until `stop`, half of them by streams; some ask the fake provider."""
 
-    def __init__(self, url: str, key: str, *, callers: int = 6, at_provider: int = 2) -> None:
+    def __init__(
+        self, url: str, key: str, certificate: Path, *, callers: int = 6, at_provider: int = 2
+    ) -> None:
         self._url = url
         self._key = key
+        self._certificate = certificate
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._sent: list[Sent] = []
@@ -56,7 +64,8 @@ class Load:
         """No new requests; wait for the answers."""
         self._over.set()
         for thread in self._threads:
-            thread.join(120)
+            if thread.ident is not None:  # it was started
+                thread.join(120)
 
     def sent(self) -> list[Sent]:
         """All requests that have ended."""
@@ -66,14 +75,17 @@ class Load:
     def _call(self, model: str, streamed: bool) -> None:
         with requests.Session() as session:
             session.trust_env = False
+            session.verify = str(self._certificate)
             session.headers["Authorization"] = f"Bearer {self._key}"
-            while not self._over.wait(LATER):
+            later = LATER
+            while not self._over.wait(later):
                 name, began = f"gameday-{uuid.uuid4().hex}", time.monotonic()
                 try:
                     result, tidy = self._ask(session, name, model, streamed)
                 except requests.RequestException as error:
                     result, tidy = type(error).__name__, False
                 one = Sent(name, model, began, time.monotonic(), result, tidy)
+                later = TURNED_AWAY if result.startswith(("429", "503")) else LATER
                 with self._lock:
                     self._sent.append(one)
 
@@ -104,3 +116,16 @@ def _refusal(answer: requests.Response) -> tuple[str, bool]:
         return f"{answer.status_code} {body['error']}", "correlation_id" in body
     except (ValueError, KeyError, TypeError):
         return str(answer.status_code), False
+
+
+def admitted(url: str, key: str, certificate: Path, count: int) -> int:
+    """How many of `count` chats in a row get 200."""
+    with requests.Session() as session:
+        session.trust_env = False
+        session.verify = str(certificate)
+        session.headers["Authorization"] = f"Bearer {key}"
+        body = {"model": ECHO, "messages": [{"role": "user", "content": "hello"}]}
+        return sum(
+            session.post(url + "/chat/completions", json=body, timeout=60).status_code == 200
+            for _ in range(count)
+        )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gameday.faults import Fault
 from gameday.load import Load, Sent
+from gameday.pages import Alert, Labels, wait
 from gameday.stack import Stack
 from tests.support.fleet import wait_for
 
@@ -17,6 +19,9 @@ PROMISES = Path(__file__).resolve().parent.parent / "docs" / "faults.md"
 PATIENCE = 120.0
 _STEADY = 30
 """Answers in a row after which the deployment counts as recovered."""
+
+_SHOWN = 3
+"""Of how many lost requests the report has the log lines."""
 
 
 @dataclass
@@ -29,12 +34,17 @@ class Outcome:
     failed: int = 0
     lost: int = 0
     rows_lost: int = 0
+    rows_excused: int = 0
     rows_doubled: int = 0
     mended_at: float = 0.0
+    page: dict[str, str] = field(default_factory=dict)
     paged_at: float | None = None
     recovered_at: float | None = None
     alerts: list[str] = field(default_factory=list)
+    wrong_pages: list[str] = field(default_factory=list)
+    else_broken: str = ""
     statuses: dict[str, int] = field(default_factory=dict)
+    lost_lines: list[str] = field(default_factory=list)
     timeline: list[tuple[float, bool]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
@@ -48,36 +58,39 @@ def promise_of(name: str) -> str:
 
 def play(fault: Fault, stack: Stack) -> Outcome:
     """Hold the load, make the fault, wait for its page, mend it, wait for the recovery."""
-    outcome = Outcome(fault.name, promise_of(fault.name))
-    told = len(stack.alerts())
-    load = Load(stack.url, stack.key)
+    outcome = Outcome(fault.name, promise_of(fault.name), page=dict(fault.page(stack)))
+    stack.excused = (0.0, 0.0)
+    _wait_for_silence(outcome.page, stack)
+    load = Load(stack.proxy.https, stack.key, stack.certificate)
+    more = Load(
+        stack.proxy.https,
+        stack.key,
+        stack.certificate,
+        callers=fault.extra_callers,
+        at_provider=fault.extra_callers,
+    )
     load.start()
     try:
         wait_for("a steady load", lambda: len(load.sent()) > _STEADY, PATIENCE)
-        began = time.monotonic()
+        began, began_at = time.monotonic(), time.time()
+        more.start()
         fault.make(stack)
-        if fault.alert:
-            outcome.paged_at = _wait_for_alert(fault.alert, stack, told, began)
+        if outcome.page:
+            told = wait(lambda: stack.pages.told(outcome.page, began_at), PATIENCE)
+            outcome.paged_at = time.monotonic() - began if told else None
         time.sleep(max(0.0, fault.seconds - (time.monotonic() - began)))
+        outcome.else_broken = fault.check(stack)
+        more.stop()
         fault.mend(stack)
         outcome.mended_at = time.monotonic() - began
         outcome.recovered_at = _wait_for_recovery(load, began, outcome.mended_at)
     finally:
+        more.stop()
         load.stop()
-    _judge(outcome, fault, stack, load.sent(), began)
-    if fault.alert:
-        _wait_for_silence(fault.alert, stack)
-    outcome.alerts = stack.alerts(told)
+    _count(outcome, fault, stack, load.sent() + more.sent(), began)
+    look_at_alerts(outcome, fault, stack.pages.since(began_at))
+    judge(outcome, fault)
     return outcome
-
-
-def _wait_for_alert(alert: str, stack: Stack, told: int, began: float) -> float | None:
-    end = began + PATIENCE
-    while time.monotonic() < end:
-        if any("FIRING" in one and alert in one for one in stack.alerts(told)):
-            return time.monotonic() - began
-        time.sleep(0.1)
-    return None
 
 
 def _wait_for_recovery(load: Load, began: float, mended_at: float) -> float | None:
@@ -93,24 +106,56 @@ def _wait_for_recovery(load: Load, began: float, mended_at: float) -> float | No
     return None
 
 
-def _wait_for_silence(alert: str, stack: Stack) -> None:
-    """The next fault begins when this one's alert has ended."""
-    end = time.monotonic() + PATIENCE
-    while alert in stack.firing() and time.monotonic() < end:
-        time.sleep(0.2)
+def _wait_for_silence(page: Labels, stack: Stack) -> None:
+    """The fault begins when its own alert has ended, or it could not begin to fire."""
+    if page:
+        wait(lambda: page["alertname"] not in stack.firing(), PATIENCE)
 
 
-def _judge(outcome: Outcome, fault: Fault, stack: Stack, sent: list[Sent], began: float) -> None:
-    answered = [one.id for one in sent if one.answered]
-    rows = stack.rows_when_written(answered)
-    doubled = sum(count > 1 for count in stack.rows([one.id for one in sent]).values())
+def _count(outcome: Outcome, fault: Fault, stack: Stack, sent: list[Sent], began: float) -> None:
+    unwritten = under_way_in(*stack.excused)
+    excused = {one.id for one in sent if unwritten(one)}
+    answered = {one.id for one in sent if one.answered}
+    rows = stack.rows_when_written(sorted(answered - excused))
+    all_rows = stack.rows([one.id for one in sent])
     outcome.requests = len(sent)
     outcome.failed = len(sent) - len(answered)
-    outcome.lost = len(fault.lost(sent))
-    outcome.rows_lost = len(answered) - len(rows)
-    outcome.rows_doubled = doubled
+    end = outcome.mended_at if outcome.recovered_at is None else outcome.recovered_at
+    over = under_way_in(began + fault.holds_seconds, began + end)
+    lost = [one for one in fault.lost(sent) if not over(one)]
+    outcome.lost = len(lost)
+    outcome.lost_lines = [
+        line
+        for one in lost[:_SHOWN]
+        for line in [f"{one.result} after {one.ended - one.began:.1f} s", *stack.lines_of(one.id)]
+    ]
+    outcome.rows_lost = len(answered - excused) - len(rows)
+    outcome.rows_excused = len((answered & excused) - all_rows.keys())
+    outcome.rows_doubled = sum(count > 1 for count in all_rows.values())
     outcome.statuses = dict(Counter(one.result for one in sent))
     outcome.timeline = [(one.ended - began, one.answered) for one in sent]
+
+
+def under_way_in(since: float, until: float) -> Callable[[Sent], bool]:
+    """Whether a request was under way in this time."""
+    return lambda one: since < one.ended and one.began < until
+
+
+def look_at_alerts(outcome: Outcome, fault: Fault, alerts: list[Alert]) -> None:
+    """Note the alerts, and the critical ones for which there was no reason."""
+    outcome.alerts = [str(alert) for alert in alerts]
+    may = [{"alertname": "ServiceUnhealthy", "service_name": name} for name in fault.may]
+    outcome.wrong_pages = [
+        str(alert)
+        for alert in alerts
+        if alert.labels.get("severity") == "critical"
+        and not (outcome.page and alert.has(outcome.page))
+        and not any(alert.has(labels) for labels in may)
+    ]
+
+
+def judge(outcome: Outcome, fault: Fault) -> None:
+    """Name each broken promise."""
     for what, seen, most in (
         ("requests lost", outcome.lost, fault.most_lost),
         ("usage records lost", outcome.rows_lost, 0),
@@ -118,7 +163,11 @@ def _judge(outcome: Outcome, fault: Fault, stack: Stack, sent: list[Sent], began
     ):
         if seen > most:
             outcome.broken.append(f"{seen} {what}, at most {most}")
-    if fault.alert and outcome.paged_at is None:
-        outcome.broken.append(f"{fault.alert} was not told within {PATIENCE:g} s")
+    if outcome.page and outcome.paged_at is None:
+        outcome.broken.append(f"{outcome.page['alertname']} was not told within {PATIENCE:g} s")
+    if outcome.wrong_pages:
+        outcome.broken.append(f"paged for something else: {', '.join(outcome.wrong_pages)}")
     if outcome.recovered_at is None:
         outcome.broken.append(f"no recovery within {PATIENCE:g} s after the end")
+    if outcome.else_broken:
+        outcome.broken.append(outcome.else_broken)

@@ -47,17 +47,30 @@ def as_markdown(
     ]
     lines += [
         f"| `{one.name}` | {one.promise} | {one.requests} | {one.failed} | {one.lost} | "
-        f"{one.rows_lost} | {one.rows_doubled} | {_seconds(one.paged_at)} | "
+        f"{_records(one)} | {one.rows_doubled} | {_seconds(one.paged_at)} | "
         f"{_seconds(one.mended_at)} | {_seconds(one.recovered_at)} | "
         f"{'**broken**: ' + '; '.join(one.broken) if one.broken else 'kept'} |"
         for one in outcomes
     ]
-    lines += ["", "Seconds count from the fault's beginning.", "", "## Alerts that arrived", ""]
-    lines += [f"* `{one.name}`: {', '.join(one.alerts) or 'none'}" for one in outcomes]
+    lines += ["", "Seconds count from the fault's beginning.", ""]
+    lines += ["## Alerts that began during the fault", ""]
+    lines += [
+        f"* `{one.name}`: {', '.join(f'`{alert}`' for alert in one.alerts) or 'none'}"
+        for one in outcomes
+    ]
+    if found := [one for one in outcomes if one.lost_lines]:
+        lines += ["", "## What the logs say of lost requests", ""]
+        for one in found:
+            lines += [f"`{one.name}`:", "", "```text", *one.lost_lines, "```", ""]
     if not_played:
         lines += ["", "## Not played", ""]
         lines += [f"* `{name}`: {why}" for name, why in not_played.items()]
     return "\n".join(lines) + "\n"
+
+
+def _records(one: Outcome) -> str:
+    excused = f" (and {one.rows_excused} by the promise)" if one.rows_excused else ""
+    return f"{one.rows_lost}{excused}"
 
 
 def _seconds(value: float | None) -> str:

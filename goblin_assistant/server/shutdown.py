@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -24,7 +25,12 @@ from goblin_assistant.server.listener import Listener
 logger = logging.getLogger("goblin_assistant.server")
 
 QUIET_SECONDS = 0.25
-"""A draining server ends after all connections have been quiet for this long."""
+"""A draining server ends when for this long no request has run, and nobody is connected."""
+
+IDLE_SECONDS = 1.0
+"""How long it waits while idle connections are open. A proxy that keeps some sends its next
+requests over them; each answer tells it to close that connection. A request that crosses the
+closing is lost: no proxy repeats a POST."""
 
 SECOND_SIGNAL_EXIT = 1
 
@@ -80,9 +86,31 @@ class Shutdown:
             turn(0.05)
             if any(channel.busy() for channel in open_channels(self._listeners)):
                 quiet_since = time.monotonic()
-            elif time.monotonic() - quiet_since >= QUIET_SECONDS:
+            elif time.monotonic() - quiet_since >= self._enough() and _close_idle(self._listeners):
                 break
         cut(self._listeners)
+
+    def _enough(self) -> float:
+        return IDLE_SECONDS if open_channels(self._listeners) else QUIET_SECONDS
+
+
+def _close_idle(listeners: Sequence[Listener]) -> bool:
+    """Close the connections on which nothing has arrived that is not read yet; whether these were
+    all."""
+    waiting = False
+    for channel in open_channels(listeners):
+        if _has_unread(channel.socket):
+            waiting = True
+        else:
+            channel.handle_close()
+    return not waiting
+
+
+def _has_unread(connection: socket.socket) -> bool:
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:  # nothing yet, or the client has gone
+        return False
 
 
 def cut(listeners: Sequence[Listener]) -> None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import requests
+from waitress import wasyncore
 
+from goblin_assistant.config import Config
+from goblin_assistant.server import shutdown
 from tests.conftest import Serve, Server, wait_until
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
 from tests.support.real_server import CHAT, STREAM, start
@@ -114,6 +120,67 @@ def test_a_second_signal_ends_the_process_at_once(
         server.wait_for_line("draining")
         assert server.stop(signal.SIGTERM, timeout=5) == 1
     assert server.log_lines("second_signal")
+
+
+class IdleConnection:
+    """A connection of a proxy, which sends a request whenever it may be closed."""
+
+    requests: tuple[()] = ()
+
+    def __init__(self) -> None:
+        self.socket, self._proxy = socket.socketpair()
+        self._busy = False
+        self.sent = self.read = 0
+        self.closed = False
+
+    def busy(self) -> bool:
+        return self._busy
+
+    def turn(self) -> None:
+        """Read what has come; it is answered within the turn after."""
+        self._busy = self.sent > self.read
+        if self._busy:
+            self.read += len(self.socket.recv(100))
+
+    def ask(self) -> None:
+        self.sent += self._proxy.send(b"x")
+
+    def handle_close(self) -> None:
+        self.closed = True
+        self.socket.close()
+        self._proxy.close()
+
+
+def test_a_request_that_has_arrived_on_an_idle_connection_is_served_before_it_is_closed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock = SimpleNamespace(now=0.0, idle_since=0.0)
+    monkeypatch.setattr(shutdown, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    connection = IdleConnection()
+
+    class Channels(wasyncore.dispatcher):
+        draining = False
+
+        @property
+        def active_channels(self) -> dict[int, IdleConnection]:
+            return {} if connection.closed else {1: connection}
+
+        def accept_waiting(self) -> None:
+            """Nobody waits."""
+
+    def turn(seconds: float) -> None:
+        clock.now += seconds
+        connection.turn()
+        if connection.busy():
+            clock.idle_since = clock.now
+        elif connection.sent < 3 and clock.now - clock.idle_since >= shutdown.IDLE_SECONDS:
+            connection.ask()  # between the loop's last look and the end of the wait
+
+    listener: Any = Channels(map={})
+    config = Config.load({"env": "development", "instance_dir": tmp_path}, environ={})
+    shutdown.Shutdown([listener], config).drain(turn)
+    assert connection.closed
+    assert (connection.sent, connection.read) == (3, 3)
 
 
 def test_readiness_turns_first_and_open_connections_are_told_to_close(serve: Serve) -> None:

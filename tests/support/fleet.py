@@ -100,6 +100,11 @@ class Instance:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
+    def pause(self) -> None:
+        """SIGSTOP: it keeps its connections and does not answer."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
     def kill(self) -> None:
         """SIGKILL, if it still runs."""
         if self.process is not None:

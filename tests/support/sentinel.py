@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -142,12 +143,15 @@ class SentinelServers:
         return (
             state.get("num-slaves") == 1
             and state.get("num-other-sentinels") == len(self.sentinels) - 1
-            and self._replica_is_up_to_date()
+            and self._is_up_to_date(self.servers[1])
         )
 
-    def _replica_is_up_to_date(self) -> bool:
-        with self.servers[1].client() as client:
-            return bool(client.info("replication").get("master_link_status") == "up")
+    def _is_up_to_date(self, server: _Process) -> bool:
+        with server.client() as client:
+            try:
+                return bool(client.info("replication").get("master_link_status") == "up")
+            except redis.RedisError:
+                return False
 
     def _state(self, sentinel: _Process) -> dict[str, object]:
         with sentinel.client() as client:
@@ -177,9 +181,16 @@ class SentinelServers:
 
     def notice(self) -> None:
         """The sentinels take a server that does not answer for down, and promote the replica."""
+        self._down_after(SOON_MS)
+
+    def ignore(self) -> None:
+        """As before `notice`."""
+        self._down_after(NEVER_MS)
+
+    def _down_after(self, milliseconds: int) -> None:
         for sentinel in self.sentinels:
             with sentinel.client() as client:
-                client.sentinel_set(SERVICE, "down-after-milliseconds", SOON_MS)
+                client.sentinel_set(SERVICE, "down-after-milliseconds", milliseconds)
 
     def wait_for_promotion(self) -> None:
         """Until the server that is left is the primary, and every sentinel says so."""
@@ -196,6 +207,34 @@ class SentinelServers:
         for number, server in enumerate(self.servers):
             if server.ended():
                 self._start_server(number, replica_of=self.servers[1 - number])
+
+    def start_killed_as_primary(self) -> None:
+        """Start the server that was killed again, empty, as what it was."""
+        for number, server in enumerate(self.servers):
+            if server.ended():
+                self._start_server(number)
+
+    def wait_for_replica(self) -> None:
+        """Until the replica has everything, and every sentinel knows it."""
+        wait_until(self._replicated, PATIENCE, "the replica")
+
+    def _replicated(self) -> bool:
+        return any(map(self._is_up_to_date, self.servers)) and all(
+            self._state(one).get("num-slaves") for one in self.sentinels
+        )
+
+    def pause_primary(self) -> None:
+        """SIGSTOP."""
+        primary = self.primary()
+        assert primary is not None
+        assert primary.process is not None
+        primary.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT to whoever is stopped."""
+        for server in self.servers:
+            if server.process is not None:
+                server.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Kill all."""
