@@ -59,9 +59,6 @@ def cli() -> None:
 )
 def serve(host: str | None, port: int | None) -> None:
     """Serve until SIGTERM, then finish what is running."""
-    from goblin_assistant.server import process
-
-    process.pause_garbage_collector()
     from goblin_assistant import create_app
     from goblin_assistant.server import serve as server
 

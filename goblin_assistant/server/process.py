@@ -91,19 +91,13 @@ def raise_descriptor_limit() -> int:
     return wanted if soft == resource.RLIM_INFINITY else soft
 
 
-def pause_garbage_collector() -> None:
-    """Collect no garbage until `freeze_startup_objects`: what the start makes stays alive, and
-    collections cost a tenth of a second (measured)."""
-    gc.disable()
-
-
 NEW_OBJECTS = 10_000
 """How many more objects than before start a collection. Python's 700 are a few messages: reading
 and translating 90,000 of them took two thirds of its time in collections that found nothing."""
 
 
 def freeze_startup_objects() -> None:
-    """Exempt every live object from collection, and start collecting.
+    """Exempt every live object from collection, and start collecting (`__main__` stopped it).
 
     Without a collection before: it took 75 ms to find 0.1 MB.
     """

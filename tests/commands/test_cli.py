@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from goblin_assistant.__main__ import NO_THREAD_CACHES, TUNABLES
 from goblin_assistant.cli import COMMANDS, cli
 from goblin_assistant.config import ConfigError
 from tests.conftest import ROOT
@@ -44,7 +46,7 @@ def test_serving_loads_nothing_that_only_commands_and_options_need(tmp_path: Pat
         "from goblin_assistant import create_app\n"
         "create_app({'env': 'development', 'instance_dir': sys.argv[1]})\n"
         "unwanted = ('redis', 'psycopg', 'alembic', 'opentelemetry', 'pydantic_settings',\n"
-        "            'email_validator')\n"
+        "            'email_validator', 'jwt', 'cryptography')\n"
         "print(*[name for name in unwanted if name in sys.modules])\n"
     )
     done = subprocess.run(
@@ -52,6 +54,29 @@ def test_serving_loads_nothing_that_only_commands_and_options_need(tmp_path: Pat
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == ""
+
+
+def test_no_garbage_is_collected_while_the_servers_modules_are_imported() -> None:
+    code = (
+        "import gc, sys\n"
+        "from goblin_assistant.__main__ import main\n"
+        "collections = lambda: sum(one['collections'] for one in gc.get_stats())\n"
+        "gc.collect()\n"
+        "before = collections()\n"
+        "sys.argv = ['goblin-assistant', 'serve', '--help']\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit:\n"
+        "    print('collections:', collections() - before, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        # With it set, the program does not execute itself once more.
+        env={**os.environ, TUNABLES: NO_THREAD_CACHES},
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "Serve until SIGTERM" in done.stdout
+    assert done.stderr.strip() == "collections: 0"
 
 
 def test_config_lists_the_settings_and_what_is_wrong_with_goblin_toml(
