@@ -1,9 +1,8 @@
 """UpstreamClient: requests to one provider. Faults become ProviderErrors.
 
-A `requests` Session without the environment's proxies and .netrc holds the adapter. A proxy is
-an argument. Its urllib3
-pool is called directly (connections.py), because `Session.request` costs twice the CPU of the call
-itself. Headers are prepared once for each client. Bodies are not changed.
+A `requests` Session without the environment's proxies and .netrc holds the adapter. A proxy is an
+argument. Its urllib3 pool is called directly (connections.py), because `Session.request` costs
+twice the CPU of the call itself. Headers are prepared once for each client. Bodies are not changed.
 
 Timeouts: to connect; for streams, until the first event and between two reads; for every call its
 deadline. deadlines.py enforces all but the first, even while a provider sends nothing.
@@ -19,25 +18,18 @@ server that crashed within that second.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Mapping, Set
-from http import HTTPStatus
+from collections.abc import Container, Mapping
 from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ProtocolError
-from urllib3.response import HTTPResponse
 
-from goblin_assistant.providers.base import (
-    BadResponse,
-    Call,
-    ConnectionFailed,
-    ProviderError,
-    broken,
-)
-from goblin_assistant.providers.faults import UpstreamFailure, error_for
+from goblin_assistant.providers.base import Call
+from goblin_assistant.providers.faults import error_for
 from goblin_assistant.providers.json_answers import parse_list
+from goblin_assistant.providers.upstream.answers import AnswerReader, Classifier
 from goblin_assistant.providers.upstream.connections import TrackedPool, TrackedTLSPool
 from goblin_assistant.providers.upstream.deadlines import Exchange, deadlines
 from goblin_assistant.providers.upstream.errors import (
@@ -46,28 +38,15 @@ from goblin_assistant.providers.upstream.errors import (
     Timeouts,
     closed_silently,
     cut_error,
-    discard,
     fault_error,
 )
-from goblin_assistant.providers.upstream.event_stream import READ_SIZE, EventStream
-from goblin_assistant.providers.upstream.request_head import RequestHead
-from goblin_assistant.providers.upstream.responses import ChunkedResponse, Response
-from goblin_assistant.providers.upstream.sse import BOM, looks_like_events
+from goblin_assistant.providers.upstream.event_stream import EventStream
+from goblin_assistant.providers.upstream.request_head import RequestHeads
+from goblin_assistant.providers.upstream.responses import Response
 
 __all__ = ["EventStream", "Timeouts", "UpstreamClient"]
 
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-MAX_ERROR_BYTES = 64 * 1024
-MAX_HEADS = 256
-"""How many prepared request heads are kept. With some servers the path holds the model, and a
-client can invent models."""
-_NONE: frozenset[str] = frozenset()
-CALL_HEADERS = frozenset({"x-correlation-id", "traceparent", "tracestate"})
-"""Headers that say to which request a call belongs. An operator's own ones stand in their place."""
-
 _POOLS = {"http": TrackedPool, "https": TrackedTLSPool}
-
-Classifier = Callable[[UpstreamFailure], ProviderError]
 
 
 class _Adapter(HTTPAdapter):
@@ -108,8 +87,6 @@ class UpstreamClient:
     ) -> None:
         self.provider_name = provider_name
         self.timeouts = timeouts
-        self._classify = classify
-        self._query = f"?{urlencode(query)}" if query else ""
         self._session = requests.Session()
         self._session.trust_env = False
         adapter = _Adapter(pool_connections=1, pool_maxsize=pool_size)
@@ -121,25 +98,21 @@ class UpstreamClient:
             else adapter.get_connection_with_tls_context(prepared, verify=verify)
         )
         self._pool = cast(TrackedPool, found)
-        self._prefix = urlsplit(base_url).path.rstrip("/")
         self._proxied = bool(proxy)
+        self._answers = AnswerReader(provider_name, timeouts, classify, proxied=self._proxied)
+        prefix = urlsplit(base_url).path.rstrip("/")
         by_proxy: Mapping[str, str] = {}
         if proxy and base_url.startswith("https:"):
             self._pool.tunnelled = True
         elif proxy:  # the proxy sends the request on, and so needs the whole address
-            self._prefix = base_url.rstrip("/")
+            prefix = base_url.rstrip("/")
             by_proxy = self._pool.proxy_headers
-        self._headers = {
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "User-Agent": "goblin-assistant",
-            **by_proxy,
-            **headers,
-        }
-        self._sse_headers = {**self._headers, "Accept": "text/event-stream"}
-        self._own_names = {name.lower() for name in self._headers}
-        self._named = self._own_names.intersection(CALL_HEADERS)  # by the operator
-        self._heads: dict[tuple[str, str, bool, frozenset[str]], RequestHead] = {}
+        self._heads = RequestHeads(
+            lambda: self._pool.ConnectionCls(self._pool.host, self._pool.port),
+            prefix,
+            f"?{urlencode(query)}" if query else "",
+            {**by_proxy, **headers},
+        )
 
     # -- calls --------------------------------------------------------------------------------
     def post(
@@ -163,8 +136,8 @@ class UpstreamClient:
         try:
             response = self._send("POST", path, body, exchange, headers)
             if not 200 <= response.status < 300:
-                raise self._failure(response.stream(), exchange, fields)
-            return self._body_of(response, exchange)
+                raise self._answers.failure(response.stream(), exchange, fields)
+            return self._answers.body_of(response, exchange)
         finally:
             deadlines.release(exchange)
 
@@ -184,12 +157,12 @@ class UpstreamClient:
         try:
             response = self._send("POST", path, body, exchange, headers, streamed=True)
             if not 200 <= response.status < 300:
-                raise self._failure(response.stream(), exchange, fields)
+                raise self._answers.failure(response.stream(), exchange, fields)
             events = response.events()
             kind = events.headers.get("content-type", "")
             first = b""
             if kind and not kind.lower().startswith("text/event-stream"):
-                first = self._first_bytes(events, exchange)
+                first = self._answers.first_bytes(events, exchange)
             return EventStream(self.provider_name, self.timeouts, events, exchange, first)
         except BaseException:
             deadlines.release(exchange)
@@ -203,8 +176,8 @@ class UpstreamClient:
         try:
             response = self._send("GET", path, None, exchange, None)
             if not 200 <= response.status < 300:
-                raise self._failure(response.stream(), exchange, ())
-            return parse_list(self.provider_name, self._body_of(response, exchange))
+                raise self._answers.failure(response.stream(), exchange, ())
+            return parse_list(self.provider_name, self._answers.body_of(response, exchange))
         finally:
             deadlines.release(exchange)
 
@@ -229,15 +202,9 @@ class UpstreamClient:
             raise cut_error(self.provider_name, exchange, self.timeouts)
         exchange.proxied = self._proxied
         connect = min(self.timeouts.connect, remaining)
-        headers = exchange.call.headers()
-        if self._named:
-            headers = {k: v for k, v in headers.items() if k.lower() not in self._named}
-        replaced: Set[str] = _NONE
-        if further:
-            headers.update(further)
-            replaced = self._own_names.intersection(further)
         try:
-            head = self._head(method, path, streamed, replaced).render(headers, body)
+            own = exchange.call.headers()
+            head = self._heads.render(method, path, streamed, own, further, body)
         except ValueError as error:
             raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
         sent = time.monotonic()
@@ -256,118 +223,3 @@ class UpstreamClient:
                 exchange.fresh = True
             except TRANSPORT_ERRORS as error:
                 raise fault_error(self.provider_name, error, exchange, self.timeouts) from error
-
-    def _head(
-        self, method: str, path: str, streamed: bool, replaced: Set[str] = _NONE
-    ) -> RequestHead:
-        """The prepared head without the headers in `replaced`."""
-        key = (method, path, streamed, frozenset(replaced))
-        head = self._heads.get(key)
-        if head is None:
-            pool = self._pool
-            target = self._prefix + path + self._query
-            headers = {
-                name: value
-                for name, value in (self._sse_headers if streamed else self._headers).items()
-                if name.lower() not in replaced
-            }
-            head = RequestHead(pool.ConnectionCls(pool.host, pool.port), method, target, headers)
-            if len(self._heads) >= MAX_HEADS:
-                self._heads.clear()
-            self._heads[key] = head
-        return head
-
-    def _body_of(self, response: Response, exchange: Exchange) -> bytes:
-        if not response.is_plain(MAX_ANSWER_BYTES):
-            return self._read_whole(response.events(), exchange)
-        try:
-            data = response.whole()
-        except TRANSPORT_ERRORS as error:
-            raise fault_error(
-                self.provider_name, error, exchange, self.timeouts, answering=True
-            ) from error
-        if exchange.cut:
-            raise cut_error(self.provider_name, exchange, self.timeouts)
-        return data
-
-    def _read_whole(self, response: ChunkedResponse | HTTPResponse, exchange: Exchange) -> bytes:
-        try:
-            data = _read_up_to(response, MAX_ANSWER_BYTES + 1)
-        except TRANSPORT_ERRORS as error:
-            discard(response)
-            raise fault_error(
-                self.provider_name, error, exchange, self.timeouts, answering=True
-            ) from error
-        if exchange.cut:
-            discard(response)
-            raise cut_error(self.provider_name, exchange, self.timeouts)
-        if len(data) > MAX_ANSWER_BYTES:
-            discard(response)
-            raise BadResponse(
-                f"{self.provider_name} sent an answer that is too large",
-                provider=self.provider_name,
-            )
-        response.release_conn()
-        return data
-
-    def _first_bytes(self, events: ChunkedResponse | HTTPResponse, exchange: Exchange) -> bytes:
-        """The beginning of an event stream that its type does not announce. Raises BadResponse with
-        the answer for what is none."""
-        first = b""
-        try:
-            while not first.removeprefix(BOM).lstrip():
-                data = events.read1(READ_SIZE, True)
-                first += data
-                if not data or len(first) > READ_SIZE:
-                    break
-            if looks_like_events(first):
-                return first
-            rest = _read_up_to(events, MAX_ANSWER_BYTES - len(first))
-        except TRANSPORT_ERRORS as error:
-            discard(events)
-            raise fault_error(
-                self.provider_name, error, exchange, self.timeouts, answering=True
-            ) from error
-        discard(events)
-        if exchange.cut:
-            raise cut_error(self.provider_name, exchange, self.timeouts)
-        failure = broken(
-            f"{self.provider_name} did not answer with an event stream", self.provider_name
-        )
-        failure.answer = first + rest
-        raise failure
-
-    def _failure(
-        self, response: HTTPResponse, exchange: Exchange, fields: Container[str]
-    ) -> ProviderError:
-        try:
-            body = _read_up_to(response, MAX_ERROR_BYTES)
-        except TRANSPORT_ERRORS:
-            body = b""
-        if not response.closed:
-            discard(response)
-        if exchange.cut:
-            raise cut_error(self.provider_name, exchange, self.timeouts)
-        if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._proxied:
-            return ConnectionFailed(
-                f"the proxy for {self.provider_name} refused the request with status 407: "
-                "it wants other credentials",
-                provider=self.provider_name,
-            )
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        error = self._classify(UpstreamFailure(self.provider_name, response.status, headers, body))
-        if error.param is not None and error.param not in fields:
-            error.param = None
-        return error
-
-
-def _read_up_to(response: ChunkedResponse | HTTPResponse, limit: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while size < limit:
-        data = response.read1(min(READ_SIZE, limit - size), True)  # decoded
-        if not data:
-            break
-        parts.append(data)
-        size += len(data)
-    return b"".join(parts)

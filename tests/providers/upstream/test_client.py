@@ -187,7 +187,7 @@ def test_the_environments_proxy_is_not_used(
 def test_an_answer_beyond_the_bound_is_a_bad_response(
     client: UpstreamClient, fake_upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goblin_assistant.providers.upstream.client.MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("goblin_assistant.providers.upstream.answers.MAX_ANSWER_BYTES", 1000)
     fake_upstream.reply(
         Reply.plain(200, b"x" * 1001),
         Reply.sse([b"x" * 600, b"y" * 600]),
