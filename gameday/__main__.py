@@ -6,12 +6,13 @@ import argparse
 import json
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
-from gameday.faults import FAULTS, SHORT
-from gameday.play import play
+from gameday.faults import FAULTS, SHORT, Fault
+from gameday.play import Outcome, play, promise_of
 from gameday.report import as_json, as_markdown, as_svg
-from gameday.stack import running
+from gameday.stack import Stack, running
 
 FACTOR, SHORT_FACTOR = 30.0, 60.0
 
@@ -35,7 +36,7 @@ def main() -> int:
     ):
         for fault in chosen_faults:
             if fault.name not in not_played:
-                outcomes.append(play(fault, stack))
+                outcomes.append(_played(fault, stack))
                 broken = outcomes[-1].broken
                 print(f"{fault.name}: {'; '.join(broken) or 'kept'}", file=sys.stderr, flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -46,6 +47,18 @@ def main() -> int:
     (options.output / "gameday.svg").write_text(as_svg(outcomes))
     print(page, end="")
     return int(any(one.broken for one in outcomes))
+
+
+def _played(fault: Fault, stack: Stack) -> Outcome:
+    """What was seen. A fault that cannot be made, mended or counted leaves the others' report."""
+    try:
+        return play(fault, stack)
+    except Exception as error:
+        # Without the message, which may be an instance's whole log.
+        print("".join(traceback.format_tb(error.__traceback__)[-5:]), file=sys.stderr)
+        outcome = Outcome(fault.name, promise_of(fault.name))
+        outcome.broken = [f"could not be played: {type(error).__name__}: {str(error)[:200]}"]
+        return outcome
 
 
 if __name__ == "__main__":
