@@ -26,7 +26,7 @@ def _nobody(stack: Stack) -> Labels:
 @dataclass(frozen=True)
 class Fault:
     """`page` gives the labels of what must be told while the fault is on; none: nothing has to be.
-    `may` names services whose ServiceUnhealthy may be told besides. `lost` picks the requests that
+    `may` names services or alerts that may be told of besides. `lost` picks the requests that
     the promise does not excuse; it holds for `holds_seconds` of the fault. `check` says what else
     is broken while it is on, and `missing` why it cannot be played, or nothing."""
 
@@ -198,7 +198,7 @@ FAULTS = (
         acts.restore_backup,
         acts.nothing,
         _but("503 unavailable"),
-        may=("database",),
+        may=("database", "GoblinAssistantDown"),
         seconds=1,
     ),
 )  # fmt: skip

@@ -144,13 +144,12 @@ def under_way_in(since: float, until: float) -> Callable[[Sent], bool]:
 def look_at_alerts(outcome: Outcome, fault: Fault, alerts: list[Alert]) -> None:
     """Note the alerts, and the critical ones for which there was no reason."""
     outcome.alerts = [str(alert) for alert in alerts]
-    may = [{"alertname": "ServiceUnhealthy", "service_name": name} for name in fault.may]
     outcome.wrong_pages = [
         str(alert)
         for alert in alerts
         if alert.labels.get("severity") == "critical"
         and not (outcome.page and alert.has(outcome.page))
-        and not any(alert.has(labels) for labels in may)
+        and not {alert.labels["alertname"], alert.labels.get("service_name")} & {*fault.may}
     ]
 
 
