@@ -17,6 +17,7 @@ import psutil
 import pytest
 import requests
 
+from goblin_assistant.config import Config
 from goblin_assistant.metrics import REGISTRY
 from tests.conftest import PASSWORD, ROOT, Serve, wait_until
 from tests.support.services import find_binary, free_port
@@ -195,8 +196,6 @@ def test_the_guides_error_filter_prints_failures_and_nothing_else(terminal: Term
 
 
 def test_the_guides_settings_are_valid_and_known(tmp_path: Path) -> None:
-    from goblin_assistant.config import Config
-
     (settings,) = blocks(GUIDE, "settings", "ini")
     dotenv = tmp_path / ".env"
     dotenv.write_text(settings.replace("SECRET_KEY=...", "SECRET_KEY=" + "0123456789abcdef" * 3))
@@ -300,6 +299,31 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+OF_OTHER_PROGRAMS = re.compile(
+    r"GOBLIN_(LOADTEST|TEST|NGINX)(_|$)|GOBLIN_(BACKENDS|DOMAIN|IMAGE_TAG)$"
+)
+"""Variables of the load test, of the tests, and of the compose file itself."""
+
+
+def test_every_setting_that_ops_and_the_pages_name_exists() -> None:
+    known = {Config.env_name(name) for name in Config.model_fields if name != "file"}
+    files = [
+        file
+        for folder in (ROOT / "ops", ROOT / "docs")
+        for file in folder.rglob("*")
+        if file.suffix in (".md", ".yml", ".yaml", ".conf", ".service", ".sh", ".toml", ".example")
+    ]
+    assert len(files) > 100
+    unknown = {
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in files
+        # Not the beginning of several names: GOBLIN_BREAKER_*.
+        for name in re.findall(r"\b((?:GOBLIN|RATELIMIT)_[A-Z_]*[A-Z])\b(?!_?\*)", file.read_text())
+        if not {name, name.removesuffix("_FILE")} & known and not OF_OTHER_PROGRAMS.match(name)
+    }
+    assert unknown == set()
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -1,8 +1,7 @@
 """The commands of the runbooks whose faults are not in test_one_page.py, while their fault is on.
 
 Real instances are broken, a real Prometheus evaluates the rules of ops with their times divided by
-FACTOR, and the commands have to show what the page says. DeadlinesThreadDied is left out: from
-outside the thread cannot be killed.
+FACTOR, and the commands have to show what the page says.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ ELSEWHERE = {
     "ServiceUnhealthy", "ProviderHanging", "GoblinAssistantInstanceDown", "ChatSlotsExhausted",
     "DatabaseUnmigrated",
 }  # fmt: skip
-NOT_RUN = {"DeadlinesThreadDied"}
-HERE = sorted(set(ALERTS) - ELSEWHERE - NOT_RUN)
+HERE = sorted(set(ALERTS) - ELSEWHERE)
 TOML = """\
 [providers.broken]
 kind = "echo"
@@ -97,7 +95,12 @@ class Faults:
             DATABASE_URL=f"postgresql://nobody@127.0.0.1:{free_port()}/none",
             GOBLIN_LOG_FILE="/dev/full",
         )
-        self.instances = [self.calls, self.books, self.limits, self.services, self.unready]
+        self.hanging = SteadyProvider()
+        stack.callback(self.hanging.close)
+        self.mortal = self._mortal()
+        self.instances = [
+            *(self.calls, self.books, self.limits, self.services, self.unready, self.mortal)
+        ]
         self.full = self._on_a_full_disk()
         if self.full is not None:
             self.instances.append(self.full)
@@ -109,6 +112,19 @@ class Faults:
 
     def _instance(self, job: str, **env: str) -> Watched:
         return Watched(job, self.machine, self.stack, **env)
+
+    def _mortal(self) -> Watched:
+        """An instance whose deadlines thread can be killed, and that makes no call by itself which
+        would start the thread again."""
+        instance = self._instance(
+            "fault_mortal",
+            OPENAI_API_KEY="sk-test-provider-key",
+            OPENAI_BASE_URL=self.hanging.url,
+            GOBLIN_HEALTH_INTERVAL="3600",
+        )
+        instance.extra["MORTAL_ORDER"] = str(instance.folder / "order")
+        instance.module = "tests.support.mortal_server"
+        return instance
 
     def _on_a_full_disk(self) -> Watched | None:
         """An instance whose folder is a small file system with little room; None where this user
@@ -245,6 +261,17 @@ class Faults:
         self.full.wrapper = [find_binary("nsenter"), "-t", pid, *options]
         self.diagnose(self.full, "DiskSpaceLow")
 
+    def dead_deadlines(self) -> None:
+        self.hanging.hangs.set()
+        # Its call hangs, so that a deadline is to be kept.
+        self.chats(self.mortal, "openai/gpt-4o", 1, 0.5)
+        # Again and again: the scrape that sees it dead starts it again.
+        self.repeat(Path(self.mortal.extra["MORTAL_ORDER"]).touch, 10)
+        try:
+            self.diagnose(self.mortal, "DeadlinesThreadDied")
+        finally:
+            self.hanging.hangs.clear()
+
     def from_outside(self, address: str) -> None:
         gone = f"https://{address}/gone/health"
         probe = "goblin-assistant-probe"
@@ -325,7 +352,7 @@ def missing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         faults.prometheus = stack.enter_context(running_prometheus(config, folder / "prometheus"))
         cases: list[Callable[[], None]] = [
             faults.failing_calls, faults.slow_and_lost_database, faults.full_redis,
-            faults.restless_services, faults.not_ready, faults.full_disk,
+            faults.restless_services, faults.not_ready, faults.full_disk, faults.dead_deadlines,
             lambda: faults.from_outside(address),
         ]  # fmt: skip
         try:

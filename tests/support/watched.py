@@ -79,6 +79,8 @@ class Watched:
         self.extra = env
         self.wrapper: list[str] = []
         """A command in front of the server's and the operator's."""
+        self.module = "goblin_assistant"
+        """What is started: `python -m MODULE serve`."""
         self.servers: list[Server] = []
 
     @property
@@ -100,7 +102,7 @@ class Watched:
     def start(self) -> None:
         """Start it (again), and wait until it answers."""
         process = subprocess.Popen(
-            [*self.wrapper, sys.executable, "-m", "goblin_assistant", "serve"],
+            [*self.wrapper, sys.executable, "-m", self.module, "serve"],
             cwd=self.folder,
             env=self.env,
             stdout=subprocess.PIPE,
