@@ -68,7 +68,12 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     """Make every part, in the order in which they need each other; bind them to the application."""
     if config.sqlalchemy_url.startswith("sqlite"):
         config.instance_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    options = engine_options(config.sqlalchemy_url, config.threads, config.database_timeout)
+    options = engine_options(
+        config.sqlalchemy_url,
+        config.threads,
+        config.database_timeout,
+        pooler=config.database_pooler,
+    )
     engine = create_engine(config.sqlalchemy_url, **options)
     pool.export(engine, options)
     threads = ThreadBudget(config.held_threads)

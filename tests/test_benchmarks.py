@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from benchmarks import installation, native, pairs, rows, streams
+from benchmarks import installation, instances, native, pairs, rows, streams
 from benchmarks.page import replace_section, with_section, with_sections_of
 from benchmarks.report import all_checks, checks_as_dicts, page, samples_as_dicts, verdict
 from benchmarks.results import (
@@ -539,3 +539,22 @@ def test_rounds_of_several_runs_are_collected_in_one_file(tmp_path: Path) -> Non
         "after: 1.200"
     )
     assert text.index("500 idle connections") < text.index("after: 1.500")
+
+
+def test_instances_are_compared_with_one_within_a_round() -> None:
+    rounds = [
+        instances.Round(rows.KEY, {1: 100.0 * noise, 2: 110.0 * noise, 3: 130.0 * noise})
+        for noise in (1, 5, 2, 9)  # of the machine, the same within a round
+    ]
+    one, two, three = instances.summary(rounds)
+    assert (one.ratio, two.ratio, three.ratio) == (1.0, 1.1, 1.3)
+    assert (two.low, two.high, two.pairs) == (1.1, 1.1, 4)
+    assert instances.verdict(two) == "met"
+    assert instances.verdict(three) == "MISSED"
+
+
+def test_a_target_within_the_interval_says_so() -> None:
+    row = instances.Row(rows.LIMITED, 2, 500.0, 1.1, 1.0, 1.2, 20)
+    assert instances.verdict(row) == "met, within the run's noise"
+    text = instances.section([row], {"cores": "2", "processor": "x", "Python": "3"})
+    assert "| budget and limits | 2 | 500 | 1.100 | 1.000 to 1.200 | 20 |" in text

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Engine, PoolProxiedConnection, Select
 from sqlalchemy.exc import SQLAlchemyError
 
+from goblin_assistant.database.engine import OWN_SESSION
 from goblin_assistant.database.gate import Gate
 from goblin_assistant.database.pool import raw_connection
 from goblin_assistant.errors import Unavailable
@@ -53,6 +54,7 @@ class Lookup:
         self._positional = names is not None
         # Without a transaction around it PostgreSQL answers in one round trip instead of three.
         self._autocommit = engine.dialect.name == "postgresql"
+        self._own_session = engine.get_execution_options().get(OWN_SESSION, True)
         self._errors: tuple[type[Exception], ...] = (
             SQLAlchemyError,
             engine.dialect.loaded_dbapi.Error,
@@ -135,7 +137,9 @@ class Lookup:
                 driver.autocommit = True
                 driver.time_limit = LOOKUP_SECONDS
                 # A healthy server cancels the statement first: a locked table is not a dead server.
-                cursor.execute(f"SET statement_timeout = {round(LOOKUP_SECONDS * 900)}")
+                # Behind a pooler the limit would stay on a connection that others use next.
+                if self._own_session:
+                    cursor.execute(f"SET statement_timeout = {round(LOOKUP_SECONDS * 900)}")
         except BaseException as error:
             connection.invalidate(error)
             raise

@@ -29,7 +29,9 @@ def open_engine(config: Config | None = None) -> Engine:
         config.instance_dir.mkdir(parents=True, exist_ok=True)
     return create_engine(
         config.sqlalchemy_url,
-        **engine_options(config.sqlalchemy_url, 2, config.database_timeout),
+        **engine_options(
+            config.sqlalchemy_url, 2, config.database_timeout, pooler=config.database_pooler
+        ),
     )
 
 

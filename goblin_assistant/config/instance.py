@@ -79,6 +79,12 @@ class InstanceSettings(Settings):
         ge=1,
         le=300,
     )
+    database_pooler: Literal["", "transaction"] = setting(
+        "",
+        "GOBLIN_DATABASE_POOLER",
+        "transaction: DATABASE_URL is a pooler's, such as pgbouncer's, in transaction mode; "
+        "nothing is then kept in a session: no prepared statements, no time limits of its own",
+    )
     redis_url: OptionalText = setting(
         None,
         "REDIS_URL",

@@ -28,6 +28,8 @@ _CACHE_KIB = 128
 """The page cache of each SQLite connection. The default of 2,000 takes 30 MB over the connections
 of a busy server, without a measurable gain: the kernel caches the pages too."""
 
+OWN_SESSION = "own_session"
+"""An engine's option: whether what a statement sets holds for the connection's next statement."""
 APPLICATION = "goblin-assistant"
 _NAME_BYTES = 63  # PostgreSQL cuts a longer application_name
 
@@ -41,11 +43,14 @@ def application_name() -> str:
     return f"{APPLICATION} {socket.gethostname()}"[: _NAME_BYTES - len(end)] + end
 
 
-def engine_options(url: str, threads: int, seconds: float = DATABASE_SECONDS) -> dict[str, Any]:
+def engine_options(
+    url: str, threads: int, seconds: float = DATABASE_SECONDS, *, pooler: str = ""
+) -> dict[str, Any]:
     """The arguments of `create_engine` besides the URL. `seconds` is the time limit of a statement.
 
     SQLite's pool has a connection per thread, because a file answers at once. PostgreSQL's is
-    smaller: beyond what chats need, few threads may wait for a server that hangs.
+    smaller: beyond what chats need, few threads may wait for a server that hangs. `pooler` is
+    GOBLIN_DATABASE_POOLER.
     """
     if make_url(url).get_backend_name() == "sqlite":
         return {
@@ -60,7 +65,16 @@ def engine_options(url: str, threads: int, seconds: float = DATABASE_SECONDS) ->
 
     limits = Limits(seconds)
     milliseconds = round(seconds * 1000)
+    # A pooler in transaction mode gives each transaction any of its connections to PostgreSQL: a
+    # statement that was prepared on one is unknown on the next, and so are the session's limits.
+    # The server's role has the limits then (docs/scaling.md).
+    session: dict[str, Any] = (
+        {"prepare_threshold": None}
+        if pooler == "transaction"
+        else {"options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"}
+    )
     return {
+        "execution_options": {OWN_SESSION: pooler != "transaction"},
         "pool_size": POOL_SIZE,
         "max_overflow": 0,
         "pool_timeout": POOL_WAIT_SECONDS,
@@ -72,7 +86,7 @@ def engine_options(url: str, threads: int, seconds: float = DATABASE_SECONDS) ->
             "limits": limits,
             "connect_timeout": 3,
             "application_name": application_name(),
-            "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
+            **session,
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,

@@ -18,12 +18,18 @@ _SQLITE_FILE = {
     sqlite3.SQLITE_READONLY: "the file cannot be written; check its owner and mode",
 }
 
+_POOLER = (
+    "the pooler at DATABASE_URL refuses our time limits; in transaction mode set "
+    "GOBLIN_DATABASE_POOLER=transaction, in session mode ignore_startup_parameters = options "
+    "in pgbouncer.ini"
+)
+
 
 def does_not_answer(error: DBAPIError | PoolTimeout) -> bool:
     """Whether the database cannot be asked at present, so that trying again may help."""
     if isinstance(error, PoolTimeout | InterfaceError):
         return True
-    if not isinstance(error, OperationalError):
+    if not isinstance(error, OperationalError) or _startup_refused(error):
         return False
     cause = error.orig
     return not isinstance(cause, sqlite3.Error) or _sqlite_code(cause) in _SQLITE_AWAY
@@ -37,9 +43,16 @@ def explain(error: DBAPIError | PoolTimeout) -> str:
     cause = error.orig if isinstance(error, DBAPIError) else None
     if isinstance(cause, sqlite3.Error) and (known := _SQLITE_FILE.get(_sqlite_code(cause))):
         return known
+    if isinstance(error, DBAPIError) and _startup_refused(error):
+        return _POOLER
     # PostgreSQL's first line names the fault; the values are in the lines after it.
     said = str(cause).partition("\n")[0] if cause is not None else type(error).__name__
     return f"its tables are not as the migrations made them ({said}); restore a backup"
+
+
+def _startup_refused(error: DBAPIError) -> bool:
+    # pgbouncer's text. The code beside it, protocol_violation, does not reach the driver's error.
+    return "unsupported startup parameter" in str(error.orig)
 
 
 def _sqlite_code(error: sqlite3.Error) -> int:

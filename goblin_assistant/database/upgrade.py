@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from alembic.config import Config as AlembicConfig
 
 MIGRATION_SECONDS = 3600.0
-_LOCK_KEY = 0x60B11A  # of pg_advisory_lock: any number, the same for every instance
+_LOCK_KEY = 0x60B11A  # of pg_advisory_xact_lock: any number, the same for every instance
 
 
 def alembic_config() -> AlembicConfig:
@@ -92,23 +92,17 @@ def _run(engine: Engine, migrate: Any) -> None:
             migrate(config)
             connection.commit()
         return
-    # The lock has its own session, so that a migration may commit in between.
-    with engine.connect() as guard:
-        _give_time(guard)
-        guard.execute(text("SET statement_timeout = 0"))
-        guard.execute(text("SET lock_timeout = 0"))
-        guard.execute(text(f"SELECT pg_advisory_lock({_LOCK_KEY})"))
-        try:
-            with engine.connect() as connection:
-                _give_time(connection)
-                connection.execute(text("SET statement_timeout = 0"))
-                config.attributes["connection"] = connection
-                migrate(config)
-                connection.commit()
-                connection.invalidate()  # its time limits are not for requests
-        finally:
-            guard.execute(text(f"SELECT pg_advisory_unlock({_LOCK_KEY})"))
-            guard.invalidate()
+    # The lock and the limits are the transaction's, not the session's: behind a pooler another
+    # transaction may be on another connection. The lock ends with the transaction.
+    with engine.connect() as connection:
+        _give_time(connection)
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"))
+        connection.execute(text("SET LOCAL lock_timeout TO DEFAULT"))
+        config.attributes["connection"] = connection
+        migrate(config)
+        connection.commit()
 
 
 def _give_time(connection: Connection) -> None:

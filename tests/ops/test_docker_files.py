@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -189,6 +190,31 @@ def test_secrets_are_made_once_and_are_what_the_server_accepts(tmp_path: Path) -
     assert made["redis_password"] in str(config.redis_url)
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert "ops/docker/secrets/" in ignored
+
+
+def test_nginx_gets_a_configuration_with_the_names_of_compose(tmp_path: Path) -> None:
+    source = OPS / "proxy/nginx/goblin-assistant.conf"
+    environment = SERVICES["nginx"]["environment"]
+    made = tmp_path / "made.conf"
+    subprocess.run(
+        [str(DOCKER / "nginx-names.sh")],
+        check=True,
+        env={
+            "PATH": os.environ["PATH"],
+            "GOBLIN_NGINX_SOURCE": str(source),
+            "GOBLIN_NGINX_TARGET": str(made),
+            "GOBLIN_DOMAIN": "chat.example.org",
+            "GOBLIN_BACKENDS": environment["GOBLIN_BACKENDS"],
+        },
+    )
+    text = made.read_text()
+    servers = re.findall(r"^ *server (\S+) max_fails=2 fail_timeout=5s;$", text, re.M)
+    assert servers == environment["GOBLIN_BACKENDS"].split()
+    count = source.read_text().count("api.yourdomain.com")
+    assert count >= 2
+    assert "api.yourdomain.com" not in re.sub(r"(?m)^#.*$", "", text)
+    assert "server_name chat.example.org;" in text
+    assert "access_log /dev/stdout" in text
 
 
 def test_prometheus_reads_its_file_with_the_rules_as_compose_mounts_them(tmp_path: Path) -> None:

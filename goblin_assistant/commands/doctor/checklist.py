@@ -12,6 +12,7 @@ from goblin_assistant.commands.doctor import (
     machine,
     monitoring,
     outside,
+    pooler,
     secrecy,
     services,
     settings,
@@ -48,7 +49,7 @@ SECTIONS = (
     Section(
         None,
         "Storage",
-        (storage.database, storage.redis_server, storage.instances),
+        (storage.database, pooler.sessions, storage.redis_server, storage.instances),
     ),
     Section(None, "Providers and services", (services.providers, services.dependencies)),
     Section(

@@ -181,7 +181,8 @@ def _counted(context: Context) -> tuple[int | None, str]:
             return int(found), "Prometheus"
     try:
         with context.database() as engine:
-            if engine.dialect.name != "postgresql":
+            # Behind a pooler PostgreSQL sees the pooler's connections, not each instance's.
+            if engine.dialect.name != "postgresql" or context.config.database_pooler:
                 return None, ""
             with engine.connect() as connection:
                 names = connection.execute(
