@@ -59,9 +59,9 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     error_handlers.init_app(app)
     openapi.init_app(app)
 
-    assemble(app, settings, limits)
+    runtime = assemble(app, settings, limits)
     register_blueprints(app)
     metrics_endpoint.init_app(app, settings)
     lifecycle.init_app(app)
-    observability.init_app(app, settings)
+    observability.init_app(app, runtime.tracing)
     return app

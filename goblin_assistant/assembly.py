@@ -25,6 +25,7 @@ from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing.router import Router
 from goblin_assistant.runtime import Runtime
 from goblin_assistant.threads.budget import ThreadBudget
+from goblin_assistant.tracing.tracing import Tracing
 from goblin_assistant.usage.batches import BATCH_SECONDS
 from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.store import UsageStore
@@ -111,6 +112,7 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
             config, registry, router, usage, limits, threads, lambda: monitor.draining
         ),
         monitor=monitor,
+        tracing=Tracing(config.environ, config.instance_label),
     )
     app.extensions["goblin"] = runtime
     app_build_info.labels(__version__).set(1)

@@ -80,6 +80,7 @@ def _start(app: Flask) -> None:
         # Without a database the instance starts all the same: the journals stay, and the monitor
         # imports them later.
         logger.exception("journal_import_failed")
+    runtime.tracing.start()
     runtime.monitor.start()
 
 
@@ -92,4 +93,5 @@ def stop(app: Flask) -> None:
     runtime.usage.close()
     runtime.registry.close()
     runtime.rate_limits.close()
+    runtime.tracing.stop()
     runtime.engine.dispose()

@@ -447,3 +447,12 @@ config_last_reload_successful = Gauge(
     registry=REGISTRY,
 )
 config_last_reload_successful.set(1)
+trace_spans_total = Counter(
+    "trace_spans_total",
+    "Spans of kept traces: sent to the collector, refused by it (or it did not answer), or dropped "
+    "because the queue was full.",
+    ["result"],
+    registry=REGISTRY,
+)
+for _result in ("sent", "refused", "dropped"):
+    trace_spans_total.labels(_result)

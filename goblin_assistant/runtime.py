@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from goblin_assistant.providers import Registry
     from goblin_assistant.rate_limits.policy import RateLimits
     from goblin_assistant.routing.router import Router
+    from goblin_assistant.tracing.tracing import Tracing
     from goblin_assistant.usage.store import UsageStore
 
 
@@ -39,6 +40,7 @@ class Runtime:
     idempotency: IdempotencyStore
     chat: ChatService
     monitor: HealthMonitor
+    tracing: Tracing
 
 
 def runtime() -> Runtime:

@@ -84,6 +84,8 @@ class Admission:
             settlement.trace.add("limit", limit=chat.limit[0], remaining=chat.limit[1])
         try:
             self._take(settlement)
+            if chat.spans is not None:
+                chat.spans.expect_part()
         except BaseException as error:
             settlement.held.close()
             if isinstance(error, CallCancelled):

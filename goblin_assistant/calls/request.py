@@ -21,6 +21,7 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.routing.targets import Target
 from goblin_assistant.tracing.context import TraceContext
+from goblin_assistant.tracing.spans import RequestSpans
 from goblin_assistant.usage.estimates import PromptCount, count_prompt
 
 
@@ -43,6 +44,7 @@ class Chat:
     raw: bytes
     correlation_id: str = ""
     trace: TraceContext | None = None
+    spans: RequestSpans | None = None
     stream: bool = False
     dialect: Dialect = "openai"
     operation: str = "chat_completion"

@@ -9,6 +9,7 @@ What it is charged is in charge.py.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from goblin_assistant.calls import telemetry
 from goblin_assistant.calls.charge import Charge
 from goblin_assistant.calls.held import Held
 from goblin_assistant.calls.request import Chat, TargetRequests
+from goblin_assistant.calls.spans import chat_spans, moments, wants_keeping
 from goblin_assistant.calls.telemetry import ModelMetrics
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import AppError, ClientGone, source_of
@@ -36,6 +38,7 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.routing.attempt import Outcome, Trace
 from goblin_assistant.routing.targets import Target
+from goblin_assistant.tracing.spans import RequestSpans
 from goblin_assistant.usage.budgets import Reservation
 from goblin_assistant.usage.checks import UsageChecks
 from goblin_assistant.usage.prices import Prices
@@ -195,10 +198,24 @@ class Settlement:
                 logger.exception("label_failed", extra={"correlation_id": entry.correlation_id})
                 label = metrics.OTHER_MODEL
             self._books.usage.finish(entry, self.reservation, model_label=label)
-            self._count(label)
+            exemplar = None
+            if self.chat.spans is not None:
+                self._end_spans(self.chat.spans)
+                exemplar = self.chat.spans.exemplar()
+            self._count(label, exemplar)
             telemetry.log(entry)
         finally:
             self.held.close()
+
+    def _end_spans(self, spans: RequestSpans) -> None:
+        entry, trace = self.entry, self.trace
+        if entry.stream and trace.calls and not trace.calls[-1].error:
+            trace.calls[-1].ended = self.answered_at
+        spans.add_part(
+            functools.partial(chat_spans, entry, trace, self.chat.body),
+            events=functools.partial(moments, trace),
+            keep=wants_keeping(entry, trace),
+        )
 
     def _label(self) -> str:
         # `gpt-4o` answers as `gpt-4o-2024-08-06`, which may be in no catalogue. Then the label is
@@ -212,16 +229,16 @@ class Settlement:
             label = self._books.registry.label(entry.provider, target.model)
         return label
 
-    def _count(self, label: str) -> None:
+    def _count(self, label: str, exemplar: dict[str, str] | None) -> None:
         entry, trace = self.entry, self.trace
         if not entry.provider:
             return
         bound = self._books.model_metrics.of(entry.provider, label)
         if self._outcome is not None:
-            telemetry.count_answer(entry, bound, trace.provider_seconds)
+            telemetry.count_answer(entry, bound, trace.provider_seconds, exemplar)
         if entry.completed and self.answered_at is not None:
             total = self.answered_at - trace.started
-            telemetry.count_complete(entry, bound, total, trace.provider_seconds)
+            telemetry.count_complete(entry, bound, total, trace.provider_seconds, exemplar)
 
     def _close_entry(self, *, completed: bool) -> None:
         entry, trace = self.entry, self.trace

@@ -9,6 +9,9 @@ from goblin_assistant import metrics
 from goblin_assistant.logs import json_logging
 from goblin_assistant.usage.records import UsageEntry
 
+Exemplar = dict[str, str] | None
+"""The labels of an exemplar, which leads from a histogram's bucket to a trace."""
+
 logger = logging.getLogger("goblin_assistant.chat")
 
 
@@ -26,7 +29,9 @@ class ModelMetrics:
         self.chat_latency = metrics.provider_latency_seconds.labels(provider, "chat_completion")
 
 
-def count_answer(entry: UsageEntry, bound: ModelMetrics, provider_seconds: float) -> None:
+def count_answer(
+    entry: UsageEntry, bound: ModelMetrics, provider_seconds: float, exemplar: Exemplar
+) -> None:
     """Count a call that a provider answered, or began to."""
     if entry.operation != "chat_completion":
         metrics.provider_latency_seconds.labels(entry.provider, entry.operation).observe(
@@ -39,18 +44,22 @@ def count_answer(entry: UsageEntry, bound: ModelMetrics, provider_seconds: float
         bound.prompt.inc(entry.prompt_tokens)
     if entry.completion_tokens:
         bound.completion.inc(entry.completion_tokens)
-    bound.chat_latency.observe(provider_seconds)
+    bound.chat_latency.observe(provider_seconds, exemplar)
     if entry.stream and entry.first_token_ms is not None:
-        bound.first_token.observe(entry.first_token_ms / 1000)
+        bound.first_token.observe(entry.first_token_ms / 1000, exemplar)
 
 
 def count_complete(
-    entry: UsageEntry, bound: ModelMetrics, total_seconds: float, provider_seconds: float
+    entry: UsageEntry,
+    bound: ModelMetrics,
+    total_seconds: float,
+    provider_seconds: float,
+    exemplar: Exemplar,
 ) -> None:
     """Count how long a complete chat took, and how much of it beside its provider and the wait for
     a slot."""
     if not entry.stream and entry.operation == "chat_completion":
-        bound.answer.observe(total_seconds)
+        bound.answer.observe(total_seconds, exemplar)
     overhead = total_seconds - provider_seconds - entry.queue_ms / 1000
     metrics.chat_gateway_overhead_seconds.observe(max(0.0, overhead))
 

@@ -142,6 +142,9 @@ class Config(DerivedValues):
             for text in (sentinel_address(url).password, sentinel_address(url).sentinel_password)
             if text
         ]
+        for name, value in self._environ.items():  # OpenTelemetry's headers: name=value,name=value
+            if name.startswith("OTEL_EXPORTER_") and name.endswith("_HEADERS"):
+                values += [unquote(one.partition("=")[2].strip()) for one in value.split(",")]
         for url in urls:
             if match := re.search(r"://[^/@\s:]*:([^/@\s]+)@", url):
                 values += [match.group(1), unquote(match.group(1))]

@@ -272,6 +272,8 @@ class Provider(ABC):
     name: str
     dialects: frozenset[Dialect] = frozenset({"openai"})
     max_concurrency: int | None = None
+    address: tuple[str, int] | None = None
+    """Host and port of its server, if it has one."""
 
     @abstractmethod
     def models(self) -> Sequence[Model]:

@@ -50,6 +50,7 @@ class RemoteProvider(Provider):
         `fallback_models` are served until then."""
         self.name = name
         self.max_concurrency = max_concurrency
+        self.address = client.address
         self._client = client
         self._declared = models is not None
         self._models = tuple(models if models is not None else fallback_models)

@@ -43,6 +43,7 @@ class Trace:
     attempts: int = 0
     fallback: bool = False
     provider_seconds: float = 0.0
+    calls: list[AttemptCall] = field(default_factory=list)
 
     def add(self, event: str, **details: Any) -> None:
         """Note an event now."""
@@ -53,6 +54,19 @@ class Trace:
                 **details,
             }
         )
+
+
+@dataclass(slots=True)
+class AttemptCall:
+    """One attempt, for the trace's span of it. Times are on time.perf_counter()'s clock; `ended` is
+    None while a stream goes on. `error` is the error's code, or empty."""
+
+    span_id: str
+    target: Target
+    started: float
+    ended: float | None = None
+    error: str = ""
+    slow: bool = False
 
 
 class Skipped(Enum):
@@ -184,16 +198,21 @@ class Attempt(Generic[T]):
     def _call(self, ticket: Ticket) -> Outcome[T] | ProviderError:
         request = self._request
         request.call.alive = ticket.alive
-        request.call.span_id = new_span_id()
+        request.call.span_id = span_id = new_span_id()
         began = time.perf_counter()
+        call = AttemptCall(span_id, self._target, began)
+        request.trace.calls.append(call)
         try:
             value = request.operation(self._target)
         except ProviderError as error:
             judge(ticket, error)
+            call.error = error.code
             self._note(error, time.perf_counter() - began)
             return error
         finally:
-            request.trace.provider_seconds += time.perf_counter() - began
+            call.ended = time.perf_counter()
+            call.slow = ticket.slow
+            request.trace.provider_seconds += call.ended - began
         if request.streamed:
             ticket.first_token()
         else:

@@ -59,18 +59,30 @@ class TraceContext:
         return headers
 
 
-def context_from(parent: str | None, state: str | None = None) -> TraceContext:
+def context_from(
+    parent: str | None, state: str | None = None, *, share: float = 1.0, follow: bool = True
+) -> TraceContext:
     """The context of a request with these headers. A traceparent that is missing or not valid
-    begins a new trace, and its tracestate is dropped."""
+    begins a new trace, and its tracestate is dropped.
+
+    `share` of the new traces is sampled, from 0 to 1. Without `follow` the caller's flag does not
+    count, and its traces are sampled by their share too.
+    """
     if parent is not None and (match := _PARENT.fullmatch(parent)) is not None:
         version, trace_id, parent_id, flags, rest = match.groups()
         # A later version may add to the end; version 0 has none, and 255 is not allowed.
         known = version != "ff" and (rest is None or version != "00")
         if known and trace_id != _NO_TRACE and parent_id != _NO_SPAN:
-            sampled = bool(int(flags, 16) & SAMPLED)
+            sampled = bool(int(flags, 16) & SAMPLED) if follow else _in_share(trace_id, share)
             kept = "" if state is None else _checked(state)
             return TraceContext(trace_id, new_span_id(), parent_id, sampled, kept)
-    return TraceContext(new_trace_id(), new_span_id())
+    trace_id = new_trace_id()
+    return TraceContext(trace_id, new_span_id(), sampled=_in_share(trace_id, share))
+
+
+def _in_share(trace_id: str, share: float) -> bool:
+    # By the id's last 64 bits, as OpenTelemetry's samplers: services with one share agree.
+    return share >= 1.0 or int(trace_id[16:], 16) < share * 2**64
 
 
 def _checked(state: str) -> str:

@@ -49,6 +49,7 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
             raw=raw,
             correlation_id=info.correlation_id,
             trace=info.trace,
+            spans=info.spans,
             stream=body.get("stream") is True and operation == "chat_completion",
             dialect=dialect,
             operation=operation,

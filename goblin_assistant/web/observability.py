@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, got_request_exception, request
 
-from goblin_assistant.config import Config
 from goblin_assistant.errors import (
     APP_ERRORS,
     AppError,
@@ -32,7 +31,7 @@ from goblin_assistant.metrics import (
 from goblin_assistant.providers.errors import PROVIDER_ERRORS, ProviderError
 from goblin_assistant.rate_limits.policy import CHAT_ROUTES
 from goblin_assistant.threads.reaper import reaper
-from goblin_assistant.tracing.context import context_from
+from goblin_assistant.tracing.tracing import Tracing
 from goblin_assistant.web.request_info import (
     ENVIRON_KEY,
     GOOD_ID,
@@ -130,14 +129,17 @@ class _Body:
 class _Observed:
     """The WSGI application, observed."""
 
-    def __init__(self, inner: WSGIApplication) -> None:
+    def __init__(self, inner: WSGIApplication, tracing: Tracing) -> None:
         self._inner = inner
+        self._tracing = tracing
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         given = environ.get("HTTP_X_CORRELATION_ID")
         identity = given if given is not None and GOOD_ID(given) else new_id()
         correlation_id.set(identity)
-        trace = context_from(environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE"))
+        trace, spans = self._tracing.begin(
+            environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE")
+        )
         trace_id.set(trace.trace_id)
         info = RequestInfo(
             identity,
@@ -145,6 +147,7 @@ class _Observed:
             _shown(environ.get("PATH_INFO", ""), MAX_LOGGED_PATH),
             environ.get("REMOTE_ADDR", ""),
             trace,
+            spans,
         )
         environ[ENVIRON_KEY] = info
         if logger.isEnabledFor(logging.DEBUG):
@@ -196,13 +199,13 @@ def _on_exception(_: Flask, exception: BaseException, **__: Any) -> None:
         info.error_type = label_of(exception)
 
 
-def init_app(app: Flask, config: Config) -> None:
+def init_app(app: Flask, tracing: Tracing) -> None:
     """Wrap the application. Call this last: no other wrapper may be outside."""
     # Flask calls it before every before_request hook, so that a request that a hook refuses is
     # counted under its route. The signal request_started comes as early and costs more.
     app.url_value_preprocessor(_on_routed)
     got_request_exception.connect(_on_exception, app)
-    app.wsgi_app = _Observed(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = _Observed(app.wsgi_app, tracing)  # type: ignore[method-assign]
     initialise_series(app)
 
 

@@ -22,6 +22,7 @@ from goblin_assistant.metrics import (
     http_requests_total,
 )
 from goblin_assistant.tracing.context import TraceContext
+from goblin_assistant.tracing.spans import RequestSpans, Span, Value
 
 logger = logging.getLogger("goblin_assistant")
 
@@ -57,7 +58,7 @@ class RequestInfo:
     __slots__ = (
         "_metrics", "bytes", "client", "content_length", "correlation_id", "endpoint", "error_code",
         "error_type", "headers", "incomplete", "label", "limit", "method", "path", "principal",
-        "started", "status", "trace",
+        "spans", "started", "status", "trace",
     )  # fmt: skip
 
     def __init__(
@@ -67,9 +68,11 @@ class RequestInfo:
         path: str = "",
         client: str = "",
         trace: TraceContext | None = None,
+        spans: RequestSpans | None = None,
     ) -> None:
         self.correlation_id = correlation_id
         self.trace = trace
+        self.spans = spans
         self.method = method
         self.path = path
         self.client = client
@@ -119,9 +122,13 @@ class RequestInfo:
         metrics = self._metrics
         assert metrics is not None
         metrics.in_progress.dec()
-        metrics.observe(seconds)
         metrics.count(self.status)
         failed = self.status >= 500
+        exemplar = None
+        if self.spans is not None:
+            self._end_span(self.spans, started=self.started, ended=self.started + seconds)
+            exemplar = self.spans.exemplar()
+        metrics.observe(seconds, exemplar)
         if failed or (self.error_type is not None and self.incomplete):
             http_errors_total.labels(
                 self.label, self.endpoint, self.error_type or f"HTTP{self.status}"
@@ -149,6 +156,33 @@ class RequestInfo:
         if self.error_type is not None:
             fields["error_type"] = self.error_type
         json_logging.event(logger, level, "request_completed", fields)
+
+    def _end_span(self, spans: RequestSpans, *, started: float, ended: float) -> None:
+        """The request's own span is over."""
+        error = self.error_type or (f"HTTP{self.status}" if self.status >= 500 else "")
+        if self.status < 500 and not self.incomplete:
+            error = ""
+        attributes: dict[str, Value] = {
+            "http.request.method": self.label,
+            "http.route": self.endpoint,
+            "http.response.status_code": self.status,
+            "goblin.correlation_id": self.correlation_id,
+        }
+        if self.principal is not None:
+            attributes["goblin.principal"] = self.principal
+        if error or self.error_code:
+            attributes["error.type"] = error or str(self.error_code)
+
+        def make(context: TraceContext) -> list[Span]:
+            name = f"{self.label} {self.endpoint}"
+            return [
+                Span(
+                    name, "server", context.span_id, context.parent_id, started, ended, attributes,
+                    error=error,
+                )
+            ]  # fmt: skip
+
+        spans.add_part(make, keep=bool(error))
 
 
 class RouteMetrics:

@@ -14,6 +14,7 @@ from werkzeug.test import Client, EnvironBuilder
 
 from goblin_assistant.config import Config
 from goblin_assistant.metrics import REGISTRY
+from goblin_assistant.tracing.tracing import Tracing
 from goblin_assistant.web import metrics_endpoint, observability
 from goblin_assistant.web.observability import request_info
 from tests.conftest import Serve
@@ -72,7 +73,7 @@ def observed() -> Flask:
         return "x"
 
     metrics_endpoint.init_app(app, CONFIG)
-    observability.init_app(app, CONFIG)
+    observability.init_app(app, Tracing({}, ""))
     return app
 
 
@@ -303,7 +304,7 @@ def test_an_application_that_fails_outside_flask_is_counted(
     def broken(environ: Any, start_response: Any) -> Iterable[bytes]:
         raise MemoryError
 
-    app = observability._Observed(broken)
+    app = observability._Observed(broken, Tracing({}, ""))
     with pytest.raises(MemoryError):
         app(EnvironBuilder("/x").get_environ(), accept)
     assert in_progress() == 0

@@ -98,9 +98,12 @@ class UpstreamClient:
             else adapter.get_connection_with_tls_context(prepared, verify=verify)
         )
         self._pool = cast(TrackedPool, found)
+        parts = urlsplit(base_url)
+        usual = 443 if parts.scheme == "https" else 80
+        self.address = (parts.hostname or "", parts.port or usual)
         self._proxied = bool(proxy)
         self._answers = AnswerReader(provider_name, timeouts, classify, proxied=self._proxied)
-        prefix = urlsplit(base_url).path.rstrip("/")
+        prefix = parts.path.rstrip("/")
         by_proxy: Mapping[str, str] = {}
         if proxy and base_url.startswith("https:"):
             self._pool.tunnelled = True
