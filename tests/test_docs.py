@@ -302,9 +302,9 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 
 OF_OTHER_PROGRAMS = re.compile(
-    r"GOBLIN_(LOADTEST|TEST|NGINX)(_|$)|GOBLIN_(BACKENDS|DOMAIN|IMAGE_TAG)$"
+    r"GOBLIN_(LOADTEST|TEST|NGINX)(_|$)|GOBLIN_(BACKENDS|DOMAIN|IMAGE_TAG|KEY)$"
 )
-"""Variables of the load test, of the tests, and of the compose file itself."""
+"""Variables of the load test, the tests, the compose file itself, and clients (GOBLIN_KEY)."""
 
 
 def test_every_setting_that_ops_and_the_pages_name_exists() -> None:
