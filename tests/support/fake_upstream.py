@@ -245,6 +245,8 @@ class FakeUpstream:
                 self.connections += 1
                 self.open_connections += 1
                 self._sockets.add(connection)
+                if self._closing:  # accepted while close() shut down the others
+                    _close(connection)
                 number = self.connections
             self._spawn(self._serve, connection, number)
 
