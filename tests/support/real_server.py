@@ -34,8 +34,7 @@ def start(serve: Serve, upstream: FakeUpstream, **more: str) -> Server:
     server = serve(**settings)
     wait_until(
         lambda: upstream.requests and upstream.open_connections == 0,
-        10,
-        "the check of the provider",
+        what="the check of the provider",
     )
     upstream.requests.clear()
     return server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,13 +19,14 @@ from tests.support.wire_bodies import openai_chat, openai_events
 from tests.tracing.test_context import PARENT, SPAN, TRACE
 
 BUSY = Reply.json(503, {"error": {"message": "overloaded"}})
+_numbers = itertools.count()
 
 
 def ask(server: Server, body: dict[str, Any], **headers: str) -> requests.Response:
     return requests.post(
         server.url + "/v1/chat/completions",
         json=body,
-        headers={**server.register(f"user{len(server.log_lines())}@example.com"), **headers},
+        headers={**server.register(f"user{next(_numbers)}@example.com"), **headers},
         timeout=30,
     )
 

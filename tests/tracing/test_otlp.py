@@ -82,21 +82,27 @@ def test_a_stream_says_when_its_first_token_came(
     wait_until(lambda: len(collector.of(TRACE)) == 2)
     by_kind = {span.kind: span for span in collector.of(TRACE)}
     assert by_kind[SERVER].events == ["first_token"]
-    scraped = requests.get(
-        server.url + "/metrics", headers={"Accept": "application/openmetrics-text"}, timeout=30
-    ).text
-    with_exemplar = {
-        line.partition("_bucket")[0]
-        for line in scraped.splitlines()
-        if f'trace_id="{TRACE}"' in line
-    }
-    assert with_exemplar == {
+    assert by_kind[CLIENT].attributes["gen_ai.request.stream"] is True
+    assert by_kind[CLIENT].attributes["gen_ai.response.time_to_first_chunk"] >= 0
+    # The request is counted after its span was handed over, which may have arrived already.
+    expected = {
         "http_request_duration_seconds",
         "provider_latency_seconds",
         "chat_time_to_first_token_seconds",
     }
-    assert by_kind[CLIENT].attributes["gen_ai.request.stream"] is True
-    assert by_kind[CLIENT].attributes["gen_ai.response.time_to_first_chunk"] >= 0
+    wait_until(lambda: with_exemplar(server) == expected)
+
+
+def with_exemplar(server: Server) -> set[str]:
+    """The histograms that lead to the trace."""
+    scraped = requests.get(
+        server.url + "/metrics", headers={"Accept": "application/openmetrics-text"}, timeout=30
+    ).text
+    return {
+        line.partition("_bucket")[0]
+        for line in scraped.splitlines()
+        if f'trace_id="{TRACE}"' in line
+    }
 
 
 def test_retries_are_siblings_and_the_failed_ones_say_why(
@@ -164,9 +170,13 @@ def test_a_wait_for_a_slot_is_a_span(
         )
     wait_until(lambda: any(span.kind == INTERNAL for span in collector.spans))
     wait = next(span for span in collector.spans if span.kind == INTERNAL)
-    parents = {span.span_id for span in collector.spans if span.kind == SERVER}
-    assert wait.parent_id in parents
     assert wait.name == "wait for a chat slot"
+
+    def parents() -> set[str]:
+        return {span.span_id for span in collector.spans if span.kind == SERVER}
+
+    # A request's spans may come in two batches.
+    wait_until(lambda: wait.parent_id in parents(), what="the request that waited")
 
 
 def test_no_span_has_content_or_a_secret(
@@ -180,7 +190,8 @@ def test_no_span_has_content_or_a_secret(
     )
     ask(server, {**CHAT, **message}, traceparent=PARENT)
     ask(server, {**STREAM, **message, "user": CANARY}, traceparent=PARENT)
-    requests.get(server.url + f"/{CANARY}?key={CANARY}", headers={"traceparent": PARENT}, timeout=9)
+    url = server.url + f"/{CANARY}?key={CANARY}"
+    requests.get(url, headers={"traceparent": PARENT}, timeout=60)
     wait_until(lambda: len(collector.of(TRACE)) == 5)
     assert server.stop() == 0
     everything = b"".join(collector.bodies)
