@@ -56,11 +56,13 @@ def pinned() -> set[str]:
 
 
 def needed(python: str) -> set[str]:
-    """The packages that an installation needs with this Python, by what those here say."""
+    """The packages that an installation with the extra `otel` needs with this Python, by what those
+    here say."""
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     versions = {"python_full_version": python, "python_version": python.rpartition(".")[0]}
-    left = [Requirement(line) for line in config["options"]["install_requires"].split("\n") if line]
+    lines = config["options"]["install_requires"] + config["options.extras_require"]["otel"]
+    left = [Requirement(line) for line in lines.split("\n") if line]
     found: set[tuple[str, frozenset[str]]] = set()
     while left:
         one = left.pop()
