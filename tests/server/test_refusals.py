@@ -96,6 +96,15 @@ def test_a_script_of_a_configured_origin_may_read_a_refusal(serve: Serve) -> Non
             assert "Access-Control-Allow-Origin" not in refused(server, request_bytes, other), name
 
 
+def test_an_origin_of_blanks_does_not_stop_the_server(serve: Serve) -> None:
+    server = serve(CORS_ORIGINS=ORIGIN)
+    start = b"GET /x HTTP/1.1\r\nHost: a\r\nOrigin:"
+    for rest, status in ((b" " * 70_000, b" 431 "), (b" " * 60_000 + b"\n\r\n\r\n", b" 400 ")):
+        assert status in raw(server, start + rest, 60).partition(b"\r\n")[0]
+    padded = refused(server, REFUSALS["length"][0], f"  {ORIGIN}\t ")
+    assert padded["Access-Control-Allow-Origin"] == ORIGIN
+
+
 def test_any_origin_may_read_a_refusal_where_any_may_call(serve: Serve) -> None:
     headers = refused(serve(CORS_ORIGINS="*"), REFUSALS["length"][0], ORIGIN)
     assert headers.get_all("Access-Control-Allow-Origin") == ["*"]
