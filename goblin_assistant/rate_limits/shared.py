@@ -190,9 +190,10 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
                 self._probe()
             except (redis.RedisError, OSError):
                 continue
-            self.degraded = False
             rate_limiter_degraded.set(0)
             logger.info("rate_limiter_recovered")
+            # Last: the metric of a loss that follows at once would be set to 0.
+            self.degraded = False
             return
 
     # -- limits' interface, for flask-limiter
