@@ -55,7 +55,9 @@ class Tracing:
             return
         for name in _PROTOCOLS:
             given = self._environ.get(name, "").strip().lower()
-            if given and given != "http/protobuf":
+            if given == "http/protobuf":  # the first one that is set counts
+                break
+            if given:
                 logger.warning("traces_not_sent", extra={"reason": f"{name}: only http/protobuf"})
                 return
         try:

@@ -256,6 +256,18 @@ def test_settings_that_cannot_be_used_are_named_and_the_server_serves(
     assert requests.get(server.url + "/health", timeout=30).status_code == 200
 
 
+def test_the_protocol_of_traces_counts_before_the_general_one(
+    serve: Serve, fake_upstream: FakeUpstream, collector: Collector
+) -> None:
+    server = begin(
+        serve, fake_upstream, collector,
+        OTEL_EXPORTER_OTLP_PROTOCOL="grpc", OTEL_EXPORTER_OTLP_TRACES_PROTOCOL="http/protobuf",
+    )  # fmt: skip
+    fake_upstream.reply(openai_whole())
+    assert ask(server, CHAT, traceparent=PARENT).status_code == 200
+    wait_until(lambda: len(collector.of(TRACE)) == 2)
+
+
 @pytest.mark.parametrize(
     "settings", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}]
 )
