@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from goblin_assistant.tracing.context import TraceContext
+
+logger = logging.getLogger("goblin_assistant.tracing")
 
 Kind = Literal["server", "internal", "client"]
 Value = str | bool | int | float
@@ -97,7 +100,8 @@ class RequestSpans:
         events: Callable[[], list[Moment]] | None = None,
     ) -> None:
         """A part is over. `make` is called only if the request is kept, after the last part.
-        `events` are for the request's own span."""
+        `events` are for the request's own span. Never raises: the answer's last bytes may still be
+        on their way."""
         with self._lock:
             if events is not None:
                 self._events = events
@@ -107,10 +111,17 @@ class RequestSpans:
             if self._waiting or not self._keep:
                 return
             parts, self._parts = self._parts, []
-        spans = [span for part in parts for span in part(self._context)]
-        happened = self._events()
-        spans = [
-            replace(span, events=happened) if span.span_id == self._context.span_id else span
-            for span in spans
-        ]
+        try:
+            spans = self._made_by(parts)
+        except Exception:
+            logger.exception("span_failed")
+            return
         self._sink.take(self._context, spans, self._clock)
+
+    def _made_by(self, parts: list[Callable[[TraceContext], list[Span]]]) -> list[Span]:
+        happened = self._events()
+        return [
+            replace(span, events=happened) if span.span_id == self._context.span_id else span
+            for part in parts
+            for span in part(self._context)
+        ]
