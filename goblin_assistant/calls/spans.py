@@ -5,7 +5,7 @@ https://github.com/open-telemetry/semantic-conventions-genai
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from goblin_assistant.routing.attempt import AttemptCall, Trace
 from goblin_assistant.tracing.context import TraceContext, new_span_id
@@ -87,7 +87,7 @@ def _attempt(
         attributes["server.address"], attributes["server.port"] = provider.address
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     for name, value in (("max_tokens", limit), ("temperature", body.get("temperature"))):
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if _is_number(value):
             attributes[f"gen_ai.request.{name}"] = value
     error = call.error
     if call is trace.calls[-1]:
@@ -106,6 +106,11 @@ def _attempt(
         attributes,
         error=error,
     )
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    # OTLP has 64 bits with a sign. For more the exporter would log an error, at a caller's will.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _add_answer(

@@ -153,6 +153,21 @@ def test_of_the_rest_a_share_is_kept(
     assert not dropped & {span.trace_id for span in collector.spans}
 
 
+def test_a_limit_that_no_span_can_hold_is_left_out_and_no_error(
+    serve: Serve, fake_upstream: FakeUpstream, collector: Collector
+) -> None:
+    server = begin(serve, fake_upstream, collector)
+    fake_upstream.reply(openai_whole())
+    body = {**CHAT, "max_tokens": 2**63, "temperature": 1}
+    assert ask(server, body, traceparent=PARENT).status_code == 200
+    wait_until(lambda: len(collector.of(TRACE)) == 2)
+    (attempt,) = (span for span in collector.of(TRACE) if span.kind == CLIENT)
+    assert attempt.attributes["gen_ai.request.temperature"] == 1
+    assert "gen_ai.request.max_tokens" not in attempt.attributes
+    assert server.stop() == 0
+    assert [line for line in server.log_lines() if line["level"] == "ERROR"] == []
+
+
 def test_a_wait_for_a_slot_is_a_span(
     serve: Serve, fake_upstream: FakeUpstream, collector: Collector
 ) -> None:
