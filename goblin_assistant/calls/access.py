@@ -28,8 +28,7 @@ class ModelAccess:
         has_echo = config.echo_enabled or EMBEDDED in config.file.providers
         of_development = EMBEDDED if has_echo and not config.production else ""
         self.default_model = config.default_model or of_development
-        # A row of that name is the operator's own.
-        self._echo_by_name = config.production and EMBEDDED not in config.file.providers
+        self._echo_by_name = config.echo_by_name
 
     def check(
         self, principal: Principal, requested: str, targets: list[Target], *, named: bool

@@ -49,7 +49,7 @@ class ChatStream:
         self._outcome = outcome
         self._router = router
         self._correlation_id = chat.correlation_id
-        self._trace_id = "" if chat.trace is None else chat.trace.trace_id
+        self._trace_id = settlement.entry.trace_id or ""
         self._dialect = DIALECTS[chat.dialect]
         translation = translation_for(chat, outcome.target)
         self._translator = (

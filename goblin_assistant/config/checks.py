@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 
 from goblin_assistant.config.derived import DerivedValues
 from goblin_assistant.config.redis_address import SENTINEL_FORM, is_sentinel, sentinel_address
@@ -15,16 +15,15 @@ _LIMITS_STORAGE = re.compile(r"(memory|rediss?|redis\+unix)://")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 
 
-def problems_of(settings: DerivedValues, rows: Container[str]) -> list[str]:
-    """Everything that is wrong with settings that are right one by one. `rows` are the providers
-    of goblin.toml."""
+def problems_of(settings: DerivedValues, *, echo_by_name: bool) -> list[str]:
+    """Everything that is wrong with settings that are right one by one."""
     return [
         *_threads(settings),
         *_bodies(settings),
         *_secret_key(settings),
         *_origins(settings),
         *_addresses(settings),
-        *_default_model(settings, rows),
+        *_default_model(settings, echo_by_name),
     ]
 
 
@@ -101,10 +100,8 @@ def _redis(name: str, url: str | None, schemes: re.Pattern[str], forms: str) -> 
         yield f"{name}: accepted: {forms} or {SENTINEL_FORM}"
 
 
-def _default_model(settings: DerivedValues, rows: Container[str]) -> Iterator[str]:
-    # A row of that name is the operator's own provider.
-    embedded = "echo" not in rows
-    if settings.production and embedded and settings.default_model in ("echo", "echo/echo"):
+def _default_model(settings: DerivedValues, echo_by_name: bool) -> Iterator[str]:
+    if echo_by_name and settings.default_model in ("echo", "echo/echo"):
         yield (
             "GOBLIN_DEFAULT_MODEL: in production echo is only for API keys whose model list names "
             "it, so it cannot be the default; name a model of a provider, or leave it empty"

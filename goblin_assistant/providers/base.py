@@ -33,7 +33,7 @@ from goblin_assistant.providers.errors import (
     broken,
     untranslatable,
 )
-from goblin_assistant.tracing.context import TraceContext
+from goblin_assistant.tracing.context import TraceContext, log_ids
 
 __all__ = [
     "AuthenticationFailed",
@@ -201,8 +201,7 @@ class Call:
 
     def ids(self) -> dict[str, str]:
         """The fields of a log line that tie it to the request, from any thread."""
-        ids = {"correlation_id": self.correlation_id}
-        return ids if self.trace is None else {**ids, "trace_id": self.trace.trace_id}
+        return log_ids(self.correlation_id, self.trace)
 
     def headers(self) -> dict[str, str]:
         """What ties the provider's request to ours: `X-Correlation-ID`, `traceparent`,

@@ -198,21 +198,20 @@ class Attempt(Generic[T]):
     def _call(self, ticket: Ticket) -> Outcome[T] | ProviderError:
         request = self._request
         request.call.alive = ticket.alive
-        request.call.span_id = span_id = new_span_id()
-        began = time.perf_counter()
-        call = AttemptCall(span_id, self._target, began)
+        call = AttemptCall(new_span_id(), self._target, time.perf_counter())
+        request.call.span_id = call.span_id
         request.trace.calls.append(call)
         try:
             value = request.operation(self._target)
         except ProviderError as error:
             judge(ticket, error)
             call.error = error.code
-            self._note(error, time.perf_counter() - began)
+            self._note(error, time.perf_counter() - call.started)
             return error
         finally:
             call.ended = time.perf_counter()
             call.slow = ticket.slow
-            request.trace.provider_seconds += call.ended - began
+            request.trace.provider_seconds += call.ended - call.started
         if request.streamed:
             ticket.first_token()
         else:

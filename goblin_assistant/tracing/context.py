@@ -42,7 +42,7 @@ class TraceContext:
     """One request's place in its trace.
 
     `span_id` is the request's own span. `parent_id` is the caller's, or empty. `sampled` is what
-    the caller said, and True for a trace that begins here. `state` is the tracestate to pass on.
+    the caller said, or what the share decided. `state` is the tracestate to pass on.
     """
 
     trace_id: str
@@ -57,6 +57,13 @@ class TraceContext:
         if self.state:
             headers["tracestate"] = self.state
         return headers
+
+
+def log_ids(correlation_id: str, trace: TraceContext | None) -> dict[str, str]:
+    """The fields of a log line that tie it to a request, from any thread."""
+    if trace is None:
+        return {"correlation_id": correlation_id}
+    return {"correlation_id": correlation_id, "trace_id": trace.trace_id}
 
 
 def context_from(

@@ -35,16 +35,14 @@ class Tracing:
         self._sender: OtlpSender | None = None
         self.wanted = self._is_wanted()
         sampler = self._environ.get("OTEL_TRACES_SAMPLER", "parentbased_always_on").strip().lower()
-        self._follows_caller = sampler.startswith("parentbased")
+        self._follows_caller = not self.wanted or sampler.startswith("parentbased")
         self.share = self._share(sampler) if self.wanted else 1.0
 
     def begin(
         self, parent: str | None, state: str | None
     ) -> tuple[TraceContext, RequestSpans | None]:
         """The context of a request with these headers, and where its spans go, if anywhere."""
-        context = context_from(
-            parent, state, share=self.share, follow=self._follows_caller or not self.wanted
-        )
+        context = context_from(parent, state, share=self.share, follow=self._follows_caller)
         if self._sender is None:
             return context, None
         return context, RequestSpans(context, self)

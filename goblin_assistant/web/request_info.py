@@ -21,7 +21,7 @@ from goblin_assistant.metrics import (
     http_requests_in_progress,
     http_requests_total,
 )
-from goblin_assistant.tracing.context import TraceContext
+from goblin_assistant.tracing.context import TraceContext, log_ids
 from goblin_assistant.tracing.spans import RequestSpans, Span, Value
 
 logger = logging.getLogger("goblin_assistant")
@@ -100,9 +100,7 @@ class RequestInfo:
 
     def ids(self) -> dict[str, str]:
         """The fields of a log line that tie it to the request, from any thread."""
-        if self.trace is None:
-            return {"correlation_id": self.correlation_id}
-        return {"correlation_id": self.correlation_id, "trace_id": self.trace.trace_id}
+        return log_ids(self.correlation_id, self.trace)
 
     def log_start(self) -> None:
         """Log the request's arrival."""

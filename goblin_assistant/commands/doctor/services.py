@@ -44,10 +44,9 @@ def providers(context: Context) -> Iterator[Finding]:
 
 
 def _answers(name: str, context: Context) -> str:
-    config = context.config
-    if name != EMBEDDED or not config.production or name in config.file.providers:
-        return "answers"
-    return "answers API keys whose model list names it, and nobody else"
+    if name == EMBEDDED and context.config.echo_by_name:
+        return "answers API keys whose model list names it, and nobody else"
+    return "answers"
 
 
 def _default_model(context: Context, registry: Registry) -> Finding:
