@@ -29,14 +29,19 @@ def _at_once(settle: Callable[[], None]) -> None:
     settle()
 
 
+def _not_begun() -> bool:
+    return False
+
+
 @dataclass(slots=True)
 class Chat:
     """One request for a completion or embeddings, of which only the shape was checked.
 
     `body` is the parsed request in `dialect`. `raw` is the client's bytes, or b"" once `body` was
     changed. `held_limit`: money or tokens are held for the limit in `body`. `client_gone` answers
-    at once and from any thread. `started` is on time.perf_counter()'s clock. `defer` takes what has
-    to wait for the answer's last byte.
+    at once and from any thread. `begun` says whether the response's status, 200, was sent before
+    the answer was there; if not, it is not sent any more without one. `started` is on
+    time.perf_counter()'s clock. `defer` takes what has to wait for the answer's last byte.
     """
 
     principal: Principal
@@ -55,6 +60,7 @@ class Chat:
     """The caller's request limit and what is left of it, for `explain`."""
     started: float = field(default_factory=time.perf_counter)
     defer: Callable[[Callable[[], None]], None] = _at_once
+    begun: Callable[[], bool] = _not_begun
     _prompt: PromptCount | None = field(default=None, init=False, repr=False)
 
     @property
@@ -95,7 +101,18 @@ def apply_defaults(chat: Chat, default_model: str) -> str:
         and DIALECTS[chat.dialect].apply_defaults(body, settings)
     ):
         chat.raw = b""
+    if chat.operation == "chat_completion":
+        _without_no_limit(chat)
     return str(model)
+
+
+def _without_no_limit(chat: Chat) -> None:
+    """Leave out a limit of -1, which says that there is none. Most servers refuse it."""
+    body = chat.body
+    for name in ("max_tokens", "max_completion_tokens"):
+        if body.get(name) == -1:
+            del body[name]
+            chat.raw = b""
 
 
 def exact_prompt_tokens(chat: Chat, target: Target) -> int | None:

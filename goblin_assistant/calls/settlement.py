@@ -131,13 +131,13 @@ class Settlement:
         """There is no answer, or a stream broke."""
         self.answered_at = time.perf_counter()
         entry = self.entry
-        entry.status_code = error.status if self._outcome is None or not entry.stream else 200
+        begun = entry.stream and self._outcome is not None
+        entry.status_code = 200 if begun or self.chat.begun() else error.status
         entry.error_type = error.code
         entry.error_source = source_of(error)
         if isinstance(error, ProviderError) and not entry.provider:
             entry.provider = error.provider
         finished = isinstance(error, ProviderError) and error.untranslatable
-        begun = entry.stream and self._outcome is not None
         if self.charge.reported or finished or begun:
             self.charge.so_far()
         self._close_entry(completed=False)

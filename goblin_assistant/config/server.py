@@ -54,6 +54,14 @@ class ServerSettings(Settings):
         ge=0,
         le=600,
     )
+    stream_keepalive_seconds: float = setting(
+        45.0,
+        "GOBLIN_STREAM_KEEPALIVE_SECONDS",
+        "a stream without a first event for this long begins with status 200 and a comment, so "
+        "that no proxy or client gives it up; later one follows after 15 silent seconds; 0: never",
+        ge=0,
+        le=3600,
+    )
     send_timeout_seconds: float = setting(
         60.0,
         "GOBLIN_SEND_TIMEOUT_SECONDS",

@@ -47,6 +47,8 @@ class ClientDialect:
     """The last event of a stream that broke; takes the correlation id."""
     end_mark: bytes = b""
     """What follows the last event of a complete stream."""
+    keep_alive: bytes = openai_stream.KEEP_ALIVE
+    """What a stream sends while it is silent. Clients ignore it."""
     headers: tuple[str, ...] = ()
     """The client's headers that say what its body means. A provider is shown no others."""
     translation: Translation | None = None
@@ -62,6 +64,7 @@ DIALECTS: Mapping[Dialect, ClientDialect] = {
     "anthropic": ClientDialect(
         apply_defaults=anthropic_defaults.apply_defaults,
         error_event=anthropic_stream.error_event,
+        keep_alive=anthropic_stream.KEEP_ALIVE,
         headers=("anthropic-version", "anthropic-beta"),
         translation=Translation(
             request=anthropic_request.request_to_openai,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, StringConstraints, WrapValidator
+from pydantic import AfterValidator, Field, StringConstraints, WrapValidator
+from pydantic_core import PydanticKnownError
 
 from goblin_assistant.schemas.base import (
     MAX_MESSAGES,
@@ -49,6 +50,16 @@ class StreamOptions(Open):
     include_usage: bool | None = None
 
 
+def _no_zero(limit: int) -> int:
+    if limit == 0:
+        raise PydanticKnownError("greater_than_equal", {"ge": 1})
+    return limit
+
+
+AnswerLimit = Annotated[int, Field(ge=-1), AfterValidator(_no_zero)]
+"""-1 is no limit: llama.cpp and LM Studio have it so, and their clients send it."""
+
+
 class ChatCompletionRequest(Open):
     """OpenAI's chat request. Without `model` the user's default is used, then the instance's."""
 
@@ -62,8 +73,8 @@ class ChatCompletionRequest(Open):
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: AnswerLimit | None = None
+    max_completion_tokens: AnswerLimit | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stop: str | Items[str] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None

@@ -12,12 +12,14 @@ import socket
 import sys
 import termios
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from waitress.channel import HTTPChannel
 
 from goblin_assistant.server.addresses import plain
+from goblin_assistant.server.keep_alive import SilentStream
 from goblin_assistant.server.loop import ChannelServer
 from goblin_assistant.server.parser import RequestParser
 from goblin_assistant.server.tasks import LAG_BYTES, ApplicationTask, RefusedTask
@@ -61,6 +63,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     """When the request began to wait for a thread, by time.monotonic()."""
     behind = b""
     """What arrived after the current request, at most one read. For the main thread."""
+    silent: SilentStream | None = None
+    """The streamed response at hand, which is kept alive while it is silent."""
 
     def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(server, *args, **kwargs)
@@ -84,6 +88,20 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                         return sent
                     return sent + int(super().write_soon(data[sent:]))
         return int(super().write_soon(data))
+
+    def keep_alive(
+        self, comment: bytes, headers: Callable[[], list[tuple[str, str]]]
+    ) -> SilentStream:
+        """Keep the stream that answers the request at hand alive. For the request's thread."""
+        self.silent = SilentStream(self, comment, headers, self.server.keep_alive_seconds)
+        return self.silent
+
+    def takes_more(self) -> bool:
+        """Whether the client has taken what it was sent, and the connection stays open."""
+        return bool(
+            self.connected
+            and not (self.total_outbufs_len or self.will_close or self.close_when_flushed)
+        )
 
     def slow_down(self, size: int) -> None:
         """Wait a moment, or until the client reads. For a stream's thread."""
@@ -165,6 +183,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         Called every second; `now` is by time.monotonic(). Returns whether it closed for one of
         these reasons.
         """
+        if self.silent is not None:
+            self.silent.watch()
         if self.total_outbufs_len:
             seen = (self.last_activity, unacknowledged(self.socket))
             if self.seen_activity != seen or not self.stuck_since:

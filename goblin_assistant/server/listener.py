@@ -34,12 +34,14 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         limits: BodyLimits,
         bodies: PendingBodies,
         cors_origins: list[str],
+        keep_alive_seconds: float,
         **kwargs: Any,
     ) -> None:
         self.watched = watched
         self.body_limits = limits
         self.bodies = bodies
         self.cors_origins = cors_origins
+        self.keep_alive_seconds = keep_alive_seconds
         super().__init__(app, watched, **kwargs)
 
     def accept(self) -> Any:

@@ -135,7 +135,7 @@ class ChannelServer:
         # Constant, and read for every request: without __getattr__.
         self.add_task = listener.add_task
         self.adj = listener.adj
-        self.application = listener.application
+        self.application = self._kept_alive if listener.keep_alive_seconds else listener.application
         self.effective_port = listener.effective_port
         self.server_name = listener.server_name
         self.body_limits = listener.body_limits
@@ -148,6 +148,11 @@ class ChannelServer:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._listener, name)
+
+    def _kept_alive(self, environ: Any, start_response: Any) -> Any:
+        """The application, with the offer to keep its streams alive (web/keep_alive.py)."""
+        environ["goblin.keep_alive"] = self._channel.keep_alive
+        return self._listener.application(environ, start_response)
 
     def pull_trigger(self) -> None:
         """Called by a thread that has written, or ended a request."""

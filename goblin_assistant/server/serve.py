@@ -75,6 +75,7 @@ class Server:
                 limits=BodyLimits(config.max_body_bytes),
                 bodies=self._bodies,
                 cors_origins=config.cors_origins,
+                keep_alive_seconds=config.stream_keepalive_seconds,
             )
             for sockinfo in adjustments.listen
         ]

@@ -83,6 +83,8 @@ class ApplicationTask(WSGITask):  # type: ignore[misc]
     """
 
     wrote_header: bool
+    close_on_finish: bool
+    response_headers: list[tuple[str, str]]
 
     def build_response_header(self) -> bytes:
         """The header block.
@@ -115,10 +117,30 @@ class ApplicationTask(WSGITask):  # type: ignore[misc]
                 return "\r\n".join(lines).encode("latin-1")
         return bytes(super().build_response_header())
 
+    def execute(self) -> None:
+        """Run the application. Afterwards nobody else writes into its response."""
+        try:
+            super().execute()
+        finally:
+            silent = self.channel.silent
+            if silent is not None:
+                silent.end(self)
+
     def write(self, data: bytes) -> None:
         """Send a piece of the body, the first one together with the header block."""
         if self.chunked_response and self.channel.total_outbufs_len > LAG_BYTES:
             self.channel.slow_down(len(data))
+        if self.wrote_header:
+            super().write(data)
+            return
+        silent = self.channel.silent
+        if silent is not None:
+            silent.take_over(self)
+        self._write_first(data)
+        if silent is not None and self.content_length is None:  # not an error's body
+            silent.flows(chunked=self.chunked_response)
+
+    def _write_first(self, data: bytes) -> None:
         length = self.content_length
         if (
             self.wrote_header

@@ -12,10 +12,13 @@ from flask import Response, after_this_request, request
 from goblin_assistant.calls.idempotency import Claim, Recording, StoredResponse
 from goblin_assistant.calls.request import Chat
 from goblin_assistant.calls.stream import ChatStream
-from goblin_assistant.errors import ClientGone
-from goblin_assistant.providers.base import Dialect
+from goblin_assistant.dialects.table import DIALECTS
+from goblin_assistant.errors import AppError, ClientGone, label_of
+from goblin_assistant.metrics import stream_incomplete_total
+from goblin_assistant.providers.base import Dialect, ProviderError
 from goblin_assistant.runtime import runtime
 from goblin_assistant.web.auth import current_principal
+from goblin_assistant.web.keep_alive import keep_alive
 from goblin_assistant.web.request_info import RequestInfo, request_info
 
 logger = logging.getLogger("goblin_assistant.chat")
@@ -85,8 +88,17 @@ def _whole(chat: Chat, info: RequestInfo, claim: Claim | None) -> Response:
 def _stream(
     chat: Chat, info: RequestInfo, claim: Claim | None, ends: list[Callable[[], None]]
 ) -> Response:
-    stream = runtime().chat.stream(chat)
+    silent = keep_alive(chat.dialect, _STREAM_HEADERS)
+    if silent is not None:
+        chat.begun = silent.arrived
+    try:
+        stream = runtime().chat.stream(chat)
+    except Exception as error:
+        if not chat.begun():
+            raise
+        return _broken_stream(chat, info, error)
     ends.append(stream.close)
+    chat.begun()  # the first event is there
 
     def on_incomplete(error_type: str) -> None:
         info.error_type = error_type
@@ -97,6 +109,25 @@ def _stream(
     if claim is None:
         return Response(iter(stream), headers=headers)
     return Response(_recorded(stream, claim, headers, info), headers=headers)
+
+
+def _broken_stream(chat: Chat, info: RequestInfo, error: Exception) -> Response:
+    """The rest of a stream that began with a comment and has no answer: its error event."""
+    told: ProviderError | AppError
+    if isinstance(error, ProviderError | AppError):
+        told = error
+    else:
+        logger.exception("stream_failed")
+        told = AppError("the stream broke off; the correlation id leads to the cause in the log")
+    info.incomplete = True
+    if isinstance(error, ClientGone):  # nobody reads the event; no failure of ours
+        reason = "shutdown" if runtime().monitor.draining else "client"
+    else:
+        info.error_type = label_of(error)
+        reason = "timeout" if told.status == 504 else "provider"
+    stream_incomplete_total.labels(reason).inc()
+    event = DIALECTS[chat.dialect].error_event(told, chat.correlation_id)
+    return Response(iter([event]), headers=_STREAM_HEADERS)
 
 
 # -- idempotency ----------------------------------------------------------------------------------

@@ -160,9 +160,7 @@ class _Observed:
             for name, value in headers:
                 if name == "Content-Length":
                     info.content_length = int(value)
-            headers.extend(info.headers)
-            headers.append(("X-Correlation-ID", identity))
-            headers.append(("x-request-id", identity))  # the OpenAI SDK's request_id
+            info.identify(headers)
             return (
                 start_response(status, headers)
                 if exc_info is None

@@ -102,6 +102,12 @@ class RequestInfo:
         """The fields of a log line that tie it to the request, from any thread."""
         return log_ids(self.correlation_id, self.trace)
 
+    def identify(self, headers: list[tuple[str, str]]) -> None:
+        """Add the request's own headers to those of its response."""
+        headers.extend(self.headers)
+        headers.append(("X-Correlation-ID", self.correlation_id))
+        headers.append(("x-request-id", self.correlation_id))  # the OpenAI SDK's request_id
+
     def log_start(self) -> None:
         """Log the request's arrival."""
         fields = {

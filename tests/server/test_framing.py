@@ -170,7 +170,7 @@ def refused() -> Iterator[tuple[Channel, socket.socket]]:
     server = SimpleNamespace(
         active_channels={}, draining=False, adj=Adjustments(**settings(config)), add_task=None,
         application=None, effective_port=0, server_name="", body_limits=BodyLimits(1),
-        bodies=PendingBodies(1),
+        bodies=PendingBodies(1), keep_alive_seconds=0.0,
     )  # fmt: skip
     channel = Channel(server, ours, address, server.adj, map={})
     channel.outbufs[-1].append(b"HTTP/1.1 400 Bad Request\r\n\r\n")

@@ -116,6 +116,7 @@ class FakeListener:
     """Counts its wake-ups."""
 
     name = "listener"
+    keep_alive_seconds = 0.0
     add_task = adj = application = effective_port = server_name = body_limits = bodies = (
         None  # of a real one
     )

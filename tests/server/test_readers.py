@@ -180,7 +180,7 @@ def test_a_client_that_takes_what_the_kernel_holds_is_not_stalled(stack: ExitSta
     channel: Any = SimpleNamespace(
         total_outbufs_len=1, last_activity=1.0, seen_activity=(0.0, 0), stuck_since=0.0,
         socket=ours, discarding_until=0.0, request=None, requests=[1],
-        handle_close=lambda: closed.append(True),
+        handle_close=lambda: closed.append(True), silent=None,
     )  # fmt: skip
 
     def watch(now: float) -> bool:

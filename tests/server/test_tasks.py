@@ -41,6 +41,7 @@ def pair() -> Iterator[tuple[Channel, socket.socket]]:
         body_limits=BodyLimits(1000),
         draining=False,
         effective_port=1,
+        keep_alive_seconds=0.0,
         pull_trigger=lambda: None,
         server_name="here",
         watched=watched,
@@ -101,3 +102,36 @@ def test_bytes_beyond_what_the_socket_takes_wait_in_order(
         channel.handle_write()
     assert received == sent
     assert channel.total_outbufs_len == 0
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_the_main_loop_began_gets_no_second_header_block(
+    pair: tuple[Channel, socket.socket], fails: bool
+) -> None:
+    channel, theirs = pair
+
+    def application(_environ: Any, start_response: Any) -> Iterator[bytes]:
+        silent = channel.keep_alive(b": wait\n\n", lambda: [("Content-Type", "text/event-stream")])
+        silent.watch()
+        if fails:
+            raise RuntimeError("on purpose")
+        start_response("200 OK", [])
+        return iter([])
+
+    channel.server.application = application
+    request = RequestParser(channel.adj, channel=channel)
+    request.received(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+    channel.requests = [request]
+    channel.service()
+    assert channel.silent is None
+    assert channel.close_when_flushed is fails
+    while channel.total_outbufs_len:
+        channel.handle_write()
+    ours: Any = channel.socket
+    ours.shutdown(socket.SHUT_WR)
+    received = b""
+    while piece := theirs.recv(65536):
+        received += piece
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"Transfer-Encoding: chunked" in head
+    assert body == b"8\r\n: wait\n\n\r\n" + (b"" if fails else b"0\r\n\r\n")

@@ -573,3 +573,17 @@ def test_an_image_counts_by_its_pixels_and_at_most_so_much() -> None:
         )
         > 160_000
     )
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_minus_one_is_no_limit_for_every_row(
+    bench: Bench, fake_upstream: FakeUpstream, field: str
+) -> None:
+    fake_upstream.reply(Reply.json(200, openai_chat()), Reply.json(200, openai_chat()))
+    assert bench.chat(**{field: -1}).status_code == 200
+    assert field not in fake_upstream.requests[-1].json()
+    assert bench.chat(bench.key("1.00"), **{field: -1}).status_code == 200
+    sent = fake_upstream.requests[-1].json()
+    assert {name: sent[name] for name in LIMIT_FIELDS if name in sent} == {"max_tokens": 4096}
+    for refused in (0, -2):
+        assert bench.chat(**{field: refused}).status_code == 400

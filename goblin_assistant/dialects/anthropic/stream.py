@@ -74,6 +74,10 @@ def error_event(error: ProviderError | AppError, correlation_id: str) -> bytes:
     return b"event: error\ndata: " + orjson.dumps(anthropic_body(error, correlation_id)) + b"\n\n"
 
 
+KEEP_ALIVE = b'event: ping\ndata: {"type": "ping"}\n\n'
+"""https://docs.anthropic.com/en/api/messages-streaming: any number of them, anywhere."""
+
+
 class StreamTranslator:
     """The state of one stream. `model` is used until the provider names its own."""
 

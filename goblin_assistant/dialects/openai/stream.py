@@ -12,6 +12,8 @@ from goblin_assistant.errors import AppError
 from goblin_assistant.providers.base import ProviderError
 
 END_MARK = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keepalive\n\n"
+"""A comment (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
 
 
 def error_event(error: ProviderError | AppError, correlation_id: str) -> bytes:
