@@ -163,15 +163,15 @@ class TargetRequests:
     def __init__(self, chat: Chat, call: Call) -> None:
         self._chat = chat
         self._call = call
-        self._translated: dict[str, Any] | None = None
-        self._left_out: set[str] = set()
+        self._translated: dict[bool, tuple[dict[str, Any], set[str]]] = {}
+        """By whether the server reads cache marks: the request, and what it leaves out."""
         self._last: ChatRequest | None = None
         self._prepared: dict[str, ChatRequest] = {}
 
     @property
     def ignored(self) -> set[str]:
         """Names of what the last target's request leaves out."""
-        return self._last.ignored if self._last is not None else self._left_out
+        return self._last.ignored if self._last is not None else set()
 
     def prepare(self, target: Target) -> None:
         """Make the request for one target. Raises BadRequest or InvalidRequest for a form that it
@@ -195,10 +195,13 @@ class TargetRequests:
         headers: dict[str, str] = {}
         ignored: set[str] = set()
         if (translation := translation_for(self._chat, target)) is not None:
-            if self._translated is None:
-                self._translated = translation.request(chat.body, self._left_out)
-            body, raw, dialect = self._translated, None, "openai"
-            ignored = set(self._left_out)
+            marks = target.provider.cache_marks
+            if marks not in self._translated:
+                left_out: set[str] = set()
+                translated = translation.request(chat.body, left_out, cache_marks=marks)
+                self._translated[marks] = translated, left_out
+            body, left_out = self._translated[marks]
+            raw, dialect, ignored = None, "openai", set(left_out)
         else:
             for name in DIALECTS[dialect].headers:
                 if (value := chat.headers.get(name)) is not None:

@@ -26,12 +26,21 @@ class StreamTranslator(Protocol):
         """The last events of a stream that is complete."""
 
 
+class TranslateRequest(Protocol):
+    """Translates one request to OpenAI's."""
+
+    def __call__(
+        self, body: Mapping[str, Any], ignored: set[str], *, cache_marks: bool
+    ) -> dict[str, Any]:
+        """Adds the names of what it leaves out to `ignored`. `cache_marks`: the server reads
+        Anthropic's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Translation:
     """From a dialect to OpenAI's and back, for providers that do not speak it."""
 
-    request: Callable[[Mapping[str, Any], set[str]], dict[str, Any]]
-    """Adds the names of what it leaves out to the set."""
+    request: TranslateRequest
     answer: Callable[[ChatResponse], bytes]
     stream: Callable[[str], StreamTranslator]
     """Takes the model's name."""

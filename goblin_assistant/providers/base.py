@@ -271,6 +271,8 @@ class Provider(ABC):
     name: str
     dialects: frozenset[Dialect] = frozenset({"openai"})
     max_concurrency: int | None = None
+    cache_marks: bool = False
+    """Whether Anthropic's cache marks are read in a request of OpenAI's dialect."""
     address: tuple[str, int] | None = None
     """Host and port of its server, if it has one."""
 

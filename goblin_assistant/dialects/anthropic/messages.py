@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from goblin_assistant.dialects.anthropic.cache_marks import SYSTEM_GAP, Part, joined, keep_mark
 from goblin_assistant.dialects.anthropic.carried import split_id, take_back
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.openai.wire import encode
-
-Part = dict[str, Any]
 
 
 def messages_to_openai(body: Mapping[str, Any], ignored: set[str]) -> list[dict[str, Any]]:
@@ -45,6 +44,7 @@ def _user(
                 parts.append({"type": "text", "text": text})
             if len(block) > 2:
                 note_fields(block, ignored)
+                keep_mark(block, parts[-1:] if text else [], ignored)
             continue
         here = f"{where}.content[{position}]"
         if block["type"] == "tool_result":
@@ -52,24 +52,27 @@ def _user(
             results.append(result)
             parts += images
         else:
-            parts += _parts(block, here, ignored)
+            made = _parts(block, here, ignored)
+            keep_mark(block, made, ignored)
+            parts += made
     if not parts:
         return results
-    plain = len(parts) == 1 and parts[0]["type"] == "text"
+    plain = len(parts) == 1 and parts[0].keys() == {"type", "text"}
     return [*results, {"role": "user", "content": parts[0]["text"] if plain else parts}]
 
 
 def _assistant(
     blocks: Iterable[Mapping[str, Any]], where: str, ignored: set[str]
 ) -> dict[str, Any]:
-    text: list[str] = []
+    text: list[Part] = []
     calls: list[dict[str, Any]] = []
     extras: dict[str, Any] = {}
     for position, block in enumerate(blocks):
         here = f"{where}.content[{position}]"
         kind = block["type"]
+        made: list[Part] = []
         if kind == "text":
-            text.append(_text(block, here))
+            made = [{"type": "text", "text": _text(block, here)}]
         elif kind == "tool_use":
             calls.append(_tool_call(block, here))
         elif kind in ("thinking", "redacted_thinking"):
@@ -77,16 +80,19 @@ def _assistant(
                 ignored.add(f"messages.{kind}")
             continue
         elif kind == "compaction" and isinstance(block.get("content"), str):
-            text.append(block["content"])  # a summary in place of what was said before
+            # a summary in place of what was said before
+            made = [{"type": "text", "text": block["content"]}]
         elif not _is_of_a_server(kind):
             raise _unknown(here)
         else:
             ignored.add(f"messages.{kind}")
             continue
         note_fields(block, ignored)
+        keep_mark(block, made, ignored)
+        text += made
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": "".join(text) if text or not calls else None,
+        "content": joined(text, "") if text or not calls else None,
         **extras,
     }
     if calls:
@@ -117,12 +123,15 @@ def _is_of_a_server(kind: Any) -> bool:
 
 
 _KNOWN_FIELDS = frozenset(
-    {"type", "text", "id", "name", "input", "source", "title", "tool_use_id", "content", "is_error"}
-)
+    {
+        "type", "text", "id", "name", "input", "source", "title", "tool_use_id", "content",
+        "is_error", "cache_control",
+    }
+)  # fmt: skip
 
 
 def note_fields(block: Mapping[str, Any], ignored: set[str]) -> None:
-    """Name the fields of a block that have no counterpart: cache marks, citations, callers."""
+    """Name the fields of a block that have no counterpart: citations, callers."""
     for name in block.keys() - _KNOWN_FIELDS:
         if block[name] not in (None, [], {"type": "direct"}, {"enabled": False}):
             ignored.add(f"messages.{name}" if name.isidentifier() and len(name) < 40 else "?")
@@ -144,10 +153,13 @@ def _tool_result(
     said = "\n".join(text) or ("(see the attachment below)" if images else "")
     if block.get("is_error"):
         said = f"Error: {said}"
+    whole: Part = {"type": "text", "text": said}
+    for marked in (*_blocks(content, where), block):
+        keep_mark(marked, [whole], ignored)
     return {
         "role": "tool",
         "tool_call_id": split_id(_string(block, "tool_use_id", where))[0],
-        "content": said,
+        "content": joined([whole], ""),
     }, images
 
 
@@ -175,6 +187,8 @@ def _search_result(block: Mapping[str, Any], where: str, ignored: set[str]) -> l
     head = f"{_string(block, 'title', where)}\n{_string(block, 'source', where)}"
     inner = _blocks(block.get("content"), where)
     text = "\n".join(_text(item, f"{where}.content[{at}]") for at, item in enumerate(inner))
+    for item in inner:
+        keep_mark(item, (), ignored)
     return [{"type": "text", "text": f"{head}\n\n{text}"}]
 
 
@@ -193,12 +207,12 @@ def _document(
         text = _string(source, "data", where)
         return [{"type": "text", "text": f"{title}\n\n{text}" if title else text}]
     if kind == "content":
-        inner = _blocks(source.get("content"), where)
-        return [
-            part
-            for position, item in enumerate(inner)
-            for part in _parts(item, f"{where}.source.content[{position}]", ignored)
-        ]
+        parts: list[Part] = []
+        for position, item in enumerate(_blocks(source.get("content"), where)):
+            made = _parts(item, f"{where}.source.content[{position}]", ignored)
+            keep_mark(item, made, ignored)
+            parts += made
+        return parts
     raise BadRequest(
         f"{where}: this model takes a document's content, not its address or a file of Anthropic's",
         param="messages",
@@ -227,15 +241,19 @@ def _url(source: Mapping[str, Any], where: str) -> str:
     )
 
 
-def _plain(content: str | list[Mapping[str, Any]], where: str, ignored: set[str]) -> str:
-    """A system prompt as one string: some servers take no blocks there."""
+def _plain(
+    content: str | list[Mapping[str, Any]], where: str, ignored: set[str]
+) -> str | list[Part]:
+    """A system prompt, as one string if it has no cache marks: some servers take no blocks."""
     if isinstance(content, str):
         return content
-    for block in content:
+    parts: list[Part] = []
+    for position, block in enumerate(content):
         note_fields(block, ignored)
-    return "\n\n".join(
-        _text(block, f"{where}[{position}]") for position, block in enumerate(content)
-    )
+        part: Part = {"type": "text", "text": _text(block, f"{where}[{position}]")}
+        keep_mark(block, [part], ignored)
+        parts.append(part)
+    return joined(parts, SYSTEM_GAP)
 
 
 def _text(block: Mapping[str, Any], where: str) -> str:

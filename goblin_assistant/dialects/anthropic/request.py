@@ -22,6 +22,7 @@ Pure functions. Answers are in answer.py, streams in stream.py.
     thinking: enabled        reasoning_effort, by the size of the budget; adaptive and disabled:
                              nothing
     output_config            effort -> reasoning_effort, format -> response_format
+    cache_control            the same, for a server that reads it (cache_marks.py)
 
 What would change the answer's meaning is refused by name. The rest is left out and named in
 `ignored`: hints, what agents send along by default, and tools that Anthropic runs, as long as the
@@ -37,6 +38,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from goblin_assistant.dialects.anthropic.cache_marks import MARK, without_marks
 from goblin_assistant.dialects.anthropic.messages import messages_to_openai
 from goblin_assistant.dialects.anthropic.tools import translate_thinking, translate_tools
 from goblin_assistant.errors import BadRequest
@@ -45,17 +47,17 @@ TRANSLATED = frozenset(
     {
         "model", "messages", "max_tokens", "system", "stream", "temperature", "top_p", "top_k",
         "stop_sequences", "tools", "tool_choice", "thinking", "output_config", "output_format",
-        "metadata", "context_management",
+        "metadata", "context_management", "cache_control",
     }
 )  # fmt: skip
 
 IGNORED = frozenset(
     {
-        "betas", "cache_control", "diagnostics", "fallback_credit_token", "fallbacks",
-        "inference_geo", "service_tier", "speed",
+        "betas", "diagnostics", "fallback_credit_token", "fallbacks", "inference_geo",
+        "service_tier", "speed",
     }
 )  # fmt: skip
-"""Caching, diagnosis, where or how soon Anthropic computes, and its own fallbacks: no other
+"""Diagnosis, where or how soon Anthropic computes, and its own fallbacks: no other
 provider has them."""
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -71,8 +73,11 @@ LONGEST_USER = 64
 150 of JSON."""
 
 
-def request_to_openai(body: Mapping[str, Any], ignored: set[str]) -> dict[str, Any]:
+def request_to_openai(
+    body: Mapping[str, Any], ignored: set[str], *, cache_marks: bool = False
+) -> dict[str, Any]:
     """The OpenAI chat request that means the same. `ignored` gets the names of what is left out.
+    `cache_marks`: the server reads Anthropic's.
 
     Raises BadRequest with the name of what cannot be translated.
     """
@@ -109,7 +114,9 @@ def request_to_openai(body: Mapping[str, Any], ignored: set[str]) -> dict[str, A
     _check_context_management(body.get("context_management"), ignored)
     translate_tools(body, request, ignored)
     translate_thinking(body, request)
-    return request
+    if body.get(MARK) is not None:
+        request[MARK] = body[MARK]
+    return request if cache_marks else without_marks(request, ignored)
 
 
 def fitting_user(user: str) -> str:

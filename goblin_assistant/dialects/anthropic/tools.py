@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from goblin_assistant.dialects.anthropic.cache_marks import MARK
 from goblin_assistant.errors import BadRequest
 
 TOOL_HINTS = frozenset(
-    {"allowed_callers", "cache_control", "defer_loading", "eager_input_streaming", "input_examples"}
+    {"allowed_callers", "defer_loading", "eager_input_streaming", "input_examples"}
 )
 """Fields of a tool that cannot change what an answer means: left out and named."""
 
@@ -87,11 +88,14 @@ def _tool(tool: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str, A
     if not isinstance(name, str) or not isinstance(schema, dict):
         raise BadRequest(f"{where}: a tool needs a name and an input_schema", param="tools")
     function: dict[str, Any] = {"name": name, "parameters": schema}
+    mark: dict[str, Any] = {}
     for key, value in tool.items():
         if key in ("description", "strict"):
             function[key] = value
         elif key in ("name", "input_schema", "type") or value in (None, False, ["direct"]):
             continue
+        elif key == MARK:
+            mark[MARK] = value
         elif key in TOOL_HINTS:
             ignored.add(f"tools.{key}")
         else:
@@ -99,7 +103,7 @@ def _tool(tool: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str, A
     if function.get("strict") and not fits_strict_mode(schema):
         del function["strict"]
         ignored.add("tools.strict")
-    return {"type": "function", "function": function}
+    return {"type": "function", "function": function, **mark}
 
 
 def translate_thinking(body: Mapping[str, Any], request: dict[str, Any]) -> None:

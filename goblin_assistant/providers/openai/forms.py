@@ -23,6 +23,7 @@ class WireForm:
     `reasoning_details`: OpenRouter's list of them is taken. `thought_signatures`: tool calls need
     Google's signature back. `tool_name_limit`: a longer name is shortened on the way. `id_limit`:
     the same for a tool call's id. `cache_control`: Anthropic's cache marks are taken.
+    `cache_marks`: they are read, so a translation of Anthropic's dialect keeps them.
     """
 
     reasoning_field: ReasoningField | None = None
@@ -32,6 +33,7 @@ class WireForm:
     tool_name_limit: int | None = None
     id_limit: int | None = None
     cache_control: bool = True
+    cache_marks: bool = False
 
 
 ANY = WireForm()
@@ -81,8 +83,9 @@ FORMS: Mapping[str, WireForm] = {
         reasoning_details=False,
         tool_name_limit=64,
     ),
-    # https://openrouter.ai/docs/use-cases/reasoning-tokens#preserving-reasoning-blocks
-    "openrouter": WireForm(reasoning_field="reasoning", tool_name_limit=64),
+    # https://openrouter.ai/docs/use-cases/reasoning-tokens#preserving-reasoning-blocks,
+    # https://openrouter.ai/docs/features/prompt-caching
+    "openrouter": WireForm(reasoning_field="reasoning", tool_name_limit=64, cache_marks=True),
     # https://docs.x.ai/docs/guides/reasoning
     "xai": WireForm(reasoning_field="reasoning_content", tool_name_limit=64),
     # https://docs.together.ai/docs/inference-openai-compatibility

@@ -68,7 +68,9 @@ class OpenAICompatibleProvider(RemoteProvider):
         """See RemoteProvider for the two lists of models."""
         self._quirks = quirks = quirks or Quirks()
         self._encode = RequestEncoder(quirks).encode
-        self._fit = MessageFitter(FORMS.get(quirks.wire_form or name, ANY)).fit
+        form = FORMS.get(quirks.wire_form or name, ANY)
+        self.cache_marks = form.cache_marks
+        self._fit = MessageFitter(form).fit
         self._static_chat = quirks.chat_path if "{model}" not in quirks.chat_path else None
         credentials = {quirks.auth_header: quirks.auth_prefix + api_key} if api_key else {}
         client = UpstreamClient(
