@@ -183,8 +183,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         Called every second; `now` is by time.monotonic(). Returns whether it closed for one of
         these reasons.
         """
-        if self.silent is not None:
-            self.silent.watch()
+        silent = self.silent  # once: the request's thread takes it away
+        if silent is not None:
+            silent.watch()
         if self.total_outbufs_len:
             seen = (self.last_activity, unacknowledged(self.socket))
             if self.seen_activity != seen or not self.stuck_since:

@@ -46,13 +46,13 @@ class Parts:
 
     @contextmanager
     def stream(
-        self, path: str = "/v1/chat/completions", **more: Any
+        self, path: str = "/v1/chat/completions", key: str | None = None, **more: Any
     ) -> Iterator[tuple[requests.Response, Iterator[bytes]]]:
         """A streamed answer and its pieces; the first one has not been read."""
         with requests.post(
             self.server.url + path,
             json={**STREAM, "max_tokens": 100, **more},
-            headers={**self.headers, "Origin": PAGE},
+            headers={**self.headers, "Origin": PAGE, "Idempotency-Key": key},
             stream=True,
             timeout=60,
         ) as answer:
@@ -254,6 +254,30 @@ def test_an_error_after_a_comment_is_an_event_of_the_stream(parts: Parts, path: 
     assert parts.recorded_status(answer) == 200
     assert parts.server.metrics()[incomplete] == before + 1
     wait_until(lambda: parts.server.metrics()["chat_slots_in_use"] == 0)
+
+
+def test_a_repeated_key_gets_the_stream_without_comments(parts: Parts) -> None:
+    gate = parts.silent()
+    with parts.stream(key="whole") as (_, received):
+        assert next(received).startswith(COMMENT)
+        gate.opened.set()
+        b"".join(received)
+    with parts.stream(key="whole") as (again, received):
+        assert b"".join(received) == USUAL
+    assert again.headers["Idempotent-Replayed"] == "true"
+
+
+def test_an_error_after_a_comment_frees_its_key(parts: Parts) -> None:
+    gate = Gate()
+    busy = Reply.json(503, {"error": {"message": "busy"}})
+    parts.upstream.reply(Reply([gate, *busy.steps]), Reply.sse(openai_events()))
+    with parts.stream(key="failed") as (_, received):
+        assert next(received).startswith(COMMENT)
+        gate.opened.set()
+        assert b'"error"' in b"".join(received)
+    with parts.stream(key="failed") as (again, received):
+        assert b"".join(received).replace(COMMENT, b"") == USUAL
+    assert "Idempotent-Replayed" not in again.headers
 
 
 def test_the_connection_is_kept_for_the_next_request(parts: Parts) -> None:
