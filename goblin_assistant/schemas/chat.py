@@ -56,7 +56,9 @@ def _no_zero(limit: int) -> int:
     return limit
 
 
-AnswerLimit = Annotated[int, Field(ge=-1), AfterValidator(_no_zero)]
+AnswerLimit = Annotated[
+    int, Field(ge=-1, json_schema_extra={"not": {"enum": [0]}}), AfterValidator(_no_zero)
+]
 """-1 is no limit: llama.cpp and LM Studio have it so, and their clients send it."""
 
 
