@@ -60,7 +60,7 @@ def create_app(config: _Config | dict[str, Any] | None = None) -> APIFlask:
     openapi.init_app(app)
 
     runtime = assemble(app, settings, limits)
-    register_blueprints(app)
+    register_blueprints(app, settings)
     metrics_endpoint.init_app(app, settings)
     lifecycle.init_app(app)
     observability.init_app(app, runtime.tracing)

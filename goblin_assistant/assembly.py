@@ -13,6 +13,7 @@ from goblin_assistant.calls.idempotency_memory import MemoryIdempotencyStore
 from goblin_assistant.calls.idempotency_redis import RedisIdempotencyStore
 from goblin_assistant.calls.service import ChatService
 from goblin_assistant.config import Config, ConfigError
+from goblin_assistant.conversations.store import Conversations
 from goblin_assistant.database import pool
 from goblin_assistant.database.engine import engine_options
 from goblin_assistant.health import folder
@@ -89,7 +90,8 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
         reservation_seconds=config.timeout_total + 120,
         batch_seconds=BATCH_SECONDS,
     )
-    jobs = _jobs(config, usage, accounts)
+    conversations = Conversations(engine, config.conversation_bytes_per_user)
+    jobs = _jobs(config, usage, accounts, conversations)
     monitor = build_monitor(
         config,
         engine,
@@ -107,6 +109,7 @@ def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
         registry=registry,
         router=router,
         usage=usage,
+        conversations=conversations,
         idempotency=_idempotency_store(config),
         chat=ChatService(
             config, registry, router, usage, limits, threads, lambda: monitor.draining
@@ -133,7 +136,9 @@ def make_prices(config: Config) -> Prices:
     )
 
 
-def _jobs(config: Config, usage: UsageStore, accounts: Accounts) -> list[PeriodicJob]:
+def _jobs(
+    config: Config, usage: UsageStore, accounts: Accounts, conversations: Conversations
+) -> list[PeriodicJob]:
     jobs = [
         PeriodicJob("retry_unsaved_usage", 30.0, usage.retry_unsaved),
         PeriodicJob("release_stale_reservations", 60.0, usage.release_stale_reservations),
@@ -145,6 +150,14 @@ def _jobs(config: Config, usage: UsageStore, accounts: Accounts) -> list[Periodi
     if config.usage_retention_days:
         jobs.append(
             PeriodicJob("prune_usage", 3600.0, lambda: usage.prune(config.usage_retention_days))
+        )
+    if config.conversations and config.conversation_retention_days:
+        jobs.append(
+            PeriodicJob(
+                "prune_conversations",
+                3600.0,
+                lambda: conversations.prune(config.conversation_retention_days),
+            )
         )
     return jobs
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from goblin_assistant.calls.idempotency import IdempotencyStore
     from goblin_assistant.calls.service import ChatService
     from goblin_assistant.config import Config
+    from goblin_assistant.conversations.store import Conversations
     from goblin_assistant.health.monitor import HealthMonitor
     from goblin_assistant.providers import Registry
     from goblin_assistant.rate_limits.policy import RateLimits
@@ -37,6 +38,7 @@ class Runtime:
     registry: Registry
     router: Router
     usage: UsageStore
+    conversations: Conversations
     idempotency: IdempotencyStore
     chat: ChatService
     monitor: HealthMonitor

@@ -30,7 +30,11 @@ from goblin_assistant.errors import AuthFailure, Unauthorized
 
 logger = logging.getLogger("goblin_assistant.accounts")
 
+REPEAT_SECONDS = 10
+"""How long a refresh token of the page that has been used gives the same answer again."""
+
 _WRONG = "e-mail or password is wrong"
+_REUSED = "the refresh token was used before; log in again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,32 @@ class Sessions:
 
     def refresh(self, token: str) -> TokenPair:
         """Exchange a refresh token for a new pair. Raises Unauthorized; a reuse ends the family."""
+        return self._exchange(token, repeatable=False)[0]
+
+    def renew(self, token: str) -> tuple[TokenPair, User]:
+        """As `refresh`, but a token that was used less than REPEAT_SECONDS ago gives the same next
+        token again.
+
+        For the page: two tabs share one token, and a reload can lose the answer of a renewal.
+        """
+        return self._exchange(token, repeatable=True)
+
+    def family_of(self, token: str) -> str | None:
+        """The session of a refresh token, used or not; None for an unknown one."""
+        with connect(self._engine) as connection:
+            row = find_refresh_token(connection, refresh_tokens.c.token_hash == digest(token))
+        return None if row is None else str(row.family_id)
+
+    def end(self, token: str) -> None:
+        """End the session of a refresh token. An unknown one is none of ours to end."""
+        with begin(self._engine) as connection:
+            row = find_refresh_token(connection, refresh_tokens.c.token_hash == digest(token))
+            if row is None:
+                return
+            revoke_tokens(connection, refresh_tokens.c.family_id == row.family_id)
+        logger.info("logged_out", extra={"user_id": row.user_id, "everywhere": False})
+
+    def _exchange(self, token: str, *, repeatable: bool) -> tuple[TokenPair, User]:
         with connect(self._engine) as connection:
             row = find_refresh_token(connection, refresh_tokens.c.token_hash == digest(token))
             now = now_ms()
@@ -91,21 +121,20 @@ class Sessions:
                     reason=AuthFailure.REFRESH_UNKNOWN,
                 )
             if row.used_at is not None:
-                if row.revoked_at is None:
-                    # Only once: an old token must not log its owner out again and again.
-                    self._end_family(connection, row)
-                raise Unauthorized(
-                    "the refresh token was used before; log in again",
-                    reason=AuthFailure.REFRESH_REUSED,
-                )
+                given = self._given_before(connection, token, row, now) if repeatable else None
+                if given is None:
+                    if row.revoked_at is None:
+                        # Only once: an old token must not log its owner out again and again.
+                        self._end_family(connection, row)
+                    raise Unauthorized(_REUSED, reason=AuthFailure.REFRESH_REUSED)
+                user = self._user_of(connection, row)
+                return self._pair(user, given), user
             if row.revoked_at is not None or row.expires_at <= now:
                 raise Unauthorized(
                     "the refresh token has expired; log in again",
                     reason=AuthFailure.REFRESH_EXPIRED,
                 )
-            user = user_by_id(connection, row.user_id)
-            if user.disabled_at is not None:
-                raise Unauthorized("the account is disabled", reason=AuthFailure.DISABLED)
+            user = self._user_of(connection, row)
             # Of two concurrent uses, only one finds the token unused.
             unused = (refresh_tokens.c.used_at.is_(None), refresh_tokens.c.revoked_at.is_(None))
             taken = connection.execute(
@@ -113,16 +142,37 @@ class Sessions:
                 .where(refresh_tokens.c.id == row.id, *unused)
                 .values(used_at=now)
             )
-            if taken.rowcount != 1:
-                connection.rollback()
+            if taken.rowcount == 1:
+                new = self._tokens.successors(token)[0] if repeatable else new_refresh_token()
+                self._store(connection, user, row.family_id, new)
+                connection.commit()
+                return self._pair(user, new), user
+            connection.rollback()
+            if not repeatable:
                 self._end_family(connection, row)
-                raise Unauthorized(
-                    "the refresh token was used before; log in again",
-                    reason=AuthFailure.REFRESH_REUSED,
-                )
-            pair = self._issue(connection, user, row.family_id)
-            connection.commit()
-        return pair
+                raise Unauthorized(_REUSED, reason=AuthFailure.REFRESH_REUSED)
+        return self._exchange(token, repeatable=True)  # the token has been used by now
+
+    def _given_before(
+        self, connection: Connection, token: str, row: Row[Any], now: int
+    ) -> str | None:
+        """What a used token was exchanged for, or what followed that, if each step was made less
+        than REPEAT_SECONDS ago."""
+        while row.used_at is not None and row.revoked_at is None:
+            if now - row.used_at > REPEAT_SECONDS * 1000:
+                return None
+            hashes = {digest(after): after for after in self._tokens.successors(token)}
+            found = find_refresh_token(connection, refresh_tokens.c.token_hash.in_(hashes))
+            if found is None:  # it was exchanged by `refresh`, for a random one
+                return None
+            row, token = found, hashes[found.token_hash]
+        return None if row.revoked_at is not None else token
+
+    def _user_of(self, connection: Connection, row: Row[Any]) -> User:
+        user = user_by_id(connection, row.user_id)
+        if user.disabled_at is not None:
+            raise Unauthorized("the account is disabled", reason=AuthFailure.DISABLED)
+        return user
 
     def logout(self, user_id: int, refresh_token: str | None = None) -> None:
         """End the refresh token's session; without a token, all sessions and access tokens."""
@@ -178,18 +228,22 @@ class Sessions:
 
     def _issue(self, connection: Connection, user: User, family: str) -> TokenPair:
         token = new_refresh_token()
-        expires = now_ms() + self._refresh_ms
+        self._store(connection, user, family, token)
+        return self._pair(user, token)
+
+    def _store(self, connection: Connection, user: User, family: str, token: str) -> None:
         insert_row(
             connection,
             refresh_tokens,
             user_id=user.id,
             family_id=family,
             token_hash=digest(token),
-            expires_at=expires,
+            expires_at=now_ms() + self._refresh_ms,
         )
-        return TokenPair(
-            self._tokens.issue(user.id, user.token_version), token, self._tokens.seconds
-        )
+
+    def _pair(self, user: User, token: str) -> TokenPair:
+        access = self._tokens.issue(user.id, user.token_version)
+        return TokenPair(access, token, self._tokens.seconds)
 
     def _end_family(self, connection: Connection, row: Row[Any]) -> None:
         revoke_tokens(connection, refresh_tokens.c.family_id == row.family_id)

@@ -6,7 +6,9 @@ and jti. They identify the user. Roles and limits come from the database with ea
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
 import secrets
 import threading
 import time
@@ -19,6 +21,8 @@ REFRESH_PREFIX = "gor_"
 KEY_PREFIX = "gob_"
 
 _CACHE_SIZE = 20_000
+_SUCCESSOR = b"goblin refresh token\0"
+"""Stands before what is signed: no JWT begins so."""
 
 LEEWAY_SECONDS = 30
 """How far the clocks of two instances may differ. A token of one that is ahead is not yet issued
@@ -79,6 +83,19 @@ class AccessTokens:
                 self._cache.clear()
             self._cache[token] = claims
         return claims
+
+    def successors(self, refresh_token: str) -> list[str]:
+        """The refresh tokens that may follow this one where an answer must be repeatable: the first
+        is given out, the others are by a key that is being replaced.
+
+        They follow from the token and our key, so that the token need not be stored to be given
+        again. Nobody without the key can make one.
+        """
+        message = _SUCCESSOR + refresh_token.encode("utf-8", "replace")
+        digests = [hmac.digest(key.encode(), message, "sha256") for key in self._keys]
+        return [
+            REFRESH_PREFIX + base64.urlsafe_b64encode(one).decode().rstrip("=") for one in digests
+        ]
 
     def _read(self, token: str) -> Claims:
         """The claims, by the first key that fits. Raises Unauthorized."""

@@ -67,6 +67,10 @@ class InstanceSettings(Settings):
         examples=["http://localhost:3000,https://yourdomain.com,https://www.yourdomain.com"],
     )
 
+    page: bool = setting(
+        True, "GOBLIN_PAGE", "false switches the page at / off; the API stays as it is"
+    )
+
     # -- storage
     database_url: str = setting(
         "", "DATABASE_URL", "SQLAlchemy URL; empty: SQLite in the instance folder"
@@ -90,6 +94,26 @@ class InstanceSettings(Settings):
         "REDIS_URL",
         "redis://... or redis+sentinel://...: shared rate limits and idempotency keys; empty: this "
         "process's memory",
+    )
+
+    # -- conversations
+    conversations: bool = setting(
+        True,
+        "GOBLIN_CONVERSATIONS",
+        "keep the page's conversations in the database; false: the page keeps them in its tab, "
+        "and /conversations is gone",
+    )
+    conversation_retention_days: int = setting(
+        0,
+        "GOBLIN_CONVERSATION_RETENTION_DAYS",
+        "conversations that nobody has written to for so long are deleted; 0 keeps them",
+        ge=0,
+    )
+    conversation_bytes_per_user: int = setting(
+        100 * 1024 * 1024,
+        "GOBLIN_CONVERSATION_BYTES_PER_USER",
+        "what the conversations of one user may take, images included",
+        ge=1024,
     )
 
     # -- accounts

@@ -198,6 +198,42 @@ ones are deleted as a range. user_id and key_id are not foreign keys: a record o
 account.
 """
 
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("user_id", BigId, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("title", String(200), default="", nullable=False),
+    Column("settings", JSON, default=dict, nullable=False),
+    Column("revision", Integer, default=0, nullable=False),  # raised by every write of messages
+    Column("messages", Integer, default=0, nullable=False),
+    Column("bytes", BigInteger, default=0, nullable=False),
+    Column("created_at", BigInteger, default=now_ms, nullable=False),
+    Column("updated_at", BigInteger, default=now_ms, index=True, nullable=False),
+    Index("ix_conversations_user_id_updated_at", "user_id", "updated_at"),
+)
+"""A person's conversation. `settings` as in `users`: model, temperature, max_tokens, system_prompt.
+`messages` and `bytes` are those of its messages together."""
+
+conversation_messages = Table(
+    "conversation_messages",
+    metadata,
+    Column(
+        "conversation_id",
+        BigId,
+        ForeignKey("conversations.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("position", Integer, primary_key=True, autoincrement=False),  # from 0
+    Column("role", String(16), nullable=False),  # user, assistant
+    Column("text", Text, nullable=False),
+    Column("attachments", JSON, default=list, nullable=False),  # images as data: addresses
+    Column("details", JSON, default=dict, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", BigInteger, default=now_ms, nullable=False),
+)
+"""One message of a conversation. `details` of an answer: model, provider, tokens, cost, times."""
+
 
 @dataclass(frozen=True, slots=True)
 class User(UserLimits):

@@ -39,7 +39,7 @@ CHAT_ROUTES = frozenset(
 SCOPES: dict[str, tuple[str, ...]] = {
     "auth": ("ip",),
     "health": ("ip",),
-    "general": ("ip", "user"),
+    "general": ("ip", "user", "session"),
     "chat": ("ip", "user", "key"),
     "tokens": ("key", "user"),
     "login": ("account",),
@@ -97,6 +97,18 @@ class RateLimits:
             if status is not None:
                 return status
         return count(self.storage, rules, principal.user_label, "user")
+
+    def check_session(self, session: str | None, ip: str | None) -> LimitStatus | None:
+        """Count a request with the page's cookie by its session; without a good cookie, by address.
+
+        Many people behind one address renew their sessions. Raises RateLimitExceeded.
+        """
+        if not self.enabled:
+            return None
+        rules = self._rules["general"]
+        if session is None:
+            return count(self.storage, rules, address_key(ip), "ip")
+        return count(self.storage, rules, f"session:{session}", "session")
 
     def login_attempt(self, email: str, ip: str | None = None) -> None:
         """Count a login before its password is checked. Raises RateLimitExceeded.

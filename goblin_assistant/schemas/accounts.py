@@ -31,6 +31,12 @@ class RefreshIn(Strict):
     refresh_token: Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
+class SessionIn(Strict):
+    """The session to take over; without a token, that of the cookie."""
+
+    refresh_token: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
+
+
 class LogoutIn(Strict):
     """The session to end; without a token, all sessions of the user."""
 
@@ -68,6 +74,15 @@ class UserOut(UserLimitsShown):
     role: Literal["user", "admin"]
     created_at: str
     disabled_at: str | None
+
+
+class SessionOut(Strict):
+    """A renewed session of the page. Its refresh token is in the cookie only."""
+
+    access_token: str
+    token_type: Literal["bearer"]
+    expires_in: int = Field(description="seconds")
+    user: UserOut
 
 
 class NewUser(Credentials):

@@ -38,6 +38,7 @@ TAGS: tuple[tuple[str, str], ...] = (
     ),
     ("Accounts", "Register, log in, refresh, log out."),
     ("API keys", "Keys for programs, with scopes, limits and budgets of their own."),
+    ("Conversations", "A person's own conversations, as the page keeps them."),
     ("Settings", "A user's defaults for chats."),
     ("Usage", "What was used, and what it cost."),
     ("Health", "Whether the instance and the services it depends on are well."),

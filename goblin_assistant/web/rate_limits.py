@@ -5,8 +5,10 @@
 | auth    | POST /auth/register, login, refresh, logout, password | address               |
 | health  | /health... but live and ready                      | address                  |
 | chat    | completions, messages, embeddings                  | API key, user or address |
+| session | /auth/session, by the limits of general            | session or address       |
 | general | everything else, unknown paths too                 | API key, user or address |
-| none    | /health/live, /health/ready, /metrics, preflights  | not counted              |
+| none    | /health/live, /health/ready, /metrics, preflights, | not counted              |
+|         | the page's files                                   |                          |
 
 Each caller has one bucket per group. flask-limiter counts the auth group. rate_limits/policy.py
 counts the others on the same storage, at 30 us instead of 280 (measured on /health). The hook runs
@@ -33,7 +35,7 @@ from goblin_assistant.rate_limits.policy import (
     RateLimits,
 )
 from goblin_assistant.rate_limits.rules import LimitStatus, headers_of, refused
-from goblin_assistant.web import auth
+from goblin_assistant.web import auth, page_session
 from goblin_assistant.web.request_info import ENVIRON_KEY
 
 if TYPE_CHECKING:
@@ -41,9 +43,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Group", "RateLimits", "group_of", "init_app"]
 
-Group = Literal["auth", "health", "chat", "general", ""]
+Group = Literal["auth", "health", "chat", "session", "general", ""]
 
-_EXEMPT_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
+_EXEMPT_ROUTES = frozenset(
+    # The page: one office behind one address loads thirty files for each person.
+    {"/health/live", "/health/ready", "/metrics", "/", "/static/<files_hash>/<path:name>"}
+)
 
 
 def group_of(rule: Rule | None) -> Group:
@@ -62,6 +67,8 @@ def _group_of_path(path: str) -> Group:
         return ""
     if path in AUTH_ROUTES:
         return "auth"
+    if path == page_session.PATH:
+        return "session"
     if path == "/health" or path.startswith("/health/"):
         return "health"
     return "general"
@@ -89,6 +96,8 @@ def init_app(app: Flask, config: Config, limiter: Limiter) -> RateLimits:
             status: LimitStatus | None = LimitStatus(
                 counted.limit.amount, max(0, counted.remaining), counted.reset_at
             )
+        elif group == "session":
+            status = policy.check_session(page_session.family(), environ.get("REMOTE_ADDR"))
         elif group:
             principal = auth.identify() if group != "health" else None
             status = policy.check(group, principal, environ.get("REMOTE_ADDR"))

@@ -34,6 +34,7 @@ OUT = dict.fromkeys(("anonymous", "revoked_key", "expired_key", "disabled"), 401
 KEYS = ("key", "admin_key", "plain_key_of_admin", "scopeless_key")
 
 PUBLIC: dict[str, int | str] = dict.fromkeys(CALLERS, "ok")
+NOT_FROM_THE_PAGE: dict[str, int | str] = dict.fromkeys(CALLERS, 403)
 SIGNED_IN: dict[str, int | str] = {**PUBLIC, **OUT}
 CHAT: dict[str, int | str] = {**SIGNED_IN, "scopeless_key": 403, "admin_key": 403}
 PERSON: dict[str, int | str] = {**SIGNED_IN, **dict.fromkeys(KEYS, 403)}
@@ -52,7 +53,7 @@ MESSAGES = {"messages": [{"role": "user", "content": "hello"}]}
 class Row:
     """One route: what each caller gets, and a request to find out.
 
-    `{key}` and `{user}` in `path` are the user's.
+    `{key}`, `{conversation}` and `{user}` in `path` are the user's.
     """
 
     expected: dict[str, int | str]
@@ -84,6 +85,28 @@ TABLE: dict[tuple[str, str], Row] = {
     ("GET", "/settings/"): Row(SIGNED_IN),
     ("PUT", "/settings/"): Row(CHAT, {}),
     ("GET", "/usage"): Row(SIGNED_IN),
+    # -- conversations
+    ("GET", "/conversations"): Row(PERSON),
+    ("POST", "/conversations"): Row(PERSON, {}),
+    ("DELETE", "/conversations"): Row(PERSON),
+    ("GET", "/conversations/export"): Row(PERSON),
+    ("GET", "/conversations/<int:conversation_id>"): Row(
+        OWN_THING, path="/conversations/{conversation}"
+    ),
+    ("PATCH", "/conversations/<int:conversation_id>"): Row(
+        OWN_THING, {}, "/conversations/{conversation}"
+    ),
+    ("DELETE", "/conversations/<int:conversation_id>"): Row(
+        OWN_THING, path="/conversations/{conversation}"
+    ),
+    ("GET", "/conversations/<int:conversation_id>/messages"): Row(
+        OWN_THING, path="/conversations/{conversation}/messages"
+    ),
+    ("PUT", "/conversations/<int:conversation_id>/messages/<int:position>"): Row(
+        OWN_THING,
+        {"revision": 0, "messages": [{"role": "user", "text": "hello"}]},
+        "/conversations/{conversation}/messages/0",
+    ),
     # -- health, metrics, documentation
     ("GET", "/health"): Row(PUBLIC),
     ("GET", "/health/all"): Row(PUBLIC),
@@ -95,6 +118,11 @@ TABLE: dict[tuple[str, str], Row] = {
     ("GET", "/openapi.json"): Row(PUBLIC),
     ("GET", "/docs"): Row(PUBLIC),
     ("GET", "/docs/rapidoc.js"): Row(PUBLIC),
+    # -- the page; its cookie's routes refuse what does not come from it
+    ("POST", "/auth/session"): Row(NOT_FROM_THE_PAGE, {}),
+    ("DELETE", "/auth/session"): Row(NOT_FROM_THE_PAGE),
+    ("GET", "/"): Row(PUBLIC),
+    ("GET", "/static/<files_hash>/<path:name>"): Row(PUBLIC, path="/static/0/main.js"),
     # -- admin
     ("GET", "/admin/users"): Row(ADMIN),
     ("POST", "/admin/users"): Row(ADMIN, {"email": "made@example.com", "password": PASSWORD}),
@@ -119,6 +147,7 @@ class World:
         self.app = app
         self.client: FlaskClient = app.test_client()
         self.client.get("/health")
+        self.conversations = app.extensions["goblin"].conversations
         self.accounts: Accounts = app.extensions["goblin"].accounts
         users = {
             name: self.accounts.create(
@@ -159,7 +188,10 @@ class World:
         if caller == "scopeless_key":
             caller = "chat_key" if rule == "/v1/embeddings" else "embeddings_key"
         thing = self.accounts.keys.create(self.user_id, KeySpec(name="thing"))
-        path = (row.path or rule).format(key=thing.row.id, user=self.user_id)
+        conversation = self.conversations.create(self.user_id, "", {}).id
+        path = (row.path or rule).format(
+            key=thing.row.id, user=self.user_id, conversation=conversation
+        )
         credential = self.credentials[caller]
         headers = {} if credential is None else {"Authorization": f"Bearer {credential}"}
         answer = self.client.open(path, method=method, json=row.body, headers=headers)

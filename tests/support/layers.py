@@ -38,7 +38,10 @@ LAYERS = (
         "The Flask extensions; `Runtime`, the parts of one application, for its views.",
     ),
     Layer(("calls",), "One call to a provider, from admission to record; idempotency keys."),
-    Layer(("usage", "rate_limits"), "Usage, prices and budgets; limits on requests and tokens."),
+    Layer(
+        ("usage", "rate_limits", "conversations"),
+        "Usage, prices and budgets; limits on requests and tokens; a person's conversations.",
+    ),
     Layer(
         ("accounts", "dialects", "routing", "health"),
         "Callers and their credentials; the wire formats that we offer, errors included; "

@@ -19,7 +19,9 @@ from goblin_assistant.web import openapi
 from goblin_assistant.web.openapi import UNLIMITED
 from tests.conftest import Serve
 
-NOT_DESCRIBED = {"/openapi.json", "/docs", "/docs/rapidoc.js"}
+NOT_DESCRIBED = {
+    "/openapi.json", "/docs", "/docs/rapidoc.js", "/", "/static/{files_hash}/{name}"
+}  # fmt: skip
 ORDINARY = {"get", "post", "put", "patch", "delete"}
 
 

@@ -1,0 +1,248 @@
+"""Conversations and their messages in the database. Each belongs to one user, and only that user
+can reach it: for everybody else it does not exist.
+
+Messages are numbered from 0. Writing replaces everything from one position on: so an answer is
+added, asked for again, or an edited question sent, by the same statement. Each write names the
+revision that it has seen; of two tabs, the second is told to read again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, delete, func, insert, or_, select, tuple_, update
+
+from goblin_assistant.accounts.api_keys import MAX_ID
+from goblin_assistant.database.engine import insert_row
+from goblin_assistant.database.models import (
+    conversation_messages,
+    conversations,
+    now_ms,
+)
+from goblin_assistant.database.pool import begin, connect
+from goblin_assistant.errors import Conflict, NotFound
+
+logger = logging.getLogger("goblin_assistant.conversations")
+
+MOST_CONVERSATIONS = 10_000
+MOST_MESSAGES = 5_000
+DAY_MS = 86_400_000
+
+_mine = conversations.c
+_of = conversation_messages.c
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. `attachments` are images as data: addresses; `details` say how an answer came
+    about."""
+
+    role: str
+    text: str
+    attachments: list[str]
+    details: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, as they are counted."""
+        return len(self.text.encode()) + sum(map(len, self.attachments)) + len(str(self.details))
+
+
+class Conversations:
+    """The conversations of all users. Shared by all threads."""
+
+    def __init__(self, engine: Engine, most_bytes: int) -> None:
+        """`most_bytes` is what one user may keep."""
+        self._engine = engine
+        self._most_bytes = most_bytes
+
+    def latest(
+        self,
+        user_id: int,
+        search: str = "",
+        before: tuple[int, int] | None = None,
+        limit: int = 50,
+    ) -> list[Row[Any]]:
+        """The latest first; `before` is `updated_at` and `id` of the last of the page before.
+        `search` looks in titles and texts, without case."""
+        wanted = select(conversations).where(_mine.user_id == user_id)
+        if before is not None:
+            wanted = wanted.where(tuple_(_mine.updated_at, _mine.id) < tuple_(*before))
+        if search:
+            inside = select(_of.conversation_id).where(
+                _of.conversation_id == _mine.id, _of.text.icontains(search, autoescape=True)
+            )
+            found = _mine.title.icontains(search, autoescape=True)
+            wanted = wanted.where(or_(found, inside.exists()))
+        wanted = wanted.order_by(_mine.updated_at.desc(), _mine.id.desc()).limit(limit)
+        with connect(self._engine) as connection:
+            return list(connection.execute(wanted).all())
+
+    def create(self, user_id: int, title: str, settings: dict[str, Any]) -> Row[Any]:
+        """A new one without messages. Raises Conflict when the user has too many."""
+        with begin(self._engine) as connection:
+            count = select(func.count()).where(_mine.user_id == user_id)
+            if connection.execute(count).scalar_one() >= MOST_CONVERSATIONS:
+                raise Conflict(f"there are {MOST_CONVERSATIONS} conversations; delete some")
+            values = {"title": title, "settings": settings, "updated_at": now_ms()}
+            made = insert_row(connection, conversations, user_id=user_id, **values)
+            return _find(connection, user_id, made)
+
+    def get(self, user_id: int, conversation_id: int) -> Row[Any]:
+        """One, or NotFound."""
+        with connect(self._engine) as connection:
+            return _find(connection, user_id, conversation_id)
+
+    def change(self, user_id: int, conversation_id: int, **values: Any) -> Row[Any]:
+        """Change title or settings. It keeps its place in the list."""
+        with begin(self._engine) as connection:
+            _find(connection, user_id, conversation_id)
+            if values:
+                connection.execute(
+                    update(conversations).where(_mine.id == conversation_id).values(**values)
+                )
+            return _find(connection, user_id, conversation_id)
+
+    def delete(self, user_id: int, conversation_id: int) -> None:
+        """Delete one with its messages."""
+        with begin(self._engine) as connection:
+            _find(connection, user_id, conversation_id)
+            connection.execute(delete(conversations).where(_mine.id == conversation_id))
+        logger.info("conversation_deleted", extra={"user_id": user_id})
+
+    def delete_all(self, user_id: int) -> None:
+        """Delete all of a user's."""
+        with begin(self._engine) as connection:
+            connection.execute(delete(conversations).where(_mine.user_id == user_id))
+        logger.info("conversations_deleted", extra={"user_id": user_id})
+
+    def messages(
+        self, user_id: int, conversation_id: int, start: int = 0, limit: int = 1000
+    ) -> list[Row[Any]]:
+        """Messages from a position on."""
+        with connect(self._engine) as connection:
+            _find(connection, user_id, conversation_id)
+            return _messages(connection, conversation_id, start, limit)
+
+    def write(
+        self,
+        user_id: int,
+        conversation_id: int,
+        position: int,
+        revision: int,
+        messages: Sequence[Message],
+    ) -> Row[Any]:
+        """Make `messages` the end of the conversation, from `position` on.
+
+        Raises Conflict when it has changed since `revision`, and when the user keeps too much.
+        """
+        with begin(self._engine) as connection:
+            found = _find(connection, user_id, conversation_id)
+            taken = connection.execute(
+                update(conversations)
+                .where(_mine.id == conversation_id, _mine.revision == revision)
+                .values(revision=revision + 1)
+            )
+            if taken.rowcount != 1 or position > found.messages:
+                raise Conflict("the conversation has changed; read it again")
+            if position + len(messages) > MOST_MESSAGES:
+                raise Conflict(f"the conversation has {MOST_MESSAGES} messages; begin a new one")
+            here = _of.conversation_id == conversation_id
+            connection.execute(delete(conversation_messages).where(here, _of.position >= position))
+            left = select(func.coalesce(func.sum(_of.bytes), 0)).where(here)
+            kept = connection.execute(left).scalar_one()
+            size = int(kept) + sum(message.size for message in messages)
+            self._check_room(connection, user_id, conversation_id, size)
+            if messages:
+                connection.execute(
+                    insert(conversation_messages),
+                    [
+                        _values(conversation_id, position + at, message)
+                        for at, message in enumerate(messages)
+                    ],
+                )
+            connection.execute(
+                update(conversations)
+                .where(_mine.id == conversation_id)
+                .values(messages=position + len(messages), bytes=size, updated_at=now_ms())
+            )
+            return _find(connection, user_id, conversation_id)
+
+    def export(self, user_id: int) -> Iterator[tuple[Row[Any], list[Row[Any]]]]:
+        """Each with all its messages, the oldest first. Holds one at a time, and no connection
+        while the caller sends it."""
+        after = 0
+        while True:
+            following = (
+                select(conversations)
+                .where(_mine.user_id == user_id, _mine.id > after)
+                .order_by(_mine.id)
+                .limit(1)
+            )
+            with connect(self._engine) as connection:
+                found = connection.execute(following).one_or_none()
+                if found is None:
+                    return
+                messages = _messages(connection, found.id, 0, MOST_MESSAGES)
+            yield found, messages
+            after = found.id
+
+    def prune(self, days: int) -> None:
+        """Delete what nobody has written to for so many days."""
+        with begin(self._engine) as connection:
+            gone = connection.execute(
+                delete(conversations).where(_mine.updated_at < now_ms() - days * DAY_MS)
+            )
+        if gone.rowcount:
+            logger.info("conversations_pruned", extra={"count": gone.rowcount})
+
+    def _check_room(
+        self, connection: Connection, user_id: int, conversation_id: int, size: int
+    ) -> None:
+        others = select(func.coalesce(func.sum(_mine.bytes), 0)).where(
+            _mine.user_id == user_id, _mine.id != conversation_id
+        )
+        if int(connection.execute(others).scalar_one()) + size > self._most_bytes:
+            raise Conflict(
+                f"your conversations may take {self._most_bytes} bytes; delete some, "
+                "or those with images"
+            )
+
+
+def _find(connection: Connection, user_id: int, conversation_id: int) -> Row[Any]:
+    found = None
+    if conversation_id <= MAX_ID:
+        found = connection.execute(
+            select(conversations).where(_mine.id == conversation_id, _mine.user_id == user_id)
+        ).one_or_none()
+    if found is None:
+        raise NotFound("there is no such conversation")
+    return found
+
+
+def _messages(
+    connection: Connection, conversation_id: int, start: int, limit: int
+) -> list[Row[Any]]:
+    wanted = (
+        select(conversation_messages)
+        .where(_of.conversation_id == conversation_id, _of.position >= start)
+        .order_by(_of.position)
+        .limit(limit)
+    )
+    return list(connection.execute(wanted).all())
+
+
+def _values(conversation_id: int, position: int, message: Message) -> dict[str, Any]:
+    return {
+        "conversation_id": conversation_id,
+        "position": position,
+        "role": message.role,
+        "text": message.text,
+        "attachments": message.attachments,
+        "details": message.details,
+        "bytes": message.size,
+        "created_at": now_ms(),
+    }

@@ -1,0 +1,74 @@
+// Calls of the server's API with the access token, which is only in this page's memory.
+
+import { accessToken, renew } from "./session.js";
+
+/** An answer that is an error. `source` says who failed: client, limit, gateway or provider. */
+export class ApiError extends Error {
+  constructor(status, body, headers) {
+    super(body?.message ?? body?.error?.message ?? `The server answered ${status}`);
+    this.status = status;
+    this.code = typeof body?.error === "string" ? body.error : (body?.error?.code ?? "");
+    this.source = body?.source ?? body?.error?.source ?? "";
+    this.provider = body?.provider ?? "";
+    this.correlationId = headers?.get("X-Correlation-ID") ?? body?.correlation_id ?? "";
+    const seconds = Number(headers?.get("Retry-After") ?? body?.retry_after);
+    this.retryAfter = seconds > 0 ? seconds : null;
+  }
+}
+
+/** The server could not be reached. */
+export class Unreachable extends Error {
+  constructor() {
+    super("The server cannot be reached. Is the connection there?");
+    this.status = 0;
+    this.code = "unreachable";
+    this.source = "connection";
+    this.correlationId = "";
+    this.retryAfter = null;
+  }
+}
+
+/** A fetch whose failure is one of the two errors above. */
+export async function fetched(path, options) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Unreachable();
+  }
+  if (response.ok) return response;
+  const body = await response.json().catch(() => null);
+  throw new ApiError(response.status, body, response.headers);
+}
+
+/**
+ * A call with the access token; the Response of a good answer. An access token that the server
+ * refuses is renewed once: it may have ended early.
+ */
+export async function call(method, path, body, { signal, headers = {} } = {}) {
+  const ask = async () =>
+    fetched(path, {
+      method,
+      signal,
+      headers: {
+        ...headers,
+        Authorization: `Bearer ${await accessToken()}`,
+        ...(body === undefined ? {} : { "Content-Type": "application/json" }),
+      },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  try {
+    return await ask();
+  } catch (error) {
+    if (error.status !== 401) throw error;
+    await renew();
+    return ask();
+  }
+}
+
+/** As `call`, the parsed JSON of the answer; null without a body. */
+export async function callJson(method, path, body, options) {
+  const response = await call(method, path, body, options);
+  return response.status === 204 ? null : response.json();
+}

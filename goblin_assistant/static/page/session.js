@@ -1,0 +1,124 @@
+// Who is signed in. The access token is in this module's memory; the refresh token is in a cookie
+// that no script can read and that goes to /auth/session only.
+
+import { ApiError, fetched } from "./api.js";
+
+const ROUTE = "/auth/session";
+const EARLY_SECONDS = 60;
+const LONGEST_TIMER = 2 ** 31 - 1;
+
+let token = null;
+let ends = 0;
+let timer = 0;
+let renewing = null;
+
+/** The user as the server shows it; null when nobody is signed in. */
+export let user = null;
+
+/** Fires `change` when somebody signs in or out, in this tab or another. */
+export const session = new EventTarget();
+
+const otherTabs = new BroadcastChannel("goblin-session");
+otherTabs.onmessage = ({ data }) => {
+  if (data === "signed-out") {
+    left = true;
+    forget();
+  }
+  // Another person's session would take over this tab's cookie: begin anew as that person.
+  else if (data.signedIn !== user?.id) location.reload();
+};
+
+/** Create an account, then sign in. */
+export async function register(email, password) {
+  await fetched("/auth/register", json({ email, password }));
+  await signIn(email, password);
+}
+
+/** Sign in. Raises ApiError. */
+export async function signIn(email, password) {
+  const pair = await (await fetched("/auth/login", json({ email, password }))).json();
+  await locked(() => exchange({ refresh_token: pair.refresh_token }));
+  otherTabs.postMessage({ signedIn: user.id });
+}
+
+/** Whether the person has left by themselves: nothing needs to be explained then. */
+export let left = false;
+
+/** End this session, here and on the server. */
+export async function signOut() {
+  await locked(() => fetched(ROUTE, { method: "DELETE" }));
+  left = true;
+  forget();
+  otherTabs.postMessage("signed-out");
+}
+
+/** Adopt the session that a new password has begun. */
+export async function adopt(refreshToken) {
+  await locked(() => exchange({ refresh_token: refreshToken }));
+}
+
+/** Renew the session. Whoever asks meanwhile waits for the same answer. */
+export function renew() {
+  renewing ??= locked(() => exchange({})).finally(() => {
+    renewing = null;
+  });
+  return renewing;
+}
+
+/** An access token that is good for a while. Raises ApiError when nobody is signed in. */
+export async function accessToken() {
+  if (token === null || Date.now() > ends - EARLY_SECONDS * 500) await renew();
+  if (token === null) throw new ApiError(401, { error: "signed_out", message: "Sign in again" });
+  return token;
+}
+
+// Refresh tokens are used once, and all tabs share one. The lock is for this machine's browser; it
+// is missing without TLS. Then the server helps: a token just used gives the same answer.
+function locked(work) {
+  return navigator.locks ? navigator.locks.request("goblin-session", work) : work();
+}
+
+async function exchange(body) {
+  let response;
+  try {
+    response = await fetched(ROUTE, json(body));
+  } catch (error) {
+    if (error.status === 401) forget();
+    throw error;
+  }
+  if (response.status === 204) {
+    forget();
+    return;
+  }
+  const answer = await response.json();
+  if (user !== null && user.id !== answer.user.id) location.reload();
+  token = answer.access_token;
+  const before = user;
+  user = answer.user;
+  left = false;
+  plan(answer.expires_in);
+  if (before === null) session.dispatchEvent(new Event("change"));
+}
+
+function plan(seconds) {
+  ends = Date.now() + seconds * 1000;
+  clearTimeout(timer);
+  const wait = Math.max(seconds - EARLY_SECONDS, seconds / 2) * 1000;
+  // A failure is no news: the next call tries again, and says what is wrong.
+  timer = setTimeout(() => renew().catch(() => {}), Math.min(wait, LONGEST_TIMER));
+}
+
+function forget() {
+  const before = user;
+  token = user = null;
+  clearTimeout(timer);
+  if (before !== null) session.dispatchEvent(new Event("change"));
+}
+
+function json(body) {
+  return {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  };
+}

@@ -1,0 +1,82 @@
+"""The files of the page in static/page: read, hashed and packed once.
+
+One hash of all files is a part of every address, not a hash for each file: so modules import each
+other by relative paths, and no build step rewrites them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from types import MappingProxyType
+
+TYPES = {
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+"""What is served, by the end of a file's name. Licences and notes are not."""
+
+INDEX = "index.html"
+
+
+@dataclass(frozen=True, slots=True)
+class PageFile:
+    """One file, as it is and as gzip."""
+
+    plain: bytes
+    packed: bytes
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageFiles:
+    """All files by their paths below static/page, and their common hash."""
+
+    hash: str
+    files: Mapping[str, PageFile]
+    index: str
+    """index.html, with marks that `index_with` fills in."""
+
+    def index_with(self, values: Mapping[str, str]) -> str:
+        """index.html with `{{name}}` replaced by each value. Values must be safe in HTML."""
+        text = self.index.replace("{{files}}", f"/static/{self.hash}")
+        for name, value in values.items():
+            text = text.replace("{{" + name + "}}", value)
+        return text
+
+
+def packed(plain: bytes) -> bytes:
+    """The same bytes each time: without a time stamp."""
+    return gzip.compress(plain, 9, mtime=0)
+
+
+@cache
+def page_files() -> PageFiles:
+    """Read at the first request: a server whose page nobody opens does not read them."""
+    found = dict(sorted(_below(resources.files("goblin_assistant").joinpath("static/page"), "")))
+    index = found.pop(INDEX)
+    digest = hashlib.sha256(index)
+    files = {}
+    for name, plain in found.items():
+        kind = TYPES.get("." + name.rpartition(".")[2])
+        if kind is not None:
+            digest.update(name.encode() + b"\0" + plain)
+            files[name] = PageFile(plain, packed(plain), kind)
+    return PageFiles(digest.hexdigest()[:16], MappingProxyType(files), index.decode())
+
+
+def _below(folder: Traversable, prefix: str) -> list[tuple[str, bytes]]:
+    found: list[tuple[str, bytes]] = []
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found += _below(entry, f"{prefix}{entry.name}/")
+        else:
+            found.append((prefix + entry.name, entry.read_bytes()))
+    return found

@@ -1,0 +1,80 @@
+"""The page's cookie: it holds a refresh token, and is sent to one route only.
+
+A script cannot read it (HttpOnly), and another site cannot send it (SameSite=Strict, and the origin
+is checked: a neighbour under the same domain is the same site). Every other route takes credentials
+in headers only, so that no cookie can be used to forge a request to it.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import Response, request
+
+from goblin_assistant.errors import Forbidden
+from goblin_assistant.runtime import runtime
+
+PATH = "/auth/session"
+COOKIE = "goblin_session"
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def token() -> str | None:
+    """The refresh token of the request's cookie."""
+    return request.cookies.get(COOKIE) or None
+
+
+def family() -> str | None:
+    """The session that the cookie belongs to, for its limit."""
+    given = token()
+    return None if given is None else runtime().accounts.sessions.family_of(given)
+
+
+def check_origin() -> None:
+    """Refuse a request that no page of this server has sent. Raises Forbidden."""
+    origin = request.headers.get("Origin")
+    # Browsers say it where they can (https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header):
+    # over TLS and to this machine. A proxy may have replaced Host, but not this.
+    site = request.headers.get("Sec-Fetch-Site")
+    good = _is_ours(origin) if site is None else site == "same-origin"
+    if origin is None or not good:
+        raise Forbidden("only a page of this server may use this route")
+
+
+def _is_ours(origin: str | None) -> bool:
+    # Without the scheme: behind a proxy with TLS it may not be known here.
+    try:
+        parts = urlsplit(origin or "")
+        port = parts.port or _PORTS.get(parts.scheme)
+        asked = urlsplit(f"{parts.scheme}://{request.host}")
+        return parts.hostname is not None and (parts.hostname, port) == (
+            asked.hostname,
+            asked.port or _PORTS.get(parts.scheme),
+        )
+    except ValueError:
+        return False
+
+
+def keep(response: Response, refresh_token: str) -> None:
+    """Put a refresh token into the cookie."""
+    seconds = runtime().config.refresh_token_seconds
+    _set(response, refresh_token, max_age=seconds)
+
+
+def drop(response: Response) -> None:
+    """Take the cookie away."""
+    _set(response, "", max_age=0)
+
+
+def _set(response: Response, value: str, max_age: int) -> None:
+    behind_tls = request.scheme == "https" or request.headers.get("Origin", "").startswith("https:")
+    response.set_cookie(
+        COOKIE,
+        value,
+        max_age=max_age,
+        path=PATH,
+        secure=behind_tls,
+        httponly=True,
+        samesite="Strict",
+    )

@@ -1,0 +1,1 @@
+"""The page: its files, and stories of people who use it in Chromium."""
