@@ -1,7 +1,7 @@
 """Conversations of people, and their messages.
 
-Revision ID: 0004
-Revises: 0003
+Revision ID: 0005
+Revises: 0004
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
@@ -59,11 +59,11 @@ def upgrade() -> None:
             "conversation_id", "position", name=op.f("pk_conversation_messages")
         ),
     )
-    op.execute("UPDATE schema_compatibility SET revision = '0004', serves_from = '0001' WHERE id = 1")
+    op.execute("UPDATE schema_compatibility SET revision = '0005', serves_from = '0001' WHERE id = 1")
 
 
 def downgrade() -> None:
     """Take back."""
     op.drop_table("conversation_messages")
     op.drop_table("conversations")
-    op.execute("UPDATE schema_compatibility SET revision = '0003', serves_from = '0001' WHERE id = 1")
+    op.execute("UPDATE schema_compatibility SET revision = '0004', serves_from = '0001' WHERE id = 1")
