@@ -177,6 +177,8 @@ def test_every_route_has_a_group(app: Flask) -> None:
         "/health/live",
         "/health/ready",
         "/metrics",
+        "/",
+        "/static/<files_hash>/<path:name>",
     }
     assert {path for path, group in groups.items() if group == "auth"} == {
         "/auth/register", "/auth/login", "/auth/refresh", "/auth/logout", "/auth/password",
