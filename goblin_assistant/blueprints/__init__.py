@@ -9,9 +9,18 @@ from goblin_assistant.config import Config
 
 def register_blueprints(app: APIFlask, config: Config) -> None:
     """Register every route that is switched on."""
-    from goblin_assistant.blueprints import admin, auth, chat, health, messages, settings, usage
+    from goblin_assistant.blueprints import (
+        admin,
+        auth,
+        chat,
+        health,
+        messages,
+        responses,
+        settings,
+        usage,
+    )
 
-    for module in (auth, chat, messages, settings, usage, health, admin):
+    for module in (auth, chat, responses, messages, settings, usage, health, admin):
         app.register_blueprint(module.bp)
     if config.conversations:
         from goblin_assistant.blueprints import conversations

@@ -136,9 +136,9 @@ class Admission:
         """Leave one limit in a request whose caller has a budget or tokens per minute: the largest
         that it has, else the default. It is held for the answer, and a row sends no other.
 
-        Anthropic's dialect has one name, and requires it.
+        Anthropic's dialect has one name, and requires it. The Responses API has one too.
         """
-        if chat.operation != "chat_completion" or chat.dialect != "openai":
+        if chat.operation != "chat_completion" or chat.dialect == "anthropic":
             return
         chat.held_limit = True
         body = chat.body
@@ -147,6 +147,8 @@ class Admission:
             and limit_in(body.get("max_completion_tokens")) is not None
         )
         name = "max_completion_tokens" if newer else "max_tokens"
+        if chat.dialect == "responses":
+            name = "max_output_tokens"
         given = completion_limit(body)
         # 0 is "no limit" to some servers.
         limit = max(1, given) if given is not None else self._default_limit(chat, targets)

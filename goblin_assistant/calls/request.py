@@ -228,7 +228,7 @@ class TargetRequests:
         if (translation := translation_for(self._chat, target)) is None:
             return response.body
         try:
-            return translation.answer(response)
+            return translation.answer(response, self._chat.body)
         except (
             AttributeError,
             IndexError,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from goblin_assistant import metrics
 from goblin_assistant.calls.request import translation_for
 from goblin_assistant.calls.settlement import Settlement
-from goblin_assistant.dialects.table import DIALECTS
+from goblin_assistant.dialects.table import DIALECTS, StreamTranslator
 from goblin_assistant.errors import AppError, label_of
 from goblin_assistant.logs.json_logging import correlation_id, trace_id
 from goblin_assistant.providers.base import (
@@ -52,9 +52,11 @@ class ChatStream:
         self._trace_id = settlement.entry.trace_id or ""
         self._dialect = DIALECTS[chat.dialect]
         translation = translation_for(chat, outcome.target)
-        self._translator = (
-            None if translation is None else translation.stream(settlement.entry.model)
-        )
+        self._translator: StreamTranslator | None = None
+        if translation is not None:
+            self._translator = translation.stream(settlement.entry.model, chat.body)
+        elif self._dialect.watcher is not None:
+            self._translator = self._dialect.watcher()
         self._completed = False
         reaper.start()
         assert settlement.charge.delivered is not None
@@ -125,6 +127,8 @@ class ChatStream:
         metrics.stream_incomplete_total.labels(reason).inc()
         if self.on_incomplete is not None:
             self.on_incomplete(label_of(error))
+        if self._translator is not None:
+            return self._translator.fail(told, self._correlation_id)
         return self._dialect.error_event(told, self._correlation_id)
 
     def _abort(self) -> None:

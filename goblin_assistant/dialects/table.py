@@ -12,18 +12,26 @@ from goblin_assistant.dialects.anthropic import request as anthropic_request
 from goblin_assistant.dialects.anthropic import stream as anthropic_stream
 from goblin_assistant.dialects.openai import defaults as openai_defaults
 from goblin_assistant.dialects.openai import stream as openai_stream
+from goblin_assistant.dialects.responses import answer as responses_answer
+from goblin_assistant.dialects.responses import broken as responses_broken
+from goblin_assistant.dialects.responses import defaults as responses_defaults
+from goblin_assistant.dialects.responses import request as responses_request
+from goblin_assistant.dialects.responses import stream as responses_stream
 from goblin_assistant.errors import AppError
 from goblin_assistant.providers.base import ChatResponse, Completed, Dialect, ProviderError
 
 
 class StreamTranslator(Protocol):
-    """Translates one stream of OpenAI's."""
+    """Translates one stream of OpenAI's, or watches one that passes."""
 
     def feed(self, block: bytes) -> bytes:
         """The events for a block of whole events; b"" when it makes none."""
 
     def finish(self, completed: Completed) -> bytes:
         """The last events of a stream that is complete."""
+
+    def fail(self, error: ProviderError | AppError, correlation_id: str) -> bytes:
+        """The last events of a stream that broke."""
 
 
 class TranslateRequest(Protocol):
@@ -41,9 +49,10 @@ class Translation:
     """From a dialect to OpenAI's and back, for providers that do not speak it."""
 
     request: TranslateRequest
-    answer: Callable[[ChatResponse], bytes]
-    stream: Callable[[str], StreamTranslator]
-    """Takes the model's name."""
+    answer: Callable[[ChatResponse, Mapping[str, Any]], bytes]
+    """Takes the client's request as well."""
+    stream: Callable[[str, Mapping[str, Any]], StreamTranslator]
+    """Takes the model's name, and the client's request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,8 @@ class ClientDialect:
     """The client's headers that say what its body means. A provider is shown no others."""
     translation: Translation | None = None
     """None: every provider speaks the dialect."""
+    watcher: Callable[[], StreamTranslator] | None = None
+    """For streams that pass: where the error event continues what went before it."""
 
 
 DIALECTS: Mapping[Dialect, ClientDialect] = {
@@ -77,8 +88,18 @@ DIALECTS: Mapping[Dialect, ClientDialect] = {
         headers=("anthropic-version", "anthropic-beta"),
         translation=Translation(
             request=anthropic_request.request_to_openai,
-            answer=anthropic_answer.response_from_openai,
-            stream=anthropic_stream.StreamTranslator,
+            answer=lambda response, _: anthropic_answer.response_from_openai(response),
+            stream=lambda model, _: anthropic_stream.StreamTranslator(model),
         ),
+    ),
+    "responses": ClientDialect(
+        apply_defaults=responses_defaults.apply_defaults,
+        error_event=responses_broken.error_event,
+        translation=Translation(
+            request=responses_request.request_to_openai,
+            answer=responses_answer.response_from_openai,
+            stream=responses_stream.StreamTranslator,
+        ),
+        watcher=responses_broken.PassedStream,
     ),
 }

@@ -70,7 +70,7 @@ __all__ = [
     "untranslatable",
 ]
 
-Dialect = Literal["openai", "anthropic"]
+Dialect = Literal["openai", "anthropic", "responses"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ PRESETS: dict[str, Preset] = {
             "max_tokens_field": "max_completion_tokens",
             "max_tokens_models": r"(o\d|gpt-[5-9])",
             "drop_message_fields": REASONING,
+            "responses_path": "/responses",
         },
     ),
     # https://docs.anthropic.com/en/api/overview; its own dialect, see anthropic/
@@ -133,8 +134,13 @@ PRESETS: dict[str, Preset] = {
         api_key_env="FIREWORKS_API_KEY",
         options=LEGACY_MAX_TOKENS,
     ),
-    # https://docs.x.ai/docs/api-reference
-    "xai": Preset(base_url="https://api.x.ai/v1", api_key_env="XAI_API_KEY"),
+    # https://docs.x.ai/docs/api-reference; it prefers the Responses API to the chat API
+    # (https://docs.x.ai/docs/guides/chat, read on 2026-11-27)
+    "xai": Preset(
+        base_url="https://api.x.ai/v1",
+        api_key_env="XAI_API_KEY",
+        options={"responses_path": "/responses"},
+    ),
     # https://learn.microsoft.com/azure/ai-services/openai/reference; a model is the name of a
     # deployment. GET /models lists what could be deployed, so the row declares what is, or a client
     # asks for azure/<deployment>. 2024-10-21 is the last dated release for inference.

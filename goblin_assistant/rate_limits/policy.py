@@ -32,8 +32,11 @@ AUTH_ROUTES = frozenset(
 """The routes of the auth group: those that take a password or a refresh token."""
 
 CHAT_ROUTES = frozenset(
-    {"/chat/completions", "/v1/chat/completions", "/v1/messages", "/v1/embeddings"}
-)
+    {
+        "/chat/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages",
+        "/v1/embeddings",
+    }
+)  # fmt: skip
 """The routes of the chat group: those that call a provider."""
 
 SCOPES: dict[str, tuple[str, ...]] = {

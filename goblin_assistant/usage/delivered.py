@@ -34,7 +34,7 @@ HELD_BYTES = 32_768
 _NO_TEXT = frozenset({
     "role", "id", "type", "index", "finish_reason", "signature", "encrypted_content",
     "tool_call_id", "data", "logprobs", "cache_control", "extra_content", "annotations",
-    "thinking_blocks",
+    "thinking_blocks", "status", "call_id",
 })  # fmt: skip
 """Names, marks and sounds; and what repeats another field (annotations, thinking blocks)."""
 _REASONING = frozenset({"reasoning_content", "reasoning", "reasoning_details"})
@@ -98,14 +98,14 @@ class DeliveredText:
 
 
 def estimate_completion_tokens(answer: bytes) -> int:
-    """Tokens of a whole answer, OpenAI's or Anthropic's, by its text; 0 if it cannot be read."""
+    """Tokens of a whole answer in any dialect, by its text; 0 if it cannot be read."""
     try:
         parsed = orjson.loads(answer)
     except orjson.JSONDecodeError:
         return 0
     if not isinstance(parsed, dict):
         return 0
-    said = _said(parsed.get("content"))
+    said = _said(parsed.get("content")) + _said(parsed.get("output"))
     for choice in _list(parsed.get("choices")):
         if isinstance(choice, dict):
             said += _said(choice.get("message")) + _length(choice.get("text"))
@@ -117,9 +117,19 @@ def _said_in_chunk(chunk: Mapping[str, Any]) -> int:
     if isinstance(found, list):
         return sum(_said_in_choice(choice) for choice in found if isinstance(choice, dict))
     kind = chunk.get("type")
+    if isinstance(kind, str) and kind.startswith("response."):
+        return _said_in_response(kind, chunk)
     if kind == "content_block_delta":
         return _said(chunk.get("delta"))
     return _said(chunk.get("content_block")) if kind == "content_block_start" else 0
+
+
+def _said_in_response(kind: str, event: Mapping[str, Any]) -> int:
+    """The deltas of the Responses API are texts; a call's name stands in its item."""
+    if kind.endswith(".delta"):
+        return _length(event.get("delta"))
+    item = event.get("item") if kind == "response.output_item.added" else None
+    return _length(item.get("name")) if isinstance(item, dict) else 0
 
 
 def _said_in_choice(choice: Mapping[str, Any]) -> int:

@@ -64,12 +64,14 @@ NOT_READ = frozenset({
 """Fields that no provider shows to the model. Top-level numbers and booleans do not count."""
 
 _CONTENT = ("messages", "input", "system")
+_LISTS = ("content", "output")
 _SPECIAL = frozenset(IMAGE_KINDS) | frozenset(ATTACHMENT_KINDS)
 _SHORT = 8
 """In a list of so few items, to look whether all are numbers costs more than to count each."""
 _SERVER_SIDE = ("mcp_servers", "web_search_options", "plugins")
 _CLIENT_TOOLS = (
-    "function", "custom", "bash_", "text_editor_", "computer_", "memory_", "tool_search_tool_"
+    "function", "custom", "bash_", "text_editor_", "computer_", "memory_", "tool_search",
+    "namespace", "local_shell", "apply_patch",
 )  # fmt: skip
 """Tools that run at the client, by the start of their type. Others may read the internet."""
 _NUMBERS = frozenset({int, float})
@@ -211,7 +213,7 @@ class _Prompt:
                 size += len(key)
                 if type(value) is str:
                     size += len(value) if value.isascii() else _size(value)
-                elif key == "content" and type(value) is list:
+                elif key in _LISTS and type(value) is list:
                     # A message's content, a tool's result: lists of parts themselves.
                     pending.extend(value)
                 elif value is not None:

@@ -38,6 +38,9 @@ GUARDED_KEYS = (
     "n",
     "best_of",
     "system",
+    "max_output_tokens",
+    "instructions",
+    "store",
 )
 """Keys of a chat that decisions depend on (allow-list, price, budget). If one is repeated, the
 provider could read another value than we do."""

@@ -9,12 +9,14 @@ Sources: https://platform.claude.com/docs/en/api/messages, `anthropic.types.Mess
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from goblin_assistant.dialects.anthropic.carried import joined_id, signature_for
+from goblin_assistant.dialects.anthropic.carried import signature_for
+from goblin_assistant.dialects.carried import joined_id
+from goblin_assistant.dialects.completions import reasoning_and_text
 from goblin_assistant.providers.base import ChatResponse, Usage
 from goblin_assistant.providers.json_answers import read
 from goblin_assistant.providers.openai.wire import encode
@@ -107,34 +109,6 @@ def response_from_openai(response: ChatResponse) -> bytes:
             "usage": anthropic_usage(response.usage),
         }
     )
-
-
-def reasoning_and_text(message: Mapping[str, Any]) -> tuple[str, str]:
-    """The reasoning and the text of a message or a delta. Mistral's reasoning models write a list
-    of both (https://docs.mistral.ai/capabilities/reasoning/)."""
-    # The first is DeepSeek's and llama.cpp's, the second OpenRouter's, Groq's and vLLM's.
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
-    content = message.get("content")
-    thoughts = [reasoning] if isinstance(reasoning, str) else []
-    texts = [content] if isinstance(content, str) else []
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, dict):
-            inner = part.get("thinking") if part.get("type") == "thinking" else None
-            thoughts += _texts(inner if isinstance(inner, list) else [])
-            texts += _texts([part])
-    return "".join(thoughts), "".join(texts)
-
-
-def _texts(parts: Iterable[Any]) -> list[str]:
-    return [
-        part["text"]
-        for part in parts
-        if isinstance(part, dict) and part.get("type") == "text" and _is_text(part.get("text"))
-    ]
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _arguments(text: Any) -> dict[str, Any]:

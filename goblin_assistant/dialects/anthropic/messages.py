@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from goblin_assistant.dialects.anthropic.cache_marks import SYSTEM_GAP, Part, joined, keep_mark
-from goblin_assistant.dialects.anthropic.carried import split_id, take_back
+from goblin_assistant.dialects.anthropic.carried import take_back
+from goblin_assistant.dialects.carried import split_id
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.openai.wire import encode
 

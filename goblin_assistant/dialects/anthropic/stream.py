@@ -17,19 +17,16 @@ of the SDK, 2.12.0, which reads these streams in the tests.
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
 
-from goblin_assistant.dialects.anthropic.answer import (
-    STOP_REASONS,
-    anthropic_usage,
-    message_id,
-    reasoning_and_text,
-)
-from goblin_assistant.dialects.anthropic.carried import joined_id, merge_details, signature_for
+from goblin_assistant.dialects.anthropic.answer import STOP_REASONS, anthropic_usage, message_id
+from goblin_assistant.dialects.anthropic.carried import signature_for
+from goblin_assistant.dialects.carried import joined_id, merge_details
+from goblin_assistant.dialects.completions import reasoning_and_text
 from goblin_assistant.dialects.error_bodies import anthropic_body
+from goblin_assistant.dialects.tool_calls import ToolCall, ToolCalls
 from goblin_assistant.errors import AppError
 from goblin_assistant.providers.base import Completed, ProviderError, untranslatable
 from goblin_assistant.providers.json_answers import parse_event
@@ -43,30 +40,6 @@ _START: dict[Kind, dict[str, Any]] = {
     "thinking": {"type": "thinking", "thinking": "", "signature": ""},
     "text": {"type": "text", "text": ""},
 }
-
-
-@dataclass(slots=True)
-class _Call:
-    """One tool call of the stream. `text`: its arguments so far; `sent`: how many characters of
-    them went out."""
-
-    index: Any
-    id: str | None
-    name: str = ""
-    text: str = ""
-    sent: int = 0
-    extra: Any = None
-    closed: bool = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether its arguments are a whole object."""
-        if not self.text.rstrip().endswith("}"):
-            return False
-        try:
-            return isinstance(orjson.loads(self.text), dict)
-        except orjson.JSONDecodeError:
-            return False
 
 
 def error_event(error: ProviderError | AppError, correlation_id: str) -> bytes:
@@ -99,8 +72,8 @@ class StreamTranslator:
         self._message: dict[str, Any] | None = {"id": "", "model": model}
         self._open: Kind | None = None
         self._index = -1
-        self._calls: list[_Call] = []
-        self._current: _Call | None = None  # the call whose block is open
+        self._calls = ToolCalls()
+        self._current: ToolCall | None = None  # the call whose block is open
         self._details: list[dict[str, Any]] = []  # reasoning_details that did not go out yet
         self._pairs = PairJoiner()
         self._last: dict[str, Any] = {}
@@ -133,7 +106,7 @@ class StreamTranslator:
             self._enter("thinking")
             self._close()
         reason = STOP_REASONS.get(self._reason or completed.finish_reason or "", "end_turn")
-        if self._calls and reason == "end_turn":
+        if self._calls.all and reason == "end_turn":
             reason = "tool_use"  # some servers say stop for tool calls
         usage = anthropic_usage(completed.usage)
         self._event(
@@ -141,6 +114,10 @@ class StreamTranslator:
         )
         self._event("message_stop")
         return b"".join(self._out)
+
+    def fail(self, error: ProviderError | AppError, correlation_id: str) -> bytes:
+        """The last event of a stream that broke."""
+        return error_event(error, correlation_id)
 
     # -- chunks -------------------------------------------------------------------------------
     def _chunk(self, chunk: dict[str, Any]) -> None:
@@ -171,66 +148,43 @@ class StreamTranslator:
                 self._tool_call(piece)
 
     def _tool_call(self, piece: dict[str, Any]) -> None:
-        function = piece.get("function")
-        function = function if isinstance(function, dict) else {}
-        name, arguments = function.get("name"), function.get("arguments")
-        name = name if isinstance(name, str) else ""
-        call = self._call_of(piece, name, bool(arguments))
-        call.name = call.name or name
-        call.id = call.id or piece.get("id")
-        call.extra = call.extra or piece.get("extra_content")
-        if isinstance(arguments, str):
-            call.text += arguments
+        call = self._calls.add(piece)
         if call.closed and call.text[call.sent :].strip():
             raise untranslatable(
                 "the provider added to a tool call that was complete, which cannot be translated"
             )
         self._write_calls()
 
-    def _call_of(self, piece: dict[str, Any], name: str, argued: bool) -> _Call:
-        """The call that a piece belongs to: by index, else by id, else by name."""
-        index, call_id = piece.get("index"), piece.get("id")
-        known = self._calls
-        if index is not None:
-            known = [call for call in known if call.index == index]
-        elif call_id:
-            known = [call for call in known if call.id == call_id]
-        call = known[-1] if known else None
-        if call is None or _is_another(call, call_id, name, argued):
-            call = _Call(index, call_id)
-            self._calls.append(call)
-        return call
-
     def _write_calls(self) -> None:
         """Write what can go out now: all of the open call, then the next one."""
         while True:
             call = self._current
             if call is None or self._open != "tool_use":
-                call = next((item for item in self._calls if not item.closed), None)
+                call = next((item for item in self._calls.all if not item.closed), None)
                 if call is None or not call.name:
                     return
                 self._start_call(call)
             self._write_arguments(call)
-            waiting = self._calls[-1] is not call
+            waiting = self._calls.all[-1] is not call
             if not waiting or not call.complete:
                 return
             self._close()
 
     def _flush_calls(self) -> None:
-        for call in self._calls:
+        for call in self._calls.all:
             if not call.closed and call.name:
                 self._start_call(call)
                 self._write_arguments(call)
                 self._close()
 
-    def _start_call(self, call: _Call) -> None:
+    def _start_call(self, call: ToolCall) -> None:
         self._close()
         call_id = joined_id(call.id or f"toolu_{uuid.uuid4().hex}", call.extra)
         block = {"type": "tool_use", "id": call_id, "name": call.name, "input": {}}
         self._start("tool_use", block)
         self._current = call
 
-    def _write_arguments(self, call: _Call) -> None:
+    def _write_arguments(self, call: ToolCall) -> None:
         if text := call.text[call.sent :]:
             call.sent = len(call.text)
             self._delta({"type": "input_json_delta", "partial_json": text})
@@ -293,13 +247,3 @@ class StreamTranslator:
         self._out.append(
             b"event: %b\ndata: %b\n\n" % (kind.encode(), encode({"type": kind, **fields}))
         )
-
-
-def _is_another(call: _Call, call_id: Any, name: str, argued: bool) -> bool:
-    """Whether a piece begins a new call, although its index is `call`'s or it has none. Gemini gave
-    every call the index 0; some servers give no ids either."""
-    if call_id and call.id:
-        return bool(call_id != call.id)
-    if not name or not call.name:
-        return False
-    return name != call.name or (argued and call.complete)

@@ -28,6 +28,8 @@ from goblin_assistant.providers.openai.messages import MessageFitter, restored
 from goblin_assistant.providers.openai.models import learned, model_of
 from goblin_assistant.providers.openai.quirks import Quirks
 from goblin_assistant.providers.openai.request import RequestEncoder
+from goblin_assistant.providers.openai.responses import ResponsesWire
+from goblin_assistant.providers.openai.responses_stream import ResponsesObserver
 from goblin_assistant.providers.openai.stream import StreamObserver
 from goblin_assistant.providers.openai.wire import (
     choice_error,
@@ -39,7 +41,7 @@ from goblin_assistant.providers.openai.wire import (
     wants_usage,
 )
 from goblin_assistant.providers.presets import PRESETS
-from goblin_assistant.providers.remote import RemoteProvider
+from goblin_assistant.providers.remote import Observer, RemoteProvider
 from goblin_assistant.providers.rows import arguments_of, options_of
 from goblin_assistant.providers.upstream.client import UpstreamClient
 from goblin_assistant.providers.upstream.errors import Timeouts
@@ -71,6 +73,9 @@ class OpenAICompatibleProvider(RemoteProvider):
         form = FORMS.get(quirks.wire_form or name, ANY)
         self.cache_marks = form.cache_marks
         self._fit = MessageFitter(form).fit
+        self._responses = ResponsesWire(name, quirks.drop_fields)
+        if quirks.responses_path is not None:
+            self.dialects = frozenset({"openai", "responses"})
         self._static_chat = quirks.chat_path if "{model}" not in quirks.chat_path else None
         credentials = {quirks.auth_header: quirks.auth_prefix + api_key} if api_key else {}
         client = UpstreamClient(
@@ -127,8 +132,16 @@ class OpenAICompatibleProvider(RemoteProvider):
             self._learn(learned(rows, self._quirks.model_id_prefix))
 
     # -- calls --------------------------------------------------------------------------------
+    def prepare(self, request: ChatRequest) -> None:
+        """Encode a request of the Responses API: it may be one that this server cannot take."""
+        if request.dialect == "responses":
+            request.prepared = self._responses.encode(request, stream=request.stream)
+
     def complete(self, request: ChatRequest) -> ChatResponse:
         """POST the chat. The answer's bytes are the response's body."""
+        if request.dialect == "responses":
+            data = self._post_response(request)
+            return self._responses.answer(data, request)
         fitted = self._fit(request)
         body = self._encode(fitted.request, stream=False)
         data = self._client.post(self._chat_path(request), body, request.call, fields=request.body)
@@ -148,11 +161,36 @@ class OpenAICompatibleProvider(RemoteProvider):
 
     def stream(self, request: ChatRequest) -> Iterator[StreamEvent]:
         """As every provider, with the tools' own names."""
+        if request.dialect == "responses":
+            return super().stream(request)
         fitted = self._fit(request)
         events = super().stream(fitted.request)
         return restored(events, fitted) if fitted.names else events
 
-    def _open_stream(self, request: ChatRequest) -> tuple[EventStream, StreamObserver]:
+    def _post_response(self, request: ChatRequest) -> bytes:
+        body = request.prepared or self._responses.encode(request, stream=False)
+        path = self._responses_path(request)
+        return self._client.post(path, body, request.call, fields=request.body)
+
+    def _responses_path(self, request: ChatRequest) -> str:
+        return _at(self._quirks.responses_path or "", request.model)
+
+    def _open_response(self, request: ChatRequest) -> tuple[EventStream, Observer]:
+        body = request.prepared or self._responses.encode(request, stream=True)
+        wire = self._responses
+        observer = ResponsesObserver(self.name, request.body, wire.mark, request.progress)
+        path = self._responses_path(request)
+        try:
+            events = self._client.post_sse(path, body, request.call, fields=request.body)
+        except BadResponse as error:
+            if error.answer:  # paid for, if it reports usage; or an error with status 200
+                wire.parse(error.answer, request)
+            raise
+        return events, observer
+
+    def _open_stream(self, request: ChatRequest) -> tuple[EventStream, Observer]:
+        if request.dialect == "responses":
+            return self._open_response(request)
         body = self._encode(request, stream=True)
         observer = StreamObserver(
             self.name,

@@ -32,6 +32,13 @@ class Quirks(BaseModel):
     auth_prefix: str = "Bearer "
     chat_path: str = "/chat/completions"
     embeddings_path: Annotated[str | None, BeforeValidator(_blank)] = "/embeddings"
+    responses_path: Annotated[str | None, BeforeValidator(_blank)] = Field(
+        None,
+        description=(
+            "where the server has the Responses API; empty: it has none, and requests to it are "
+            "translated to chats"
+        ),
+    )
     models_path: Annotated[str | None, BeforeValidator(_blank)] = Field(
         "/models", description="empty: the server has no list of models"
     )

@@ -45,6 +45,7 @@ STREAM_STATUSES = {
     "content_policy_violation": 400,
     "model_not_found": 404,
     "not_found_error": 404,
+    "invalid_prompt": 400,
     "provider_rate_limited": 429,
     "provider_overloaded": 503,
 }

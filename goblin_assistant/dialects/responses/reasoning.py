@@ -1,0 +1,116 @@
+"""An answer's reasoning as an item of the Responses API, and back. Pure functions.
+
+    reasoning_content, reasoning   the item's content: reasoning_text
+    summaries of OpenRouter        the item's summary
+    reasoning_details, thinking_blocks
+                                   packed in `encrypted_content`, with a mark of ours in front
+                                   (providers/openai/encrypted.py)
+
+`encrypted_content` also holds the text where the client asked for it (`include`): such clients may
+send nothing else back.
+Sources: `openai.types.responses.ResponseReasoningItem` of the SDK, 3.54.0;
+https://openrouter.ai/docs/use-cases/reasoning-tokens (reasoning_details).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from goblin_assistant.dialects.carried import merge_details, packed, unpacked
+from goblin_assistant.providers.openai.encrypted import CARRIED
+
+ENCRYPTED = "reasoning.encrypted_content"
+"""The name in `include`."""
+
+
+def asks_for_encrypted(body: Mapping[str, Any]) -> bool:
+    """Whether a request asks for `encrypted_content`."""
+    include = body.get("include")
+    return isinstance(include, list) and ENCRYPTED in include
+
+
+class Thoughts:
+    """The reasoning of one item, from one message or many deltas."""
+
+    __slots__ = ("blocks", "details", "text")
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.details: list[dict[str, Any]] = []
+        self.blocks: list[Any] = []
+
+    def add_hidden(self, message: Mapping[str, Any]) -> bool:
+        """Add what a message or a delta has beside its text. Whether it has something."""
+        details, blocks = message.get("reasoning_details"), message.get("thinking_blocks")
+        merge_details(self.details, details)
+        if isinstance(blocks, list):
+            self.blocks += blocks
+        return bool(details or blocks)
+
+    @property
+    def summaries(self) -> list[str]:
+        """The summaries among OpenRouter's details."""
+        return [
+            text
+            for item in self.details
+            if item.get("type") == "reasoning.summary"
+            and isinstance(text := item.get("summary"), str)
+        ]
+
+    def item(self, item_id: str, *, encrypted: bool, status: str = "completed") -> dict[str, Any]:
+        """The finished item."""
+        item: dict[str, Any] = {
+            "id": item_id,
+            "type": "reasoning",
+            "summary": [{"type": "summary_text", "text": text} for text in self.summaries],
+            "content": self._content(),
+            "status": status,
+        }
+        if hidden := self._hidden(encrypted=encrypted):
+            item["encrypted_content"] = CARRIED + packed(hidden)
+        return item
+
+    def _content(self) -> list[dict[str, Any]]:
+        # OpenRouter writes a summary into its text as well.
+        shown = self.text and not self.summaries
+        return [{"type": "reasoning_text", "text": self.text}] if shown else []
+
+    def _hidden(self, *, encrypted: bool) -> dict[str, Any]:
+        hidden: dict[str, Any] = {}
+        if self.details:
+            hidden["details"] = self.details
+        if self.blocks:
+            hidden["blocks"] = self.blocks
+        if self.text and (encrypted or hidden):
+            hidden["text"] = self.text
+        return hidden
+
+
+def take_back(item: Mapping[str, Any], message: dict[str, Any]) -> bool:
+    """Put an item's reasoning into an assistant's message. False: only its own provider can read
+    it."""
+    encrypted, content = item.get("encrypted_content"), item.get("content")
+    if isinstance(encrypted, str) and encrypted:
+        if not encrypted.startswith(CARRIED):
+            return False
+        hidden = unpacked(encrypted.removeprefix(CARRIED))
+        if not isinstance(hidden, dict):
+            return False
+        for name, field in (("details", "reasoning_details"), ("blocks", "thinking_blocks")):
+            if isinstance(kept := hidden.get(name), list):
+                message.setdefault(field, []).extend(kept)
+        text = hidden.get("text")
+    else:
+        parts = content if isinstance(content, list) else []
+        text = "".join(
+            part["text"]
+            for part in parts
+            if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
+        if not text:
+            return False
+    if not isinstance(text, str) or not text:  # it may stand beside what is packed
+        return bool(message.get("reasoning_details") or message.get("thinking_blocks"))
+    message["reasoning_content"] = message.get("reasoning_content", "") + text
+    return True

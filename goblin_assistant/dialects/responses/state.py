@@ -1,0 +1,40 @@
+"""What needs memory on the server's side, and is refused: this product keeps no responses.
+
+Nothing is stored at a provider either: `store` is false in every request that is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from goblin_assistant.errors import BadRequest
+
+_REFUSED: Mapping[str, str] = {
+    "previous_response_id": "send the whole conversation as `input`",
+    "conversation": "send the whole conversation as `input`",
+    "prompt": "send its text as `instructions` or `input`",
+}
+
+
+def refuse_state(body: Mapping[str, Any]) -> None:
+    """Raise BadRequest with the name of what needs memory."""
+    for name, instead in _REFUSED.items():
+        if body.get(name) is not None:
+            raise BadRequest(f"{name}: no responses are kept here; {instead}", param=name)
+    if body.get("background"):
+        raise BadRequest(
+            "background: no responses are kept here; leave it out, and set `stream` for long "
+            "answers",
+            param="background",
+        )
+    items = body.get("input")
+    for position, item in enumerate(items if isinstance(items, list) else ()):
+        kind = item.get("type")
+        # The SDK's type of a reference has no required field but its id.
+        if kind == "item_reference" or (kind is None and "role" not in item):
+            raise BadRequest(
+                f"input[{position}]: no items are kept here; send the item itself, not a "
+                "reference to it",
+                param="input",
+            )

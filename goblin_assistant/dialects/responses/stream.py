@@ -1,0 +1,197 @@
+"""OpenAI's stream as the events of the Responses API.
+
+    first chunk                  response.created, response.in_progress
+    delta.reasoning_content      an item of type reasoning, with reasoning_text; summaries of
+                                 OpenRouter as summary parts
+    delta.content, delta.refusal a message with output_text or refusal parts
+    delta.tool_calls             an item for each call. Calls may be open at the same time: each
+                                 event names its item
+    finish_reason, usage, the end
+                                 the items that are open are done; response.completed, or
+                                 response.incomplete, with all of the answer
+
+`event` and `data.type` are the same, and each event has the next `sequence_number`. An item is
+added, its parts are added and done, then it is done, as OpenAI's SDK checks. A custom tool's text
+comes in one piece, because the model writes it as JSON.
+Sources: https://platform.openai.com/docs/api-reference/responses-streaming;
+`openai.lib.streaming.responses` of the SDK, 3.54.0, which reads these streams in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from goblin_assistant.dialects.completions import reasoning_and_text
+from goblin_assistant.dialects.responses.broken import event, failed_events
+from goblin_assistant.dialects.responses.open_items import (
+    Emit,
+    OpenCall,
+    OpenItem,
+    OpenMessage,
+    OpenReasoning,
+)
+from goblin_assistant.dialects.responses.reasoning import asks_for_encrypted
+from goblin_assistant.dialects.responses.response import ResponseObject, is_incomplete
+from goblin_assistant.dialects.responses.tools import CallName, names_of
+from goblin_assistant.dialects.tool_calls import ToolCall, ToolCalls
+from goblin_assistant.errors import AppError
+from goblin_assistant.providers.base import Completed, ProviderError
+from goblin_assistant.providers.json_answers import parse_event
+from goblin_assistant.providers.upstream.sse import event_data, split_events
+
+
+class StreamTranslator:
+    """The state of one stream. `model` is used until the provider names its own; `body` is the
+    client's request."""
+
+    __slots__ = (
+        "_body",
+        "_calls",
+        "_encrypted",
+        "_model",
+        "_names",
+        "_open",
+        "_opened",
+        "_out",
+        "_output",
+        "_reason",
+        "_response",
+        "_sequence",
+    )
+
+    def __init__(self, model: str, body: Mapping[str, Any]) -> None:
+        self._model = model
+        self._body = body
+        self._names = names_of(body)
+        self._encrypted = asks_for_encrypted(body)
+        self._response: ResponseObject | None = None
+        self._sequence = 0
+        self._output: list[OpenItem] = []  # in the order in which they were added
+        self._open: OpenReasoning | OpenMessage | None = None
+        self._calls = ToolCalls()
+        self._opened: dict[int, OpenCall] = {}  # by id() of the call
+        self._reason: str | None = None
+        self._out: list[bytes] = []
+
+    def feed(self, block: bytes) -> bytes:
+        """The events for a block of whole events; b"" when it makes none. Raises BadResponse for
+        what is not JSON."""
+        self._out = []
+        for piece in split_events(block):
+            data = event_data(piece)
+            if data is None or data.strip() == b"[DONE]":
+                continue
+            chunk = parse_event("the provider", data)
+            if isinstance(chunk, dict):
+                self._chunk(chunk)
+        return b"".join(self._out)
+
+    def finish(self, completed: Completed) -> bytes:
+        """The last events of a stream that is complete."""
+        self._out = []
+        response = self._begin({})
+        reason = self._reason or completed.finish_reason
+        if not self._output:
+            self._message()  # an answer of nothing is a message too
+        self._done("incomplete" if is_incomplete(reason) else "completed")
+        whole = response.end(
+            [item.value for item in self._output if item.value], completed.usage, reason
+        )
+        self._event(f"response.{whole['status']}", {"response": whole})
+        return b"".join(self._out)
+
+    def fail(self, error: ProviderError | AppError, correlation_id: str) -> bytes:
+        """The last events of a stream that broke, with what has come of the answer."""
+        self._out = []
+        response = self._begin({}).value
+        begun = b"".join(self._out)
+        self._out = []
+        sequence = self._sequence
+        self._done("incomplete")  # only for what the items hold: these events do not go out
+        output = [item.value for item in self._output if item.value]
+        return begun + failed_events(
+            {**response, "output": output}, sequence, error, correlation_id
+        )
+
+    # -- chunks -------------------------------------------------------------------------------
+    def _chunk(self, chunk: dict[str, Any]) -> None:
+        self._begin(chunk)
+        choices = chunk.get("choices")
+        choice = (
+            choices[0]
+            if isinstance(choices, list) and choices and isinstance(choices[0], dict)
+            else {}
+        )
+        if isinstance(choice.get("finish_reason"), str):
+            self._reason = choice["finish_reason"]
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            return
+        reasoning, said = reasoning_and_text(delta)
+        if reasoning or delta.get("reasoning_details") or delta.get("thinking_blocks"):
+            self._reasoning().add(reasoning, delta)
+        if said:
+            logprobs = choice.get("logprobs")
+            scored = logprobs.get("content") if isinstance(logprobs, dict) else None
+            self._message().add_text(said, scored)
+        if isinstance(refusal := delta.get("refusal"), str) and refusal:
+            self._message().add_refusal(refusal)
+        if delta.get("annotations"):
+            self._message().annotate(delta["annotations"])
+        calls = delta.get("tool_calls")
+        for piece in calls if isinstance(calls, list) else ():
+            if isinstance(piece, dict):
+                self._call(self._calls.add(piece))
+
+    def _call(self, call: ToolCall) -> None:
+        if not call.name:
+            return
+        opened = self._opened.get(id(call))
+        if opened is None:
+            self._close()
+            name = self._names.get(call.name) or CallName(call.name)
+            opened = self._opened[id(call)] = OpenCall(self._emit(), call, name)
+            self._output.append(opened)
+        opened.write()
+
+    # -- items --------------------------------------------------------------------------------
+    def _reasoning(self) -> OpenReasoning:
+        if not isinstance(self._open, OpenReasoning):
+            self._close()
+            self._open = OpenReasoning(self._emit(), encrypted=self._encrypted)
+            self._output.append(self._open)
+        return self._open
+
+    def _message(self) -> OpenMessage:
+        if not isinstance(self._open, OpenMessage):
+            self._close()
+            self._open = OpenMessage(self._emit())
+            self._output.append(self._open)
+        return self._open
+
+    def _close(self, status: str = "completed") -> None:
+        if self._open is not None:
+            self._open.done(status)
+            self._open = None
+
+    def _done(self, status: str) -> None:
+        self._close(status)
+        for item in self._output:
+            if item.value is None:
+                item.done(status)
+
+    # -- events -------------------------------------------------------------------------------
+    def _begin(self, chunk: Mapping[str, Any]) -> ResponseObject:
+        if self._response is None:
+            self._response = ResponseObject(self._body, chunk, self._model)
+            for kind in ("response.created", "response.in_progress"):
+                self._event(kind, {"response": self._response.value})
+        return self._response
+
+    def _emit(self) -> Emit:
+        return Emit(self._event, len(self._output))
+
+    def _event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        self._out.append(event(kind, self._sequence, fields))
+        self._sequence += 1
