@@ -75,6 +75,11 @@ def check_packed(texts: Iterable[str]) -> None:
     check_together(_bytes_of(text).decode("utf-8", "replace") for text in texts)
 
 
+def packed_in_id(call_id: Any) -> str:
+    """What is packed in a tool call's id; "" if nothing is."""
+    return call_id.partition(ID_MARK)[2] if isinstance(call_id, str) else ""
+
+
 def _bytes_of(text: str) -> bytes:
     try:
         return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

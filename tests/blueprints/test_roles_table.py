@@ -76,6 +76,7 @@ TABLE: dict[tuple[str, str], Row] = {
     # -- chat
     ("POST", "/chat/completions"): Row(CHAT, MESSAGES),
     ("POST", "/v1/chat/completions"): Row(CHAT, MESSAGES),
+    ("POST", "/v1/responses"): Row(CHAT, {"model": "echo", "input": "hello"}),
     ("POST", "/v1/messages"): Row(CHAT, {"model": "echo", "max_tokens": 5, **MESSAGES}),
     ("POST", "/v1/embeddings"): Row(CHAT, {"model": "echo", "input": "hello"}),
     ("GET", "/chat/models"): Row(SIGNED_IN),

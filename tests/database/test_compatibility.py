@@ -258,6 +258,7 @@ def test_an_instance_refuses_everything_but_health_and_metrics_on_incompatible_t
         ("POST", "/chat/completions"),
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/messages"),
+        ("POST", "/v1/responses"),
         ("POST", "/auth/login"),
         ("GET", "/auth/keys"),
         ("GET", "/no/such/route"),

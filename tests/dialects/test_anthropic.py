@@ -16,6 +16,7 @@ from goblin_assistant.dialects.anthropic.request import (
     TRANSLATED,
     request_to_openai,
 )
+from goblin_assistant.dialects.carried import ID_MARK, packed
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.base import ChatResponse, Usage
 from goblin_assistant.providers.openai.wire import parse_usage
@@ -48,6 +49,16 @@ def refused(**body: Any) -> BadRequest:
 
 def user(*blocks: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "user", "content": list(blocks)}]
+
+
+def test_what_is_packed_is_counted_before_it_is_unpacked() -> None:
+    bomb = packed([[]] * 400_000)
+    for block in (
+        {"type": "thinking", "thinking": "", "signature": f"goblin.{bomb}"},
+        {"type": "tool_use", "id": f"call{ID_MARK}{bomb}", "name": "f", "input": {}},
+    ):
+        error = refused(messages=[{"role": "assistant", "content": [block]}])
+        assert "too many values" in str(error)
 
 
 # -- requests -------------------------------------------------------------------------------------

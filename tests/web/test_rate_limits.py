@@ -185,6 +185,7 @@ def test_every_route_has_a_group(app: Flask) -> None:
     }  # fmt: skip
     assert {path for path, group in groups.items() if group == "chat"} == {
         "/chat/completions", "/v1/chat/completions", "/v1/messages", "/v1/embeddings",
+        "/v1/responses",
     }  # fmt: skip
     assert all(path.startswith("/health") for path, group in groups.items() if group == "health")
 

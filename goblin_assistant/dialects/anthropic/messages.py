@@ -7,14 +7,17 @@ from typing import Any
 
 from goblin_assistant.dialects.anthropic.cache_marks import SYSTEM_GAP, Part, joined, keep_mark
 from goblin_assistant.dialects.anthropic.carried import take_back
-from goblin_assistant.dialects.carried import split_id
+from goblin_assistant.dialects.carried import check_packed, packed_in_id, split_id
 from goblin_assistant.errors import BadRequest
+from goblin_assistant.providers.anthropic.foreign import SIGNATURE
 from goblin_assistant.providers.openai.wire import encode
+from goblin_assistant.schemas.json_bounds import TooMuchStructure
 
 
 def messages_to_openai(body: Mapping[str, Any], ignored: set[str]) -> list[dict[str, Any]]:
     """The messages of a whole request. Raises BadRequest, which names the place. `ignored` gets the
     names of what is left out."""
+    _bound(body["messages"])
     messages: list[dict[str, Any]] = []
     if body.get("system"):
         messages.append({"role": "system", "content": _plain(body["system"], "system", ignored)})
@@ -31,6 +34,22 @@ def messages_to_openai(body: Mapping[str, Any], ignored: set[str]) -> list[dict[
         else:
             messages.append(_assistant(content, where, ignored))
     return messages
+
+
+def _bound(turns: Iterable[Mapping[str, Any]]) -> None:
+    packed = []
+    for turn in turns:
+        content = turn["content"]
+        for block in content if turn["role"] == "assistant" and type(content) is list else ():
+            signature = block.get("signature") if block["type"] == "thinking" else None
+            if isinstance(signature, str) and signature.startswith(SIGNATURE):
+                packed.append(signature.removeprefix(SIGNATURE))
+            elif block["type"] == "tool_use":
+                packed.append(packed_in_id(block.get("id")))
+    try:
+        check_packed(packed)
+    except TooMuchStructure:
+        raise BadRequest("messages: what is packed in them has too many values") from None
 
 
 def _user(

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.dialects.carried import ID_MARK, check_packed, split_id
+from goblin_assistant.dialects.carried import check_packed, packed_in_id, split_id
 from goblin_assistant.dialects.responses.reasoning import take_back
 from goblin_assistant.dialects.responses.tools import CallName
 from goblin_assistant.errors import BadRequest
@@ -69,11 +69,10 @@ def messages_of(body: Mapping[str, Any], ignored: set[str]) -> list[dict[str, An
 def _bound(items: list[Mapping[str, Any]]) -> None:
     packed = []
     for item in items:
-        content, call_id = item.get("encrypted_content"), item.get("call_id")
+        content = item.get("encrypted_content")
         if isinstance(content, str) and content.startswith(CARRIED):
             packed.append(content.removeprefix(CARRIED))
-        if isinstance(call_id, str) and ID_MARK in call_id:
-            packed.append(call_id.partition(ID_MARK)[2])
+        packed.append(packed_in_id(item.get("call_id")))
     try:
         check_packed(packed)
     except TooMuchStructure:

@@ -85,17 +85,13 @@ class _OpenPart:
         return "".join(self._pieces)
 
     def end(self, text: str, **fields: Any) -> None:
-        self._emit(
-            f"{self._event}.done", self.id, **self._place, **{self._field: text},
-            **self._extra, **fields,
-        )  # fmt: skip
+        told = {**self._place, self._field: text, **self._extra, **fields}
+        self._emit(f"{self._event}.done", self.id, **told)
 
     def _write(self, text: str, fields: Mapping[str, Any]) -> None:
         self._pieces.append(text)
-        self._emit(
-            f"{self._event}.delta", self.id, **self._place, delta=text,
-            **{**self._extra, **fields},
-        )  # fmt: skip
+        told = {**self._place, "delta": text, **self._extra, **fields}
+        self._emit(f"{self._event}.delta", self.id, **told)
 
 
 _PARTS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {

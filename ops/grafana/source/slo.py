@@ -6,7 +6,7 @@ from ops.grafana.source.panels import Board, Panel, quantile, rate
 
 HEALTH = ',endpoint=~"/health.*"'
 LOGIN = ',endpoint="/auth/login"'
-CHAT = ',endpoint=~"/chat/completions|/v1/chat/completions|/v1/messages"'
+CHAT = ',endpoint=~"/chat/completions|/v1/chat/completions|/v1/responses|/v1/messages"'
 NOT_PROBES = ',endpoint!~"/health.*|/metrics"'
 
 
