@@ -11,6 +11,7 @@ from goblin_assistant.dialects.carried import check_packed, packed_in_id, split_
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.anthropic.foreign import SIGNATURE
 from goblin_assistant.providers.openai.wire import encode
+from goblin_assistant.schemas.field_names import shown
 from goblin_assistant.schemas.json_bounds import TooMuchStructure
 
 
@@ -154,7 +155,7 @@ def note_fields(block: Mapping[str, Any], ignored: set[str]) -> None:
     """Name the fields of a block that have no counterpart: citations, callers."""
     for name in block.keys() - _KNOWN_FIELDS:
         if block[name] not in (None, [], {"type": "direct"}, {"enabled": False}):
-            ignored.add(f"messages.{name}" if name.isidentifier() and len(name) < 40 else "?")
+            ignored.add(shown("messages", name))
 
 
 def _tool_result(

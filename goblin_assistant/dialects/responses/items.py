@@ -26,6 +26,7 @@ from goblin_assistant.dialects.responses.tools import CallName
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.openai.encrypted import CARRIED
 from goblin_assistant.providers.openai.wire import encode
+from goblin_assistant.schemas.field_names import shown
 from goblin_assistant.schemas.json_bounds import TooMuchStructure
 
 Part = dict[str, Any]
@@ -211,8 +212,7 @@ class _History:
     def _part(self, part: Mapping[str, Any], where: str) -> Part:
         for name in part.keys() - _PART_FIELDS:
             if part[name] is not None:
-                known = name.isidentifier() and len(name) < 40
-                self._ignored.add(f"input.{name}" if known else "?")
+                self._ignored.add(shown("input", name))
         kind = part.get("type")
         if kind in ("input_text", "output_text", "text"):
             return {"type": "text", "text": _string(part, "text", where)}

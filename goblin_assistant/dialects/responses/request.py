@@ -32,6 +32,7 @@ from goblin_assistant.dialects.responses.items import messages_of
 from goblin_assistant.dialects.responses.reasoning import ENCRYPTED
 from goblin_assistant.dialects.responses.tools import translate_tools
 from goblin_assistant.errors import BadRequest
+from goblin_assistant.schemas.field_names import shown
 
 LOGPROBS = "message.output_text.logprobs"
 """The name in `include`."""
@@ -110,7 +111,7 @@ def _translate_reasoning(
         if name == "effort":
             request["reasoning_effort"] = value
         else:
-            ignored.add(f"reasoning.{name}" if name.isidentifier() and len(name) < 40 else "?")
+            ignored.add(shown("reasoning", name))
 
 
 def _translate_text(text: Mapping[str, Any], request: dict[str, Any], ignored: set[str]) -> None:

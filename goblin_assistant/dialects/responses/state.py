@@ -32,7 +32,8 @@ def refuse_state(body: Mapping[str, Any]) -> None:
     for position, item in enumerate(items if isinstance(items, list) else ()):
         kind = item.get("type")
         # The SDK's type of a reference has no required field but its id.
-        if kind == "item_reference" or (kind is None and "role" not in item):
+        bare = kind is None and "role" not in item and "content" not in item
+        if kind == "item_reference" or bare:
             raise BadRequest(
                 f"input[{position}]: no items are kept here; send the item itself, not a "
                 "reference to it",

@@ -28,6 +28,7 @@ from typing import Any
 import orjson
 
 from goblin_assistant.providers.base import InvalidRequest
+from goblin_assistant.schemas.field_names import shown
 from goblin_assistant.schemas.json_bounds import (
     TooDeep,
     TooMuchStructure,
@@ -102,7 +103,7 @@ def _note_fields(message: Mapping[str, Any], ignored: set[str]) -> None:
     for name in message.keys() - _FIELDS:
         if not message[name] or (name in _THOUGHTS and message.get("thinking_blocks")):
             continue
-        ignored.add(f"messages.{name}" if name.isidentifier() and len(name) < 40 else "messages.?")
+        ignored.add(shown("messages", name))
 
 
 def _turn(message: Mapping[str, Any], where: str) -> tuple[str, list[Block]]:
