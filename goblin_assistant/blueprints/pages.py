@@ -30,6 +30,7 @@ def index() -> Response:
     config = runtime().config
     text = page_files().index_with(
         {
+            "conversations": "on" if config.conversations else "off",
             "registration": "open" if config.registration_open else "closed",
             "version": escape(__version__),
         }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from tests.conftest import Serve, Server, wait_until
@@ -15,14 +17,15 @@ CHAT: dict[str, Any] = {
 STREAM = {**CHAT, "stream": True}
 
 
-def start(serve: Serve, upstream: FakeUpstream, **more: str) -> Server:
+def start(serve: Serve, upstream: FakeUpstream, models: Sequence[str] = (), **more: str) -> Server:
     """A server whose openai provider is the fake upstream, past its first health check.
 
-    Replies that are scripted later are for chats.
+    `models` are what the provider lists. Replies that are scripted later are for chats.
     """
+    listed = json.dumps({"data": [{"id": name, "object": "model"} for name in models]}).encode()
     upstream.default = Reply.raw(
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
-        b'Connection: close\r\n\r\n{"data": []}'
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(listed), listed)
     )
     settings = {
         "OPENAI_API_KEY": "sk-canary-provider-key",

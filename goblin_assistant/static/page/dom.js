@@ -14,7 +14,8 @@ export function h(name, properties = {}, ...children) {
       element.setAttribute(key, value);
     }
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  const absent = [null, undefined, false];
+  element.append(...children.flat(Infinity).filter((child) => !absent.includes(child)));
   return element;
 }
 

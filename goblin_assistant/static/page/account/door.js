@@ -54,7 +54,8 @@ function form(creating, open, note, place) {
       open
         ? h("p", { class: "door-foot" },
             creating ? "You have an account? " : "New here? ",
-            h("button", { class: "link", onclick: turn }, creating ? "Sign in" : "Create an account"))
+            h("button", { class: "link", onclick: turn },
+              creating ? "Sign in" : "Create an account"))
         : h("p", { class: "door-foot soft small" }, "Accounts are created by the operator.")));
 }
 
