@@ -12,7 +12,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, update
+from sqlalchemy import Connection, Engine, Row, delete, func, select, update
 
 from goblin_assistant.accounts.passwords import Passwords, check_new
 from goblin_assistant.accounts.statements import (
@@ -26,7 +26,7 @@ from goblin_assistant.accounts.tokens import AccessTokens, digest, new_refresh_t
 from goblin_assistant.database.engine import insert_row
 from goblin_assistant.database.models import User, now_ms, refresh_tokens, users
 from goblin_assistant.database.pool import begin, connect
-from goblin_assistant.errors import AuthFailure, Unauthorized
+from goblin_assistant.errors import AuthFailure, NotFound, Unauthorized
 
 logger = logging.getLogger("goblin_assistant.accounts")
 
@@ -44,6 +44,7 @@ class TokenPair:
     access_token: str
     refresh_token: str
     expires_in: int
+    session_id: str
     token_type: str = "bearer"
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,6 +55,17 @@ class TokenPair:
             "token_type": self.token_type,
             "expires_in": self.expires_in,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session that goes on. Times in ms since 1970; `started_at` is that of its oldest token that
+    is still kept."""
+
+    id: str
+    started_at: int
+    renewed_at: int
+    expires_at: int
 
 
 class Sessions:
@@ -102,6 +114,44 @@ class Sessions:
             row = find_refresh_token(connection, refresh_tokens.c.token_hash == digest(token))
         return None if row is None else str(row.family_id)
 
+    def latest(self, user_id: int, limit: int) -> tuple[list[Session], int]:
+        """The sessions of a user that go on, the last renewed first, and how many there are."""
+        token = refresh_tokens.c
+        goes_on = select(token.family_id).where(
+            token.user_id == user_id,
+            token.used_at.is_(None),
+            token.revoked_at.is_(None),
+            token.expires_at > now_ms(),
+        )
+        renewed = func.max(token.created_at)
+        query = (
+            select(
+                *(token.family_id, func.min(token.created_at), renewed),
+                *(func.max(token.expires_at), func.count().over()),
+            )
+            .where(token.user_id == user_id, token.family_id.in_(goes_on))
+            .group_by(token.family_id)
+            .order_by(renewed.desc(), token.family_id)
+            .limit(limit)
+        )
+        with connect(self._engine) as connection:
+            rows = connection.execute(query).all()
+        return [Session(*row[:4]) for row in rows], rows[0][4] if rows else 0
+
+    def end_one(self, user_id: int, session_id: str) -> None:
+        """End one session of a user. Raises NotFound.
+
+        An access token does not say which session it belongs to, so all of the user end: those of
+        the other sessions are renewed.
+        """
+        token = refresh_tokens.c
+        mine = (token.user_id == user_id) & (token.family_id == session_id)
+        with begin(self._engine) as connection:
+            if not revoke_tokens(connection, mine):
+                raise NotFound("there is no such session")
+            update_user(connection, user_id, token_version=users.c.token_version + 1)
+        logger.info("logged_out", extra={"user_id": user_id, "everywhere": False})
+
     def end(self, token: str) -> None:
         """End the session of a refresh token. An unknown one is none of ours to end."""
         with begin(self._engine) as connection:
@@ -128,7 +178,7 @@ class Sessions:
                         self._end_family(connection, row)
                     raise Unauthorized(_REUSED, reason=AuthFailure.REFRESH_REUSED)
                 user = self._user_of(connection, row)
-                return self._pair(user, given), user
+                return self._pair(user, given, row.family_id), user
             if row.revoked_at is not None or row.expires_at <= now:
                 raise Unauthorized(
                     "the refresh token has expired; log in again",
@@ -146,7 +196,7 @@ class Sessions:
                 new = self._tokens.successors(token)[0] if repeatable else new_refresh_token()
                 self._store(connection, user, row.family_id, new)
                 connection.commit()
-                return self._pair(user, new), user
+                return self._pair(user, new, row.family_id), user
             connection.rollback()
             if not repeatable:
                 self._end_family(connection, row)
@@ -229,7 +279,7 @@ class Sessions:
     def _issue(self, connection: Connection, user: User, family: str) -> TokenPair:
         token = new_refresh_token()
         self._store(connection, user, family, token)
-        return self._pair(user, token)
+        return self._pair(user, token, family)
 
     def _store(self, connection: Connection, user: User, family: str, token: str) -> None:
         insert_row(
@@ -241,9 +291,9 @@ class Sessions:
             expires_at=now_ms() + self._refresh_ms,
         )
 
-    def _pair(self, user: User, token: str) -> TokenPair:
+    def _pair(self, user: User, token: str, family: str) -> TokenPair:
         access = self._tokens.issue(user.id, user.token_version)
-        return TokenPair(access, token, self._tokens.seconds)
+        return TokenPair(access, token, self._tokens.seconds, family)
 
     def _end_family(self, connection: Connection, row: Row[Any]) -> None:
         revoke_tokens(connection, refresh_tokens.c.family_id == row.family_id)

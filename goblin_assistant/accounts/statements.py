@@ -43,10 +43,16 @@ def find_refresh_token(connection: Connection, condition: ColumnElement[bool]) -
     return connection.execute(select(refresh_tokens).where(condition)).one_or_none()
 
 
-def revoke_tokens(connection: Connection, condition: ColumnElement[bool]) -> None:
-    """End the refresh tokens of a session or a user."""
-    connection.execute(
+def revoke_tokens(connection: Connection, condition: ColumnElement[bool]) -> int:
+    """End the refresh tokens of a session or a user; how many there were."""
+    statement = (
         update(refresh_tokens)
         .where(condition, refresh_tokens.c.revoked_at.is_(None))
         .values(revoked_at=now_ms())
     )
+    total = 0
+    # Until none is left: a renewal that the statement has waited for has added a token that it did
+    # not see.
+    while ended := connection.execute(statement).rowcount:
+        total += ended
+    return total

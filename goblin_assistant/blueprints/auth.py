@@ -20,11 +20,12 @@ from goblin_assistant.schemas.accounts import (
     PasswordChanged,
     PasswordIn,
     RefreshIn,
+    SessionList,
     Tokens,
     UserOut,
     user_out,
 )
-from goblin_assistant.schemas.base import Page
+from goblin_assistant.schemas.base import Page, rfc3339
 from goblin_assistant.schemas.keys import (
     KeyIn,
     KeyLimits,
@@ -115,6 +116,39 @@ def password(body: PasswordIn) -> dict[str, Any]:
 def me() -> dict[str, Any]:
     """The user whom the access token belongs to."""
     return user_out(runtime().accounts.get(current_principal().user_id))
+
+
+# -- sessions -------------------------------------------------------------------------------------
+MOST_SESSIONS = 100
+"""How many are listed. A program that logs in again and again has thousands."""
+
+
+@bp.get("/sessions")
+@describe("List the caller's sessions", answer=SessionList)
+@require_auth(keys=False)
+def list_sessions() -> dict[str, Any]:
+    """Those that go on: each login that was not ended and did not expire."""
+    found, total = runtime().accounts.sessions.latest(current_principal().user_id, MOST_SESSIONS)
+    shown = [
+        {
+            "id": one.id,
+            "started_at": rfc3339(one.started_at),
+            "renewed_at": rfc3339(one.renewed_at),
+            "expires_at": rfc3339(one.expires_at),
+        }
+        for one in found
+    ]
+    return {"sessions": shown, "total": total}
+
+
+@bp.delete("/sessions/<session_id>")
+@describe("End a session", status=204, errors=(404,))
+@require_auth(keys=False)
+def end_session(session_id: str) -> Response:
+    """At once, wherever it is used. Every access token of the caller ends with it: the other
+    sessions refresh theirs. `POST /auth/logout` with `{}` ends all."""
+    runtime().accounts.sessions.end_one(current_principal().user_id, session_id)
+    return Response(status=204)
 
 
 # -- API keys -------------------------------------------------------------------------------------

@@ -58,14 +58,19 @@ def ready() -> Response:
 @bp.get("/all")
 @describe("Every service", answer=HealthReport, errors=(503,))
 def all_services() -> Response:
-    """The last result of every service. 503 when the database is unhealthy. Other unhealthy
-    services leave it at 200, with status `degraded`."""
-    status, services = runtime().monitor.snapshot()
+    """The last result of every service, and the instance's chat slots. 503 when the database is
+    unhealthy. Other unhealthy services leave it at 200, with status `degraded`."""
+    parts = runtime()
+    status, services = parts.monitor.snapshot()
+    slots = parts.chat.slots
+    report = {
+        "status": status,
+        "services": services,
+        "chat_slots": {"limit": slots.limit, "in_use": slots.in_use, "waiting": slots.waiting},
+    }
     if status == "unhealthy":
-        raise Unavailable(
-            "the database is unhealthy", extra={"status": status, "services": services}
-        )
-    return _json(orjson.dumps({"status": status, "services": services}))
+        raise Unavailable("the database is unhealthy", extra=report)
+    return _json(orjson.dumps(report))
 
 
 @bp.get("/<service>")

@@ -39,6 +39,7 @@ def renew(body: SessionIn) -> Response:
         "access_token": pair.access_token,
         "token_type": pair.token_type,
         "expires_in": pair.expires_in,
+        "session_id": pair.session_id,
         "user": user_out(user),
     }
     response = Response(orjson.dumps(answer), content_type="application/json")

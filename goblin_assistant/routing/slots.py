@@ -91,6 +91,16 @@ class ChatSlots:
         return NoFreeSlot(f"{why}; try again shortly", retry_after=max(1.0, self._wait))
 
     @property
+    def in_use(self) -> int:
+        """How many slots are taken now."""
+        return self._taken
+
+    @property
+    def waiting(self) -> int:
+        """How many chats wait for a slot now."""
+        return self._waiting
+
+    @property
     def full(self) -> bool:
         """Whether every slot is taken now."""
         return self._taken >= self.limit

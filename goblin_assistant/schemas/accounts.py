@@ -82,7 +82,26 @@ class SessionOut(Strict):
     access_token: str
     token_type: Literal["bearer"]
     expires_in: int = Field(description="seconds")
+    session_id: str = Field(description="as `GET /auth/sessions` names it")
     user: UserOut
+
+
+class OneSession(Strict):
+    """A session that goes on. Times are RFC 3339 in UTC."""
+
+    id: str
+    started_at: str = Field(
+        description="of a session that is older than its tokens are kept: later"
+    )
+    renewed_at: str
+    expires_at: str = Field(description="unless it is renewed before")
+
+
+class SessionList(Strict):
+    """The last sessions, the one renewed last first; `total` counts all."""
+
+    sessions: list[OneSession]
+    total: int
 
 
 class NewUser(Credentials):

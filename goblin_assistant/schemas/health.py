@@ -35,12 +35,21 @@ class NamedServiceReport(ServiceReport):
     service: str
 
 
+class ChatSlotsReport(Strict):
+    """The chats of the instance that answers: at most `limit` run at once."""
+
+    limit: int
+    in_use: int
+    waiting: int
+
+
 class HealthReport(Strict):
     """All services. Degraded: something is unhealthy, but chats can be served. Unknown: before the
     first check."""
 
     status: Literal["healthy", "degraded", "unhealthy", "unknown"]
     services: dict[str, ServiceReport]
+    chat_slots: ChatSlotsReport
 
 
 class ServiceStatusAnswer(Strict):

@@ -12,6 +12,7 @@ from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.database.models import now_ms, refresh_tokens, users
 from goblin_assistant.errors import (
     AuthFailure,
+    NotFound,
     Unauthorized,
     ValidationFailed,
 )
@@ -234,3 +235,96 @@ def test_every_reason_for_a_refusal_is_a_series_from_the_start(accounts: Account
     for reason in AuthFailure:
         assert REGISTRY.get_sample_value("auth_failures_total", {"reason": reason}) is not None
     assert failures("no such reason") == 0
+
+
+# -- the list of sessions -------------------------------------------------------------------------
+def test_sessions_are_listed_the_last_renewed_first(accounts: Accounts, engine: Engine) -> None:
+    ada = accounts.create("ada@example.com", PASSWORD)
+    eve = accounts.create("eve@example.com", PASSWORD)
+    phone, laptop = (accounts.sessions.login(ada.email, PASSWORD) for _ in range(2))
+    accounts.sessions.login(eve.email, PASSWORD)
+    with engine.begin() as connection:
+        earlier = update(refresh_tokens).values(created_at=refresh_tokens.c.created_at - 60_000)
+        connection.execute(earlier)
+    accounts.sessions.refresh(phone.refresh_token)
+    found, total = accounts.sessions.latest(ada.id, 10)
+    assert [one.id for one in found] == [phone.session_id, laptop.session_id]
+    assert total == 2
+    assert found[0].renewed_at - found[0].started_at >= 60_000
+    assert found[1].renewed_at == found[1].started_at
+    assert found[0].expires_at > now_ms()
+
+
+def test_no_more_sessions_are_listed_than_asked_for_but_all_are_counted(accounts: Accounts) -> None:
+    ada = accounts.create("ada@example.com", PASSWORD)
+    assert accounts.sessions.latest(ada.id, 10) == ([], 0)
+    for _ in range(3):
+        accounts.sessions.login(ada.email, PASSWORD)
+    found, total = accounts.sessions.latest(ada.id, 2)
+    assert (len(found), total) == (2, 3)
+
+
+def test_sessions_that_have_ended_or_expired_are_not_listed(
+    accounts: Accounts, engine: Engine
+) -> None:
+    ada = accounts.create("ada@example.com", PASSWORD)
+    out, over, on = (accounts.sessions.login(ada.email, PASSWORD) for _ in range(3))
+    accounts.sessions.logout(ada.id, out.refresh_token)
+    with engine.begin() as connection:
+        connection.execute(
+            update(refresh_tokens)
+            .where(refresh_tokens.c.family_id == over.session_id)
+            .values(expires_at=now_ms() - 1)
+        )
+    found, total = accounts.sessions.latest(ada.id, 10)
+    assert ([one.id for one in found], total) == ([on.session_id], 1)
+
+
+def test_ending_one_session_ends_it_at_once_and_the_others_refresh(accounts: Accounts) -> None:
+    ada = accounts.create("ada@example.com", PASSWORD)
+    phone, laptop = (accounts.sessions.login(ada.email, PASSWORD) for _ in range(2))
+    accounts.sessions.end_one(ada.id, phone.session_id)
+    assert refused(accounts, phone.access_token) == "bad_token"
+    with pytest.raises(Unauthorized):
+        accounts.sessions.refresh(phone.refresh_token)
+    assert user_id_of(accounts, accounts.sessions.refresh(laptop.refresh_token)) == ada.id
+    assert [one.id for one in accounts.sessions.latest(ada.id, 10)[0]] == [laptop.session_id]
+
+
+def test_another_persons_session_is_not_found_and_goes_on(accounts: Accounts) -> None:
+    ada = accounts.create("ada@example.com", PASSWORD)
+    eve = accounts.create("eve@example.com", PASSWORD)
+    session = accounts.sessions.login(ada.email, PASSWORD)
+    for user_id, name in ((eve.id, session.session_id), (ada.id, "unknown")):
+        with pytest.raises(NotFound):
+            accounts.sessions.end_one(user_id, name)
+    assert user_id_of(accounts, session) == ada.id
+    accounts.sessions.end_one(ada.id, session.session_id)
+    with pytest.raises(NotFound):
+        accounts.sessions.end_one(ada.id, session.session_id)
+
+
+def test_a_renewal_at_the_same_moment_does_not_outlive_the_end_of_its_session(
+    accounts: Accounts,
+) -> None:
+    ada = accounts.create("ada@example.com", PASSWORD)
+    for _ in range(8):
+        session = accounts.sessions.login(ada.email, PASSWORD)
+        together = threading.Barrier(2, timeout=60)
+
+        def renew(token: str, together: threading.Barrier) -> str:
+            together.wait()
+            try:
+                return accounts.sessions.renew(token)[0].refresh_token
+            except Unauthorized:
+                return token
+
+        def end(session_id: str, together: threading.Barrier) -> None:
+            together.wait()
+            accounts.sessions.end_one(ada.id, session_id)
+
+        with ThreadPoolExecutor(2) as pool:
+            renewed = pool.submit(renew, session.refresh_token, together)
+            pool.submit(end, session.session_id, together).result(120)
+        with pytest.raises(Unauthorized):
+            accounts.sessions.renew(renewed.result(120))

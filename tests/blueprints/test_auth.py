@@ -496,3 +496,45 @@ def test_a_login_while_the_database_is_away_is_a_503_with_retry_after_and_tells_
     assert "sqlite" not in answer.get_data(as_text=True).lower()
     (record,) = events(account_log, "database_unavailable")
     assert EMAIL not in str(record.__dict__)
+
+
+# -- sessions -------------------------------------------------------------------------------------
+def test_a_person_lists_sessions_and_ends_one(client: FlaskClient) -> None:
+    register(client)
+    here, there = login(client).get_json(), login(client).get_json()
+    listed = client.get("/auth/sessions", headers=bearer(here["access_token"])).get_json()
+    assert listed["total"] == len(listed["sessions"]) == 3
+    for one in listed["sessions"]:
+        assert set(one) == {"id", "started_at", "renewed_at", "expires_at"}
+        assert one["started_at"] <= one["renewed_at"] < one["expires_at"]
+    renewed = client.post(
+        "/auth/session",
+        json={"refresh_token": there["refresh_token"]},
+        headers={"Origin": "http://localhost"},
+    ).get_json()
+    ended = client.delete(
+        f"/auth/sessions/{renewed['session_id']}", headers=bearer(here["access_token"])
+    )
+    assert ended.status_code == 204
+    for token in (here["access_token"], renewed["access_token"]):
+        assert client.get("/auth/sessions", headers=bearer(token)).status_code == 401
+    body = {"refresh_token": here["refresh_token"]}
+    again = client.post("/auth/refresh", json=body).get_json()["access_token"]
+    left = client.get("/auth/sessions", headers=bearer(again)).get_json()
+    assert left["total"] == 2
+    assert renewed["session_id"] not in {one["id"] for one in left["sessions"]}
+    gone = client.delete(f"/auth/sessions/{renewed['session_id']}", headers=bearer(again))
+    assert (gone.status_code, gone.get_json()["error"]) == (404, "not_found")
+
+
+def test_sessions_are_counted_as_general_by_user(make_app: MakeApp) -> None:
+    client = make_app(
+        ratelimit_enabled=True, ratelimit_default="3 per minute", ratelimit_auth="100 per minute"
+    ).test_client()
+    mine, other = (
+        bearer(register(client, f"{name}@example.com")["access_token"]) for name in ("me", "you")
+    )
+    answers = [client.get("/auth/sessions", headers=mine) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert int(answers[-1].headers["Retry-After"]) > 0
+    assert client.get("/auth/sessions", headers=other).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -112,6 +113,30 @@ def test_a_dependency_that_is_down_degrades_and_does_not_make_unready(make_app: 
     assert REGISTRY.get_sample_value("service_health_status", {"service_name": "sandbox"}) == 0
 
 
+def test_the_chats_that_run_and_wait_are_shown(make_app: MakeApp) -> None:
+    app = make_app(chat_slots=2, chats_waiting=1, chat_slot_wait_seconds=60.0)
+    client = app.test_client()
+    parts: Runtime = app.extensions["goblin"]
+    slots = parts.chat.slots
+
+    def shown() -> dict[str, int]:
+        found: dict[str, int] = client.get("/health/all").get_json()["chat_slots"]
+        return found
+
+    assert shown() == {"limit": 2, "in_use": 0, "waiting": 0}
+    for _ in range(2):
+        slots.acquire()
+    waiter = threading.Thread(target=slots.acquire)
+    waiter.start()
+    wait_until(lambda: shown() == {"limit": 2, "in_use": 2, "waiting": 1})
+    slots.release()
+    waiter.join(30)
+    assert shown() == {"limit": 2, "in_use": 2, "waiting": 0}
+    for _ in range(2):
+        slots.release()
+    assert shown() == {"limit": 2, "in_use": 0, "waiting": 0}
+
+
 def test_without_the_database_all_and_ready_are_503_with_the_report_and_live_is_200(
     app: Flask,
 ) -> None:
@@ -128,6 +153,7 @@ def test_without_the_database_all_and_ready_are_503_with_the_report_and_live_is_
     body = answer.get_json()
     assert body["status"] == "unhealthy"
     assert body["services"]["database"]["error"] == "connection failed"
+    assert body["chat_slots"]["in_use"] == 0
     assert body["error"] == "unavailable"
     assert body["retry_after"] == int(answer.headers["Retry-After"])
     ready = client.get("/health/ready")

@@ -69,6 +69,11 @@ TABLE: dict[tuple[str, str], Row] = {
     ("POST", "/auth/logout"): Row(PERSON, {"refresh_token": "gor_unknown"}),
     ("POST", "/auth/password"): Row(PERSON, {}),
     ("GET", "/auth/me"): Row(PERSON),
+    ("GET", "/auth/sessions"): Row(PERSON),
+    # Ending a session would end the access tokens that the next callers use.
+    ("DELETE", "/auth/sessions/<session_id>"): Row(
+        {**PERSON, "user": 404, "other": 404, "admin": 404}, path="/auth/sessions/unknown"
+    ),
     ("GET", "/auth/keys"): Row(PERSON),
     ("POST", "/auth/keys"): Row(PERSON, {"name": "new"}),
     ("POST", "/auth/keys/<int:key_id>/rotate"): Row(OWN_THING, {}, "/auth/keys/{key}/rotate"),
