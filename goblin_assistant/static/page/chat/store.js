@@ -14,7 +14,7 @@ const server = {
   },
   create: (title, settings) => callJson("POST", "/conversations", { title, settings }),
   get: (id) => callJson("GET", `/conversations/${id}`),
-  rename: (id, title) => callJson("PATCH", `/conversations/${id}`, { title }),
+  change: (id, values) => callJson("PATCH", `/conversations/${id}`, values),
   remove: (id) => callJson("DELETE", `/conversations/${id}`),
   messages: async (id) => {
     const found = [];
@@ -52,7 +52,7 @@ const tab = {
     if (!found) throw new Error("There is no such conversation");
     return found.row;
   },
-  rename: async (id, title) => Object.assign(kept.get(Number(id)).row, { title }),
+  change: async (id, values) => Object.assign(kept.get(Number(id)).row, values),
   remove: async (id) => { kept.delete(Number(id)); },
   messages: async (id) => kept.get(Number(id))?.messages ?? [],
   write: async (conversation, position, messages) => {
@@ -64,3 +64,22 @@ const tab = {
 };
 
 export const store = meta("conversations") === "off" ? tab : server;
+
+/**
+ * Fires `change`, with `detail.id`, when a conversation has changed: `detail.here` says whether in
+ * this tab or in another one.
+ */
+export const changes = new EventTarget();
+
+const otherTabs = new BroadcastChannel("goblin-conversations");
+otherTabs.onmessage = ({ data }) => tell(data.id, false);
+
+/** Say that a conversation has changed, in this tab and to the others. */
+export function changed(id) {
+  tell(id, true);
+  if (store === server) otherTabs.postMessage({ id });
+}
+
+function tell(id, here) {
+  changes.dispatchEvent(new CustomEvent("change", { detail: { id, here } }));
+}

@@ -3,25 +3,24 @@
 import { callJson } from "../api.js";
 import { announce, h, ICONS, icon } from "../dom.js";
 import { Answer, question } from "./message.js";
-import { store } from "./store.js";
+import { changed, store } from "./store.js";
 import { ask } from "./stream.js";
 
 const DRAFT = "goblin.draft";
 const MODEL = "goblin.model";
 let leave = null;
 
-/** Show a conversation in `room`, a new one without `id`. `onChange` tells that the list has. */
-export async function showChat(room, id, onChange) {
+/** Show a conversation in `room`, a new one without `id`. */
+export async function showChat(room, id) {
   leave?.();
-  const chat = new Chat(room, onChange);
+  const chat = new Chat(room);
   leave = () => chat.stop();
   await chat.open(id);
 }
 
 class Chat {
-  constructor(room, onChange) {
+  constructor(room) {
     this.room = room;
-    this.onChange = onChange;
     this.conversation = null;
     this.messages = [];
     this.asking = null;
@@ -185,7 +184,7 @@ class Chat {
         history.replaceState(null, "", `#/chat/${this.conversation.id}`);
       }
       this.conversation = await store.write(this.conversation, at, this.messages.slice(at));
-      this.onChange();
+      changed(this.conversation.id);
     } catch (error) {
       const said = `Not kept: ${error.message}`;
       answer.foot.append(h("p", { class: "notice bad", role: "alert" }, said));

@@ -1,7 +1,7 @@
 // What stands around the views: conversations at the side, who is signed in, and the way out.
 
 import { showChat } from "../chat/view.js";
-import { store } from "../chat/store.js";
+import { Sidebar } from "../chat/sidebar.js";
 import { h, ICONS, icon, style } from "../dom.js";
 import { signOut, user } from "../session.js";
 
@@ -9,21 +9,13 @@ let current = null;
 
 /** Show the rooms of the signed-in user in `place`. */
 export async function showRooms(place) {
+  current?.abort();
+  current = new AbortController();
+  const { signal } = current;
   await style("chat");
-  const list = h("ul", { class: "conversations" });
-  const search = h("input", {
-    type: "search", placeholder: "Search (Ctrl-K)", "aria-label": "Search conversations",
-  });
-  let timer = 0;
-  search.addEventListener("input", () => {
-    clearTimeout(timer);
-    timer = setTimeout(() => fill(list, search.value.trim()), 200);
-  });
+  const sidebar = new Sidebar(() => open(false));
   const side = h("aside", { id: "side", class: "side", "aria-label": "Conversations" },
-    h("div", { class: "row" },
-      h("a", { class: "button main-link", href: "#/chat" }, icon(ICONS.add), "New chat")),
-    search,
-    h("nav", { "aria-label": "Conversations" }, list),
+    sidebar.element,
     h("div", { class: "who" },
       h("span", { class: "soft small" }, user.email),
       h("button", { class: "plain small", onclick: signOut }, "Sign out")));
@@ -33,44 +25,28 @@ export async function showRooms(place) {
     "aria-expanded": "false",
     onclick: () => open(!side.classList.contains("open")),
   }, icon(ICONS.menu));
+  const shade = h("div", { class: "shade", onclick: () => open(false) });
   const open = (yes) => {
     side.classList.toggle("open", yes);
     menu.setAttribute("aria-expanded", String(yes));
   };
-  side.addEventListener("click", (event) => { if (event.target.closest("a")) open(false); });
-  place.replaceChildren(h("div", { class: "rooms" }, side, menu, room));
+  place.replaceChildren(h("div", { class: "rooms" }, side, shade, menu, room));
   const go = () => {
     const id = /^#\/chat\/(\d+)$/.exec(location.hash)?.[1] ?? null;
-    return showChat(room, id, () => fill(list));
+    return showChat(room, id);
   };
-  if (current) current.abort();
-  current = new AbortController();
-  addEventListener("hashchange", go, { signal: current.signal });
+  addEventListener("hashchange", go, { signal });
   addEventListener("keydown", (event) => {
     if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
       event.preventDefault();
       open(true);
-      search.focus();
+      sidebar.search.focus();
     }
-  }, { signal: current.signal });
-  await Promise.all([fill(list), go()]);
-}
-
-async function fill(list, search = "") {
-  let rows;
-  try {
-    ({ rows } = await store.list(search));
-  } catch (error) {
-    list.replaceChildren(h("li", { class: "soft small" }, error.message));
-    return;
-  }
-  list.replaceChildren(...rows.map((row) => h("li", {},
-    h("a", {
-      href: `#/chat/${row.id}`,
-      "aria-current": location.hash === `#/chat/${row.id}` ? "page" : null,
-    }, row.title || "Untitled"))));
-  if (rows.length === 0) {
-    const none = search ? "Nothing found." : "No conversations yet.";
-    list.append(h("li", { class: "soft small" }, none));
-  }
+    if (event.key === "Escape" && side.classList.contains("open")) {
+      open(false);
+      menu.focus();
+    }
+  }, { signal });
+  sidebar.follow(signal);
+  await Promise.all([sidebar.fill(), go()]);
 }
