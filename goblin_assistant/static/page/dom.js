@@ -47,6 +47,10 @@ export const ICONS = {
   settings: "M4 7h10M18 7h2M4 17h2M10 17h10M14 4v6M6 14v6",
   search: "M11 4a7 7 0 1 0 0 14 7 7 0 0 0 0-14zM20 20l-4-4",
   close: "M6 6l12 12M18 6L6 18",
+  chat: "M4 5h16v11H9l-5 4z",
+  key: "M15 4a5 5 0 1 0 0 10 5 5 0 0 0 0-10zM11.5 12.5L4 20m3-3l2.5 2.5",
+  chart: "M4 20h16M7 20v-8M12 20V5M17 20v-11",
+  pulse: "M3 12h4l3-7 4 14 3-7h4",
   down: "M12 4v12M6 11l6 6 6-6M5 20h14",
 };
 

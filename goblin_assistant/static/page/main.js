@@ -5,7 +5,7 @@ import "./policy.js";
 import { showDoor } from "./account/door.js";
 import { h } from "./dom.js";
 import { left, renew, session, user } from "./session.js";
-import { showRooms } from "./shell/rooms.js";
+import { leaveRooms, showRooms } from "./shell/rooms.js";
 
 const place = document.getElementById("page");
 const ENDED = "Your session has ended. What you were writing is kept.";
@@ -16,6 +16,7 @@ async function show() {
     wasIn = true;
     await showRooms(place);
   } else {
+    leaveRooms();
     await showDoor(place, wasIn && !left ? ENDED : "");
   }
 }

@@ -15,6 +15,9 @@ let renewing = null;
 /** The user as the server shows it; null when nobody is signed in. */
 export let user = null;
 
+/** This session, as `GET /auth/sessions` names it. */
+export let sessionId = null;
+
 /** Fires `change` when somebody signs in or out, in this tab or another. */
 export const session = new EventTarget();
 
@@ -93,6 +96,7 @@ async function exchange(body) {
   const answer = await response.json();
   if (user !== null && user.id !== answer.user.id) location.reload();
   token = answer.access_token;
+  sessionId = answer.session_id;
   const before = user;
   user = answer.user;
   left = false;
@@ -110,7 +114,7 @@ function plan(seconds) {
 
 function forget() {
   const before = user;
-  token = user = null;
+  token = user = sessionId = null;
   clearTimeout(timer);
   if (before !== null) session.dispatchEvent(new Event("change"));
 }

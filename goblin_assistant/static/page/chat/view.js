@@ -18,6 +18,12 @@ export async function showChat(room, id) {
   await chat.open(id);
 }
 
+/** Another view is opened: an answer on its way is stopped. */
+export function leaveChat() {
+  leave?.();
+  leave = null;
+}
+
 class Chat {
   constructor(room) {
     this.room = room;
@@ -181,7 +187,10 @@ class Chat {
       if (this.conversation === null) {
         const title = this.messages[0].text.split("\n")[0].slice(0, 80);
         this.conversation = await store.create(title, { model: this.model.value });
-        history.replaceState(null, "", `#/chat/${this.conversation.id}`);
+        // The reader may be elsewhere by now.
+        if (/^#\/chat\/?$/.test(location.hash)) {
+          history.replaceState(null, "", `#/chat/${this.conversation.id}`);
+        }
       }
       this.conversation = await store.write(this.conversation, at, this.messages.slice(at));
       changed(this.conversation.id);

@@ -1,52 +1,152 @@
-// What stands around the views: conversations at the side, who is signed in, and the way out.
+// The frame around the views: the way between them, who is signed in, and the way out.
 
-import { showChat } from "../chat/view.js";
-import { Sidebar } from "../chat/sidebar.js";
 import { h, ICONS, icon, style } from "../dom.js";
 import { signOut, user } from "../session.js";
+import { showProblem } from "./problem.js";
 
-let current = null;
+/**
+ * The views. A view's module is loaded when it is first opened; its
+ * `show({ room, side, path, signal })` fills `room`, and `side` where it needs more than the way
+ * between the views. `path` is what stands behind the view's name in the address. `signal` is
+ * aborted when the view is left. Where `show` returns a function, that is called with the new
+ * path as long as the view stays open.
+ */
+const VIEWS = {
+  chat: { label: "Chat", icon: ICONS.chat, load: () => import("../chat/room.js") },
+  keys: { label: "API keys", icon: ICONS.key, load: () => import("../keys/view.js") },
+  usage: { label: "Usage", icon: ICONS.chart, load: () => import("../usage/view.js") },
+  status: { label: "Status", icon: ICONS.pulse, load: () => import("../status/view.js") },
+  settings: { label: "Settings", icon: ICONS.settings, load: () => import("../settings/view.js") },
+};
+const FIRST = "chat";
+const PHONE = matchMedia("(max-width: 46rem)");
+
+let frame = null;
 
 /** Show the rooms of the signed-in user in `place`. */
 export async function showRooms(place) {
-  current?.abort();
-  current = new AbortController();
-  const { signal } = current;
-  await style("chat");
-  const sidebar = new Sidebar(() => open(false));
-  const side = h("aside", { id: "side", class: "side", "aria-label": "Conversations" },
-    sidebar.element,
-    h("div", { class: "who" },
-      h("span", { class: "soft small" }, user.email),
-      h("button", { class: "plain small", onclick: signOut }, "Sign out")));
-  const room = h("main", { class: "room" });
-  const menu = h("button", {
-    class: "plain icon menu", "aria-label": "Conversations", "aria-controls": "side",
-    "aria-expanded": "false",
-    onclick: () => open(!side.classList.contains("open")),
-  }, icon(ICONS.menu));
-  const shade = h("div", { class: "shade", onclick: () => open(false) });
-  const open = (yes) => {
-    side.classList.toggle("open", yes);
-    menu.setAttribute("aria-expanded", String(yes));
-  };
-  place.replaceChildren(h("div", { class: "rooms" }, side, shade, menu, room));
-  const go = () => {
-    const id = /^#\/chat\/(\d+)$/.exec(location.hash)?.[1] ?? null;
-    return showChat(room, id);
-  };
-  addEventListener("hashchange", go, { signal });
-  addEventListener("keydown", (event) => {
-    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
-      event.preventDefault();
-      open(true);
-      sidebar.search.focus();
+  frame?.close();
+  await style("shell");
+  frame = new Frame(place);
+  await frame.go();
+}
+
+/** Leave the rooms: nothing of them goes on. */
+export function leaveRooms() {
+  frame?.close();
+  frame = null;
+}
+
+class Frame {
+  constructor(place) {
+    this.closing = new AbortController();
+    this.leaving = new AbortController();
+    this.view = null;
+    this.moved = null;
+    this.links = new Map(Object.entries(VIEWS).map(([name, view]) => [
+      name, h("a", { href: `#/${name}` }, icon(view.icon), view.label)]));
+    this.slot = h("div", { class: "side-own" });
+    this.title = h("span", { class: "bar-title" });
+    this.menu = h("button", {
+      class: "plain icon", "aria-label": "Menu", "aria-controls": "side",
+      "aria-expanded": "false", onclick: () => this.open(true),
+    }, icon(ICONS.menu));
+    this.side = h("aside", { id: "side", class: "side", "aria-label": "Views" },
+      h("nav", { class: "views", "aria-label": "Views" }, ...this.links.values()),
+      this.slot,
+      h("div", { class: "who" },
+        h("span", { class: "soft small", title: user.email }, user.email),
+        h("button", { class: "plain small", onclick: signOut }, "Sign out")));
+    this.room = h("main", { class: "room", id: "room", tabindex: "-1" });
+    const skip = h("button", { class: "skip", onclick: () => this.room.focus() },
+      "Skip to the content");
+    const shade = h("div", { class: "shade", onclick: () => this.open(false) });
+    place.replaceChildren(h("div", { class: "rooms" }, skip,
+      h("header", { class: "bar" }, this.menu, this.title), this.side, shade, this.room));
+    this.listen();
+    this.open(false);
+  }
+
+  listen() {
+    const { signal } = this.closing;
+    addEventListener("hashchange", () => this.go(), { signal });
+    PHONE.addEventListener("change", () => this.open(false), { signal });
+    this.side.addEventListener("click", (event) => {
+      if (event.target.closest("a")) this.open(false);
+    });
+    this.side.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && PHONE.matches) this.open(false);
+    });
+  }
+
+  /** On a phone the side is behind the menu's button, and out of the keyboard's way. */
+  open(yes) {
+    const was = this.side.classList.contains("open");
+    this.side.classList.toggle("open", yes && PHONE.matches);
+    this.side.inert = PHONE.matches && !yes;
+    this.room.inert = PHONE.matches && yes;
+    this.menu.setAttribute("aria-expanded", String(yes && PHONE.matches));
+    if (!PHONE.matches) return;
+    if (yes) this.side.querySelector("a, button, input").focus();
+    else if (was) this.menu.focus();
+  }
+
+  close() {
+    this.closing.abort();
+    this.leaving.abort();
+  }
+
+  /** Show what the address says. */
+  async go() {
+    const [name, ...path] = location.hash.replace(/^#\/?/, "").split("/");
+    if (!Object.hasOwn(VIEWS, name)) {
+      history.replaceState(null, "", `#/${FIRST}`);
+      return this.go();
     }
-    if (event.key === "Escape" && side.classList.contains("open")) {
-      open(false);
-      menu.focus();
+    if (this.view === name && this.moved) return this.moved(path);
+    const first = this.view === null;
+    await this.enter(name, path);
+    if (!first && !this.room.contains(document.activeElement)) this.greet();
+    return undefined;
+  }
+
+  async enter(name, path) {
+    this.leaving.abort();
+    this.leaving = new AbortController();
+    const { signal } = this.leaving;
+    this.view = name;
+    this.moved = null;
+    this.title.textContent = VIEWS[name].label;
+    document.title = `${VIEWS[name].label} · Goblin Assistant`;
+    for (const [one, link] of this.links) {
+      if (one === name) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
     }
-  }, { signal });
-  sidebar.follow(signal);
-  await Promise.all([sidebar.fill(), go()]);
+    this.room.setAttribute("aria-busy", "true");
+    // Each view builds in elements of its own: a slow one that was left writes nowhere.
+    const room = h("div", { class: `view ${name}` });
+    const side = h("div", { class: "side-view" });
+    this.room.replaceChildren(room);
+    this.slot.replaceChildren(side);
+    try {
+      const { show } = await VIEWS[name].load();
+      if (signal.aborted) return;
+      const moved = await show({
+        room, side, path, signal, openSide: () => this.open(true), closeSide: () => this.open(false),
+      });
+      if (!signal.aborted) this.moved = moved ?? null;
+    } catch (error) {
+      if (signal.aborted) return;
+      showProblem(room, error, () => this.enter(name, path));
+    } finally {
+      if (!signal.aborted) this.room.removeAttribute("aria-busy");
+    }
+  }
+
+  /** After the way to another view the keyboard, and a screen reader, are at its heading. */
+  greet() {
+    const heading = this.room.querySelector("h1") ?? this.room;
+    heading.setAttribute("tabindex", "-1");
+    heading.focus();
+  }
 }
