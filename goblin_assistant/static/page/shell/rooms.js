@@ -21,6 +21,10 @@ const VIEWS = {
 const FIRST = "chat";
 const PHONE = matchMedia("(max-width: 46rem)");
 
+class NotLoaded extends Error {
+  constructor() { super("This view could not be loaded. Is the connection there?"); }
+}
+
 let frame = null;
 
 /** Show the rooms of the signed-in user in `place`. */
@@ -129,7 +133,7 @@ class Frame {
     this.room.replaceChildren(room);
     this.slot.replaceChildren(side);
     try {
-      const { show } = await VIEWS[name].load();
+      const { show } = await VIEWS[name].load().catch(() => { throw new NotLoaded(); });
       if (signal.aborted) return;
       const moved = await show({
         room, side, path, signal, openSide: () => this.open(true), closeSide: () => this.open(false),
@@ -137,7 +141,9 @@ class Frame {
       if (!signal.aborted) this.moved = moved ?? null;
     } catch (error) {
       if (signal.aborted) return;
-      showProblem(room, error, () => this.enter(name, path));
+      // Browsers may remember that a module could not be loaded.
+      const again = error instanceof NotLoaded ? () => location.reload() : () => this.enter(name, path);
+      showProblem(room, error, again);
     } finally {
       if (!signal.aborted) this.room.removeAttribute("aria-busy");
     }
