@@ -73,6 +73,11 @@ def _start(app: Flask) -> None:
             logger.error("schema_not_served", extra={"reason": explain(error)})
     with contextlib.suppress(Exception):  # the monitor asks again, and reports it
         runtime.monitor.check_schema()
+    if runtime.monitor.refusal is None:
+        # With PostgreSQL a connection is a process, and takes a busy server long to make.
+        with contextlib.suppress(Exception):
+            runtime.accounts.warm()
+            runtime.usage.warm()
     try:
         if runtime.monitor.refusal is None:
             runtime.usage.import_orphaned_journals()

@@ -88,7 +88,10 @@ class Lookup:
         try:
             kept = places.get(timeout=LOOKUP_SECONDS)
         except Empty:
-            gate.failed()
+            # No failure: those inside have limits of their own, and say whether the database is
+            # there. They may only be slow, as in the first second of an instance.
+            if gate.failures == failures:
+                gate.undecided()
             raise Unavailable(UNAVAILABLE, retry_after=2) from None
         left = None
         try:
@@ -104,6 +107,16 @@ class Lookup:
             places.put(left)
         gate.succeeded()
         return row
+
+    def warm(self) -> None:
+        """Open the kept connections, so that the first callers of an instance wait for none of
+        them. Raises the driver's or the pool's error."""
+        for _ in range(self._size):
+            kept = self._places.get(timeout=LOOKUP_SECONDS)
+            try:
+                kept = kept or self._connect()
+            finally:
+                self._places.put(kept)
 
     def _first(self, kept: _Kept | None, value: Any) -> tuple[Any, _Kept]:
         if kept is not None:

@@ -200,6 +200,11 @@ class PrincipalStore:
         )
         return _Seen(principal, found, row.expires_at)
 
+    def warm(self) -> None:
+        """Open the connections that are kept."""
+        self._user.warm()
+        self._key.warm()
+
     def close(self) -> None:
         """Close kept connections."""
         self._user.close()

@@ -123,6 +123,10 @@ class Accounts:
         with begin(self._engine) as connection:
             update_user(connection, user_id, settings=settings)
 
+    def warm(self) -> None:
+        """Open the connections that look up who is calling."""
+        self.principals.warm()
+
     def close(self) -> None:
         """Stop the hashing threads and close kept connections."""
         self.passwords.close()

@@ -6,7 +6,13 @@ import re
 from collections.abc import Iterator
 
 from goblin_assistant.config.derived import DerivedValues
-from goblin_assistant.config.redis_address import SENTINEL_FORM, is_sentinel, sentinel_address
+from goblin_assistant.config.redis_address import (
+    NO_TLS,
+    SENTINEL_FORM,
+    is_sentinel,
+    sentinel_address,
+    wants_tls,
+)
 
 _MAKE_SECRET = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
 _DATABASE = re.compile(r"(sqlite|postgres(ql)?(\+psycopg)?)://")
@@ -91,7 +97,9 @@ def _addresses(settings: DerivedValues) -> Iterator[str]:
 def _redis(name: str, url: str | None, schemes: re.Pattern[str], forms: str) -> Iterator[str]:
     if not url:
         return
-    if is_sentinel(url):
+    if wants_tls(url):
+        yield f"{name}: {NO_TLS}"
+    elif is_sentinel(url):
         try:
             sentinel_address(url)
         except ValueError as error:

@@ -9,6 +9,11 @@ from urllib.parse import parse_qsl, unquote
 SENTINEL = "redis+sentinel://"
 SENTINEL_FORM = f"{SENTINEL}[[user]:password@]host[:26379][,host...]/service_name"
 _SENTINEL_PORT = 26379
+_TLS = re.compile(r"rediss\+sentinel://|redis\+sentinel://.*[?&](?:ssl|tls)[^&=]*=", re.I | re.S)
+NO_TLS = (
+    "TLS to sentinels is not supported; end it beside the instance (stunnel, HAProxy) and give "
+    "those addresses, or keep Redis in a network of its own"
+)
 _URL = re.compile(
     r"redis\+sentinel://(?:(?P<username>[^:@/?]*)(?::(?P<password>[^@/?]*))?@)?"
     r"(?P<hosts>[^/@?#]+)/(?P<service>[^/?#]+)(?:\?(?P<query>[^#]*))?"
@@ -33,6 +38,11 @@ class SentinelAddress:
 def is_sentinel(url: str) -> bool:
     """Whether a URL names sentinels."""
     return url.startswith(SENTINEL)
+
+
+def wants_tls(url: str) -> bool:
+    """Whether a URL asks for TLS to sentinels, in one of the forms that other clients take."""
+    return _TLS.match(url) is not None
 
 
 def sentinel_address(url: str) -> SentinelAddress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from enum import Enum, auto
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -23,6 +24,33 @@ _POOLER = (
     "GOBLIN_DATABASE_POOLER=transaction, in session mode ignore_startup_parameters = options "
     "in pgbouncer.ini"
 )
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_LOST = "40"  # the class of serialization failures and deadlocks
+_WAITED = frozenset({"55P03", "57014"})  # lock_not_available, query_canceled
+
+
+class Conflict(Enum):
+    """What ended one transaction, and says nothing about the database."""
+
+    LOST = auto()
+    """Another transaction went first (a deadlock, for example): trying again helps."""
+    WAITED = auto()
+    """It waited as long as it may, for a lock as a rule."""
+
+
+def conflict_of(error: BaseException) -> Conflict | None:
+    """Which conflict with others a driver's error is; None: it is another failure."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.Error):
+        # A reader cannot write once another one has. SQLITE_BUSY itself is a database that is
+        # locked for everybody.
+        snapshot = getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY_SNAPSHOT
+        return Conflict.LOST if snapshot else None
+    code = getattr(cause, "sqlstate", None) or ""
+    if code.startswith(_LOST):
+        return Conflict.LOST
+    return Conflict.WAITED if code in _WAITED else None
 
 
 def does_not_answer(error: DBAPIError | PoolTimeout) -> bool:

@@ -265,6 +265,10 @@ class UsageStore:
             if count < batch:
                 return deleted
 
+    def warm(self) -> None:
+        """Open connections before the first chats need them."""
+        self._database.warm()
+
     def close(self) -> None:
         """Write what is left; what cannot be written stays in the journal for the next start."""
         self.batch_writer.close()

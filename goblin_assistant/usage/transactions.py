@@ -1,8 +1,9 @@
 """Transactions on usage and budgets: driver-level statements on a few kept connections.
 
 Requests write in their own threads. So that a hanging database does not block all of them, few
-threads may be inside at once, and the others wait briefly. After a failure there is a pause of a
-few seconds, and then one thread tries.
+threads may be inside at once, and the others wait briefly. When it does not answer there is a pause
+of a few seconds, and then one thread tries. A deadlock or a lock that took too long is an answer:
+it concerns one transaction, and there is no pause.
 
 Connections are kept, because a checkout from the pool costs as much as the INSERT (with PostgreSQL
 a round trip, its ping).
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from goblin_assistant.database.failures import Conflict, conflict_of
 from goblin_assistant.database.pool import raw_connection
 from goblin_assistant.threads.forking import run_in_child
 
@@ -30,8 +32,12 @@ WAIT_SECONDS = 2.0
 SQLITE_WAIT_SECONDS = 7.0
 """Longer than the 5 s that SQLite waits for other processes."""
 WRITERS = 8
+WARM = 4
+"""Connections that an instance opens at its start."""
 AT_ONCE_SECONDS = 0.5
 """A dead connection fails sooner than this. One that fails later hung: a new one would as well."""
+TRIES = 5
+"""Of a transaction that the database ended in favour of another."""
 
 
 class DatabaseUnavailable(Exception):
@@ -50,6 +56,7 @@ class UsageDatabase:
         self.is_sqlite = engine.dialect.name == "sqlite"
         self._pause = pause_seconds
         self._away_until = 0.0
+        self._answers = 0
         # SQLite has one writer at a time. Waiting here costs less than its polling.
         self._writers = threading.BoundedSemaphore(1 if self.is_sqlite else WRITERS)
         self._wait = SQLITE_WAIT_SECONDS if self.is_sqlite else WAIT_SECONDS
@@ -84,7 +91,7 @@ class UsageDatabase:
 
         Raises DatabaseUnavailable or RecordRefused. What `work` raises rolls back and passes
         through. `insist` also tries during the pause. `work` is called again when a kept connection
-        was dead; nothing was committed then.
+        was dead, and after a deadlock; nothing was committed then.
         """
         paused = self._away_until
         if paused and not insist:
@@ -92,31 +99,46 @@ class UsageDatabase:
             if now < paused:
                 raise DatabaseUnavailable("the database failed a moment ago")
             self._away_until = now + self._pause  # this thread is the one that tries
+        answers = self._answers
         if not self._writers.acquire(timeout=self._wait):
-            self._away_until = time.monotonic() + self._pause
+            # Whoever had an answer while this thread waited shows that the database is there.
+            alive = self._answers != answers
+            self._away_until = 0.0 if alive else time.monotonic() + self._pause
             raise DatabaseUnavailable("every writer is waiting for the database")
         try:
             if not paused and self._away_until and not insist:
                 # It failed while this thread waited. Not every waiting thread tries again.
                 raise DatabaseUnavailable("the database failed a moment ago")
-            result = self._transact(work, args)
+            result = self._repeated(work, args)
             if paused:
                 self._away_until = 0.0
             return result
         except self._refusals as error:
             raise RecordRefused(type(error).__name__) from error
         except self._errors as error:
-            self._away_until = time.monotonic() + self._pause
+            if conflict_of(error) is None:
+                self._away_until = time.monotonic() + self._pause
+            elif paused:
+                self._away_until = 0.0
             raise DatabaseUnavailable(_name(error)) from error
         finally:
             self._writers.release()
+
+    def _repeated(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+        for _ in range(TRIES - 1):
+            try:
+                return self._transact(work, args)
+            except self._errors as error:
+                if conflict_of(error) is not Conflict.LOST:
+                    raise
+        return self._transact(work, args)
 
     def _transact(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
         while True:
             try:
                 connection, kept = self._idle.pop(), True
             except IndexError:
-                connection, kept = raw_connection(self.engine), False
+                connection, kept = self._connect(), False
             began = time.monotonic()
             try:
                 result = work(connection.cursor(), *args)
@@ -131,11 +153,22 @@ class UsageDatabase:
             except BaseException as error:
                 self._abandon(connection, self._is_disconnect(error, connection))
                 raise
+            self._answers += 1
             if self._closed:
                 connection.close()
             else:
                 self._idle.append(connection)
             return result
+
+    def _connect(self) -> PoolProxiedConnection:
+        connection = raw_connection(self.engine)
+        self._answers += 1  # only a change counts: an increment that is lost does no harm
+        return connection
+
+    def warm(self) -> None:
+        """Open connections before the first chats need them. Raises the driver's or the pool's
+        error."""
+        self._idle.extend([self._connect() for _ in range(1 if self.is_sqlite else WARM)])
 
     @staticmethod
     def _abandon(connection: PoolProxiedConnection, dead: bool) -> None:

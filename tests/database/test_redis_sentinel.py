@@ -69,7 +69,7 @@ def test_sentinels_get_the_credentials_of_redis_unless_they_have_their_own() -> 
 
 @pytest.mark.parametrize(
     "rest", ["a:1", "a:1/", "/main", "a:0/main", "a:70000/main", "a,,b/main", "a/main?db=x",
-             "a/main?ssl=true", "a/main/1", ":secret@/main"],
+             "a/main?x=1", "a/main/1", ":secret@/main"],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["redis_url", "ratelimit_storage_uri"])
 def test_a_wrong_address_is_refused_at_the_start_without_being_shown(name: str, rest: str) -> None:
@@ -108,6 +108,24 @@ def test_doctor_reads_the_password_of_an_address_with_several_hosts() -> None:
     assert verdicts(f"{URL}:redis@10.0.0.1,10.0.0.2/main") == ["failure"]
     assert verdicts(f"{URL}10.0.0.1,10.0.0.2/main") == ["warning"]
     assert verdicts(f"{URL}:{PASSWORD}@10.0.0.1,10.0.0.2/main") == []
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "RATELIMIT_STORAGE_URI"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rediss+sentinel://me:canary@a,b/main",
+        "redis+sentinel://me:canary@a,b/main?ssl=true",
+        "redis+sentinel://me:canary@a,b/main?db=1&ssl_cert_reqs=none",
+        "redis+sentinel://me:canary@a,b/main?tls=1",
+    ],
+)
+def test_tls_to_sentinels_is_refused_by_a_message_that_says_what_to_do(name: str, url: str) -> None:
+    environment = {name: url, "SECRET_KEY": "s" * 40}
+    with pytest.raises(ConfigError) as refused:
+        Config.load(environ=environment, dotenv=Path("absent.env"))
+    assert f"{name}: TLS to sentinels is not supported; end it beside" in str(refused.value)
+    assert "canary" not in str(refused.value)
 
 
 def test_the_primary_is_found_by_any_sentinel_that_answers(servers: SentinelServers) -> None:
