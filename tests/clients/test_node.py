@@ -22,10 +22,11 @@ from tests.clients.lines import lines_of_the_page
 from tests.conftest import Server, serving, wait_until
 from tests.support import node
 from tests.support.fake_upstream import CUT, SILENCE, FakeUpstream, Reply
+from tests.support.response_bodies import call_events, message, response, response_events
 from tests.support.wire_bodies import openai_chat, openai_error, openai_events
 
 SCRIPTS = Path(__file__).parent / "node"
-GPT = "up/gpt-4o"
+GPT, PASSED = "up/gpt-4o", "same/gpt-4o"
 CALL = [("get_weather", {"city": "Oslo"})]
 
 
@@ -40,12 +41,14 @@ class Client:
 
 CLIENTS = {
     "openai": Client("openai.mjs", "openai-node"),
+    "openai-responses": Client("openai_responses.mjs", "openai-node", "/v1/responses"),
     "anthropic": Client("anthropic.mjs", "anthropic-node", "/v1/messages"),
     "ai-compatible": Client("ai_sdk.mjs", "ai-sdk-compatible"),
-    "ai-openai": Client("ai_sdk.mjs", "ai-sdk-openai"),
+    "ai-openai": Client("ai_sdk.mjs", "ai-sdk-openai", "/v1/responses"),
+    "ai-openai-chat": Client("ai_sdk.mjs", "ai-sdk-openai-chat"),
     "ai-anthropic": Client("ai_sdk.mjs", "ai-sdk-anthropic", "/v1/messages"),
 }
-AI_SDK = [name for name in CLIENTS if name.startswith("ai-")]
+WITH_OBJECTS = ["openai-responses", *(name for name in CLIENTS if name.startswith("ai-"))]
 every_client = pytest.mark.parametrize("name", CLIENTS)
 
 
@@ -103,6 +106,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         config = base / "goblin.toml"
         config.write_text(
             f'[providers.up]\nbase_url = "{upstream.url}/v1"\nmodels = ["gpt-4o"]\n'
+            f'[providers.same]\nbase_url = "{upstream.url}/v1"\nmodels = ["gpt-4o"]\n'
+            'options = { responses_path = "/responses" }\n'
             '[prices."*"]\ninput = 1\noutput = 2\n'
         )
         upstream.default = Reply.json(200, {"object": "list", "data": []})
@@ -115,7 +120,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
                 RATELIMIT_ENABLED="true",
                 RATELIMIT_CHAT="10000 per minute",
             )
-            wait_until(lambda: upstream.requests, what="the check of the provider")
+            wait_until(lambda: len(upstream.requests) == 2, what="the checks of the providers")
             (base / "node").mkdir()
             yield Gateway(server, upstream, base / "node", server.register())
     finally:
@@ -170,7 +175,32 @@ def test_a_tool_is_called_and_its_result_goes_back(
     assert (result["role"], "12 degrees" in json.dumps(result["content"])) == ("tool", True)
 
 
-@pytest.mark.parametrize("name", AI_SDK)
+@pytest.mark.parametrize("name", ["openai-responses", "ai-openai"])
+def test_a_row_that_has_the_responses_api_is_sent_what_the_client_sent(
+    gateway: Gateway, name: str
+) -> None:
+    gateway.upstream.reply(
+        Reply.json(200, response(message("Hello."))),
+        Reply.sse(response_events("Hello.")),
+        Reply.sse(call_events(*CALL)),
+        Reply.sse(response_events("12 in Oslo.")),
+    )
+    same = {"model": PASSED, "key": gateway.key()}
+    answer, stream, done = gateway.run(
+        name, ("answer", same), ("stream", same), ("tools", {**same, "stream": True})
+    )
+    assert answer["text"] == stream["text"] == "Hello."
+    assert (answer["input"], answer["output"]) == (12, 5)
+    assert done == {"text": "12 in Oslo.", "called": [{"city": "Oslo"}]}
+    assert {one.path for one in gateway.upstream.requests} == {"/v1/responses"}
+    last = gateway.asked()[-1]
+    assert last["store"] is False
+    assert [item.get("type") for item in last["input"]][-2:] == [
+        "function_call", "function_call_output",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITH_OBJECTS)
 def test_an_object_of_a_schema(gateway: Gateway, name: str) -> None:
     # Where it does not know the model, the Anthropic provider asks for a call of the tool `json`.
     by_tool = name == "ai-anthropic"
@@ -219,7 +249,7 @@ def test_each_kind_of_error_is_read(gateway: Gateway, name: str) -> None:
     assert busy["retryAfter"] == "7"
     for long in (whole, streamed):
         assert "prompt is too long" in long["message"]
-    if name == "openai":
+    if name in ("openai", "openai-responses"):
         assert [one["name"] for one in (stranger, limited, whole, missing, busy)] == [
             "AuthenticationError", "RateLimitError", "BadRequestError", "NotFoundError",
             "InternalServerError",

@@ -39,19 +39,31 @@ def node() -> str:
     return str(node_folder() / "bin" / "node")
 
 
-def installed(project: Path) -> Path:
+def cache() -> Path:
+    """The folder in which packages are kept."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "goblin-assistant"
+    base.mkdir(parents=True, exist_ok=True)
+    return base
+
+
+def installed(project: Path, *, large: bool = False) -> Path:
     """The folder node_modules with what `project`'s package-lock.json pins.
 
-    Made once for each lock file. Several test runs may ask at the same time.
+    Made once for each lock file. Several test runs may ask at the same time. What is `large` is
+    only downloaded where tests must not be skipped.
     """
     npm = node_folder() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     lock = (project / "package-lock.json").read_bytes()
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "goblin-assistant"
-    base.mkdir(parents=True, exist_ok=True)
+    base = cache()
     folder = base / f"{project.name}-{hashlib.sha256(lock).hexdigest()[:16]}"
     with (base / "lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         if not folder.exists():
+            if large and os.environ.get("GOBLIN_TEST_REQUIRE_SERVICES") != "1":
+                _missing(
+                    f"the packages of {project.name} take hundreds of megabytes: "
+                    "GOBLIN_TEST_REQUIRE_SERVICES=1 downloads them, as .ci/run does"
+                )
             half = base / f"{folder.name}.half"
             shutil.rmtree(half, ignore_errors=True)
             half.mkdir()

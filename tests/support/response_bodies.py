@@ -113,3 +113,33 @@ def response_events(
         (end, {"response": response(message(text), **fields)}),
     ]
     return [event(kind, number, **data) for number, (kind, data) in enumerate(events)]
+
+
+def call_events(*calls: tuple[str, Mapping[str, Any]]) -> list[bytes]:
+    """A stream of calls of functions, one after the other."""
+    begun = response(status="in_progress", output=[], usage=None)
+    whole = [
+        function_call(name, json.dumps(arguments), number)
+        for number, (name, arguments) in enumerate(calls)
+    ]
+    events: list[tuple[str, dict[str, Any]]] = [
+        ("response.created", {"response": begun}),
+        ("response.in_progress", {"response": begun}),
+    ]
+    for index, item in enumerate(whole):
+        text, at = item["arguments"], {"output_index": index}
+        place = {"item_id": item["id"], **at}
+        opened = {**item, "arguments": "", "status": "in_progress"}
+        deltas = [
+            ("response.function_call_arguments.delta", {**place, "delta": piece})
+            for piece in (text[: len(text) // 2], text[len(text) // 2 :])
+        ]
+        told = {**place, "name": item["name"], "arguments": text}
+        events += [
+            ("response.output_item.added", {**at, "item": opened}),
+            *deltas,
+            ("response.function_call_arguments.done", told),
+            ("response.output_item.done", {**at, "item": item}),
+        ]
+    events.append(("response.completed", {"response": response(*whole)}))
+    return [event(kind, number, **data) for number, (kind, data) in enumerate(events)]
