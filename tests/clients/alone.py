@@ -17,8 +17,8 @@ _INSIDE = 'ip link set lo up && exec "$@"'
 
 
 def run_alone(project: Path, tmp_path: Path, *, passed: int, large: bool = False) -> None:
-    """Run the tests of `project`'s inside.py, after its packages are installed. `passed` of them
-    pass, and none is skipped."""
+    """Run the tests of a project, such as claude_code/inside.py, after its packages are installed.
+    `passed` of them pass, and none is skipped."""
     find_binary("ip")
     alone = [find_binary("unshare"), "--user", "--map-root-user", "--net"]
     tried = subprocess.run([*alone, "true"], capture_output=True, text=True, check=False)
