@@ -7,7 +7,7 @@ from typing import Any
 from apiflask import APIBlueprint
 from flask import Response, request
 
-from goblin_assistant.calls.access import may_use
+from goblin_assistant.calls.catalogue import OWN, Catalogue, Offer, list_price
 from goblin_assistant.dialects.anthropic.models import ModelRow, anthropic_model, page_of
 from goblin_assistant.errors import UnknownModel
 from goblin_assistant.runtime import runtime
@@ -26,9 +26,6 @@ from goblin_assistant.web.openapi import CHAT_ERRORS, describe
 from goblin_assistant.web.request_body import parse_json
 
 bp = APIBlueprint("chat", __name__, tag="Chat")
-
-OWN = "goblin-assistant"
-"""The owner of aliases, chains and weighted groups."""
 
 
 @bp.post("/chat/completions")
@@ -66,29 +63,18 @@ def embeddings() -> Response:
 @require_auth()
 def models() -> dict[str, Any]:
     """Every model that the caller may use: providers' models as `provider/model`, then aliases,
-    chains and weighted groups. With the header `anthropic-version`, /v1/models answers in
-    Anthropic's shape, in pages (`limit`, `after_id`, `before_id`)."""
-    rows = _rows()
+    chains and weighted groups, described by the first model behind them. With the header
+    `anthropic-version`, /v1/models answers in Anthropic's shape, in pages (`limit`, `after_id`,
+    `before_id`)."""
+    offers = _catalogue().offers(current_principal())
     if _for_anthropic():
-        return page_of(rows, request.args)
-    return {"object": "list", "data": [_model(*row[:2]) for row in rows]}
+        return page_of([_row(offer) for offer in offers], request.args)
+    return {"object": "list", "data": [_model(offer) for offer in offers]}
 
 
-def _rows() -> list[ModelRow]:
-    parts, caller = runtime(), current_principal()
-    access, allowed = parts.chat.access, caller.allowed_models
-    rows = [
-        ModelRow(f"{provider}/{model.id}", provider, model.context_window)
-        for provider, model in parts.registry.models()
-        if access.lists_model(caller, provider, model.id)
-    ]
-    rows += [
-        ModelRow(name, OWN, None)
-        for name in parts.router.names()
-        if (allowed is None or may_use(allowed, name))
-        and access.lists_name(caller, name, parts.router.resolver)
-    ]
-    return rows
+def _catalogue() -> Catalogue:
+    parts = runtime()
+    return Catalogue(parts.registry, parts.router.resolver, parts.chat.access)
 
 
 def _for_anthropic() -> bool:
@@ -100,21 +86,27 @@ def _for_anthropic() -> bool:
 @require_auth()
 def model(model_id: str) -> dict[str, Any]:
     """One model, by a name that /v1/models lists or by its bare id."""
-    parts, caller = runtime(), current_principal()
-    access, resolver = parts.chat.access, parts.router.resolver
-    row = None
-    if resolver.is_name(model_id) and access.lists_name(caller, model_id, resolver):
-        row = ModelRow(model_id, OWN, None)
-    # A provider/model that is in no catalogue can be called, but not described.
-    for provider, name in () if row is not None else parts.registry.find(model_id):
-        known = next((known for known in provider.models() if known.id == name), None)
-        if known is not None and access.lists_provider(caller, provider.name):
-            row = ModelRow(model_id, provider.name, known.context_window)
-            break
-    if row is not None:
-        return anthropic_model(row) if _for_anthropic() else _model(*row[:2])
-    raise UnknownModel("there is no such model; GET /v1/models lists what there is", param="model")
+    offer = _catalogue().offer(current_principal(), model_id)
+    if offer is None:
+        raise UnknownModel(
+            "there is no such model; GET /v1/models lists what there is", param="model"
+        )
+    return anthropic_model(_row(offer)) if _for_anthropic() else _model(offer)
 
 
-def _model(name: str, owner: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": owner}
+def _row(offer: Offer) -> ModelRow:
+    window = None if offer.owner == OWN or offer.model is None else offer.model.context_window
+    return ModelRow(offer.name, offer.owner, window)
+
+
+def _model(offer: Offer) -> dict[str, Any]:
+    known = offer.model
+    return {
+        "id": offer.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": offer.owner,
+        "context_window": known.context_window if known is not None else None,
+        "capabilities": sorted(known.capabilities) if known is not None else None,
+        "price_per_million": list_price(runtime().usage.prices, offer),
+    }

@@ -159,13 +159,24 @@ class Embeddings(Open):
     usage: TokenUsage | None = None
 
 
+class ModelPrice(Open):
+    """A list price in dollars per million tokens, as decimal text, without special tariffs."""
+
+    input: str = Field(examples=["2.5"])
+    output: str = Field(examples=["10"])
+
+
 class ModelItem(Open):
-    """A model in OpenAI's shape; `owned_by` is the provider."""
+    """A model in OpenAI's shape; `owned_by` is the provider. What follows it is ours, and null
+    where it is unknown."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    context_window: int | None = Field(description="in tokens")
+    capabilities: list[str] | None = Field(examples=[["chat", "tools", "vision"]])
+    price_per_million: ModelPrice | None
 
 
 class ModelList(Open):

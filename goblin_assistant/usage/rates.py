@@ -95,6 +95,17 @@ class Rates:
                 total += spoken * (band.audio_answer - band.completion)
         return total
 
+    def per_million(self) -> dict[str, str] | None:
+        """The list price in dollars per million tokens, as decimal text: `{"input", "output"}` of
+        a short prompt. None where one of them is unknown."""
+        band = self.bands[0]
+        if band.prompt is None or band.completion is None:
+            return None
+        return {
+            "input": _dollars(band.prompt, self.scale),
+            "output": _dollars(band.completion, self.scale),
+        }
+
     def times(self, percent: int) -> Rates:
         """These rates at so many percent."""
 
@@ -233,6 +244,12 @@ def rates_from(bands: Mapping[int, Mapping[str, Decimal | None]]) -> Rates:
             )
         )
     return Rates(scale, tuple(compiled))
+
+
+def _dollars(rate: int, scale: int) -> str:
+    # Micro-dollars per token are dollars per million tokens.
+    text = format(Decimal(rate) / Decimal(scale), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _first(value: int | None, otherwise: int | None) -> int | None:

@@ -18,6 +18,16 @@ _NOT_CHAT = re.compile(
     r"(^|[-_/.])(whisper|tts|dall-e|moderation|transcribe|realtime|sora|image|davinci|babbage)"
     r"([-_/.]|$)"
 )
+_SEES = re.compile(
+    r"(^|[-_/.:])(chatgpt-4o|gpt-4o|gpt-4-turbo|gpt-4\.[15]|gpt-[5-9]|o1|o3|o4|claude|gemini|gemma-?3|"
+    r"pixtral|llava|llama-?4|mistral-(small|medium|large)-(3|latest|25)|qwen[\d.]*-?vl|[\w.]*-?vl|"
+    r"vision|internvl|grok-[4-9])([-_/.:]|$)"
+)
+_BLIND = re.compile(r"o1-(mini|preview)|o3-mini|search|audio")
+"""Families of models that take images, and their members that do not. Most servers' lists give ids
+only. A family that is missing here costs no chat anything: a row of goblin.toml can declare it, and
+what a client sends is passed on either way."""
+
 _WINDOWS = ("context_length", "context_window", "max_model_len", "max_context_length")
 """OpenRouter and Together, Groq, vLLM, Mistral."""
 
@@ -42,9 +52,24 @@ def model_of(model_id: str, row: Mapping[str, Any] | None = None) -> Model:
         capabilities = frozenset({"embeddings"})
     elif _NOT_CHAT.search(lowered):
         capabilities = frozenset()
+    elif _sees(lowered, row or {}):
+        capabilities = frozenset({"chat", "vision"})
     window = (
         next((row[name] for name in _WINDOWS if isinstance(row.get(name), int)), None)
         if row
         else None
     )
     return Model(model_id, capabilities, window)
+
+
+def _sees(lowered: str, row: Mapping[str, Any]) -> bool:
+    """Whether the model takes images: as the row says, else by its name."""
+    # https://openrouter.ai/docs/api-reference/list-available-models
+    architecture = row.get("architecture")
+    if isinstance(architecture, dict) and isinstance(architecture.get("input_modalities"), list):
+        return "image" in architecture["input_modalities"]
+    # https://docs.mistral.ai/api/#tag/models
+    capabilities = row.get("capabilities")
+    if isinstance(capabilities, dict) and isinstance(capabilities.get("vision"), bool):
+        return bool(capabilities["vision"])
+    return bool(_SEES.search(lowered)) and not _BLIND.search(lowered)
