@@ -31,6 +31,10 @@ EXPOSED = [
     "X-Goblin-Provider",
     "X-Goblin-Attempts",
     "X-Goblin-Ignored",
+    "X-Goblin-Cost",
+    "X-Goblin-Prompt-Tokens",
+    "X-Goblin-Completion-Tokens",
+    "X-Goblin-Token-Source",
 ]
 """The response headers that a browser's script may read."""
 

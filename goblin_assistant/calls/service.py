@@ -23,6 +23,7 @@ from goblin_assistant.calls.tables import Tables
 from goblin_assistant.calls.telemetry import ModelMetrics
 from goblin_assistant.config import Config
 from goblin_assistant.errors import UnknownModel
+from goblin_assistant.money import from_microusd
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.base import BadResponse, ChatResponse, StreamEvent
 from goblin_assistant.rate_limits.policy import RateLimits
@@ -33,6 +34,7 @@ from goblin_assistant.routing.targets import Target
 from goblin_assistant.threads.budget import ThreadBudget
 from goblin_assistant.usage.checks import UsageChecks
 from goblin_assistant.usage.delivered import DeliveredText
+from goblin_assistant.usage.records import UsageEntry
 from goblin_assistant.usage.store import UsageStore
 
 __all__ = ["Chat", "ChatResult", "ChatService", "ChatStream"]
@@ -84,7 +86,8 @@ class ChatService:
             if response.model:
                 settlement.entry.model = response.model
             settlement.succeeded(response.usage, response.body)
-            result = ChatResult(body, _headers(settlement, outcome.target))
+            headers = {**_headers(settlement, outcome.target), **_cost_headers(settlement.entry)}
+            result = ChatResult(body, headers)
         except BaseException as error:
             settlement.ended_by(error, phase="waiting")
             raise
@@ -197,4 +200,16 @@ def _headers(settlement: Settlement, target: Target) -> dict[str, str]:
     }
     if ignored := settlement.requests.ignored:
         headers["X-Goblin-Ignored"] = ", ".join(sorted(ignored))
+    return headers
+
+
+def _cost_headers(entry: UsageEntry) -> dict[str, str]:
+    """What a whole answer took and cost. A cost that is not known is left out."""
+    headers = {
+        "X-Goblin-Prompt-Tokens": str(entry.prompt_tokens),
+        "X-Goblin-Completion-Tokens": str(entry.completion_tokens),
+        "X-Goblin-Token-Source": entry.token_source,
+    }
+    if entry.cost_microusd is not None:
+        headers["X-Goblin-Cost"] = from_microusd(entry.cost_microusd)
     return headers

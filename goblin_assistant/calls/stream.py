@@ -1,4 +1,8 @@
-"""A chat's streamed answer: to the end mark, an error event, or the client's leaving."""
+"""A chat's streamed answer: to the end mark, an error event, or the client's leaving.
+
+The usage that a stream reports says what it cost. That is known when the provider's stream has
+ended: so what comes from its last count on waits for its end, which follows at once.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,16 @@ from collections.abc import Callable, Iterator
 from goblin_assistant import metrics
 from goblin_assistant.calls.request import translation_for
 from goblin_assistant.calls.settlement import Settlement
+from goblin_assistant.dialects.stream_cost import with_cost
 from goblin_assistant.dialects.table import DIALECTS, StreamTranslator
 from goblin_assistant.errors import AppError, label_of
 from goblin_assistant.logs.json_logging import correlation_id, trace_id
+from goblin_assistant.money import from_microusd
 from goblin_assistant.providers.base import (
     BadResponse,
     CallCancelled,
     Completed,
+    Progress,
     ProviderError,
     StreamEvent,
 )
@@ -58,6 +65,10 @@ class ChatStream:
         elif self._dialect.watcher is not None:
             self._translator = self._dialect.watcher()
         self._completed = False
+        self._tells_cost = self._dialect.reports_usage(chat.body)
+        self._progress = settlement.charge.progress or Progress()
+        self._waiting: list[bytes] = []
+        """What came from the provider's last count on, if the client is told the cost."""
         reaper.start()
         assert settlement.charge.delivered is not None
         self._deliver = settlement.charge.delivered.add
@@ -75,9 +86,14 @@ class ChatStream:
         event: StreamEvent | None
         event, events = self._outcome.value
         translator, deliver = self._translator, self._deliver
+        progress, tells_cost = self._progress, self._tells_cost
         try:
             while type(event) is bytes:
-                yield event if translator is None else translator.feed(event)
+                piece = event if translator is None else translator.feed(event)
+                if tells_cost and progress.final:
+                    self._waiting.append(piece)
+                else:
+                    yield self._waited() + piece if self._waiting else piece
                 event = next(events, None)
                 if type(event) is bytes:
                     deliver(event)
@@ -86,7 +102,7 @@ class ChatStream:
         except CallCancelled:
             self._abort()
         except Exception as error:
-            yield self._fail(error)
+            yield self._waited() + self._fail(error)
         # Not in a `finally`: garbage collection may end the generator, and must not wait for a
         # lock. Whoever stops early calls close(), or __del__ has it called.
         self._settle()
@@ -104,9 +120,21 @@ class ChatStream:
         self._outcome.ticket.success()
         self._end_provider_time()
         self._settlement.succeeded(completed.usage)
+        last = self._waited()
         if self._translator is not None:
-            return self._translator.finish(completed)
-        return self._dialect.end_mark
+            last += self._translator.finish(completed)
+        else:
+            last += self._dialect.end_mark
+        cost = self._settlement.entry.cost_microusd
+        if not self._tells_cost or cost is None:
+            return last
+        return with_cost(last, self._dialect.usage_path, from_microusd(cost))
+
+    def _waited(self) -> bytes:
+        """What waited, which does so no longer."""
+        waited = b"".join(self._waiting)
+        self._waiting.clear()
+        return waited
 
     def _fail(self, error: Exception) -> bytes:
         """The stream broke; return its error event."""

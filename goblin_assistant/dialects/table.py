@@ -19,6 +19,7 @@ from goblin_assistant.dialects.responses import request as responses_request
 from goblin_assistant.dialects.responses import stream as responses_stream
 from goblin_assistant.errors import AppError
 from goblin_assistant.providers.base import ChatResponse, Completed, Dialect, ProviderError
+from goblin_assistant.providers.openai.wire import wants_usage
 
 
 class StreamTranslator(Protocol):
@@ -73,6 +74,10 @@ class ClientDialect:
     """None: every provider speaks the dialect."""
     watcher: Callable[[], StreamTranslator] | None = None
     """For streams that pass: where the error event continues what went before it."""
+    reports_usage: Callable[[Mapping[str, Any]], bool] = lambda body: True
+    """Whether the stream that a request asks for reports its usage."""
+    usage_path: tuple[str, ...] = ("usage",)
+    """Where the usage stands in the event that reports it at the end."""
 
 
 DIALECTS: Mapping[Dialect, ClientDialect] = {
@@ -80,6 +85,7 @@ DIALECTS: Mapping[Dialect, ClientDialect] = {
         apply_defaults=openai_defaults.apply_defaults,
         error_event=openai_stream.error_event,
         end_mark=openai_stream.END_MARK,
+        reports_usage=wants_usage,
     ),
     "anthropic": ClientDialect(
         apply_defaults=anthropic_defaults.apply_defaults,
@@ -101,5 +107,6 @@ DIALECTS: Mapping[Dialect, ClientDialect] = {
             stream=responses_stream.StreamTranslator,
         ),
         watcher=responses_broken.PassedStream,
+        usage_path=("response", "usage"),
     ),
 }

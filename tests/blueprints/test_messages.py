@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -305,12 +306,19 @@ def test_on_an_anthropic_model_the_answer_passes_untouched(live: Live) -> None:
     )
 
 
-def test_on_an_anthropic_model_the_stream_passes_untouched(live: Live) -> None:
+def test_on_an_anthropic_model_the_stream_passes_with_its_cost(live: Live) -> None:
     events = anthropic_events(tool_calls=[("get_weather", {"city": "Oslo"})])
     live.claude.reply(Reply.sse(events))
     answer = live.post({"model": CLAUDE, "max_tokens": 9, "messages": HELLO, "stream": True})
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert answer.content == b"".join(events)
+    assert re.sub(rb'"cost_usd":"0[.]\d+",', b"", answer.content) == b"".join(events)
+    with live.anthropic() as client:
+        live.claude.reply(Reply.sse(events))
+        with client.messages.stream(model=CLAUDE, max_tokens=9, messages=HELLO) as stream:
+            told = [e.usage.to_dict() for e in stream if e.type == "message_delta"]
+            usage = stream.get_final_message().usage
+    assert float(str(told[0]["cost_usd"])) > 0
+    assert (usage.input_tokens, usage.output_tokens) == (8, 5)
 
 
 def test_a_default_temperature_does_not_make_requests_invalid(live: Live) -> None:

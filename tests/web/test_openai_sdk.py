@@ -85,6 +85,7 @@ def test_create_stream_models_embeddings_and_raw_headers(setup: Setup) -> None:
     assert text == completion.choices[0].message.content
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == completion.usage.total_tokens
+    assert chunks[-1].usage.to_dict()["cost_usd"] == "0.00"
 
     assert "echo/echo" in [model.id for model in client.models.list()]
     assert client.models.retrieve("echo/echo").owned_by == "echo"
@@ -92,6 +93,7 @@ def test_create_stream_models_embeddings_and_raw_headers(setup: Setup) -> None:
 
     raw = client.chat.completions.with_raw_response.create(model="echo", messages=HELLO)
     assert raw.headers["x-goblin-provider"] == "echo"
+    assert raw.headers["x-goblin-cost"] == "0.00"
     assert raw.headers["x-correlation-id"] == raw.headers["x-request-id"]
     assert "provider;dur=" in raw.headers["server-timing"]
 

@@ -154,6 +154,7 @@ class EchoProvider(Provider):
                 opening,
                 orjson.dumps(made.finish_reason),
             )
+        request.progress.usage, request.progress.final = usage, True
         if wants_usage(request.body):
             yield (
                 b"data: " + orjson.dumps({**head, "choices": [], "usage": _usage(usage)}) + b"\n\n"
