@@ -130,7 +130,7 @@ MANY = '{"a":[' + "[]," * 270_000 + "[]]}"
         pytest.param(
             "/v1/chat/completions", "claude/m", message(TOO_DEEP), id="input", marks=only_3_11
         ),
-        pytest.param("/v1/chat/completions", "claude/m", message(deep(1100)), id="unparseable"),
+        pytest.param("/v1/chat/completions", "claude/m", message(deep(20_000)), id="unparseable"),
     ],
 )
 def test_an_answer_that_cannot_be_passed_on_is_paid_for_once_and_opens_no_breaker(

@@ -114,6 +114,12 @@ def assert_refused(target: Target, answer: Any, statuses: tuple[int, ...]) -> No
     assert error_of(target.path, answer.get_json()), place
 
 
+def assert_unread(target: Target, answer: Any) -> None:
+    """The answer of a route that reads no body: what was to be deleted is gone, or never was."""
+    if answer.status_code != 204:
+        assert_refused(target, answer, (404,))
+
+
 def test_every_route_that_writes_is_found(app: Flask) -> None:
     names = {target.name for target in targets(app)}
     assert {
@@ -143,8 +149,8 @@ def test_a_nasty_value_is_refused_in_every_field_of_every_route(
             body = inside(field, value, **OTHERS if target.is_open else {})
             if target.needs_credentials:
                 assert_refused(target, send(client, target, body, {}), (401,))
-            if not target.fields:  # its body is not read
-                assert_refused(target, send(client, target, body, admin), (404,))
+            if not target.fields:
+                assert_unread(target, send(client, target, body, admin))
                 continue
             answer = send(client, target, body, admin)
             if target.is_open and answer.status_code == 200:
@@ -173,8 +179,11 @@ def test_a_nasty_body_is_refused_by_every_route(
         body = NASTY_WHOLE[kind](target.size)
         if target.needs_credentials:
             assert_refused(target, send(client, target, body, {}), (401,))
-        refusals = (400, 413) if target.fields else (404,)
-        assert_refused(target, send(client, target, body, admin), refusals)
+        answer = send(client, target, body, admin)
+        if target.fields:
+            assert_refused(target, answer, (400, 413))
+        else:
+            assert_unread(target, answer)
 
 
 @pytest.mark.parametrize("signed_in", [False, True])
