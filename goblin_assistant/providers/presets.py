@@ -1,5 +1,5 @@
 """The well-known providers: their address, the variable with their key, and their quirks. Data, no
-code.
+code. What they differ in within a chat is in wire_forms.py.
 
 A key in the environment (or `.env`) switches a row on. A server that needs no key is switched on by
 the variable with its address. `[providers.<name>]` in goblin.toml overrides any field, and adds
@@ -14,12 +14,6 @@ from typing import Any
 
 LEGACY_MAX_TOKENS = {"max_tokens_field": "max_tokens"}
 """For servers that know only the older name of the limit."""
-
-
-REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks")
-"""What others call an answer's reasoning. OpenAI's API has no field for it in a message."""
-REFUSED_BY_STRICT = (*REASONING, "refusal", "annotations", "audio", "extra_content")
-"""What servers that check every field refuse in an earlier assistant message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +58,6 @@ PRESETS: dict[str, Preset] = {
         options={
             "max_tokens_field": "max_completion_tokens",
             "max_tokens_models": r"(o\d|gpt-[5-9])",
-            "drop_message_fields": REASONING,
             "responses_path": "/responses",
         },
     ),
@@ -79,35 +72,19 @@ PRESETS: dict[str, Preset] = {
     "gemini": Preset(
         base_url="https://generativelanguage.googleapis.com/v1beta/openai",
         api_key_env="GEMINI_API_KEY",
-        # Its tool calls' extra_content holds the signatures that it wants back.
-        options={
-            "model_id_prefix": "models/",
-            "drop_message_fields": (*REASONING, "refusal", "annotations", "audio"),
-        },
+        options={"model_id_prefix": "models/"},
     ),
     # https://docs.mistral.ai/api/; refuses stream_options ("extra_forbidden") and always sends
     # usage in the last chunk: https://github.com/avante-corp/avante.nvim/issues/2347
     "mistral": Preset(
         base_url="https://api.mistral.ai/v1",
         api_key_env="MISTRAL_API_KEY",
-        # Ids: https://github.com/langchain-ai/langchain/pull/24668 ("Tool call id was ... but must
-        # be a-z, A-Z, 0-9, with a length of 9"), read on 2026-11-27. It forbids extra fields.
-        options={
-            "stream_options": False,
-            "drop_message_fields": REFUSED_BY_STRICT,
-            "tool_call_ids": "[A-Za-z0-9]{9}",
-            **LEGACY_MAX_TOKENS,
-        },
+        options={"stream_options": False, **LEGACY_MAX_TOKENS},
     ),
     # https://console.groq.com/docs/openai
-    # "property 'reasoning_content' is unsupported": https://github.com/janhq/jan/issues/8136, read
-    # on 2026-11-27; `reasoning` is its own.
     "groq": Preset(
         base_url="https://api.groq.com/openai/v1",
         api_key_env="GROQ_API_KEY",
-        options={
-            "drop_message_fields": tuple(name for name in REFUSED_BY_STRICT if name != "reasoning")
-        },
     ),
     # https://api-docs.deepseek.com/
     "deepseek": Preset(
@@ -156,7 +133,6 @@ PRESETS: dict[str, Preset] = {
             "embeddings_path": "/openai/deployments/{model}/embeddings",
             "models_path": "/openai/models",
             "learn_models": False,
-            "drop_message_fields": REASONING,
             "max_tokens_field": "max_completion_tokens",
             "max_tokens_models": r"(o\d|gpt-[5-9])",
         },

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.providers.base import Usage
-from goblin_assistant.providers.usage_forms import REGIONAL_ADDRESSES
+from goblin_assistant.providers.regional_prices import REGIONAL_ADDRESSES
 from goblin_assistant.usage.rates import FREE, Rates, rates_from, rates_of
 
 GENAI_PROVIDERS = {"gemini": "google", "vertex": "google", "xai": "x-ai", "bedrock": "aws"}

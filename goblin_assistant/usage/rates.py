@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from goblin_assistant.providers.base import Usage
-from goblin_assistant.providers.usage_forms import REGION_PERCENT
+from goblin_assistant.providers.regional_prices import REGION_PERCENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from sqlalchemy import Engine
 from goblin_assistant import metrics
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import AuthFailure, PriceUnknown, Unauthorized, Unavailable
-from goblin_assistant.providers.usage_forms import REGION_PERCENT
+from goblin_assistant.providers.regional_prices import REGION_PERCENT
 from goblin_assistant.usage.batches import BatchWriter
 from goblin_assistant.usage.budgets import Budgets, Reservation, ReservationEnded, Settled
 from goblin_assistant.usage.journal import Journal

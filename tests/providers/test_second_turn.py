@@ -18,10 +18,14 @@ from goblin_assistant.dialects.anthropic.request import request_to_openai
 from goblin_assistant.dialects.anthropic.stream import StreamTranslator
 from goblin_assistant.providers.anthropic.foreign import without_foreign_thinking
 from goblin_assistant.providers.base import ChatRequest, ChatResponse, Completed
-from goblin_assistant.providers.openai.forms import FORMS, WireForm
 from goblin_assistant.providers.openai.messages import UNSIGNED, MessageFitter
+from goblin_assistant.providers.openai.quirks import Quirks
+from goblin_assistant.providers.openai.short_names import short_id
 from goblin_assistant.providers.presets import PRESETS
+from goblin_assistant.providers.wire_form import MessageForm
+from goblin_assistant.providers.wire_forms import WIRE_FORMS
 
+FORMS = {name: form.messages for name, form in WIRE_FORMS.items() if form.messages is not None}
 SIGNED = {"google": {"thought_signature": "AbC+/=="}}
 DETAILS = [{"type": "reasoning.encrypted", "data": "x+/=", "index": 0, "id": "r1"}]
 USER = {"role": "user", "content": "Weather?"}
@@ -124,8 +128,11 @@ def test_what_a_provider_wrote_comes_back_to_it(preset: str, client: Any) -> Non
     first = first_answer(preset)
     messages, _ = sent(preset, second_turn(client(first)))
     assistant = messages[1]
-    assert [item["id"] for item in assistant["tool_calls"]] == ["call_0", "call_1"]
-    assert [item["tool_call_id"] for item in messages[2:]] == ["call_0", "call_1"]
+    ids = ["call_0", "call_1"]
+    if FORMS[preset].tool_call_ids:
+        ids = [short_id(given) for given in ids]
+    assert [item["id"] for item in assistant["tool_calls"]] == ids
+    assert [item["tool_call_id"] for item in messages[2:]] == ids
     for name in ("reasoning_content", "reasoning", "reasoning_details"):
         assert assistant.get(name) == first.get(name)
     assert assistant["tool_calls"][0].get("extra_content") == first["tool_calls"][0].get(
@@ -142,9 +149,7 @@ def test_a_conversation_goes_on_at_another_provider(preset: str, other: str) -> 
     form, assistant = FORMS[other], messages[1]
     fields = assistant.keys() - {"role", "content", "tool_calls"}
     if form.reasoning_field is not None:
-        allowed = {form.reasoning_field} | (
-            {"reasoning_details"} if form.reasoning_details else set()
-        )
+        allowed = {form.reasoning_field} | ({"reasoning_details"} - set(form.refused_fields))
         assert fields <= allowed
     if form.reasoning_required:
         assert isinstance(assistant["reasoning_content"], str)
@@ -167,7 +172,7 @@ def test_other_models_thinking_does_not_go_to_anthropic() -> None:
     assert without_foreign_thinking(claudes) is claudes
 
 
-def fit(form: WireForm, body: dict[str, Any], raw: bytes | None = None) -> ChatRequest:
+def fit(form: MessageForm, body: dict[str, Any], raw: bytes | None = None) -> ChatRequest:
     return MessageFitter(form).fit(ChatRequest("m", body, raw)).request
 
 
@@ -209,3 +214,46 @@ def test_a_long_id_is_shortened_alike_in_call_and_result() -> None:
     fitted = fit(FORMS["openai"], {"messages": messages}).body["messages"]
     assert fitted[0]["tool_calls"][0]["id"] == fitted[1]["tool_call_id"]
     assert len(fitted[1]["tool_call_id"]) <= 40
+
+
+def test_short_ids_are_nine_letters_or_digits_and_always_the_same() -> None:
+    long = "call_PTLP8xhu3uwZk4l3nlnrrJha"
+    assert short_id(long).isalnum()
+    assert len(short_id(long)) == len(short_id("")) == 9
+    assert short_id(long) == short_id(long) != short_id(long + "2")
+
+
+def test_a_name_that_is_no_longer_among_the_tools_is_shortened_too() -> None:
+    long = "é" * 70
+    messages = [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": long}}]}]
+    fitted = fit(FORMS["openai"], {"messages": messages}).body["messages"]
+    name = fitted[0]["tool_calls"][0]["function"]["name"]
+    assert len(name) == 64
+    assert name.isascii()
+
+
+def test_a_name_with_quotation_marks_comes_back_as_json() -> None:
+    long = 'a "strange" name ' + "x" * 60
+    body = {"messages": [USER], "tools": [{"type": "function", "function": {"name": long}}]}
+    fitted = MessageFitter(FORMS["openai"]).fit(ChatRequest("m", body))
+    short = fitted.request.body["tools"][0]["function"]["name"]
+    assert json.loads(fitted.restore(json.dumps([short]).encode())) == [long]
+
+
+def test_options_of_a_row_replace_what_its_wire_form_says() -> None:
+    assert Quirks().message_form("mistral") is FORMS["mistral"]
+    assert Quirks(wire_form="deepseek").message_form("kimi") is FORMS["deepseek"]
+    own = Quirks(drop_message_fields=("x",), tool_call_ids="").message_form("mistral")
+    assert (own.refused_fields, own.tool_call_ids) == (("x",), "")
+    assert own.reasoning_field == "thinking_parts"
+    with pytest.raises(ValueError, match="accepted: azure, deepseek"):
+        Quirks(wire_form="deepsek")
+
+
+def test_a_field_that_a_row_refuses_is_not_put_in_by_its_wire_form() -> None:
+    form = Quirks(drop_message_fields=("reasoning_content",)).message_form("deepseek")
+    said = {"role": "assistant", "content": "x", "reasoning": "hm"}
+    request = ChatRequest("m", {"messages": [said]})
+    fitted = MessageFitter(form).fit(request).request.body["messages"]
+    assert fitted == [{"role": "assistant", "content": "x"}]
+    assert request.ignored == {"messages.reasoning"}

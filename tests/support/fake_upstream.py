@@ -166,11 +166,13 @@ class Request:
 
 @dataclass
 class FakeUpstream:
-    """The server. `default` answers after the end of the script.
+    """The server. `default` answers after the end of the script. `for_get` answers every GET, which
+    then takes nothing from the script: health checks come at any time.
 
     `reset_on_accept` resets new connections at once.
     """
 
+    for_get: Reply | None = None
     default: Reply = field(
         default_factory=lambda: Reply.json(
             500, {"error": {"message": "the script of this test is at its end"}}
@@ -291,7 +293,10 @@ class FakeUpstream:
             method, path, _ = first.split(" ", 2)
             with self._lock:
                 self.requests.append(Request(method, path, headers, body, number, head))
-                reply = self._script.popleft() if self._script else self.default
+                if method == "GET" and self.for_get is not None:
+                    reply = self.for_get
+                else:
+                    reply = self._script.popleft() if self._script else self.default
             for step in reply.steps:
                 if not self._perform(connection, step):
                     return

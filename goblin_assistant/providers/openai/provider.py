@@ -23,7 +23,6 @@ from goblin_assistant.providers.base import (
     broken,
 )
 from goblin_assistant.providers.json_answers import parse_answer
-from goblin_assistant.providers.openai.forms import ANY, FORMS
 from goblin_assistant.providers.openai.messages import MessageFitter, restored
 from goblin_assistant.providers.openai.models import learned, model_of
 from goblin_assistant.providers.openai.quirks import Quirks
@@ -70,7 +69,7 @@ class OpenAICompatibleProvider(RemoteProvider):
         """See RemoteProvider for the two lists of models."""
         self._quirks = quirks = quirks or Quirks()
         self._encode = RequestEncoder(quirks).encode
-        form = FORMS.get(quirks.wire_form or name, ANY)
+        form = quirks.message_form(name)
         self.cache_marks = form.cache_marks
         self._fit = MessageFitter(form).fit
         self._responses = ResponsesWire(name, quirks.drop_fields)

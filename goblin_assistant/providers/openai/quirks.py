@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from goblin_assistant.providers.wire_form import ANY, MessageForm
+from goblin_assistant.providers.wire_forms import WIRE_FORMS
+
+
+def _known_form(name: str) -> str:
+    known = sorted(name for name, form in WIRE_FORMS.items() if form.messages is not None)
+    if name and name not in known:
+        raise ValueError(f"accepted: {', '.join(known)}")
+    return name
 
 
 def _blank(value: Any) -> Any:
@@ -47,18 +58,21 @@ class Quirks(BaseModel):
     drop_fields: tuple[str, ...] = Field(
         (), description="request fields that the server refuses; left out"
     )
-    drop_message_fields: tuple[str, ...] = Field(
-        ("thinking_blocks",),
-        description="fields of earlier assistant messages that the server refuses; left out",
-    )
-    tool_call_ids: str = Field(
-        "",
+    drop_message_fields: tuple[str, ...] | None = Field(
+        None,
         description=(
-            "regular expression: the ids of tool calls that the server takes; others are sent as "
-            "nine letters and digits made of them. Empty: any"
+            "fields of earlier assistant messages and their tool calls that the server refuses; "
+            "left out. None: those of the wire form"
         ),
     )
-    wire_form: str = Field(
+    tool_call_ids: str | None = Field(
+        None,
+        description=(
+            "regular expression: the ids of tool calls that the server takes; others are sent as "
+            "nine letters and digits made of them. Empty: any. None: those of the wire form"
+        ),
+    )
+    wire_form: Annotated[str, AfterValidator(_known_form)] = Field(
         "",
         description=(
             "name of a known provider whose form of messages the server has, such as deepseek for "
@@ -68,3 +82,13 @@ class Quirks(BaseModel):
     ca_bundle: str | None = Field(
         None, description="path of the CA certificates that the server's own is checked against"
     )
+
+    def message_form(self, row: str) -> MessageForm:
+        """What a row with these options takes in messages: its wire form's, but for the options."""
+        known = WIRE_FORMS.get(self.wire_form or row)
+        form = known.messages if known is not None and known.messages is not None else ANY
+        if self.drop_message_fields is not None:
+            form = replace(form, refused_fields=self.drop_message_fields)
+        if self.tool_call_ids is not None:
+            form = replace(form, tool_call_ids=self.tool_call_ids)
+        return form

@@ -1,8 +1,8 @@
 """A chat request as one OpenAI-compatible server takes it. Pure functions.
 
 The client's own bytes are sent unless something has to change: the model's name,
-`stream_options.include_usage` (so that every stream is counted), the name of the token limit, what
-the server refuses in earlier messages (history.py).
+`stream_options.include_usage` (so that every stream is counted), the name of the token limit.
+messages.py has fitted its messages before.
 Source: https://platform.openai.com/docs/api-reference/chat/create.
 """
 
@@ -13,7 +13,6 @@ from typing import Any
 
 from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, completion_limit, limit_in
 from goblin_assistant.providers.base import ChatRequest
-from goblin_assistant.providers.openai.history import fitted
 from goblin_assistant.providers.openai.quirks import Quirks
 from goblin_assistant.providers.openai.wire import encode, wants_usage
 
@@ -23,9 +22,6 @@ class RequestEncoder:
 
     def __init__(self, quirks: Quirks) -> None:
         self._quirks = quirks
-        self._refused = frozenset(quirks.drop_message_fields)
-        ids = quirks.tool_call_ids
-        self._takes_id = re.compile(ids).fullmatch if ids else None
         self._renames = re.compile(quirks.max_tokens_models) if quirks.max_tokens_field else None
 
     def encode(self, request: ChatRequest, *, stream: bool | None) -> bytes:
@@ -49,10 +45,6 @@ class RequestEncoder:
                     else {"include_usage": True}
                 )
             self._one_limit(request, changes, removed)
-            if self._refused or self._takes_id is not None:
-                history = fitted(source.get("messages"), self._refused, self._takes_id)
-                if history is not None:
-                    changes["messages"] = history
         if not changes and not removed:
             return request.raw if request.raw is not None else encode(source)
         merged = {**source, **changes}

@@ -83,7 +83,7 @@ def usage_in(answer: Mapping[str, Any]) -> Usage | None:
 
 def parse_usage(value: Any, service_tier: Any = None) -> Usage | None:
     """Parse a `usage` object; None if it holds no count. `service_tier` is the answer's field of
-    that name. providers/usage_forms.py has what differs from server to server.
+    that name. providers/wire_forms.py has what differs from server to server.
 
     `completion_tokens` includes what was generated beside it: where `total_tokens` exceeds prompt
     and completion, the difference was generated too (the reasoning of xAI and Gemini), and so were
