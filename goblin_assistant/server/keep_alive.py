@@ -33,7 +33,6 @@ class SilentStream:
         "_flows",
         "_headers",
         "_since",
-        "_waits",
     )
 
     def __init__(
@@ -47,10 +46,9 @@ class SilentStream:
         that begins before its answer: it is called in the main loop. `after` is in seconds."""
         self._channel = channel
         self._comment = comment
-        self._headers = headers
+        self._headers: Callable[[], list[tuple[str, str]]] | None = headers
         self._after = after
         self._since = time.monotonic()
-        self._waits = True  # for the first event
         self._flows = False  # the header block has been written
         self._begun: ApplicationTask | None = None
 
@@ -59,7 +57,9 @@ class SilentStream:
         """The first event, or an error, is there. Whether the response has begun already; if not,
         the main loop does not begin it any more."""
         with self._channel.outbuf_lock:
-            self._waits = False
+            # They hold the request's context, which leads back here: 40 KB that would wait for the
+            # garbage collector.
+            self._headers = None
             return self._begun is not None
 
     def take_over(self, task: ApplicationTask) -> None:
@@ -94,19 +94,19 @@ class SilentStream:
             if self._flows:
                 if time.time() - channel.last_activity >= min(self._after, EVERY_SECONDS):
                     channel.write_soon(self._comment)
-            elif self._waits and time.monotonic() - self._since >= self._after:
-                self._begin()
+            elif self._headers is not None and time.monotonic() - self._since >= self._after:
+                self._begin(self._headers)
 
-    def _begin(self) -> None:
+    def _begin(self, headers: Callable[[], list[tuple[str, str]]]) -> None:
         channel = self._channel
         try:
             task = ApplicationTask(channel, channel.requests[0])
             task.start()
-            task.response_headers = self._headers()
+            task.response_headers = headers()
             head = task.build_response_header()
         except Exception:  # the request's own thread answers
             logger.exception("keep_alive_failed")
-            self._waits = False
+            self._headers = None
             return
         if task.chunked_response:
             self._comment = _chunk(self._comment)

@@ -158,7 +158,7 @@ def _recorded(
 # -- after the last byte --------------------------------------------------------------------------
 def _after_response(ends: list[Callable[[], None]]) -> None:
     # After whatever is sent: the answer, or the error that a handler makes of an exception. If the
-    # first response is lost to an exception, Flask makes a second: an end may be called twice.
+    # first response is lost to an exception, Flask makes a second, which ends what is left.
     @after_this_request
     def attach(response: Response) -> Response:
         if ends:
@@ -167,7 +167,10 @@ def _after_response(ends: list[Callable[[], None]]) -> None:
 
 
 def _end_all(ends: list[Callable[[], None]]) -> None:
-    for end in reversed(ends):
+    # Taken out: what ends a chat leads to the chat, and the chat leads to this list. Such a circle
+    # would wait for the garbage collector.
+    while ends:
+        end = ends.pop()
         try:
             end()
         except Exception:

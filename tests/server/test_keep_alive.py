@@ -6,10 +6,13 @@ import json
 import signal
 import socket
 import sqlite3
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anthropic
@@ -17,6 +20,7 @@ import openai
 import pytest
 import requests
 
+from goblin_assistant.server.keep_alive import SilentStream
 from tests.conftest import Serve, Server, serving, wait_until
 from tests.support.fake_upstream import CUT, FakeUpstream, Gate, Reply, Step
 from tests.support.real_server import STREAM, start
@@ -354,6 +358,20 @@ def test_a_silent_stream_is_kept_alive_while_the_server_drains(
         seen = until_closed(connection)
     assert seen.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     assert server.wait() == 0
+
+
+def test_the_first_event_frees_what_only_a_silent_stream_needs() -> None:
+    """The maker of the first headers holds the request's context, and that leads back to it."""
+
+    def headers() -> list[tuple[str, str]]:
+        return []
+
+    kept = weakref.ref(headers)
+    silent = SilentStream(SimpleNamespace(outbuf_lock=threading.Lock()), COMMENT, headers, 15.0)
+    del headers
+    assert kept() is not None
+    assert silent.arrived() is False
+    assert kept() is None
 
 
 def test_nothing_is_sent_where_the_setting_is_0(serve: Serve, tmp_path: Path) -> None:
