@@ -14,6 +14,11 @@ import yaml
 
 from goblin_assistant.config import Config
 from tests.support.alert_rules import OPS, PROMETHEUS, ROOT, promtool
+from tests.support.fake_upstream import FakeUpstream, Reply
+from tests.support.proxies import ComposedNginx
+from tests.support.proxy_site import certificate
+
+__all__ = ["certificate"]
 
 DOCKER = OPS / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
@@ -215,6 +220,25 @@ def test_nginx_gets_a_configuration_with_the_names_of_compose(tmp_path: Path) ->
     assert "api.yourdomain.com" not in re.sub(r"(?m)^#.*$", "", text)
     assert "server_name chat.example.org;" in text
     assert "access_log /dev/stdout" in text
+
+
+def test_nginx_runs_with_what_the_script_of_compose_writes(
+    certificate: Path, tmp_path: Path
+) -> None:
+    said = Reply.plain(200, b"here", "text/plain")
+    servers = [FakeUpstream(default=said) for _ in range(2)]
+    proxy = ComposedNginx(tmp_path / "nginx", certificate, [server.port for server in servers])
+    try:
+        proxy.start()
+        assert [proxy.ask("GET", f"/{turn}").body for turn in range(6)] == [b"here"] * 6
+        assert all(server.requests for server in servers)
+        assert proxy.ask("GET", "/metrics").status == 404
+        log = (proxy.folder / "output").read_text()  # the container's own output
+        assert '"path":"/0","status_code":200' in log
+    finally:
+        proxy.stop()
+        for server in servers:
+            server.close()
 
 
 def test_prometheus_reads_its_file_with_the_rules_as_compose_mounts_them(tmp_path: Path) -> None:

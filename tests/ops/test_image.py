@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 import requests
 
+from goblin_assistant.web.page_files import page_files
 from tests.conftest import free_port, wait_until
+from tests.support.accounts_fixtures import engine_for
+from tests.support.books import add_user
+from tests.support.databases import query
 from tests.support.images import Containers, built_image
 from tests.support.runbooks import FOLDER, site_block
-from tests.support.services import find_binary
+from tests.support.services import PostgresServer, find_binary
 
 NAME = "goblin-assistant-1"
 """As the runbooks look for it."""
@@ -63,7 +67,7 @@ class Running:
         self.url = f"http://127.0.0.1:{self.port}"
         (folder / "secret-key").write_text("s" * 48 + "\n")
         (folder / "goblin.toml").write_text(GOBLIN_TOML)
-        self._options = [
+        self.options = [
             *("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
             *("--memory", "512m", "--network", "host", "--no-healthcheck"),
             *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"),
@@ -76,11 +80,11 @@ class Running:
 
     def once(self, *command: str) -> str:
         """What a command of the product prints, in a container of its own."""
-        return self.containers.podman("run", "--rm", *self._options, *command)
+        return self.containers.podman("run", "--rm", *self.options, *command)
 
     def start(self) -> None:
         """Serve, and wait until it is ready."""
-        self.containers.podman("run", "--detach", "--name", NAME, *self._options)
+        self.containers.podman("run", "--detach", "--name", NAME, *self.options)
         wait_until(self._ready, 120, "the container to be ready")
 
     def _ready(self) -> bool:
@@ -107,7 +111,7 @@ def app(
     running.once("config")
     made = running.containers.podman(
         *("run", "--rm", "--volume", f"{password}:/password:ro", "--entrypoint", "sh"),
-        *running._options,
+        *running.options,
         *("-c", "goblin-assistant users create ada@example.com --password-stdin < /password"),
     )
     assert "ada@example.com" in made
@@ -126,6 +130,14 @@ def test_it_answers_health_and_a_chat(app: tuple[Running, dict[str, str]]) -> No
     )
     assert answer.status_code == 200, answer.text
     assert "one two three four" in answer.json()["choices"][0]["message"]["content"]
+
+
+def test_it_serves_the_page_with_all_of_its_files(app: tuple[Running, dict[str, str]]) -> None:
+    running, _ = app
+    assert f"/static/{page_files().hash}/" in requests.get(running.url, timeout=60).text
+    for name, file in page_files().files.items():
+        answer = requests.get(f"{running.url}/static/{page_files().hash}/{name}", timeout=60)
+        assert (answer.status_code, answer.content) == (200, file.plain), name
 
 
 def test_its_health_check_is_a_command_that_works_inside(
@@ -211,6 +223,28 @@ def test_the_runbooks_read_its_log_with_dockers_commands(
 
     # Readiness is answered before the line about it is written.
     wait_until(is_told, 120, "the line `ready` in Docker's log")
+
+
+def test_a_backup_of_postgresql_is_made_and_restored_inside(
+    app: tuple[Running, dict[str, str]], postgres: PostgresServer, tmp_path: Path
+) -> None:
+    running, _ = app
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    os.chown(folder, 10001, 10001)
+    kept, other = postgres.create_database(), postgres.create_database()
+
+    def inside(url: str, *command: str) -> str:
+        options = ("--env", f"DATABASE_URL={url}", "--volume", f"{folder}:/backups")
+        return running.containers.podman("run", "--rm", *options, *running.options, *command)
+
+    inside(kept, "db", "upgrade")
+    engine = engine_for(kept)
+    add_user(engine, "ada@example.com")
+    engine.dispose()
+    assert "/backups/goblin-" in inside(kept, "backup", "/backups")
+    inside(other, "restore", "/backups")
+    assert query(other, "SELECT email FROM users") == [("ada@example.com",)]
 
 
 def test_a_stream_that_runs_ends_whole_after_sigterm(app: tuple[Running, dict[str, str]]) -> None:

@@ -24,13 +24,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import requests
 
 from goblin_assistant.commands.doctor import raw_http
-from goblin_assistant.commands.doctor.outside import METRICS_SPELLINGS
 from goblin_assistant.config import Config
 from goblin_assistant.rate_limits.policy import CHAT_ROUTES
 from goblin_assistant.web.body_limits import BYTES_BY_PREFIX, GENERAL_BYTES
+from goblin_assistant.web.page_files import page_files
 from goblin_assistant.web.security_headers import HSTS
 from tests.conftest import ROOT, Serve, Server, serving, wait_until
 from tests.support.fake_upstream import FakeUpstream, Gate, Pause, Reply
@@ -40,49 +39,36 @@ from tests.support.proxies import (
     Answer,
     Proxy,
     TraefikProxy,
-    made_certificate,
     read,
 )
-from tests.support.services import RedisServer, find_binary
+from tests.support.proxy_site import (
+    CHAT,
+    MODELS,
+    SECONDS,
+    SPELLINGS,
+    STREAMED,
+    WIDE,
+    Site,
+    Stub,
+    certificate,
+    error_in_shape,
+    kind,
+    past_their_checks,
+    proxy,
+    site,
+    stub,
+)
+from tests.support.services import find_binary
 from tests.support.wire_bodies import openai_chat, openai_events
 
-SECONDS = 60
-"""How long a test waits for what must happen."""
-MESSAGES = [{"role": "user", "content": "Hello"}]
-CHAT = {"model": "openai/gpt-4o", "messages": MESSAGES}
-MESSAGE = {**CHAT, "max_tokens": 100}
-MODELS = Reply.plain(200, b'{"data": []}', headers={"Connection": "close"})
-SPELLINGS = (
-    *METRICS_SPELLINGS, "/metrics%2fx", "/%4detrics", "/a//../metrics", "/%2e/metrics",
-    "/health/%2e%2e/metrics", "/metrics%23", "/%2Fmetrics", "/metrics;jsessionid=1",
-    "http://127.0.0.1/metrics",
-)  # fmt: skip
+__all__ = ["certificate", "kind", "proxy", "site", "stub"]
+
 FORGED = {
     "X-Forwarded-For": "198.51.100.7",
     "X-Real-IP": "198.51.100.7",
     "Forwarded": "for=198.51.100.7;proto=http",
     "X-Forwarded-Proto": "http",
 }
-SETTINGS = {
-    "SECRET_KEY": "s" * 40,
-    "GOBLIN_TRUSTED_PROXY": "127.0.0.1",
-    "GOBLIN_INSTANCES": "2",
-    "OPENAI_API_KEY": "sk-upstream",
-    "GOBLIN_RETRIES": "0",
-    "GOBLIN_HEALTH_INTERVAL": "3600",
-    "RATELIMIT_ENABLED": "true",
-    "RATELIMIT_CHAT": "1000000 per minute",
-    "RATELIMIT_DEFAULT": "1000000 per minute",
-    "RATELIMIT_HEALTH": "1000000 per minute",
-}
-TOML = """\
-[providers.sim]
-kind = "echo"
-options = { tokens_per_second = 5 }
-"""
-# So slow that a busy machine does not look like a proxy that holds events back.
-# The outer limit would meet a test's own load.
-WIDE = {"nginx": ("rate=50r/s", "rate=50000r/s"), "traefik": ("average: 50", "average: 50000")}
 # One request a minute, and every time but that of chats is shorter than the test's stream.
 STRICT: dict[str, dict[str, tuple[str, str]]] = {
     "nginx": {
@@ -109,97 +95,6 @@ BURST = 4
 
 
 # -- what stands behind and in front -----------------------------------------------------------
-@dataclass
-class Site:
-    """Instances with one database, their provider, a user's headers and an API key."""
-
-    instances: list[Server]
-    upstream: FakeUpstream
-    user: dict[str, str]
-    key: str
-    settings: dict[str, str]
-
-    def log_lines(self, **fields: Any) -> list[dict[str, Any]]:
-        """The lines of all instances about requests that have ended, with these fields."""
-        return [
-            line
-            for server in self.instances
-            for line in server.log_lines("request_completed")
-            if all(line.get(name) == value for name, value in fields.items())
-        ]
-
-
-def settings_of(base: Path, upstream: FakeUpstream, **more: str) -> dict[str, str]:
-    """The instances' settings: one database, and `upstream` as their provider."""
-    (base / "goblin.toml").write_text(TOML)
-    return {
-        **SETTINGS,
-        "GOBLIN_CONFIG_FILE": str(base / "goblin.toml"),
-        "DATABASE_URL": f"sqlite:///{base}/goblin.db",
-        "OPENAI_BASE_URL": upstream.url + "/v1",
-        **more,
-    }
-
-
-def past_their_checks(upstream: FakeUpstream) -> None:
-    """Wait for two instances' checks of the provider. Replies that come later are for chats."""
-    wait_until(lambda: len(upstream.requests) >= 2, SECONDS, "the checks of the provider")
-    wait_until(lambda: upstream.open_connections == 0, SECONDS, "the checks of the provider")
-    upstream.requests.clear()
-    upstream.default = Reply.json(200, openai_chat())
-
-
-def post(server: Server, path: str, body: Any, headers: dict[str, str]) -> Any:
-    """The JSON of an instance's answer."""
-    answer = requests.post(server.url + path, json=body, headers=headers, timeout=SECONDS)
-    answer.raise_for_status()
-    return answer.json()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_certificate(tmp_path_factory.mktemp("tls") / "tls")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Two instances that no test stops; they share limits in Redis."""
-    base = tmp_path_factory.mktemp("site")
-    redis = RedisServer(base)
-    upstream = FakeUpstream(default=MODELS)
-    redis.start()
-    try:
-        with serving(base) as serve:
-            settings = settings_of(base, upstream, REDIS_URL=redis.url)
-            first, second = (serve(**settings) for _ in range(2))  # the first migrates
-            past_their_checks(upstream)
-            user = first.register()
-            key = str(post(first, "/auth/keys", {"name": "doctor"}, user)["key"])
-            yield Site([first, second], upstream, user, key, settings)
-    finally:
-        upstream.close()
-        redis.stop()
-
-
-@pytest.fixture(scope="module", params=sorted(PROXIES))
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def proxy(
-    kind: str, site: Site, certificate: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Proxy]:
-    """The proxy as shipped, but for its limit on requests."""
-    folder = tmp_path_factory.mktemp("proxy") / kind
-    made = PROXIES[kind](folder, certificate, [server.port for server in site.instances])
-    try:
-        made.start(rate=WIDE[kind])
-        yield made
-    finally:
-        made.stop()
-
-
 @pytest.fixture(scope="module")
 def strict(
     kind: str, site: Site, certificate: Path, tmp_path_factory: pytest.TempPathFactory
@@ -212,45 +107,6 @@ def strict(
         yield made
     finally:
         made.stop()
-
-
-@dataclass
-class Stub:
-    """A proxy in front of a server that answers every path with metrics, and keeps the requests."""
-
-    proxy: Proxy
-    server: FakeUpstream
-
-    def arrived(self) -> list[Any]:
-        """The requests that are not the proxy's own checks."""
-        checks = ("/health/live", "/health/ready")
-        return [it for it in self.server.requests if it.path not in checks]
-
-
-@pytest.fixture(scope="module")
-def stub(kind: str, certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
-    """Shows what an instance would receive."""
-    server = FakeUpstream(default=Reply.plain(200, b"http_requests_total 1\n", "text/plain"))
-    made = PROXIES[kind](tmp_path_factory.mktemp("stub") / kind, certificate, [server.port])
-    try:
-        made.start(rate=WIDE[kind])
-        yield Stub(made, server)
-    finally:
-        made.stop()
-        server.close()
-
-
-def error_in_shape(path: str, answer: Answer) -> dict[str, Any]:
-    """The fields of an error in the dialect of `path`: code, message and correlation id."""
-    assert answer.header("content-type") == "application/json", answer
-    body = json.loads(answer.body)
-    if path.startswith("/v1/messages"):
-        assert body["type"] == "error"
-        return {**body["error"], "correlation_id": body["request_id"]}
-    if path.startswith("/v1"):
-        assert body["error"]["type"]
-        return dict(body["error"])
-    return {**body, "code": body["error"]}
 
 
 # -- TLS
@@ -429,20 +285,20 @@ def refused_while_sending(
 
 # -- streams
 def test_events_arrive_while_the_provider_is_still_silent(proxy: Proxy, site: Site) -> None:
-    first, *others = openai_events()
-    for path, body in (("/v1/chat/completions", CHAT), ("/v1/messages", MESSAGE)):
+    for route in STREAMED:
         gate = Gate()
-        site.upstream.reply(Reply.sse([first, gate, *others]))
+        site.upstream.reply(Reply.sse([route.first, gate, *route.others]))
         connection = proxy.connection(timeout=SECONDS)
         try:
-            response = begin_stream(connection, path, body, site)
-            assert response.read1(65536)  # the provider has not been given the word yet
+            response = begin_stream(connection, route.path, route.body, site)
+            # The provider has not been given the word yet. A comment would be the instance's own.
+            assert not response.read1(65536).startswith((b":", b"event: ping")), route.path
             gate.opened.set()
             rest = response.read()
         finally:
             gate.opened.set()
             connection.close()
-        assert rest.rstrip().endswith((b"data: [DONE]", b'{"type":"message_stop"}')), rest[-200:]
+        assert rest.rstrip().endswith(route.end), (route.path, rest[-200:])
 
 
 def begin_stream(connection: Any, path: str, body: dict[str, Any], site: Site) -> Any:
@@ -507,6 +363,21 @@ def test_one_address_is_limited_and_others_are_not(strict: Proxy) -> None:
         assert refused.header("access-control-allow-origin") == headers["Origin"]
     else:
         assert refused.body == b"Too Many Requests"
+
+
+def test_the_pages_files_are_not_counted_with_the_rest(strict: Proxy) -> None:
+    """An office behind one address loads dozens of files for each person."""
+    client = "127.0.0.51"
+    page = strict.ask("GET", "/", source=client)
+    assert page.status == 200
+    found = re.search(rb'"(/static/[0-9a-f]+)/', page.body)
+    assert found
+    paths = [f"{found[1].decode()}/{name}" for name in page_files().files]
+    assert len(paths) > 10 * BURST
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda path: strict.ask("GET", path, source=client), 2 * paths))
+    assert Counter(answer.status for answer in answers) == {200: 2 * len(paths)}
+    assert strict.ask("GET", "/", source=client).status == 200
 
 
 # -- instances that die, drain and come back
@@ -745,5 +616,8 @@ def test_the_linter_of_nginx_finds_nothing() -> None:
 def test_the_table_of_promises_names_tests_that_exist() -> None:
     table = (PROXY / "README.md").read_text()
     named = set(re.findall(r"`(test_\w+)`", table))
-    here = {name for name in globals() if name.startswith("test_")}
-    assert named == here - {"test_the_table_of_promises_names_tests_that_exist"}
+    files = Path(__file__).parent.glob("test_proxies*.py")
+    made = {
+        name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)
+    }
+    assert named == made - {"test_the_table_of_promises_names_tests_that_exist"}

@@ -28,7 +28,7 @@ DOCKER = OPS / "docker"
 SUITE, PYTHON = "bookworm", "3.11"
 PACKAGES = (
     "base-files", "base-passwd", "ca-certificates", "coreutils", "dash", "libc-bin", "passwd",
-    "python3-venv",
+    "postgresql-client", "python3-venv",
 )  # fmt: skip
 BASE = """\
 FROM scratch

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from tests.support.services import find_binary, free_port
 
 PROXY = Path(__file__).resolve().parents[2] / "ops" / "proxy"
+NGINX_FILE = PROXY / "nginx" / "goblin-assistant.conf"
 NAME = "api.yourdomain.com"
 TLS_FOLDER = "/etc/goblin-assistant/tls"
 STARTS = 5
@@ -190,14 +191,11 @@ class NginxProxy(Proxy):
 
     def configure(self, changes: dict[str, tuple[str, int]]) -> list[str]:
         """See Proxy. The file becomes part of the smallest http block."""
-        text = (PROXY / "nginx" / "goblin-assistant.conf").read_text()
-        line = "    server {} max_fails=2 fail_timeout=5s;\n"
-        shipped = line.format("127.0.0.1:8001") + line.format("127.0.0.1:8002")
+        text, names = self.named()
         text = replaced(
             text,
             {
-                shipped: ("".join(line.format(f"127.0.0.1:{port}") for port in self.instances), 1),
-                NAME: ("127.0.0.1", 2),
+                **names,
                 TLS_FOLDER: (str(self.certificate), 2),
                 # What only a test changes: ports, and the places of files.
                 "    listen 80;\n    listen [::]:80;\n": (
@@ -206,7 +204,6 @@ class NginxProxy(Proxy):
                 "    listen 443 ssl http2;\n    listen [::]:443 ssl http2;\n": (
                     f"    listen 127.0.0.1:{self.port} ssl http2;\n", 1,
                 ),
-                "/var/log/nginx/goblin-assistant.log": (str(self.folder / "access.log"), 1),
                 **changes,
             },
         )  # fmt: skip
@@ -223,6 +220,34 @@ class NginxProxy(Proxy):
             f"http {{\n{temporary}access_log off;\n{text}}}\n"
         )
         return [self.program, "-c", str(config), "-p", str(self.folder), "-g", "daemon off;"]
+
+    def named(self) -> tuple[str, dict[str, tuple[str, int]]]:
+        """The text of the file, and the changes that its first lines ask for."""
+        line = "    server {} max_fails=2 fail_timeout=5s;\n"
+        shipped = line.format("127.0.0.1:8001") + line.format("127.0.0.1:8002")
+        return NGINX_FILE.read_text(), {
+            shipped: ("".join(line.format(f"127.0.0.1:{port}") for port in self.instances), 1),
+            NAME: ("127.0.0.1", 2),
+            "/var/log/nginx/goblin-assistant.log": (str(self.folder / "access.log"), 1),
+        }
+
+
+class ComposedNginx(NginxProxy):
+    """nginx with what ops/docker/nginx-names.sh makes of the same file, as in compose.yaml."""
+
+    def named(self) -> tuple[str, dict[str, tuple[str, int]]]:
+        """The script has put the names in."""
+        made = self.folder / "made.conf"
+        environment = {
+            "PATH": os.environ["PATH"],
+            "GOBLIN_NGINX_SOURCE": str(NGINX_FILE),
+            "GOBLIN_NGINX_TARGET": str(made),
+            "GOBLIN_DOMAIN": "127.0.0.1",
+            "GOBLIN_BACKENDS": " ".join(f"127.0.0.1:{port}" for port in self.instances),
+        }
+        script = PROXY.parent / "docker" / "nginx-names.sh"
+        subprocess.run([str(script)], env=environment, check=True, timeout=60)
+        return made.read_text(), {}
 
 
 class TraefikProxy(Proxy):
@@ -260,7 +285,7 @@ class TraefikProxy(Proxy):
                 dynamic,
                 {
                     shipped: ("".join(line.format(port) for port in self.instances), 1),
-                    NAME: ("127.0.0.1", 2),
+                    NAME: ("127.0.0.1", 3),
                     TLS_FOLDER: (str(self.certificate), 2),
                     **in_dynamic,
                 },
