@@ -26,8 +26,9 @@ _POOLER = (
 )
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-_LOST = "40"  # the class of serialization failures and deadlocks
+_LOST = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 _WAITED = frozenset({"55P03", "57014"})  # lock_not_available, query_canceled
+_ROLLED_BACK = "40"  # the class: the transaction ended, not the server
 
 
 class Conflict(Enum):
@@ -36,7 +37,7 @@ class Conflict(Enum):
     LOST = auto()
     """Another transaction went first (a deadlock, for example): trying again helps."""
     WAITED = auto()
-    """It waited as long as it may, for a lock as a rule."""
+    """It waited as long as it may, for a lock as a rule; or nobody knows whether it ended well."""
 
 
 def conflict_of(error: BaseException) -> Conflict | None:
@@ -48,9 +49,9 @@ def conflict_of(error: BaseException) -> Conflict | None:
         snapshot = getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY_SNAPSHOT
         return Conflict.LOST if snapshot else None
     code = getattr(cause, "sqlstate", None) or ""
-    if code.startswith(_LOST):
+    if code in _LOST:
         return Conflict.LOST
-    return Conflict.WAITED if code in _WAITED else None
+    return Conflict.WAITED if code in _WAITED or code.startswith(_ROLLED_BACK) else None
 
 
 def does_not_answer(error: DBAPIError | PoolTimeout) -> bool:

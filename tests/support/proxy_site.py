@@ -50,6 +50,7 @@ kind = "echo"
 options = { tokens_per_second = 5 }
 """
 # So slow that a busy machine does not look like a proxy that holds events back.
+
 # The outer limit would meet a test's own load.
 WIDE = {"nginx": ("rate=50r/s", "rate=50000r/s"), "traefik": ("average: 50", "average: 50000")}
 
