@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8001
 
-.PHONY: help run test lint format typecheck docs loadtest bench bench-bodies bench-live normal-use gameday release clean
+.PHONY: help run test lint format typecheck docs pictures loadtest bench bench-bodies bench-live normal-use gameday release clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s '	'
 
@@ -28,6 +28,7 @@ $(VENV)/.dev: $(VENV)/.made setup.cfg constraints.txt
 	@touch $@ $(VENV)/.runtime
 
 run: $(VENV)/.runtime ## set up and serve on :8001 with the embedded provider
+	@echo "The page: http://127.0.0.1:$(PORT)/ (Ctrl-C stops the server)"
 	@GOBLIN_ENV=development exec $(BIN)/goblin-assistant serve --port $(PORT)
 
 test: lint typecheck ## set up and run every check and every test
@@ -48,6 +49,9 @@ docs: $(VENV)/.dev ## regenerate .env.example and the tables of settings and lay
 	$(BIN)/goblin-assistant config --env-example > .env.example
 	$(BIN)/python -m goblin_assistant.config.docs docs/configuration.md
 	$(BIN)/python -m tests.support.layers docs/architecture.md
+
+pictures: $(VENV)/.dev ## a picture of each view of the page into docs/images; needs Chromium
+	$(BIN)/python -m tests.page.pictures docs/images
 
 loadtest: $(VENV)/.dev ## start a server, load-test it and print the verdict on the guide's targets
 	$(BIN)/python -m loadtest.run

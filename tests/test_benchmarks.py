@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from benchmarks import installation, instances, native, pairs, rows, streams
+from benchmarks import installation, instances, native, page_switch, pairs, rows, streams
 from benchmarks.page import replace_section, with_section, with_sections_of
 from benchmarks.report import all_checks, checks_as_dicts, page, samples_as_dicts, verdict
 from benchmarks.results import (
@@ -551,6 +551,16 @@ def test_instances_are_compared_with_one_within_a_round() -> None:
     assert (two.low, two.high, two.pairs) == (1.1, 1.1, 4)
     assert instances.verdict(two) == "met"
     assert instances.verdict(three) == "MISSED"
+
+
+def test_the_page_on_and_off_are_compared_within_a_round() -> None:
+    def rounds(ratio: float) -> list[page_switch.Round]:
+        noise = (100.0, 500.0, 200.0, 900.0)  # of the machine, the same within a round
+        return [page_switch.Round({"on": us * ratio, "off": us}) for us in noise]
+
+    same = page_switch.text_of(rounds(1.0))
+    assert "1.000 times (1.000 to 1.000), 4 pairs. No difference" in same
+    assert "1.020 times (1.020 to 1.020), 4 pairs. They DIFFER" in page_switch.text_of(rounds(1.02))
 
 
 def test_a_target_within_the_interval_says_so() -> None:

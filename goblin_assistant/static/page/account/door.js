@@ -2,6 +2,7 @@
 
 import { announce, h, meta, style } from "../dom.js";
 import { register, signIn } from "../session.js";
+import { sentence } from "../shell/problem.js";
 
 /** Show the form in `place`. `note` says why one has to sign in again. */
 export async function showDoor(place, note = "") {
@@ -57,10 +58,4 @@ function form(creating, open, note, place) {
             h("button", { class: "link", onclick: turn },
               creating ? "Sign in" : "Create an account"))
         : h("p", { class: "door-foot soft small" }, "Accounts are created by the operator.")));
-}
-
-function sentence(error) {
-  const wait = error.retryAfter ? ` Try again in ${Math.ceil(error.retryAfter)} seconds.` : "";
-  const text = error.message;
-  return `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}${wait}`;
 }

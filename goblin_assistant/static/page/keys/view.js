@@ -36,6 +36,7 @@ async function fill(view) {
     showProblem(view.list, error, () => fill(view));
     return;
   }
+  const focused = view.list.contains(document.activeElement);
   const good = keys.filter((key) => stateOf(key) === "good").reverse();
   const past = keys.filter((key) => stateOf(key) !== "good").reverse();
   view.list.replaceChildren(...[
@@ -48,6 +49,8 @@ async function fill(view) {
           table(view, past, keys, spent))
       : null,
   ].filter(Boolean));
+  // What had the focus is gone; the keyboard goes on here, not at the start of the page.
+  if (focused) document.getElementById("room").focus();
 }
 
 async function allKeys() {

@@ -69,6 +69,7 @@ async function end(one, button, fill, list) {
   await renew();
   announce("The session has ended");
   await fill();
+  document.getElementById("room").focus();
 }
 
 async function endAll() {

@@ -59,7 +59,7 @@ function show(dialog, closed) {
   dialog.addEventListener("close", () => {
     dialog.remove();
     // The browser does so too, but not where what had the focus was rebuilt meanwhile.
-    if (before?.isConnected) before.focus();
+    (before?.isConnected ? before : document.getElementById("room"))?.focus();
     closed();
   });
   document.body.append(dialog);

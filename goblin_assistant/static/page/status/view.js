@@ -104,6 +104,6 @@ function row(name, service) {
       service.circuit ? h("p", { class: service.circuit === "closed" ? "soft small" : "" },
         circuit(service.circuit)) : null,
       service.last_change && service.status !== "unknown"
-        ? h("p", { class: "soft small" }, "Since ", when(service.last_change)) : null)),
+        ? h("p", { class: "soft small" }, "Changed ", when(service.last_change)) : null)),
     h("td", { "data-label": "Looked at" }, h("div", {}, when(service.last_check, "not yet"))));
 }
