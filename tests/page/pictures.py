@@ -94,7 +94,8 @@ def stage(folder: Path) -> Iterator[Server]:
             )  # fmt: skip
             wait_until(lambda: "unknown" not in health(server), what="the first checks")
             furnish(folder, server, server.register(EMAIL))
-            answer = openai_events(ANSWER, usage={"prompt_tokens": 17, "completion_tokens": 152})
+            usage = {"prompt_tokens": 17, "completion_tokens": 152, "total_tokens": 169}
+            answer = openai_events(ANSWER, usage=usage, model="gpt-4o")
             upstream.reply(*[Reply.sse(answer) for _ in LOOKS])
             yield server
     finally:
@@ -162,7 +163,7 @@ def a_month(keys: list[int]) -> Iterator[Any]:
 def show(page: Page, server: Server, view: str) -> None:
     """Open a view and wait until it is whole."""
     page.goto(f"{server.url}/#/{view}")
-    ready(page)
+    ready(page, view)
     if view == "chat":
         page.get_by_label("Message").fill(QUESTION)
         page.get_by_label("Message").press("Enter")

@@ -83,12 +83,12 @@ def test_nothing_serious_in_any_view(browser: Browser, server: Server, axe: str,
     with signed_in(browser, server, "ada@example.com", "status", **options) as ada:
         for view in ("chat", "keys", "usage", "status", "settings"):
             ada.page.goto(f"{server.url}/#/{view}")
-            ready(ada.page)
+            ready(ada.page, view)
             if view == "chat":
                 ask(ada.page)
             assert (view, serious(ada.page, axe)) == (view, [])
         ada.page.goto(f"{server.url}/#/keys")
-        ready(ada.page)
+        ready(ada.page, "keys")
         for button in ("New key", "Rotate one", "Revoke one"):
             ada.page.get_by_role("button", name=button).click()
             expect(ada.page.get_by_role("dialog")).to_be_visible()

@@ -119,7 +119,7 @@ def test_by_the_keyboard_alone_a_key_is_made_and_another_view_opened(
         tab_to(ada.page, "API keys")
         keyboard.press("Enter")
         heading(ada.page, "API keys")
-        ready(ada.page)
+        ready(ada.page, "keys")
         tab_to(ada.page, "New key")
         keyboard.press("Enter")
         expect(ada.page.get_by_label("Name")).to_be_focused()
@@ -173,7 +173,7 @@ def test_no_view_is_wider_than_a_phone(browser: Browser, server: Server) -> None
     with signed_in(browser, server, "narrow@example.com", viewport=PHONE) as ada:
         for view in ("chat", *VIEWS):
             ada.page.goto(f"{server.url}/#/{view}")
-            ready(ada.page)
+            ready(ada.page, view)
             widths = ada.page.evaluate(
                 "[document.documentElement, document.querySelector('#room')]"
                 ".map((one) => one.scrollWidth)"

@@ -32,9 +32,10 @@ def signed_in(
         yield made
 
 
-def ready(page: Page) -> None:
-    """Wait until the view that was opened last is there."""
-    expect(page.locator("#room:not([aria-busy]) h1")).to_have_count(1)
+def ready(page: Page, view: str = "") -> None:
+    """Wait until a view is there; without `view`, any, as after a reload."""
+    kind = f".view.{view}" if view else ".view"
+    expect(page.locator(f"#room:not([aria-busy]) > {kind} h1")).to_have_count(1)
 
 
 def make_admin(folder: Path, email: str) -> None:

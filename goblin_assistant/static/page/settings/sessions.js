@@ -48,7 +48,7 @@ function row(one, fill, list) {
     cell("Began", when(one.started_at)),
     cell("Last renewed", when(one.renewed_at)),
     cell("Ends", when(one.expires_at)),
-    h("td", { class: "acts" }, h("button", {
+    h("td", { class: "last" }, h("button", {
       "aria-label": here ? "End this session" : `End session ${one.id.slice(0, 6)}`,
       onclick: (event) => (here ? signOut() : end(one, event.target, fill, list)),
     }, "End")));

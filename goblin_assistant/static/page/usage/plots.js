@@ -10,12 +10,15 @@ const COLOURS = {
   dark: ["#7fc79b", "#e3a06f", "#8bbcf0", "#c9a0dc", "#f2998f", "#8fd0cf", "#8b8f82"],
 };
 const COMPACT = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
+const MONEY = new Intl.NumberFormat(undefined, {
+  notation: "compact", minimumFractionDigits: 2, maximumFractionDigits: 2,
+});
 const PLOTS = [
-  ["cost", "Cost a day", dollars, (value) => `$${COMPACT.format(value / 1e6)}`],
+  ["cost", "Cost a day", dollars, (value) => `$${MONEY.format(value / 1e6)}`],
   ["tokens", "Tokens a day", number, (value) => COMPACT.format(value)],
   ["requests", "Requests a day", number, (value) => COMPACT.format(value)],
 ];
-const HEIGHT = 170;
+const HEIGHT = 150;
 
 /** A card with the plots of `found` (figures.js). They follow the width and the colour scheme. */
 export function draw({ days, drawn }, signal) {
@@ -83,9 +86,12 @@ function plot(place, days, values, colours, axisText) {
       y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] },
     },
     axes: [
-      { stroke: ink, font, grid: { show: false }, ticks: { show: false }, values: daysOfAxis },
       {
-        stroke: ink, font, size: 60, grid: { stroke: line, width: 1 }, ticks: { show: false },
+        stroke: ink, font, size: 28, grid: { show: false }, ticks: { show: false },
+        values: daysOfAxis,
+      },
+      {
+        stroke: ink, font, size: 60, space: 32, grid: { stroke: line, width: 1 }, ticks: { show: false },
         values: (_, marks) => marks.map(axisText),
       },
     ],
