@@ -6,8 +6,10 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8001
+SEED   ?= 1
+SAMPLE ?= 20
 
-.PHONY: help run test lint format typecheck docs pictures loadtest bench bench-bodies bench-live normal-use gameday release clean
+.PHONY: help run test lint format typecheck docs pictures loadtest bench bench-bodies bench-live normal-use mutants gameday release clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s '	'
 
@@ -26,6 +28,10 @@ $(VENV)/.runtime: $(VENV)/.made setup.cfg constraints.txt
 $(VENV)/.dev: $(VENV)/.made setup.cfg constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.mutants: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
+	@touch $@
 
 run: $(VENV)/.runtime ## set up and serve on :8001 with the embedded provider
 	@echo "The page: http://127.0.0.1:$(PORT)/ (Ctrl-C stops the server)"
@@ -70,6 +76,9 @@ bench-bodies: $(VENV)/.dev ## CPU and memory of nasty request bodies; a section 
 
 normal-use: $(VENV)/.dev ## ten minutes of load and a rolling restart under the real alerts: none may fire
 	$(BIN)/python -m tests.ops.normal_use
+
+mutants: $(VENV)/.mutants ## change core modules at random places: do their own tests notice? SEED=, MODULES=
+	$(BIN)/python -m tests.support.mutants --seed $(SEED) --sample $(SAMPLE) $(MODULES)
 
 release: $(VENV)/.dev ## wheel, sdist, requirements with hashes, SBOM and CHECKSUMS in dist/
 	$(BIN)/python ops/release.py dist

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from goblin_assistant.calls import idempotency_redis
 from goblin_assistant.calls.idempotency import (
     MAX_BODY_BYTES,
     Claim,
@@ -20,6 +21,7 @@ from goblin_assistant.calls.idempotency import (
 from goblin_assistant.calls.idempotency_memory import ENTRY_BYTES, MemoryIdempotencyStore
 from goblin_assistant.calls.idempotency_redis import RedisIdempotencyStore
 from goblin_assistant.errors import BadRequest, Conflict, IdempotencyMismatch
+from goblin_assistant.metrics import REGISTRY
 from tests.conftest import wait_until
 from tests.support.services import RedisServer
 
@@ -115,6 +117,69 @@ def test_what_the_memory_store_counts_is_what_it_holds() -> None:
     assert 0.5 < held / store._bytes < 1.25
 
 
+def test_an_answer_that_fills_the_whole_memory_store_is_kept() -> None:
+    answer = StoredResponse("text/plain", b"x" * 100, {"a": "bc"})
+    size = ENTRY_BYTES + len("text/plain") + 100 + len("abc") + 100
+    store = MemoryIdempotencyStore(60, 60, size)
+    claim(store, "fits").finish(answer)
+    assert begin(store, "fits") == answer
+    assert store._bytes == size
+    smaller = MemoryIdempotencyStore(60, 60, size - 1)
+    claim(smaller, "fits").finish(answer)
+    assert isinstance(begin(smaller, "fits"), Claim)
+    assert smaller._bytes == 0
+
+
+def test_an_answer_is_counted_once_though_two_requests_gave_it() -> None:
+    store = MemoryIdempotencyStore(60, 60, 10_000)
+    held = claim(store, "twice")
+    held.finish(ANSWER)
+    counted = store._bytes
+    again = Claim(store, held._holder)
+    again.finish(StoredResponse("text/plain", b"another", {}))
+    assert begin(store, "twice") == ANSWER
+    assert store._bytes == counted
+
+
+def test_a_key_of_255_characters_is_long_enough_and_not_too_long(store: IdempotencyStore) -> None:
+    claim(store, "x" * 255)
+    claim(store, "y")
+
+
+def test_an_answer_of_the_greatest_length_is_kept(store: IdempotencyStore) -> None:
+    longest = StoredResponse("text/plain", b"x" * MAX_BODY_BYTES, {})
+    claim(store, "longest").finish(longest)
+    assert begin(store, "longest") == longest
+
+
+def test_the_same_body_to_another_path_is_another_request(store: IdempotencyStore) -> None:
+    claim(store, "path").finish(ANSWER)
+    with pytest.raises(IdempotencyMismatch):
+        store.begin("user:1", "path", "/v1/embeddings", b"{}")
+
+
+def test_a_replay_is_counted_and_a_conflict_says_that_the_request_is_in_flight(
+    store: IdempotencyStore,
+) -> None:
+    before = REGISTRY.get_sample_value("idempotent_replays_total")
+    held = claim(store, "counted")
+    with pytest.raises(Conflict) as refused:
+        begin(store, "counted")
+    assert refused.value.reason == "in_flight"
+    assert REGISTRY.get_sample_value("idempotent_replays_total") == before
+    held.finish(ANSWER)
+    begin(store, "counted")
+    assert REGISTRY.get_sample_value("idempotent_replays_total") == (before or 0) + 1
+
+
+def test_an_answer_is_finished_once(store: IdempotencyStore) -> None:
+    held = claim(store, "once")
+    held.finish(ANSWER)
+    held.finish(StoredResponse("text/plain", b"another", {}))
+    held.abandon()
+    assert begin(store, "once") == ANSWER
+
+
 def test_an_answer_larger_than_the_whole_memory_store_pushes_nothing_out() -> None:
     store = MemoryIdempotencyStore(60, 60, 5000)
     claim(store, "small").finish(ANSWER)
@@ -207,9 +272,17 @@ def test_answers_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("goblin_assistant.calls.idempotency_memory.time.monotonic", lambda: clock())
     store = MemoryIdempotencyStore(60, 60, 10_000)
     claim(store, "old").finish(ANSWER)
-    now += 61
-    assert isinstance(begin(store, "old"), Claim)
+    now += 59
+    assert begin(store, "old") == ANSWER
+    now += 1
+    held = begin(store, "old")
+    assert isinstance(held, Claim)
     assert store._bytes == 0
+    now += 59
+    with pytest.raises(Conflict):
+        begin(store, "old")
+    now += 1
+    assert isinstance(begin(store, "old"), Claim)
 
 
 def test_without_redis_requests_are_answered_and_the_log_says_so(
@@ -292,6 +365,31 @@ def test_a_key_that_could_not_be_freed_is_freed_with_the_next_call(
         client.execute_command("REPLICAOF", "NO", "ONE")
     claim(store, end).finish(ANSWER)
     assert begin(store, end) == ANSWER
+
+
+def test_only_so_many_keys_that_could_not_be_freed_are_remembered(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency_redis, "MAX_LEFT", 2)
+    store = RedisIdempotencyStore(60, 60, redis_server.url, ["s" * 40])
+    client = redis.Redis.from_url(redis_server.url)
+    try:
+        client.flushdb()
+        held = [claim(store, f"left{number}") for number in range(3)]
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        try:
+            for one in held:
+                one.abandon()
+        finally:
+            client.execute_command("REPLICAOF", "NO", "ONE")
+        claim(store, "next")
+        assert client.dbsize() == 2, "the third of the three, and the next"
+        claim(store, "left0")
+        claim(store, "left1")
+        with pytest.raises(Conflict):
+            begin(store, "left2")
+    finally:
+        client.close()
 
 
 def test_redis_holds_no_text_of_a_chat_and_a_new_secret_reads_what_the_old_one_wrote(

@@ -56,6 +56,17 @@ def test_a_secret_that_begins_with_another_leaves_no_rest() -> None:
     assert redactor.redact("x abcdefghijkl y") == f"x {REDACTED} y"
 
 
+def test_a_secret_of_six_letters_is_hidden_and_one_of_five_is_not_searched_for() -> None:
+    redactor = Redactor(["abcdef", "vwxyz"])
+    assert redactor.redact("abcdef vwxyz") == f"{REDACTED} vwxyz"
+
+
+def test_secrets_that_are_registered_later_are_hidden_beside_the_first_ones() -> None:
+    redactor = Redactor(["abcdef"])
+    redactor.register(["uvwxyz"])
+    assert redactor.redact("abcdef uvwxyz") == f"{REDACTED} {REDACTED}"
+
+
 def test_short_values_are_not_searched_for() -> None:
     assert Redactor(["a"]).redact("a banana") == "a banana"
 

@@ -332,3 +332,82 @@ def test_failed_attempts_are_counted_by_provider_and_error(make_router: RouterFa
         )
         == 1
     )
+
+
+def in_flight(provider: str) -> float | None:
+    return REGISTRY.get_sample_value("provider_calls_in_flight", {"provider": provider})
+
+
+def test_a_call_that_its_client_left_is_no_longer_in_flight(make_router: RouterFactory) -> None:
+    router = make_router(Scripted("left"))
+
+    def leave(_: Target) -> str:
+        assert in_flight("left") == 1
+        raise CallCancelled
+
+    with pytest.raises(CallCancelled):
+        router.run(router.resolve("m"), leave, Call(), Trace(time.perf_counter()))
+    assert in_flight("left") == 0
+    assert router.circuits() == {"left": "closed"}
+
+
+def test_a_provider_at_its_cap_loses_no_trial_of_its_breaker(make_router: RouterFactory) -> None:
+    provider = Scripted("busy", BadResponse("down"), "up")
+    provider.max_concurrency = 1
+    router = make_router(provider, breaker_min_calls=1, retries=0, breaker_open_seconds=0.05)
+    begun, go = threading.Event(), threading.Event()
+
+    def straggle(target: Target) -> str:
+        begun.set()
+        assert go.wait(60)
+        return "late"
+
+    provider.max_concurrency = 2
+    straggler = threading.Thread(
+        target=lambda: router.run(
+            router.resolve("m"), straggle, Call(), Trace(time.perf_counter())
+        ).release()
+    )
+    straggler.start()
+    assert begun.wait(60)
+    with pytest.raises(BadResponse):
+        run(router, "m")
+    wait_until(lambda: router.circuits() == {"busy": "half_open"})
+    provider.max_concurrency = 1
+    with pytest.raises(NoFreeSlot):
+        run(router, "m")
+    assert in_flight("busy") == 1
+    go.set()
+    straggler.join(60)
+    assert run(router, "m")[0].value.body == b"up"
+    assert router.circuits() == {"busy": "closed"}
+    assert in_flight("busy") == 0
+
+
+def test_a_stream_that_ends_without_a_verdict_is_no_longer_in_flight(
+    make_router: RouterFactory,
+) -> None:
+    provider = Scripted("streamed")
+    provider.max_concurrency = 1
+    router = make_router(provider)
+    outcome = router.run(
+        router.resolve("m"), lambda _: "begun", Call(), Trace(time.perf_counter()), streamed=True
+    )
+    assert in_flight("streamed") == 1
+    outcome.release()
+    outcome.release()
+    assert in_flight("streamed") == 0
+    assert run(router, "m")[0].value.body == b"ok"
+
+
+def test_a_stream_that_breaks_off_counts_against_its_provider(make_router: RouterFactory) -> None:
+    router = make_router(Scripted("breaks"), breaker_min_calls=1)
+    trace = Trace(time.perf_counter())
+    outcome = router.run(router.resolve("m"), lambda _: "begun", Call(), trace, streamed=True)
+    labels = {"provider": "breaks", "error_type": "provider_bad_response"}
+    before = REGISTRY.get_sample_value("chat_completion_errors_total", labels) or 0
+    router.broke_off(BadResponse("cut"), outcome, trace)
+    outcome.release()
+    assert router.circuits() == {"breaks": "open"}
+    assert REGISTRY.get_sample_value("chat_completion_errors_total", labels) == before + 1
+    assert trace.events[-1]["event"] == "failed"

@@ -136,3 +136,79 @@ def test_a_chat_that_waited_in_vain_gives_its_thread_back() -> None:
     with pytest.raises(NoFreeSlot):
         slots.acquire()
     assert threads.held == 1
+
+
+def waited() -> tuple[float, float]:
+    """How many waits for a slot were observed, and how long they were together."""
+    labels = {"queue": "chat_slot"}
+    count = REGISTRY.get_sample_value("queue_wait_seconds_count", labels)
+    total = REGISTRY.get_sample_value("queue_wait_seconds_sum", labels)
+    assert count is not None
+    assert total is not None
+    return count, total
+
+
+def test_a_chat_that_waited_takes_one_slot_and_tells_how_long_it_waited() -> None:
+    threads = ThreadBudget(5)
+    slots = ChatSlots(2, 60, 5, threads)
+    slots.acquire()
+    slots.acquire()
+    count, total = waited()
+    told: list[float] = []
+    waiter = threading.Thread(target=lambda: told.append(slots.acquire()))
+    waiter.start()
+    wait_until(lambda: slots.waiting == 1)
+    assert (slots.in_use, slots.full) == (2, True)
+    slots.release()
+    waiter.join(60)
+    assert (slots.in_use, slots.waiting, threads.held) == (2, 0, 2)
+    assert 0 < told[0] < 60
+    assert waited()[0] == count + 1
+    assert waited()[1] == pytest.approx(total + told[0], abs=30)
+    assert waited()[1] > total
+    slots.release()
+    assert (slots.in_use, slots.full, threads.held) == (1, False, 1)
+
+
+def test_a_chat_that_finds_a_free_slot_is_observed_as_one_that_did_not_wait() -> None:
+    count, total = waited()
+    pool(1, wait=10).acquire()
+    assert waited() == (count + 1, total)
+
+
+def test_a_refused_chat_is_told_to_come_back_after_the_time_that_others_wait() -> None:
+    slots = pool(1, wait=5, waiting=0)
+    assert REGISTRY.get_sample_value("chat_slots_max") == 1
+    slots.acquire()
+    with pytest.raises(NoFreeSlot, match="all 1 chat slots are busy") as refused:
+        slots.acquire()
+    assert refused.value.retry_after == 5
+
+
+def test_where_chats_do_not_wait_they_are_refused_at_once() -> None:
+    slots = pool(1, wait=0)
+    slots.acquire()
+    count, _ = waited()
+    with pytest.raises(NoFreeSlot):
+        slots.acquire(client_gone=lambda: pytest.fail("it has waited"))
+    assert waited()[0] == count
+
+
+def test_a_place_given_back_leaves_the_others_taken() -> None:
+    caps = Caps()
+    assert [caps.acquire("a", 2) for _ in range(3)] == [True, True, False]
+    assert caps.acquire("b", 1)
+    caps.release("a")
+    assert (caps.held("a"), caps.held("b"), caps.held("c")) == (1, 1, 0)
+
+
+def test_a_refusal_for_a_keys_own_concurrency_is_counted_and_says_when_to_come_back() -> None:
+    labels = {"group": "concurrency", "scope": "key"}
+    before = REGISTRY.get_sample_value("rate_limit_rejections_total", labels) or 0
+    keys = KeyConcurrency()
+    keys.acquire("key:1", 1)
+    with pytest.raises(RateLimitExceeded) as refused:
+        keys.acquire("key:1", 1)
+    assert refused.value.retry_after == 1
+    assert refused.value.param is None
+    assert REGISTRY.get_sample_value("rate_limit_rejections_total", labels) == before + 1

@@ -12,7 +12,7 @@ from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import BudgetExceeded, PriceUnknown, Unauthorized, Unavailable
 from goblin_assistant.metrics import budget_rejections_total
-from goblin_assistant.usage.budgets import Reservation
+from goblin_assistant.usage.budgets import Reservation, ReservationEnded, Settled
 from goblin_assistant.usage.months import month_of, next_month, period_of
 from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.records import first_id_at, journal_line, new_record_id
@@ -259,6 +259,37 @@ def test_a_rotated_key_goes_on_spending_the_budget_of_the_first(
     assert budget_of(engine, first) == (18_003, 0)
     assert budget_of(engine, second) == (0, 0)
     assert store.budgets.state(second, now_ms()).spent_microusd == 18_003
+
+
+def test_chats_that_are_booked_together_end_the_reservations_of_each_key_and_its_successors(
+    engine: Engine, store: UsageStore
+) -> None:
+    first, other = add_key(engine), add_key(engine)
+    second = add_key(engine, budget_key_id=first)
+    held = [hold(store, key, 100) for key in (first, second, second, other)]
+    assert (budget_of(engine, first), budget_of(engine, other)) == ((0, 30_000), (0, 10_000))
+    running = hold(store, first, 50)
+    settled: list[Settled] = [
+        (entry(id=one.id, key_id=one.key_id, cost_microusd=cost), one)
+        for one, cost in zip(held, (100, 20, 3, None), strict=True)
+    ]
+    settled.append((entry(key_id=other, cost_microusd=7), None))
+    settled.append((entry(key_id=None, cost_microusd=1000), None))
+    store._database.run(store.budgets.book_new, settled)
+    assert budget_of(engine, first) == (123, 5_000)
+    assert budget_of(engine, other) == (7, 0)
+    assert [row[0] for row in rows(engine, "SELECT id FROM budget_reservations")] == [running.id]
+
+
+def test_chats_are_booked_one_by_one_when_a_reservation_of_them_has_ended(
+    engine: Engine, store: UsageStore
+) -> None:
+    key = add_key(engine)
+    held = [hold(store, key), hold(store, key)]
+    settle(store, held[0], 5)
+    with pytest.raises(ReservationEnded):
+        store._database.run(store.budgets.book_new, [(entry(id=one.id), one) for one in held])
+    assert budget_of(engine, key) == (5, 10_000)
 
 
 def test_each_month_has_its_budget_and_a_chat_counts_where_it_began(

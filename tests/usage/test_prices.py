@@ -17,6 +17,7 @@ from goblin_assistant.providers.base import Usage
 from goblin_assistant.providers.openai import wire
 from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.usage.prices import GENAI_PROVIDERS, MAX_CACHED, Prices
+from goblin_assistant.usage.rates import Rates, rates_from
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 WITHOUT_LIST_PRICES = {"ollama", "vllm", "llamacpp", "lmstudio"}  # servers of one's own
@@ -324,3 +325,60 @@ def test_a_provider_tells_its_tier_and_the_hour_of_its_cache() -> None:
     assert anthropic is not None
     assert (openai.tier, standard.tier, anthropic.tier) == ("priority", "", "fast")
     assert (anthropic.cache_write_tokens, anthropic.cache_write_1h_tokens) == (5, 3)
+
+
+def dollars(**per_million: int) -> Rates:
+    """Rates of one band, by the names of rates_from()."""
+    return rates_from({0: {name: Decimal(value) for name, value in per_million.items()}})
+
+
+@pytest.mark.parametrize(
+    ("dearest", "prompt", "completion"),
+    [
+        ({"cache_read": 9}, 9, 2),
+        ({"cache_write": 9}, 9, 2),
+        ({"cache_write_1h": 9}, 9, 2),
+        ({"reasoning": 9}, 1, 9),
+        ({"reasoning": 1, "cache_read": 0, "cache_write": 0, "cache_write_1h": 0}, 1, 2),
+    ],
+)
+def test_the_dearest_kind_of_token_is_reserved_for(
+    dearest: dict[str, int], prompt: int, completion: int
+) -> None:
+    rates = dollars(**{"input": 1, "output": 2, **dearest})
+    assert rates.most_microusd(10, 0) == 10 * prompt
+    assert rates.most_microusd(0, 10) == 10 * completion
+    assert rates.most_microusd(10, 100) == 10 * prompt + 100 * completion
+
+
+@pytest.mark.parametrize(("audio", "answer"), [(30, 40), (1, 1)])
+def test_the_price_of_sounds_is_reserved_only_where_there_may_be_some(
+    audio: int, answer: int
+) -> None:
+    rates = dollars(input=3, output=4, audio=audio, audio_answer=answer)
+    assert rates.most_microusd(10, 100) == 30 + 400
+    assert rates.most_microusd(10, 100, audio=True) == 10 * max(3, audio) + 100 * max(4, answer)
+    usage = Usage(10, 100, audio_prompt_tokens=4, audio_completion_tokens=50)
+    assert rates.cost_microusd(usage) == 6 * 3 + 4 * audio + 50 * 4 + 50 * answer
+
+
+def test_the_dearest_band_that_a_prompt_may_reach_is_reserved_for() -> None:
+    rates = rates_from(
+        {
+            0: {"input": Decimal(5), "output": Decimal(5)},
+            100: {"input": Decimal(1), "output": Decimal(1)},
+            200: {"input": Decimal(9), "output": Decimal(9)},
+        }
+    )
+    assert rates.most_microusd(100, 0) == 500
+    assert rates.most_microusd(101, 0) == 505, "fewer tokens than asked for may be used"
+    assert rates.most_microusd(200, 1) == 1005
+    assert rates.most_microusd(201, 1) == 9 * 202
+    assert rates.cost_microusd(Usage(150, 0)) == 150
+
+
+def test_a_price_per_call_is_added_to_every_call() -> None:
+    rates = dollars(input=1, output=1, per_call=2)
+    assert rates.cost_microusd(Usage(10, 10)) == 2000 + 20
+    assert rates.most_microusd(10, 10) == 2000 + 20
+    assert rates.times(50).cost_microusd(Usage(10, 10)) == 1010

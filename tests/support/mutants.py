@@ -1,0 +1,226 @@
+"""Changes core modules at random places and runs their own tests. A change that no test notices
+survives.
+
+    python -m tests.support.mutants [--sample N] [--seed N] [MODULE ...]
+
+Cosmic Ray makes the changes (https://cosmic-ray.readthedocs.io), in a copy of the repository, and
+runs the tests; one operator, which removes a statement, is added. tests/mutants.md lists the
+changes that may survive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import random
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import parso
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import use_mutation
+from cosmic_ray.operators.operator import Example, Operator
+from cosmic_ray.plugins import get_operator, operator_names
+from cosmic_ray.testing import run_tests
+from cosmic_ray.work_item import TestOutcome
+
+ROOT = Path(__file__).resolve().parents[2]
+LISTED = ROOT / "tests" / "mutants.md"
+SHARE = 0.95
+"""How many of the changes that are not listed have to be noticed."""
+LEAST_SECONDS = 20.0
+"""What the tests of a changed module may take at least. A loop without end is cut."""
+
+MODULES: dict[str, str] = {
+    "usage/budgets": "usage/test_budgets.py usage/test_budgets_concurrency.py",
+    "usage/estimates": "usage/test_estimates.py",
+    "usage/journal": "usage/test_journal.py",
+    "usage/prices": "usage/test_prices.py",
+    "usage/rates": "usage/test_prices.py usage/test_usage_forms.py",
+    "routing/circuit_breaker": "routing/test_circuit_breaker.py",
+    "routing/router": "routing/test_router.py",
+    "routing/attempt": "routing/test_router.py",
+    "routing/slots": "routing/test_slots.py",
+    "rate_limits/memory": "rate_limits/test_memory.py rate_limits/test_storages.py",
+    "rate_limits/windows": "rate_limits/test_memory.py rate_limits/test_storages.py",
+    "rate_limits/key_limits": "rate_limits/test_policy.py",
+    "rate_limits/policy": "rate_limits/test_policy.py",
+    "calls/idempotency": "calls/test_idempotency.py",
+    "calls/idempotency_memory": "calls/test_idempotency.py",
+    "logs/redaction": "logs/test_redaction.py",
+    "accounts/tokens": "accounts/test_users.py accounts/test_secret_rotation.py",
+    "accounts/principals": "accounts/test_api_keys.py accounts/test_limits.py"
+    " accounts/test_sessions.py",
+}
+"""The modules, and their own tests."""
+
+Position = tuple[int, int]
+
+
+class RemoveStatement(Operator):
+    """Replaces a call or an assignment to an attribute or item by `pass`."""
+
+    def mutation_positions(self, node: Any) -> Iterator[tuple[Position, Position]]:
+        """The statement's position, if it is such a one."""
+        if node.type == "simple_stmt":
+            statement = node.children[0]
+            target = statement.children[0] if statement.type == "expr_stmt" else statement
+            if target.type in ("atom_expr", "power"):
+                yield statement.start_pos, statement.end_pos
+
+    def mutate(self, node: Any, index: int) -> Any:
+        """The node with `pass` instead."""
+        node.children[0] = parso.parse(node.children[0].get_first_leaf().prefix + "pass")
+        return node
+
+    @classmethod
+    def examples(cls) -> tuple[Example, ...]:
+        """For Cosmic Ray's documentation."""
+        return (Example("a.b()\n", "pass\n"),)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change that an operator can make: the `occurrence`th in the module."""
+
+    name: str
+    operator: Operator
+    occurrence: int
+
+
+def changes_of(path: Path) -> dict[Position, list[Change]]:
+    """By place, every change that a test could notice."""
+    source = path.read_text()
+    tree, spans = get_ast(source), list(unused_spans(source))
+    operators = [get_operator(name) for name in operator_names()]
+    found: dict[Position, list[Change]] = defaultdict(list)
+    for operator in (RemoveStatement(), *(one() for one in operators if not one.arguments())):
+        positions = (
+            begin for node in ast_nodes(tree) for begin, _ in operator.mutation_positions(node)
+        )
+        for occurrence, place in enumerate(positions):
+            if not any(begin <= tuple(place) < end for begin, end in spans):
+                change = Change(type(operator).__name__, operator, occurrence)
+                found[tuple(place)].append(change)
+    return found
+
+
+def unused_spans(source: str) -> Iterator[tuple[Position, Position]]:
+    """Where annotations and imports for them stand: they are not evaluated."""
+    for node in ast.walk(ast.parse(source)):
+        unused: list[Any] = []
+        if isinstance(node, ast.FunctionDef):
+            unused = [node.returns, *(d for d in node.decorator_list if is_named(d, "abstract"))]
+        elif isinstance(node, ast.arg | ast.AnnAssign):
+            unused = [node.annotation]
+        elif isinstance(node, ast.If) and is_named(node.test, "TYPE_CHECKING"):
+            unused = [node]
+        for item in filter(None, unused):
+            # A decorator begins at its "@".
+            yield (item.lineno, max(0, item.col_offset - 1)), (item.end_lineno, item.end_col_offset)
+
+
+def is_named(node: ast.expr, name: str) -> bool:
+    """Whether an expression is a name that begins so."""
+    return isinstance(node, ast.Name) and node.id.startswith(name)
+
+
+def line_of(before: str, after: str) -> str:
+    """`old line` → `new line`, as tests/mutants.md has it."""
+    old, new = before.splitlines(), after.splitlines()
+    while old and new and old[0] == new[0]:
+        del old[0], new[0]
+    while old and new and old[-1] == new[-1]:
+        del old[-1], new[-1]
+    return " → ".join(f"`{' '.join(line.strip() for line in lines)}`" for lines in (old, new))
+
+
+def survivors_of(module: str, sample: int, chance: random.Random) -> Iterator[str | None]:
+    """Make changes at a sample of places in the copy at hand, one after the other, and yield those
+    that survived. None: it was noticed."""
+    path = Path("goblin_assistant") / f"{module}.py"
+    tests = [name if name[0] == "-" else f"tests/{name}" for name in MODULES[module].split()]
+    pytest = "-m pytest -x -q -p no:cacheprovider --hypothesis-seed=0"
+    command = shlex.join([sys.executable, *pytest.split(), *tests])
+    began = time.monotonic()
+    outcome, output = run_tests(command, 600)
+    if outcome is not TestOutcome.SURVIVED:
+        sys.exit(f"{module}: its tests fail without a change\n{output}")
+    limit = max(LEAST_SECONDS, 4 * (time.monotonic() - began))
+    places = changes_of(path)
+    for place in sorted(chance.sample(sorted(places), min(sample, len(places)))):
+        change = chance.choice(places[place])
+        with use_mutation(path, change.operator, change.occurrence) as (before, after):
+            outcome, _ = run_tests(command, limit)
+        yield line_of(before, after) if outcome is TestOutcome.SURVIVED else None
+
+
+def listed() -> set[str]:
+    """The changes that may survive: `module: old → new`."""
+    found, module = set(), ""
+    for line in LISTED.read_text().splitlines():
+        if line.startswith("## "):
+            module = line[3:]
+        elif match := re.match(r"- (`.*` → `.*`): ", line):
+            found.add(f"{module}: {match[1]}")
+    return found
+
+
+def copy_to(folder: Path) -> None:
+    """Copy what git knows of the repository, and what is new."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    ).stdout
+    for name in filter(None, names.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def main() -> int:
+    """Print the survivors and the share of changes that was noticed; 1 below 95 % in a module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sample", type=int, default=20, help="changes in each module")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("modules", nargs="*", help=f"default: {' '.join(MODULES)}")
+    asked = parser.parse_args()
+    may_live, below = listed(), []
+    with tempfile.TemporaryDirectory() as folder:
+        copy_to(Path(folder))
+        os.chdir(folder)
+        os.environ["PYTHONPATH"] = folder
+        for module in asked.modules or MODULES:
+            chance = random.Random(f"{asked.seed} {module}")
+            found = list(survivors_of(module, asked.sample, chance))
+            alive = [line for line in found if line is not None]
+            unlisted = [line for line in alive if f"{module}: {line}" not in may_live]
+            made = len(found) - len(alive) + len(unlisted)
+            noticed = made - len(unlisted)
+            print(f"{module}: {noticed} of {made} noticed,", end=" ")
+            print(
+                f"{len(alive) - len(unlisted)} more may live", *unlisted, sep="\n    ", flush=True
+            )
+            if noticed < SHARE * made:
+                below.append(module)
+        os.chdir(ROOT)
+    if below:
+        print(f"below {SHARE:.0%}: {' '.join(below)}")
+    return 1 if below else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
