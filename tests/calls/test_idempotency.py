@@ -31,9 +31,13 @@ ANSWER = StoredResponse("application/json", b'{"a": "\xc3\xa4"}', {"X-Goblin-Pro
 @pytest.fixture(params=["memory", "redis"])
 def store(request: pytest.FixtureRequest) -> IdempotencyStore:
     if request.param == "memory":
-        return MemoryIdempotencyStore(60, 60, 10_000_000)
+        return in_memory()
     url = request.getfixturevalue("redis_server").url
     return RedisIdempotencyStore(60, 60, url, ["s" * 40])
+
+
+def in_memory() -> MemoryIdempotencyStore:
+    return MemoryIdempotencyStore(60, 60, 10_000_000)
 
 
 def begin(
@@ -141,26 +145,28 @@ def test_an_answer_is_counted_once_though_two_requests_gave_it() -> None:
     assert store._bytes == counted
 
 
-def test_a_key_of_255_characters_is_long_enough_and_not_too_long(store: IdempotencyStore) -> None:
+def test_a_key_of_255_characters_is_long_enough_and_not_too_long() -> None:
+    store = in_memory()
     claim(store, "x" * 255)
     claim(store, "y")
 
 
-def test_an_answer_of_the_greatest_length_is_kept(store: IdempotencyStore) -> None:
+def test_an_answer_of_the_greatest_length_is_kept() -> None:
+    store = in_memory()
     longest = StoredResponse("text/plain", b"x" * MAX_BODY_BYTES, {})
     claim(store, "longest").finish(longest)
     assert begin(store, "longest") == longest
 
 
-def test_the_same_body_to_another_path_is_another_request(store: IdempotencyStore) -> None:
+def test_the_same_body_to_another_path_is_another_request() -> None:
+    store = in_memory()
     claim(store, "path").finish(ANSWER)
     with pytest.raises(IdempotencyMismatch):
         store.begin("user:1", "path", "/v1/embeddings", b"{}")
 
 
-def test_a_replay_is_counted_and_a_conflict_says_that_the_request_is_in_flight(
-    store: IdempotencyStore,
-) -> None:
+def test_a_replay_is_counted_and_a_conflict_says_that_the_request_is_in_flight() -> None:
+    store = in_memory()
     before = REGISTRY.get_sample_value("idempotent_replays_total")
     held = claim(store, "counted")
     with pytest.raises(Conflict) as refused:
@@ -172,7 +178,8 @@ def test_a_replay_is_counted_and_a_conflict_says_that_the_request_is_in_flight(
     assert REGISTRY.get_sample_value("idempotent_replays_total") == (before or 0) + 1
 
 
-def test_an_answer_is_finished_once(store: IdempotencyStore) -> None:
+def test_an_answer_is_finished_once() -> None:
+    store = in_memory()
     held = claim(store, "once")
     held.finish(ANSWER)
     held.finish(StoredResponse("text/plain", b"another", {}))
@@ -371,7 +378,7 @@ def test_only_so_many_keys_that_could_not_be_freed_are_remembered(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idempotency_redis, "MAX_LEFT", 2)
-    store = RedisIdempotencyStore(60, 60, redis_server.url, ["s" * 40])
+    store = RedisIdempotencyStore(3600, 3600, redis_server.url, ["s" * 40])
     client = redis.Redis.from_url(redis_server.url)
     try:
         client.flushdb()

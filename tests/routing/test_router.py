@@ -353,7 +353,6 @@ def test_a_call_that_its_client_left_is_no_longer_in_flight(make_router: RouterF
 
 def test_a_provider_at_its_cap_loses_no_trial_of_its_breaker(make_router: RouterFactory) -> None:
     provider = Scripted("busy", BadResponse("down"), "up")
-    provider.max_concurrency = 1
     router = make_router(provider, breaker_min_calls=1, retries=0, breaker_open_seconds=0.05)
     begun, go = threading.Event(), threading.Event()
 
