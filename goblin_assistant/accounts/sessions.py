@@ -8,6 +8,7 @@ second use means that the token was stolen, so the whole family ends
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,7 @@ logger = logging.getLogger("goblin_assistant.accounts")
 REPEAT_SECONDS = 10
 """How long a refresh token of the page that has been used gives the same answer again."""
 
+_SESSION_ID = re.compile(r"[0-9a-f]{32}")
 _WRONG = "e-mail or password is wrong"
 _REUSED = "the refresh token was used before; log in again"
 
@@ -144,6 +146,8 @@ class Sessions:
         An access token does not say which session it belongs to, so all of the user end: those of
         the other sessions are renewed.
         """
+        if _SESSION_ID.fullmatch(session_id) is None:  # PostgreSQL takes not every text
+            raise NotFound("there is no such session")
         token = refresh_tokens.c
         mine = (token.user_id == user_id) & (token.family_id == session_id)
         with begin(self._engine) as connection:

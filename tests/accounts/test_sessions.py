@@ -295,7 +295,8 @@ def test_another_persons_session_is_not_found_and_goes_on(accounts: Accounts) ->
     ada = accounts.create("ada@example.com", PASSWORD)
     eve = accounts.create("eve@example.com", PASSWORD)
     session = accounts.sessions.login(ada.email, PASSWORD)
-    for user_id, name in ((eve.id, session.session_id), (ada.id, "unknown")):
+    odd = ("unknown", "0" * 32, "\0", "\ud800", "")
+    for user_id, name in ((eve.id, session.session_id), *((ada.id, name) for name in odd)):
         with pytest.raises(NotFound):
             accounts.sessions.end_one(user_id, name)
     assert user_id_of(accounts, session) == ada.id
