@@ -46,7 +46,7 @@ def test_a_provider_that_breaks_is_shown_and_comes_back(
         fake_upstream.reset_on_accept = True
         refreshed(ada.page, "does not work")
         expect(row).to_contain_text("The last look failed: openai")
-        overall(ada.page, "Chats work. Something else does not")
+        overall(ada.page, "Chats that do not need it go on")
         expect(ada.page.get_by_role("row", name="echo")).to_contain_text("works")
         fake_upstream.reset_on_accept = False
         refreshed(ada.page, "It answers.")
@@ -62,7 +62,7 @@ def test_the_page_asks_again_by_itself(
         overall(ada.page, "Everything works.")
         fake_upstream.reset_on_accept = True
         expect(ada.page.get_by_role("row", name="openai")).to_contain_text("does not work")
-        expect(ada.page.get_by_role("status")).to_contain_text("Something else does not")
+        expect(ada.page.get_by_role("status")).to_contain_text("Chats that do not need it go on")
 
 
 def test_an_open_circuit_breaker_and_taken_places_are_said_in_words(

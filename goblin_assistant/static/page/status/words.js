@@ -2,7 +2,7 @@
 
 export const OVERALL = {
   healthy: ["healthy", "Everything works."],
-  degraded: ["degraded", "Chats work. Something else does not: it is marked below."],
+  degraded: ["degraded", "Something does not work, as marked below. Chats that do not need it go on."],
   unhealthy: ["unhealthy", "The database does not answer: most things do not work now."],
   unknown: ["unknown", "This server has just started and is still looking."],
 };
