@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,13 @@ from sqlalchemy import Engine
 from goblin_assistant.accounts import passwords
 from goblin_assistant.accounts.emails import canonical, normalise
 from goblin_assistant.accounts.passwords import Passwords, check_new
-from goblin_assistant.accounts.tokens import LEEWAY_SECONDS, AccessTokens
+from goblin_assistant.accounts.tokens import (
+    LEEWAY_SECONDS,
+    AccessTokens,
+    digest,
+    new_api_key,
+    new_refresh_token,
+)
 from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.errors import (
     Conflict,
@@ -330,3 +337,79 @@ def test_the_memory_of_checked_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch
     for number in range(55):
         tokens.check(tokens.issue(number, 0))
     assert len(tokens._cache) <= 10
+
+
+def test_a_checked_token_is_good_for_thirty_seconds_beyond_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens = AccessTokens(["s" * 40], 60)
+    token = tokens.issue(1, 0)
+    claims = tokens.check(token)
+    now = claims.expires_at + 29.5
+    monkeypatch.setattr("goblin_assistant.accounts.tokens.time.time", lambda: now)
+    assert tokens.check(token) == claims
+    now = claims.expires_at + 30
+    with pytest.raises(Unauthorized):
+        tokens.check(token)
+
+
+def test_a_token_lasts_as_long_as_is_set_and_is_like_no_other() -> None:
+    tokens = AccessTokens(["s" * 40], 900)
+    first, second = (
+        jwt.decode(tokens.issue(7, 3), options={"verify_signature": False}) for _ in range(2)
+    )
+    assert (first["sub"], first["tv"], first["exp"] - first["iat"]) == ("7", 3, 900)
+    assert first["jti"] != second["jti"]
+    claims = tokens.check(tokens.issue(7, 3))
+    assert (claims.user_id, claims.token_version) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    "claims", [{"sub": "ada"}, {"tv": None}, {"tv": "new"}, {"exp": "soon"}, {"iat": "now"}]
+)
+def test_a_signed_token_whose_claims_are_none_of_ours_is_refused(claims: dict[str, object]) -> None:
+    good = {"sub": "1", "tv": 0, "iat": 0, "exp": 9_999_999_999}
+    token = jwt.encode({**good, **claims}, "s" * 40, algorithm="HS256")
+    with pytest.raises(Unauthorized) as caught:
+        AccessTokens(["t" * 40, "s" * 40], 900).check(token)
+    assert caught.value.reason == "bad_token"
+
+
+def test_a_checked_token_is_remembered() -> None:
+    tokens = AccessTokens(["s" * 40], 900)
+    token = tokens.issue(1, 0)
+    assert tokens.check(token) is tokens.check(token)
+
+
+def test_as_many_tokens_are_remembered_as_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("goblin_assistant.accounts.tokens._CACHE_SIZE", 3)
+    tokens = AccessTokens(["s" * 40], 900)
+    sizes = []
+    for number in range(5):
+        tokens.check(tokens.issue(number, 0))
+        sizes.append(len(tokens._cache))
+    assert sizes == [1, 2, 3, 1, 2]
+
+
+def test_random_tokens_have_256_bits_a_prefix_and_a_hash_of_sha_256() -> None:
+    for make, prefix in ((new_refresh_token, "gor_"), (new_api_key, "gob_")):
+        made = {make() for _ in range(5)}
+        assert len(made) == 5
+        for token in made:
+            assert token.startswith(prefix)
+            assert len(base64.urlsafe_b64decode(token[len(prefix) :] + "=")) == 32
+    assert digest("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_refresh_token_has_one_successor_by_each_key_and_always_the_same() -> None:
+    token = new_refresh_token()
+    found = AccessTokens(["n" * 40, "o" * 40], 900).successors(token)
+    assert found == AccessTokens(["n" * 40, "o" * 40], 60).successors(token)
+    assert found[1:] == AccessTokens(["o" * 40], 900).successors(token)
+    assert len(set(found)) == 2
+    assert found != AccessTokens(["n" * 40, "o" * 40], 900).successors(new_refresh_token())
+    for one in found:
+        assert one.startswith("gor_")
+        assert len(base64.urlsafe_b64decode(one[4:] + "=")) == 32

@@ -193,3 +193,98 @@ def test_the_wait_for_tokens_is_as_long_as_it_takes_for_enough_to_leave(clock: C
     storage.reserve("key:1", 100, 60, 70, "h2")
     assert storage.reserve("key:1", 100, 60, 30, "h3") == pytest.approx(50)
     assert storage.reserve("key:1", 100, 60, 31, "h3") == pytest.approx(60)
+
+
+def test_several_hits_at_once_are_counted_together_or_not_at_all(clock: Clock) -> None:
+    storage = MemoryStorage()
+    assert storage.hit("a", 10, 60, amount=4) == (True, 6, 60, 0)
+    clock.now += 10
+    assert storage.hit("a", 10, 60, amount=6) == (True, 0, 50, 0)
+    assert storage.hit("a", 10, 60) == (False, 0, 50, 50)
+    clock.now += 50
+    assert storage.hit("a", 10, 60, amount=5) == (False, 4, 10, 10)
+    assert storage.hit("a", 10, 60, amount=4) == (True, 0, 10, 0)
+    assert not storage.acquire_entry("a", 10, 60, 1)
+
+
+def test_a_wait_is_until_enough_hits_have_left(clock: Clock) -> None:
+    storage = MemoryStorage()
+    for _ in range(4):
+        storage.hit("a", 4, 60)
+        clock.now += 10
+    assert storage.hit("a", 4, 60, amount=3) == (False, 0, 20, 40)
+    assert storage.hit("a", 4, 60, amount=9) == (False, 0, 20, 50)
+    assert storage.hit("a", 6, 60, amount=3) == (False, 2, 20, 20)
+
+
+def test_more_hits_than_the_limit_never_fit(clock: Clock) -> None:
+    storage = MemoryStorage()
+    assert storage.hit("a", 3, 60, amount=4) == (False, 0, 0, 60)
+    assert storage.hit("a", 3, 60, amount=3).allowed
+
+
+def test_buckets_counted_together_tell_each_its_own_time(clock: Clock) -> None:
+    storage = MemoryStorage()
+    key, user = ("key:1", 3, 60), ("user:1", 2, 30)
+    assert storage.hit_all([key, user]) == [(True, 2, 60, 0), (True, 1, 30, 0)]
+    clock.now += 10
+    assert storage.hit_all([key, user]) == [(True, 1, 50, 0), (True, 0, 20, 0)]
+    clock.now += 5
+    assert storage.hit_all([key, user]) == [(True, 0, 45, 0), (False, 0, 15, 15)]
+    assert storage.hit_all([("key:1", 1, 60)]) == [(False, 0, 45, 55)]
+    assert storage.hit_all([("other", 0, 60)]) == [(False, 0, 60, 60)]
+
+
+def test_a_reset_forgets_hits_and_tokens_and_says_how_many_keys_there_were(clock: Clock) -> None:
+    storage = MemoryStorage()
+    assert storage, "empty, and still a storage"
+    storage.hit("a", 1, 60)
+    storage.hit("a", 1, 30)
+    storage.hit("ip:1", 1, 60)
+    storage.reserve("b", 1, 60, 1, "h")
+    assert len(storage) == 4
+    assert storage.reset() == 4
+    assert (len(storage), storage.reset()) == (0, 0)
+    assert storage.hit("a", 1, 60).allowed
+    assert storage.reserve("b", 1, 60, 1, "h") == 0
+
+
+def test_a_forgotten_key_leaves_the_others(clock: Clock) -> None:
+    storage = MemoryStorage()
+    for key in ("a", "b"):
+        storage.hit(key, 1, 60)
+        storage.hit(key, 1, 30)
+        storage.reserve(key, 10, 60, 10, "h")
+    storage.clear("a")
+    assert storage.hit("a", 1, 60).allowed
+    assert storage.hit("a", 1, 30).allowed
+    assert storage.reserve("a", 10, 60, 10, "h2") == 0
+    assert not storage.hit("b", 1, 60).allowed
+    assert storage.reserve("b", 10, 60, 1, "h2") == 60
+
+
+def test_flask_limiter_is_told_that_the_storage_is_there_and_raises_nothing_of_its_own() -> None:
+    storage = MemoryStorage()
+    assert storage.check() is True
+    assert storage.base_exceptions is ValueError
+
+
+def test_more_tokens_than_the_limit_wait_for_the_whole_window(clock: Clock) -> None:
+    storage = MemoryStorage()
+    assert storage.reserve("key:1", 100, 60, 101, "h1") == 60
+    storage.reserve("key:1", 100, 60, 100, "h2")
+    clock.now += 20
+    assert storage.reserve("key:1", 100, 60, 100, "h3") == 40
+    assert storage.reserve("key:1", 100, 60, 101, "h3") == 60
+
+
+def test_a_settled_hold_leaves_the_window_with_what_it_used(clock: Clock) -> None:
+    storage = MemoryStorage()
+    storage.reserve("key:1", 100, 60, 50, "h1")
+    storage.settle("key:1", "h1", 80)
+    storage.settle("key:1", "h1", 30)
+    clock.now += 30
+    assert storage.reserve("key:1", 100, 60, 70, "h2") == 0
+    clock.now += 30
+    assert storage.reserve("key:1", 100, 60, 30, "h3") == 0
+    assert storage.reserve("key:1", 100, 60, 1, "h4") == 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -347,3 +348,120 @@ def test_tokens_that_the_user_is_refused_cost_the_key_nothing() -> None:
     assert rejections("tokens", "user") == before + 1
     alone = Principal(3, "user", 7, tokens_per_minute=50, label="key:7")
     assert limits.own.take_tokens(alone, 50) is not None
+
+
+def test_an_account_is_named_by_sixteen_digits_of_a_hash() -> None:
+    assert account_key(" Ada@Example.com ") == account_key("ada@example.com")
+    assert re.fullmatch("account:[0-9a-f]{16}", account_key("ada@example.com"))
+
+
+def test_a_locked_login_is_logged_with_its_client_and_the_time_to_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limits = policy(ratelimit_login_account="1 per minute")
+    limits.login_attempt("ada@example.com", "10.0.0.1")
+    with pytest.raises(RateLimitExceeded) as refused:
+        limits.login_attempt("ada@example.com", "10.0.0.7")
+    (record,) = [record for record in caplog.records if record.message == "login_locked"]
+    assert record.__dict__["client"] == "10.0.0.7"
+    assert record.__dict__["retry_after"] == round(refused.value.retry_after or 0, 1) > 0
+
+
+def test_a_request_with_the_pages_cookie_counts_by_its_session_and_without_it_by_address() -> None:
+    limits = policy(ratelimit_default="2 per minute")
+    for session in ("a", "b", None):
+        first = limits.check_session(session, "10.0.0.1")
+        assert first is not None
+        assert (first.limit, first.remaining) == (2, 1)
+    limits.check_session("a", "10.0.0.1")
+    with pytest.raises(RateLimitExceeded) as refused:
+        limits.check_session("a", "10.0.0.2")
+    assert refused.value.reason == "general_session"
+    limits.check_session(None, "10.0.0.1")
+    with pytest.raises(RateLimitExceeded) as refused:
+        limits.check_session(None, "10.0.0.1")
+    assert refused.value.reason == "general_ip"
+    assert limits.check_session("b", "10.0.0.1") is not None
+
+
+def test_limits_switched_off_tell_no_status_and_forget_nothing() -> None:
+    limits = policy(ratelimit_enabled=False)
+    assert limits.check("chat", None, "10.0.0.1") is None
+    assert limits.check_session("a", "10.0.0.1") is None
+    limits.login_succeeded("ada@example.com")
+
+
+def test_new_limits_count_from_the_next_request_on() -> None:
+    limits = policy(ratelimit_chat="5 per minute")
+    assert chats(limits, None, 3) == 3
+    limits.use(Config(env="development", secret_key="x" * 40, ratelimit_chat="2 per minute"))
+    assert chats(limits, None, 3) == 2
+    assert limits.own.chats_per_minute == 2
+
+
+@pytest.mark.parametrize(
+    ("instance", "per_minute"),
+    [
+        ("30 per minute", 30),
+        ("1 per second; 300 per minute", 60),
+        ("90 per hour", 1),
+        ("7 per 2 minute", 3),
+    ],
+)
+def test_the_largest_limit_of_a_key_within_the_instances_is_in_whole_chats_a_minute(
+    instance: str, per_minute: int
+) -> None:
+    found = policy(ratelimit_chat=instance).own.chats_per_minute
+    assert (found, type(found)) == (per_minute, int)
+
+
+def test_a_key_with_the_limit_of_the_instance_counts_for_its_user_too() -> None:
+    limits = policy()
+    assert chats(limits, Caller(requests_per_minute=30, user_id=3), 40) == 30
+    assert chats(limits, Caller("key:8", 8, user_id=3), 1) == 0
+
+
+def test_a_token_with_limits_of_its_own_has_those_of_its_user_only() -> None:
+    limits = policy()
+    assert chats(limits, Caller("user:3", None, requests_per_minute=2, user_id=3), 40) == 30
+
+
+def test_more_tokens_than_were_estimated_count_too_and_less_than_none_as_none() -> None:
+    limits = policy()
+    caller = Caller(tokens_per_minute=100)
+    limits.own.settle_tokens(limits.own.take_tokens(caller, 10), 100)
+    with pytest.raises(RateLimitExceeded):
+        limits.own.take_tokens(caller, 1)
+    other = Caller("key:8", 8, tokens_per_minute=100)
+    limits.own.settle_tokens(limits.own.take_tokens(other, 10), -50)
+    assert limits.own.take_tokens(other, 100) is not None
+    with pytest.raises(RateLimitExceeded):
+        limits.own.take_tokens(other, 1)
+
+
+def test_two_chats_of_one_key_settle_their_own_tokens() -> None:
+    limits = policy()
+    caller = Caller(tokens_per_minute=100)
+    first, second = limits.own.take_tokens(caller, 40), limits.own.take_tokens(caller, 60)
+    limits.own.settle_tokens(first, 0)
+    assert limits.own.take_tokens(caller, 40) is not None
+    limits.own.settle_tokens(second, 0)
+    assert limits.own.take_tokens(caller, 60) is not None
+
+
+def test_a_request_beyond_the_whole_limit_is_refused_for_a_minute_and_takes_nothing() -> None:
+    limits = policy()
+    caller = Caller(tokens_per_minute=100)
+    with pytest.raises(RateLimitExceeded) as refused:
+        limits.own.take_tokens(caller, 101)
+    assert (refused.value.retry_after, refused.value.reason) == (60, "tokens_key")
+    assert limits.own.take_tokens(caller, 100) is not None
+
+
+def test_tokens_that_wait_are_told_a_time_within_the_minute() -> None:
+    limits = policy()
+    caller = Caller(tokens_per_minute=100)
+    limits.own.take_tokens(caller, 100)
+    with pytest.raises(RateLimitExceeded) as refused:
+        limits.own.take_tokens(caller, 1)
+    assert 0 < (refused.value.retry_after or 0) <= 60
