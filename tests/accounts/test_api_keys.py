@@ -400,6 +400,83 @@ def test_a_caller_seen_within_a_minute_passes_while_the_database_is_away(
     engine.dispose()
 
 
+def away(*_: object) -> None:
+    raise Unavailable("the database is away", retry_after=2)
+
+
+def test_a_caller_may_go_on_for_sixty_seconds_and_a_key_no_longer_than_it_lasts(
+    accounts: Accounts, user_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, today = accounts.principals, now_ms()
+    lasting = make(accounts, user_id, expires_at=today + 100_000)
+    ending = make(accounts, user_id, expires_at=today + 20_000)
+    token = accounts.sessions.login("ada@example.com", PASSWORD).access_token
+    claims = accounts.tokens.check(token)
+    assert not store.any_recent()
+    now = 1000.0
+    with monkeypatch.context() as patched:
+        patched.setattr(principals, "now_ms", lambda: today)
+        patched.setattr(principals.time, "monotonic", lambda: now)
+        known = [store.of_key(lasting.secret), store.of_key(ending.secret), store.of_token(claims)]
+        patched.setattr(store._key, "first", away)
+        patched.setattr(store._user, "first", away)
+        now = 1020.0
+        assert store.of_key(ending.secret) == known[1]
+        now = 1020.5
+        with pytest.raises(Unavailable) as refused:
+            store.of_key(ending.secret)
+        assert refused.value.retry_after == 2
+        now = 1060.0
+        assert [store.of_key(lasting.secret), store.of_token(claims)] == [known[0], known[2]]
+        assert store.any_recent()
+        now = 1060.5
+        assert not store.any_recent()
+        with pytest.raises(Unavailable):
+            store.of_key(lasting.secret)
+        with pytest.raises(Unavailable):
+            store.of_token(claims)
+
+
+def test_a_key_ends_at_its_very_millisecond_also_when_it_was_just_used(
+    accounts: Accounts, user_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = now_ms() + 1_000_000
+    made = make(accounts, user_id, expires_at=end)
+    monkeypatch.setattr(principals, "now_ms", lambda: end - 1)
+    assert accounts.principals.of_key(made.secret).key_id == made.row.id
+    assert accounts.principals.take_used() == {made.row.id: end - 1}
+    monkeypatch.setattr(principals, "now_ms", lambda: end)
+    assert refusal(accounts, made.secret) == "expired_key"
+    assert accounts.principals.take_used() == {}
+
+
+def test_uses_that_could_not_be_written_are_kept_unless_there_are_later_ones() -> None:
+    store = principals.PrincipalStore(create_engine("sqlite:////no/such/folder/goblin.db"))
+    store.put_back_used({1: 50, 2: 60})
+    store.put_back_used({1: 40, 3: 70})
+    assert store.take_used() == {1: 50, 2: 60, 3: 70}
+    assert store.take_used() == {}
+
+
+def test_of_many_callers_those_seen_last_may_go_on_without_the_database(
+    accounts: Accounts, user_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(principals, "MAX_SEEN", 2)
+    store = accounts.principals
+    made = [make(accounts, user_id) for _ in range(5)]
+    now = 1000.0
+    with monkeypatch.context() as patched:
+        patched.setattr(principals.time, "monotonic", lambda: now)
+        for key in made:
+            store.of_key(key.secret)
+        patched.setattr(store._key, "first", away)
+        for key in made[2:]:
+            assert store.of_key(key.secret).key_id == key.row.id
+        for key in made[:2]:
+            with pytest.raises(Unavailable):
+                store.of_key(key.secret)
+
+
 def test_while_the_database_is_away_it_is_asked_once_a_second_and_not_by_every_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -153,9 +153,16 @@ def test_a_key_of_255_characters_is_long_enough_and_not_too_long() -> None:
 
 def test_an_answer_of_the_greatest_length_is_kept() -> None:
     store = in_memory()
-    longest = StoredResponse("text/plain", b"x" * MAX_BODY_BYTES, {})
+    longest = StoredResponse("text/plain", b"x" * 4_194_304, {})
     claim(store, "longest").finish(longest)
     assert begin(store, "longest") == longest
+    recording = Recording()
+    recording.add(longest.body)
+    assert recording.body() == longest.body
+    recording.add(b"x")
+    assert recording.body() is None
+    claim(store, "longer").finish(StoredResponse("text/plain", longest.body + b"x", {}))
+    assert isinstance(begin(store, "longer"), Claim)
 
 
 def test_the_same_body_to_another_path_is_another_request() -> None:

@@ -61,6 +61,15 @@ def test_a_secret_of_six_letters_is_hidden_and_one_of_five_is_not_searched_for()
     assert redactor.redact("abcdef vwxyz") == f"{REDACTED} vwxyz"
 
 
+@pytest.mark.parametrize("secret", ["abc\x7fdef", 'abc"def', "abc\\def", "abc'def\n", "äbcdef"])
+def test_a_secret_is_hidden_as_it_is_and_as_json_and_python_write_it(secret: str) -> None:
+    redactor = Redactor([secret])
+    for text in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]):
+        assert redactor.redact(f"x{text}y") == f"x{REDACTED}y"
+    once = json.dumps({"k": secret}, ensure_ascii=False)
+    assert json.loads(redactor.redact(json.dumps({"k": once}))) == {"k": f'{{"k": "{REDACTED}"}}'}
+
+
 def test_secrets_that_are_registered_later_are_hidden_beside_the_first_ones() -> None:
     redactor = Redactor(["abcdef"])
     redactor.register(["uvwxyz"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal, localcontext
 
@@ -325,6 +326,89 @@ def test_a_provider_tells_its_tier_and_the_hour_of_its_cache() -> None:
     assert anthropic is not None
     assert (openai.tier, standard.tier, anthropic.tier) == ("priority", "", "fast")
     assert (anthropic.cache_write_tokens, anthropic.cache_write_1h_tokens) == (5, 3)
+
+
+def test_a_pattern_holds_for_names_that_begin_like_it_and_for_no_others() -> None:
+    some = prices({"a/big-*": row(input="7", output="7")})
+    assert some.cost_microusd("a", "big-one", Usage(1, 0)) == 7
+    assert some.cost_microusd("a", "big", Usage(1, 0)) is None
+    assert some.cost_microusd("a", "bigger", Usage(1, 0)) is None
+    assert (some.overridden("a", "big-one"), some.overridden("a", "big")) == (True, False)
+
+
+def test_prices_are_found_anew_when_there_is_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goblin_assistant.usage.prices.MAX_CACHED", 3)
+    some = prices()
+    sizes = []
+    for number in range(5):
+        some.rates("nobody", f"model-{number}")
+        some.rates("nobody", f"model-{number}")
+        sizes.append(len(some._found))
+    assert sizes == [1, 2, 3, 1, 2]
+
+
+def test_a_region_that_an_answer_reports_costs_a_tenth_more_rounded_up_once() -> None:
+    some = prices({"a/b": row(input="1.1", output="1")})
+    assert some.cost_microusd("a", "b", Usage(9, 0)) == 10
+    assert some.cost_microusd("a", "b", Usage(9, 0, region="us")) == 11  # 9.9 * 1.1 = 10.89
+    assert some.cost_microusd("a", "b", Usage(100, 0, region="us")) == 121
+    assert some.cost_microusd("openai", "gpt-of-my-dreams", Usage(1, 0, region="us")) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "model", "percent"),
+    [
+        ("https://us-api.together.ai/v1", "meta-llama/Llama-3.3-70B-Instruct-Turbo", 125),
+        ("https://api.together.xyz/v1", "meta-llama/Llama-3.3-70B-Instruct-Turbo", 100),
+    ],
+)
+def test_a_regional_address_costs_its_percents_of_the_list_price(
+    address: str, model: str, percent: int
+) -> None:
+    usage = Usage(100_000, 10_000)
+    listed = prices().cost_microusd("together", model, usage)
+    assert listed is not None
+    assert prices(together=address).cost_microusd("together", model, usage) == -(
+        -listed * percent // 100
+    )
+
+
+def test_a_regional_address_costs_its_percents_in_every_tier() -> None:
+    usage = Usage(100_000, 10_000, tier="priority")
+    listed = prices().cost_microusd("openai", "gpt-5.4", usage)
+    assert listed is not None
+    assert listed > (prices().cost_microusd("openai", "gpt-5.4", Usage(100_000, 10_000)) or 0)
+    there = prices(openai="https://eu.api.openai.com/v1")
+    assert there.cost_microusd("openai", "gpt-5.4", usage) == -(-listed * 110 // 100)
+
+
+@pytest.mark.parametrize("field", ["cached_tokens", "cache_write_tokens", "reasoning_tokens"])
+def test_a_part_that_exceeds_its_total_costs_no_more_than_the_total(field: str) -> None:
+    rates = dollars(input=4, output=4, cache_read=1, cache_write=5, reasoning=6)
+    one = {"cached_tokens": 1, "cache_write_tokens": 5, "reasoning_tokens": 6}[field]
+    usage = Usage(10, 0) if field != "reasoning_tokens" else Usage(0, 10)
+    assert rates.cost_microusd(replace(usage, **{field: 99})) == 10 * one
+    assert rates.cost_microusd(replace(usage, **{field: 3})) == 7 * 4 + 3 * one
+
+
+def test_sounds_that_exceed_what_is_left_of_the_prompt_cost_no_more_than_that() -> None:
+    rates = dollars(input=4, output=4, cache_read=1, cache_write=5, audio=9, audio_answer=8)
+    usage = Usage(10, 0, cached_tokens=2, cache_write_tokens=3, audio_prompt_tokens=99)
+    assert rates.cost_microusd(usage) == 2 * 1 + 3 * 5 + 5 * 9
+    answer = Usage(0, 10, reasoning_tokens=4, audio_completion_tokens=99)
+    assert rates.cost_microusd(answer) == 4 * 4 + 6 * 8
+
+
+def test_rates_of_some_directions_only_reserve_nothing_for_the_others() -> None:
+    rates = rates_from({0: {"input": Decimal(2), "output": None}})
+    assert rates.most_microusd(10, 0) == 20
+    assert rates.most_microusd(10, 1) is None
+    assert rates.most_microusd(0, 0) == 0
+    output = rates_from({0: {"input": None, "output": Decimal(3)}})
+    assert output.most_microusd(0, 10) == 30
+    assert output.most_microusd(1, 10) is None
+    assert output.cost_microusd(Usage(0, 10)) == 30
+    assert output.cost_microusd(Usage(1, 10)) is None
 
 
 def dollars(**per_million: int) -> Rates:
