@@ -29,6 +29,7 @@ from goblin_assistant.providers.base import (
     RateLimited,
     StreamEvent,
 )
+from goblin_assistant.providers.errors import Reach
 from goblin_assistant.routing import retries
 from goblin_assistant.routing.attempt import Outcome, Trace
 from goblin_assistant.routing.router import Router
@@ -410,3 +411,201 @@ def test_a_stream_that_breaks_off_counts_against_its_provider(make_router: Route
     assert router.circuits() == {"breaks": "open"}
     assert REGISTRY.get_sample_value("chat_completion_errors_total", labels) == before + 1
     assert trace.events[-1]["event"] == "failed"
+
+
+def test_the_last_target_of_a_chain_is_asked_again(make_router: RouterFactory) -> None:
+    a, b = Scripted("a", BadResponse("down")), Scripted("b", BadResponse("once"), "from b")
+    outcome, trace = run(make_router(a, b, file={"chains": {"c": ["a/m", "b/m"]}}), "c")
+    assert outcome.value.body == b"from b"
+    assert (a.calls, b.calls, trace.attempts) == (1, 2, 3)
+
+
+def test_a_provider_that_may_be_generating_is_asked_under_no_other_name(
+    make_router: RouterFactory,
+) -> None:
+    silent = BadResponse("silent")
+    silent.reach = Reach.SILENT
+    a, b = Scripted("a", silent, models=["m", "n"]), Scripted("b", "from b")
+    router = make_router(a, b, file={"chains": {"c": ["a/m", "a/n", "b/m"], "d": ["a/m", "a/n"]}})
+    outcome, trace = run(router, "c")
+    assert outcome.value.body == b"from b"
+    assert (a.calls, b.calls) == (1, 1)
+    assert trace.events[0]["may_bill"] is True
+    with pytest.raises(BadResponse, match="silent"):
+        run(router, "d")
+    assert a.calls == 2
+
+
+def test_a_pause_that_the_provider_asks_for_is_waited_and_noted(make_router: RouterFactory) -> None:
+    provider = Scripted("a", RateLimited("soon", retry_after=0.3), "ok")
+    began = time.monotonic()
+    _, trace = run(make_router(provider), "m", Call(client_gone=lambda: False))
+    assert time.monotonic() - began >= 0.3
+    retry = next(event for event in trace.events if event["event"] == "retry")
+    assert (retry["provider"], retry["after_ms"]) == ("a", 300)
+
+
+def test_with_one_provider_open_and_another_at_its_cap_the_cap_is_told(
+    make_router: RouterFactory,
+) -> None:
+    down, busy = Scripted("down", BadResponse("down")), Scripted("busy")
+    busy.max_concurrency = 1
+    chains = {"c": ["down/m", "busy/m"], "d": ["busy/m", "down/m"]}
+    router = make_router(down, busy, file={"chains": chains}, breaker_min_calls=1, retries=0)
+    assert REGISTRY.get_sample_value("provider_calls_max", {"provider": "busy"}) == 1
+    held = router.run(
+        router.resolve("busy/m"), lambda _: "held", Call(), Trace(time.perf_counter())
+    )
+    with pytest.raises(BadResponse):
+        run(router, "down/m")
+    for chain in chains:
+        with pytest.raises(NoFreeSlot) as refused:
+            run(router, chain)
+        assert refused.value.retry_after == 1
+    held.release()
+    assert run(router, "c")[0].target.name == "busy/m"
+
+
+def test_of_several_open_circuits_the_soonest_is_waited_for(make_router: RouterFactory) -> None:
+    file = {"chains": {"c": ["a/m", "b/m"]}}
+    a, b = Scripted("a", BadResponse("1")), Scripted("b", BadResponse("2"))
+    router = make_router(a, b, file=file, breaker_min_calls=1, retries=0, breaker_open_seconds=1000)
+    with pytest.raises(BadResponse):
+        run(router, "a/m")
+    wait_until(lambda: retry_after(router, "a/m") < 999.9)
+    with pytest.raises(BadResponse):
+        run(router, "b/m")
+    before = retry_after(router, "a/m")
+    assert before >= retry_after(router, "c") >= retry_after(router, "a/m")
+
+
+def retry_after(router: Router, model: str) -> float:
+    with pytest.raises(CircuitOpen) as refused:
+        run(router, model)
+    return refused.value.retry_after or 0.0
+
+
+# -- a target that cannot take the request's form -----------------------------------------------
+def prepared(router: Router, model: str, *unfit: str) -> tuple[Outcome[str], Trace]:
+    """A call that the targets `unfit` cannot take."""
+
+    def prepare(target: Target) -> None:
+        if target.name in unfit:
+            raise InvalidRequest(f"{target.name} cannot take it")
+
+    trace = Trace(time.perf_counter())
+    targets = router.resolve(model)
+    outcome = router.run(targets, lambda target: target.name, Call(), trace, prepare=prepare)
+    outcome.release()
+    return outcome, trace
+
+
+def test_a_target_that_cannot_take_a_request_is_passed_over(make_router: RouterFactory) -> None:
+    router = make_router(Scripted("a"), Scripted("b"), file={"chains": {"c": ["a/m", "b/m"]}})
+    outcome, trace = prepared(router, "c", "a/m")
+    assert outcome.value == "b/m"
+    assert trace.attempts == 1
+    assert [event["event"] for event in trace.events] == ["unfit"]
+    with pytest.raises(InvalidRequest, match="a/m cannot"):
+        prepared(router, "c", "a/m", "b/m")
+
+
+def test_where_the_fitting_target_is_open_that_is_told_and_not_what_does_not_fit(
+    make_router: RouterFactory,
+) -> None:
+    a, b = Scripted("a"), Scripted("b", BadResponse("down"))
+    file = {"chains": {"c": ["a/m", "b/m"]}}
+    router = make_router(a, b, file=file, breaker_min_calls=1, retries=0)
+    with pytest.raises(BadResponse):
+        run(router, "b/m")
+    with pytest.raises(CircuitOpen):
+        prepared(router, "c", "a/m")
+
+
+def test_a_target_that_cannot_take_a_request_is_no_reason_to_give_up_the_one_before(
+    make_router: RouterFactory,
+) -> None:
+    a = Scripted("a", BadResponse("once"), "ok")
+    router = make_router(a, Scripted("b"), file={"chains": {"c": ["a/m", "b/m"]}})
+
+    def prepare(target: Target) -> None:
+        if target.name == "b/m":
+            raise InvalidRequest("no")
+
+    trace = Trace(time.perf_counter())
+    outcome = router.run(
+        router.resolve("c"),
+        lambda target: target.provider.complete(ChatRequest(target.model, {}, call=Call())),
+        Call(),
+        trace,
+        prepare=prepare,
+    )
+    outcome.release()
+    assert (a.calls, outcome.target.name, trace.attempts) == (2, "a/m", 2)
+
+
+# -- what an attempt leaves behind ----------------------------------------------------------------
+def test_a_fallback_is_counted_and_its_attempts_are_kept(
+    make_router: RouterFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = BadResponse("down")
+    failed.upstream_status = 502
+    a, b = Scripted("from", failed), Scripted("to")
+    labels = {"from_provider": "from", "to_provider": "to"}
+    name = "chat_fallbacks_total"
+    before = REGISTRY.get_sample_value(name, labels) or 0
+    router = make_router(a, b, file={"chains": {"c": ["from/m", "to/m"]}})
+    _, trace = run(router, "c")
+    assert REGISTRY.get_sample_value(name, labels) == before + 1
+    assert [event["event"] for event in trace.events] == ["failed", "fallback"]
+    noted = trace.events[0]
+    assert (noted["model"], noted["upstream_status"], noted["took_ms"] >= 0) == ("m", 502, True)
+    assert "may_bill" not in noted
+    assert [call.error for call in trace.calls] == ["provider_bad_response", ""]
+    assert len({call.span_id for call in trace.calls}) == 2
+    spent = 0.0
+    for call in trace.calls:
+        assert call.ended is not None
+        assert not call.slow
+        spent += call.ended - call.started
+    assert trace.provider_seconds == pytest.approx(spent)
+    (record,) = [one for one in caplog.records if one.message == "provider_call_failed"]
+    assert (record.__dict__["provider"], record.__dict__["attempt"]) == ("from", 1)
+    assert record.__dict__["duration_ms"] == pytest.approx(noted["took_ms"], abs=0.06)
+
+
+def test_a_call_says_that_it_is_alive_and_under_which_span(make_router: RouterFactory) -> None:
+    router, call, trace = make_router(Scripted("a")), Call(), Trace(time.perf_counter())
+    seen = []
+    outcome = router.run(router.resolve("m"), lambda _: seen.append(call.span_id), call, trace)
+    assert seen == [trace.calls[0].span_id]
+    assert call.alive is not None
+    call.alive()
+    outcome.release()
+
+
+def test_when_a_call_is_slow_follows_from_its_time_limits_unless_it_is_set(
+    make_router: RouterFactory,
+) -> None:
+    def limits(router: Router, name: str) -> tuple[float, float]:
+        breaker = router._guards[name].breaker
+        return breaker._slow_first_token, breaker._slow_answer
+
+    plain = make_router(Scripted("a"), timeout_first_token=40.0)
+    assert limits(plain, "a")[0] == 30
+    file = {"providers": {"own": {"kind": "openai", "base_url": "http://127.0.0.1:1/v1",
+            "timeout_first_token": 8.0, "timeout_answer": 20.0}}}  # fmt: skip
+    assert limits(make_router(Scripted("own"), file=file), "own") == (6, 15)
+    given = {"breaker_slow_first_token": 3.0, "breaker_slow_answer": 5.0}
+    assert limits(make_router(Scripted("own"), file=file, **given), "own") == (3, 5)
+
+
+def test_rehearsed_faults_never_open_a_breaker(make_router: RouterFactory) -> None:
+    file = {"providers": {"fault": {"kind": "faults"}}}
+    router = make_router(
+        Scripted("fault", BadResponse("rehearsed")), file=file, breaker_min_calls=1, retries=0
+    )
+    for _ in range(5):
+        with pytest.raises(BadResponse):
+            run(router, "m")
+    assert router.circuits() == {"fault": "closed"}
