@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from goblin_assistant.config.goblin_file import PriceRow
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import BudgetExceeded, PriceUnknown, Unauthorized, Unavailable
 from goblin_assistant.metrics import budget_rejections_total
-from goblin_assistant.usage.budgets import Reservation, ReservationEnded, Settled
+from goblin_assistant.usage.budgets import BudgetState, Reservation, ReservationEnded, Settled
 from goblin_assistant.usage.months import month_of, next_month, period_of
 from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.records import first_id_at, journal_line, new_record_id
@@ -290,6 +290,78 @@ def test_chats_are_booked_one_by_one_when_a_reservation_of_them_has_ended(
     with pytest.raises(ReservationEnded):
         store._database.run(store.budgets.book_new, [(entry(id=one.id), one) for one in held])
     assert budget_of(engine, key) == (5, 10_000)
+
+
+def test_finished_chats_are_settled_before_a_budget_that_they_may_cover_is_refused(
+    engine: Engine, store: UsageStore
+) -> None:
+    key, soon = add_key(engine), now_ms() + 3_600_000
+    running = hold(store, key, 100, budget=10_000)
+
+    def reserve(amount: int, settle: Callable[[], bool]) -> Reservation:
+        record_id = new_record_id()
+        return store.budgets.reserve(record_id, key, 10_000, amount, soon, settle=settle)
+
+    def settled() -> bool:
+        store.finish(entry(id=running.id, key_id=key, cost_microusd=1000), running)
+        return True
+
+    with pytest.raises(BudgetExceeded):
+        reserve(10_001, lambda: pytest.fail("nothing can be settled for so much"))
+    with pytest.raises(BudgetExceeded):
+        reserve(9_000, lambda: False)
+    assert reserve(9_000, settled).amount_microusd == 9_000
+    assert budget_of(engine, key) == (1_000, 9_000)
+    with pytest.raises(BudgetExceeded):
+        reserve(1, lambda: True)
+
+
+def test_a_key_that_has_bought_nothing_has_spent_nothing(engine: Engine, store: UsageStore) -> None:
+    key, now = add_key(engine), now_ms()
+    assert store.budgets.state(key, now) == BudgetState(month_of(now), 0, 0)
+    settle(store, hold(store, key), 700)
+    hold(store, key, 5)
+    assert store.budgets.state(key, now) == BudgetState(month_of(now), 700, 500)
+
+
+def test_a_record_alone_is_booked_once_and_where_its_reservation_is(
+    engine: Engine, store: UsageStore
+) -> None:
+    key, other, held = add_key(engine), add_key(engine), None
+
+    def book(record_id: str, key_id: int | None, cost: int | None) -> None:
+        store._database.run(store.budgets.book, record_id, key_id, cost, held)
+
+    book(new_record_id(), key, None)
+    book(new_record_id(), key, 0)
+    book(new_record_id(), None, 5)
+    assert count(engine, "budget_periods") == 0
+    book(new_record_id(), key, 5)
+    book(new_record_id(), key, 6)
+    assert budget_of(engine, key) == (11, 0)
+    held = hold(store, key, 10)
+    book(held.id, other, 20)
+    assert (budget_of(engine, key), budget_of(engine, other)) == ((31, 0), (0, 0))
+    book(held.id, other, 9)
+    assert budget_of(engine, key) == (40, 0), "its reservation has ended"
+    held = hold(store, key, 10)
+    book(held.id, key, None)
+    assert budget_of(engine, key) == (40, 0)
+    assert count(engine, "budget_reservations") == 0
+
+
+def test_imported_records_end_reservations_and_add_their_costs(
+    engine: Engine, store: UsageStore
+) -> None:
+    key, other = add_key(engine), add_key(engine)
+    held = [hold(store, key), hold(store, key), hold(store, other)]
+    records = [(held[0].id, key, 3), (held[1].id, key, 4), (held[2].id, other, None)]
+    records += [(new_record_id(), key, 5), (new_record_id(), None, 6), (new_record_id(), 4711, 7)]
+    store._database.run(store.budgets.book_many, records)
+    assert (budget_of(engine, key), budget_of(engine, other)) == ((12, 0), (0, 0))
+    assert (count(engine, "budget_reservations"), count(engine, "budget_periods")) == (0, 2)
+    store._database.run(store.budgets.book_many, [(held[0].id, key, 1)])
+    assert budget_of(engine, key) == (13, 0)
 
 
 def test_each_month_has_its_budget_and_a_chat_counts_where_it_began(

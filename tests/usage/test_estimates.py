@@ -25,8 +25,9 @@ from goblin_assistant.usage.estimates import (
     estimate_prompt_tokens,
     max_completion_tokens,
     most_prompt_tokens,
+    text_length,
 )
-from goblin_assistant.usage.images import MEASURED_IMAGES, image_size
+from goblin_assistant.usage.images import DEAR_FACTOR, MEASURED_IMAGES, image_size
 from tests.support.nasty_bodies import ESTIMATED, Make
 
 
@@ -345,3 +346,124 @@ def test_a_request_is_counted_in_few_steps(make: Make) -> None:
         sys.settrace(before)
     assert count.estimate >= 1
     assert events < len(body)
+
+
+URL = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+"""An image whose size is not known."""
+
+
+@pytest.mark.parametrize(
+    ("body", "size"),
+    [
+        ({"prompt": "x" * 10}, 10),
+        ({"prompt": "ж" * 10}, 20),
+        ({"prompt": "\ud800"}, 3),
+        ({"model": "m" * 50, "user": "u" * 50, "max_tokens": 5, "n": 2, "stop": "ab"}, 2),
+        ({"temperature": 0.5, "stream": True, "top_k": 40, "seed": None}, 0),
+        ({"metadata": {"user_id": "x" * 50, "team": "abc"}}, 3),
+        ({"metadata": "abcd"}, 4),
+        ({"tools": [{"añ": ["b", 1, True, None, {"c": "dd"}]}]}, 3 + 1 + 4 + 4 + 1 + 2),
+        ({"tools": [list(range(8))]}, 8 * 4),
+        ({"tools": [list(range(9))]}, 9 * 4),
+        ({"tools": [[*range(9), "a"]]}, 9 * 4 + 1),
+        ({"tools": []}, 0),
+        ({"input": [1, 2.5, 3]}, 3 * 4),
+        ({"input": []}, 0),
+        ({"input": [1, "ab"]}, 4 + 2),
+        ({"input": ["ab", 1]}, 4 + 2),
+        ({"input": [[1, 2], [3]]}, 3 * 4),
+        ({"system": "abc"}, 3),
+        ({"system": [{"type": "text", "text": "abc"}]}, 4 + 4 + 4 + 3),
+        ({"input": [{"role": "user", "content": "abc", "name": "ü"}]}, 4 + 4 + 7 + 3 + 4 + 2),
+        ({"input": [{"role": "user", "content": [{"type": "text", "text": "é"}]}]},
+         4 + 4 + 7 + 4 + 4 + 4 + 2),
+        ({"input": [{"type": "function_call_output", "output": [URL, "abc"], "id": None}]},
+         4 + 20 + 6 + 3 + 2),
+        ({"input": [{"type": "tool_use", "input": {"type": "image"}, "n": 1}]},
+         4 + 8 + 5 + 4 + 5 + 1 + 4),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_the_bytes_of_all_that_the_model_reads_are_counted(body: dict[str, Any], size: int) -> None:
+    assert count_prompt(body).text_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("size", "fair", "cautious"), [(0, 1, 1), (1, 1, 1), (4, 1, 2), (5, 2, 2), (12, 3, 4)]
+)
+def test_tokens_are_rounded_up_and_at_least_one(size: int, fair: int, cautious: int) -> None:
+    count = count_prompt({"prompt": "x" * size})
+    assert (count.estimate, count.held(), count.most()) == (fair, fair, cautious)
+    assert most_prompt_tokens({"prompt": "x" * size}) == cautious
+
+
+def test_messages_are_framed_and_other_forms_are_not() -> None:
+    assert estimate_prompt_tokens({"messages": []}) == 3
+    assert estimate_prompt_tokens({"input": []}) == 1
+
+
+def test_images_are_reserved_for_at_what_the_dearest_model_counts() -> None:
+    count = count_prompt(said([URL, URL]))
+    text = -(-count.text_bytes // 4) + 3
+    assert (count.estimate, count.held()) == (text + 2 * IMAGE_TOKENS,) * 2
+    most = count.most(["gpt-4o"])
+    assert count.most() == most == count.most_images + 3 - (-count.text_bytes // 3)
+    dear = count.most(["gpt-4o", "openai/gpt-4o-mini-2024"])
+    assert dear == most + (DEAR_FACTOR - 1) * count.most_images
+    assert most_prompt_tokens(said([URL, URL]), ["gpt-4o-mini"]) == dear
+
+
+@pytest.mark.parametrize(
+    ("part", "size"),
+    [
+        (URL, 0),
+        ({**URL, "type": "image"}, None),
+        ({**URL, "cache_control": {"type": "ephemeral"}}, 0),
+        ({**URL, "note": "abc"}, 4 + 3),
+        ({"type": "image_url", "image_url": {**URL["image_url"], "detail": "high"}}, 0),
+        ({"type": "image_url", "image_url": {**URL["image_url"], "alt": "abc"}}, 3),
+        ({"type": "input_image", "image_url": "https://example.com/a.png", "detail": "low"}, 0),
+        ({"type": "input_image", "file_id": "file-1"}, 0),
+    ],
+    ids=repr,
+)
+def test_what_stands_beside_an_image_counts_as_text(part: dict[str, Any], size: int | None) -> None:
+    empty = count_prompt(said([]))
+    count = count_prompt(said([part]))
+    if size is None:  # it is no image
+        assert count.images == 0
+        assert count.text_bytes > empty.text_bytes
+    else:
+        assert count.images == IMAGE_TOKENS
+        assert count.text_bytes == empty.text_bytes + size
+
+
+def test_images_in_the_results_of_tools_and_in_documents_are_images() -> None:
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [URL, {"a": "b"}]}
+    assert count_prompt(said([result])).images == IMAGE_TOKENS
+    source = {"type": "content", "content": [URL, {"type": "text", "text": "x" * 40}]}
+    inside = count_prompt(said([{"type": "document", "source": source, "title": "abc"}]))
+    assert (inside.images, inside.attachments) == (IMAGE_TOKENS, 0)
+    names = "typedocumentsourcetypecontenttitleabctypetexttext"
+    assert inside.text_bytes == count_prompt(said([])).text_bytes + len(names) + 40
+
+
+def test_each_tool_that_runs_at_the_provider_is_reserved_for() -> None:
+    def unseen(**fields: Any) -> int:
+        return count_prompt({**said("hi"), **fields}).unseen
+
+    web, mine = {"type": "web_search_2025"}, {"type": "function", "function": {"name": "f"}}
+    assert unseen() == unseen(tools=[mine, {"name": "x"}, "odd"]) == unseen(tools="odd") == 0
+    assert unseen(tools=[mine, web, web]) == 2 * UNSEEN_TOKENS
+    assert unseen(tools=[web], plugins=[{"id": "web"}]) == 2 * UNSEEN_TOKENS
+    assert unseen(plugins=[], web_search_options=False, mcp_servers=None) == 0
+
+
+def test_a_prediction_costs_its_text_like_an_answer() -> None:
+    assert count_prompt({"prediction": {"type": "content", "content": "x" * 30}}).prediction == 13
+    assert count_prompt({"prediction": "xxxx"}).prediction == 2
+    assert count_prompt({"prediction": None}).prediction == count_prompt({}).prediction == 0
+
+
+def test_the_text_of_any_json_is_measured_without_its_names_and_numbers() -> None:
+    assert text_length({"name": ["ab", {"x": "ж"}, 5, None, True], "y": {}}) == 4

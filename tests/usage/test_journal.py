@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -291,3 +292,147 @@ def test_journals_that_cannot_be_imported_are_counted_until_they_are(
 
 def exported(name: str) -> float | None:
     return REGISTRY.get_sample_value(name)
+
+
+def open_files(folder: Path) -> list[str]:
+    """Files of a folder that this process holds open, deleted ones included."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            found.append(os.readlink(link))
+        except FileNotFoundError:  # the listing's own
+            continue
+    return [name for name in found if name.startswith(f"{folder}/")]
+
+
+def test_a_file_is_full_at_four_mebibytes(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(entry())
+    segment = journal._current
+    assert segment is not None
+    assert segment.size == segment.path.stat().st_size
+    segment.size = 4_194_303
+    journal.append(entry())
+    assert len(list(tmp_path.iterdir())) == 1
+    segment.size = 4_194_304
+    journal.append(entry())
+    assert len(list(tmp_path.iterdir())) == 2
+    journal.close()
+
+
+def test_each_file_has_a_name_of_its_own_and_is_only_appended_to(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, segment_bytes=1)
+    for _ in range(3):
+        journal.append(entry())
+    names = sorted(path.stem.split("-") for path in tmp_path.iterdir())
+    assert {name[0] for name in names} == {str(os.getpid())}
+    assert sorted(name[2] for name in names) == ["1", "2", "3"]
+    assert journal._current is not None
+    flags = fcntl.fcntl(journal._current.fd, fcntl.F_GETFL)
+    assert flags & os.O_APPEND
+    assert flags & os.O_ACCMODE == os.O_WRONLY
+    journal.close()
+
+
+def test_files_that_are_done_with_are_closed_and_so_are_all_at_the_end(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, segment_bytes=1)
+    made = [entry() for _ in range(4)]
+    for one in made:
+        journal.append(one)
+    assert (len(open_files(tmp_path)), journal.waiting()) == (4, 4)
+    journal.saved([made[0].id, "unknown", made[1].id])
+    assert (len(open_files(tmp_path)), journal.waiting()) == (2, 2)
+    journal.saved([made[3].id])
+    assert (len(open_files(tmp_path)), journal.waiting()) == (2, 1), "the current file stays"
+    journal.close()
+    assert (open_files(tmp_path), journal.waiting()) == ([], 0)
+    assert read(tmp_path) == [made[2]]
+    last = entry()
+    assert journal.append(last), "a closed journal begins anew"
+    journal.close()
+    assert {one.id for one in read(tmp_path)} == {made[2].id, last.id}
+
+
+def test_a_full_file_that_is_saved_goes_when_the_next_begins(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, segment_bytes=1)
+    first, second = entry(), entry()
+    journal.append(first)
+    journal.saved([first.id])
+    journal.append(second)
+    assert read(tmp_path) == [second]
+    assert len(open_files(tmp_path)) == 1
+    journal.close()
+
+
+def test_the_lines_of_all_files_are_read_with_those_that_are_saved(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, segment_bytes=2000)
+    assert list(journal.lines()) == []
+    made = [entry() for _ in range(10)]
+    for one in made:
+        journal.append(one)
+    assert len(list(tmp_path.iterdir())) > 1
+    journal.saved([made[-1].id])
+    assert [found for line in journal.lines() if (found := entry_in(line))] == made
+    journal.close()
+    assert list(journal.lines()) == []
+
+
+def test_a_disk_that_is_full_again_is_said_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path)
+    real = os.write
+    caplog.set_level("INFO", "goblin_assistant.usage")
+    for _ in range(2):
+        monkeypatch.setattr(usage_journal.os, "write", lambda fd, data: real(fd, data[:30]))
+        for _ in range(2):
+            assert not journal.append(entry())
+        assert journal.waiting() == 0
+        monkeypatch.setattr(usage_journal.os, "write", real)
+        good = entry()
+        assert journal.append(good)
+        journal.saved([good.id])
+    said = [record for record in caplog.records if record.message.startswith("journal_write")]
+    assert [record.message for record in said] == [
+        "journal_write_failed",
+        "journal_write_recovered",
+    ] * 2
+    assert str(said[0].__dict__["error"]).startswith("30 of ")
+    journal.close()
+
+
+def test_orphans_come_oldest_first_and_leave_no_file_open(tmp_path: Path) -> None:
+    for name in ("2", "1", "3"):
+        (tmp_path / f"{name}.jsonl").write_bytes(journal_line(entry()))
+    (tmp_path / "4.txt").write_text("no journal")
+    found = []
+    for orphan in orphans(tmp_path):
+        found.append(orphan.path.stem)
+        assert len(list(orphan.lines())) == len(list(orphan.lines())) == 1
+        assert len(open_files(tmp_path)) == 1
+    assert found == ["1", "2", "3"]
+    assert open_files(tmp_path) == []
+    assert list(orphans(tmp_path / "absent")) == []
+
+
+def test_a_file_that_another_process_has_imported_meanwhile_is_no_orphan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("1", "2"):
+        (tmp_path / f"{name}.jsonl").write_bytes(journal_line(entry()))
+    taken = orphans(tmp_path)
+    first = next(taken)
+    first.done()
+    (tmp_path / "2.jsonl").unlink()
+    assert list(taken) == []
+    (tmp_path / "3.jsonl").write_bytes(journal_line(entry()))
+    real = usage_journal.fcntl.flock
+
+    def late(fd: int, operation: int) -> None:
+        real(fd, operation)
+        (tmp_path / "3.jsonl").unlink(missing_ok=True)
+
+    monkeypatch.setattr(usage_journal.fcntl, "flock", late)
+    assert list(orphans(tmp_path)) == []
+    assert open_files(tmp_path) == []
+    assert not [record for record in caplog.records if record.message == "usage_journal_skipped"]
