@@ -12,7 +12,7 @@ from goblin_assistant.calls.idempotency import IdempotencyStore
 from goblin_assistant.calls.idempotency_memory import MemoryIdempotencyStore
 from goblin_assistant.calls.idempotency_redis import RedisIdempotencyStore
 from goblin_assistant.calls.service import ChatService
-from goblin_assistant.config import Config, ConfigError
+from goblin_assistant.config import FAULT_ROW, Config, ConfigError
 from goblin_assistant.conversations.store import Conversations
 from goblin_assistant.database import pool
 from goblin_assistant.database.engine import engine_options
@@ -132,7 +132,11 @@ def make_prices(config: Config) -> Prices:
             for name, row in rows_of(config)
             if not isinstance(row, ConfigError) and row.base_url
         },
-        free={"echo", *(name for name, row in rows.items() if row.kind == "echo")},
+        free={
+            "echo",
+            *([FAULT_ROW] if config.offers_faults else []),
+            *(name for name, row in rows.items() if row.kind in ("echo", "faults")),
+        },
     )
 
 

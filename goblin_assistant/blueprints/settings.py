@@ -52,11 +52,13 @@ def _answer(settings: dict[str, Any]) -> dict[str, Any]:
     parts, caller = runtime(), current_principal()
     access, resolver = parts.chat.access, parts.router.resolver
     models: dict[str, list[str]] = {
-        name: [] for name in parts.registry.providers if access.lists_provider(caller, name)
+        name: []
+        for name, provider in parts.registry.providers.items()
+        if provider.listed and access.lists_provider(caller, name)
     }
-    for provider, model in parts.registry.models():
-        if provider in models:
-            models[provider].append(model.id)
+    for name, model in parts.registry.models():
+        if name in models:
+            models[name].append(model.id)
     return {
         "model": settings.get("model"),
         "temperature": settings.get("temperature"),

@@ -7,9 +7,10 @@ from goblin_assistant.config.goblin_file import (
     ProviderRow,
     WeightedTarget,
 )
-from goblin_assistant.config.settings import Config, ConfigError
+from goblin_assistant.config.settings import FAULT_ROW, Config, ConfigError
 
 __all__ = [
+    "FAULT_ROW",
     "Config",
     "ConfigError",
     "GoblinFile",

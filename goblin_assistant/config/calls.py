@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from goblin_assistant.config.fields import OptionalFloat, Seconds, Secret, Settings, setting
+from goblin_assistant.config.fields import (
+    OptionalBool,
+    OptionalFloat,
+    Seconds,
+    Secret,
+    Settings,
+    setting,
+)
 from goblin_assistant.config.goblin_file import Url
 
 
@@ -20,6 +27,11 @@ class CallSettings(Settings):
         True,
         "GOBLIN_ECHO_ENABLED",
         "the embedded offline provider; in production only for API keys whose model list names it",
+    )
+    fault_models: OptionalBool = setting(
+        None,
+        "GOBLIN_FAULT_MODELS",
+        "models `fault/...` to rehearse providers' faults with; empty: in development only",
     )
     timeout_total: Seconds = setting(
         300.0, "GOBLIN_TIMEOUT_TOTAL", "seconds for a whole chat, all attempts together"

@@ -55,7 +55,7 @@ class ProviderRow(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     kind: str | None = Field(
         None,
-        description="openai_compatible (default), anthropic, echo, "
+        description="openai_compatible (default), anthropic, echo, faults, "
         "or the name of an installed entry point",
     )
     enabled: bool = True

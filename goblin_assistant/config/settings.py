@@ -32,6 +32,8 @@ from goblin_assistant.config.redis_address import is_sentinel, sentinel_address
 
 __all__ = ["Config", "ConfigError"]
 
+FAULT_ROW = "fault"
+"""The provider of fault models where goblin.toml has no row of that name."""
 REDACTED = "**********"
 
 
@@ -127,6 +129,17 @@ class Config(DerivedValues):
         """Whether the embedded `echo` answers only keys whose model list names it: in production.
         A row of that name in goblin.toml is the operator's own provider."""
         return self.production and "echo" not in self.file.providers
+
+    @property
+    def offers_faults(self) -> bool:
+        """Whether the models of FAULT_ROW are there without a row in goblin.toml."""
+        wanted = not self.production if self.fault_models is None else self.fault_models
+        return wanted and FAULT_ROW not in self.file.providers
+
+    def rehearses(self, provider: str) -> bool:
+        """Whether what fails at this provider fails on purpose."""
+        row = self.file.providers.get(provider)
+        return row.kind == "faults" if row else provider == FAULT_ROW and self.offers_faults
 
     def secret_values(self) -> list[str]:
         """Every secret in clear, for redaction: of settings, URLs and provider rows."""

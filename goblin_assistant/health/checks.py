@@ -112,6 +112,7 @@ def _checks(
         *(
             ServiceCheck(names[name], "provider", _provider_check(p))
             for name, p in registry.providers.items()
+            if p.listed
         ),
     ]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 
-from goblin_assistant.config import Config, ConfigError, ProviderRow
+from goblin_assistant.config import FAULT_ROW, Config, ConfigError, ProviderRow
 from goblin_assistant.logs.json_logging import register_secrets
 from goblin_assistant.metrics import OTHER_MODEL
 from goblin_assistant.providers.base import Model, Provider
@@ -98,6 +98,8 @@ def build_registry(config: Config) -> Registry:
     rows: list[tuple[str, ProviderRow | ConfigError]] = list(rows_of(config))
     if config.echo_enabled and "echo" not in config.file.providers:
         rows.append(("echo", ProviderRow(kind="echo")))
+    if config.offers_faults:
+        rows.append((FAULT_ROW, ProviderRow(kind="faults")))
     rows.sort(key=lambda item: item[0] != "echo")
     for name, row in rows:
         try:

@@ -273,6 +273,8 @@ class Provider(ABC):
     max_concurrency: int | None = None
     cache_marks: bool = False
     """Whether Anthropic's cache marks are read in a request of OpenAI's dialect."""
+    listed: bool = True
+    """False: it answers who names it, and stands in no list of models, providers or services."""
     address: tuple[str, int] | None = None
     """Host and port of its server, if it has one."""
 

@@ -191,7 +191,7 @@ def _breaker(name: str, config: Config) -> CircuitBreaker:
         name,
         window=config.breaker_window,
         # Faults that are rehearsed are no reason to give anybody a pause.
-        min_calls=NEVER if row is not None and row.kind == "faults" else config.breaker_min_calls,
+        min_calls=NEVER if config.rehearses(name) else config.breaker_min_calls,
         failure_ratio=config.breaker_failure_ratio,
         open_seconds=config.breaker_open_seconds,
         slow_first_token=slow_first_token,

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
-from goblin_assistant.config import GoblinFile
+from goblin_assistant.config import Config, GoblinFile
+from goblin_assistant.providers import build_registry
 from goblin_assistant.providers.echo import rehearsals
 from goblin_assistant.providers.echo.rehearsals import REHEARSALS, RETRY_AFTER
+from goblin_assistant.usage.explain import records_of, render, story_of
 from tests.conftest import MakeApp, register
 from tests.providers.test_fault_table import Row, rows
 
 ROWS = [row for row in rows() if not row.fault.startswith("client_gone")]
 FILE = {"providers": {"fault": {"kind": "faults"}}}
+PROMPT = "one two three four five"
 
 
 @pytest.fixture
@@ -27,13 +32,13 @@ def caller(
         if rehearsal.seconds:
             short = rehearsals.Rehearsal(rehearsal.error, rehearsal.midway, 0.01)
             monkeypatch.setitem(REHEARSALS, name, short)
-    client = make_app(file=GoblinFile.model_validate(FILE), retries=0).test_client()
+    client = make_app(retries=0).test_client()
     return client, {"Authorization": f"Bearer {register(client)['access_token']}"}
 
 
 def chat(caller: Any, fault: str, **more: Any) -> Any:
     client, headers = caller
-    messages = [{"role": "user", "content": "one two three four five"}]
+    messages = [{"role": "user", "content": PROMPT}]
     body = {"model": f"fault/{fault}", "messages": messages, **more}
     return client.post("/v1/chat/completions", json=body, headers=headers)
 
@@ -54,11 +59,31 @@ def test_a_model_does_what_its_row_says(caller: Any, row: Row) -> None:
     else:
         error = answer.get_json()["error"]
         assert (error["code"], error["source"]) == (row.code, "provider")
-    client, headers = caller
-    usage = client.get("/usage?group_by=model", headers=headers).get_json()
-    assert sum(item["requests"] for item in usage["rows"]) == 1
-    billed = sum(item["completion_tokens"] for item in usage["rows"])
-    assert (billed > 0) is ("token" in row.billed)
+    check_bill(caller[0].application, answer.headers["X-Correlation-ID"], row)
+
+
+def check_bill(app: Flask, identity: str, row: Row) -> None:
+    """What was billed, and what `explain` says of it."""
+    [record] = records_of(app.extensions["goblin"].engine, identity)
+    counted = (record["prompt_tokens"], record["completion_tokens"], record["token_source"])
+    estimated = row.billed != "nothing"
+    # The words of the prompt, and a token for each of three events.
+    assert counted == ((5, 3, "estimated") if estimated else (0, 0, "none"))
+    assert record["cost_microusd"] == 0
+
+    said = render([story_of(record)], [])
+    lines = {line[:19].strip(): line[19:] for line in said.splitlines() if line[:1].isalpha()}
+    assert lines["model asked"] == f"fault/{row.fault}"
+    assert lines["status"] == f"{row.status} {row.code}; to blame: provider; not completed"
+    assert lines["tokens"] == (
+        "5 prompt + 3 completion; estimated"
+        if estimated
+        else "0 prompt + 0 completion; none were used"
+    )
+    assert lines["cost"] == "$0.00"
+    assert f"fault failed: {row.code}" in said
+    assert f"ended with {row.code}" in said
+    assert ("first token from fault" in said) is row.event
 
 
 def test_a_limit_has_retry_after_and_an_overflow_anthropics_sentence(caller: Any) -> None:
@@ -79,7 +104,58 @@ def test_rehearsals_do_not_open_the_circuit_breaker(caller: Any) -> None:
     assert codes == {"provider_bad_response"}
 
 
-def test_they_are_served_only_where_goblin_toml_says_so(make_app: MakeApp) -> None:
+def served(folder: Path, **settings: Any) -> bool:
+    """Whether an instance with these settings has the models."""
+    values = {"instance_dir": folder, **settings}
+    environ = {"SECRET_KEY": "k3yforTestsThatIsLongEnough-0123456789"}
+    registry = build_registry(Config.load(values, environ=environ, dotenv=folder / "absent.env"))
+    try:
+        return bool(registry.find("fault/server_error"))
+    finally:
+        registry.close()
+
+
+def test_they_are_there_in_development_and_in_production_only_on_demand(tmp_path: Path) -> None:
+    assert served(tmp_path, env="development")
+    assert not served(tmp_path, env="development", fault_models=False)
+    assert not served(tmp_path, env="production")
+    assert served(tmp_path, env="production", fault_models=True)
+    assert served(tmp_path, env="production", file=GoblinFile.model_validate(FILE))
+
+
+def test_a_row_of_that_name_is_the_operators_own(make_app: MakeApp) -> None:
+    rows = {"fault": {"base_url": "http://127.0.0.1:9/v1", "models": ["m"]}}
+    app = make_app(file=GoblinFile.model_validate({"providers": rows}))
+    parts = app.extensions["goblin"]
+    assert not parts.registry.find("fault/server_error")
+    assert parts.usage.prices.rates("fault", "m") is None  # it is not free
+
+
+def test_what_goblin_toml_does_not_name_is_not_listed(make_app: MakeApp) -> None:
+    for settings, listed in (({}, False), ({"file": GoblinFile.model_validate(FILE)}, True)):
+        client = make_app(**settings).test_client()
+        headers = {"Authorization": f"Bearer {register(client)['access_token']}"}
+        models = {row["id"] for row in client.get("/v1/models", headers=headers).get_json()["data"]}
+        assert ("fault/stream_cut" in models) is listed
+        services = client.get("/health/all").get_json()["services"]
+        assert ("fault" in services) is listed
+        shown = client.get("/settings/", headers=headers).get_json()["providers"]
+        assert ("fault" in {row["name"] for row in shown}) is listed
+
+
+def test_a_bare_name_is_no_rehearsal_unless_it_is_listed(make_app: MakeApp) -> None:
     client = make_app().test_client()
     headers = {"Authorization": f"Bearer {register(client)['access_token']}"}
-    assert chat((client, headers), "server_error").status_code == 404
+    body = {"model": "overflow", "messages": [{"role": "user", "content": PROMPT}]}
+    answer = client.post("/v1/chat/completions", json=body, headers=headers)
+    assert answer.get_json()["error"]["code"] == "model_not_found"
+
+
+def test_a_chain_of_goblin_toml_may_begin_with_a_rehearsal(make_app: MakeApp) -> None:
+    file = GoblinFile.model_validate({"chains": {"safe": ["fault/overloaded", "echo/echo"]}})
+    client = make_app(file=file, retries=0).test_client()
+    headers = {"Authorization": f"Bearer {register(client)['access_token']}"}
+    body = {"model": "safe", "messages": [{"role": "user", "content": PROMPT}]}
+    answer = client.post("/v1/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["X-Goblin-Provider"] == "echo"

@@ -21,7 +21,7 @@ from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.providers.wire_forms import WIRE_FORMS
 from goblin_assistant.providers.wire_tables import message_table, overflow_table
 from tests.conftest import ROOT, BufferedClient, close_app, register
-from tests.support.fake_upstream import FakeUpstream, Reply
+from tests.support.fake_upstream import FakeUpstream, Reply, answering_gets
 from tests.support.turns import (
     CLIENTS,
     DETAILS,
@@ -78,7 +78,7 @@ class Gateway:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One instance for this module."""
-    upstream = FakeUpstream(for_get=Reply.json(200, {"object": "list", "data": []}))
+    upstream = FakeUpstream(choose=answering_gets(Reply.json(200, {"object": "list", "data": []})))
     folder = tmp_path_factory.mktemp("wire_forms")
     rows: dict[str, Any] = {
         name: {"base_url": upstream.url, "api_key": "k", "models": ["m"]} for name in PRESETS

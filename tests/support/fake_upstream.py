@@ -19,7 +19,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any, Literal
@@ -164,20 +164,27 @@ class Request:
         return json.loads(self.body)
 
 
+def answering_gets(reply: Reply) -> Callable[[Request], Reply | None]:
+    """For `choose`: health checks come at any time, and take nothing from the script."""
+    return lambda request: reply if request.method == "GET" else None
+
+
 @dataclass
 class FakeUpstream:
-    """The server. `default` answers after the end of the script. `for_get` answers every GET, which
-    then takes nothing from the script: health checks come at any time.
+    """The server. `default` answers after the end of the script.
+
+    `choose` is asked first, for one request after the other: what it answers is sent, and nothing
+    is taken from the script. None: the script answers.
 
     `reset_on_accept` resets new connections at once.
     """
 
-    for_get: Reply | None = None
     default: Reply = field(
         default_factory=lambda: Reply.json(
             500, {"error": {"message": "the script of this test is at its end"}}
         )
     )
+    choose: Callable[[Request], Reply | None] | None = None
     reset_on_accept: bool = False
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
@@ -293,10 +300,10 @@ class FakeUpstream:
             method, path, _ = first.split(" ", 2)
             with self._lock:
                 self.requests.append(Request(method, path, headers, body, number, head))
-                if method == "GET" and self.for_get is not None:
-                    reply = self.for_get
-                else:
-                    reply = self._script.popleft() if self._script else self.default
+                chosen = self.choose(self.requests[-1]) if self.choose is not None else None
+                if chosen is None:
+                    chosen = self._script.popleft() if self._script else self.default
+                reply = chosen
             for step in reply.steps:
                 if not self._perform(connection, step):
                     return

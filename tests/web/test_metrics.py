@@ -211,7 +211,9 @@ def test_five_hundred_models_have_no_series_before_their_first_chat(
     ]
     path = tmp_path / "goblin.toml"
     path.write_text('[chains]\nboth = ["p1/m1-7", "p2/m2-7"]\n' + "".join(rows))
-    server = serve(GOBLIN_CONFIG_FILE=str(path), GOBLIN_DEFAULT_MODEL="p0/m0-7")
+    server = serve(
+        GOBLIN_CONFIG_FILE=str(path), GOBLIN_DEFAULT_MODEL="p0/m0-7", GOBLIN_FAULT_MODELS="false"
+    )
     found = server.metrics()
     models = {label for name in found for label in re.findall(r'model="([^"]*)"', name)}
     assert models == {"m0-7", "m1-7", "m2-7", "other"}

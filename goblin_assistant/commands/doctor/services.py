@@ -23,7 +23,8 @@ def providers(context: Context) -> Iterator[Finding]:
     """Each provider answers its free check, and the default model is served."""
     registry = build_registry(context.config)
     try:
-        for name, provider in registry.providers.items():
+        listed = {name: one for name, one in registry.providers.items() if one.listed}
+        for name, provider in listed.items():
             try:
                 provider.check(context.config.health_timeout)
             except AuthenticationFailed as error:
@@ -32,7 +33,7 @@ def providers(context: Context) -> Iterator[Finding]:
                 yield failure(name, str(error), _NETWORK)
             else:
                 yield ok(name, _answers(name, context))
-        if set(registry.providers) <= {"echo"}:
+        if listed.keys() <= {"echo"}:
             yield warning(
                 "providers",
                 "only the embedded echo, which is no language model",

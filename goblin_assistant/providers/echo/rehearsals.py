@@ -1,8 +1,7 @@
 """Each fault of docs/faults.md as a model, so that an application rehearses it with its own SDK.
 
-    [providers.fault]
-    kind = "faults"
-
+They are there in development, and where `GOBLIN_FAULT_MODELS=true` or a row of kind `faults` says
+so.
 `fault/stream_cut` streams some words and breaks off, `fault/rate_limited` is refused, and so on,
 through the whole gateway: retries, limits, usage records, log and metrics are those of a real
 fault. Only the circuit breaker stays closed. It makes no connection.
@@ -10,7 +9,7 @@ fault. Only the circuit breaker stays closed. It makes no connection.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from goblin_assistant.config import Config, ProviderRow
@@ -94,9 +93,19 @@ class FaultProvider(EchoProvider):
 
     @classmethod
     def from_row(cls, name: str, row: ProviderRow, config: Config) -> FaultProvider:
-        """The provider for a row of kind faults."""
+        """The provider for a row of kind faults. What goblin.toml does not name is not listed."""
         models = [Model(fault) for fault in REHEARSALS]
-        return cls(name, models=models, max_concurrency=row.max_concurrency)
+        provider = cls(name, models=models, max_concurrency=row.max_concurrency)
+        provider.listed = name in config.file.providers
+        return provider
+
+    def models(self) -> Sequence[Model]:
+        """Every fault, where they are listed."""
+        return super().models() if self.listed else ()
+
+    def serves(self, model: str) -> bool:
+        """Every fault by its name."""
+        return model in REHEARSALS
 
     def complete(self, request: ChatRequest) -> ChatResponse:
         """The fault, or a late answer."""

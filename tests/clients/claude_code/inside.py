@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.clients.lines import lines_of_the_page
-from tests.conftest import Serve, Server, wait_until
+from tests.conftest import Serve, Server
 from tests.support import node
-from tests.support.fake_upstream import FakeUpstream, Reply
+from tests.support.fake_upstream import FakeUpstream, Reply, Request, answering_gets
 from tests.support.wire_bodies import openai_events
 
 GPT = "up/gpt-4o"
@@ -30,6 +30,8 @@ OVERFLOW = Reply.json(
     },
 )
 
+LISTED = Reply.json(200, {"object": "list", "data": []})
+
 Ask = Callable[..., list[dict[str, Any]]]
 
 
@@ -37,16 +39,38 @@ Ask = Callable[..., list[dict[str, Any]]]
 def server(serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path) -> Server:
     config = tmp_path / "goblin.toml"
     config.write_text(f'[providers.up]\nbase_url = "{fake_upstream.url}/v1"\nmodels = ["gpt-4o"]\n')
-    fake_upstream.default = Reply.json(200, {"object": "list", "data": []})
-    server = serve(
+    fake_upstream.choose = answering_gets(LISTED)
+    return serve(
         GOBLIN_CONFIG_FILE=str(config),
         GOBLIN_RETRIES="0",
         GOBLIN_HEALTH_INTERVAL="3600",
         GOBLIN_BREAKER_MIN_CALLS="1000",
     )
-    wait_until(lambda: fake_upstream.requests, what="the check of the provider")
-    fake_upstream.requests.clear()
-    return server
+
+
+def once(
+    reply: Reply, meant: Callable[[dict[str, Any]], bool]
+) -> Callable[[Request], Reply | None]:
+    """For `choose`: this reply to the first chat that is meant. Claude Code sends others beside it,
+    such as for a title, in any order."""
+    left = [reply]
+
+    def choose(request: Request) -> Reply | None:
+        if request.method == "GET":
+            return LISTED
+        return left.pop() if left and meant(request.json()) else None
+
+    return choose
+
+
+def has_bash(body: dict[str, Any]) -> bool:
+    return any(tool["function"]["name"] == "Bash" for tool in body.get("tools", ()))
+
+
+def is_the_second(body: dict[str, Any]) -> bool:
+    """The chat itself, with the whole conversation."""
+    said = json.dumps(body["messages"])
+    return has_bash(body) and "words words" in said and "second" in said
 
 
 @pytest.fixture
@@ -93,13 +117,14 @@ def test_its_tools_work_on_another_providers_model(
 ) -> None:
     (tmp_path / "home" / "work" / "note.txt").write_text("the goblin sleeps")
     command = {"command": "cat note.txt", "description": "Read the note"}
-    fake_upstream.reply(Reply.sse(openai_events(tool_calls=[("Bash", command)])))
+    called = Reply.sse(openai_events(tool_calls=[("Bash", command)]))
+    fake_upstream.choose = once(called, has_bash)
     fake_upstream.default = Reply.sse(openai_events("It sleeps."))
     events = ask("What does it do?", "--allowedTools", "Bash", model=GPT)
     assert result(events) == "It sleeps."
-    called = next(one.json() for one in fake_upstream.requests if b'"tool_call_id"' in one.body)
-    [call] = [one for one in called["messages"] if one.get("tool_calls")]
-    [answer] = [one for one in called["messages"] if one["role"] == "tool"]
+    asked = next(one.json() for one in fake_upstream.requests if b'"tool_call_id"' in one.body)
+    [call] = [one for one in asked["messages"] if one.get("tool_calls")]
+    [answer] = [one for one in asked["messages"] if one["role"] == "tool"]
     assert answer["tool_call_id"] == call["tool_calls"][0]["id"]
     assert "the goblin sleeps" in json.dumps(answer["content"])
 
@@ -109,9 +134,11 @@ def test_it_compacts_when_the_prompt_is_too_long(
 ) -> None:
     fake_upstream.default = Reply.sse(openai_events("Fine."))
     first = ask("first " + "words " * 3000, model=GPT)
-    fake_upstream.reply(OVERFLOW)
+    fake_upstream.choose = once(OVERFLOW, is_the_second)
     second = ask("second", "--resume", first[-1]["session_id"], model=GPT)
     assert result(second) == "Fine."
     assert "compact_boundary" in [event.get("subtype") for event in second]
     server.wait_for_line("request_completed", path="/v1/messages", status_code=400)
-    assert "words words" not in fake_upstream.requests[-1].body.decode()
+    chats = [one.json() for one in fake_upstream.requests if one.method == "POST"]
+    last = [chat for chat in chats if has_bash(chat)][-1]
+    assert "words words" not in json.dumps(last)
