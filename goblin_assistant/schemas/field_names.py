@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 LONGEST = 40
 
 
@@ -9,3 +12,17 @@ def shown(place: str, name: str) -> str:
     """`messages.citations`; `messages.?` for a name that looks like none. A header holds ASCII."""
     known = name.isascii() and name.isidentifier() and len(name) < LONGEST
     return f"{place}.{name if known else '?'}"
+
+
+def note_others(
+    value: Mapping[str, Any], known: Collection[str], place: str, ignored: set[str]
+) -> None:
+    """Name the fields beside the known ones. Those that are empty say nothing."""
+    for name, given in value.items():
+        if name not in known and says_something(given):
+            ignored.add(shown(place, name))
+
+
+def says_something(value: Any) -> bool:
+    """Whether a field's value is more than its absence."""
+    return value is not None and value is not False and value not in ("", [], {})

@@ -11,7 +11,7 @@ from goblin_assistant.dialects.carried import check_packed, packed_in_id, split_
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.anthropic.foreign import SIGNATURE
 from goblin_assistant.providers.openai.wire import encode
-from goblin_assistant.schemas.field_names import shown
+from goblin_assistant.schemas.field_names import note_others, says_something, shown
 from goblin_assistant.schemas.json_bounds import TooMuchStructure
 
 
@@ -24,6 +24,8 @@ def messages_to_openai(body: Mapping[str, Any], ignored: set[str]) -> list[dict[
         messages.append({"role": "system", "content": _plain(body["system"], "system", ignored)})
     for position, turn in enumerate(body["messages"]):
         content = turn["content"]
+        if len(turn) > 2:
+            note_others(turn, ("role", "content"), "messages", ignored)
         if type(content) is str and turn["role"] != "system":
             messages.append({"role": turn["role"], "content": content})
             continue
@@ -97,7 +99,9 @@ def _assistant(
         elif kind == "tool_use":
             calls.append(_tool_call(block, here))
         elif kind in ("thinking", "redacted_thinking"):
-            if not take_back(block, extras):
+            if take_back(block, extras):
+                note_fields(block, ignored)
+            else:
                 ignored.add(f"messages.{kind}")
             continue
         elif kind == "compaction" and isinstance(block.get("content"), str):
@@ -143,18 +147,25 @@ def _is_of_a_server(kind: Any) -> bool:
     )
 
 
-_KNOWN_FIELDS = frozenset(
-    {
-        "type", "text", "id", "name", "input", "source", "title", "tool_use_id", "content",
-        "is_error", "cache_control",
-    }
-)  # fmt: skip
+_ALWAYS = ("type", "cache_control")
+_KNOWN_FIELDS: Mapping[Any, tuple[str, ...]] = {
+    "text": (*_ALWAYS, "text"),
+    "image": (*_ALWAYS, "source"),
+    "document": (*_ALWAYS, "source", "title"),
+    "search_result": (*_ALWAYS, "source", "title", "content"),
+    "tool_use": (*_ALWAYS, "id", "name", "input"),
+    "tool_result": (*_ALWAYS, "tool_use_id", "content", "is_error"),
+    "compaction": (*_ALWAYS, "content"),
+    "thinking": (*_ALWAYS, "thinking", "signature"),
+}
+"""By the types of blocks."""
 
 
 def note_fields(block: Mapping[str, Any], ignored: set[str]) -> None:
     """Name the fields of a block that have no counterpart: citations, callers."""
-    for name in block.keys() - _KNOWN_FIELDS:
-        if block[name] not in (None, [], {"type": "direct"}, {"enabled": False}):
+    for name in block.keys() - _KNOWN_FIELDS.get(block.get("type"), _ALWAYS):
+        value = block[name]
+        if says_something(value) and value not in ({"type": "direct"}, {"enabled": False}):
             ignored.add(shown("messages", name))
 
 
@@ -188,14 +199,16 @@ def _parts(block: Mapping[str, Any], where: str, ignored: set[str]) -> list[Part
     kind = block.get("type")
     if kind == "search_result":
         return _search_result(block, where, ignored)
-    note_fields(block, ignored)
     if kind == "tool_reference" or _is_of_a_server(kind):
         ignored.add(f"messages.{kind}")
         return []
+    note_fields(block, ignored)
     if kind == "text":
         text = _text(block, where)
         return [{"type": "text", "text": text}] if text else []
     source = block.get("source")
+    if isinstance(source, dict):
+        note_others(source, _SOURCE_FIELDS, "messages.source", ignored)
     if kind == "image" and isinstance(source, dict):
         return [{"type": "image_url", "image_url": {"url": _url(source, where)}}]
     if kind == "document" and isinstance(source, dict):
@@ -203,12 +216,16 @@ def _parts(block: Mapping[str, Any], where: str, ignored: set[str]) -> list[Part
     raise _unknown(where)
 
 
+_SOURCE_FIELDS = ("type", "url", "media_type", "data", "content")
+
+
 def _search_result(block: Mapping[str, Any], where: str, ignored: set[str]) -> list[Part]:
-    note_fields({**block, "source": None}, ignored)
+    note_fields(block, ignored)
     head = f"{_string(block, 'title', where)}\n{_string(block, 'source', where)}"
     inner = _blocks(block.get("content"), where)
     text = "\n".join(_text(item, f"{where}.content[{at}]") for at, item in enumerate(inner))
     for item in inner:
+        note_fields(item, ignored)
         keep_mark(item, (), ignored)
     return [{"type": "text", "text": f"{head}\n\n{text}"}]
 
@@ -228,7 +245,7 @@ def _document(
         text = _string(source, "data", where)
         return [{"type": "text", "text": f"{title}\n\n{text}" if title else text}]
     if kind == "content":
-        parts: list[Part] = []
+        parts: list[Part] = [{"type": "text", "text": title}] if isinstance(title, str) else []
         for position, item in enumerate(_blocks(source.get("content"), where)):
             made = _parts(item, f"{where}.source.content[{position}]", ignored)
             keep_mark(item, made, ignored)

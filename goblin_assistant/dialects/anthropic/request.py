@@ -42,6 +42,7 @@ from goblin_assistant.dialects.anthropic.cache_marks import MARK, without_marks
 from goblin_assistant.dialects.anthropic.messages import messages_to_openai
 from goblin_assistant.dialects.anthropic.tools import translate_thinking, translate_tools
 from goblin_assistant.errors import BadRequest
+from goblin_assistant.schemas.field_names import note_others
 
 TRANSLATED = frozenset(
     {
@@ -108,12 +109,14 @@ def request_to_openai(
             request[name] = body[name]
     if stop := body.get("stop_sequences"):
         request["stop"] = stop
-    user = (body.get("metadata") or {}).get("user_id")
+    metadata = body.get("metadata") or {}
+    note_others(metadata, ("user_id",), "metadata", ignored)
+    user = metadata.get("user_id")
     if user is not None:
         request["user"] = fitting_user(user)
     _check_context_management(body.get("context_management"), ignored)
     translate_tools(body, request, ignored)
-    translate_thinking(body, request)
+    translate_thinking(body, request, ignored)
     if body.get(MARK) is not None:
         request[MARK] = body[MARK]
     return request if cache_marks else without_marks(request, ignored)

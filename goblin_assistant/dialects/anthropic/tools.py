@@ -8,6 +8,7 @@ from typing import Any
 
 from goblin_assistant.dialects.anthropic.cache_marks import MARK
 from goblin_assistant.errors import BadRequest
+from goblin_assistant.schemas.field_names import note_others
 
 TOOL_HINTS = frozenset(
     {"allowed_callers", "defer_loading", "eager_input_streaming", "input_examples"}
@@ -35,6 +36,7 @@ def translate_tools(body: Mapping[str, Any], request: dict[str, Any], ignored: s
     if choice is None:
         return
     kind = choice.get("type")
+    note_others(choice, ("type", "name", "disable_parallel_tool_use"), "tool_choice", ignored)
     if kind == "tool":
         name = choice.get("name")
         if not isinstance(name, str):
@@ -106,9 +108,11 @@ def _tool(tool: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str, A
     return {"type": "function", "function": function, **mark}
 
 
-def translate_thinking(body: Mapping[str, Any], request: dict[str, Any]) -> None:
+def translate_thinking(body: Mapping[str, Any], request: dict[str, Any], ignored: set[str]) -> None:
     """Put `thinking` and `output_config` into the OpenAI request. Raises BadRequest."""
     thinking, output = body.get("thinking") or {}, body.get("output_config") or {}
+    note_others(thinking, ("type", "budget_tokens"), "thinking", ignored)
+    note_others(output, ("effort", "format"), "output_config", ignored)
     effort = output.get("effort")
     if effort is not None:
         if not isinstance(effort, str) or effort not in EFFORTS:
@@ -135,6 +139,7 @@ def translate_thinking(body: Mapping[str, Any], request: dict[str, Any]) -> None
             raise BadRequest(
                 "output_config.format: accepted: json_schema with a schema", param="output_config"
             )
+        note_others(wanted, ("type", "schema"), "output_config.format", ignored)
         request["response_format"] = {
             "type": "json_schema",
             "json_schema": {

@@ -26,7 +26,7 @@ from goblin_assistant.dialects.responses.tools import CallName
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.openai.encrypted import CARRIED
 from goblin_assistant.providers.openai.wire import encode
-from goblin_assistant.schemas.field_names import shown
+from goblin_assistant.schemas.field_names import note_others
 from goblin_assistant.schemas.json_bounds import TooMuchStructure
 
 Part = dict[str, Any]
@@ -42,12 +42,24 @@ LEFT_OUT = frozenset(
 )  # fmt: skip
 """Items of tools that OpenAI runs or defines. The text beside them has the outcome."""
 
-_PART_FIELDS = frozenset(
-    {
-        "type", "text", "image_url", "detail", "file_id", "file_data", "file_url", "filename",
-        "input_audio", "refusal", "annotations", "logprobs",
-    }
-)  # fmt: skip
+_ITEM_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "message": ("type", "id", "status", "role", "content"),
+    "function_call": ("type", "id", "status", "call_id", "name", "namespace", "arguments"),
+    "custom_tool_call": ("type", "id", "status", "call_id", "name", "namespace", "input"),
+    "function_call_output": ("type", "id", "status", "call_id", "output"),
+    "custom_tool_call_output": ("type", "id", "status", "call_id", "output"),
+    "reasoning": ("type", "id", "status", "summary", "content", "encrypted_content"),
+}
+"""What is read, and what only names the item: nothing is stored, so that no id means anything."""
+_PART_FIELDS: Mapping[Any, tuple[str, ...]] = {
+    "input_text": ("type", "text"),
+    "output_text": ("type", "text"),
+    "text": ("type", "text"),
+    "refusal": ("type", "refusal"),
+    "input_image": ("type", "image_url", "detail"),
+    "input_file": ("type", "file_data", "filename"),
+    "input_audio": ("type", "input_audio"),
+}
 
 
 def messages_of(body: Mapping[str, Any], ignored: set[str]) -> list[dict[str, Any]]:
@@ -93,6 +105,8 @@ class _History:
     def add(self, item: Mapping[str, Any], where: str) -> None:
         """Add one item of the input."""
         kind = item.get("type") or "message"
+        if (known := _ITEM_FIELDS.get(kind)) is not None:
+            note_others(item, known, "input", self._ignored)
         if kind == "message":
             self._message(item, where)
         elif kind in ("function_call", "custom_tool_call"):
@@ -210,10 +224,8 @@ class _History:
         ]
 
     def _part(self, part: Mapping[str, Any], where: str) -> Part:
-        for name in part.keys() - _PART_FIELDS:
-            if part[name] is not None:
-                self._ignored.add(shown("input", name))
         kind = part.get("type")
+        note_others(part, _PART_FIELDS.get(kind, ("type",)), "input", self._ignored)
         if kind in ("input_text", "output_text", "text"):
             return {"type": "text", "text": _string(part, "text", where)}
         if kind == "refusal":

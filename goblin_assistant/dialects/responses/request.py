@@ -32,7 +32,7 @@ from goblin_assistant.dialects.responses.items import messages_of
 from goblin_assistant.dialects.responses.reasoning import ENCRYPTED
 from goblin_assistant.dialects.responses.tools import translate_tools
 from goblin_assistant.errors import BadRequest
-from goblin_assistant.schemas.field_names import shown
+from goblin_assistant.schemas.field_names import note_others, shown
 
 LOGPROBS = "message.output_text.logprobs"
 """The name in `include`."""
@@ -93,8 +93,11 @@ def request_to_openai(
     for name in SAME:
         if body.get(name) is not None:
             request[name] = body[name]
-    if (user := body.get("user") or body.get("safety_identifier")) is not None:
-        request["user"] = user
+    user, identifier = body.get("user"), body.get("safety_identifier")
+    if user or identifier:
+        request["user"] = user or identifier
+    if user and identifier not in (None, user):
+        ignored.add("safety_identifier")
     translate_tools(body, request, ignored)
     _translate_reasoning(body.get("reasoning") or {}, request, ignored)
     _translate_text(body.get("text") or {}, request, ignored)
@@ -115,12 +118,16 @@ def _translate_reasoning(
 
 
 def _translate_text(text: Mapping[str, Any], request: dict[str, Any], ignored: set[str]) -> None:
+    note_others(text, ("verbosity", "format"), "text", ignored)
     if text.get("verbosity") not in (None, "medium"):
         ignored.add("text.verbosity")
     wanted = text.get("format")
     if wanted is None:
         return
     kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind is not None:
+        known = ("type", "name", "description", "schema", "strict")
+        note_others(wanted, known if kind == "json_schema" else ("type",), "text.format", ignored)
     if kind == "json_object":
         request["response_format"] = {"type": "json_object"}
     elif kind == "json_schema" and isinstance(wanted.get("schema"), dict):

@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from goblin_assistant.errors import BadRequest
+from goblin_assistant.schemas.field_names import note_others
 
-HINTS = frozenset({"allowed_callers", "async", "defer_loading", "output_schema"})
-"""Fields of a tool that cannot change what an answer means: left out and named."""
+_FUNCTION = ("parameters", "strict")
+"""What a function has beside its name and description. Other fields of a tool (allowed_callers,
+async, defer_loading, output_schema) cannot change what an answer means: left out and named."""
 
 CUSTOM_PARAMETERS: Mapping[str, Any] = {
     "type": "object",
@@ -67,6 +69,9 @@ def translate_tools(body: Mapping[str, Any], request: dict[str, Any], ignored: s
     allowed, choice = _choice(choice, ignored)
     functions: dict[str, dict[str, Any]] = {}
     left_out: list[tuple[str, Any]] = []
+    for tool in tools:
+        if tool.get("type") == "namespace":
+            note_others(tool, ("type", "name", "description", "tools"), "tools", ignored)
     for name, tool, where, about in _callable(tools):
         if name is None:
             left_out.append((where, tool))
@@ -112,7 +117,9 @@ def _callable(
 def _function(
     name: CallName, tool: Mapping[str, Any], where: str, about: str, ignored: set[str]
 ) -> dict[str, Any]:
-    description = tool.get("description")
+    description, callers = tool.get("description"), tool.get("allowed_callers")
+    if callers == ["direct"]:
+        callers = None
     texts = [text for text in (about, description) if isinstance(text, str) and text]
     function: dict[str, Any] = {"name": name.flat}
     if name.custom:
@@ -127,9 +134,8 @@ def _function(
         function["parameters"] = schema or {"type": "object", "properties": {}}
         if tool.get("strict") is True:
             function["strict"] = True
-    for key, value in tool.items():
-        if key in HINTS and value not in (None, False, ["direct"]):
-            ignored.add(f"tools.{key}")
+    own = ("type", "name", "description", *(("format",) if name.custom else _FUNCTION))
+    note_others({**tool, "allowed_callers": callers}, own, "tools", ignored)
     if texts:
         function["description"] = "\n\n".join(texts)
     return {"type": "function", "function": function}
@@ -141,12 +147,18 @@ def _grammar(form: Any) -> str:
     return f"The input is a text of this grammar ({form.get('syntax')}):\n{form.get('definition')}"
 
 
+_CHOICE = ("type", "name", "namespace")
+
+
 # -- the choice -----------------------------------------------------------------------------------
 def _choice(choice: Any, ignored: set[str]) -> tuple[set[str] | None, Any]:
     """(the functions that are allowed or None for all, OpenAI's tool_choice)."""
     if choice is None or choice in ("auto", "none", "required"):
         return None, choice
     kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind is not None:
+        known = ("type", "mode", "tools") if kind == "allowed_tools" else _CHOICE
+        note_others(choice, known, "tool_choice", ignored)
     if kind in ("function", "custom"):
         name = _chosen(choice)
         return None, {"type": "function", "function": {"name": name}}
@@ -156,6 +168,7 @@ def _choice(choice: Any, ignored: set[str]) -> tuple[set[str] | None, Any]:
             raise BadRequest("tool_choice.mode: accepted: auto, required", param="tool_choice")
         allowed = set()
         for tool in _list(choice.get("tools"), "tool_choice"):
+            note_others(tool, _CHOICE, "tool_choice.tools", ignored)
             if tool.get("type") in ("function", "custom"):
                 allowed.add(_chosen(tool))
             else:

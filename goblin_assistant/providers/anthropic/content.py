@@ -28,7 +28,7 @@ from typing import Any
 import orjson
 
 from goblin_assistant.providers.base import InvalidRequest
-from goblin_assistant.schemas.field_names import shown
+from goblin_assistant.schemas.field_names import note_others, says_something, shown
 from goblin_assistant.schemas.json_bounds import (
     TooDeep,
     TooMuchStructure,
@@ -90,20 +90,45 @@ def _strip_end(turns: list[dict[str, Any]]) -> None:
     blocks[-1] = {**blocks[-1], "text": text}
 
 
-_FIELDS = frozenset(
-    {"role", "content", "tool_calls", "tool_call_id", "refusal", "thinking_blocks",
-     "cache_control", "audio", "function_call"}
+_ASSISTANT = frozenset(
+    {"role", "content", "tool_calls", "refusal", "thinking_blocks", "cache_control", "audio",
+     "function_call"}
 )  # fmt: skip
+_FIELDS: Mapping[Any, frozenset[str]] = {
+    "assistant": _ASSISTANT,
+    "tool": frozenset({"role", "content", "tool_call_id", "cache_control"}),
+}
+_OTHER = frozenset({"role", "content", "cache_control"})
 _THOUGHTS = frozenset({"reasoning_content", "reasoning"})
+_PART_FIELDS: Mapping[Any, tuple[str, ...]] = {
+    "text": ("type", "text", "cache_control"),
+    "refusal": ("type", "refusal", "cache_control"),
+    "image_url": ("type", "image_url", "cache_control"),
+    "file": ("type", "file", "cache_control"),
+}
 
 
 def _note_fields(message: Mapping[str, Any], ignored: set[str]) -> None:
-    if any("extra_content" in call for call in message.get("tool_calls") or ()):
-        ignored.add("messages.tool_calls.extra_content")
-    for name in message.keys() - _FIELDS:
-        if not message[name] or (name in _THOUGHTS and message.get("thinking_blocks")):
+    for call in message.get("tool_calls") or ():
+        note_others(call, ("id", "type", "function", "index"), "messages.tool_calls", ignored)
+        if isinstance(function := call.get("function"), dict):
+            note_others(function, ("name", "arguments"), "messages.tool_calls", ignored)
+    for name in message.keys() - _FIELDS.get(message.get("role"), _OTHER):
+        if not says_something(message[name]) or (
+            name in _THOUGHTS and message.get("thinking_blocks")
+        ):
             continue
         ignored.add(shown("messages", name))
+    content = message.get("content")
+    for part in content if isinstance(content, list) else ():
+        kind = part.get("type")
+        if len(part) == 2 and kind == "text":
+            continue
+        note_others(part, _PART_FIELDS.get(kind, ("type",)), "messages", ignored)
+        inner = part.get(kind)
+        if isinstance(inner, dict):
+            known = ("url",) if kind == "image_url" else ("file_data", "filename")
+            note_others(inner, known, f"messages.{kind}", ignored)
 
 
 def _turn(message: Mapping[str, Any], where: str) -> tuple[str, list[Block]]:

@@ -37,6 +37,7 @@ from typing import Any
 from goblin_assistant.providers.anthropic.content import invalid, translate_messages
 from goblin_assistant.providers.anthropic.models import Traits
 from goblin_assistant.providers.anthropic.thinking import translate_sampling, translate_thinking
+from goblin_assistant.schemas.field_names import note_others
 
 TRANSLATED = frozenset(
     {
@@ -115,12 +116,15 @@ def build_request(
         )
     if stop := body.get("stop"):
         request["stop_sequences"] = [stop] if isinstance(stop, str) else stop
-    _translate_tools(body, request)
+    _translate_tools(body, request, ignored)
     translate_thinking(body, request, traits)
-    _translate_format(body, request)
+    _translate_format(body, request, ignored)
     translate_sampling(body, request, traits, drop_sampling)
-    if user := body.get("user") or body.get("safety_identifier"):
-        request["metadata"] = {"user_id": _fitting_user(user)}
+    user, identifier = body.get("user"), body.get("safety_identifier")
+    if user or identifier:
+        request["metadata"] = {"user_id": _fitting_user(user or identifier)}
+    if user and identifier not in (None, user):
+        ignored.add("safety_identifier")
     tier = body.get("service_tier")
     if tier is not None:
         if tier not in ("auto", "default"):
@@ -160,19 +164,25 @@ def _refuse_unknown(body: Mapping[str, Any], ignored: set[str]) -> None:
         )
 
 
-def _translate_tools(body: Mapping[str, Any], request: dict[str, Any]) -> None:
+def _translate_tools(body: Mapping[str, Any], request: dict[str, Any], ignored: set[str]) -> None:
     tools = body.get("tools")
     if not tools:
         return
-    request["tools"] = [_tool(tool, f"tools[{position}]") for position, tool in enumerate(tools)]
-    choice = _tool_choice(body.get("tool_choice"))
+    request["tools"] = [
+        _tool(tool, f"tools[{position}]", ignored) for position, tool in enumerate(tools)
+    ]
+    if isinstance(chosen := body.get("tool_choice"), dict):
+        note_others(chosen, ("type", "function"), "tool_choice", ignored)
+        if isinstance(inner := chosen.get("function"), dict):
+            note_others(inner, ("name",), "tool_choice", ignored)
+    choice = _tool_choice(chosen)
     if body.get("parallel_tool_calls") is False and (choice is None or choice["type"] != "none"):
         choice = {**(choice or {"type": "auto"}), "disable_parallel_tool_use": True}
     if choice is not None:
         request["tool_choice"] = choice
 
 
-def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _tool(tool: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str, Any]:
     function = tool.get("function")
     if (
         tool.get("type") != "function"
@@ -180,6 +190,8 @@ def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
         or not isinstance(function.get("name"), str)
     ):
         raise invalid(f"{where}: Anthropic's Messages API takes tools of type function", "tools")
+    note_others(tool, ("type", "function", "cache_control"), "tools", ignored)
+    note_others(function, ("name", "description", "parameters", "strict"), "tools", ignored)
     schema = function.get("parameters") or {"type": "object", "properties": {}}
     translated: dict[str, Any] = {"name": function["name"], "input_schema": schema}
     if function.get("description"):
@@ -208,7 +220,7 @@ def _tool_choice(choice: Any) -> dict[str, Any] | None:
     raise invalid("tool_choice: accepted: none, auto, required or one function", "tool_choice")
 
 
-def _translate_format(body: Mapping[str, Any], request: dict[str, Any]) -> None:
+def _translate_format(body: Mapping[str, Any], request: dict[str, Any], ignored: set[str]) -> None:
     wanted = body.get("response_format")
     if wanted is None or wanted.get("type") in ("text", "json_object"):
         return
@@ -223,6 +235,9 @@ def _translate_format(body: Mapping[str, Any], request: dict[str, Any]) -> None:
             "response_format: accepted: text, json_object, and json_schema with a schema",
             "response_format",
         )
+    # Its name, and strict, which Anthropic always is, say nothing more.
+    note_others(wanted, ("type", "json_schema"), "response_format", ignored)
+    note_others(inner, ("name", "schema", "strict"), "response_format", ignored)
     output = request.setdefault("output_config", {})
     output["format"] = {"type": "json_schema", "schema": _closed(schema)}
 

@@ -15,6 +15,7 @@ from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, completion_li
 from goblin_assistant.providers.base import ChatRequest
 from goblin_assistant.providers.openai.quirks import Quirks
 from goblin_assistant.providers.openai.wire import encode, wants_usage
+from goblin_assistant.schemas.field_names import says_something
 
 
 class RequestEncoder:
@@ -29,6 +30,7 @@ class RequestEncoder:
         source = request.body
         changes: dict[str, Any] = {}
         removed: list[str] = [name for name in self._quirks.drop_fields if name in source]
+        request.ignored.update(name for name in removed if says_something(source[name]))
         if source.get("model") != request.model:
             changes["model"] = request.model
         if stream is not None:
@@ -38,6 +40,9 @@ class RequestEncoder:
             if not self._quirks.stream_options:
                 if options is not None:
                     removed.append("stream_options")
+                    # Usage is told all the same.
+                    if isinstance(options, dict) and options.keys() - {"include_usage"}:
+                        request.ignored.add("stream_options")
             elif stream and not wants_usage(source):
                 changes["stream_options"] = (
                     {**options, "include_usage": True}

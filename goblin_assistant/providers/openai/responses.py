@@ -24,6 +24,7 @@ from goblin_assistant.providers.base import (
 from goblin_assistant.providers.json_answers import parse_answer
 from goblin_assistant.providers.openai.encrypted import MARK, mark_of, with_mark
 from goblin_assistant.providers.openai.wire import encode, error_object, parse_usage, stream_error
+from goblin_assistant.schemas.field_names import says_something
 
 LIMIT = "max_output_tokens"
 ID_MARK = "__goblin_"
@@ -57,6 +58,9 @@ class ResponsesWire:
             for name in source
             if name in self._drop or (name in LIMIT_FIELDS and name != LIMIT)
         ]
+        request.ignored.update(
+            name for name in removed if name in self._drop and says_something(source[name])
+        )
         items = source.get("input")
         # Most requests have no such item; a search in the client's bytes is cheaper than a look.
         if isinstance(items, list) and (request.raw is None or _may_change(request.raw)):
