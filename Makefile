@@ -9,7 +9,7 @@ PORT   ?= 8001
 SEED   ?= 1
 SAMPLE ?= 20
 
-.PHONY: help run test lint format typecheck docs pictures loadtest bench bench-bodies bench-live normal-use mutants gameday release clean
+.PHONY: help run test test-fast lint format typecheck docs pictures loadtest bench bench-bodies bench-live normal-use mutants gameday release clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s '	'
 
@@ -39,6 +39,13 @@ run: $(VENV)/.runtime ## set up and serve on :8001 with the embedded provider
 
 test: lint typecheck ## set up and run every check and every test
 	$(BIN)/python -m pytest
+
+# What runs in a few minutes without other programs than Redis and PostgreSQL.
+FAST := $(addprefix tests/,accounts calls config conversations dialects health logs rate_limits \
+	routing schemas test_errors.py test_library_ways.py test_architecture.py)
+
+test-fast: $(VENV)/.dev ## the fast tests only; VENV=.make/newest PYTHON=python3.13: on another Python
+	$(BIN)/python -m pytest -p no:cacheprovider $(FAST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -13,9 +13,11 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from openai.lib.responses_tool_runner import RegisteredFunction, ResponsesToolRunner
 
-from tests.conftest import Serve, Server, wait_until
-from tests.support.fake_upstream import FakeUpstream, Reply
+from tests.conftest import Serve, Server
+from tests.support.fake_upstream import FakeUpstream, Reply, answering_gets
+from tests.support.wire_bodies import openai_chat, openai_events
 
 MODELS = Reply.json(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
 HELLO: list[Any] = [{"role": "user", "content": "hello there"}]
@@ -50,6 +52,10 @@ class Setup:
         self._clients.append(client)
         return client
 
+    def asked(self) -> Any:
+        """The body of the last chat. A health check may have come after it."""
+        return [one for one in self.upstream.requests if one.method == "POST"][-1].json()
+
     def close(self) -> None:
         for client in self._clients:
             client.close()
@@ -57,14 +63,13 @@ class Setup:
 
 @pytest.fixture
 def setup(serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path) -> Iterator[Setup]:
-    fake_upstream.default = MODELS
+    fake_upstream.choose = answering_gets(MODELS)
     config = tmp_path / "goblin.toml"
     config.write_text(f'[providers.up]\nbase_url = "{fake_upstream.url}/v1"\nmodels = ["m"]\n')
     server = serve(
         GOBLIN_CONFIG_FILE=str(config), GOBLIN_RETRIES="0", GOBLIN_MAX_BODY_BYTES="100000"
     )
     token = server.register()["Authorization"].removeprefix("Bearer ")
-    wait_until(lambda: fake_upstream.requests, what="the monitor's own request")
     made = Setup(server, fake_upstream, token)
     yield made
     made.close()
@@ -125,7 +130,7 @@ def test_a_tools_round_trip_an_image_and_structured_output(setup: Setup) -> None
         model="up/m",
         messages=[{"role": "user", "content": [{"type": "text", "text": "what?"}, image]}],
     )
-    assert setup.upstream.requests[-1].json()["messages"][0]["content"][1] == image
+    assert setup.asked()["messages"][0]["content"][1] == image
 
     structured = client.chat.completions.create(
         model="echo", messages=HELLO, response_format={"type": "json_object"}
@@ -265,3 +270,34 @@ def test_the_llm_command_line_tool_answers(setup: Setup, tmp_path: Path) -> None
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("hello there")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_the_tool_runner_calls_a_function_and_gives_back_its_result(
+    setup: Setup, stream: bool
+) -> None:
+    wanted: Any = [("get_weather", {"city": "Cebu"})]
+    if stream:
+        setup.upstream.reply(
+            Reply.sse(openai_events("", wanted)), Reply.sse(openai_events("Sunny."))
+        )
+    else:
+        setup.upstream.reply(
+            Reply.json(200, openai_chat("", wanted)), Reply.json(200, openai_chat("Sunny."))
+        )
+    asked: list[dict[str, object]] = []
+
+    def weather(given: dict[str, object]) -> str:
+        asked.append(given)
+        return "The sun shines."
+
+    tool: Any = {"type": "function", "strict": False, **TOOL["function"]}
+    runner = ResponsesToolRunner(functions=[RegisteredFunction(tool, weather)])
+    answer = runner.run(
+        setup.client(), {"model": "up/m", "input": "Weather?", "store": False}, stream=stream
+    )
+    assert answer.output_text == "Sunny."
+    assert asked == [{"city": "Cebu"}]
+    last = setup.asked()["messages"]
+    assert last[-1]["content"] == "The sun shines."
+    assert last[-2]["tool_calls"][0]["id"] == last[-1]["tool_call_id"]
