@@ -476,6 +476,20 @@ def test_anthropics_tool_runner_goes_on_without_a_thread(
     assert finals[-1].content
 
 
+def test_what_the_page_of_clients_says_does_not_work_is_refused(live: Live) -> None:
+    with live.anthropic() as client:
+        for ask in (
+            lambda: client.messages.count_tokens(model=CLAUDE, messages=HELLO),
+            client.messages.batches.list,
+            client.beta.files.list,
+        ):
+            with pytest.raises(anthropic.NotFoundError):
+                ask()
+        search: Any = {"type": "web_search_20250305", "name": "web_search"}
+        with pytest.raises(anthropic.BadRequestError, match="tools that Anthropic runs"):
+            client.messages.create(model=GPT, max_tokens=9, messages=HELLO, tools=[search])
+
+
 def test_our_own_errors_have_their_class(start: Start) -> None:
     live = start(max_body_bytes=2000)
     with live.anthropic() as client:

@@ -301,3 +301,17 @@ def test_the_tool_runner_calls_a_function_and_gives_back_its_result(
     last = setup.asked()["messages"]
     assert last[-1]["content"] == "The sun shines."
     assert last[-2]["tool_calls"][0]["id"] == last[-1]["tool_call_id"]
+
+
+def test_what_the_page_of_clients_says_does_not_work_is_refused(setup: Setup) -> None:
+    client = setup.client()
+    for ask in (
+        client.files.list,
+        client.batches.list,
+        lambda: client.audio.speech.create(model="echo", voice="alloy", input="hello"),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            ask()
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model="echo", input="hello", previous_response_id="resp_1")
+    assert refused.value.param == "previous_response_id"
