@@ -31,6 +31,7 @@ from goblin_assistant.routing.attempt import Outcome
 from goblin_assistant.routing.router import Router
 from goblin_assistant.routing.slots import ChatSlots
 from goblin_assistant.routing.targets import Target
+from goblin_assistant.schemas.field_names import listed
 from goblin_assistant.threads.budget import ThreadBudget
 from goblin_assistant.usage.checks import UsageChecks
 from goblin_assistant.usage.delivered import DeliveredText
@@ -199,7 +200,7 @@ def _headers(settlement: Settlement, target: Target) -> dict[str, str]:
         "X-Goblin-Attempts": str(trace.attempts),
     }
     if ignored := settlement.requests.ignored:
-        headers["X-Goblin-Ignored"] = ", ".join(sorted(ignored))
+        headers["X-Goblin-Ignored"] = listed(ignored)
     return headers
 
 

@@ -6,12 +6,22 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 LONGEST = 40
+MOST_TEXT = 1000
+"""Characters of the header. Proxies take 4 to 8 KB of headers, and clients choose the names."""
 
 
 def shown(place: str, name: str) -> str:
     """`messages.citations`; `messages.?` for a name that looks like none. A header holds ASCII."""
     known = name.isascii() and name.isidentifier() and len(name) < LONGEST
     return f"{place}.{name if known else '?'}"
+
+
+def listed(names: Collection[str]) -> str:
+    """The header's text: the names in their order, "..." in place of those that are too many."""
+    text = ", ".join(sorted(names))
+    if len(text) <= MOST_TEXT:
+        return text
+    return text[:MOST_TEXT].rpartition(", ")[0] + ", ..."
 
 
 def note_others(
