@@ -257,3 +257,12 @@ def test_a_field_that_a_row_refuses_is_not_put_in_by_its_wire_form() -> None:
     fitted = MessageFitter(form).fit(request).request.body["messages"]
     assert fitted == [{"role": "assistant", "content": "x"}]
     assert request.ignored == {"messages.reasoning"}
+
+
+def test_gemini_gets_googles_mark_for_a_call_that_it_did_not_sign() -> None:
+    calls = [{"id": name, "function": {"name": "f", "arguments": "{}"}} for name in "ab"]
+    body = {"messages": [USER, {"role": "assistant", "tool_calls": calls}]}
+    first, second = fit(FORMS["gemini"], body).body["messages"][1]["tool_calls"]
+    mark = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+    assert first["extra_content"] == mark
+    assert "extra_content" not in second  # Google wants it on the first of several

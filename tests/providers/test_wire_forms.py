@@ -283,6 +283,19 @@ HISTORY: list[dict[str, Any]] = [
 """A conversation that began with several other providers."""
 
 
+KEPT = {
+    "openai": "", "azure": "", "groq": "", "gemini": "extra_content", "mistral": "thinking",
+    "deepseek": "reasoning_content", "openrouter": "reasoning reasoning_details",
+    "together": "reasoning reasoning_details", "ollama": "reasoning reasoning_details",
+    "fireworks": "reasoning_content reasoning_details",
+    "xai": "reasoning_content reasoning_details",
+    "llamacpp": "reasoning_content reasoning_details",
+    "lmstudio": "reasoning_content reasoning_details",
+    "vllm": "reasoning_content reasoning_details extra_content",
+}  # fmt: skip
+"""What of it each preset gets back, as its source says; not read from the table."""
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("preset", OPENAI_LIKE)
 def test_a_foreign_history_arrives_in_the_presets_form_and_what_is_left_out_is_named(
@@ -310,6 +323,13 @@ def test_a_foreign_history_arrives_in_the_presets_form_and_what_is_left_out_is_n
         assert call["id"] == FOREIGN_ID
 
     assert set(form.refused_fields).isdisjoint({*turn, *call})
+    content = turn["content"]
+    thinking = {"thinking"} if isinstance(content, list) else set()
+    found = {*turn, *call, *thinking} - {
+        "role", "content", "tool_calls", "id", "type", "function", "refusal", "annotations"
+    }  # fmt: skip
+    assert found == set(KEPT[preset].split())
+    assert (len(call["id"]) == 9) is (preset == "mistral")
     kept = {"reasoning_content", "reasoning"} & turn.keys()
     wanted = form.reasoning_field
     own = {"reasoning_content"} if wanted is None else {wanted} - {"", "thinking_parts"}
