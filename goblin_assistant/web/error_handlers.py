@@ -113,6 +113,10 @@ def _database_unavailable(error: Exception) -> Response:
 
 def _http_exception(error: HTTPException) -> Response:
     status = error.code or 500
+    preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+    if status == 404 and preflight:
+        # Without a success, no page could read the 404 of the request behind it.
+        return Response(status=204)
     return respond(from_status(status), _kept(error.get_headers()))
 
 

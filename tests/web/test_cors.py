@@ -84,6 +84,19 @@ def test_a_preflight_is_answered_without_credentials_and_cached(client: FlaskCli
     assert headers["Access-Control-Max-Age"] == "600"
 
 
+def test_a_preflight_for_no_route_is_answered_so_that_its_404_can_be_read(
+    client: FlaskClient,
+) -> None:
+    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "GET"}
+    answer = client.options("/nothing", headers=asked)
+    assert answer.status_code == 204
+    assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+    stranger = client.options("/nothing", headers={**asked, "Origin": "https://evil.net"})
+    assert "Access-Control-Allow-Origin" not in stranger.headers
+    assert client.options("/nothing").status_code == 404
+    assert client.get("/nothing", headers={"Origin": ORIGIN}).status_code == 404
+
+
 def test_preflights_are_never_limited(make_app: MakeApp) -> None:
     client = make_app(
         cors_origins=[ORIGIN],

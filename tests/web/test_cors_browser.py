@@ -1,5 +1,6 @@
 """A page of another origin, in Chromium, reads every error that a browser can bring about, with its
-id: the code of each row of docs/errors.md but those of ELSEWHERE."""
+id: the code of each row of docs/errors.md but those of ELSEWHERE. Not 431: in Chromium what makes a
+head too long comes before its Origin, so that the server has not seen it."""
 
 from __future__ import annotations
 
@@ -144,6 +145,11 @@ def codes_of_the_page() -> set[str]:
     return set(rows)
 
 
+def key_in(answer: dict[str, Any]) -> str:
+    """The API key of an answer, which has its prefix too."""
+    return max(re.findall(r'"(gob_[^"]+)"', answer["text"]), key=len)
+
+
 HELLO = '{"model": "%s", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}'
 REHEARSED = [
     "bad_request", "context_length", "content_filter", "unauthorized", "model_not_found",
@@ -167,8 +173,6 @@ def test_a_page_of_another_origin_reads_every_error_and_its_id(
         assert there.ask(path, HELLO % "nobody/m")["code"] == "model_not_found"
         assert there.ask(path, "x", Content_Type="text/plain")["status"] == 415
         assert there.ask(path, size=22_000_000)["status"] == 413
-        assert there.ask(path, HELLO % "echo", Authorization="Bearer " + "x" * 70_000)[
-            "status"] == 431  # fmt: skip
         assert there.ask(path, method="DELETE")["status"] == 405
         for fault in REHEARSED:
             assert there.ask(path, HELLO % f"fault/{fault}")["status"] >= 400
@@ -186,16 +190,12 @@ def test_a_page_of_another_origin_reads_every_error_and_its_id(
 
     # Limits of a key.
     made = there.ask("/auth/keys", '{"name": "poor", "monthly_budget_usd": "0.000001"}')
-    poor = re.search(r'"(gob_[^"]+)"', made["text"])
-    assert poor is not None
-    there.token = poor[1]
+    there.token = key_in(made)
     assert there.ask(PATHS[0], HELLO % "echo")["code"] == "budget_exceeded"
     assert there.ask(PATHS[2], HELLO % "down/m")["code"] == "price_unknown"
     there.token = server.register("eve@example.com")["Authorization"].removeprefix("Bearer ")
     made = there.ask("/auth/keys", '{"name": "slow", "requests_per_minute": 1}')
-    slow = re.search(r'"(gob_[^"]+)"', made["text"])
-    assert slow is not None
-    user, there.token = there.token, slow[1]
+    user, there.token = there.token, key_in(made)
     for _ in range(5):  # the minute may end between two
         there.ask(PATHS[1], HELLO % "echo")
         limited = there.ask(PATHS[1], HELLO % "echo")
