@@ -41,8 +41,8 @@ test: lint typecheck ## set up and run every check and every test
 	$(BIN)/python -m pytest
 
 # What runs in a few minutes without other programs than Redis and PostgreSQL.
-FAST := $(addprefix tests/,accounts calls config conversations dialects health logs rate_limits \
-	routing schemas test_errors.py test_library_ways.py test_architecture.py)
+FAST := $(addprefix tests/,test_errors.py test_library_ways.py test_architecture.py schemas dialects \
+	config logs conversations rate_limits health accounts routing calls)
 
 test-fast: $(VENV)/.dev ## the fast tests only; VENV=.make/newest PYTHON=python3.13: on another Python
 	$(BIN)/python -m pytest -p no:cacheprovider $(FAST)

@@ -128,6 +128,8 @@ def elsewhere(
         server = start(
             **shared, GOBLIN_RETRIES="0", GOBLIN_BREAKER_MIN_CALLS="2", GOBLIN_CHAT_SLOTS="1",
             GOBLIN_CHAT_SLOT_WAIT_SECONDS="0.1", GOBLIN_BREAKER_OPEN_SECONDS="600",
+            RATELIMIT_ENABLED="true", RATELIMIT_CHAT="1000 per minute",
+            RATELIMIT_AUTH="1000 per minute",
         )  # fmt: skip
         strict = start(**shared, GOBLIN_REGISTRATION="closed")
         context = browser.new_context()
