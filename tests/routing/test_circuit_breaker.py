@@ -269,6 +269,143 @@ def test_without_a_limit_no_call_is_slow(breaker: CircuitBreaker, clock: Clock) 
     assert breaker.state is State.CLOSED
 
 
+def sample(name: str) -> float | None:
+    return REGISTRY.get_sample_value(name, {"provider": "test"})
+
+
+def test_a_failure_counts_until_the_window_is_over_and_no_longer(clock: Clock) -> None:
+    for waited, state in ((9.9, State.OPEN), (10.0, State.CLOSED)):
+        clock.now = 1000.0
+        breaker = CircuitBreaker(
+            "test", window=10, min_calls=4, failure_ratio=0.5, open_seconds=5, clock=clock
+        )
+        fail(breaker, 3)
+        clock.now += waited
+        fail(breaker, 1)
+        assert breaker.state is state
+
+
+def test_failures_of_all_the_window_count_together(breaker: CircuitBreaker, clock: Clock) -> None:
+    for _ in range(3):
+        fail(breaker, 1)
+        clock.now += 3
+    assert breaker.state is State.CLOSED
+    fail(breaker, 1)
+    assert breaker.state is State.OPEN, "four calls, in four slices of it"
+
+
+def test_successes_that_are_older_than_the_window_do_not_hide_failures(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    for _ in range(20):
+        take(breaker).success()
+    clock.now += 10
+    fail(breaker, 4)
+    assert breaker.state is State.OPEN
+
+
+def test_during_a_trial_a_call_is_told_to_come_back_in_a_second(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    assert breaker.available()
+    fail(breaker, 4)
+    assert not breaker.available()
+    clock.now += 5
+    assert (breaker.retry_after(), breaker.available()) == (0, True)
+    trial = take(breaker)
+    assert (breaker.retry_after(), breaker.available()) == (1, False)
+    trial.first_token()
+    assert (breaker.retry_after(), breaker.available()) == (0, True)
+    trial.success()
+    assert (breaker.retry_after(), breaker.available()) == (0, True)
+
+
+def test_a_call_counts_as_slow_at_its_very_limit_and_is_counted_once(
+    impatient: CircuitBreaker, clock: Clock
+) -> None:
+    before = sample("provider_slow_calls_total")
+    assert before is not None
+    tickets = [take(impatient, streamed=True) for _ in range(3)]
+    clock.now += 1.75
+    assert impatient.state is State.CLOSED
+    assert not any(ticket.slow for ticket in tickets)
+    late = take(impatient, streamed=True)
+    clock.now += 0.25
+    assert impatient.state is State.CLOSED, "three slow calls, and a minimum of four"
+    assert [ticket.slow for ticket in tickets] == [True] * 3
+    assert sample("provider_slow_calls_total") == before + 3
+    clock.now += 1.5
+    assert impatient.state is State.CLOSED
+    clock.now += 0.25
+    assert impatient.state is State.OPEN
+    assert late.slow
+    assert sample("provider_slow_calls_total") == before + 4
+
+
+def test_a_sign_of_life_that_comes_too_late_does_not_save_a_call(
+    impatient: CircuitBreaker, clock: Clock
+) -> None:
+    tickets = [take(impatient, streamed=True) for _ in range(4)]
+    clock.now += 2
+    for ticket in tickets[:2]:
+        ticket.alive()
+    for ticket in tickets[2:]:
+        ticket.first_token()
+    assert [ticket.slow for ticket in tickets] == [True] * 4
+    assert impatient.state is State.OPEN
+
+
+def test_a_sign_of_life_begins_the_time_again_for_a_trial_too(
+    impatient: CircuitBreaker, clock: Clock
+) -> None:
+    fail(impatient, 4)
+    clock.now += 5
+    trial = take(impatient, streamed=True)
+    for _ in range(3):
+        clock.now += 1.5
+        trial.alive()
+        assert impatient.acquire(streamed=True) is None
+    assert impatient.state is State.HALF_OPEN
+    clock.now += 2
+    assert impatient.state is State.OPEN
+
+
+def test_the_oldest_call_without_an_answer_is_exported(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    age, flying = "provider_oldest_call_age_seconds", "provider_calls_in_flight"
+    assert (sample(age), sample(flying)) == (0, 0)
+    first = take(breaker, streamed=True)
+    clock.now += 3
+    second = take(breaker)
+    clock.now += 4
+    assert (sample(age), sample(flying)) == (7, 2)
+    first.first_token()
+    assert (sample(age), sample(flying)) == (4, 2)
+    second.success()
+    assert (sample(age), sample(flying)) == (0, 1)
+    first.success()
+    first.alive()
+    first.first_token()
+    assert (sample(age), sample(flying)) == (0, 0)
+
+
+def test_an_open_circuit_is_a_warning_and_the_other_changes_are_none(
+    breaker: CircuitBreaker, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="goblin_assistant.routing")
+    fail(breaker, 4)
+    clock.now += 5
+    take(breaker).success()
+    changes = [record for record in caplog.records if record.message == "circuit_state_changed"]
+    assert {record.__dict__["provider"] for record in changes} == {"test"}
+    assert [(record.levelname, record.__dict__["to_state"]) for record in changes] == [
+        ("WARNING", "open"),
+        ("INFO", "half_open"),
+        ("INFO", "closed"),
+    ]
+
+
 # -- any order of things ------------------------------------------------------------------------
 class Interleaving(RuleBasedStateMachine):
     """Calls begin, answer and end (once or twice, early or late) while time passes, in any
