@@ -167,12 +167,12 @@ def survivors_of(module: str, sample: int, chance: random.Random) -> Iterator[st
 
 
 def listed() -> set[str]:
-    """The changes that may survive: `module: old → new`."""
+    """What may survive: `module: old → new`, or `module: old` for any change of a line."""
     found, module = set(), ""
     for line in LISTED.read_text().splitlines():
         if line.startswith("## "):
             module = line[3:]
-        elif match := re.match(r"- (`.*` → `.*`): ", line):
+        elif match := re.match(r"- (`[^`]*`(?: → `[^`]*`)?): ", line):
             found.add(f"{module}: {match[1]}")
     return found
 
@@ -207,7 +207,11 @@ def main() -> int:
             chance = random.Random(f"{asked.seed} {module}")
             found = list(survivors_of(module, asked.sample, chance))
             alive = [line for line in found if line is not None]
-            unlisted = [line for line in alive if f"{module}: {line}" not in may_live]
+            unlisted = [
+                line
+                for line in alive
+                if may_live.isdisjoint({f"{module}: {line}", f"{module}: {line.split(' → ')[0]}"})
+            ]
             made = len(found) - len(alive) + len(unlisted)
             noticed = made - len(unlisted)
             print(f"{module}: {noticed} of {made} noticed,", end=" ")
