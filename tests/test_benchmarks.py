@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from benchmarks import installation, instances, native, page_switch, pairs, rows, streams
+from benchmarks import installation, instances, native, page_switch, pairs, rows, streams, traces
 from benchmarks.page import replace_section, with_section, with_sections_of
 from benchmarks.report import all_checks, checks_as_dicts, page, samples_as_dicts, verdict
 from benchmarks.results import (
@@ -568,3 +568,15 @@ def test_a_target_within_the_interval_says_so() -> None:
     assert instances.verdict(row) == "met, within the run's noise"
     text = instances.section([row], {"cores": "2", "processor": "x", "Python": "3"})
     assert "| budget and limits | 2 | 500 | 1.100 | 1.000 to 1.200 | 20 |" in text
+
+
+def test_traces_are_compared_with_their_reference_within_a_round() -> None:
+    rounds = [
+        {traces.PLAIN: 100.0 * noise, traces.BROUGHT: 101.0 * noise, traces.SENT: 107.0 * noise}
+        for noise in (1, 5, 2, 9)
+    ]
+    plain, brought, sent = found = traces.summary(rounds)
+    assert (plain.ratio, brought.ratio, sent.ratio) == (1.0, 1.01, 1.07)
+    assert (traces.verdict(brought), traces.verdict(sent)) == ("met", "MISSED")
+    text = traces.section(found, {"cores": "2", "processor": "x", "Python": "3"})
+    assert f"| {traces.SENT} | {107 * 3.5:.0f} | {traces.PLAIN} | 1.070 |" in text

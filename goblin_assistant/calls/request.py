@@ -56,6 +56,8 @@ class Chat:
     headers: Mapping[str, str] = field(default_factory=dict)
     client_gone: Callable[[], bool] | None = None
     held_limit: bool = False
+    tags: str | None = None
+    """For the usage record, in the form of usage/tags.py."""
     limit: tuple[int, int] | None = None
     """The caller's request limit and what is left of it, for `explain`."""
     started: float = field(default_factory=time.perf_counter)

@@ -90,6 +90,7 @@ class Settlement:
             key_id=principal.key_id,
             operation=chat.operation,
             model_requested=model[:255],
+            tags=chat.tags,
         )
         self.held = Held(chat.correlation_id)
         self.reservation: Reservation | None = None

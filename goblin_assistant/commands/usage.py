@@ -58,7 +58,7 @@ def usage() -> None:
     "--group-by",
     default="day",
     show_default=True,
-    help="day, model, key, user; separated by commas.",
+    help="day, model, key, user, tag:NAME; separated by commas.",
 )
 @click.option("--user", "user_id", type=click.IntRange(min=1), help="Only the user of this id.")
 @click.option("--key", "key_id", type=click.IntRange(min=1), help="Only the API key of this id.")

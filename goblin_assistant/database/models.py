@@ -188,6 +188,7 @@ usage_records = Table(
     ),  # false: cut by the client, the provider or a shutdown
     Column("timeline", Text),  # JSON list of attempts, for `goblin-assistant explain`
     Column("trace_id", String(32)),  # of W3C Trace Context; null: written by a release before 0.2
+    Column("tags", JSON),  # name -> value, by the caller (usage/tags.py); null: none
     Index("ix_usage_records_user_id_id", "user_id", "id"),
     Index("ix_usage_records_key_id_id", "key_id", "id"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from goblin_assistant.schemas.base import Query, Strict
 
@@ -25,8 +25,8 @@ class UsageQuery(Query):
     )
     group_by: str = Field(
         "day",
-        max_length=40,
-        description="day, model, key, user, separated by commas; user for admins only",
+        max_length=300,
+        description="day, model, key, user, tag:NAME, separated by commas; user for admins only",
     )
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     cursor: str | None = Field(None, max_length=2000, description="next_cursor of the page before")
@@ -57,7 +57,11 @@ class UsageSums(Strict):
 
 
 class UsageRow(UsageSums):
-    """One group; the columns that were asked for by group_by are there."""
+    """One group; the columns that were asked for by group_by are there. A tag's column is named
+    `tag:NAME`; null: without the tag."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, str | None]
 
     day: str | None = None
     provider: str | None = None

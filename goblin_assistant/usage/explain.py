@@ -181,8 +181,13 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
         else f"{record['first_token_ms']} ms",
         "duration": f"{record['duration_ms']} ms",
         "tokens": f"{tokens}; {_SOURCES.get(record['token_source'], record['token_source'])}",
+        "tags": _tags(record.get("tags")),
         "cost": "not known: no price for this model" if cost is None else f"${from_microusd(cost)}",
     }
+
+
+def _tags(tags: Any) -> str:
+    return ", ".join(f"{name}={value}" for name, value in tags.items()) if tags else "-"
 
 
 _TOKEN_PARTS = (

@@ -17,6 +17,8 @@ from typing import Any
 
 import orjson
 
+from goblin_assistant.usage.tags import is_stored_form
+
 _BIGGEST = 2**63 - 1
 _ID = re.compile(r"[0-9a-f]{32}")
 MARK = b"usage_record"
@@ -73,6 +75,7 @@ class UsageEntry:
     completed: bool = True
     timeline: str | None = None
     trace_id: str | None = None
+    tags: str | None = None
 
     def as_row(self) -> dict[str, Any]:
         """Column -> value, as `values()`."""
@@ -129,7 +132,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
         ),
         (str,),
     ),
-    **dict.fromkeys(("error_type", "error_source", "timeline", "trace_id"), (str, type(None))),
+    **dict.fromkeys(
+        ("error_type", "error_source", "timeline", "trace_id", "tags"), (str, type(None))
+    ),
     **dict.fromkeys(("fallback", "stream", "completed"), (bool,)),
 }
 _SHORT_TEXTS = (("operation", 24), ("token_source", 16), ("error_source", 16), ("trace_id", 32))
@@ -167,6 +172,8 @@ def entry_from(row: Any) -> UsageEntry:
     for name, length in _SHORT_TEXTS:
         if len(values.get(name) or "") > length:
             raise UnreadableRecord(f"{name} is too long")
+    if (tags := values.get("tags")) is not None and not is_stored_form(tags):
+        raise UnreadableRecord("tags are not those of a record")
     return UsageEntry(**values)
 
 

@@ -1,4 +1,4 @@
-"""Sums over usage records by day, model, key and user, in pages, exact in micro-dollars.
+"""Sums over usage records by day, model, key, user and tag, in pages, exact in micro-dollars.
 
 Records without a known price are counted apart (`unpriced_requests`), and so are those with
 estimated tokens (`estimated_requests`). Days are UTC. The range is given by record ids, which begin
@@ -27,6 +27,7 @@ from goblin_assistant.database.pool import connect
 from goblin_assistant.errors import Unavailable, ValidationFailed
 from goblin_assistant.money import from_microusd
 from goblin_assistant.usage.records import first_id_at
+from goblin_assistant.usage.tags import is_name
 
 DAY_MS = 86_400_000
 DEFAULT_DAYS = 30
@@ -43,6 +44,15 @@ _PARTS: dict[str, dict[str, ColumnElement[Any]]] = {
     "key": {"key_id": func.coalesce(R.key_id, 0)},
     "user": {"user_id": func.coalesce(R.user_id, 0)},
 }
+_TAG = "tag:"
+
+
+def _parts_of(group: str) -> dict[str, ColumnElement[Any]]:
+    if group.startswith(_TAG):
+        return {group: func.coalesce(R.tags[group.removeprefix(_TAG)].as_string(), "")}
+    return _PARTS[group]
+
+
 _SUMS: dict[str, ColumnElement[Any]] = {
     "requests": func.count(),
     "failed_requests": func.count().filter(R.completed.is_(False)),
@@ -120,13 +130,18 @@ def _parse(text: str, name: str) -> int:
 
 
 def parse_groups(text: str) -> tuple[str, ...]:
-    """`day,model` as a tuple without repetitions. Raises ValidationFailed."""
+    """`day,tag:team` as a tuple without repetitions. Raises ValidationFailed."""
     groups = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not groups or not set(groups) <= set(GROUPS):
+    if not groups or not all(group in GROUPS or _is_tag(group) for group in groups):
         raise ValidationFailed(
-            f"group_by: accepted: {', '.join(GROUPS)}, separated by commas", param="group_by"
+            f"group_by: accepted: {', '.join(GROUPS)} and tag:NAME, separated by commas",
+            param="group_by",
         )
     return groups
+
+
+def _is_tag(group: str) -> bool:
+    return group.startswith(_TAG) and is_name(group.removeprefix(_TAG)) is not None
 
 
 def report(
@@ -139,7 +154,7 @@ def report(
     cursor: str | None = None,
 ) -> Report:
     """A page of sums. Raises ValidationFailed for a bad cursor, Unavailable without a database."""
-    parts = {name: part for group in group_by for name, part in _PARTS[group].items()}
+    parts = {name: part for group in group_by for name, part in _parts_of(group).items()}
     after = _read_cursor(cursor, list(parts)) if cursor else None
     where = [R.id >= first_id_at(start_ms), R.id < first_id_at(end_ms)]
     if scope.user_id is not None:
@@ -193,6 +208,8 @@ def _row(found: Any) -> dict[str, Any]:
             row[name] = value
         elif name in ("key_id", "user_id"):
             row[name] = int(value) or None
+        elif name.startswith(_TAG):
+            row[name] = value or None
         else:
             # PostgreSQL sums integers to Decimal, and no rows to null.
             row[name] = int(value or 0)
@@ -235,7 +252,7 @@ def _read_cursor(cursor: str, names: Sequence[str]) -> list[Any]:
         if not isinstance(values, list) or len(values) != len(names):
             raise ValueError("not the columns of this report")
         for name, value in zip(names, values, strict=True):
-            if name in ("provider", "model"):
+            if name in ("provider", "model") or name.startswith(_TAG):
                 if not isinstance(value, str) or "\x00" in value:
                     raise ValueError("no text")
                 value.encode()
@@ -252,7 +269,7 @@ def _read_cursor(cursor: str, names: Sequence[str]) -> list[Any]:
 
 def columns_of(group_by: Iterable[str]) -> list[str]:
     """The columns of a report's rows, in order."""
-    columns = [name for group in group_by for name in _PARTS[group]]
+    columns = [name for group in group_by for name in _parts_of(group)]
     for column, names in (("key_id", ["key_name", "key_prefix"]), ("user_id", ["user_email"])):
         if column in columns:
             columns += names

@@ -17,6 +17,7 @@ from goblin_assistant.errors import AppError, ClientGone, label_of
 from goblin_assistant.metrics import stream_incomplete_total
 from goblin_assistant.providers.base import Dialect, ProviderError
 from goblin_assistant.runtime import runtime
+from goblin_assistant.usage.tags import tags_of
 from goblin_assistant.web.auth import current_principal
 from goblin_assistant.web.keep_alive import keep_alive
 from goblin_assistant.web.request_info import RequestInfo, request_info
@@ -58,6 +59,10 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
             operation=operation,
             headers=request.headers,  # type: ignore[arg-type]
             client_gone=request.environ.get("waitress.client_disconnected"),
+            tags=tags_of(
+                request.environ.get("HTTP_X_GOBLIN_TAGS"),
+                None if dialect == "anthropic" else body.get("metadata"),
+            ),
             limit=info.limit,
             started=info.started,
             defer=ends.append,

@@ -11,7 +11,7 @@ import pytest
 import requests
 from alembic.script import ScriptDirectory
 from click.testing import CliRunner
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, inspect, text
 
 from goblin_assistant.commands.database import db
 from goblin_assistant.commands.users import users
@@ -23,14 +23,19 @@ from goblin_assistant.database.upgrade import (
     head_revision,
     upgrade,
 )
+from goblin_assistant.usage import reports
+from goblin_assistant.usage.records import first_id_at
+from goblin_assistant.usage.reports import Scope
 from tests.conftest import MakeApp, Serve, register, wait_until
 from tests.support.accounts_fixtures import database_url, engine
+from tests.support.books import entry, open_store, rows
 
 __all__ = ["database_url", "engine"]
 
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 HEAD = head_revision()
 LATER = "0099"
+NOVEMBER = 1_793_491_200_000  # 2026-11-01T00:00:00Z, in milliseconds
 
 
 def make_later(engine: Engine, serves_from: str) -> None:
@@ -95,6 +100,39 @@ def test_the_tables_of_0003_may_be_served_by_every_release_before(engine: Engine
         assert connection.execute(text("SELECT email FROM users")).scalar() == "ada@example.com"
         row = connection.execute(text("SELECT revision FROM schema_compatibility")).one()
     assert row.revision == "0002"
+
+
+def columns(engine: Engine) -> set[str]:
+    return {column["name"] for column in inspect(engine).get_columns("usage_records")}
+
+
+def test_the_column_of_0006_comes_and_goes_and_records_stay(engine: Engine, tmp_path: Path) -> None:
+    downgrade(engine, "0005")
+    assert "tags" not in columns(engine)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO usage_records (id, created_at, correlation_id, operation, provider, "
+                "model_requested, model, prompt_tokens, completion_tokens, cached_tokens, "
+                "cache_write_tokens, reasoning_tokens, token_source, duration_ms, queue_ms, "
+                "status_code, attempts, fallback, stream, completed) VALUES "
+                f"('{first_id_at(NOVEMBER)}', 0, 'c', 'chat_completion', 'p', 'm', 'm', 1, 1, 0, "
+                "0, 0, 'provider', 1, 0, 200, 1, false, false, true)"
+            )
+        )
+    upgrade(engine)
+    with engine.connect() as connection:
+        declared = connection.execute(
+            text("SELECT revision, serves_from FROM schema_compatibility")
+        ).one()
+    assert tuple(declared) == ("0006", "0001")
+    page = reports.report(engine, Scope(), NOVEMBER, NOVEMBER + 86_400_000, ("tag:team",))
+    assert [(row["tag:team"], row["requests"]) for row in page.rows] == [(None, 1)]
+    with open_store(engine, tmp_path) as store:
+        store.finish(entry(tags='{"team":"a"}'), None)
+    downgrade(engine, "0005")
+    assert "tags" not in columns(engine)
+    assert rows(engine, "SELECT count(*) FROM usage_records") == [(2,)]
 
 
 @pytest.mark.parametrize("serves_from", ["0001", HEAD])

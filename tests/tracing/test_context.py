@@ -109,6 +109,20 @@ def test_a_tracestate_that_is_not_valid_is_dropped_alone(state: str, kept: str) 
     assert (context.trace_id, context.state) == (TRACE, kept)
 
 
-def test_the_last_members_of_a_long_tracestate_are_cut_off() -> None:
-    members = [f"k{number}={'x' * 250}" for number in range(3)]
-    assert context_from(PARENT, ",".join(members)).state == ",".join(members[:2])
+@pytest.mark.parametrize(
+    "state",
+    [
+        ",".join(f"k{number}={'x' * 250}" for number in range(3)),
+        "a=1," + " " * 512,
+        "a=1," * 16_384,
+    ],
+)
+def test_a_tracestate_that_is_too_long_is_dropped_unread(state: str) -> None:
+    context = context_from(PARENT, state)
+    assert (context.trace_id, context.state) == (TRACE, "")
+
+
+def test_a_tracestate_of_the_standards_length_passes() -> None:
+    state = f"a={'x' * 250},b={'y' * 256}"
+    assert len(state) < MAX_STATE
+    assert context_from(PARENT, state).state == state
