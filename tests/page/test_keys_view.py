@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from playwright.sync_api import Browser, Page, expect
 
+from goblin_assistant.database.models import now_ms
 from tests.conftest import Server, serving, wait_until
 from tests.support.browser import browser
 from tests.support.signed_in import ready, signed_in
@@ -19,9 +23,14 @@ expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server is."""
+    return tmp_path_factory.mktemp("keys")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
     """One server for all stories, where echo costs a cent a token."""
-    folder = tmp_path_factory.mktemp("keys")
     (folder / "goblin.toml").write_text('[prices."echo/*"]\ninput = 10000\noutput = 10000\n')
     with serving(folder) as start:
         yield start(GOBLIN_CONFIG_FILE=str(folder / "goblin.toml"))
@@ -125,6 +134,20 @@ def test_limits_scopes_models_and_budget_are_those_that_the_server_keeps(
             "3 at once", f"{spent} of $2.50 this month", "days",
         ):  # fmt: skip
             expect(row).to_contain_text(text)
+
+
+def test_the_last_use_of_a_key_is_shown(browser: Browser, server: Server, folder: Path) -> None:
+    headers = server.register("used@example.com")
+    key = {"name": "often used"}
+    made = requests.post(server.url + "/auth/keys", json=key, headers=headers, timeout=60).json()
+    # Servers write it once a minute.
+    path = folder / "server0" / "instance" / "goblin.db"
+    with closing(sqlite3.connect(path, timeout=30)) as database, database:
+        used = "UPDATE api_keys SET last_used_at = ? WHERE id = ?"
+        database.execute(used, (now_ms() - 3 * 3_600_000 - 60_000, made["id"]))
+    with signed_in(browser, server, "used@example.com") as ada:
+        row = ada.page.get_by_role("row", name="often used")
+        expect(row).to_contain_text("3 hours ago")
 
 
 def test_a_rotated_key_is_replaced_and_a_revoked_one_is_refused(

@@ -57,16 +57,15 @@ function row(one, fill, list) {
 async function end(one, button, fill, list) {
   button.disabled = true;
   try {
-    await callJson("DELETE", `/auth/sessions/${one.id}`);
+    await callJson("DELETE", `/auth/sessions/${one.id}`).catch((error) => {
+      if (error.status !== 404) throw error; // it has ended already
+    });
+    await renew(); // ending one has ended all access tokens
   } catch (error) {
-    if (error.status !== 404) {
-      list.append(problem(error));
-      button.disabled = false;
-      return;
-    }
+    list.append(problem(error));
+    button.disabled = false;
+    return;
   }
-  // Ending one ends all access tokens.
-  await renew();
   announce("The session has ended");
   await fill();
   document.getElementById("room").focus();
