@@ -29,8 +29,9 @@ let frame = null;
 
 /** Show the rooms of the signed-in user in `place`. */
 export async function showRooms(place) {
-  frame?.close();
   await style("shell");
+  frame?.close();
+  if (user === null) return; // signed out meanwhile
   frame = new Frame(place);
   await frame.go();
 }
