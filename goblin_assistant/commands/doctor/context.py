@@ -11,8 +11,12 @@ from urllib.parse import SplitResult, urlsplit
 from sqlalchemy import Engine
 
 from goblin_assistant.commands.database import open_engine
+from goblin_assistant.commands.doctor.raw_http import ask, head
 from goblin_assistant.commands.prometheus_api import Prometheus
 from goblin_assistant.config import Config
+
+_HERE = frozenset({"127.0.0.1", "::1", "localhost"})
+_OURS = b"\r\nServer: goblin-assistant\r\n"
 
 LOAD_TEST = Path(".make/loadtest-verdict.json")
 """Where the load test writes its verdict, seen from the checkout."""
@@ -45,10 +49,22 @@ class Context:
 
     @property
     def through_proxy(self) -> bool:
-        """Whether `url` is a proxy's: the server itself has no TLS, and its own port."""
-        return self.url is not None and (
-            self.address.scheme == "https" or self.address.port != self.config.port
-        )
+        """Whether `url` is a proxy's: the server itself has no TLS, and its own port. Of several
+        instances on this machine each has another port, and says who it is."""
+        if self.url is None:
+            return False
+        if self.address.scheme == "https":
+            return True
+        return self.address.port != self.config.port and not self._is_instance_here()
+
+    def _is_instance_here(self) -> bool:
+        if self.address.hostname not in _HERE:
+            return False
+        try:
+            answer = ask(self.address, head("GET", "/health/live", self.address))
+        except OSError:
+            return False
+        return _OURS in answer.data
 
     @property
     def verify(self) -> str | bool:

@@ -230,6 +230,16 @@ def test_metrics_passes_on_the_instance_itself(context: MakeContext, site: Site)
     assert verdict(outside.metrics(context(url=site.server, port=port))) == "ok"
 
 
+def test_metrics_takes_an_instance_on_another_port_for_no_proxy(
+    context: MakeContext, site: Site
+) -> None:
+    made = context(url=site.server)
+    assert not made.through_proxy
+    assert verdict(outside.metrics(made)) == "ok"
+    assert context(url=site.proxies["plain"]).through_proxy
+    assert context(url=f"http://127.0.0.1:{free_port()}").through_proxy, "nobody says who it is"
+
+
 def test_metrics_fails_on_an_instance_that_refuses(context: MakeContext) -> None:
     with running_server(GOBLIN_METRICS_TOKEN="a-token-of-its-own-0123") as server:
         port = int(server.rpartition(":")[2])
