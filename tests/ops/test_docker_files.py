@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from goblin_assistant.config import Config
+from tests.conftest import wait_until
 from tests.support.alert_rules import OPS, PROMETHEUS, ROOT, promtool
 from tests.support.fake_upstream import FakeUpstream, Reply
 from tests.support.proxies import ComposedNginx
@@ -233,8 +234,8 @@ def test_nginx_runs_with_what_the_script_of_compose_writes(
         assert [proxy.ask("GET", f"/{turn}").body for turn in range(6)] == [b"here"] * 6
         assert all(server.requests for server in servers)
         assert proxy.ask("GET", "/metrics").status == 404
-        log = (proxy.folder / "output").read_text()  # the container's own output
-        assert '"path":"/0","status_code":200' in log
+        output = proxy.folder / "output"  # the container's own
+        wait_until(lambda: '"path":"/5","status_code":200' in output.read_text(), 60, "the log")
     finally:
         proxy.stop()
         for server in servers:
