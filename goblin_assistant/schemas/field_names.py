@@ -33,6 +33,13 @@ def note_others(
             ignored.add(shown(place, name))
 
 
+def of_kind(
+    table: Mapping[str, Collection[str]], kind: Any, otherwise: Collection[str]
+) -> Collection[str]:
+    """The fields of a kind. A client may send anything as a type, also what cannot be looked up."""
+    return table.get(kind, otherwise) if isinstance(kind, str) else otherwise
+
+
 def says_something(value: Any) -> bool:
     """Whether a field's value is more than its absence."""
     return value is not None and value is not False and value not in ("", [], {})

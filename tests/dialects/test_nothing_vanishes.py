@@ -7,6 +7,7 @@ every other, and fields that nobody knows are put into any of its objects.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Iterator, Mapping
@@ -323,3 +324,16 @@ def test_what_a_provider_wrote_comes_back_with_the_next_turn(
         assert new["function"]["name"] == old["function"]["name"]
         arguments = json.loads(new["function"]["arguments"])
         assert arguments == json.loads(old["function"]["arguments"])
+
+
+@pytest.mark.parametrize("kind", [[1], {"a": 1}, 1, None, True, "nobody_knows"])
+@pytest.mark.parametrize(("dialect", "target"), [way for way in WAYS if way[1] != "azure"])
+def test_a_type_of_any_kind_is_refused_or_passed_and_breaks_nothing(
+    dialect: str, target: str, kind: Any
+) -> None:
+    typed = [value for value in objects(body_for(dialect, target)) if "type" in value]
+    for position in range(len(typed)):
+        body = body_for(dialect, target)
+        [value for value in objects(body) if "type" in value][position]["type"] = kind
+        with contextlib.suppress(BadRequest, InvalidRequest):
+            sent(dialect, target, body)

@@ -11,7 +11,7 @@ from goblin_assistant.dialects.carried import check_packed, packed_in_id, split_
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.anthropic.foreign import SIGNATURE
 from goblin_assistant.providers.openai.wire import encode
-from goblin_assistant.schemas.field_names import note_others, says_something, shown
+from goblin_assistant.schemas.field_names import note_others, of_kind, says_something, shown
 from goblin_assistant.schemas.json_bounds import TooMuchStructure
 
 
@@ -148,7 +148,7 @@ def _is_of_a_server(kind: Any) -> bool:
 
 
 _ALWAYS = ("type", "cache_control")
-_KNOWN_FIELDS: Mapping[Any, tuple[str, ...]] = {
+_KNOWN_FIELDS: Mapping[str, tuple[str, ...]] = {
     "text": (*_ALWAYS, "text"),
     "image": (*_ALWAYS, "source"),
     "document": (*_ALWAYS, "source", "title"),
@@ -163,7 +163,7 @@ _KNOWN_FIELDS: Mapping[Any, tuple[str, ...]] = {
 
 def note_fields(block: Mapping[str, Any], ignored: set[str]) -> None:
     """Name the fields of a block that have no counterpart: citations, callers."""
-    for name in block.keys() - _KNOWN_FIELDS.get(block.get("type"), _ALWAYS):
+    for name in block.keys() - set(of_kind(_KNOWN_FIELDS, block.get("type"), _ALWAYS)):
         value = block[name]
         if says_something(value) and value not in ({"type": "direct"}, {"enabled": False}):
             ignored.add(shown("messages", name))

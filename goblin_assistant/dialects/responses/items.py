@@ -26,7 +26,7 @@ from goblin_assistant.dialects.responses.tools import CallName
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.openai.encrypted import CARRIED
 from goblin_assistant.providers.openai.wire import encode
-from goblin_assistant.schemas.field_names import note_others
+from goblin_assistant.schemas.field_names import note_others, of_kind
 from goblin_assistant.schemas.json_bounds import TooMuchStructure
 
 Part = dict[str, Any]
@@ -51,7 +51,7 @@ _ITEM_FIELDS: Mapping[str, tuple[str, ...]] = {
     "reasoning": ("type", "id", "status", "summary", "content", "encrypted_content"),
 }
 """What is read, and what only names the item: nothing is stored, so that no id means anything."""
-_PART_FIELDS: Mapping[Any, tuple[str, ...]] = {
+_PART_FIELDS: Mapping[str, tuple[str, ...]] = {
     "input_text": ("type", "text"),
     "output_text": ("type", "text"),
     "text": ("type", "text"),
@@ -105,7 +105,7 @@ class _History:
     def add(self, item: Mapping[str, Any], where: str) -> None:
         """Add one item of the input."""
         kind = item.get("type") or "message"
-        if (known := _ITEM_FIELDS.get(kind)) is not None:
+        if known := of_kind(_ITEM_FIELDS, kind, ()):
             note_others(item, known, "input", self._ignored)
         if kind == "message":
             self._message(item, where)
@@ -116,7 +116,7 @@ class _History:
         elif kind == "reasoning":
             if not take_back(item, self._open()):
                 self._ignored.add("input.reasoning")
-        elif kind in LEFT_OUT:
+        elif isinstance(kind, str) and kind in LEFT_OUT:
             self._ignored.add(f"input.{kind}")
         else:
             raise BadRequest(
@@ -225,7 +225,7 @@ class _History:
 
     def _part(self, part: Mapping[str, Any], where: str) -> Part:
         kind = part.get("type")
-        note_others(part, _PART_FIELDS.get(kind, ("type",)), "input", self._ignored)
+        note_others(part, of_kind(_PART_FIELDS, kind, ("type",)), "input", self._ignored)
         if kind in ("input_text", "output_text", "text"):
             return {"type": "text", "text": _string(part, "text", where)}
         if kind == "refusal":

@@ -28,7 +28,7 @@ from typing import Any
 import orjson
 
 from goblin_assistant.providers.base import InvalidRequest
-from goblin_assistant.schemas.field_names import note_others, says_something, shown
+from goblin_assistant.schemas.field_names import note_others, of_kind, says_something, shown
 from goblin_assistant.schemas.json_bounds import (
     TooDeep,
     TooMuchStructure,
@@ -100,7 +100,7 @@ _FIELDS: Mapping[Any, frozenset[str]] = {
 }
 _OTHER = frozenset({"role", "content", "cache_control"})
 _THOUGHTS = frozenset({"reasoning_content", "reasoning"})
-_PART_FIELDS: Mapping[Any, tuple[str, ...]] = {
+_PART_FIELDS: Mapping[str, tuple[str, ...]] = {
     "text": ("type", "text", "cache_control"),
     "refusal": ("type", "refusal", "cache_control"),
     "image_url": ("type", "image_url", "cache_control"),
@@ -124,8 +124,8 @@ def _note_fields(message: Mapping[str, Any], ignored: set[str]) -> None:
         kind = part.get("type")
         if len(part) == 2 and kind == "text":
             continue
-        note_others(part, _PART_FIELDS.get(kind, ("type",)), "messages", ignored)
-        inner = part.get(kind)
+        note_others(part, of_kind(_PART_FIELDS, kind, ("type",)), "messages", ignored)
+        inner = part.get(kind) if isinstance(kind, str) else None
         if isinstance(inner, dict):
             known = ("url",) if kind == "image_url" else ("file_data", "filename")
             note_others(inner, known, f"messages.{kind}", ignored)
