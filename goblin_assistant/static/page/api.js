@@ -5,13 +5,15 @@ import { accessToken, renew } from "./session.js";
 /** An answer that is an error. `source` says who failed: client, limit, gateway or provider. */
 export class ApiError extends Error {
   constructor(status, body, headers) {
-    super(body?.message ?? body?.error?.message ?? `The server answered ${status}`);
+    // Native routes have the error's fields in the body, /v1 has them in `error`.
+    const error = typeof body?.error === "object" ? (body.error ?? {}) : { ...body, code: body?.error };
+    super(error.message ?? `The server answered ${status}`);
     this.status = status;
-    this.code = typeof body?.error === "string" ? body.error : (body?.error?.code ?? "");
-    this.source = body?.source ?? body?.error?.source ?? "";
-    this.provider = body?.provider ?? "";
-    this.correlationId = headers?.get("X-Correlation-ID") ?? body?.correlation_id ?? "";
-    const seconds = Number(headers?.get("Retry-After") ?? body?.retry_after);
+    this.code = error.code ?? "";
+    this.source = error.source ?? "";
+    this.provider = error.provider ?? "";
+    this.correlationId = headers?.get("X-Correlation-ID") ?? error.correlation_id ?? "";
+    const seconds = Number(headers?.get("Retry-After") ?? error.retry_after);
     this.retryAfter = seconds > 0 ? seconds : null;
   }
 }

@@ -51,6 +51,8 @@ export const ICONS = {
   key: "M15 4a5 5 0 1 0 0 10 5 5 0 0 0 0-10zM11.5 12.5L4 20m3-3l2.5 2.5",
   chart: "M4 20h16M7 20v-8M12 20V5M17 20v-11",
   pulse: "M3 12h4l3-7 4 14 3-7h4",
+  more: "M5 11.5v1M12 11.5v1M19 11.5v1M4.5 12h1M11.5 12h1M18.5 12h1",
+  picture: "M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4M15.5 9h.01",
   down: "M12 4v12M6 11l6 6 6-6M5 20h14",
 };
 

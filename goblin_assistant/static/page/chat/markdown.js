@@ -4,8 +4,9 @@
 import DOMPurify from "../vendor/dompurify/purify.es.mjs";
 import { Marked } from "../vendor/marked/marked.esm.js";
 
-import { h, ICONS, icon } from "../dom.js";
+import { h } from "../dom.js";
 import { paint } from "./code.js";
+import { copyButton } from "./copy.js";
 
 const KEPT = {
   ALLOWED_TAGS: [
@@ -15,16 +16,30 @@ const KEPT = {
   ],
   ALLOWED_ATTR: ["href", "class", "start", "align", "type", "checked", "disabled"],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+  ADD_URI_SAFE_ATTR: ["start", "align", "type", "checked", "disabled"],
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,
+};
+/** Text blocks that are longer stay plain: marks inside them would take too long to pair. */
+const LONGEST = 20_000;
+const plainWhenLong = Object.fromEntries(
+  ["paragraph", "heading", "lheading", "text", "table"].map((name) => [name, function plain(src) {
+    const found = this.rules.block[name].exec(src)?.[0] ?? "";
+    return found.length > LONGEST ? plainToken(found) : false;
+  }]));
+/** Quotes inside quotes: nobody reads the fortieth, and marked takes minutes for thousands. */
+const DEEP_QUOTE = /^(?: {0,3}> ?){40}/;
+plainWhenLong.blockquote = function plain(src) {
+  return DEEP_QUOTE.test(src) ? plainToken(this.rules.block.blockquote.exec(src)[0]) : false;
 };
 // HTML in an answer is shown as the text that it is. An image would be fetched, and its address can
 // carry a conversation away: its description stands for it.
 const marked = new Marked({
   gfm: true,
+  tokenizer: plainWhenLong,
   renderer: {
-    html: ({ text }) => escaped(text),
+    html: ({ text, block }) => (block ? `<p>${escaped(text)}</p>` : escaped(text)),
     image: ({ text }) => escaped(text ? `[image: ${text}]` : "[image]"),
   },
 });
@@ -38,11 +53,39 @@ const LANGUAGE = /^language-[\w+#.-]{1,40}$/;
 // Letters that turn the direction of a line around: a name or a command would read as another.
 const TURNS = /[\u202a-\u202e\u2066-\u2069]/g;
 
-/** Elements for a piece of Markdown that is whole blocks. */
-export function blocks(tokens) {
-  const html = marked.parser(tokens);
+/** Text without the letters that turn its direction; they are shown as a sign instead. */
+export function unturned(text) {
+  return text.replace(TURNS, "\u2423");
+}
+
+function plainToken(text) {
+  return {
+    type: "paragraph", raw: text, text,
+    tokens: [{ type: "text", raw: text, text, escaped: false }],
+  };
+}
+
+function tokens(text) {
+  try {
+    return marked.lexer(unturned(text));
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return [plainToken(unturned(text))]; // nested too deep for the stack
+  }
+}
+
+/** Elements for tokens of Markdown that are whole blocks. */
+function blocks(found) {
+  let html;
+  try {
+    html = marked.parser(found);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    html = `<p>${escaped(found.map((token) => token.raw).join(""))}</p>`;
+  }
   const fragment = DOMPurify.sanitize(html, KEPT);
   for (const link of fragment.querySelectorAll("a")) {
+    if (link.hasAttribute("href")) link.title = link.href; // where it leads, whatever its text says
     link.target = "_blank";
     link.rel = "noopener noreferrer nofollow";
   }
@@ -50,76 +93,103 @@ export function blocks(tokens) {
     if (input.type !== "checkbox") input.remove();
     else input.disabled = true;
   }
+  for (const block of fragment.querySelectorAll("p, li, td, th, h1, h2, h3, h4, h5, h6")) {
+    block.dir = "auto";
+  }
   for (const pre of fragment.querySelectorAll("pre")) pre.replaceWith(codeBlock(pre));
   return fragment;
-}
-
-/** The tokens of Markdown text. */
-export function tokens(text) {
-  return marked.lexer(text.replace(TURNS, "\u2423"));
 }
 
 function codeBlock(pre) {
   const code = pre.querySelector("code") ?? pre;
   const name = [...code.classList].find((one) => LANGUAGE.test(one))?.slice(9) ?? "";
-  const text = code.textContent;
-  const shown = h("code", {}, paint(text, name));
-  const copy = h("button", { class: "plain small", type: "button", "aria-label": "Copy code" },
-    icon(ICONS.copy), h("span", {}, "Copy"));
-  copy.addEventListener("click", async () => {
-    await navigator.clipboard?.writeText(text);
-    copy.lastChild.textContent = "Copied";
-    setTimeout(() => { copy.lastChild.textContent = "Copy"; }, 2000);
-  });
+  const shown = h("code", {}, paint(code.textContent, name));
   return h("div", { class: "code" },
-    h("div", { class: "code-head" }, h("span", {}, name || "text"), copy),
-    h("pre", { tabindex: "0" }, shown));
+    h("div", { class: "code-head" },
+      h("span", {}, name || "text"), copyButton("Copy code", () => shown.textContent)),
+    h("pre", { tabindex: "0", "aria-label": name ? `Code, ${name}` : "Code" }, shown));
 }
 
+const TWO_FRAMES_MS = 33;
+const SHARE = 4;
+
 /**
- * A text that grows: finished blocks are made once and stay; only the tail is made again. A block
- * is finished when another has begun behind it.
+ * A text that grows: finished blocks are made once and stay; only the tail is made again, once a
+ * frame. A block is finished when another has begun behind it. `onShown` is called after each time.
  */
 export class Growing {
-  constructor(place) {
-    this.place = place;
+  constructor(place, onShown = () => {}) {
+    this.onShown = onShown;
     this.done = h("div", { class: "blocks" });
-    this.tail = h("div", { class: "blocks tail" });
+    this.tail = h("div", { class: "blocks" });
     place.replaceChildren(this.done, this.tail);
     this.text = "";
-    this.frozen = 0;
+    this.rest = "";
     this.waiting = false;
+    this.ended = false;
+    this.pause = 0;
   }
 
   /** Add text; it is shown with the next frame. */
   add(text) {
-    this.text += text;
-    if (this.waiting) return;
+    const more = text.replaceAll("\r", "");
+    this.text += more;
+    this.rest += more;
+    if (this.waiting || this.ended) return;
     this.waiting = true;
+    // A tail that takes long (a list of thousands of lines) is made less often.
+    if (this.pause > TWO_FRAMES_MS) setTimeout(() => this.next(), this.pause);
+    else this.next();
+  }
+
+  next() {
     requestAnimationFrame(() => {
       this.waiting = false;
-      this.show();
+      if (this.ended) return;
+      const began = performance.now();
+      this.show(false);
+      this.onShown();
+      this.pause = (performance.now() - began) * SHARE;
     });
   }
 
   /** Show everything, all blocks finished. */
   finish() {
+    this.ended = true;
     this.show(true);
     this.tail.remove();
+    this.onShown();
   }
 
-  show(all = false) {
-    const found = tokens(this.text.slice(this.frozen));
-    // A list may go on after an empty line, so its last item is not finished with the next block.
+  show(all) {
+    const found = tokens(this.rest);
+    // A list may go on after an empty line, so the last block is never finished.
     const last = all ? found.length : found.findLastIndex((token) => token.type !== "space");
     const finished = found.slice(0, Math.max(last, 0));
     if (finished.length > 0) {
-      finished.links = found.links;
       this.done.append(blocks(finished));
-      this.frozen += finished.reduce((length, token) => length + token.raw.length, 0);
+      this.rest = this.rest.slice(finished.reduce((sum, token) => sum + token.raw.length, 0));
     }
-    const rest = found.slice(finished.length);
-    rest.links = found.links;
-    this.tail.replaceChildren(blocks(rest));
+    change(this.tail, blocks(found.slice(finished.length)));
   }
+}
+
+/** Give `place` the children of `fragment`; what is the same already stays untouched. */
+function change(place, fragment) {
+  const wanted = [...fragment.childNodes];
+  let same = 0;
+  while (same < wanted.length && place.childNodes[same]?.isEqualNode(wanted[same])) same += 1;
+  const before = place.childNodes[same];
+  if (before && isCode(before) && isCode(wanted[same])) {
+    // The box stays, with what is scrolled or focused in it.
+    before.querySelector("code").replaceChildren(...wanted[same].querySelector("code").childNodes);
+    before.querySelector("span").replaceWith(wanted[same].querySelector("span"));
+    same += 1;
+  }
+  while (place.childNodes.length > same) place.lastChild.remove();
+  place.append(...wanted.slice(same));
+}
+
+function isCode(node) {
+  return node?.classList?.contains("code") ?? false;
 }

@@ -1,47 +1,115 @@
 // One message: the text, what is known about an answer, and what one can do with it.
 
 import { h, ICONS, icon } from "../dom.js";
-import { Growing } from "./markdown.js";
+import { copyButton } from "./copy.js";
+import { failure } from "./failure.js";
+import { Growing, unturned } from "./markdown.js";
 
-/** A person's message; `onEdit` is called with it. */
-export function question(text, onEdit) {
-  return h("article", { class: "message question", "aria-label": "You" },
-    h("div", { class: "said" }, text),
-    h("div", { class: "acts" }, act("Edit", ICONS.edit, onEdit)));
+/** A person's message. `onResend(text)` is called when it was edited, `onAgain` to ask anew. */
+export class Question {
+  constructor(message, { onResend, onAgain }) {
+    this.message = message;
+    this.onResend = onResend;
+    this.acts = h("div", { class: "acts" },
+      copyButton("Copy the question", () => message.text, ""),
+      act("Edit", ICONS.edit, () => this.edit()),
+      act("Ask this again", ICONS.again, onAgain));
+    this.said = h("div", { class: "said", dir: "auto" }, unturned(message.text));
+    this.element = h("article", { class: "message question", "aria-label": "You" },
+      message.attachments.length ? pictures(message.attachments) : null,
+      message.text ? this.said : null, this.acts);
+  }
+
+  edit() {
+    const field = h("textarea", { "aria-label": "Edit the question", rows: 3 });
+    field.value = this.message.text;
+    const back = () => {
+      form.remove();
+      this.said.hidden = this.acts.hidden = false;
+      this.acts.querySelector("button[title=Edit]").focus();
+    };
+    const send = () => { if (field.value.trim()) this.onResend(field.value.trim()); };
+    const form = h("form", {
+      class: "editing stack", onsubmit: (event) => { event.preventDefault(); send(); },
+      onkeydown: (event) => {
+        if (event.key === "Escape") { event.stopPropagation(); back(); }
+        if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+          event.preventDefault();
+          send();
+        }
+      },
+    }, field, h("div", { class: "row end" },
+      h("button", { type: "button", onclick: back }, "Cancel"),
+      h("button", { class: "main" }, "Send")));
+    this.said.hidden = this.acts.hidden = true;
+    this.element.append(form);
+    field.focus();
+  }
 }
 
-/** An answer that may still grow. */
+function pictures(attachments) {
+  return h("div", { class: "pictures" },
+    attachments.map((src, at) => h("img", { src, alt: `Image ${at + 1} of this message` })));
+}
+
+/** An answer that may still grow. `onShown` is called whenever more of it is to be seen. */
 export class Answer {
-  constructor(onAgain) {
-    this.reasoning = "";
-    this.thoughts = h("pre", { class: "thoughts" });
+  constructor({ onAgain, onShown }) {
+    this.onAgain = onAgain;
+    this.thoughts = document.createTextNode("");
     this.fold = h("details", { class: "reasoning", hidden: true },
-      h("summary", {}, "Reasoning"), this.thoughts);
+      h("summary", {}, "Reasoning"), h("div", { class: "thoughts", dir: "auto" }, this.thoughts));
     this.body = h("div", { class: "said" });
-    this.foot = h("div", { class: "foot" });
+    this.foot = h("div", { class: "foot" }, h("p", { class: "busy soft" }, "…"));
     this.element = h("article", { class: "message answer", "aria-label": "Answer" },
       this.fold, this.body, this.foot);
-    this.growing = new Growing(this.body);
-    this.onAgain = onAgain;
+    this.growing = new Growing(this.body, onShown);
   }
 
   text(more) { this.growing.add(more); }
 
   reason(more) {
-    this.reasoning += more;
     this.fold.hidden = false;
-    this.thoughts.textContent = this.reasoning;
+    this.thoughts.appendData(unturned(more));
   }
 
-  /** The end: with `error` for one that failed or was stopped. */
-  finish(details, error = "") {
+  /** The end. `error`: its text; `failed`: what failure() needs besides. */
+  finish(details, { error = "", stopped = false, ...failed } = {}) {
     this.growing.finish();
-    this.foot.replaceChildren(
-      ...(error ? [h("p", { class: "notice bad", role: "alert" }, error)] : []),
-      h("div", { class: "acts" },
-        act("Copy", ICONS.copy, () => navigator.clipboard?.writeText(this.growing.text)),
-        act("Ask again", ICONS.again, this.onAgain)),
-      h("p", { class: "facts" }, facts(details)));
+    this.details(details, error, stopped, failed);
+  }
+
+  /** A kept answer: plain text until somebody comes near it, see `Later`. */
+  later(message) {
+    this.kept = message;
+    this.body.prepend(h("p", { class: "plain" }, unturned(message.text)));
+    if (message.details.reasoning) this.reason(message.details.reasoning);
+    this.details(message.details, message.details.error ?? "", message.details.error === "Stopped.",
+      { correlationId: message.details.correlation_id });
+  }
+
+  /** Show a kept answer in full. */
+  now() {
+    if (!this.kept) return;
+    const { text } = this.kept;
+    this.kept = null;
+    this.body.querySelector(".plain").remove();
+    this.growing.add(text);
+    this.growing.finish();
+  }
+
+  details(details, error, stopped, failed) {
+    const acts = h("div", { class: "acts" },
+      copyButton("Copy the answer", () => this.kept?.text ?? this.growing.text, ""),
+      act("Ask again", ICONS.again, this.onAgain),
+      details.correlation_id && (!error || stopped)
+        ? copyButton("Copy the correlation id", () => details.correlation_id, "id")
+        : null);
+    const notice = stopped
+      ? h("p", { class: "soft", role: "status" }, "Stopped.")
+      : error && failure(error, { ...failed, onRetry: this.onAgain });
+    this.foot.replaceChildren(...[notice].filter(Boolean),
+      h("div", { class: "row foot-row" }, acts, h("p", { class: "facts" }, facts(details))));
   }
 }
 
@@ -50,17 +118,58 @@ function act(label, path, onclick) {
   return h("button", { ...properties, "aria-label": label }, icon(path));
 }
 
+const number = new Intl.NumberFormat();
+
+/** Dollars with as many digits as are needed to tell small sums apart. */
+export function dollars(text) {
+  const value = Number(text);
+  if (value === 0) return "free";
+  return `$${value < 0.01 ? Number(value.toPrecision(2)) : value.toFixed(value < 1 ? 3 : 2)}`;
+}
+
+const known = (value) => value !== undefined && value !== null;
+
 function facts(details) {
+  const { model, provider, attempts, cost_usd: cost } = details;
   const parts = [];
-  if (details.model) parts.push(details.model);
-  if (details.provider) parts.push(`by ${details.provider}`);
-  if (details.attempts > 1) parts.push(`${details.attempts} attempts`);
-  if (details.completion_tokens !== undefined && details.completion_tokens !== null) {
-    parts.push(`${details.prompt_tokens} + ${details.completion_tokens} tokens`);
+  if (model) parts.push(model);
+  if (provider) parts.push(`by ${provider}${attempts > 1 ? ` in ${attempts} attempts` : ""}`);
+  if (known(details.completion_tokens)) {
+    parts.push(`${number.format(details.prompt_tokens)} + ${
+      number.format(details.completion_tokens)} tokens`);
   }
-  if (details.first_token_ms !== undefined && details.first_token_ms !== null) {
-    parts.push(`${(details.first_token_ms / 1000).toFixed(2)} s to the first`);
+  if (known(cost)) parts.push(dollars(cost));
+  if (known(details.first_token_ms)) {
+    parts.push(`first after ${(details.first_token_ms / 1000).toFixed(2)} s`);
   }
-  if (details.correlation_id) parts.push(`id ${details.correlation_id}`);
+  if (details.finish_reason === "length") parts.push("cut at the longest length");
   return parts.join(" · ");
+}
+
+/** Shows kept answers in full when they come near the part of `scroll` that is seen. */
+export class Later {
+  constructor(scroll) {
+    this.answers = new Map();
+    this.observer = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) {
+        if (isIntersecting) this.show(target);
+      }
+    }, { root: scroll, rootMargin: "1000px 0px" });
+  }
+
+  add(answer) {
+    this.answers.set(answer.element, answer);
+    this.observer.observe(answer.element);
+  }
+
+  show(element) {
+    this.observer.unobserve(element);
+    this.answers.get(element)?.now();
+    this.answers.delete(element);
+  }
+
+  clear() {
+    this.observer.disconnect();
+    this.answers.clear();
+  }
 }

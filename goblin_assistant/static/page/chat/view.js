@@ -1,222 +1,311 @@
-// The chat: messages, the field to write in, the model. One answer at a time.
+// The open conversation: its messages, and asking. One answer at a time.
 
-import { callJson } from "../api.js";
-import { announce, h, ICONS, icon } from "../dom.js";
-import { Answer, question } from "./message.js";
-import { changed, store } from "./store.js";
+import { announce, h } from "../dom.js";
+import { problem } from "../shell/problem.js";
+import { Composer } from "./composer.js";
+import { Draft } from "./drafts.js";
+import { save } from "./export.js";
+import { failureText } from "./failure.js";
+import { Header } from "./header.js";
+import { Keeper } from "./keeper.js";
+import { Answer, Later, Question } from "./message.js";
+import { ModelPicker } from "./models.js";
+import { changes } from "./store.js";
 import { ask } from "./stream.js";
 
-const DRAFT = "goblin.draft";
-const MODEL = "goblin.model";
-let leave = null;
+const AT_ONCE = 12;
+const NEAR_END = 80;
+const SPOKEN = 1500;
+let current = null;
 
 /** Show a conversation in `room`, a new one without `id`. */
 export async function showChat(room, id) {
-  leave?.();
-  const chat = new Chat(room);
-  leave = () => chat.stop();
-  await chat.open(id);
+  leaveChat();
+  current = new Chat(room);
+  await current.open(id);
 }
 
-/** Another view is opened: an answer on its way is stopped. */
+/** Leave the open conversation: an answer that is still coming is stopped. */
 export function leaveChat() {
-  leave?.();
-  leave = null;
+  current?.leave();
+  current = null;
 }
 
 class Chat {
   constructor(room) {
-    this.room = room;
-    this.conversation = null;
+    this.leaving = new AbortController();
+    this.keeper = new Keeper((conversation) => this.kept(conversation));
+    this.settings = {};
     this.messages = [];
     this.asking = null;
-    this.list = h("div", { class: "messages" });
-    this.field = h("textarea", {
-      rows: 1, placeholder: "Ask something", "aria-label": "Message",
-      oninput: () => this.typed(), onkeydown: (event) => this.key(event),
+    this.missed = false;
+    this.pinned = true;
+    this.picker = new ModelPicker(() => this.composer?.modelChanged());
+    this.composer = new Composer({
+      picker: this.picker,
+      onSend: (text, attachments) => this.send(text, attachments, this.messages.length),
+      onStop: () => this.stop(),
     });
-    this.model = h("select", { "aria-label": "Model", class: "model",
-      onchange: () => localStorage.setItem(MODEL, this.model.value) });
-    this.button = h("button", { class: "main icon send", onclick: () => this.sendOrStop() });
-    this.waiting(false);
-    this.scroll = h("div", { class: "scroll", tabindex: "-1" }, this.list);
-    room.replaceChildren(
-      h("h1", { class: "unseen" }, "Chat"),
-      this.scroll,
-      h("form", { class: "composer", onsubmit: (event) => this.submitted(event) },
-        this.field, h("div", { class: "row between" }, this.model, this.button)));
+    this.header = new Header({
+      settings: (values) => this.configure(values),
+      rename: (title) => this.keeper.change({ title }),
+      save: (form) => save(this.keeper.conversation, this.messages, form),
+      remove: () => this.remove(),
+    });
+    this.list = h("div", { class: "messages" });
+    this.scroll = h("div", {
+      class: "scroll", tabindex: "0", role: "region", "aria-label": "Chat",
+      onscroll: () => { this.pinned = this.toEnd() < NEAR_END; },
+    }, this.list);
+    this.later = new Later(this.scroll);
+    this.listen();
+    room.replaceChildren(this.header.element, this.scroll, this.composer.element);
   }
+
+  listen() {
+    const { signal } = this.leaving;
+    addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && !document.querySelector("dialog[open]")) this.stop();
+    }, { signal });
+    changes.addEventListener("change", ({ detail }) => {
+      if (!detail.here && detail.id === this.keeper.id) this.refresh();
+    }, { signal });
+  }
+
+  get left() { return this.leaving.signal.aborted; }
 
   async open(id) {
-    this.field.value = sessionStorage.getItem(DRAFT) ?? "";
-    this.grow();
+    this.composer.begin(new Draft(id));
+    this.composer.focus();
     try {
-      await this.models();
-      if (id !== null) {
-        this.conversation = await store.get(id);
-        this.messages = await store.messages(id);
-        for (const [at, one] of this.messages.entries()) this.show(one, at);
-        this.scroll.scrollTop = this.scroll.scrollHeight;
-      } else {
-        this.list.replaceChildren(h("p", { class: "hello" }, "What would you like to know?"));
-      }
+      const wanted = id === null ? null : this.read(id);
+      // Both at once; the models need not wait for the conversation.
+      const [, model] = await Promise.all([this.picker.load(null), wanted]);
+      if (model) this.picker.choose(model);
+      if (id === null) this.greet();
     } catch (error) {
-      this.list.replaceChildren(h("p", { class: "notice bad", role: "alert" }, error.message));
+      this.list.replaceChildren(problem(error));
     }
-    this.field.focus();
   }
 
-  async models() {
-    const [{ data }, settings] = await Promise.all([
-      callJson("GET", "/v1/models"), callJson("GET", "/settings/"),
-    ]);
-    const wanted = localStorage.getItem(MODEL) ?? settings.model ?? settings.default_model;
-    this.model.replaceChildren(...data.map(({ id }) => h("option", { value: id }, id)));
-    const match = data.find(({ id }) => id === wanted || id.endsWith(`/${wanted}`)) ?? data[0];
-    if (match) this.model.value = match.id;
+  greet() {
+    this.list.replaceChildren(h("p", { class: "hello" }, "What would you like to know?"));
   }
 
-  show(message, at) {
-    if (message.role === "user") {
-      this.list.append(question(message.text, () => this.edit(at)));
-      return null;
+  /** Read a conversation and show it; its model. */
+  async read(id) {
+    this.messages = await this.keeper.read(id);
+    if (this.left) return null;
+    this.showAll();
+    return this.keeper.conversation.settings.model;
+  }
+
+  /** Another tab has written to this conversation, or deleted it. */
+  async refresh() {
+    try {
+      const messages = await this.keeper.refresh(() => !this.asking && !this.left);
+      this.missed = messages === null;
+      if (this.missed) return; // something of this tab is on its way: afterwards
+      this.messages = messages;
+      this.showAll();
+    } catch (error) {
+      if (!this.left) this.composer.say(error.message);
     }
-    const answer = new Answer(() => this.again(at));
+  }
+
+  kept(conversation) {
+    this.settings = this.header.values = { ...conversation.settings };
+    if (this.left) return;
+    this.header.show(conversation);
+    const address = `#/chat/${conversation.id}`;
+    if (location.hash !== address) history.replaceState(null, "", address);
+    this.composer.move(new Draft(conversation.id));
+  }
+
+  async configure(values) {
+    Object.assign(this.settings, values);
+    this.header.values = this.settings;
+    if (this.keeper.conversation) await this.keeper.change({ settings: this.settings });
+  }
+
+  async remove() {
+    this.stop();
+    await this.keeper.remove();
+    location.hash = "#/chat";
+  }
+
+  // -- what is shown ------------------------------------------------------------------------------
+  showAll() {
+    this.later.clear();
+    this.list.replaceChildren();
+    const first = this.messages.length - AT_ONCE;
+    for (const [at, message] of this.messages.entries()) {
+      if (message.role === "user") this.showQuestion(message, at);
+      else {
+        const answer = this.newAnswer(at);
+        answer.later(message);
+        answer.element.dataset.kept = "";
+        if (at < first) this.later.add(answer);
+        else answer.now();
+      }
+    }
+    this.scroll.scrollTop = this.scroll.scrollHeight;
+    this.pinned = true;
+  }
+
+  showQuestion(message, at) {
+    const question = new Question(message, {
+      onResend: (text) => this.send(text, message.attachments, at),
+      onAgain: () => this.again(at + 1),
+    });
+    this.list.append(question.element);
+  }
+
+  newAnswer(at) {
+    const answer = new Answer({ onAgain: () => this.again(at), onShown: () => this.follow() });
     this.list.append(answer.element);
-    if (message.details.reasoning) answer.reason(message.details.reasoning);
-    if (message.text) answer.text(message.text);
-    if (message.details) answer.finish(message.details, message.details.error);
     return answer;
   }
 
-  submitted(event) {
-    event.preventDefault();
-    this.sendOrStop();
-  }
-
-  key(event) {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-      event.preventDefault();
-      if (!this.asking) this.sendOrStop();
-    }
-    if (event.key === "Escape") this.stop();
-  }
-
-  typed() {
-    sessionStorage.setItem(DRAFT, this.field.value);
-    this.grow();
-  }
-
-  grow() {
-    this.field.style.height = "auto";
-    this.field.style.height = `${Math.min(this.field.scrollHeight + 2, innerHeight * 0.4)}px`;
-  }
-
-  sendOrStop() {
-    if (this.asking) return this.stop();
-    const text = this.field.value.trim();
-    if (!text) return undefined;
-    this.field.value = "";
-    this.typed();
-    return this.send(text, this.messages.length);
-  }
-
-  stop() { this.asking?.abort(); }
-
-  edit(at) {
-    if (this.asking) return;
-    this.field.value = this.messages[at].text;
-    this.cut(at);
-    this.typed();
-    this.field.focus();
-  }
-
-  again(at) {
-    if (this.asking || this.messages[at - 1]?.role !== "user") return;
-    const { text } = this.messages[at - 1];
-    this.cut(at - 1);
-    this.send(text, at - 1);
-  }
-
   cut(at) {
-    this.messages.length = at;
+    if (this.messages.length === 0) this.list.replaceChildren();
+    this.messages.length = Math.min(at, this.messages.length);
     while (this.list.children.length > at) this.list.lastChild.remove();
   }
 
-  waiting(yes) {
-    this.button.replaceChildren(icon(yes ? ICONS.stop : ICONS.send));
-    this.button.setAttribute("aria-label", yes ? "Stop" : "Send");
+  toEnd() {
+    const { scrollTop, scrollHeight, clientHeight } = this.scroll;
+    return scrollHeight - scrollTop - clientHeight;
   }
 
-  async send(text, at) {
-    if (at === 0) this.list.replaceChildren();
-    this.messages.push({ role: "user", text, attachments: [], details: {} });
-    this.show(this.messages.at(-1), at);
-    const answer = new Answer(() => this.again(at + 1));
-    this.list.append(answer.element);
+  follow() { if (this.pinned) this.scroll.scrollTop = this.scroll.scrollHeight; }
+
+  // -- asking -------------------------------------------------------------------------------------
+  stop() { this.asking?.abort(); }
+
+  leave() {
+    this.leaving.abort();
+    this.later.clear();
+    this.stop();
+  }
+
+  send(text, attachments, at) {
+    if (this.asking) return;
+    this.cut(at);
+    const message = { role: "user", text, attachments, details: {} };
+    this.messages.push(message);
+    this.showQuestion(message, at);
+    this.pinned = true;
+    this.run(at);
+  }
+
+  /** Ask once more for the answer at this position. */
+  again(at) {
+    if (this.asking || this.messages[at - 1]?.role !== "user") return;
+    this.cut(at);
+    this.run(at - 1);
+  }
+
+  /** Ask for the answer to the question at this position. */
+  async run(at) {
+    const answer = this.newAnswer(at + 1);
     this.follow();
-    this.asking = new AbortController();
-    this.waiting(true);
-    let said = "", reasoning = "", error = "", details = { model: this.model.value };
+    const asking = this.asking = new AbortController();
+    this.composer.setBusy(true);
+    announce("Waiting for the answer");
+    this.settings.model = this.picker.value;
+    this.keeper.keep(this.settings, at, this.messages.slice(at));
+    const details = { model: this.picker.value };
+    let said = "", reasoning = "", failed = null;
     try {
-      details = await ask(
-        { model: this.model.value, messages: this.messages.map(sent) },
-        {
-          signal: this.asking.signal,
-          onText: (more) => { said += more; answer.text(more); this.follow(); },
-          onReasoning: (more) => { reasoning += more; answer.reason(more); },
-        });
-    } catch (caught) {
-      error = caught.name === "AbortError" ? "Stopped." : sentence(caught);
-      if (caught.correlationId) details.correlation_id = caught.correlationId;
+      await ask(this.body(), {
+        signal: asking.signal,
+        details,
+        onText: (more) => { said += more; answer.text(more); },
+        onReasoning: (more) => { reasoning += more; answer.reason(more); },
+      });
+    } catch (error) {
+      failed = error;
     }
     this.asking = null;
-    this.waiting(false);
-    answer.finish(details, error);
-    this.follow();
-    announce(error || "The answer is complete");
-    const kept = { ...details };
-    if (error) kept.error = error;
-    if (reasoning) kept.reasoning = reasoning;
-    this.messages.push({ role: "assistant", text: said, attachments: [], details: kept });
-    await this.keep(at, answer);
-  }
-
-  async keep(at, answer) {
-    try {
-      if (this.conversation === null) {
-        const title = this.messages[0].text.split("\n")[0].slice(0, 80);
-        this.conversation = await store.create(title, { model: this.model.value });
-        // The reader may be elsewhere by now.
-        if (/^#\/chat\/?$/.test(location.hash)) {
-          history.replaceState(null, "", `#/chat/${this.conversation.id}`);
-        }
-      }
-      this.conversation = await store.write(this.conversation, at, this.messages.slice(at));
-      changed(this.conversation.id);
-    } catch (error) {
-      const said = `Not kept: ${error.message}`;
-      answer.foot.append(h("p", { class: "notice bad", role: "alert" }, said));
+    this.composer.setBusy(false);
+    if (failed && !said && !reasoning && notSent(failed)) {
+      await this.takeBack(at, failed);
+      return;
     }
+    const end = ending(failed, details);
+    answer.finish(details, end);
+    this.follow();
+    announce(end.error || said.slice(0, SPOKEN) || "The answer is empty");
+    const more = { ...(end.error && { error: end.error }), ...(reasoning && { reasoning }) };
+    this.messages.push(
+      { role: "assistant", text: said, attachments: [], details: { ...details, ...more } });
+    await this.keepAnswer(at, answer);
   }
 
-  follow() {
-    const { scrollTop, scrollHeight, clientHeight } = this.scroll;
-    if (scrollHeight - scrollTop - clientHeight < 160) this.scroll.scrollTop = scrollHeight;
+  /** The request's body, from the messages up to the question. */
+  body() {
+    const { system_prompt: prompt, temperature, max_tokens: most } = this.settings;
+    const messages = this.messages
+      .filter(({ text, attachments }) => text || attachments.length)
+      .map((one) => sent(one, this.picker.sees));
+    return {
+      model: this.picker.value,
+      messages: prompt ? [{ role: "system", content: prompt }, ...messages] : messages,
+      ...(temperature !== null && temperature !== undefined && { temperature }),
+      ...(most && { max_tokens: most }),
+    };
+  }
+
+  /** The server was not reached: the message is not lost, and not sent. */
+  async takeBack(at, error) {
+    const { text, attachments } = this.messages[at];
+    this.composer.restore(text, attachments);
+    this.composer.say(`${error.message} Your message is back in the field.`);
+    this.cut(at);
+    if (this.messages.length === 0) this.greet();
+    await this.keeper.settled();
+  }
+
+  async keepAnswer(at, answer) {
+    const mine = this.messages.slice(at);
+    let failed = await this.keeper.keep(this.settings, at + 1, mine.slice(1));
+    if (failed?.status === 409) {
+      // Another tab was first: what was said here comes after it.
+      this.composer.setBusy(true);
+      try {
+        this.messages = await this.keeper.append(mine);
+        if (!this.left) this.showAll();
+        failed = null;
+      } catch (error) {
+        failed = error;
+      }
+      this.composer.setBusy(false);
+    }
+    if (failed === null) answer.element.dataset.kept = "";
+    else {
+      answer.foot.append(
+        h("p", { class: "notice bad", role: "alert" }, `Not kept: ${failed.message}`));
+    }
+    if (this.missed && failed === null) await this.refresh();
   }
 }
 
-function sent({ role, text }) {
-  return { role, content: text };
+function notSent(error) {
+  return error.status === 401 || error.code === "unreachable";
 }
 
-const WHO = {
-  provider: "The provider failed", limit: "A limit was reached", gateway: "This server failed",
-  client: "The request was refused", connection: "No connection",
-};
+function ending(error, details) {
+  if (error === null) return {};
+  if (error.name === "AbortError") return { error: "Stopped.", stopped: true };
+  if (error.correlationId) details.correlation_id = error.correlationId;
+  return {
+    error: failureText(error), retryAfter: error.retryAfter, correlationId: error.correlationId,
+  };
+}
 
-function sentence(error) {
-  const who = WHO[error.source] ?? "It failed";
-  const wait = error.retryAfter ? ` Try again in ${Math.ceil(error.retryAfter)} s.` : "";
-  return `${who}${error.provider ? ` (${error.provider})` : ""}: ${error.message}.${wait}`;
+function sent({ role, text, attachments }, sees) {
+  if (!sees || attachments.length === 0) return { role, content: text };
+  const images = attachments.map((url) => ({ type: "image_url", image_url: { url } }));
+  return { role, content: [...(text ? [{ type: "text", text }] : []), ...images] };
 }

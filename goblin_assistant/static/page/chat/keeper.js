@@ -1,0 +1,94 @@
+// Keeps one conversation in the store while it goes on, one write after the other.
+
+import { changed, store } from "./store.js";
+
+const TITLE = 80;
+const MOST_TRIES = 5;
+
+export class Keeper {
+  /** `onKept(conversation)` is called when it was created, read or changed. */
+  constructor(onKept) {
+    this.onKept = onKept;
+    this.conversation = null;
+    this.last = Promise.resolve(null);
+    this.writing = 0;
+  }
+
+  get id() { return this.conversation?.id ?? null; }
+
+  /** Its messages. */
+  async read(id) {
+    this.adopt(await store.get(id));
+    return store.messages(id);
+  }
+
+  /** Write `messages` from `position` on. Resolves with the error, or null. */
+  keep(settings, position, messages) {
+    this.writing += 1;
+    this.last = this.last.then(() => this.write(settings, position, messages))
+      .then(() => null, (error) => error)
+      .finally(() => { this.writing -= 1; });
+    return this.last;
+  }
+
+  /** After all writes so far. */
+  settled() { return this.last; }
+
+  /** Read again what another tab has written. All messages, or null when it is not `idle()`. */
+  async refresh(idle) {
+    const { id } = this;
+    const conversation = await store.get(id);
+    const messages = await store.messages(id);
+    if (!idle() || this.writing > 0 || this.id !== id) return null;
+    this.adopt(conversation);
+    return messages;
+  }
+
+  /** Append `messages` to what another tab has written. All messages then. */
+  async append(messages) {
+    this.writing += 1;
+    try {
+      for (let tries = 1; ; tries += 1) {
+        const before = await this.read(this.id);
+        try {
+          await this.write(null, before.length, messages);
+          return [...before, ...messages];
+        } catch (error) {
+          if (error.status !== 409 || tries === MOST_TRIES) throw error;
+        }
+      }
+    } finally {
+      this.writing -= 1;
+    }
+  }
+
+  async change(values) {
+    await this.last;
+    this.adopt(await store.change(this.id, values));
+    changed(this.id);
+  }
+
+  async remove() {
+    await this.last;
+    const { id } = this;
+    await store.remove(id);
+    changed(id);
+  }
+
+  async write(settings, position, messages) {
+    if (this.conversation === null) {
+      const text = messages[0].text.split("\n")[0].slice(0, TITLE);
+      this.adopt(await store.create(text || "Image", settings));
+    }
+    if (settings && settings.model !== this.conversation.settings.model) {
+      this.adopt(await store.change(this.id, { settings }));
+    }
+    this.adopt(await store.write(this.conversation, position, messages));
+    changed(this.id);
+  }
+
+  adopt(conversation) {
+    this.conversation = conversation;
+    this.onKept(conversation);
+  }
+}

@@ -1,0 +1,70 @@
+"""Somebody who chats on the page, and what a provider streams to them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from playwright.sync_api import Locator, Page, expect
+
+from tests.conftest import PASSWORD
+
+MODEL = "openai/gpt-4o"
+DONE = b"data: [DONE]\n\n"
+
+
+def enter(page: Page, email: str, model: str = MODEL) -> None:
+    """Create an account and choose a model."""
+    page.get_by_role("button", name="Create an account").click()
+    page.get_by_label("E-mail").fill(email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Create account").click()
+    choose(page, model)
+
+
+def choose(page: Page, model: str) -> None:
+    """Choose a model, once the server has listed it."""
+    expect(page.locator(f"option[value='{model}']")).to_have_count(1)
+    page.get_by_label("Model").select_option(model)
+
+
+def ask(page: Page, text: str) -> None:
+    """Write and send by Enter."""
+    page.get_by_label("Message").fill(text)
+    page.get_by_label("Message").press("Enter")
+
+
+def answer(page: Page, number: int = 0) -> Locator:
+    """The answer of that number, from 0."""
+    return page.get_by_role("article", name="Answer").nth(number)
+
+
+def kept(page: Page, number: int = 0) -> None:
+    """Wait until that answer is in the store."""
+    expect(page.locator(".answer").nth(number)).to_have_attribute("data-kept", "")
+
+
+def event(**values: Any) -> bytes:
+    """An event of OpenAI's stream."""
+    base = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o"}
+    return f"data: {json.dumps({**base, **values})}\n\n".encode()
+
+
+def chunk(text: str, field: str = "content") -> bytes:
+    """A piece of an answer; `field` may be reasoning_content."""
+    return event(choices=[{"index": 0, "delta": {field: text}, "finish_reason": None}])
+
+
+def whole(*texts: str, prompt: int = 12, completion: int = 34) -> list[bytes]:
+    """A whole answer with its usage."""
+    end = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    usage = {
+        "prompt_tokens": prompt, "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }  # fmt: skip
+    return [
+        *(chunk(text) for text in texts),
+        event(choices=[end]),
+        event(choices=[], usage=usage),
+        DONE,
+    ]
