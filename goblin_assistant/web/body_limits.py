@@ -7,6 +7,7 @@ route that the table does not name has the general limit, so that no new route i
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 from flask import Flask, request
@@ -25,7 +26,9 @@ BYTES_BY_PREFIX: tuple[tuple[str, int], ...] = (
     ("/auth/", 16 * KIB),
 )
 """The first prefix that matches decides. Chat routes (rate_limits.policy.CHAT_ROUTES) have
-GOBLIN_MAX_BODY_BYTES."""
+GOBLIN_MAX_BODY_BYTES, and so has keeping a chat's messages."""
+
+KEPT_MESSAGES = re.compile(r"/conversations/\d+/messages/\d+/?", re.ASCII)
 
 MAX_DIGITS = 18
 """A longer Content-Length is refused without converting it."""
@@ -40,6 +43,8 @@ class BodyLimits:
     def of(self, method: str, path: str) -> int:
         """The limit in bytes. `path` is decoded (WSGI's PATH_INFO), as the router sees it."""
         if method == "POST" and (path in CHAT_ROUTES or path.removesuffix("/") in CHAT_ROUTES):
+            return self._chat
+        if method == "PUT" and KEPT_MESSAGES.fullmatch(path):
             return self._chat
         for prefix, limit in BYTES_BY_PREFIX:
             if path.startswith(prefix):

@@ -42,6 +42,24 @@ def test_a_conversation_is_kept_as_it_was_written(
     assert stale.status_code == 409
 
 
+def test_an_image_and_a_long_answer_are_kept(
+    client: FlaskClient, auth_headers: dict[str, str]
+) -> None:
+    made = begin(client, auth_headers)
+    image = "data:image/png;base64," + "A" * 2_000_000
+    messages = [
+        {"role": "user", "text": "What is this?", "attachments": [image]},
+        {"role": "assistant", "text": "goblin " * 100_000},
+    ]
+    path = f"/conversations/{made['id']}/messages"
+    body = {"revision": made["revision"], "messages": messages}
+    written = client.put(f"{path}/0", json=body, headers=auth_headers)
+    assert written.status_code == 200, written.get_data(as_text=True)[:300]
+    read = client.get(path, headers=auth_headers).get_json()["messages"]
+    assert read[0]["attachments"] == [image]
+    assert read[1]["text"] == messages[1]["text"]
+
+
 def test_the_list_gives_a_cursor_until_its_end(
     client: FlaskClient, auth_headers: dict[str, str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -25,14 +26,15 @@ CHAT_BYTES = 20 * KIB * KIB
 
 def filled(rule: str) -> str:
     """A path that the rule matches."""
-    for name in ("<int:key_id>", "<int:user_id>"):
-        rule = rule.replace(name, "1")
+    rule = re.sub(r"<int:\w+>", "1", rule)
     return rule.replace("<path:model_id>", "a/b").replace("<service>", "redis")
 
 
 def expected(method: str, rule: str) -> int:
     """The limit that a route must have, by its purpose."""
     if rule in CHAT_ROUTES and method == "POST":
+        return CHAT_BYTES
+    if rule.startswith("/conversations/") and method == "PUT":
         return CHAT_BYTES
     if rule.startswith("/auth/") and not rule.startswith("/auth/keys"):
         return 16 * KIB
