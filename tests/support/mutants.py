@@ -117,11 +117,18 @@ def changes_of(path: Path) -> dict[Position, list[Change]]:
 
 
 def unused_spans(source: str) -> Iterator[tuple[Position, Position]]:
-    """Where annotations and imports for them stand: they are not evaluated."""
+    """Where a change makes no difference to a test: annotations and imports for them, marks of
+    abstract methods, caches, and what dataclasses save or guard."""
     for node in ast.walk(ast.parse(source)):
         unused: list[Any] = []
         if isinstance(node, ast.FunctionDef):
-            unused = [node.returns, *(d for d in node.decorator_list if is_named(d, "abstract"))]
+            marks = [
+                mark for mark in node.decorator_list if is_named(mark, "abstract", "lru_cache")
+            ]
+            unused = [node.returns, *marks]
+        elif isinstance(node, ast.ClassDef):
+            data = [mark for mark in node.decorator_list if is_named(mark, "dataclass")]
+            unused = [option.value for mark in data for option in getattr(mark, "keywords", ())]
         elif isinstance(node, ast.arg | ast.AnnAssign):
             unused = [node.annotation]
         elif isinstance(node, ast.If) and is_named(node.test, "TYPE_CHECKING"):
@@ -131,9 +138,10 @@ def unused_spans(source: str) -> Iterator[tuple[Position, Position]]:
             yield (item.lineno, max(0, item.col_offset - 1)), (item.end_lineno, item.end_col_offset)
 
 
-def is_named(node: ast.expr, name: str) -> bool:
-    """Whether an expression is a name that begins so."""
-    return isinstance(node, ast.Name) and node.id.startswith(name)
+def is_named(node: ast.expr, *names: str) -> bool:
+    """Whether an expression, or what it calls, is a name that begins so."""
+    named = node.func if isinstance(node, ast.Call) else node
+    return isinstance(named, ast.Name) and named.id.startswith(names)
 
 
 def line_of(before: str, after: str) -> str:
