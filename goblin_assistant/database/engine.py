@@ -85,6 +85,9 @@ def engine_options(
         "connect_args": {
             "limits": limits,
             "connect_timeout": 3,
+            # A database in SQL_ASCII, as `initdb` makes it without a locale, names none: text would
+            # come as bytes.
+            "client_encoding": "utf8",
             "application_name": application_name(),
             **session,
             "keepalives_idle": 10,

@@ -53,6 +53,7 @@ class PostgresTools:
                 self.url,
                 connect_timeout=_CONNECT_SECONDS,
                 application_name=application_name(),
+                client_encoding="utf8",
                 **options,
             )
         except psycopg.OperationalError as error:
