@@ -24,10 +24,13 @@ from goblin_assistant.server.keep_alive import SilentStream
 from tests.conftest import Serve, Server, serving, wait_until
 from tests.support.fake_upstream import CUT, FakeUpstream, Gate, Reply, Step
 from tests.support.real_server import STREAM, start
+from tests.support.response_bodies import response_events
 from tests.support.wire_bodies import openai_events
 
 COMMENT = b": keepalive\n\n"
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+MESSAGES = {**STREAM, "max_tokens": 100}
+RESPONSE = {"model": STREAM["model"], "input": "Hello", "stream": True}
 PAGE = "https://page.example"
 USUAL = b"".join(piece for piece in openai_events() if b'"usage":{' not in piece)
 """What a client gets that did not ask for usage."""
@@ -55,7 +58,7 @@ class Parts:
         """A streamed answer and its pieces; the first one has not been read."""
         with requests.post(
             self.server.url + path,
-            json={**STREAM, "max_tokens": 100, **more},
+            json={**(RESPONSE if path == "/v1/responses" else MESSAGES), **more},
             headers={**self.headers, "Origin": PAGE, "Idempotency-Key": key},
             stream=True,
             timeout=60,
@@ -190,7 +193,11 @@ def test_the_sdks_take_no_notice_of_them(parts: Parts) -> None:
         )
         gate.opened.set()  # the call returned with the headers, so with a comment
         said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert said == "Hello there, goblin."
+        gate = parts.silent(*response_events())
+        events: Any = client.responses.create(model=model, input="Hello", stream=True)
+        gate.opened.set()
+        deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert said == "".join(deltas) == "Hello there, goblin."
     gate = parts.silent()
     with (
         anthropic.Anthropic(base_url=address, auth_token=token, max_retries=0) as other,
@@ -233,7 +240,7 @@ def test_the_next_target_of_a_chain_answers_after_a_comment(parts: Parts) -> Non
     assert parts.line("chat_completed", answer)["fallback"] is True
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
 def test_an_error_after_a_comment_is_an_event_of_the_stream(parts: Parts, path: str) -> None:
     incomplete = 'stream_incomplete_total{reason="provider"}'
     before = parts.server.metrics()[incomplete]

@@ -18,6 +18,7 @@ import pytest
 from tests.clients.lines import lines_of_the_page
 from tests.conftest import Server, serving, wait_until
 from tests.support import node
+from tests.support.downloads import cache
 from tests.support.fake_upstream import CUT, FakeUpstream, Reply
 from tests.support.response_bodies import call_events, response_events
 from tests.support.wire_bodies import openai_events
@@ -61,7 +62,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codex]:
     [program] = packages.glob("codex-linux-*/vendor/*/bin/codex")
     base = tmp_path_factory.mktemp("codex")
     # It does not take a home directory below /tmp for its helper programs.
-    home = Path(tempfile.mkdtemp(prefix="codex-home-", dir=node.cache()))
+    home = Path(tempfile.mkdtemp(prefix="codex-home-", dir=cache()))
     upstream = FakeUpstream()
     try:
         row = f'base_url = "{upstream.url}/v1"\nmodels = ["gpt-4o"]\n'
