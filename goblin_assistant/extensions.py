@@ -79,7 +79,7 @@ def cors_options(origins: list[str]) -> dict[str, Any]:
         "expose_headers": EXPOSED,
         "max_age": 600,
         "send_wildcard": any_origin,
-        # Credentials travel in headers that a script sets, never in cookies.
+        # Credentials travel in headers that a script sets. The page's cookie is for its own origin.
         "supports_credentials": False,
         "always_send": False,
         # after_request sees the responses of error handlers too; this would evaluate them twice.

@@ -31,7 +31,7 @@ LAYERS = (
     Layer(("blueprints",), "The views: parse, call, serialise."),
     Layer(
         ("web",),
-        "All else that knows Flask: credentials, limits, bodies, errors, OpenAPI, metrics.",
+        "All else that knows Flask: credentials, limits, bodies, errors, OpenAPI, metrics, page.",
     ),
     Layer(
         ("extensions", "runtime"),
