@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from goblin_assistant.providers.errors import (
@@ -32,6 +32,15 @@ from goblin_assistant.providers.errors import (
     Timeout,
     broken,
     untranslatable,
+)
+from goblin_assistant.providers.usage import (
+    TIERS,
+    Progress,
+    Usage,
+    later_usage,
+    region_of,
+    tier_of,
+    token_count,
 )
 from goblin_assistant.tracing.context import TraceContext, log_ids
 
@@ -80,102 +89,6 @@ class Model:
     id: str
     capabilities: frozenset[str] = frozenset({"chat"})  # chat, embeddings, vision, tools
     context_window: int | None = None
-
-
-@dataclass(slots=True)
-class Usage:
-    """Tokens of one call. `prompt_tokens` includes cached ones, as in OpenAI's usage object;
-    `completion_tokens` includes reasoning ones. `cache_write_1h_tokens` is the part of
-    `cache_write_tokens` that is kept for an hour, which costs more. The audio tokens are parts of
-    the prompt and of the completion. `tier` is the service tier that was charged; empty: the
-    standard one. `region` is the one that was charged, of providers that report it. `source` says
-    who counted. `absurd`: the provider reported something that is not a count."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-    source: Literal["provider", "estimated"] = "provider"
-    cache_write_1h_tokens: int = 0
-    audio_prompt_tokens: int = 0
-    audio_completion_tokens: int = 0
-    tier: str = ""
-    region: str = ""
-    absurd: bool = field(default=False, compare=False)
-
-
-def token_count(value: Any) -> int | None:
-    """A count of tokens that a provider reports; None if it is not one.
-
-    100.0 is 100: some languages have only one type of number. Huge and negative numbers are
-    refused, because they would spoil sums and budgets.
-    """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return (
-        value
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
-        else None
-    )
-
-
-def later_usage(known: Usage | None, usage: Usage) -> Usage:
-    """The usage of a stream after one more report. Counts are totals: a smaller one does not take
-    back what was reported before."""
-    if known is None:
-        return usage
-    if usage.prompt_tokens < known.prompt_tokens:
-        usage = replace(
-            usage,
-            prompt_tokens=known.prompt_tokens,
-            cached_tokens=known.cached_tokens,
-            cache_write_tokens=known.cache_write_tokens,
-            cache_write_1h_tokens=known.cache_write_1h_tokens,
-            audio_prompt_tokens=known.audio_prompt_tokens,
-        )
-    if usage.completion_tokens < known.completion_tokens:
-        usage = replace(
-            usage,
-            completion_tokens=known.completion_tokens,
-            reasoning_tokens=known.reasoning_tokens,
-            audio_completion_tokens=known.audio_completion_tokens,
-        )
-    return _with_terms(known, usage)
-
-
-def _with_terms(known: Usage, usage: Usage) -> Usage:
-    """A report without a tier or a region does not take back the one before it."""
-    if (known.tier and not usage.tier) or (known.region and not usage.region):
-        return replace(usage, tier=usage.tier or known.tier, region=usage.region or known.region)
-    return usage
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a provider has reported of its answer so far: the last counts, if any. `final`: they
-    came at the end of the answer, with a count of it, and no text has followed."""
-
-    usage: Usage | None = None
-    final: bool = False
-
-
-TIERS = frozenset({"flex", "priority", "fast"})
-"""Service tiers with their own prices: `service_tier` of OpenAI and Google, Anthropic's `speed`."""
-
-
-def tier_of(value: Any) -> str:
-    """The tier in a request or an answer; empty for the standard one (`default`, `auto`, none)."""
-    return value if isinstance(value, str) and value in TIERS else ""
-
-
-REGIONS = frozenset({"us"})
-"""Regions with prices of their own: `inference_geo` of Anthropic."""
-
-
-def region_of(value: Any) -> str:
-    """The region in a request or an answer; empty for one without a price of its own."""
-    return value if isinstance(value, str) and value in REGIONS else ""
 
 
 @dataclass(slots=True)

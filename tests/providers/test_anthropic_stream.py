@@ -10,15 +10,15 @@ import orjson
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from goblin_assistant.providers.anthropic.errors import classify, stream_error
+from goblin_assistant.providers.anthropic.observer import StreamObserver
 from goblin_assistant.providers.anthropic.response import (
     FINISH_REASONS,
-    classify,
     parse_message,
     parse_usage,
-    stream_error,
     to_openai,
 )
-from goblin_assistant.providers.anthropic.stream import StreamObserver, Translator
+from goblin_assistant.providers.anthropic.stream import Translator
 from goblin_assistant.providers.base import (
     AuthenticationFailed,
     BadResponse,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from goblin_assistant.dialects.anthropic.answer import response_from_openai
-from goblin_assistant.providers.anthropic.content import translate_messages
+from goblin_assistant.providers.anthropic.messages import translate_messages
 from goblin_assistant.providers.anthropic.models import CATALOGUE
 from goblin_assistant.providers.anthropic.provider import AnthropicProvider
 from goblin_assistant.providers.base import (

@@ -13,8 +13,9 @@ import pytest
 from goblin_assistant import metrics
 from goblin_assistant.config.goblin_file import GoblinFile
 from goblin_assistant.providers.answer_limits import LIMIT_FIELDS, limit_in
+from goblin_assistant.providers.anthropic.observer import StreamObserver
 from goblin_assistant.providers.anthropic.provider import AnthropicProvider
-from goblin_assistant.providers.anthropic.stream import StreamObserver, Translator
+from goblin_assistant.providers.anthropic.stream import Translator
 from goblin_assistant.providers.base import ChatRequest, Model, Progress
 from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider
 from goblin_assistant.providers.openai.quirks import Quirks

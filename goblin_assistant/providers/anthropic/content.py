@@ -1,169 +1,17 @@
-"""OpenAI's messages as Anthropic's: system prompt, turns, content blocks, tool calls and their
-results. Pure functions.
-
-    system, developer          anywhere: blocks of the top-level `system`, in their order
-    user                       text, image_url (URL or data URL), file (PDF or text as data URL)
-                               -> text, image, document
-    assistant                  content, refusal -> text; tool_calls -> tool_use; thinking_blocks,
-                               if the client sends them back
-    tool                       tool_result in a user turn; adjacent ones (parallel calls) share one
-    adjacent turns of a role   merged: the results of parallel calls must be in one message
-
-Left out, because no answer depends on it: an image's `detail`, and what Anthropic refuses: text of
-blanks only, and blanks at the end of a last turn of the assistant. `cache_control` on a part or
-message is kept: clients of several gateways place Anthropic's cache marks with it. It stands on a
-tool_result, not inside. Other fields of messages are named in `ignored`.
-Sources: https://platform.claude.com/docs/en/api/messages and `anthropic.types.*_block_param` of the
-SDK, 2.12.0; https://platform.openai.com/docs/api-reference/chat/create.
-"""
+"""The parts of a message's content as Anthropic's blocks. Pure functions. Which part becomes which
+block stands in messages.py."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from goblin_assistant.providers.base import InvalidRequest
-from goblin_assistant.schemas.field_names import note_others, of_kind, says_something, shown
-from goblin_assistant.schemas.json_bounds import (
-    TooDeep,
-    TooMuchStructure,
-    check_depth,
-    check_together,
-    exact,
-)
 
 IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
-
-_NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
 Block = dict[str, Any]
-
-
-def translate_messages(
-    messages: Sequence[Mapping[str, Any]], ignored: set[str]
-) -> tuple[list[Block], list[dict[str, Any]]]:
-    """Anthropic's system blocks and turns. Raises InvalidRequest for what cannot be translated.
-    `ignored` gets the names of what is left out."""
-    _bound_arguments(messages)
-    system: list[Block] = []
-    turns: list[dict[str, Any]] = []
-    for position, message in enumerate(messages):
-        role = message.get("role")
-        if (
-            len(message) == 2
-            and role in ("user", "assistant")
-            and type(text := message.get("content")) is str
-            and text
-            and not text.isspace()
-        ):  # nearly every message: there is no place to name
-            side, blocks = role, [{"type": "text", "text": text}]
-        elif role in ("system", "developer"):
-            _note_fields(message, ignored)
-            system += _text_only(message, f"messages[{position}]")
-            continue
-        else:
-            _note_fields(message, ignored)
-            side, blocks = _turn(message, f"messages[{position}]")
-        if not blocks:
-            continue  # an empty message of the assistant
-        if turns and turns[-1]["role"] == side:
-            turns[-1]["content"] += blocks
-        else:
-            turns.append({"role": side, "content": blocks})
-    if not turns:
-        raise invalid("messages must hold at least one message of the user", "messages")
-    if turns[-1]["role"] == "assistant":
-        _strip_end(turns)
-    return system, turns
-
-
-def _strip_end(turns: list[dict[str, Any]]) -> None:
-    """Anthropic refuses blanks at the end of a last turn of the assistant, which it continues."""
-    blocks = turns[-1]["content"]
-    if blocks[-1].get("type") != "text":
-        return
-    text = blocks[-1]["text"].rstrip()
-    blocks[-1] = {**blocks[-1], "text": text}
-
-
-_ASSISTANT = frozenset(
-    {"role", "content", "tool_calls", "refusal", "thinking_blocks", "cache_control", "audio",
-     "function_call"}
-)  # fmt: skip
-_FIELDS: Mapping[Any, frozenset[str]] = {
-    "assistant": _ASSISTANT,
-    "tool": frozenset({"role", "content", "tool_call_id", "cache_control"}),
-}
-_OTHER = frozenset({"role", "content", "cache_control"})
-_THOUGHTS = frozenset({"reasoning_content", "reasoning"})
-_PART_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "text": ("type", "text", "cache_control"),
-    "refusal": ("type", "refusal", "cache_control"),
-    "image_url": ("type", "image_url", "cache_control"),
-    "file": ("type", "file", "cache_control"),
-}
-
-
-def _note_fields(message: Mapping[str, Any], ignored: set[str]) -> None:
-    for call in message.get("tool_calls") or ():
-        note_others(call, ("id", "type", "function", "index"), "messages.tool_calls", ignored)
-        if isinstance(function := call.get("function"), dict):
-            note_others(function, ("name", "arguments"), "messages.tool_calls", ignored)
-    for name in message.keys() - _FIELDS.get(message.get("role"), _OTHER):
-        if not says_something(message[name]) or (
-            name in _THOUGHTS and message.get("thinking_blocks")
-        ):
-            continue
-        ignored.add(shown("messages", name))
-    content = message.get("content")
-    for part in content if isinstance(content, list) else ():
-        kind = part.get("type")
-        if len(part) == 2 and kind == "text":
-            continue
-        note_others(part, of_kind(_PART_FIELDS, kind, ("type",)), "messages", ignored)
-        inner = part.get(kind) if isinstance(kind, str) else None
-        if isinstance(inner, dict):
-            known = ("url",) if kind == "image_url" else ("file_data", "filename")
-            note_others(inner, known, f"messages.{kind}", ignored)
-
-
-def _turn(message: Mapping[str, Any], where: str) -> tuple[str, list[Block]]:
-    role = message.get("role")
-    if role == "user":
-        blocks = _parts(message, where)
-        if not blocks:
-            raise invalid(f"{where} is empty", "messages")
-        return "user", blocks
-    if role == "assistant":
-        return "assistant", _assistant(message, where)
-    if role == "tool":
-        return "user", [_tool_result(message, where)]
-    raise invalid(
-        f"{where} has a role that Anthropic's Messages API does not know: "
-        "use tool in place of function",
-        "messages",
-    )
-
-
-def _bound_arguments(messages: Sequence[Mapping[str, Any]]) -> None:
-    texts: list[str] = []
-    for message in messages:
-        calls = message.get("tool_calls")
-        if calls:
-            functions = [call.get("function") for call in calls]
-            texts += [
-                text
-                for function in functions
-                if isinstance(function, dict) and isinstance(text := function.get("arguments"), str)
-            ]
-    try:
-        check_together(texts)
-    except TooMuchStructure:
-        raise invalid("the arguments of the tool calls have too many values", "messages") from None
 
 
 def invalid(message: str, param: str) -> InvalidRequest:
@@ -171,18 +19,11 @@ def invalid(message: str, param: str) -> InvalidRequest:
     return InvalidRequest(message, param=param)
 
 
-def safe_id(value: Any, where: str) -> str:
-    """A tool call's id in the characters that Anthropic accepts. A conversation that began with
-    another provider holds that provider's ids."""
-    if not isinstance(value, str) or not value:
-        raise invalid(f"{where} has no tool call id", "messages")
-    return _NOT_IN_IDS.sub("_", value)
-
-
-def _parts(message: Mapping[str, Any], where: str) -> list[Block]:
+def blocks_of(message: Mapping[str, Any], where: str) -> list[Block]:
+    """The blocks of a message's `content`. Raises InvalidRequest."""
     content = message.get("content")
     if isinstance(content, str):
-        return _marked([{"type": "text", "text": content}], message) if content.strip() else []
+        return marked([{"type": "text", "text": content}], message) if content.strip() else []
     blocks: list[Block] = []
     for position, part in enumerate(content or ()):
         if (
@@ -196,11 +37,12 @@ def _parts(message: Mapping[str, Any], where: str) -> list[Block]:
             continue
         block = _part(part, f"{where}.content[{position}]")
         if block is not None:
-            blocks += _marked([block], part)
-    return _marked(blocks, message)
+            blocks += marked([block], part)
+    return marked(blocks, message)
 
 
-def _marked(blocks: list[Block], source: Mapping[str, Any]) -> list[Block]:
+def marked(blocks: list[Block], source: Mapping[str, Any]) -> list[Block]:
+    """The blocks, the last one with the cache mark of `source`, if it has one."""
     mark = source.get("cache_control")
     if mark is not None and blocks:
         blocks[-1]["cache_control"] = mark
@@ -227,13 +69,6 @@ def _text(value: Any, where: str) -> Block | None:
     if not isinstance(value, str):
         raise invalid(f"{where} has no text", "messages")
     return {"type": "text", "text": value} if value.strip() else None
-
-
-def _text_only(message: Mapping[str, Any], where: str) -> list[Block]:
-    blocks = _parts(message, where)
-    if any(block["type"] != "text" for block in blocks):
-        raise invalid(f"{where}: a system message may hold text only", "messages")
-    return blocks
 
 
 def _image_source(image: Any, where: str) -> Block:
@@ -283,65 +118,3 @@ def _data_url(url: str, where: str) -> tuple[str, str]:
     if not head.startswith("data:") or not head.endswith(";base64") or not comma or not data:
         raise invalid(f"{where}: accepted: an http(s) URL or data:<type>;base64,<data>", "messages")
     return head[5:-7].split(";")[0].strip().lower(), data
-
-
-def _assistant(message: Mapping[str, Any], where: str) -> list[Block]:
-    blocks: list[Block] = []
-    thoughts = message.get("thinking_blocks")
-    for block in thoughts if isinstance(thoughts, list) else ():
-        # Unchanged, with their signatures: thinking models need them before a tool call.
-        if isinstance(block, dict) and block.get("type") in ("thinking", "redacted_thinking"):
-            blocks.append(dict(block))
-    blocks += _parts(message, where)
-    refusal = message.get("refusal")
-    if isinstance(refusal, str) and refusal.strip():
-        blocks.append({"type": "text", "text": refusal})
-    if message.get("audio") or message.get("function_call"):
-        raise invalid(
-            f"{where}: audio and function_call have no counterpart in Anthropic's Messages API",
-            "messages",
-        )
-    for position, call in enumerate(message.get("tool_calls") or ()):
-        blocks.append(_tool_use(call, f"{where}.tool_calls[{position}]"))
-    return blocks
-
-
-def _tool_use(call: Mapping[str, Any], where: str) -> Block:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise invalid(f"{where} is not a function call", "messages")
-    arguments = function.get("arguments") or "{}"
-    try:
-        raw = arguments.encode("utf-8", "surrogatepass")
-        value = orjson.loads(raw)
-        check_depth(value, arguments.count("{") + arguments.count("["))
-        value = exact(raw, value)
-    except TooDeep:
-        raise invalid(f"{where}.function.arguments is nested too deeply", "messages") from None
-    except (orjson.JSONDecodeError, AttributeError):
-        raise invalid(f"{where}.function.arguments is not JSON", "messages") from None
-    if not isinstance(value, dict):
-        raise invalid(f"{where}.function.arguments is not a JSON object", "messages")
-    return {
-        "type": "tool_use",
-        "id": safe_id(call.get("id"), where),
-        "name": function["name"],
-        "input": value,
-    }
-
-
-def _tool_result(message: Mapping[str, Any], where: str) -> Block:
-    block: Block = {
-        "type": "tool_result",
-        "tool_use_id": safe_id(message.get("tool_call_id"), where),
-    }
-    content = message.get("content")
-    if isinstance(content, list):
-        parts = _parts({"content": content}, where)
-        for part in parts:  # a mark inside is refused: the last one stands for all
-            if (mark := part.pop("cache_control", None)) is not None:
-                block["cache_control"] = mark
-        block["content"] = parts
-    elif content:
-        block["content"] = content
-    return _marked([block], message)[0]

@@ -18,19 +18,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from goblin_assistant.config import Config, ConfigError, ProviderRow
 from goblin_assistant.providers.answer_limits import LIMIT_FIELDS
+from goblin_assistant.providers.anthropic.errors import classify
 from goblin_assistant.providers.anthropic.foreign import (
     FOREIGN_SIGNATURE,
     without_foreign_thinking,
 )
 from goblin_assistant.providers.anthropic.models import CATALOGUE, Traits, learned, traits_of
+from goblin_assistant.providers.anthropic.observer import StreamObserver
 from goblin_assistant.providers.anthropic.request import build_request
 from goblin_assistant.providers.anthropic.response import (
-    classify,
     finish_reason,
     parse_message,
     to_openai,
 )
-from goblin_assistant.providers.anthropic.stream import StreamObserver, Translator
+from goblin_assistant.providers.anthropic.stream import Translator
 from goblin_assistant.providers.base import (
     ChatRequest,
     ChatResponse,

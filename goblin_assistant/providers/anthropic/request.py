@@ -34,7 +34,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.providers.anthropic.content import invalid, translate_messages
+from goblin_assistant.providers.anthropic.content import invalid
+from goblin_assistant.providers.anthropic.messages import translate_messages
 from goblin_assistant.providers.anthropic.models import Traits
 from goblin_assistant.providers.anthropic.thinking import translate_sampling, translate_thinking
 from goblin_assistant.schemas.field_names import note_others
