@@ -59,7 +59,7 @@ MODULES: dict[str, str] = {
     "calls/idempotency": "calls/test_idempotency.py",
     "calls/idempotency_memory": "calls/test_idempotency.py",
     "logs/redaction": "logs/test_redaction.py",
-    "accounts/tokens": "accounts/test_users.py accounts/test_secret_rotation.py",
+    "accounts/tokens": "accounts/test_tokens.py",
     "accounts/principals": "accounts/test_api_keys.py accounts/test_limits.py"
     " accounts/test_sessions.py",
 }
