@@ -199,6 +199,12 @@ def test_explain_tells_the_story_of_a_chat(engine: Engine, store: UsageStore) ->
         assert part in result.output, part
 
 
+def test_explain_shows_the_tags(engine: Engine, store: UsageStore) -> None:
+    one = entry(tags='{"feature":"b","team":"a"}')
+    store.finish(one, None)
+    assert "feature=b, team=a" in run("explain", one.correlation_id).output
+
+
 def test_explain_adds_what_the_log_says(engine: Engine, store: UsageStore, tmp_path: Path) -> None:
     store.finish(entry(correlation_id="abc-2"), None)
     log = tmp_path / "server.log"
