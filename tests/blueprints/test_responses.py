@@ -21,6 +21,7 @@ from tests.conftest import PASSWORD, MakeApp
 from tests.support.fake_upstream import CUT, FakeUpstream, Reply
 from tests.support.response_bodies import (
     SECRET,
+    call_events,
     event,
     function_call,
     message,
@@ -100,7 +101,7 @@ class Live:
         elif model == PLAIN:
             self.plain.reply(Reply.sse(openai_events(tool_calls=calls)))
         elif model == GPT:
-            self.gpt.reply(Reply.sse(response_events()))
+            self.gpt.reply(Reply.sse(call_events(*calls) if calls else response_events()))
 
     def upstream(self, model: str) -> FakeUpstream:
         """The server behind a model."""
@@ -505,6 +506,27 @@ REQUIRED = {
     "max_tool_calls", "store", "background", "service_tier", "metadata", "safety_identifier",
     "prompt_cache_key",
 }  # fmt: skip
+ITEM = {"item_id", "output_index"}
+EVENTS: dict[str, set[str]] = {
+    **{f"response.{state}": {"response"} for state in ("created", "in_progress", "completed")},
+    **{f"response.output_item.{what}": {"output_index", "item"} for what in ("added", "done")},
+    **{f"response.content_part.{what}": {*ITEM, "content_index", "part"}
+       for what in ("added", "done")},
+    "response.output_text.delta": {*ITEM, "content_index", "delta"},
+    "response.output_text.done": {*ITEM, "content_index", "text"},
+    "response.function_call_arguments.delta": {*ITEM, "delta"},
+    "response.function_call_arguments.done": {*ITEM, "arguments"},
+}  # fmt: skip
+"""The events of a text or a call, and what each must have beside its type and number."""
+ITEMS: dict[str, set[str]] = {
+    "message": {"id", "status", "role", "content"},
+    "function_call": {"id", "call_id", "name", "arguments", "status"},
+}
+PARTS = {"output_text": {"text", "annotations"}}
+USAGE = {
+    "input_tokens", "output_tokens", "total_tokens", "input_tokens_details",
+    "output_tokens_details",
+}  # fmt: skip
 COMPLIANCE: dict[str, dict[str, Any]] = {
     "basic": {"input": [{"type": "message", "role": "user", "content": "Say hello."}]},
     "system prompt": {
@@ -530,7 +552,7 @@ COMPLIANCE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_compliance_cases(live: Live, stream: bool) -> None:
-    for model in (ECHO, PLAIN, CLAUDE):
+    for model in (ECHO, *MODELS):
         for case in COMPLIANCE:
             try_case(live, model, case, stream=stream)
 
@@ -539,25 +561,56 @@ def try_case(live: Live, model: str, case: str, *, stream: bool) -> None:
     calls = [("get_weather", {"city": "Oslo"})] if case == "tools" else []
     if stream:
         live.stream(model, calls)
-    elif calls:
+    elif calls and model != ECHO:
         live.call(model, {"city": "Oslo"})
     else:
         live.answer(model)
     answer = live.post({"model": model, "stream": stream, **COMPLIANCE[case]})
     assert answer.status_code == 200, answer.text
-    body = answer.json() if not stream else events_of(answer.text)[-1]["response"]
-    assert body.keys() >= REQUIRED
+    events = events_of(answer.text) if stream else []
+    body = events[-1]["response"] if stream else answer.json()
+    check_events(events)
+    check_items(body["output"])
+    assert body["usage"].keys() >= USAGE
+    if model != GPT:  # what OpenAI itself leaves out is not added
+        assert body.keys() >= REQUIRED
     Response.model_validate(body)
     assert body["status"] == "completed"
     assert body["output"]
     if calls and model != ECHO:
         assert body["output"][0]["type"] == "function_call"
     if calls and stream and model != ECHO:
-        kinds = {found["type"] for found in events_of(answer.text)}
+        kinds = {found["type"] for found in events}
         assert kinds >= {
             "response.output_item.added", "response.function_call_arguments.delta",
             "response.function_call_arguments.done", "response.output_item.done",
         }  # fmt: skip
+
+
+def check_events(events: list[dict[str, Any]]) -> None:
+    """Each event is whole, and its item is the one that was added at its place."""
+    added: list[dict[str, Any]] = []
+    for number, found in enumerate(events):
+        kind = found["type"]
+        assert found["sequence_number"] == number
+        assert found.keys() >= EVENTS[kind], found
+        if kind == "response.output_item.added":
+            assert found["output_index"] == len(added)
+            added.append(found["item"])
+        if "item_id" in found:
+            assert added[found["output_index"]]["id"] == found["item_id"]
+        if "item" in found:
+            check_items([found["item"]])
+    assert not events or [item["id"] for item in events[-1]["response"]["output"]] == [
+        item["id"] for item in added
+    ]
+
+
+def check_items(items: list[dict[str, Any]]) -> None:
+    for item in items:
+        assert item.keys() >= ITEMS[item["type"]], item
+        for part in item.get("content", ()):
+            assert part.keys() >= PARTS[part["type"]], part
 
 
 def take(stream: Any, seen: list[Any]) -> None:
