@@ -14,6 +14,7 @@ from goblin_assistant.calls import idempotency_redis
 from goblin_assistant.calls.idempotency import (
     MAX_BODY_BYTES,
     Claim,
+    Holder,
     IdempotencyStore,
     Recording,
     StoredResponse,
@@ -432,3 +433,22 @@ def test_redis_holds_no_text_of_a_chat_and_a_new_secret_reads_what_the_old_one_w
         assert isinstance(begin(changed, "sealed"), Claim)
     finally:
         client.close()
+
+
+@pytest.mark.parametrize("end", ["finish", "abandon"])
+def test_a_claim_that_has_ended_does_not_ask_the_store_again(end: str) -> None:
+    asked: list[str] = []
+
+    class Recorded(MemoryIdempotencyStore):
+        def _put(self, holder: Holder, response: StoredResponse) -> None:
+            asked.append("finish")
+
+        def _drop(self, holder: Holder) -> None:
+            asked.append("abandon")
+
+    held = claim(Recorded(60, 60, 10_000), "ended")
+    for _ in range(2):
+        held.finish(ANSWER) if end == "finish" else held.abandon()
+    held.finish(ANSWER)
+    held.abandon()
+    assert asked == [end]
