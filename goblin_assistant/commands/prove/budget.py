@@ -22,7 +22,7 @@ def budget(deployment: Deployment, prices: tuple[int, int] | None = None) -> See
     """`prices` are micro-dollars per million tokens of prompt and answer; None: what one chat
     costs is taken from the usage."""
     each, tokens = _price_of_one(deployment, prices)
-    before = deployment.usage()
+    before = deployment.settled_usage()
     at_once(CHATS, lambda _: _chat(deployment))
     added = deployment.usage_since(before, CHATS)
     text = (
@@ -49,7 +49,7 @@ def _chat(deployment: Deployment) -> requests.Response:
 def _price_of_one(
     deployment: Deployment, prices: tuple[int, int] | None
 ) -> tuple[int, tuple[int, int]]:
-    before = deployment.usage()
+    before = deployment.settled_usage()
     if before.spent is None:
         raise NotTried(f"the key has no budget: make one with: {KEY_COMMAND}")
     used = _chat(deployment).json()["usage"]

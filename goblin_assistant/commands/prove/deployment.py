@@ -44,6 +44,7 @@ MODEL, PACED_MODEL = "echo", "prove/echo"
 SECONDS = 60.0
 _CHECK_SECONDS = 0.5
 _RECORD_SECONDS = 15.0
+_QUIET_CHECKS = 2
 
 
 class CannotStart(Exception):
@@ -155,6 +156,16 @@ class Deployment:
             to_microusd(budget["spent_usd"]) if budget else None,
             to_microusd(budget["reserved_usd"]) if budget else None,
         )
+
+    def settled_usage(self) -> Usage:
+        """`usage`, as soon as it has not changed for a moment: records of chats that have just been
+        answered may still be on their way."""
+        found, quiet, end = self.usage(), 0, time.monotonic() + _RECORD_SECONDS
+        while quiet < _QUIET_CHECKS and time.monotonic() < end:
+            time.sleep(_CHECK_SECONDS)
+            before, found = found, self.usage()
+            quiet = quiet + 1 if found == before else 0
+        return found
 
     def usage_since(self, before: Usage, records: int, seconds: float = _RECORD_SECONDS) -> Usage:
         """What has been added since `before`: as soon as there are `records`, and once more a

@@ -18,7 +18,7 @@ def disconnect(deployment: Deployment) -> Seen:
     """What can be seen from outside is the usage record: it is written when the call ends, says
     that the chat was not completed, and counts the words that the provider had sent until then. A
     call that went on would be written after a minute, with all of its words."""
-    before = deployment.usage()
+    before = deployment.settled_usage()
     with (
         deployment.session() as session,
         deployment.good(

@@ -20,7 +20,7 @@ def idempotency(deployment: Deployment) -> Seen:
     """Each request that is told to wait (409) asks again. All must get the same bytes, and the
     usage must grow by one."""
     name = f"prove-{uuid.uuid4().hex}"
-    before = deployment.usage()
+    before = deployment.settled_usage()
 
     def ask(_: int) -> tuple[requests.Response, int]:
         with deployment.session() as session:

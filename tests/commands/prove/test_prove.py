@@ -14,13 +14,20 @@ from pathlib import Path
 import pytest
 
 from goblin_assistant.commands.prove.command import NAMES
-from goblin_assistant.commands.prove.deployment import KEY_COMMAND, ROWS
+from goblin_assistant.commands.prove.deployment import KEY_COMMAND, ROWS, Deployment
 from tests.commands.prove.conftest import Deployments, run
 from tests.commands.prove.stubborn_proxy import stubborn_proxy
 from tests.conftest import ROOT
+from tests.support.fake_upstream import FakeUpstream, Reply
 from tests.support.monitoring import running_alertmanager
 from tests.support.services import free_port
 
+TOTALS = dict.fromkeys(
+    (
+        "requests", "failed_requests", "prompt_tokens", "completion_tokens", "cost_microusd",
+        "unpriced_requests",
+    ), 0,
+)  # fmt: skip
 PAGE = (ROOT / "docs" / "prove.md").read_text()
 
 
@@ -59,6 +66,13 @@ def test_a_right_deployment_keeps_every_promise(deployments: Deployments, tmp_pa
     page = (tmp_path / "report" / "prove.md").read_text()
     assert "6 kept, 0 broken, 2 not tried" in page
     assert (tmp_path / "report" / "prove.json").read_text() == tried.output
+
+
+def test_the_record_of_a_chat_before_is_none_of_this_promise(fake_upstream: FakeUpstream) -> None:
+    for requests_so_far in (3, 3, 4, 4, 4):
+        fake_upstream.reply(Reply.json(200, {"totals": {**TOTALS, "requests": requests_so_far}}))
+    assert Deployment(fake_upstream.url, "key").settled_usage().requests == 4
+    assert len(fake_upstream.requests) == 5
 
 
 @pytest.fixture
