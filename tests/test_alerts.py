@@ -251,7 +251,7 @@ def test_a_real_prometheus_scrapes_an_instance_with_a_token_and_evaluates_the_ru
         wait_until(
             lambda: query('ALERTS{alertname="Watchdog",alertstate="firing"}'), 90, "the Watchdog"
         )
-        groups = requests.get(url + "/rules", timeout=5).json()["data"]["groups"]
+        groups = requests.get(url + "/rules", timeout=60).json()["data"]["groups"]
         rules = [rule for group in groups for rule in group["rules"]]
         assert [rule["name"] for rule in rules if rule["health"] == "err"] == []
         assert {rule["name"] for rule in rules if rule["type"] == "alerting"} == set(ALERTS)

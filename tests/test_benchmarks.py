@@ -455,7 +455,7 @@ def test_the_upstream_answers_as_a_provider_does(programs: Path) -> None:
             answers[shape] = requests.post(
                 f"http://127.0.0.1:{port}/v1/chat/completions",
                 data=chat_body("bench"),
-                timeout=10,
+                timeout=60,
             )
     full, lean = answers["providers"], answers["lean"]
     assert full.headers["Transfer-Encoding"] == "chunked"
@@ -476,7 +476,7 @@ def test_no_two_events_of_a_stream_have_the_same_text(programs: Path, shape: nat
         text = requests.post(
             f"http://127.0.0.1:{port}/v1/chat/completions",
             data=chat_body("bench", stream=True),
-            timeout=10,
+            timeout=60,
         ).text
     events = [line.removeprefix("data: ") for line in text.splitlines() if line]
     assert events.pop() == "[DONE]"

@@ -178,7 +178,7 @@ def test_the_guides_log_command_prints_every_line_as_json(terminal: Terminal) ->
     (command,) = blocks(GUIDE, "logs")
     server = terminal.begin(command)
     terminal.wait_for_server(server)
-    assert requests.get(terminal.url + "/health", timeout=10).status_code == 200
+    assert requests.get(terminal.url + "/health", timeout=60).status_code == 200
     lines = parse_objects(terminal.stop_server(server))
     assert {"request_completed"} <= {line["message"] for line in lines}
 
@@ -189,7 +189,7 @@ def test_the_guides_error_filter_prints_failures_and_nothing_else(terminal: Term
     server = terminal.begin(command)
     terminal.wait_for_server(server)
     # The database has no tables yet, so the instance is not ready.
-    assert requests.get(terminal.url + "/health/ready", timeout=10).status_code == 503
+    assert requests.get(terminal.url + "/health/ready", timeout=60).status_code == 503
     lines = parse_objects(terminal.stop_server(server))
     assert "/health/ready" in [line.get("path") for line in lines]
     assert [line for line in lines if line["level"] != "ERROR" and line["status_code"] < 500] == []
@@ -253,7 +253,7 @@ def test_the_guides_section_testing_the_setup_works_as_written(serve: Serve) -> 
 def test_the_guides_limit_answer_is_exactly_as_written(serve: Serve) -> None:
     server = serve(RATELIMIT_ENABLED="true")
     body = {"email": "test@example.com", "password": "test"}
-    answers = [requests.post(server.url + "/auth/login", json=body, timeout=10) for _ in range(15)]
+    answers = [requests.post(server.url + "/auth/login", json=body, timeout=60) for _ in range(15)]
     assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 5
     refused = answers[-1].json()
     assert refused["error"] == "rate_limit_exceeded"

@@ -74,7 +74,7 @@ def test_the_guides_web_page_shows_the_verdicts_tab(serve: Serve) -> None:
     job = bash(block, ROOT, LOCUST_WEB_PORT=str(port), LOCUST_WEB_HOST="127.0.0.1")
     url = f"http://127.0.0.1:{port}"
     wait_until(lambda: answers(url), 30, "Locust's web page")
-    assert requests.get(url + "/verdict", timeout=10).status_code == 200
+    assert requests.get(url + "/verdict", timeout=60).status_code == 200
     os.killpg(job.pid, signal.SIGTERM)
     printed, _ = job.communicate(timeout=30)
     assert "Traceback" not in printed
@@ -82,7 +82,7 @@ def test_the_guides_web_page_shows_the_verdicts_tab(serve: Serve) -> None:
 
 def answers(url: str) -> bool:
     try:
-        return requests.get(url, timeout=5).status_code == 200
+        return requests.get(url, timeout=60).status_code == 200
     except requests.RequestException:
         return False
 

@@ -195,7 +195,7 @@ def test_a_running_server_sees_chroma_go_and_come_back(
     server = serve(CHROMA_URL=chroma.url, GOBLIN_HEALTH_INTERVAL="0.1", GOBLIN_HEALTH_TIMEOUT="1")
 
     def status() -> str:
-        return str(requests.get(server.url + "/health/chroma/status", timeout=5).json()["status"])
+        return str(requests.get(server.url + "/health/chroma/status", timeout=60).json()["status"])
 
     wait_until(lambda: status() == "healthy")
     chroma.stop()

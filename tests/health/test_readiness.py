@@ -21,7 +21,7 @@ def chat(server: Server, headers: dict[str, str]) -> int:
 
 
 def ready(server: Server) -> requests.Response:
-    return requests.get(server.url + "/health/ready", timeout=10)
+    return requests.get(server.url + "/health/ready", timeout=60)
 
 
 def test_without_the_database_an_instance_is_ready_while_it_serves_the_callers_that_it_knows(

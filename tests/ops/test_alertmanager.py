@@ -98,11 +98,11 @@ class Alertmanager:
             }
             for alert, labels in alerts
         ]
-        requests.post(self.url + "/api/v2/alerts", json=body, timeout=10).raise_for_status()
+        requests.post(self.url + "/api/v2/alerts", json=body, timeout=60).raise_for_status()
 
     def states(self) -> dict[str, str]:
         """active or suppressed, by alert."""
-        alerts = requests.get(self.url + "/api/v2/alerts", timeout=10).json()
+        alerts = requests.get(self.url + "/api/v2/alerts", timeout=60).json()
         return {one["labels"]["alertname"]: one["status"]["state"] for one in alerts}
 
 

@@ -89,7 +89,7 @@ class Running:
 
     def _ready(self) -> bool:
         try:
-            return requests.get(f"{self.url}/health/ready", timeout=10).status_code == 200
+            return requests.get(f"{self.url}/health/ready", timeout=60).status_code == 200
         except requests.RequestException:
             return False
 

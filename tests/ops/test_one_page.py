@@ -437,7 +437,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
 def live(server: Server) -> bool:
     assert server.process.poll() is None, b"".join(server.output + server.errors)
     try:
-        return requests.get(server.url + "/health/live", timeout=5).status_code == 200
+        return requests.get(server.url + "/health/live", timeout=60).status_code == 200
     except requests.RequestException:
         return False
 

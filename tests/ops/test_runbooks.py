@@ -114,7 +114,7 @@ def test_every_metric_in_rules_and_runbooks_is_exported(serve: Serve) -> None:
     server = serve()
     exported = set(OTHERS) | RECORDED
     for family, kind in re.findall(
-        r"^# TYPE (\S+) (\S+)$", requests.get(server.url + "/metrics", timeout=10).text, re.M
+        r"^# TYPE (\S+) (\S+)$", requests.get(server.url + "/metrics", timeout=60).text, re.M
     ):
         exported |= {family}
         if kind == "histogram":

@@ -203,7 +203,7 @@ def test_the_server_runs_without_memory_that_is_writable_and_executable(tmp_path
         def up() -> bool:
             assert process.poll() is None, (tmp_path / "output").read_text()
             try:
-                return requests.get(f"{url}/health/live", timeout=5).status_code == 200
+                return requests.get(f"{url}/health/live", timeout=60).status_code == 200
             except requests.RequestException:
                 return False
 
@@ -306,7 +306,7 @@ def two_servers(serve: Serve) -> tuple[int, dict[int, Server]]:
 
 
 def ready(url: str) -> bool:
-    return requests.get(f"{url}/health/ready", timeout=10).status_code == 200
+    return requests.get(f"{url}/health/ready", timeout=60).status_code == 200
 
 
 def test_instances_are_restarted_one_by_one_and_the_rest_goes_on_when_one_stays_away(

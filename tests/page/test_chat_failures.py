@@ -133,7 +133,7 @@ def test_a_session_that_ends_while_one_writes_loses_nothing(
         enter(ada.page, "expires@example.com")
         ada.page.get_by_label("Message").fill("A long thought")
         login = {"email": "expires@example.com", "password": PASSWORD}
-        token = requests.post(server.url + "/auth/login", json=login, timeout=60).json()
+        token = server.patiently("/auth/login", login)
         out = requests.post(
             server.url + "/auth/logout",
             json={},

@@ -155,6 +155,6 @@ def test_a_line_of_a_megabyte_does_not_stop_the_page(
         enter(ada.page, f"long{ord(mark[0])}{len(mark)}{ord(mark[-1])}@example.com")
         upstream.reply(Reply.sse(whole(*pieces, "\n\nThe *end*.")))
         ask(ada.page, "Go on and on")
-        expect(ada.page.get_by_role("button", name="Ask again")).to_be_visible()
-        expect(answer(ada.page).locator(".said")).to_contain_text("The ")
+        expect(ada.page.get_by_role("button", name="Ask again")).to_be_visible(timeout=300_000)
+        expect(answer(ada.page).locator(".said")).to_contain_text("The ", timeout=300_000)
         harmless(ada)

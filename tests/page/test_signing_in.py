@@ -158,7 +158,7 @@ def test_a_session_that_the_server_has_ended_leads_to_the_door_and_says_so(
         create_account(ada.page, "ended@example.com")
         expect_in(ada.page, "ended@example.com")
         login = {"email": "ended@example.com", "password": PASSWORD}
-        token = requests.post(server.url + "/auth/login", json=login, timeout=60).json()
+        token = server.patiently("/auth/login", login)
         out = requests.post(
             server.url + "/auth/logout",
             json={},

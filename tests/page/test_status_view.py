@@ -69,7 +69,13 @@ def test_an_open_circuit_breaker_and_taken_places_are_said_in_words(
     browser: Browser, serve: Serve, fake_upstream: FakeUpstream
 ) -> None:
     server = start(
-        serve, fake_upstream, ["gpt-4o"], GOBLIN_CHAT_SLOTS="2", GOBLIN_CHATS_WAITING="0"
+        serve,
+        fake_upstream,
+        ["gpt-4o"],
+        GOBLIN_CHAT_SLOTS="2",
+        GOBLIN_CHATS_WAITING="0",
+        GOBLIN_BREAKER_OPEN_SECONDS="600",
+        GOBLIN_BREAKER_WINDOW="600",
     )
     headers = server.register("breaker@example.com")
     url = server.url + "/v1/chat/completions"
@@ -105,7 +111,7 @@ def refreshed_text(page: Page, text: str) -> None:
 
 
 def test_who_may_not_see_the_state_is_told_why(browser: Browser, serve: Serve) -> None:
-    server = serve(RATELIMIT_ENABLED="true", RATELIMIT_HEALTH="2 per hour")
+    server = serve(RATELIMIT_ENABLED="true", RATELIMIT_HEALTH="20 per hour")
     server.register("curious@example.com")
     with signed_in(browser, server, "curious@example.com", "status") as ada:
         overall(ada.page, "Everything works.")

@@ -176,7 +176,7 @@ def test_a_fault_does_what_the_table_says(
         wait_until(lambda: fake_upstream.open_connections == 0 or fake_upstream.closed_by_peer > 0)
     else:
         answer = requests.post(
-            server.url + "/chat/completions", json=body, headers=headers, timeout=20
+            server.url + "/chat/completions", json=body, headers=headers, timeout=60
         )
         text = answer.text
         check_answer(answer, row)

@@ -69,7 +69,7 @@ def test_the_front_learns_the_backs_models_and_their_prices_stay_unknown(
     headers = front.register()
 
     def listed() -> bool:
-        data = requests.get(front.url + "/v1/models", headers=headers, timeout=10).json()["data"]
+        data = requests.get(front.url + "/v1/models", headers=headers, timeout=60).json()["data"]
         return "back/echo/echo" in [model["id"] for model in data]
 
     wait_until(listed)
@@ -94,7 +94,7 @@ def test_a_limit_of_the_back_is_the_fronts_providers_limit(serve: Serve, tmp_pat
         ).status_code
         == 200
     )
-    refused = requests.post(front.url + "/chat/completions", json=body, headers=headers, timeout=20)
+    refused = requests.post(front.url + "/chat/completions", json=body, headers=headers, timeout=60)
     assert refused.status_code == 503
     assert refused.json()["error"] == "provider_rate_limited"
     assert refused.json()["source"] == "provider"

@@ -95,7 +95,7 @@ def test_a_chain_hides_an_outage_and_the_breaker_opens_and_closes(
     ]
     assert changes[0] == ("closed", "open")
     assert changes[-2:] == [("open", "half_open"), ("half_open", "closed")]
-    assert requests.get(server.url + "/health/a", timeout=10).json()["circuit"] == "closed"
+    assert requests.get(server.url + "/health/a", timeout=60).json()["circuit"] == "closed"
 
 
 def test_without_a_chain_failures_turn_into_fast_refusals(
@@ -163,7 +163,7 @@ def test_a_provider_that_hangs_is_seen_and_its_chain_moves_on(
     assert metrics['provider_oldest_call_age_seconds{provider="a"}'] >= 1
     assert metrics['provider_slow_calls_total{provider="a"}'] == 4
     assert metrics["deadlines_thread_up"] == 1
-    assert requests.get(server.url + "/health/a", timeout=10).json()["circuit"] == "open"
+    assert requests.get(server.url + "/health/a", timeout=60).json()["circuit"] == "open"
     with ask(server, headers, "safe", stream=True) as answer:
         assert answer.headers["X-Goblin-Provider"] == "echo"
     with ask(server, headers, "a/m") as refused:

@@ -186,15 +186,15 @@ def test_a_request_that_has_arrived_on_an_idle_connection_is_served_before_it_is
 def test_readiness_turns_first_and_open_connections_are_told_to_close(serve: Serve) -> None:
     server = serve(GOBLIN_DRAIN_DELAY_SECONDS="3")
     with requests.Session() as session:
-        before = session.get(server.url + "/health/ready", timeout=5)
+        before = session.get(server.url + "/health/ready", timeout=60)
         assert before.status_code == 200
         assert before.headers.get("Connection") != "close"
         server.process.send_signal(signal.SIGTERM)
         server.wait_for_line("draining")
         # The listener is still open: a load balancer sees 503 before any connection is refused.
-        assert requests.get(server.url + "/health/ready", timeout=5).status_code == 503
-        assert requests.get(server.url + "/health/live", timeout=5).status_code == 200
-        during = session.get(server.url + "/health", timeout=5)
+        assert requests.get(server.url + "/health/ready", timeout=60).status_code == 503
+        assert requests.get(server.url + "/health/live", timeout=60).status_code == 200
+        during = session.get(server.url + "/health", timeout=60)
         assert during.status_code == 200
         assert during.headers["Connection"] == "close"
     assert server.wait() == 0

@@ -205,7 +205,7 @@ def test_a_log_file_that_logrotate_moves_away_loses_no_line(serve: Serve, tmp_pa
     for turn in range(3):
         for number in range(5):
             identity = f"turn-{turn}-{number}"
-            requests.get(server.url + "/health", headers={"X-Correlation-ID": identity}, timeout=10)
+            requests.get(server.url + "/health", headers={"X-Correlation-ID": identity}, timeout=60)
             identities.append(identity)
         wait_until(lambda: identities[-1] in path.read_text())
         if turn < 2:
@@ -240,7 +240,7 @@ def test_sigusr1_is_ignored_and_sighup_during_the_start_ends_nothing(serve: Serv
     server.wait_for_line("server_started", 20)
     reload(server, "configuration_reloaded")
     server.process.send_signal(signal.SIGUSR1)
-    assert requests.get(server.url + "/health/live", timeout=10).status_code == 200
+    assert requests.get(server.url + "/health/live", timeout=60).status_code == 200
     assert server.stop() == 0
 
 

@@ -30,7 +30,7 @@ def test_stopping_one_of_two_instances_under_load_loses_nothing(serve: Serve, ng
             while not done.is_set():
                 try:
                     if kind == 0:
-                        answer = session.get(nginx.url + "/health", timeout=20)
+                        answer = session.get(nginx.url + "/health", timeout=60)
                         complete = answer.status_code == 200
                     else:
                         body = {**chat, "stream": kind == 2}

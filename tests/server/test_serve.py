@@ -56,7 +56,7 @@ def test_one_client_has_one_address_however_the_proxy_writes_it(serve: Serve) ->
 
 def test_the_first_and_every_other_line_is_json_and_says_where_it_listens(serve: Serve) -> None:
     server = serve()
-    requests.get(server.url + "/nowhere", timeout=5)
+    requests.get(server.url + "/nowhere", timeout=60)
     assert server.stop() == 0
     started = server.log_lines("server_started")
     assert started[0]["url"] == server.url
@@ -74,7 +74,7 @@ def test_a_taken_port_is_reported(serve: Serve) -> None:
 
 def test_metrics_can_have_a_token(serve: Serve) -> None:
     server = serve(GOBLIN_METRICS_TOKEN="canary-metrics-token")
-    refused = requests.get(server.url + "/metrics", timeout=5)
+    refused = requests.get(server.url + "/metrics", timeout=60)
     assert refused.status_code == 401
     assert refused.json()["error"] == "unauthorized"
     assert refused.headers["WWW-Authenticate"].startswith("Bearer")
@@ -93,13 +93,13 @@ def test_metrics_can_have_a_token(serve: Serve) -> None:
 def test_metrics_can_have_a_port_of_their_own(serve: Serve) -> None:
     port = free_port()
     server = serve(GOBLIN_METRICS_PORT=str(port), GOBLIN_METRICS_TOKEN="canary-metrics-token")
-    assert requests.get(server.url + "/metrics", timeout=5).status_code == 404
+    assert requests.get(server.url + "/metrics", timeout=60).status_code == 404
     own = f"http://127.0.0.1:{port}"
     token = {"Authorization": "Bearer canary-metrics-token"}
-    assert requests.get(own + "/metrics", timeout=5).status_code == 401
-    assert "http_requests_total" in requests.get(own + "/metrics", headers=token, timeout=5).text
-    assert requests.get(own + "/other", headers=token, timeout=5).status_code == 404
-    assert requests.post(own + "/metrics", headers=token, timeout=5).status_code == 405
+    assert requests.get(own + "/metrics", timeout=60).status_code == 401
+    assert "http_requests_total" in requests.get(own + "/metrics", headers=token, timeout=60).text
+    assert requests.get(own + "/other", headers=token, timeout=60).status_code == 404
+    assert requests.post(own + "/metrics", headers=token, timeout=60).status_code == 405
     assert server.stop() == 0
 
 
@@ -166,7 +166,7 @@ def test_a_full_pipe_does_not_stop_the_server(serve: Serve, tmp_path: Path) -> N
         wait_until(lambda: _answers(url), 20)
         with requests.Session() as session:
             for _ in range(1500):  # the pipe holds 64 KiB, about 250 lines
-                assert session.get(url + "/health", timeout=5).status_code == 200
+                assert session.get(url + "/health", timeout=60).status_code == 200
     finally:
         process.kill()
         process.wait()
@@ -189,7 +189,7 @@ def test_many_connections_at_once_are_served(serve: Serve) -> None:
             connections.append(socket.create_connection(("127.0.0.1", server.port), 5))
         connections[-1].sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
         assert connections[-1].recv(100).startswith(b"HTTP/1.1 200")
-        assert requests.get(server.url + "/health", timeout=5).status_code == 200
+        assert requests.get(server.url + "/health", timeout=60).status_code == 200
     finally:
         for connection in connections:
             connection.close()
@@ -201,8 +201,8 @@ def test_concurrent_requests_are_counted_exactly(serve: Serve) -> None:
     def work(_: int) -> None:
         with requests.Session() as session:
             for _ in range(25):
-                session.get(server.url + "/health", timeout=10)
-                session.get(server.url + "/nowhere", timeout=10)
+                session.get(server.url + "/health", timeout=60)
+                session.get(server.url + "/nowhere", timeout=60)
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(work, range(16)))

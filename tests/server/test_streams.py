@@ -117,7 +117,7 @@ def test_busy_chat_slots_leave_threads_for_everything_else(
         login = requests.post(
             server.url + "/auth/login",
             json={"email": "ada@example.com", "password": PASSWORD},
-            timeout=5,
+            timeout=60,
         )
         assert login.status_code == 200
         fourth = requests.post(
@@ -153,7 +153,7 @@ def test_chats_that_find_no_place_to_wait_are_refused_and_leave_threads_for_ever
         refused = [chat.result() for chat in chats if chat.done()]
         assert {(one.status_code, one.json()["error"]) for one in refused} == {(503, "overloaded")}
         assert all(int(one.headers["Retry-After"]) >= 1 for one in refused)
-        assert requests.get(server.url + "/health/live", timeout=5).status_code == 200
+        assert requests.get(server.url + "/health/live", timeout=60).status_code == 200
         metrics = server.metrics()
         assert (metrics["chat_slots_in_use"], metrics["chat_slots_waiting"]) == (13, 1)
         fake_upstream.release()

@@ -167,7 +167,7 @@ def test_each_line_arrives_with_its_ecs_names_and_the_first_error_is_mailed(
         GOBLIN_CONFIG_FILE=str(goblin_toml),
         GOBLIN_INSTANCE_NAME="web-1",
     )
-    requests.get(server.url + "/health", headers={"X-Correlation-ID": "abc-1"}, timeout=10)
+    requests.get(server.url + "/health", headers={"X-Correlation-ID": "abc-1"}, timeout=60)
     goblin_toml.write_text("[aliases")
     for _ in range(2):
         known = count(collector, FAILED)

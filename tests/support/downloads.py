@@ -53,10 +53,16 @@ def made_once(
                     "GOBLIN_TEST_REQUIRE_SERVICES=1 downloads them, as .ci/run does"
                 )
             half = base / f"{folder.name}.half"
-            shutil.rmtree(half, ignore_errors=True)
-            half.mkdir()
-            done = make(half)
-            if done.returncode != 0:
+            for _ in range(3):  # a registry may be slow for once
+                shutil.rmtree(half, ignore_errors=True)
+                half.mkdir()
+                try:
+                    done = make(half)
+                except subprocess.TimeoutExpired as late:
+                    done = subprocess.CompletedProcess(late.cmd, 1, "", str(late))
+                if done.returncode == 0:
+                    break
+            else:
                 shutil.rmtree(half, ignore_errors=True)
                 missing(f"{name} cannot be installed: {done.stderr[-2000:]}")
             half.rename(folder)

@@ -77,7 +77,7 @@ class PrometheusServer(_Process):
 
     def rule_health(self) -> set[str]:
         """ok, err and unknown, as far as the rules have them."""
-        groups = requests.get(self.url + "/api/v1/rules", timeout=10).json()["data"]["groups"]
+        groups = requests.get(self.url + "/api/v1/rules", timeout=60).json()["data"]["groups"]
         return {rule["health"] for group in groups for rule in group["rules"]}
 
 

@@ -43,6 +43,8 @@ SETTINGS = {
     "RATELIMIT_CHAT": "1000000 per minute",
     "RATELIMIT_DEFAULT": "1000000 per minute",
     "RATELIMIT_HEALTH": "1000000 per minute",
+    # A comment in a silent stream would hide a proxy that holds it back.
+    "GOBLIN_STREAM_KEEPALIVE_SECONDS": "0",
 }
 TOML = """\
 [providers.sim]

@@ -43,7 +43,7 @@ def start(serve: Serve, upstream: FakeUpstream, models: Sequence[str] = (), **mo
     return server
 
 
-def raw(server: Server, data: bytes, timeout: float = 10.0) -> bytes:
+def raw(server: Server, data: bytes, timeout: float = 60.0) -> bytes:
     """All bytes that the server answers until it closes."""
     with socket.create_connection(("127.0.0.1", server.port), timeout) as connection:
         connection.sendall(data)

@@ -32,4 +32,4 @@ def test_a_stopped_postgres_keeps_its_data(own_postgres: PostgresServer) -> None
 
 def test_nginx_serves_the_configuration_of_the_test(nginx: Nginx) -> None:
     nginx.start("server { listen 127.0.0.1:{port}; location / { return 204; } }")
-    assert requests.get(nginx.url, timeout=5).status_code == 204
+    assert requests.get(nginx.url, timeout=60).status_code == 204

@@ -104,7 +104,7 @@ def test_another_server_than_ours_is_held_to_the_limits_too(development: str) ->
             development + "/auth/login",
             data=data,
             headers={"Content-Type": "application/json"},
-            timeout=10,
+            timeout=60,
         )
         assert answer.status_code == status
 
@@ -216,7 +216,7 @@ def test_a_body_at_the_limit_is_read(serve: Serve) -> None:
             server.url + "/auth/login",
             data=body.ljust(size),
             headers={"Content-Type": "application/json"},
-            timeout=10,
+            timeout=60,
         )
         assert answer.status_code == status
 

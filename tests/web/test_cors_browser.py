@@ -180,7 +180,10 @@ def test_a_page_of_another_origin_reads_every_error_and_its_id(
     assert there.ask("/auth/login", size=20_000)["code"] == "payload_too_large"
     assert there.ask("/admin/users", method="GET")["code"] == "forbidden"
     assert there.ask("/nothing", method="GET")["code"] == "not_found"
-    assert there.ask("/auth/register", account)["code"] == "conflict"
+    for _ in range(60):  # a busy machine may not hash the password in time
+        if (code := there.ask("/auth/register", account)["code"]) != "overloaded":
+            break
+    assert code == "conflict"
     closed = Elsewhere(page, strict, there.token, there.read)
     assert closed.ask("/auth/register", account)["code"] == "registration_closed"
 

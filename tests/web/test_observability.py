@@ -386,7 +386,7 @@ def paths_logged(server: Any, message: str) -> list[str]:
 def test_probes_and_scrapes_are_logged_for_debugging_only(serve: Serve) -> None:
     server = serve()
     for path in ("/health/live", "/health/ready", "/metrics", "/health", "/nothing"):
-        requests.get(server.url + path, timeout=10)
+        requests.get(server.url + path, timeout=60)
     server.wait_for_line("request_completed", path="/nothing")
     assert paths_logged(server, "request_completed") == ["/health", "/nothing"]
     assert paths_logged(server, "request_started") == []
@@ -394,7 +394,7 @@ def test_probes_and_scrapes_are_logged_for_debugging_only(serve: Serve) -> None:
 
 def test_a_probe_that_fails_is_logged_as_any_failure(serve: Serve) -> None:
     server = serve(GOBLIN_ENV="production", SECRET_KEY="x" * 40)  # without tables
-    assert requests.get(server.url + "/health/ready", timeout=10).status_code == 503
+    assert requests.get(server.url + "/health/ready", timeout=60).status_code == 503
     line = server.wait_for_line("request_completed", path="/health/ready")
     assert (line["level"], line["status_code"]) == ("WARNING", 503)
 

@@ -217,7 +217,7 @@ def test_the_guides_loop_works_against_the_real_server(serve: Serve) -> None:
         requests.post(
             server.url + "/auth/login",
             json={"email": "test@example.com", "password": "test"},
-            timeout=10,
+            timeout=60,
         )
         for _ in range(15)
     ]

@@ -88,7 +88,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codex]:
             yield Codex(server, upstream, program, home, key)
     finally:
         upstream.close()
-        shutil.rmtree(home)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture
