@@ -9,7 +9,8 @@
     ├── Forbidden                  403     forbidden
     │   └── RegistrationClosed     403     registration_closed   the operator creates accounts
     ├── NotFound                   404     not_found
-    │   └── UnknownModel           404     model_not_found
+    │   ├── UnknownModel           404     model_not_found
+    │   └── TokenCountUnavailable  404     token_count_unavailable
     ├── MethodNotAllowed           405     method_not_allowed
     ├── Conflict                   409     conflict
     ├── PayloadTooLarge            413     payload_too_large
@@ -145,6 +146,13 @@ class UnknownModel(NotFound):
     code = "model_not_found"
 
 
+class TokenCountUnavailable(NotFound):
+    """No provider of this model counts a request's tokens. The operator may allow estimates."""
+
+    label = "TokenCountUnavailable"
+    code = "token_count_unavailable"
+
+
 class MethodNotAllowed(AppError):
     """The route exists, the method does not."""
 
@@ -223,9 +231,9 @@ class CircuitOpen(Unavailable):
 
 APP_ERRORS: tuple[type[AppError], ...] = (
     BadRequest, ValidationFailed, PriceUnknown, Unauthorized, BudgetExceeded, Forbidden,
-    RegistrationClosed, NotFound, UnknownModel, MethodNotAllowed, Conflict, PayloadTooLarge,
-    UnsupportedMediaType, IdempotencyMismatch, RateLimitExceeded, ClientGone, InternalError,
-    NoFreeSlot, Unavailable, CircuitOpen,
+    RegistrationClosed, NotFound, UnknownModel, TokenCountUnavailable, MethodNotAllowed, Conflict,
+    PayloadTooLarge, UnsupportedMediaType, IdempotencyMismatch, RateLimitExceeded, ClientGone,
+    InternalError, NoFreeSlot, Unavailable, CircuitOpen,
 )  # fmt: skip
 
 

@@ -125,7 +125,7 @@ LABELS = {
     "Forbidden", "IdempotencyMismatch", "InternalError", "InvalidRequest", "MethodNotAllowed",
     "ModelNotFound", "NotFound", "Overloaded", "OverloadedHere", "PayloadTooLarge", "PriceUnknown",
     "ProviderError", "RateLimitExceeded", "RateLimited", "RegistrationClosed", "ResourceNotFound",
-    "Timeout",
+    "Timeout", "TokenCountUnavailable",
     "Unauthorized", "Unavailable", "UnknownModel", "UnsupportedMediaType", "ValidationFailed",
 }  # fmt: skip
 """Labels that dashboards use: a class may be renamed, its label stays."""

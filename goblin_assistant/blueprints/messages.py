@@ -5,11 +5,16 @@ from __future__ import annotations
 from apiflask import APIBlueprint
 from flask import Response
 
-from goblin_assistant.schemas.messages import Message, MessagesRequest
+from goblin_assistant.schemas.messages import (
+    CountTokensRequest,
+    Message,
+    MessagesRequest,
+    TokenCount,
+)
 from goblin_assistant.web.auth import require_auth
-from goblin_assistant.web.chat_response import respond
+from goblin_assistant.web.chat_response import count, respond
 from goblin_assistant.web.json_requests import json_body
-from goblin_assistant.web.openapi import CHAT_ERRORS, describe
+from goblin_assistant.web.openapi import CHAT_ERRORS, COUNT_ERRORS, describe
 from goblin_assistant.web.request_body import parse_json
 from goblin_assistant.web.request_info import request_info
 
@@ -26,6 +31,19 @@ def create_message() -> Response:
     raw = json_body()
     body = parse_json(MessagesRequest, raw)
     return respond(body, raw, dialect="anthropic", operation="chat_completion")
+
+
+@bp.post("/v1/messages/count_tokens")
+@describe(
+    "Count a message's tokens", body=CountTokensRequest, answer=TokenCount, errors=COUNT_ERRORS
+)
+@require_auth(scope="chat")
+def count_tokens() -> Response:
+    """How many tokens a request would have as its prompt: Anthropic's own count for its models.
+    For others a 404 or, where the operator allows it, an estimate: then `X-Goblin-Token-Source`
+    is `estimated`. Costs nothing."""
+    raw = json_body()
+    return count(parse_json(CountTokensRequest, raw), raw)
 
 
 @bp.after_request

@@ -35,7 +35,8 @@ def _not_begun() -> bool:
 
 @dataclass(slots=True)
 class Chat:
-    """One request for a completion or embeddings, of which only the shape was checked.
+    """One request for a completion, embeddings or a count of tokens, of which only the shape was
+    checked.
 
     `body` is the parsed request in `dialect`. `raw` is the client's bytes, or b"" once `body` was
     changed. `held_limit`: money or tokens are held for the limit in `body`. `client_gone` answers
@@ -181,7 +182,7 @@ class TargetRequests:
         if target.name in self._prepared:
             return
         request = self._for_target(target)
-        if self._chat.operation == "chat_completion":
+        if self._chat.operation != "embeddings":
             target.provider.prepare(request)
         self._prepared[target.name] = request
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 from goblin_assistant import metrics
 from goblin_assistant.calls.access import ModelAccess
 from goblin_assistant.calls.admission import Admission
+from goblin_assistant.calls.counting import TokenCounts
 from goblin_assistant.calls.request import Chat, ChatResult
 from goblin_assistant.calls.settlement import Books, Settlement
 from goblin_assistant.calls.stream import ChatStream, close_events
@@ -72,6 +73,7 @@ class ChatService:
             access=self.access,
             timeout=config.timeout_total,
         )
+        self.token_counts = TokenCounts(self.tables, router, self.slots, self.access, config)
         for reason in ("client", "provider", "timeout", "shutdown"):
             metrics.stream_incomplete_total.labels(reason)
         for phase in ("waiting", "before_first_token", "streaming"):

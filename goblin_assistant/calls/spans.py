@@ -42,6 +42,35 @@ def chat_spans(
     return spans
 
 
+def count_spans(trace: Trace, context: TraceContext) -> list[Span]:
+    """A span for each attempt to have a request's tokens counted. The conventions have no name for
+    the operation."""
+    return [
+        Span(
+            f"count_tokens {call.target.model}",
+            "client",
+            call.span_id,
+            context.span_id,
+            call.started,
+            call.ended if call.ended is not None else call.started,
+            {
+                "gen_ai.operation.name": "count_tokens",
+                "gen_ai.provider.name": _provider_name(call),
+                "gen_ai.request.model": call.target.model,
+                "goblin.provider": call.target.provider.name,
+                **({"error.type": call.error} if call.error else {}),
+            },
+            error=call.error,
+        )
+        for call in trace.calls
+    ]
+
+
+def _provider_name(call: AttemptCall) -> str:
+    name = call.target.provider.name
+    return _PROVIDERS.get(name, name)
+
+
 def moments(trace: Trace) -> list[Moment]:
     """The events of a chat for the request's span."""
     return [
@@ -78,7 +107,7 @@ def _attempt(
     operation = "embeddings" if entry.operation == "embeddings" else "chat"
     attributes: dict[str, Value] = {
         "gen_ai.operation.name": operation,
-        "gen_ai.provider.name": _PROVIDERS.get(provider.name, provider.name),
+        "gen_ai.provider.name": _provider_name(call),
         "gen_ai.request.model": call.target.model,
         "gen_ai.request.stream": entry.stream,
         "goblin.provider": provider.name,

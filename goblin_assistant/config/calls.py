@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from goblin_assistant.config.fields import (
     OptionalBool,
     OptionalFloat,
@@ -27,6 +29,12 @@ class CallSettings(Settings):
         True,
         "GOBLIN_ECHO_ENABLED",
         "the embedded offline provider; in production only for API keys whose model list names it",
+    )
+    count_tokens: Literal["", "estimate"] = setting(
+        "",
+        "GOBLIN_COUNT_TOKENS",
+        "estimate: /v1/messages/count_tokens estimates for models whose provider does not count; "
+        "empty: it answers 404 for them",
     )
     fault_models: OptionalBool = setting(
         None,

@@ -190,6 +190,8 @@ class Provider(ABC):
     """False: it answers who names it, and stands in no list of models, providers or services."""
     address: tuple[str, int] | None = None
     """Host and port of its server, if it has one."""
+    counts_prompts: bool = False
+    """Whether `count_prompt` asks a server that counts."""
 
     @abstractmethod
     def models(self) -> Sequence[Model]:
@@ -223,6 +225,11 @@ class Provider(ABC):
         """The tokens that this provider will report for a prompt, exactly and without I/O; None if
         it cannot tell beforehand."""
         return None
+
+    def count_prompt(self, request: ChatRequest) -> bytes:
+        """Have the server count a request of Anthropic's dialect; return its answer, JSON with
+        `input_tokens`. Raises as `complete`."""
+        raise InvalidRequest(f"{self.name} does not count tokens", provider=self.name)
 
     @abstractmethod
     def check(self, timeout: float = 3.0) -> None:

@@ -37,7 +37,13 @@ CHAT_ROUTES = frozenset(
         "/v1/embeddings",
     }
 )  # fmt: skip
-"""The routes of the chat group: those that call a provider."""
+"""The routes of the chat group: those that call a provider, and cost."""
+
+COUNT_ROUTE = "/v1/messages/count_tokens"
+"""Takes a chat's body and calls a provider, but costs nothing: it is of the general group."""
+
+PROVIDER_ROUTES = CHAT_ROUTES | {COUNT_ROUTE}
+"""The routes that take a chat's body and call a provider."""
 
 SCOPES: dict[str, tuple[str, ...]] = {
     "auth": ("ip",),

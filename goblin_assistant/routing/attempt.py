@@ -98,6 +98,8 @@ class Request(Generic[T]):
     trace: Trace
     streamed: bool
     prepare: Callable[[Target], None] | None = None
+    of_chat: bool = True
+    """Whether failures and fallbacks count in the metrics of chats."""
     unfit: ProviderError | AppError | None = None
     """Why the first target that was passed over cannot take the request's form."""
     failure: ProviderError | None = None
@@ -190,7 +192,8 @@ class Attempt(Generic[T]):
         if request.failed_at is not None and request.failed_at is not self._target:
             failed = request.failed_at.provider.name
             request.trace.fallback = True
-            chat_fallbacks_total.labels(failed, name).inc()
+            if request.of_chat:
+                chat_fallbacks_total.labels(failed, name).inc()
             request.trace.add("fallback", from_provider=failed, to_provider=name)
         self._guards.retries.deposit()
         request.trace.attempts += 1
@@ -220,7 +223,8 @@ class Attempt(Generic[T]):
 
     def _note(self, error: ProviderError, seconds: float) -> None:
         target, trace = self._target, self._request.trace
-        chat_completion_errors_total.labels(target.provider.name, error.code).inc()
+        if self._request.of_chat:
+            chat_completion_errors_total.labels(target.provider.name, error.code).inc()
         trace.add(
             "failed",
             provider=target.provider.name,

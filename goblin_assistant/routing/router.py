@@ -96,16 +96,18 @@ class Router:
         *,
         streamed: bool = False,
         prepare: Callable[[Target], None] | None = None,
+        of_chat: bool = True,
     ) -> Outcome[T]:
         """Make the call at the first target that can, and return what it gave.
 
         `streamed`: `operation` returns with the first token, and the caller gives the verdict when
         the stream ends. `prepare` raises InvalidRequest or BadRequest for a target that cannot take
-        the request's form: it is passed over before it is asked. Raises the last ProviderError,
+        the request's form: it is passed over before it is asked. `of_chat` is False for calls that
+        the metrics of chats leave out. Raises the last ProviderError,
         CircuitOpen when every circuit is open, NoFreeSlot when a concurrency cap is reached,
         CallCancelled, or what `prepare` raised when no target can take the request.
         """
-        request = Request(operation, call, trace, streamed, prepare)
+        request = Request(operation, call, trace, streamed, prepare, of_chat)
         skipped = busy = False
         for position, target in enumerate(targets):
             if target.provider.name in request.may_bill or not request.fits(target):

@@ -1,4 +1,4 @@
-"""Request and answer of POST /v1/messages, in Anthropic's shape.
+"""Requests and answers of POST /v1/messages and /v1/messages/count_tokens, in Anthropic's shape.
 
 Known fields are checked. Unknown ones go to Anthropic unchanged; for another provider they are
 refused by name. Source: https://platform.claude.com/docs/en/api/messages, `anthropic.types` of the
@@ -36,26 +36,37 @@ class Metadata(Open):
     user_id: str | None = None
 
 
-class MessagesRequest(Open):
-    """Anthropic's request. Without `model` the user's default is used, then the instance's."""
+class CountTokensRequest(Open):
+    """What makes up a prompt. Without `model` the user's default is used, then the instance's."""
 
     messages: Annotated[
         list[InputMessage],
         Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
         messages_of(get_args(Role)),
     ]
-    max_tokens: Annotated[int, Field(ge=0, le=2**31)]
     model: ModelName | None = None
     system: str | Parts[InputBlock] | None = None
+    tools: Items[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+
+
+class TokenCount(Open):
+    """The tokens of a prompt."""
+
+    input_tokens: int
+
+
+class MessagesRequest(CountTokensRequest):
+    """Anthropic's request. Without `model` the user's default is used, then the instance's."""
+
+    max_tokens: Annotated[int, Field(ge=0, le=2**31)]
     stream: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
     stop_sequences: Items[str] | None = None
-    tools: Items[dict[str, Any]] | None = None
-    tool_choice: dict[str, Any] | None = None
-    thinking: dict[str, Any] | None = None
-    output_config: dict[str, Any] | None = None
     metadata: Metadata | None = None
 
 

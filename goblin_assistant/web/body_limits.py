@@ -14,7 +14,7 @@ from flask import Flask, request
 
 from goblin_assistant.config import Config
 from goblin_assistant.errors import PayloadTooLarge
-from goblin_assistant.rate_limits.policy import CHAT_ROUTES
+from goblin_assistant.rate_limits.policy import PROVIDER_ROUTES
 
 KIB = 1024
 
@@ -25,8 +25,8 @@ BYTES_BY_PREFIX: tuple[tuple[str, int], ...] = (
     ("/auth/keys", GENERAL_BYTES),
     ("/auth/", 16 * KIB),
 )
-"""The first prefix that matches decides. Chat routes (rate_limits.policy.CHAT_ROUTES) have
-GOBLIN_MAX_BODY_BYTES, and so has keeping a chat's messages."""
+"""The first prefix that matches decides. Routes that take a chat have GOBLIN_MAX_BODY_BYTES
+(rate_limits.policy.PROVIDER_ROUTES), and so has keeping a chat's messages."""
 
 KEPT_MESSAGES = re.compile(r"/conversations/\d+/messages/\d+/?", re.ASCII)
 
@@ -42,7 +42,7 @@ class BodyLimits:
 
     def of(self, method: str, path: str) -> int:
         """The limit in bytes. `path` is decoded (WSGI's PATH_INFO), as the router sees it."""
-        if method == "POST" and (path in CHAT_ROUTES or path.removesuffix("/") in CHAT_ROUTES):
+        if method == "POST" and path.removesuffix("/") in PROVIDER_ROUTES:
             return self._chat
         if method == "PUT" and KEPT_MESSAGES.fullmatch(path):
             return self._chat

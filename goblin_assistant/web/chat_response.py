@@ -1,4 +1,5 @@
-"""The HTTP response of a chat: whole or streamed, and kept for its Idempotency-Key."""
+"""The HTTP response of a chat: whole or streamed, and kept for its Idempotency-Key. And that of a
+count of tokens."""
 
 from __future__ import annotations
 
@@ -78,6 +79,31 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
         elif held is not None:
             held.abandon()
         raise
+
+
+def count(body: dict[str, Any], raw: bytes) -> Response:
+    """Count the tokens of a request in Anthropic's dialect. Raises AppError or ProviderError."""
+    info = request_info()
+    chat = Chat(
+        principal=current_principal(),
+        body=body,
+        raw=raw,
+        correlation_id=info.correlation_id,
+        trace=info.trace,
+        spans=info.spans,
+        dialect="anthropic",
+        operation="count_tokens",
+        headers=request.headers,  # type: ignore[arg-type]
+        client_gone=request.environ.get("waitress.client_disconnected"),
+        started=info.started,
+    )
+    try:
+        result = runtime().chat.token_counts.count(chat)
+    except ClientGone:
+        info.incomplete = True
+        raise
+    info.headers.extend(result.headers.items())
+    return Response(result.body, content_type="application/json")
 
 
 # -- answers --------------------------------------------------------------------------------------

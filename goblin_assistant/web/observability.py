@@ -29,7 +29,7 @@ from goblin_assistant.metrics import (
     http_requests_total,
 )
 from goblin_assistant.providers.errors import PROVIDER_ERRORS, ProviderError
-from goblin_assistant.rate_limits.policy import CHAT_ROUTES
+from goblin_assistant.rate_limits.policy import PROVIDER_ROUTES
 from goblin_assistant.threads.reaper import reaper
 from goblin_assistant.tracing.tracing import Tracing
 from goblin_assistant.web.request_info import (
@@ -212,7 +212,7 @@ def initialise_series(app: Flask) -> None:
     increase."""
     for rule in app.url_map.iter_rules():
         methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        errors = _CHAT_ERRORS if rule.rule in CHAT_ROUTES else _ANY_ROUTE_ERRORS
+        errors = _CHAT_ERRORS if rule.rule in PROVIDER_ROUTES else _ANY_ROUTE_ERRORS
         for method in methods & METHODS:
             route_metrics.of(method, rule.rule)
             for status in {"200", *(str(kind.status) for kind in errors)}:

@@ -84,6 +84,7 @@ MEANINGS: dict[int, str] = {
 }
 # The errors of chats besides those of every route: budgets, idempotency keys, providers.
 CHAT_ERRORS = (400, 402, 404, 409, 413, 415, 422, 502, 503, 504)
+COUNT_ERRORS = (400, 404, 413, 415, 502, 503, 504)
 
 TEXT: dict[str, Any] = {"type": "string"}
 # Without a type: in OpenAPI 3.1 it could mean the whole stream or each event.

@@ -599,9 +599,7 @@ def test_a_bad_request_is_a_400_in_anthropics_shape(live: Live) -> None:
 
 def test_other_routes_below_and_other_methods_answer_in_anthropics_shape(live: Live) -> None:
     headers = {"Authorization": f"Bearer {live.token}"}
-    missing = requests.post(
-        f"{live.url}/v1/messages/count_tokens", json={}, headers=headers, timeout=30
-    )
+    missing = requests.post(f"{live.url}/v1/messages/batches", json={}, headers=headers, timeout=30)
     assert (missing.status_code, missing.json()["error"]["type"]) == (404, "not_found_error")
     wrong = requests.get(f"{live.url}/v1/messages", headers=headers, timeout=30)
     assert (wrong.status_code, wrong.json()["type"]) == (405, "error")

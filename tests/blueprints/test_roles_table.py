@@ -83,6 +83,7 @@ TABLE: dict[tuple[str, str], Row] = {
     ("POST", "/v1/chat/completions"): Row(CHAT, MESSAGES),
     ("POST", "/v1/responses"): Row(CHAT, {"model": "echo", "input": "hello"}),
     ("POST", "/v1/messages"): Row(CHAT, {"model": "echo", "max_tokens": 5, **MESSAGES}),
+    ("POST", "/v1/messages/count_tokens"): Row(CHAT, {"model": "echo", **MESSAGES}),
     ("POST", "/v1/embeddings"): Row(CHAT, {"model": "echo", "input": "hello"}),
     ("GET", "/chat/models"): Row(SIGNED_IN),
     ("GET", "/v1/models"): Row(SIGNED_IN),
@@ -218,6 +219,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "instance_dir": folder,
         "ratelimit_enabled": False,
         "health_interval": 3600,
+        "count_tokens": "estimate",
     }
     app = create_app(Config.load(values, environ={}, dotenv=folder / "absent.env"))
     app.config.update(TESTING=True, PROPAGATE_EXCEPTIONS=False)

@@ -27,7 +27,7 @@ import pytest
 
 from goblin_assistant.commands.doctor import raw_http
 from goblin_assistant.config import Config
-from goblin_assistant.rate_limits.policy import CHAT_ROUTES
+from goblin_assistant.rate_limits.policy import PROVIDER_ROUTES
 from goblin_assistant.web.body_limits import BYTES_BY_PREFIX, GENERAL_BYTES
 from goblin_assistant.web.page_files import page_files
 from goblin_assistant.web.security_headers import HSTS
@@ -234,7 +234,7 @@ def test_bodies_up_to_each_routes_limit_pass_and_larger_ones_are_413(proxy: Prox
     chat = int(Config.model_fields["max_body_bytes"].default)
     routes = {"/settings/": GENERAL_BYTES, "/v1/no-such-route": GENERAL_BYTES}
     routes |= {f"{prefix.rstrip('/')}/x": limit for prefix, limit in BYTES_BY_PREFIX}
-    routes |= dict.fromkeys([*CHAT_ROUTES, "/chat/completions/"], chat)
+    routes |= dict.fromkeys([*PROVIDER_ROUTES, "/chat/completions/"], chat)
     for path, limit in routes.items():
         assert announced(proxy, path, limit) != 413, path
         assert announced(proxy, path, limit + 1) == 413, path

@@ -15,7 +15,7 @@ import requests
 from flask import Flask
 from werkzeug.serving import make_server
 
-from goblin_assistant.rate_limits.policy import CHAT_ROUTES
+from goblin_assistant.rate_limits.policy import PROVIDER_ROUTES
 from goblin_assistant.web.body_limits import BodyLimits
 from tests.conftest import MakeApp, Serve, Server, wait_until
 from tests.support.real_server import raw
@@ -32,7 +32,7 @@ def filled(rule: str) -> str:
 
 def expected(method: str, rule: str) -> int:
     """The limit that a route must have, by its purpose."""
-    if rule in CHAT_ROUTES and method == "POST":
+    if rule in PROVIDER_ROUTES and method == "POST":
         return CHAT_BYTES
     if rule.startswith("/conversations/") and method == "PUT":
         return CHAT_BYTES

@@ -23,7 +23,7 @@ ENDING = ("POST /auth/logout", "POST /auth/password", "PATCH /admin/users/{user_
 # refuses it.
 MAY_REFUSE = (
     "^/(auth/register|auth/password|auth/keys|admin/users.*|admin/keys/.*|settings/|usage"
-    "|chat/completions|v1/chat/completions|v1/embeddings|v1/messages|v1/responses)$"
+    "|chat/completions|v1/chat/completions|v1/embeddings|v1/messages(/count_tokens)?|v1/responses)$"
 )
 CONFIG = f"""
 [[operations]]

@@ -27,6 +27,7 @@ from goblin_assistant.providers.anthropic.models import CATALOGUE, Traits, learn
 from goblin_assistant.providers.anthropic.observer import StreamObserver
 from goblin_assistant.providers.anthropic.request import build_request
 from goblin_assistant.providers.anthropic.response import (
+    check_count,
     finish_reason,
     parse_message,
     to_openai,
@@ -50,6 +51,7 @@ from goblin_assistant.providers.upstream.event_stream import EventStream
 BASE_URL = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"
 MESSAGES = "/v1/messages"
+COUNT_TOKENS = "/v1/messages/count_tokens"
 
 FORWARDED_HEADERS: Mapping[str, re.Pattern[str]] = {
     "anthropic-version": re.compile(r"\d{4}-\d{2}-\d{2}"),
@@ -85,6 +87,7 @@ class AnthropicProvider(RemoteProvider):
     """Anthropic, or a server that speaks its dialect. Shared by all threads."""
 
     dialects = frozenset({"openai", "anthropic"})
+    counts_prompts = True
 
     def __init__(
         self,
@@ -193,6 +196,14 @@ class AnthropicProvider(RemoteProvider):
                     f"{self.name}'s answer is nested too deeply", self.name
                 ) from None
         return ChatResponse(data, model, usage, finish_reason(message.get("stop_reason")))
+
+    def count_prompt(self, request: ChatRequest) -> bytes:
+        """POST the request to the server's own count, which costs nothing
+        (https://platform.claude.com/docs/en/api/messages-count-tokens)."""
+        body, headers = request.prepared or self._prepare(request, stream=False)
+        data = self._client.post(COUNT_TOKENS, body, request.call, headers=headers)
+        check_count(self.name, data)
+        return data
 
     def _open_stream(self, request: ChatRequest) -> tuple[EventStream, StreamObserver]:
         body, headers = request.prepared or self._prepare(request, stream=True)

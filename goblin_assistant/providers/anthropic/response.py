@@ -52,6 +52,14 @@ def finish_reason(stop_reason: Any) -> str | None:
     return FINISH_REASONS.get(stop_reason, "stop") if isinstance(stop_reason, str) else None
 
 
+def check_count(provider: str, data: bytes) -> None:
+    """Raise BadResponse unless an answer says how many tokens a request has."""
+    counted = parse_answer(provider, data)
+    tokens = counted.get("input_tokens") if isinstance(counted, dict) else None
+    if type(tokens) is not int or tokens < 0:
+        raise broken(f"{provider} did not answer with a count of tokens", provider)
+
+
 def parse_usage(value: Any) -> Usage | None:
     """Parse a `usage` object; None if there is none. What is not a count is 0, and sets
     `absurd`."""
