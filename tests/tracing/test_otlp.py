@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from tests.conftest import Serve, Server, wait_until
-from tests.support.fake_upstream import CUT, FakeUpstream, Reply
+from tests.support.fake_upstream import CUT, FakeUpstream, Reply, answering_gets
 from tests.support.otlp_collector import CLIENT, INTERNAL, SERVER, Collector, collecting
 from tests.support.real_server import CHAT, STREAM, start
 from tests.support.wire_bodies import openai_chat, openai_events, openai_usage
@@ -121,6 +121,34 @@ def test_retries_are_siblings_and_the_failed_ones_say_why(
     assert request.events == ["retry"]
 
 
+def test_two_instances_in_a_row_are_one_chain(
+    serve: Serve, fake_upstream: FakeUpstream, collector: Collector
+) -> None:
+    far = begin(serve, fake_upstream, collector, GOBLIN_INSTANCE_NAME="far")
+    fake_upstream.default = openai_whole()
+    spec = {"name": "near", "scopes": ["chat"]}
+    made = requests.post(far.url + "/auth/keys", json=spec, headers=far.register(), timeout=60)
+    near = serve(
+        OPENAI_API_KEY=made.json()["key"], OPENAI_BASE_URL=far.url + "/v1",
+        GOBLIN_INSTANCE_NAME="near", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **FAST,
+    )  # fmt: skip
+    answer = ask(near, {**CHAT, "model": "openai/openai/gpt-4o"}, traceparent=PARENT)
+    assert answer.status_code == 200, answer.text
+    wait_until(lambda: len(collector.of(TRACE)) == 4, 60)
+    below = {span.parent_id: span for span in collector.of(TRACE)}
+    chain, parent = [], SPAN
+    while parent in below:
+        chain.append(below[parent])
+        parent = below[parent].span_id
+    assert [(span.resource["service.instance.id"], span.kind) for span in chain] == [
+        ("near", SERVER),
+        ("near", CLIENT),
+        ("far", SERVER),
+        ("far", CLIENT),
+    ]
+    assert fake_upstream.requests[-1].headers["traceparent"] == f"00-{TRACE}-{parent}-01"
+
+
 @pytest.mark.parametrize("body", [CHAT, STREAM], ids=["whole", "streamed"])
 def test_what_failed_is_kept_though_its_caller_did_not_sample_it(
     serve: Serve, fake_upstream: FakeUpstream, collector: Collector, body: dict[str, Any]
@@ -214,12 +242,12 @@ def test_no_span_has_content_or_a_secret(
         assert secret.encode() not in everything
 
 
-@pytest.mark.parametrize("fault", ["gone", "refuses", "hangs"])
+@pytest.mark.parametrize("fault", ["gone", "refuses", "fails", "hangs"])
 def test_a_collector_that_fails_costs_spans_and_no_chat(
     serve: Serve, fake_upstream: FakeUpstream, collector: Collector, fault: str
 ) -> None:
     url = "http://127.0.0.1:1" if fault == "gone" else collector.url
-    collector.status = 400
+    collector.status = 500 if fault == "fails" else 400
     if fault == "hangs":
         collector.hold.clear()
     server = begin(
@@ -245,6 +273,56 @@ def test_a_collector_that_fails_costs_spans_and_no_chat(
     assert server.metrics()['trace_spans_total{result="sent"}'] == 0
     collector.hold.set()
     assert server.stop() == 0
+
+
+def test_a_slow_collector_costs_spans_and_no_chat(
+    serve: Serve, fake_upstream: FakeUpstream, collector: Collector
+) -> None:
+    server = begin(
+        serve, fake_upstream, collector, OTEL_EXPORTER_OTLP_TIMEOUT="120",
+        OTEL_BSP_MAX_QUEUE_SIZE="16", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="8",
+    )  # fmt: skip
+    fake_upstream.default = openai_whole()
+    headers = {**server.register(), "traceparent": PARENT}
+    collector.hold.clear()  # its answer takes as long as all the chats
+    for _ in range(30):
+        answer = requests.post(
+            server.url + "/v1/chat/completions", json=CHAT, headers=headers, timeout=30
+        )
+        assert answer.status_code == 200
+
+    def spans(result: str) -> float:
+        return server.metrics()[f'trace_spans_total{{result="{result}"}}']
+
+    wait_until(lambda: spans("dropped") > 0, 60)
+    collector.hold.set()
+    wait_until(lambda: len(collector.of(TRACE)) > 0, 60)
+    assert spans("refused") == 0
+    assert server.stop() == 0
+
+
+def test_a_count_of_tokens_has_its_attempt_below_it(
+    serve: Serve, fake_upstream: FakeUpstream, collector: Collector
+) -> None:
+    server = begin(
+        serve, fake_upstream, collector,
+        ANTHROPIC_API_KEY="sk-ant", ANTHROPIC_BASE_URL=fake_upstream.url,
+    )  # fmt: skip
+    listed = Reply.json(200, {"data": []})
+    fake_upstream.choose = answering_gets(listed)
+    fake_upstream.default = Reply.json(200, {"input_tokens": 9})
+    body = {"model": "anthropic/m", "messages": [{"role": "user", "content": "hello"}]}
+    headers = {**server.register(), "traceparent": PARENT}
+    path = "/v1/messages/count_tokens"
+    answer = requests.post(server.url + path, json=body, headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+    wait_until(lambda: len(collector.of(TRACE)) == 2)
+    by_kind = {span.kind: span for span in collector.of(TRACE)}
+    assert by_kind[SERVER].name == f"POST {path}"
+    attempt = by_kind[CLIENT]
+    assert (attempt.name, attempt.parent_id) == ("count_tokens m", by_kind[SERVER].span_id)
+    (sent,) = (one for one in fake_upstream.requests if one.path == path)
+    assert sent.headers["traceparent"] == f"00-{TRACE}-{attempt.span_id}-01"
 
 
 def test_without_an_endpoint_the_sdk_is_not_imported(
