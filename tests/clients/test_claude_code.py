@@ -8,4 +8,4 @@ from tests.clients.alone import run_alone
 
 
 def test_claude_code_answers_calls_tools_and_compacts(tmp_path: Path) -> None:
-    run_alone(Path(__file__).parent / "claude_code", tmp_path, passed=3)
+    run_alone(Path(__file__).parent / "claude_code", tmp_path, passed=4)

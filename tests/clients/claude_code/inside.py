@@ -16,9 +16,11 @@ from tests.clients.lines import lines_of_the_page
 from tests.conftest import Serve, Server
 from tests.support import node
 from tests.support.fake_upstream import FakeUpstream, Reply, Request, answering_gets
-from tests.support.wire_bodies import openai_events
+from tests.support.wire_bodies import anthropic_events, openai_events
 
 GPT = "up/gpt-4o"
+CLAUDE = "claude/c"
+COUNT = "/v1/messages/count_tokens"
 OVERFLOW = Reply.json(
     400,
     {
@@ -38,7 +40,11 @@ Ask = Callable[..., list[dict[str, Any]]]
 @pytest.fixture
 def server(serve: Serve, fake_upstream: FakeUpstream, tmp_path: Path) -> Server:
     config = tmp_path / "goblin.toml"
-    config.write_text(f'[providers.up]\nbase_url = "{fake_upstream.url}/v1"\nmodels = ["gpt-4o"]\n')
+    url = fake_upstream.url
+    config.write_text(
+        f'[providers.up]\nbase_url = "{url}/v1"\nmodels = ["gpt-4o"]\n'
+        f'[providers.claude]\nkind = "anthropic"\nbase_url = "{url}"\nmodels = ["c"]\n'
+    )
     fake_upstream.choose = answering_gets(LISTED)
     return serve(
         GOBLIN_CONFIG_FILE=str(config),
@@ -142,3 +148,20 @@ def test_it_compacts_when_the_prompt_is_too_long(
     chats = [one.json() for one in fake_upstream.requests if one.method == "POST"]
     last = [chat for chat in chats if has_bash(chat)][-1]
     assert "words words" not in json.dumps(last)
+
+
+def test_it_has_its_prompt_counted_by_a_row_of_anthropics(
+    ask: Ask, server: Server, fake_upstream: FakeUpstream
+) -> None:
+    def choose(request: Request) -> Reply | None:
+        if request.method == "GET":
+            return LISTED
+        return Reply.json(200, {"input_tokens": 1234}) if request.path == COUNT else None
+
+    fake_upstream.choose = choose
+    fake_upstream.default = Reply.sse(anthropic_events("Fine."))
+    ask("/context", model=CLAUDE)
+    counts = [one.json() for one in fake_upstream.requests if one.path == COUNT]
+    assert {count["model"] for count in counts} == {"c"}
+    assert any(count.get("tools") for count in counts)
+    server.wait_for_line("request_completed", path=COUNT, status_code=200)
