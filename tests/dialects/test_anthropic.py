@@ -20,6 +20,7 @@ from goblin_assistant.dialects.carried import ID_MARK, packed
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.base import ChatResponse, Usage
 from goblin_assistant.providers.openai.wire import parse_usage
+from tests.support.counted_text import Counted
 from tests.support.wire_bodies import openai_chat, openai_usage
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -148,6 +149,17 @@ def test_text_images_and_documents() -> None:
 
 def test_a_single_text_block_is_plain_text() -> None:
     assert translate(messages=user({"type": "text", "text": "Hello"}))["messages"] == HELLO
+
+
+def test_many_blocks_of_thinking_are_joined_once() -> None:
+    Counted.copied = 0
+    pieces = ["a" * 100_000, *["b"] * 1000]
+    blocks = [
+        {"type": "thinking", "thinking": Counted(piece), "signature": "goblin."} for piece in pieces
+    ]
+    message = translate(messages=[*HELLO, {"role": "assistant", "content": blocks}])["messages"][1]
+    assert message["reasoning_content"] == "".join(pieces)
+    assert Counted.copied <= 2 * sum(map(len, pieces))
 
 
 def test_tool_use_and_results_with_errors_and_images() -> None:

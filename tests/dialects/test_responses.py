@@ -24,8 +24,10 @@ from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.base import ChatResponse
 from goblin_assistant.providers.openai.encrypted import CARRIED
 from goblin_assistant.providers.openai.wire import parse_usage
+from tests.support.counted_text import Counted
 from tests.support.wire_bodies import openai_chat, openai_usage
 
+HELLO = {"role": "user", "content": "Hello"}
 TOOL = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
 FUNCTION = {
     "type": "function",
@@ -179,6 +181,30 @@ def test_instructions_and_developers_at_the_beginning_are_one_system_message() -
         {"role": "user", "content": "Hello"},
         {"role": "system", "content": "Later."},
     ]
+
+
+def test_a_long_system_prompt_in_many_items_is_joined_once() -> None:
+    Counted.copied = 0
+    pieces = ["a" * 100_000, *["b"] * 1000]
+    items = [{"role": "system", "content": Counted(piece)} for piece in pieces]
+    assert messages(*items, HELLO) == [
+        {"role": "system", "content": "\n\n".join(pieces)},
+        HELLO,
+    ]
+    assert Counted.copied <= 2 * sum(map(len, pieces))
+
+
+def test_a_turn_of_many_texts_and_thoughts_is_joined_without_gaps() -> None:
+    thoughts = [
+        {"type": "reasoning", "content": [{"type": "reasoning_text", "text": f"t{n}."}]}
+        for n in range(1000)
+    ]
+    said = [{"role": "assistant", "content": text} for text in ["", "a", "", *["b"] * 1000, ""]]
+    assert messages(HELLO, *thoughts, *said, HELLO)[1] == {
+        "role": "assistant",
+        "content": "\n\n".join(["a", *["b"] * 1000]),
+        "reasoning_content": "".join(f"t{n}." for n in range(1000)),
+    }
 
 
 def test_images_files_and_sounds_of_a_user() -> None:
@@ -339,6 +365,45 @@ def test_a_namespace_is_flattened_and_comes_back() -> None:
         ("find", "crm"),
         ("get_weather", None),
     ]
+
+
+def test_a_namespaces_description_is_sent_once() -> None:
+    about = "Customers. " * 100
+    tools = [{"type": "function", "name": f"f{n}"} for n in range(300)]
+    crm = {"type": "namespace", "name": "crm", "description": about, "tools": tools}
+    request = translate(tools=[crm, {**crm, "name": "erp"}])
+    told = [tool["function"].get("description") for tool in request["tools"]]
+    assert told == [about, *[None] * 299] * 2
+    allowed = [{"type": "function", "name": f"f{n}", "namespace": "crm"} for n in (7, 9)]
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": allowed}
+    request = translate(tools=[crm], tool_choice=choice)
+    told = [tool["function"].get("description") for tool in request["tools"]]
+    assert told == [about, None]
+
+
+def test_namespaces_of_one_name_keep_their_descriptions() -> None:
+    spaces = [
+        {
+            "type": "namespace",
+            "name": "crm",
+            "description": about,
+            "tools": [{"type": "function", "name": name}],
+        }
+        for about, name in (("Reads.", "find"), ("Writes.", "store"))
+    ]
+    request = translate(tools=spaces)
+    told = [tool["function"]["description"] for tool in request["tools"]]
+    assert told == ["Reads.", "Writes."]
+
+
+@pytest.mark.parametrize("kind", ["function", "custom", "namespace"])
+def test_a_tools_name_has_an_end(kind: str) -> None:
+    tools = [{"type": "function", "name": "f"}] if kind == "namespace" else None
+    tool = {"type": kind, "name": "n" * 128, "tools": tools}
+    assert translate(tools=[tool])["tools"][0]["function"]["name"].startswith("n" * 128)
+    error = refused(tools=[TOOL, {**tool, "name": "n" * 129}])
+    assert error.param == "tools"
+    assert str(error) == "tools[1]: a name has at most 128 characters"
 
 
 def test_a_custom_tool_is_a_function_of_one_text_and_comes_back() -> None:

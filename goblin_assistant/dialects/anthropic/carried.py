@@ -24,16 +24,16 @@ def signature_for(details: Any) -> str:
     return SIGNATURE + (packed({"reasoning_details": details}) if details else "")
 
 
-def take_back(block: Mapping[str, Any], message: dict[str, Any]) -> bool:
-    """Put a thinking block that another provider thought into an assistant's message. False: it is
-    Anthropic's own, or redacted."""
+def take_back(block: Mapping[str, Any], message: dict[str, Any], texts: list[str]) -> bool:
+    """Put a thinking block that another provider thought into an assistant's message, and its text
+    into `texts`. False: it is Anthropic's own, or redacted."""
     text, signature = block.get("thinking"), block.get("signature")
     if not isinstance(text, str) or not isinstance(signature, str):
         return False
     if signature and not signature.startswith(SIGNATURE):
         return False
     if text:
-        message["reasoning_content"] = message.get("reasoning_content", "") + text
+        texts.append(text)
     kept = unpacked(signature.removeprefix(SIGNATURE))
     if isinstance(kept, dict) and isinstance(kept.get("reasoning_details"), list):
         message.setdefault("reasoning_details", []).extend(kept["reasoning_details"])

@@ -90,6 +90,7 @@ def _assistant(
     text: list[Part] = []
     calls: list[dict[str, Any]] = []
     extras: dict[str, Any] = {}
+    thoughts: list[str] = []
     for position, block in enumerate(blocks):
         here = f"{where}.content[{position}]"
         kind = block["type"]
@@ -99,7 +100,7 @@ def _assistant(
         elif kind == "tool_use":
             calls.append(_tool_call(block, here))
         elif kind in ("thinking", "redacted_thinking"):
-            if take_back(block, extras):
+            if take_back(block, extras, thoughts):
                 note_fields(block, ignored)
             else:
                 ignored.add(f"messages.{kind}")
@@ -115,6 +116,8 @@ def _assistant(
         note_fields(block, ignored)
         keep_mark(block, made, ignored)
         text += made
+    if thoughts:
+        extras["reasoning_content"] = "".join(thoughts)
     message: dict[str, Any] = {
         "role": "assistant",
         "content": joined(text, "") if text or not calls else None,

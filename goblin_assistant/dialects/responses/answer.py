@@ -39,8 +39,9 @@ def response_from_openai(response: ChatResponse, body: Mapping[str, Any]) -> byt
     status = "incomplete" if is_incomplete(reason) else "completed"
     output: list[dict[str, Any]] = []
     thoughts = Thoughts()
-    thoughts.text, said = reasoning_and_text(message)
-    if thoughts.add_hidden(message) or thoughts.text:
+    thought, said = reasoning_and_text(message)
+    thoughts.texts.append(thought)
+    if thoughts.add_hidden(message) or thought:
         encrypted = asks_for_encrypted(body)
         output.append(thoughts.item(item_id("rs"), encrypted=encrypted))
     if content := _content(message, said, choice.get("logprobs")):

@@ -100,6 +100,10 @@ class _History:
         self.messages: list[dict[str, Any]] = []
         self._ignored = ignored
         self._turn: dict[str, Any] | None = None
+        # Joined once: to add to a text, all of it is copied.
+        self._first: list[str] = []  # of the system message at the beginning
+        self._said: list[str] = []  # by the assistant in this turn
+        self._thought: list[str] = []
         self._attached: list[Part] = []
 
     def add(self, item: Mapping[str, Any], where: str) -> None:
@@ -114,7 +118,7 @@ class _History:
         elif kind in ("function_call_output", "custom_tool_call_output"):
             self._result(item, where)
         elif kind == "reasoning":
-            if not take_back(item, self._open()):
+            if not take_back(item, self._open(), self._thought):
                 self._ignored.add("input.reasoning")
         elif isinstance(kind, str) and kind in LEFT_OUT:
             self._ignored.add(f"input.{kind}")
@@ -126,14 +130,18 @@ class _History:
     def system(self, text: str) -> None:
         """Add to the system prompt, or say it later in the conversation."""
         self._close()
-        if len(self.messages) == 1 and self.messages[0]["role"] == "system":
-            self.messages[0]["content"] += f"\n\n{text}"
-        else:
-            self.messages.append({"role": "system", "content": text})
+        if self._first and len(self.messages) == 1:
+            self._first.append(text)
+            return
+        if not self.messages:
+            self._first.append(text)
+        self.messages.append({"role": "system", "content": text})
 
     def finished(self) -> list[dict[str, Any]]:
         """All messages."""
         self._close()
+        if len(self._first) > 1:
+            self.messages[0]["content"] = "\n\n".join(self._first)
         return self.messages
 
     def _message(self, item: Mapping[str, Any], where: str) -> None:
@@ -141,8 +149,8 @@ class _History:
         if role in ("system", "developer"):
             self.system(self._text(content, where))
         elif role == "assistant":
-            turn, text = self._open(), self._text(content, where)
-            turn["content"] = f"{said}\n\n{text}" if (said := turn["content"]) else text
+            self._open()
+            self._said.append(self._text(content, where))
         elif role == "user":
             self._close()
             self.messages.append({"role": "user", "content": self._shown(content, where)})
@@ -189,6 +197,11 @@ class _History:
 
     def _close_turn(self) -> None:
         turn, self._turn = self._turn, None
+        if turn is not None and self._said:
+            turn["content"] = "\n\n".join([text for text in self._said if text])
+        if turn is not None and self._thought:
+            turn["reasoning_content"] = "".join(self._thought)
+        self._said, self._thought = [], []
         # One of reasoning only is no message: servers refuse it.
         if turn is not None and (turn["content"] is not None or turn.get("tool_calls")):
             self.messages.append(turn)

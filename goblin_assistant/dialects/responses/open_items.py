@@ -199,7 +199,7 @@ class OpenReasoning(OpenItem):
     def add(self, text: str, delta: Mapping[str, Any]) -> None:
         """More of it. `delta` has what the provider wants back beside the text."""
         self._thoughts.add_hidden(delta)
-        self._thoughts.text += text
+        self._thoughts.texts.append(text)
         summary = _summary_in(delta)
         if summary:
             self._enter("summary_text").add(summary)

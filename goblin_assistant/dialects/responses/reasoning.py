@@ -33,10 +33,11 @@ def asks_for_encrypted(body: Mapping[str, Any]) -> bool:
 class Thoughts:
     """The reasoning of one item, from one message or many deltas."""
 
-    __slots__ = ("blocks", "details", "text")
+    __slots__ = ("blocks", "details", "texts")
 
     def __init__(self) -> None:
-        self.text = ""
+        self.texts: list[str] = []
+        """What was thought, piece by piece."""
         self.details: list[dict[str, Any]] = []
         self.blocks: list[Any] = []
 
@@ -60,36 +61,37 @@ class Thoughts:
 
     def item(self, item_id: str, *, encrypted: bool, status: str = "completed") -> dict[str, Any]:
         """The finished item."""
+        text = "".join(self.texts)
         item: dict[str, Any] = {
             "id": item_id,
             "type": "reasoning",
             "summary": [{"type": "summary_text", "text": text} for text in self.summaries],
-            "content": self._content(),
+            "content": self._content(text),
             "status": status,
         }
-        if hidden := self._hidden(encrypted=encrypted):
+        if hidden := self._hidden(text, encrypted=encrypted):
             item["encrypted_content"] = CARRIED + packed(hidden)
         return item
 
-    def _content(self) -> list[dict[str, Any]]:
+    def _content(self, text: str) -> list[dict[str, Any]]:
         # OpenRouter writes a summary into its text as well.
-        shown = self.text and not self.summaries
-        return [{"type": "reasoning_text", "text": self.text}] if shown else []
+        shown = text and not self.summaries
+        return [{"type": "reasoning_text", "text": text}] if shown else []
 
-    def _hidden(self, *, encrypted: bool) -> dict[str, Any]:
+    def _hidden(self, text: str, *, encrypted: bool) -> dict[str, Any]:
         hidden: dict[str, Any] = {}
         if self.details:
             hidden["details"] = self.details
         if self.blocks:
             hidden["blocks"] = self.blocks
-        if self.text and (encrypted or hidden):
-            hidden["text"] = self.text
+        if text and (encrypted or hidden):
+            hidden["text"] = text
         return hidden
 
 
-def take_back(item: Mapping[str, Any], message: dict[str, Any]) -> bool:
-    """Put an item's reasoning into an assistant's message. False: only its own provider can read
-    it."""
+def take_back(item: Mapping[str, Any], message: dict[str, Any], texts: list[str]) -> bool:
+    """Put an item's reasoning into an assistant's message, and its text into `texts`. False: only
+    its own provider can read it."""
     encrypted, content = item.get("encrypted_content"), item.get("content")
     if isinstance(encrypted, str) and encrypted:
         if not encrypted.startswith(CARRIED):
@@ -112,5 +114,5 @@ def take_back(item: Mapping[str, Any], message: dict[str, Any]) -> bool:
             return False
     if not isinstance(text, str) or not text:  # it may stand beside what is packed
         return bool(message.get("reasoning_details") or message.get("thinking_blocks"))
-    message["reasoning_content"] = message.get("reasoning_content", "") + text
+    texts.append(text)
     return True

@@ -2,7 +2,8 @@
 functions.
 
     function    a function
-    namespace   its functions, each as `namespace__name`; the call comes back with both names
+    namespace   its functions, each as `namespace__name`; the call comes back with both names. Its
+                description stands in the first of them
     custom      a function of one text, `input`; the call comes back as a custom tool's. A grammar
                 is described to the model; no other provider enforces it
     others      run at OpenAI, or are known to its models only: left out and named in `ignored`, as
@@ -36,6 +37,9 @@ CUSTOM_PARAMETERS: Mapping[str, Any] = {
 """What a custom tool takes, as a function."""
 
 _WORD = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_LONGEST_NAME = 128
+"""Characters. A namespace's name is sent with each of its functions, and paid for each time.
+Providers take functions' names of 64 characters, Anthropic of 128."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ def translate_tools(body: Mapping[str, Any], request: dict[str, Any], ignored: s
         return
     allowed, choice = _choice(choice, ignored)
     functions: dict[str, dict[str, Any]] = {}
+    # A namespace's description goes with its first function. It would be paid for with each.
+    described: set[tuple[str, str]] = set()
     left_out: list[tuple[str, Any]] = []
     for tool in tools:
         if tool.get("type") == "namespace":
@@ -78,7 +84,10 @@ def translate_tools(body: Mapping[str, Any], request: dict[str, Any], ignored: s
         elif name.flat in functions:
             raise BadRequest(f"{where}: two tools are called {name.flat}", param="tools")
         elif allowed is None or name.flat in allowed:
-            functions[name.flat] = _function(name, tool, where, about, ignored)
+            space = (name.namespace, about)
+            first = "" if space in described else about
+            described.add(space)
+            functions[name.flat] = _function(name, tool, where, first, ignored)
     for _, tool in left_out:
         ignored.add(f"tools.{_word(tool.get('type'))}")
     if not functions:
@@ -192,6 +201,10 @@ def _name(tool: Mapping[str, Any], where: str) -> str:
     name = tool.get("name")
     if not isinstance(name, str) or not name:
         raise BadRequest(f"{where}: needs a name", param=where.split("[")[0])
+    if len(name) > _LONGEST_NAME:
+        raise BadRequest(
+            f"{where}: a name has at most {_LONGEST_NAME} characters", param=where.split("[")[0]
+        )
     return name
 
 
