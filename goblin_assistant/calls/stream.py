@@ -32,6 +32,10 @@ from goblin_assistant.threads.reaper import reaper
 
 logger = logging.getLogger("goblin_assistant.chat")
 
+_MOST_WAITING = 1 << 20
+"""Bytes after an event with a count that wait for the stream's end. With more the client is not
+told the cost."""
+
 
 class ChatStream:
     """A streamed answer. Iterate once, then `close()`; closing early or twice is safe.
@@ -69,6 +73,7 @@ class ChatStream:
         self._progress = settlement.charge.progress or Progress()
         self._waiting: list[bytes] = []
         """What came from the provider's last count on, if the client is told the cost."""
+        self._waiting_bytes = 0  # without the first piece: one event may be large
         reaper.start()
         assert settlement.charge.delivered is not None
         self._deliver = settlement.charge.delivered.add
@@ -90,7 +95,7 @@ class ChatStream:
         try:
             while type(event) is bytes:
                 piece = event if translator is None else translator.feed(event)
-                if tells_cost and progress.final:
+                if tells_cost and progress.final and self._may_wait(piece):
                     self._waiting.append(piece)
                 else:
                     yield self._waited() + piece if self._waiting else piece
@@ -120,20 +125,27 @@ class ChatStream:
         self._outcome.ticket.success()
         self._end_provider_time()
         self._settlement.succeeded(completed.usage)
-        last = self._waited()
+        # It may fail: what waited goes out before its error then.
         if self._translator is not None:
-            last += self._translator.finish(completed)
+            end = self._translator.finish(completed)
         else:
-            last += self._dialect.end_mark
+            end = self._dialect.end_mark
+        last = self._waited() + end
         cost = self._settlement.entry.cost_microusd
         if not self._tells_cost or cost is None:
             return last
         return with_cost(last, self._dialect.usage_path, from_microusd(cost))
 
+    def _may_wait(self, piece: bytes) -> bool:
+        if self._waiting:
+            self._waiting_bytes += len(piece)
+        return self._waiting_bytes <= _MOST_WAITING
+
     def _waited(self) -> bytes:
         """What waited, which does so no longer."""
         waited = b"".join(self._waiting)
         self._waiting.clear()
+        self._waiting_bytes = 0
         return waited
 
     def _fail(self, error: Exception) -> bytes:

@@ -13,7 +13,8 @@ from goblin_assistant.providers.upstream.sse import event_data, single_events
 
 FIELD = "cost_usd"
 _MOST_PLACES = 8
-"""Objects named `usage` that are tried, from the last on. Tools' schemas can hold some too."""
+"""Of the field, or of objects named `usage`, that are tried, from the last on. Tools' schemas can
+hold some too."""
 # Quotes inside a JSON string are escaped, so these cannot match within a text.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _COST = re.compile(rb'"cost_usd"\s*:\s*(?:"[^"\\]*"|[^\s,"}]+)')
@@ -31,11 +32,15 @@ def _with_cost(event: bytes, path: tuple[str, ...], cost: str) -> bytes:
     if not usage:
         return event
     field = b'"%b":"%b"' % (FIELD.encode(), cost.encode())
+    if usage.get(FIELD) == cost:
+        return event
     if FIELD in usage:  # another instance of this product, with its own prices
-        return _COST.sub(field, event)
-    places = [found.end() for found in _USAGE.finditer(event)]
-    for place in reversed(places[-_MOST_PLACES:]):
-        told = event[:place] + field + b"," + event[place:]
+        places = [found.span() for found in _COST.finditer(event)]
+    else:
+        places = [(found.end(), found.end()) for found in _USAGE.finditer(event)]
+        field += b","
+    for start, end in reversed(places[-_MOST_PLACES:]):
+        told = event[:start] + field + event[end:]
         if (_usage(told, path) or {}).get(FIELD) == cost:
             return told
     return event

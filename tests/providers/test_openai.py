@@ -20,6 +20,7 @@ from goblin_assistant.providers.base import (
     Model,
     ModelNotFound,
     Overloaded,
+    Progress,
     ProviderError,
     RateLimited,
     Timeout,
@@ -27,6 +28,7 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.providers.openai.provider import OpenAICompatibleProvider
 from goblin_assistant.providers.openai.quirks import Quirks
+from goblin_assistant.providers.openai.stream import StreamObserver
 from goblin_assistant.providers.openai.wire import parse_usage
 from tests.support.fake_upstream import FakeUpstream, Reply
 from tests.support.provider_wires import collect
@@ -328,6 +330,43 @@ def test_usage_in_the_last_content_chunk_is_counted_and_passed(
     blocks, completed = run(make, fake_upstream, events)
     assert b"".join(blocks) == b"".join(events[:-1])
     assert completed.usage == Usage(9, 4)
+
+
+def counted(index: int, text: str, reason: str | None, tokens: int) -> bytes:
+    """A chunk with a running count, as some servers send it with each."""
+    choice = {"index": index, "delta": {"content": text} if text else {}, "finish_reason": reason}
+    usage = {"prompt_tokens": 5, "completion_tokens": tokens}
+    chunk = {"model": "m", "choices": [choice], "usage": usage}
+    return f"data: {json.dumps(chunk)}\n\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("chunks", "final"),
+    [
+        pytest.param(
+            [(0, "a", None), (0, "", "stop"), (1, "b", None), (1, "c", None), (1, "", "stop")],
+            [False, True, False, False, True],
+            id="two choices",
+        ),
+        pytest.param(
+            [(0, "a", ""), (0, "b", ""), (0, "", ""), (0, "", "stop")],
+            [False, False, False, True],
+            id="an empty reason",
+        ),
+        pytest.param([(0, "a", None), (0, "b", "stop")], [False, True], id="text at the end"),
+    ],
+)
+def test_a_count_in_every_chunk_is_final_in_the_last(
+    chunks: list[tuple[int, str, str | None]], final: list[bool]
+) -> None:
+    progress = Progress()
+    observer = StreamObserver("up", {}, drop_usage=False, progress=progress)
+    found = []
+    for tokens, (index, text, reason) in enumerate(chunks, 1):
+        assert observer.feed(event := counted(index, text, reason, tokens)) == event
+        found.append(progress.final)
+    assert found == final
+    assert observer.completed().finish_reason == "stop"
 
 
 def test_text_that_looks_like_the_protocol_is_only_text(

@@ -241,6 +241,23 @@ def test_what_waited_arrives_before_the_error_of_a_stream_that_breaks(bench: Ben
     assert told(answer.text) == []
 
 
+def test_a_provider_that_goes_on_after_its_count_is_not_held_back_for_ever(bench: Bench) -> None:
+    *begun, done = openai_events()
+    comments = [b": " + b"x" * 65_536 + b"\n\n"] * 20
+    bench.gpt.reply(Reply.sse([*begun, *comments, done]))
+    answer = bench.post("/v1/chat/completions", **INCLUDED)
+    assert answer.data == b"".join([*begun, *comments, done])
+    assert bench.record() == (12, 5, "provider", 620)
+
+
+def test_a_last_event_of_any_size_has_its_cost(bench: Bench) -> None:
+    *begun, last = response_events()
+    last = last.replace(b'"usage":', b'"z":"%b","usage":' % (b"z" * (2 << 20)), 1)
+    bench.gpt.reply(Reply.sse([*begun, last]))
+    answer = bench.post("/v1/responses", GPT, stream=True)
+    assert told(answer.text) == [COST]
+
+
 # -- the bytes ------------------------------------------------------------------------------------
 def test_a_tools_schema_named_usage_is_not_taken_for_it() -> None:
     tool = {"type": "function", "name": "f", "parameters": {"properties": {"usage": {"a": 1}}}}
@@ -258,6 +275,20 @@ def test_a_tools_schema_named_usage_is_not_taken_for_it() -> None:
 def test_the_cost_of_another_instance_is_replaced() -> None:
     event = b'data: {"choices":[],"usage":{"prompt_tokens":1,"cost_usd": "9.99"}}\n\n'
     assert with_cost(event, ("usage",), "0.01") == event.replace(b'"cost_usd": "9.99"', _field())
+
+
+@pytest.mark.parametrize("old", ["9.99", 9.99, None, "0.01"])
+def test_only_the_usages_own_cost_is_replaced(old: Any) -> None:
+    (event,) = response_events()[-1:]
+    data = json.loads(event.split(b"data: ")[1])
+    schema = {"properties": {"cost_usd": {"type": "number"}}}
+    tool = {"type": "function", "name": "f", "parameters": schema}
+    usage = {"cost_usd": old, **data["response"].pop("usage")}
+    data["response"].update(tools=[tool], usage=usage, metadata={"cost_usd": "7"})
+    event = b"event: x\ndata: " + json.dumps(data).encode() + b"\n\n"
+    found = with_cost(event, ("response", "usage"), "0.01")
+    data["response"]["usage"]["cost_usd"] = "0.01"
+    assert json.loads(found.split(b"data: ")[1]) == data
 
 
 def _field(cost: str = "0.01") -> bytes:

@@ -131,11 +131,15 @@ class StreamObserver:
             self.model = chunk["model"]
         if not isinstance(choices, list):
             return True  # not a chunk that we know: passed on
+        ends = not choices
         for choice in choices:
-            if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str):
-                self.finish_reason = choice["finish_reason"]
+            reason = choice.get("finish_reason") if isinstance(choice, dict) else None
+            if isinstance(reason, str) and reason:  # some servers write "" until the end
+                self.finish_reason = reason
+                ends = True
         if usage is not None:
-            ends = not choices or self.finish_reason is not None
+            # Of several choices one ends before the others: text of these is no end.
+            ends = ends or (self.finish_reason is not None and not any(map(_adds_text, choices)))
             self._progress.final = ends and usage.completion_tokens > 0
         elif self._progress.final and any(map(_adds_text, choices)):
             self._progress.final = False
