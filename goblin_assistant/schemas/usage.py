@@ -26,10 +26,15 @@ class UsageQuery(Query):
     group_by: str = Field(
         "day",
         max_length=300,
-        description="day, model, key, user, tag:NAME, separated by commas; user for admins only",
+        description=(
+            "day, model, key, user, tag:NAME (at most 4), separated by commas; user for admins only"
+        ),
     )
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
-    cursor: str | None = Field(None, max_length=2000, description="next_cursor of the page before")
+    # Four tags of 512 characters have 11,000 in base64.
+    cursor: str | None = Field(
+        None, max_length=16_000, description="next_cursor of the page before"
+    )
     format: Literal["json", "csv"] | None = Field(
         None, description="default: what the header Accept prefers, or json"
     )

@@ -45,6 +45,8 @@ _PARTS: dict[str, dict[str, ColumnElement[Any]]] = {
     "user": {"user_id": func.coalesce(R.user_id, 0)},
 }
 _TAG = "tag:"
+MAX_TAGS = 4
+"""Of a report: their values are in its cursor, which is a part of an address."""
 
 
 def _parts_of(group: str) -> dict[str, ColumnElement[Any]]:
@@ -137,6 +139,8 @@ def parse_groups(text: str) -> tuple[str, ...]:
             f"group_by: accepted: {', '.join(GROUPS)} and tag:NAME, separated by commas",
             param="group_by",
         )
+    if sum(map(_is_tag, groups)) > MAX_TAGS:
+        raise ValidationFailed(f"group_by: at most {MAX_TAGS} tags", param="group_by")
     return groups
 
 
@@ -237,11 +241,8 @@ def _name(connection: Connection, rows: list[dict[str, Any]]) -> None:
 
 
 def _write_cursor(values: Sequence[Any]) -> str:
-    return (
-        base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode())
-        .decode()
-        .rstrip("=")
-    )
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def _read_cursor(cursor: str, names: Sequence[str]) -> list[Any]:

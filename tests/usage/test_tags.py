@@ -205,6 +205,37 @@ def test_a_tag_that_cannot_be_is_refused(
     assert "tag:NAME" in answer.get_json()["message"]
 
 
+def test_a_report_has_its_next_page_whatever_its_tags_hold(
+    client: FlaskClient, headers: dict[str, str]
+) -> None:
+    names = ["a", "b", "c", "d"]
+    for first in "\U0001f9cc\U0001f47a":
+        metadata = dict.fromkeys(names, first * 512)
+        body = {"model": "up/m", "messages": HELLO, "metadata": metadata}
+        assert client.post("/chat/completions", json=body, headers=headers).status_code == 200
+    query = {"group_by": ",".join(f"tag:{name}" for name in names), "limit": 1}
+    found = []
+    while True:
+        answer = client.get("/usage", query_string=query, headers=headers)
+        assert answer.status_code == 200, answer.text
+        page = answer.get_json()
+        found += [row["tag:d"] for row in page["rows"]]
+        if (cursor := page["next_cursor"]) is None:
+            break
+        query["cursor"] = cursor
+    assert sorted(found) == ["\U0001f47a" * 512, "\U0001f9cc" * 512]
+
+
+def test_a_report_of_more_than_four_tags_is_refused(
+    client: FlaskClient, headers: dict[str, str]
+) -> None:
+    four = "day,tag:a,tag:b,tag:c,tag:d"
+    assert client.get(f"/usage?group_by={four}", headers=headers).status_code == 200
+    answer = client.get(f"/usage?group_by={four},tag:e", headers=headers)
+    assert answer.status_code == 400
+    assert answer.get_json()["message"] == "group_by: at most 4 tags"
+
+
 def test_no_metric_has_a_tag(client: FlaskClient, headers: dict[str, str]) -> None:
     tagged = {**headers, "X-Goblin-Tags": "canary-name=canary-value"}
     body = {"model": "up/m", "messages": HELLO}
