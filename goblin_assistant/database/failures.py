@@ -27,7 +27,8 @@ _POOLER = (
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _LOST = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
-_WAITED = frozenset({"55P03", "57014"})  # lock_not_available, query_canceled
+_CANCELED = "57014"  # query_canceled
+_WAITED = frozenset({"55P03", _CANCELED})  # lock_not_available
 _ROLLED_BACK = "40"  # the class: the transaction ended, not the server
 
 
@@ -52,6 +53,15 @@ def conflict_of(error: BaseException) -> Conflict | None:
     if code in _LOST:
         return Conflict.LOST
     return Conflict.WAITED if code in _WAITED or code.startswith(_ROLLED_BACK) else None
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether PostgreSQL ended a statement at its time limit (statement_timeout)."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if getattr(cause, "sqlstate", None) != _CANCELED:
+        return False
+    # An operator's cancelling has the same code. In another language it is taken for a timeout.
+    return "user request" not in str(cause)
 
 
 def does_not_answer(error: DBAPIError | PoolTimeout) -> bool:

@@ -3,7 +3,8 @@
 Requests write in their own threads. So that a hanging database does not block all of them, few
 threads may be inside at once, and the others wait briefly. When it does not answer there is a pause
 of a few seconds, and then one thread tries. A deadlock or a lock that took too long is an answer:
-it concerns one transaction, and there is no pause.
+it concerns one transaction, and there is no pause. A statement that took too long is one if another
+transaction ended well meanwhile.
 
 Connections are kept, because a checkout from the pool costs as much as the INSERT (with PostgreSQL
 a round trip, its ping).
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from goblin_assistant.database.failures import Conflict, conflict_of
+from goblin_assistant.database.failures import Conflict, conflict_of, is_timeout
 from goblin_assistant.database.pool import raw_connection
 from goblin_assistant.threads.forking import run_in_child
 
@@ -57,6 +58,7 @@ class UsageDatabase:
         self._pause = pause_seconds
         self._away_until = 0.0
         self._answers = 0
+        """Transactions that ended well. A connection alone shows no database that works."""
         # SQLite has one writer at a time. Waiting here costs less than its polling.
         self._writers = threading.BoundedSemaphore(1 if self.is_sqlite else WRITERS)
         self._wait = SQLITE_WAIT_SECONDS if self.is_sqlite else WAIT_SECONDS
@@ -105,6 +107,7 @@ class UsageDatabase:
             alive = self._answers != answers
             self._away_until = 0.0 if alive else time.monotonic() + self._pause
             raise DatabaseUnavailable("every writer is waiting for the database")
+        answers = self._answers
         try:
             if not paused and self._away_until and not insist:
                 # It failed while this thread waited. Not every waiting thread tries again.
@@ -116,7 +119,8 @@ class UsageDatabase:
         except self._refusals as error:
             raise RecordRefused(type(error).__name__) from error
         except self._errors as error:
-            if conflict_of(error) is None:
+            hangs = is_timeout(error) and self._answers == answers
+            if hangs or conflict_of(error) is None:
                 self._away_until = time.monotonic() + self._pause
             elif paused:
                 self._away_until = 0.0
@@ -138,7 +142,7 @@ class UsageDatabase:
             try:
                 connection, kept = self._idle.pop(), True
             except IndexError:
-                connection, kept = self._connect(), False
+                connection, kept = raw_connection(self.engine), False
             began = time.monotonic()
             try:
                 result = work(connection.cursor(), *args)
@@ -153,22 +157,19 @@ class UsageDatabase:
             except BaseException as error:
                 self._abandon(connection, self._is_disconnect(error, connection))
                 raise
-            self._answers += 1
+            self._answers += 1  # only a change counts: an increment that is lost does no harm
             if self._closed:
                 connection.close()
             else:
                 self._idle.append(connection)
             return result
 
-    def _connect(self) -> PoolProxiedConnection:
-        connection = raw_connection(self.engine)
-        self._answers += 1  # only a change counts: an increment that is lost does no harm
-        return connection
-
     def warm(self) -> None:
         """Open connections before the first chats need them. Raises the driver's or the pool's
         error."""
-        self._idle.extend([self._connect() for _ in range(1 if self.is_sqlite else WARM)])
+        self._idle.extend(
+            [raw_connection(self.engine) for _ in range(1 if self.is_sqlite else WARM)]
+        )
 
     @staticmethod
     def _abandon(connection: PoolProxiedConnection, dead: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -145,6 +145,25 @@ def test_a_statement_that_an_operator_cancelled_is_refused_alone(
         with pytest.raises(DatabaseUnavailable, match="QueryCanceled"):
             waiting.result()
         reserve(database, second)  # the lock of the first is still held
+
+
+def test_a_statement_that_took_too_long_is_an_outage_unless_others_have_answers(
+    engine: Engine, database: UsageDatabase
+) -> None:
+    _, second = keys_with_a_month(engine, database)
+
+    def hangs(cursor: Any, meanwhile: Callable[[], None]) -> None:
+        meanwhile()
+        cursor.execute("SET LOCAL statement_timeout = '100ms'")
+        cursor.execute(f"SELECT pg_sleep({SECONDS})")
+
+    with pytest.raises(DatabaseUnavailable, match="QueryCanceled"):
+        database.run(hangs, lambda: reserve(database, second))
+    reserve(database, second)
+    with pytest.raises(DatabaseUnavailable, match="QueryCanceled"):
+        database.run(hangs, database.warm)  # a database that hangs may still take connections
+    with pytest.raises(DatabaseUnavailable, match="a moment ago"):
+        reserve(database, second)
 
 
 def test_who_finds_no_free_writer_is_refused_alone_while_others_have_answers(
