@@ -21,8 +21,8 @@ OWN = "goblin-assistant"
 class Offer:
     """A name that a caller may ask for. `owner` is the provider.
 
-    `model` is the provider's model that answers, or the first of a chain; None: not in its
-    provider's catalogue yet. `provider` serves it.
+    `model` is the provider's model that answers, the first of a chain, or that with the largest
+    weight of a group; None: not in its provider's catalogue yet. `provider` serves it.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Catalogue:
 
     def _named(self, name: str) -> Offer:
         try:
-            target = self._resolver.resolve(name)[0]
+            target = self._resolver.likeliest(name)
         except UnknownModel:
             return Offer(name, OWN, "", None)
         provider = target.provider.name

@@ -24,6 +24,9 @@ _PROVIDERS = {
 }
 """Names of presets that the conventions write in another way."""
 
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+"""What the dialects call the most tokens of an answer."""
+
 
 def wants_keeping(entry: UsageEntry, trace: Trace) -> bool:
     """Whether a chat is kept whatever its share: it failed on this side, fell back, was tried
@@ -114,7 +117,7 @@ def _attempt(
     }
     if provider.address is not None:
         attributes["server.address"], attributes["server.port"] = provider.address
-    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    limit = next((body[name] for name in _LIMITS if body.get(name)), None)
     for name, value in (("max_tokens", limit), ("temperature", body.get("temperature"))):
         if _is_number(value):
             attributes[f"gen_ai.request.{name}"] = value

@@ -7,14 +7,18 @@ of goblin.toml and may name each other.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from goblin_assistant.config import ConfigError, GoblinFile
+from goblin_assistant.config.goblin_file import WeightedTarget
 from goblin_assistant.errors import UnknownModel
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.base import Provider
+
+Order = Callable[[Sequence[WeightedTarget]], list[WeightedTarget]]
+"""In which order the rows of a weighted group are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +52,44 @@ class Resolver:
 
     def resolve(self, model: str) -> list[Target]:
         """The targets of a model, in the order in which they are tried. Raises UnknownModel."""
-        targets = self._resolve(model)
+        return self._found(model, _drawn)
+
+    def likeliest(self, model: str) -> Target:
+        """The target that describes a model: of a weighted group that with the largest weight.
+        Raises UnknownModel."""
+        return self._found(model, _by_weight)[0]
+
+    def _found(self, model: str, order: Order) -> list[Target]:
+        targets = self._resolve(model, order)
         if not targets:
             raise UnknownModel(
                 f"model {model!r} is not served here; GET /v1/models lists what is", param="model"
             )
         return targets
 
-    def _resolve(self, model: str) -> list[Target]:
+    def _resolve(self, model: str, order: Order) -> list[Target]:
         file = self._file
         if model in file.aliases:
-            return self._resolve(file.aliases[model])
+            return self._resolve(file.aliases[model], order)
         if model in file.weighted:
-            rows = list(file.weighted[model])
-            # Weighted sampling without replacement (Efraimidis and Spirakis, 2006): the first is
-            # drawn by weight, the others are its fallbacks.
-            rows.sort(key=lambda row: random.random() ** (1.0 / row.weight), reverse=True)
-            return _unique([target for row in rows for target in self._resolve(row.model)])
+            rows = order(file.weighted[model])
+            return _unique([target for row in rows for target in self._resolve(row.model, order)])
         if model in file.chains:
             return _unique(
-                [target for name in file.chains[model] for target in self._resolve(name)]
+                [target for name in file.chains[model] for target in self._resolve(name, order)]
             )
         found = self._registry.find(model)
         return [Target(*found[0])] if found else []
+
+
+def _drawn(rows: Sequence[WeightedTarget]) -> list[WeightedTarget]:
+    # Weighted sampling without replacement (Efraimidis and Spirakis, 2006): the first is drawn by
+    # weight, the others are its fallbacks.
+    return sorted(rows, key=lambda row: random.random() ** (1.0 / row.weight), reverse=True)
+
+
+def _by_weight(rows: Sequence[WeightedTarget]) -> list[WeightedTarget]:
+    return sorted(rows, key=lambda row: row.weight, reverse=True)
 
 
 def _unique(targets: list[Target]) -> list[Target]:

@@ -27,6 +27,10 @@ nick = "up/seer"
 [chains]
 careful = ["up/plain", "up/seer"]
 
+[weighted]
+heavy = [{ model = "up/plain", weight = 1 }, { model = "nick", weight = 2 }]
+even = [{ model = "up/seer", weight = 1 }, { model = "up/plain", weight = 1 }]
+
 [prices."up/seer"]
 input = 2.5
 output = 10
@@ -68,6 +72,14 @@ def test_a_name_is_described_by_the_first_model_behind_it(client: FlaskClient) -
         facts = ("context_window", "capabilities", "price_per_million")
         assert [rows[name][fact] for fact in facts] == [rows[model][fact] for fact in facts]
         assert rows[name]["owned_by"] == "goblin-assistant"
+
+
+def test_a_weighted_group_is_described_by_its_largest_weight(client: FlaskClient) -> None:
+    headers = {"Authorization": f"Bearer {register(client)['access_token']}"}
+    for name in ["heavy", "even"] * 20:  # a draw would find the other at times
+        row = client.get(f"/v1/models/{name}", headers=headers).get_json()
+        assert row["context_window"] == 128000
+        assert row["price_per_million"] == {"input": "2.5", "output": "10"}
 
 
 def test_echo_is_free(client: FlaskClient) -> None:

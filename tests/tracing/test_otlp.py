@@ -196,6 +196,33 @@ def test_a_limit_that_no_span_can_hold_is_left_out_and_no_error(
     assert [line for line in server.log_lines() if line["level"] == "ERROR"] == []
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("chat/completions", {"messages": CHAT["messages"], "max_completion_tokens": 64}),
+        ("responses", {"input": "Hello", "max_output_tokens": 64}),
+    ],
+)
+def test_the_limit_of_an_answer_has_one_name(
+    serve: Serve,
+    fake_upstream: FakeUpstream,
+    collector: Collector,
+    path: str,
+    fields: dict[str, Any],
+) -> None:
+    server = begin(serve, fake_upstream, collector)
+    answer = requests.post(
+        f"{server.url}/v1/{path}",
+        json={"model": "echo", **fields},
+        headers={**server.register(), "traceparent": PARENT},
+        timeout=30,
+    )
+    assert answer.status_code == 200
+    wait_until(lambda: len(collector.of(TRACE)) == 2)
+    (attempt,) = (span for span in collector.of(TRACE) if span.kind == CLIENT)
+    assert attempt.attributes["gen_ai.request.max_tokens"] == 64
+
+
 def test_a_wait_for_a_slot_is_a_span(
     serve: Serve, fake_upstream: FakeUpstream, collector: Collector
 ) -> None:
