@@ -155,7 +155,8 @@ def _jobs(
         jobs.append(
             PeriodicJob("prune_usage", 3600.0, lambda: usage.prune(config.usage_retention_days))
         )
-    if config.conversations and config.conversation_retention_days:
+    # Also where they are switched off: those of before are still there.
+    if config.conversation_retention_days:
         jobs.append(
             PeriodicJob(
                 "prune_conversations",

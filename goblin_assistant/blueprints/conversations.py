@@ -75,11 +75,13 @@ def export() -> Response:
 
     def lines() -> Iterator[bytes]:
         for row, messages in found:
-            whole = {
-                **conversation_out(row),
-                "messages": [message_out(message) for message in messages],
-            }
-            yield orjson.dumps(whole, option=orjson.OPT_APPEND_NEWLINE)
+            # `messages` is the number of them in a list, and here they are themselves.
+            head = conversation_out(row)
+            del head["messages"]
+            yield orjson.dumps(head)[:-1] + b',"messages":['
+            for at, message in enumerate(messages):
+                yield (b"," if at else b"") + orjson.dumps(message_out(message))
+            yield b"]}\n"
 
     response = Response(lines(), content_type="application/x-ndjson")
     response.headers["Content-Disposition"] = 'attachment; filename="conversations.ndjson"'
@@ -125,12 +127,12 @@ def delete(conversation_id: int) -> Response:
 @describe("The messages of a conversation", answer=MessageList, errors=(404,))
 def messages(conversation_id: int, query: MessageQuery) -> dict[str, Any]:
     """In their order, from the position `start` on."""
-    rows = runtime().conversations.messages(
+    rows, next_start = runtime().conversations.messages(
         current_principal().user_id, conversation_id, query.start, query.limit
     )
     return {
         "messages": [message_out(row) for row in rows],
-        "next_start": rows[-1].position + 1 if len(rows) == query.limit else None,
+        "next_start": next_start,
     }
 
 

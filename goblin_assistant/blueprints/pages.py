@@ -62,7 +62,7 @@ def static_file(files_hash: str, name: str) -> Response:
 def _answer(plain: bytes, gzipped: bytes | None, content_type: str) -> Response:
     headers = {"Vary": "Accept-Encoding"}
     body = plain
-    if "gzip" in request.headers.get("Accept-Encoding", ""):
+    if request.accept_encodings["gzip"] > 0:
         headers["Content-Encoding"] = "gzip"
         body = packed(plain) if gzipped is None else gzipped
     return Response(body, content_type=content_type, headers=headers)

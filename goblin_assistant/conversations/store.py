@@ -8,6 +8,7 @@ revision that it has seen; of two tabs, the second is told to read again.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ logger = logging.getLogger("goblin_assistant.conversations")
 MOST_CONVERSATIONS = 10_000
 MOST_MESSAGES = 5_000
 DAY_MS = 86_400_000
+PAGE_BYTES = 4 * 1024 * 1024
+"""How much of a conversation is held at once, but for one message that is larger."""
 
 _mine = conversations.c
 _of = conversation_messages.c
@@ -48,7 +51,8 @@ class Message:
     @property
     def size(self) -> int:
         """Bytes that it takes, as they are counted."""
-        return len(self.text.encode()) + sum(map(len, self.attachments)) + len(str(self.details))
+        details = len(json.dumps(self.details))  # as the database keeps it
+        return len(self.text.encode()) + sum(map(len, self.attachments)) + details
 
 
 class Conversations:
@@ -121,11 +125,13 @@ class Conversations:
 
     def messages(
         self, user_id: int, conversation_id: int, start: int = 0, limit: int = 1000
-    ) -> list[Row[Any]]:
-        """Messages from a position on."""
+    ) -> tuple[list[Row[Any]], int | None]:
+        """Messages from a position on, of PAGE_BYTES at most, and where the next ones begin."""
         with connect(self._engine) as connection:
-            _find(connection, user_id, conversation_id)
-            return _messages(connection, conversation_id, start, limit)
+            found = _find(connection, user_id, conversation_id)
+            rows = _messages(connection, conversation_id, start, limit)
+        after = rows[-1].position + 1 if rows else found.messages
+        return rows, after if after < found.messages else None
 
     def write(
         self,
@@ -171,9 +177,9 @@ class Conversations:
             )
             return _find(connection, user_id, conversation_id)
 
-    def export(self, user_id: int) -> Iterator[tuple[Row[Any], list[Row[Any]]]]:
-        """Each with all its messages, the oldest first. Holds one at a time, and no connection
-        while the caller sends it."""
+    def export(self, user_id: int) -> Iterator[tuple[Row[Any], Iterator[Row[Any]]]]:
+        """Each with all its messages, the oldest first. Holds PAGE_BYTES at a time, and no
+        connection while the caller sends them."""
         after = 0
         while True:
             following = (
@@ -186,9 +192,18 @@ class Conversations:
                 found = connection.execute(following).one_or_none()
                 if found is None:
                     return
-                messages = _messages(connection, found.id, 0, MOST_MESSAGES)
-            yield found, messages
+            yield found, self._messages_of(found.id)
             after = found.id
+
+    def _messages_of(self, conversation_id: int) -> Iterator[Row[Any]]:
+        start = 0
+        while True:
+            with connect(self._engine) as connection:
+                rows = _messages(connection, conversation_id, start, MOST_MESSAGES)
+            if not rows:
+                return
+            yield from rows
+            start = rows[-1].position + 1
 
     def prune(self, days: int) -> None:
         """Delete what nobody has written to for so many days."""
@@ -226,13 +241,21 @@ def _find(connection: Connection, user_id: int, conversation_id: int) -> Row[Any
 def _messages(
     connection: Connection, conversation_id: int, start: int, limit: int
 ) -> list[Row[Any]]:
-    wanted = (
-        select(conversation_messages)
-        .where(_of.conversation_id == conversation_id, _of.position >= start)
+    here = _of.conversation_id == conversation_id
+    sizes = (
+        select(_of.position, _of.bytes)
+        .where(here, _of.position >= start)
         .order_by(_of.position)
         .limit(limit)
     )
-    return list(connection.execute(wanted).all())
+    end, total = start - 1, 0
+    for position, size in connection.execute(sizes).all():
+        total += size
+        if total > PAGE_BYTES and end >= start:
+            break
+        end = position
+    wanted = select(conversation_messages).where(here, _of.position.between(start, end))
+    return list(connection.execute(wanted.order_by(_of.position)).all())
 
 
 def _values(conversation_id: int, position: int, message: Message) -> dict[str, Any]:

@@ -212,6 +212,8 @@ conversations = Table(
     Column("created_at", BigInteger, default=now_ms, nullable=False),
     Column("updated_at", BigInteger, default=now_ms, index=True, nullable=False),
     Index("ix_conversations_user_id_updated_at", "user_id", "updated_at"),
+    # An address that somebody has kept must not lead to another conversation later.
+    sqlite_autoincrement=True,
 )
 """A person's conversation. `settings` as in `users`: model, temperature, max_tokens, system_prompt.
 `messages` and `bytes` are those of its messages together."""

@@ -17,12 +17,18 @@ from goblin_assistant.runtime import runtime
 PATH = "/auth/session"
 COOKIE = "goblin_session"
 
+_MOST_COOKIES = 5
 _PORTS = {"http": 80, "https": 443}
 
 
 def token() -> str | None:
-    """The refresh token of the request's cookie."""
-    return request.cookies.get(COOKIE) or None
+    """The refresh token of the request's cookie. A neighbour under the same domain may have set
+    cookies of this name too: then the first that belongs to a session."""
+    given = [one for one in request.cookies.getlist(COOKIE) if one][:_MOST_COOKIES]
+    if len(given) > 1:
+        family_of = runtime().accounts.sessions.family_of
+        return next((one for one in given if family_of(one) is not None), given[0])
+    return given[0] if given else None
 
 
 def family() -> str | None:

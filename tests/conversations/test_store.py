@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Engine, delete, event, func, select, update
 
 from goblin_assistant.conversations.store import Conversations, Message
 from goblin_assistant.database.models import (
@@ -44,7 +44,9 @@ def eve(accounts: Any) -> int:
 
 
 def texts(store: Conversations, user_id: int, conversation_id: int) -> list[str]:
-    return [row.text for row in store.messages(user_id, conversation_id)]
+    found, next_start = store.messages(user_id, conversation_id)
+    assert next_start is None
+    return [row.text for row in found]
 
 
 def test_messages_are_added_replaced_and_cut_off_from_a_position_on(
@@ -66,7 +68,40 @@ def test_pages_of_messages_follow_each_other(store: Conversations, ada: int) -> 
     made = store.create(ada, "", {})
     store.write(ada, made.id, 0, 0, [said(str(number)) for number in range(25)])
     pages = [store.messages(ada, made.id, start, 10) for start in (0, 10, 20)]
-    assert [row.text for page in pages for row in page] == [str(number) for number in range(25)]
+    assert [row.text for page, _ in pages for row in page] == [str(number) for number in range(25)]
+    assert [next_start for _, next_start in pages] == [10, 20, None]
+
+
+def test_a_page_and_the_export_hold_a_few_megabytes_at_a_time(
+    engine: Engine, ada: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goblin_assistant.conversations.store.PAGE_BYTES", 2_500)
+    store = Conversations(engine, 100_000)
+    made = store.create(ada, "", {})
+    sizes = [1_000, 1_000, 1_000, 9_000, 1_000]  # the large one is a page of its own
+    store.write(ada, made.id, 0, 0, [said("x" * size) for size in sizes])
+    pages: list[list[int]] = []
+    start: int | None = 0
+    while start is not None:
+        found, start = store.messages(ada, made.id, start)
+        pages.append([row.position for row in found])
+    assert pages == [[0, 1], [2], [3], [4]]
+    asked: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    ((_, messages),) = store.export(ada)
+    asked.clear()
+    assert next(messages).position == 0
+    first = len(asked)
+    assert [row.position for row in messages] == [1, 2, 3, 4]
+    assert len(asked) > first  # the others were read when they were wanted
+
+
+def test_the_id_of_a_deleted_conversation_is_not_given_again(
+    store: Conversations, ada: int
+) -> None:
+    gone = store.create(ada, "private", {}).id
+    store.delete(ada, gone)
+    assert store.create(ada, "another", {}).id > gone
 
 
 def test_of_two_tabs_the_second_is_told_to_read_again(store: Conversations, ada: int) -> None:

@@ -68,7 +68,9 @@ def test_files_are_sent_as_gzip_where_the_client_takes_it(client: FlaskClient) -
     for path in ("/", address("main.js"), address("style/base.css")):
         plain = client.get(path, headers={"Accept-Encoding": "identity"})
         packed = client.get(path, headers={"Accept-Encoding": "gzip, deflate, br"})
+        refused = client.get(path, headers={"Accept-Encoding": "gzip;q=0, identity"})
         assert "Content-Encoding" not in plain.headers
+        assert "Content-Encoding" not in refused.headers
         assert packed.headers["Content-Encoding"] == "gzip"
         assert plain.headers["Vary"] == packed.headers["Vary"] == "Accept-Encoding"
         assert gzip.decompress(packed.get_data()) == plain.get_data()

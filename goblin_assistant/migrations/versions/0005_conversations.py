@@ -35,6 +35,7 @@ def upgrade() -> None:
             name=op.f("fk_conversations_user_id_users"), ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_conversations")),
+        sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_conversations_updated_at"), "conversations", ["updated_at"])
     op.create_index(

@@ -44,11 +44,27 @@ export async function fetched(path, options) {
   throw new ApiError(response.status, body, response.headers);
 }
 
+const MOST_TRIES = 10;
+const LONGEST_WAIT = 5;
+
+/** What `ask()` gives. A server that is busy, so that it has not begun, is asked again. */
+export async function patiently(ask) {
+  for (let tries = 0; ; tries += 1) {
+    try {
+      return await ask();
+    } catch (error) {
+      const seconds = error.status === 503 ? error.retryAfter : null;
+      if (seconds === null || seconds > LONGEST_WAIT || tries === MOST_TRIES) throw error;
+      await new Promise((done) => { setTimeout(done, seconds * 1000); });
+    }
+  }
+}
+
 /**
  * A call with the access token; the Response of a good answer. An access token that the server
- * refuses is renewed once: it may have ended early.
+ * refuses is renewed once: it may have ended early. Not without `again`.
  */
-export async function call(method, path, body, { signal, headers = {} } = {}) {
+export async function call(method, path, body, { signal, headers = {}, again = true } = {}) {
   const ask = async () =>
     fetched(path, {
       method,
@@ -63,7 +79,7 @@ export async function call(method, path, body, { signal, headers = {} } = {}) {
   try {
     return await ask();
   } catch (error) {
-    if (error.status !== 401) throw error;
+    if (error.status !== 401 || !again) throw error;
     await renew();
     return ask();
   }

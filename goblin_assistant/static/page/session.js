@@ -1,7 +1,7 @@
 // Who is signed in. The access token is in this module's memory; the refresh token is in a cookie
 // that no script can read and that goes to /auth/session only.
 
-import { ApiError, fetched } from "./api.js";
+import { ApiError, fetched, patiently } from "./api.js";
 
 const ROUTE = "/auth/session";
 const EARLY_SECONDS = 60;
@@ -33,13 +33,14 @@ otherTabs.onmessage = ({ data }) => {
 
 /** Create an account, then sign in. */
 export async function register(email, password) {
-  await fetched("/auth/register", json({ email, password }));
+  await patiently(() => fetched("/auth/register", json({ email, password })));
   await signIn(email, password);
 }
 
 /** Sign in. Raises ApiError. */
 export async function signIn(email, password) {
-  const pair = await (await fetched("/auth/login", json({ email, password }))).json();
+  const login = () => fetched("/auth/login", json({ email, password }));
+  const pair = await (await patiently(login)).json();
   await locked(() => exchange({ refresh_token: pair.refresh_token }));
   otherTabs.postMessage({ signedIn: user.id });
 }
@@ -94,7 +95,10 @@ async function exchange(body) {
     return;
   }
   const answer = await response.json();
-  if (user !== null && user.id !== answer.user.id) location.reload();
+  if (user !== null && user.id !== answer.user.id) {
+    location.reload();
+    await new Promise(() => {}); // nothing of the one may go on as the other
+  }
   token = answer.access_token;
   sessionId = answer.session_id;
   const before = user;

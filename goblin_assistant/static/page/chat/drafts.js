@@ -10,18 +10,32 @@ export class Draft {
     this.key = `${BEGIN}${user.id}.${id ?? "new"}`;
   }
 
-  get text() { return sessionStorage.getItem(this.key) ?? ""; }
+  get text() { return tried(() => sessionStorage.getItem(this.key)) ?? ""; }
 
   set text(text) {
-    if (text) sessionStorage.setItem(this.key, text);
-    else sessionStorage.removeItem(this.key);
+    tried(() => {
+      if (text) sessionStorage.setItem(this.key, text);
+      else sessionStorage.removeItem(this.key);
+    });
   }
 }
 
 // Whoever signs out leaves nothing behind. A session that ends by itself keeps the drafts.
 session.addEventListener("change", () => {
   if (user !== null || !left) return;
-  for (const key of Object.keys(sessionStorage)) {
-    if (key.startsWith(BEGIN)) sessionStorage.removeItem(key);
-  }
+  tried(() => {
+    for (const key of Object.keys(sessionStorage)) {
+      if (key.startsWith(BEGIN)) sessionStorage.removeItem(key);
+    }
+  });
 });
+
+/** A browser may refuse its storage, and the storage may be full: then drafts are not kept. */
+function tried(work) {
+  try {
+    return work();
+  } catch (error) {
+    if (!(error instanceof DOMException)) throw error;
+    return null;
+  }
+}

@@ -12,20 +12,34 @@ export class Keeper {
     this.conversation = null;
     this.last = Promise.resolve(null);
     this.writing = 0;
+    /** So many of the first messages are in the store as this tab shows them. */
+    this.written = 0;
   }
 
   get id() { return this.conversation?.id ?? null; }
 
   /** Its messages. */
   async read(id) {
-    this.adopt(await store.get(id));
-    return store.messages(id);
+    const conversation = await store.get(id);
+    const messages = await store.messages(id);
+    // Not before its messages are here: a write would replace them by what this tab knows, nothing.
+    this.written = messages.length;
+    this.adopt(conversation);
+    return messages;
   }
 
-  /** Write `messages` from `position` on. Resolves with the error, or null. */
+  /**
+   * Write `messages`, the whole conversation, from `position` on, and what could not be written
+   * before. Resolves with the error, or null.
+   */
   keep(settings, position, messages) {
+    const all = [...messages];
     this.writing += 1;
-    this.last = this.last.then(() => this.write(settings, position, messages))
+    this.last = this.last.then(async () => {
+      this.written = Math.min(position, this.written);
+      await this.write(settings, this.written, all.slice(this.written));
+      this.written = all.length;
+    })
       .then(() => null, (error) => error)
       .finally(() => { this.writing -= 1; });
     return this.last;
@@ -40,6 +54,7 @@ export class Keeper {
     const conversation = await store.get(id);
     const messages = await store.messages(id);
     if (!idle() || this.writing > 0 || this.id !== id) return null;
+    this.written = messages.length;
     this.adopt(conversation);
     return messages;
   }
@@ -52,6 +67,7 @@ export class Keeper {
         const before = await this.read(this.id);
         try {
           await this.write(null, before.length, messages);
+          this.written = before.length + messages.length;
           return [...before, ...messages];
         } catch (error) {
           if (error.status !== 409 || tries === MOST_TRIES) throw error;
@@ -77,7 +93,7 @@ export class Keeper {
 
   async write(settings, position, messages) {
     if (this.conversation === null) {
-      const text = messages[0].text.split("\n")[0].slice(0, TITLE);
+      const text = [...messages[0].text.split("\n")[0]].slice(0, TITLE).join("");
       this.adopt(await store.create(text || "Image", settings));
     }
     if (settings && settings.model !== this.conversation.settings.model) {

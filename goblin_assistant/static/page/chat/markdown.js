@@ -31,7 +31,9 @@ const plainWhenLong = Object.fromEntries(
 /** Quotes inside quotes: nobody reads the fortieth, and marked takes minutes for thousands. */
 const DEEP_QUOTE = /^(?: {0,3}> ?){40}/;
 plainWhenLong.blockquote = function plain(src) {
-  return DEEP_QUOTE.test(src) ? plainToken(this.rules.block.blockquote.exec(src)[0]) : false;
+  const found = this.rules.block.blockquote.exec(src)?.[0] ?? "";
+  // A long one too: with lines that lack the mark, marked's time grows with the square.
+  return found.length > LONGEST || (found && DEEP_QUOTE.test(src)) ? plainToken(found) : false;
 };
 // HTML in an answer is shown as the text that it is. An image would be fetched, and its address can
 // carry a conversation away: its description stands for it.

@@ -3,6 +3,7 @@
 
 import { callJson } from "../api.js";
 import { meta } from "../dom.js";
+import { left, session, user } from "../session.js";
 
 const server = {
   list: async (search = "", before = null) => {
@@ -12,7 +13,8 @@ const server = {
     const page = await callJson("GET", `/conversations?${query}`);
     return { rows: page.conversations, next: page.next_before };
   },
-  create: (title, settings) => callJson("POST", "/conversations", { title, settings }),
+  create: (title, settings) =>
+    callJson("POST", "/conversations", { title: whole(title), settings }),
   get: (id) => callJson("GET", `/conversations/${id}`),
   change: (id, values) => callJson("PATCH", `/conversations/${id}`, values),
   remove: (id) => callJson("DELETE", `/conversations/${id}`),
@@ -28,9 +30,21 @@ const server = {
   write: (conversation, position, messages) =>
     callJson("PUT", `/conversations/${conversation.id}/messages/${position}`, {
       revision: conversation.revision,
-      messages,
+      messages: messages.map(storable),
     }),
 };
+
+/** A message as the server takes it: without what the server has added itself. */
+function storable({ role, text, attachments, details }) {
+  const all = Object.entries(details).map(
+    ([name, value]) => [name, typeof value === "string" ? whole(value) : value]);
+  return { role, text: whole(text), attachments, details: Object.fromEntries(all) };
+}
+
+/** Text without NUL and halves of letters, which the database does not take. */
+function whole(text) {
+  return text.replaceAll("\0", "\ufffd").toWellFormed();
+}
 
 const kept = new Map();
 let last = 0;
@@ -54,7 +68,7 @@ const tab = {
   },
   change: async (id, values) => Object.assign(kept.get(Number(id)).row, values),
   remove: async (id) => { kept.delete(Number(id)); },
-  messages: async (id) => kept.get(Number(id))?.messages ?? [],
+  messages: async (id) => [...(kept.get(Number(id))?.messages ?? [])],
   write: async (conversation, position, messages) => {
     const one = kept.get(conversation.id);
     one.messages.splice(position, Infinity, ...messages);
@@ -62,6 +76,13 @@ const tab = {
     return one.row;
   },
 };
+
+// They are one person's: the next one who signs in here must not find them.
+let owner = user?.id ?? null;
+session.addEventListener("change", () => {
+  if (user === null ? left : user.id !== owner) kept.clear();
+  owner = user?.id ?? owner;
+});
 
 export const store = meta("conversations") === "off" ? tab : server;
 

@@ -33,6 +33,7 @@ export function leaveChat() {
 
 class Chat {
   constructor(room) {
+    this.room = room;
     this.leaving = new AbortController();
     this.keeper = new Keeper((conversation) => this.kept(conversation));
     this.settings = {};
@@ -43,7 +44,7 @@ class Chat {
     this.picker = new ModelPicker(() => this.composer?.modelChanged());
     this.composer = new Composer({
       picker: this.picker,
-      onSend: (text, attachments) => this.send(text, attachments, this.messages.length),
+      onSend: (text, attachments) => this.sendOpened(text, attachments),
       onStop: () => this.stop(),
     });
     this.header = new Header({
@@ -77,15 +78,33 @@ class Chat {
   async open(id) {
     this.composer.begin(new Draft(id));
     this.composer.focus();
+    this.opened = this.load(id);
     try {
-      const wanted = id === null ? null : this.read(id);
-      // Both at once; the models need not wait for the conversation.
-      const [, model] = await Promise.all([this.picker.load(null), wanted]);
-      if (model) this.picker.choose(model);
-      if (id === null) this.greet();
+      await this.opened;
     } catch (error) {
-      this.list.replaceChildren(problem(error));
+      this.list.replaceChildren(problem(error, () => showChat(this.room, id)));
     }
+  }
+
+  async load(id) {
+    const wanted = id === null ? null : this.read(id);
+    // Both at once; the models need not wait for the conversation.
+    const [, model] = await Promise.all([this.picker.load(null), wanted]);
+    if (model) this.picker.choose(model);
+    if (id === null) this.greet();
+  }
+
+  /** Send, once it is known what stands before: the position follows from it. */
+  async sendOpened(text, attachments) {
+    this.composer.setBusy(true);
+    const failed = await this.opened.then(() => null, (error) => error);
+    this.composer.setBusy(false);
+    if (!failed && !this.left && !this.asking) {
+      this.send(text, attachments, this.messages.length);
+      return;
+    }
+    this.composer.restore(text, attachments);
+    if (failed) this.composer.say("The chat is not open yet. Try again above.");
   }
 
   greet() {
@@ -202,19 +221,21 @@ class Chat {
   /** Ask once more for the answer at this position. */
   again(at) {
     if (this.asking || this.messages[at - 1]?.role !== "user") return;
+    const before = this.messages.slice(at);
     this.cut(at);
-    this.run(at - 1);
+    this.run(at - 1, before);
   }
 
-  /** Ask for the answer to the question at this position. */
-  async run(at) {
+  /** Ask for the answer to the question at this position; `before` is what has stood there. */
+  async run(at, before = []) {
     const answer = this.newAnswer(at + 1);
     this.follow();
     const asking = this.asking = new AbortController();
     this.composer.setBusy(true);
     announce("Waiting for the answer");
     this.settings.model = this.picker.value;
-    this.keeper.keep(this.settings, at, this.messages.slice(at));
+    // The answer that is asked for anew stays in the store until there is another.
+    if (before.length === 0) this.keeper.keep(this.settings, at, this.messages);
     const details = { model: this.picker.value };
     let said = "", reasoning = "", failed = null;
     try {
@@ -229,6 +250,14 @@ class Chat {
     }
     this.asking = null;
     this.composer.setBusy(false);
+    if (failed && !said && !reasoning && before.some(({ text }) => text)) {
+      this.messages.push(...before);
+      if (this.left) return;
+      this.showAll();
+      this.composer.say(ending(failed, details).error);
+      if (this.missed) await this.refresh();
+      return;
+    }
     if (failed && !said && !reasoning && notSent(failed)) {
       await this.takeBack(at, failed);
       return;
@@ -268,13 +297,13 @@ class Chat {
   }
 
   async keepAnswer(at, answer) {
-    const mine = this.messages.slice(at);
-    let failed = await this.keeper.keep(this.settings, at + 1, mine.slice(1));
+    const all = [...this.messages];
+    let failed = await this.keeper.keep(this.settings, at + 1, all);
     if (failed?.status === 409) {
       // Another tab was first: what was said here comes after it.
       this.composer.setBusy(true);
       try {
-        this.messages = await this.keeper.append(mine);
+        this.messages = await this.keeper.append(all.slice(Math.min(at, this.keeper.written)));
         if (!this.left) this.showAll();
         failed = null;
       } catch (error) {

@@ -1,8 +1,8 @@
 // A new password. It ends every session and begins one, which this browser goes on with.
 
-import { callJson } from "../api.js";
+import { callJson, patiently } from "../api.js";
 import { announce, h } from "../dom.js";
-import { adopt, user } from "../session.js";
+import { adopt, renew, user } from "../session.js";
 import { problem } from "../shell/problem.js";
 
 /** A card with the form. `changed` is called after a change. */
@@ -36,11 +36,12 @@ async function send(event, form, button, said, changed) {
   button.disabled = true;
   said.replaceChildren();
   try {
-    const answer = await callJson("POST", "/auth/password", {
+    await renew(); // so that the password is tried once: each wrong one counts
+    const answer = await patiently(() => callJson("POST", "/auth/password", {
       current_password: data.get("current_password"),
       new_password: data.get("new_password"),
       revoke_keys: data.get("revoke_keys") !== null,
-    });
+    }, { again: false }));
     await adopt(answer.refresh_token);
     form.reset();
     const keys = answer.api_keys === 1 ? "1 API key goes" : `${answer.api_keys} API keys go`;

@@ -50,13 +50,17 @@ function row(one, fill, list) {
     cell("Ends", when(one.expires_at)),
     h("td", { class: "last" }, h("button", {
       "aria-label": here ? "End this session" : `End session ${one.id.slice(0, 6)}`,
-      onclick: (event) => (here ? signOut() : end(one, event.target, fill, list)),
+      onclick: (event) => end(one, event.target, fill, list),
     }, "End")));
 }
 
 async function end(one, button, fill, list) {
   button.disabled = true;
   try {
+    if (one.id === sessionId) {
+      await signOut();
+      return;
+    }
     await callJson("DELETE", `/auth/sessions/${one.id}`).catch((error) => {
       if (error.status !== 404) throw error; // it has ended already
     });

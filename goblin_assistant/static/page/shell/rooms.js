@@ -2,7 +2,7 @@
 
 import { h, ICONS, icon, style } from "../dom.js";
 import { signOut, user } from "../session.js";
-import { showProblem } from "./problem.js";
+import { problem, showProblem } from "./problem.js";
 
 /**
  * The views. A view's module is loaded when it is first opened; its
@@ -51,6 +51,7 @@ class Frame {
     this.links = new Map(Object.entries(VIEWS).map(([name, view]) => [
       name, h("a", { href: `#/${name}` }, icon(view.icon), view.label)]));
     this.slot = h("div", { class: "side-own" });
+    this.said = h("div", {});
     this.title = h("span", { class: "bar-title" });
     this.menu = h("button", {
       class: "plain icon", "aria-label": "Menu", "aria-controls": "side",
@@ -59,9 +60,10 @@ class Frame {
     this.side = h("aside", { id: "side", class: "side", "aria-label": "Views" },
       h("nav", { class: "views", "aria-label": "Views" }, ...this.links.values()),
       this.slot,
+      this.said,
       h("div", { class: "who" },
         h("span", { class: "soft small", title: user.email }, user.email),
-        h("button", { class: "plain small", onclick: signOut }, "Sign out")));
+        h("button", { class: "plain small", onclick: () => this.signOut() }, "Sign out")));
     this.room = h("main", { class: "room", id: "room", tabindex: "-1" });
     const skip = h("button", { class: "skip", onclick: () => this.room.focus() },
       "Skip to the content");
@@ -94,6 +96,15 @@ class Frame {
     if (!PHONE.matches) return;
     if (yes) this.side.querySelector("a, button, input").focus();
     else if (was) this.menu.focus();
+  }
+
+  async signOut() {
+    this.said.replaceChildren();
+    try {
+      await signOut();
+    } catch (error) {
+      this.said.replaceChildren(problem(error)); // whoever comes next must not find it open
+    }
   }
 
   close() {
