@@ -145,8 +145,8 @@ def test_each_attack_alone_is_harmless_in_every_place_where_a_model_speaks(
         assert ada.page.locator(".question img, .thoughts *, .conversations img").count() == 0
 
 
-@pytest.mark.parametrize("mark", ["x", "*a ", "[a](", "<a ", "> ", "| a "])
-def test_a_line_of_a_megabyte_does_not_stop_the_page(
+@pytest.mark.parametrize("mark", ["x", "*a ", "[a](", "<a ", "> ", "> a\nb\n", "| a "])
+def test_a_block_of_a_megabyte_does_not_stop_the_page(
     browser: Browser, server: Server, upstream: FakeUpstream, mark: str
 ) -> None:
     text = (mark * (LONG // len(mark) + 1))[:LONG]

@@ -138,6 +138,15 @@ def test_the_cookie_opens_no_other_route(client: FlaskClient) -> None:
         assert client.open(path, method=method, json={}).status_code == 401
 
 
+def test_a_neighbours_cookie_of_the_same_name_does_not_stand_before_the_right_one(
+    client: FlaskClient,
+) -> None:
+    token = register(client)["refresh_token"]
+    other = client.application.test_client(use_cookies=False)
+    headers = {**HERE, "Cookie": f"goblin_session=gor_planted; goblin_session={token}"}
+    assert renew(other, headers).status_code == 200
+
+
 # -- a token that was just used -------------------------------------------------------------------
 def test_a_token_just_used_gives_the_same_next_token(accounts: Accounts) -> None:
     user = accounts.create("ada@example.com", PASSWORD)

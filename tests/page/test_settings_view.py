@@ -75,12 +75,18 @@ def test_a_new_password_ends_the_other_sessions_and_this_one_goes_on(
         signed_in(browser, server, "password@example.com", "keys") as there,
     ):
         page = here.page
+        tried: list[str] = []
+        page.on("request", lambda one: tried.append(one.url))
         page.get_by_label("Current password").fill("wrong")
         page.get_by_label("New password").fill(NEW_PASSWORD)
         page.get_by_role("button", name="Change the password").click()
         alert = page.get_by_role("alert")
         expect(alert).to_contain_text("The current password is wrong.")
         expect(alert.locator("code")).to_have_count(1)
+        # Wrong passwords are counted: one try is one request.
+        assert [url for url in tried if url.endswith("/auth/password")] == [
+            server.url + "/auth/password"
+        ]
         page.get_by_label("Current password").fill(PASSWORD)
         page.get_by_role("button", name="Change the password").click()
         expect(

@@ -90,6 +90,51 @@ def test_a_wrong_password_is_said_and_does_not_lose_the_form(
         expect_in(ada.page, "wrong@example.com")
 
 
+def test_a_server_that_is_busy_is_asked_again_and_one_that_is_away_longer_is_not(
+    browser: Browser, server: Server
+) -> None:
+    with person(browser, server.url) as ada:
+        waits = {"register": ["1", "1"], "login": ["1"]}
+
+        def busy(route: Any) -> None:
+            left = waits[route.request.url.rsplit("/", 1)[-1]]
+            if not left:
+                route.continue_()
+                return
+            body = {"error": "unavailable", "message": "too many logins at once"}
+            route.fulfill(status=503, json=body, headers={"Retry-After": left.pop()})
+
+        ada.page.route("**/auth/register", busy)
+        ada.page.route("**/auth/login", busy)
+        create_account(ada.page, "busy@example.com")
+        expect_in(ada.page, "busy@example.com")
+        assert waits == {"register": [], "login": []}
+        ada.page.get_by_role("button", name="Sign out").click()
+        waits["login"] = ["30"]
+        sign_in(ada.page, "busy@example.com")
+        expect(ada.page.get_by_role("alert")).to_contain_text("Try again in 30 seconds.")
+        sign_in(ada.page, "busy@example.com")
+        expect_in(ada.page, "busy@example.com")
+
+
+def test_signing_out_without_a_connection_says_that_one_is_still_signed_in(
+    browser: Browser, server: Server
+) -> None:
+    with person(browser, server.url) as ada:
+        create_account(ada.page, "offline@example.com")
+        expect_in(ada.page, "offline@example.com")
+        leave = ada.page.get_by_role("button", name="Sign out")
+        expect(leave).to_be_visible()
+        ada.context.set_offline(True)
+        leave.click()
+        side = ada.page.get_by_role("complementary", name="Views")
+        expect(side.get_by_role("alert")).to_contain_text("The server cannot be reached.")
+        expect_in(ada.page, "offline@example.com")
+        ada.context.set_offline(False)
+        leave.click()
+        expect_out(ada.page)
+
+
 def test_a_reload_keeps_one_signed_in_and_uses_the_token_up(
     browser: Browser, server: Server
 ) -> None:

@@ -311,10 +311,12 @@ class Chat {
       }
       this.composer.setBusy(false);
     }
-    if (failed === null) answer.element.dataset.kept = "";
-    else {
+    if (failed === null) {
+      answer.element.dataset.kept = "";
+      for (const notice of this.list.querySelectorAll(".not-kept")) notice.remove();
+    } else {
       answer.foot.append(
-        h("p", { class: "notice bad", role: "alert" }, `Not kept: ${failed.message}`));
+        h("p", { class: "notice bad not-kept", role: "alert" }, `Not kept: ${failed.message}`));
     }
     if (this.missed && failed === null) await this.refresh();
   }

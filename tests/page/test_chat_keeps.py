@@ -1,0 +1,219 @@
+"""Stories of chats whose reading, writing or asking again fails, in Chromium: nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from tests.conftest import Serve, Server, serving, wait_until
+from tests.support.browser import browser, person
+from tests.support.chatting import MODEL, answer, ask, choose, enter, kept, whole
+from tests.support.fake_upstream import FakeUpstream, Reply
+from tests.support.real_server import start
+
+__all__ = ["browser"]
+
+expect.set_options(timeout=60_000)
+
+READS = "**/messages?start=*"
+WRITES = "**/conversations/*/messages/*"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[FakeUpstream]:
+    """One provider for all stories."""
+    made = FakeUpstream()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[Server]:
+    """One server in front of it; each story has an account of its own."""
+    with serving(tmp_path_factory.mktemp("keeps")) as serve:
+        yield start(serve, upstream, ["gpt-4o"])
+
+
+def talk(page: Page, upstream: FakeUpstream, *turns: tuple[str, str]) -> None:
+    """Ask each question, and wait until its answer is in the store."""
+    for question, said in turns:
+        number = page.locator(".answer").count()
+        upstream.reply(Reply.sse(whole(said)))
+        ask(page, question)
+        kept(page, number)
+
+
+def expect_articles(page: Page, *texts: str) -> None:
+    """The messages that are shown."""
+    expect(page.locator(".messages article .said")).to_have_text(list(texts))
+
+
+def hold_first(held: list[Route]) -> Callable[[Route], None]:
+    """Puts the first request into `held`; the others go on."""
+
+    def holds(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    return holds
+
+
+def fails_once(number: int) -> Callable[[Route], None]:
+    """Answers the write of that number, from 1, by an error; the others go on."""
+    seen: list[str] = []
+
+    def answers(route: Route) -> None:
+        seen.append(route.request.url)
+        if len(seen) == number:
+            route.fulfill(status=503, json={"error": "unavailable", "message": "away"})
+        else:
+            route.continue_()
+
+    return answers
+
+
+def test_a_question_after_a_read_that_failed_goes_back_into_the_field(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "unread@example.com")
+        talk(ada.page, upstream, ("Q1", "A1"), ("Q2", "A2"))
+        refusal = {"error": "rate_limit_exceeded", "message": "too many reads"}
+        ada.page.route(READS, lambda route: route.fulfill(status=429, json=refusal))
+        ada.page.reload()
+        expect(ada.page.get_by_text("Too many reads.")).to_be_visible()
+        ada.page.unroute(READS)
+        choose(ada.page, MODEL)
+        ask(ada.page, "Q3")
+        expect(ada.page.get_by_text("The chat is not open yet.")).to_be_visible()
+        expect(ada.page.get_by_label("Message")).to_have_value("Q3")
+        ada.page.get_by_role("button", name="Try again").click()
+        expect_articles(ada.page, "Q1", "A1", "Q2", "A2")
+        choose(ada.page, MODEL)
+        upstream.reply(Reply.sse(whole("A3")))
+        ada.page.get_by_label("Message").press("Enter")
+        kept(ada.page, 2)
+        ada.page.reload()
+        expect_articles(ada.page, "Q1", "A1", "Q2", "A2", "Q3", "A3")
+
+
+def test_a_question_while_the_conversation_is_read_waits_for_it(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "reading@example.com")
+        talk(ada.page, upstream, ("Q1", "A1"))
+        held: list[Route] = []
+        ada.page.route(READS, hold_first(held))
+        ada.page.reload()
+        choose(ada.page, MODEL)
+        upstream.reply(Reply.sse(whole("A2")))
+        ask(ada.page, "Q2")
+        expect(ada.page.get_by_role("button", name="Stop")).to_be_visible()
+        wait_until(lambda: bool(ada.page.title() and held), what="the read of the messages")
+        held[0].continue_()
+        kept(ada.page, 1)
+        expect_articles(ada.page, "Q1", "A1", "Q2", "A2")
+        ada.page.reload()
+        expect_articles(ada.page, "Q1", "A1", "Q2", "A2")
+
+
+def test_an_answer_that_could_not_be_kept_is_kept_with_the_next_one(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "unkept@example.com")
+        ada.page.route(WRITES, fails_once(2))
+        upstream.reply(Reply.sse(whole("A1")))
+        ask(ada.page, "Q1")
+        expect(answer(ada.page)).to_contain_text("Not kept: away")
+        upstream.reply(Reply.sse(whole("A2")))
+        ask(ada.page, "Q2")
+        kept(ada.page, 1)
+        expect(ada.page.get_by_text("Not kept")).to_have_count(0)
+        ada.page.reload()
+        expect_articles(ada.page, "Q1", "A1", "Q2", "A2")
+
+
+def test_an_edited_question_that_could_not_be_kept_is_kept_with_its_answer(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "unkept-edit@example.com")
+        talk(ada.page, upstream, ("Q1", "A1"), ("Q2", "A2"))
+        ada.page.route(WRITES, fails_once(1))
+        ada.page.get_by_role("button", name="Edit").first.click()
+        field = ada.page.get_by_label("Edit the question")
+        field.fill("Better question")
+        upstream.reply(Reply.sse(whole("Better answer")))
+        field.press("Enter")
+        expect_articles(ada.page, "Better question", "Better answer")
+        kept(ada.page)
+        ada.page.reload()
+        expect_articles(ada.page, "Better question", "Better answer")
+
+
+def test_asking_again_in_vain_leaves_the_answer_that_was_there(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "vain@example.com")
+        talk(ada.page, upstream, ("Q1", "A1"), ("Q2", "A2"))
+        ada.page.reload()
+        expect_articles(ada.page, "Q1", "A1", "Q2", "A2")
+        choose(ada.page, MODEL)
+        written: list[int] = []
+        ada.page.on(
+            "response",
+            lambda one: written.append(one.status) if one.request.method == "PUT" else None,
+        )
+        upstream.reply(Reply.json(500, {"error": {"message": "no"}}))
+        ada.page.get_by_role("button", name="Ask again").first.click()
+        expect(ada.page.locator(".composer-said")).to_contain_text("The provider failed")
+        expect_articles(ada.page, "Q1", "A1", "Q2", "A2")
+        ada.page.reload()
+        expect_articles(ada.page, "Q1", "A1", "Q2", "A2")
+        assert written == []
+        choose(ada.page, MODEL)
+        upstream.reply(Reply.sse(whole("Another")))
+        ada.page.get_by_role("button", name="Ask again").last.click()
+        expect_articles(ada.page, "Q1", "A1", "Q2", "Another")
+        kept(ada.page, 1)
+        ada.page.reload()
+        expect_articles(ada.page, "Q1", "A1", "Q2", "Another")
+        assert set(written) == {200}
+
+
+def test_letters_that_the_database_does_not_take_do_not_lose_the_chat(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "letters@example.com")
+        # The title ends after 80 letters, and the last of them is two units of UTF-16.
+        question = "a" * 79 + "\U0001f600 and more"
+        talk(ada.page, upstream, (question, "before\0after"))
+        ada.page.reload()
+        expect_articles(ada.page, question, "before\ufffdafter")
+        title = "a" * 79 + "\U0001f600"
+        expect(ada.page.get_by_role("heading", level=1)).to_have_text(title)
+
+
+def test_where_conversations_are_off_the_next_person_finds_none_in_the_tab(
+    browser: Browser, serve: Serve
+) -> None:
+    server = serve(GOBLIN_CONVERSATIONS="false")
+    with person(browser, server.url) as tab:
+        enter(tab.page, "first@example.com", "echo/echo")
+        ask(tab.page, "A private matter")
+        kept(tab.page)
+        tab.page.get_by_role("button", name="Sign out").click()
+        enter(tab.page, "second@example.com", "echo/echo")
+        expect(tab.page.get_by_text("There is no such conversation.")).to_be_visible()
+        expect(tab.page.get_by_text("No conversations yet.")).to_be_visible()
+        expect(tab.page.get_by_text("A private matter")).to_have_count(0)
