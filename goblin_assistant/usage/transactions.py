@@ -57,8 +57,9 @@ class UsageDatabase:
         self.is_sqlite = engine.dialect.name == "sqlite"
         self._pause = pause_seconds
         self._away_until = 0.0
-        self._answers = 0
-        """Transactions that ended well. A connection alone shows no database that works."""
+        # Only changes count: an increment that is lost does no harm.
+        self._answers = 0  # transactions that ended well
+        self._opened = 0  # connections, which alone show no database that works
         # SQLite has one writer at a time. Waiting here costs less than its polling.
         self._writers = threading.BoundedSemaphore(1 if self.is_sqlite else WRITERS)
         self._wait = SQLITE_WAIT_SECONDS if self.is_sqlite else WAIT_SECONDS
@@ -101,14 +102,17 @@ class UsageDatabase:
             if now < paused:
                 raise DatabaseUnavailable("the database failed a moment ago")
             self._away_until = now + self._pause  # this thread is the one that tries
-        answers = self._answers
+        answers, opened = self._answers, self._opened
         if not self._writers.acquire(timeout=self._wait):
-            # Whoever had an answer while this thread waited shows that the database is there.
-            alive = self._answers != answers
-            self._away_until = 0.0 if alive else time.monotonic() + self._pause
+            # Whoever had an answer while this thread waited shows that the database is there. A
+            # database that is slow to connect neither begins a pause nor ends one.
+            if self._answers != answers:
+                self._away_until = 0.0
+            elif self._opened == opened:
+                self._away_until = time.monotonic() + self._pause
             raise DatabaseUnavailable("every writer is waiting for the database")
-        answers = self._answers
         try:
+            answers = self._answers
             if not paused and self._away_until and not insist:
                 # It failed while this thread waited. Not every waiting thread tries again.
                 raise DatabaseUnavailable("the database failed a moment ago")
@@ -142,7 +146,7 @@ class UsageDatabase:
             try:
                 connection, kept = self._idle.pop(), True
             except IndexError:
-                connection, kept = raw_connection(self.engine), False
+                connection, kept = self._connect(), False
             began = time.monotonic()
             try:
                 result = work(connection.cursor(), *args)
@@ -157,19 +161,22 @@ class UsageDatabase:
             except BaseException as error:
                 self._abandon(connection, self._is_disconnect(error, connection))
                 raise
-            self._answers += 1  # only a change counts: an increment that is lost does no harm
+            self._answers += 1
             if self._closed:
                 connection.close()
             else:
                 self._idle.append(connection)
             return result
 
+    def _connect(self) -> PoolProxiedConnection:
+        connection = raw_connection(self.engine)
+        self._opened += 1
+        return connection
+
     def warm(self) -> None:
         """Open connections before the first chats need them. Raises the driver's or the pool's
         error."""
-        self._idle.extend(
-            [raw_connection(self.engine) for _ in range(1 if self.is_sqlite else WARM)]
-        )
+        self._idle.extend([self._connect() for _ in range(1 if self.is_sqlite else WARM)])
 
     @staticmethod
     def _abandon(connection: PoolProxiedConnection, dead: bool) -> None:
