@@ -20,9 +20,12 @@ def _storable(text: str) -> str:
     return text
 
 
-Short = Annotated[str, StringConstraints(max_length=255), AfterValidator(_storable)]
-Long = Annotated[str, StringConstraints(max_length=4_000_000), AfterValidator(_storable)]
-Title = Annotated[str, StringConstraints(max_length=200), AfterValidator(_storable)]
+Storable = Annotated[
+    str, AfterValidator(_storable), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})
+]
+Short = Annotated[Storable, StringConstraints(max_length=255)]
+Long = Annotated[Storable, StringConstraints(max_length=4_000_000)]
+Title = Annotated[Storable, StringConstraints(max_length=200)]
 Count = Annotated[int, Field(ge=0, le=9_007_199_254_740_991)]
 
 

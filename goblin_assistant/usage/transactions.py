@@ -13,6 +13,7 @@ a round trip, its ping).
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 import time
 from collections import deque
@@ -39,6 +40,8 @@ AT_ONCE_SECONDS = 0.5
 """A dead connection fails sooner than this. One that fails later hung: a new one would as well."""
 TRIES = 5
 """Of a transaction that the database ended in favour of another."""
+RETRY_SECONDS = 0.05
+"""The most that passes before the second try. It doubles with each."""
 
 
 class DatabaseUnavailable(Exception):
@@ -133,12 +136,15 @@ class UsageDatabase:
             self._writers.release()
 
     def _repeated(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
-        for _ in range(TRIES - 1):
+        for number in range(TRIES - 1):
             try:
                 return self._transact(work, args)
             except self._errors as error:
                 if conflict_of(error) is not Conflict.LOST:
                     raise
+            # The other transaction must come to its end first: a row that was given up goes to who
+            # asks for it next, not to who waits.
+            time.sleep(random.uniform(0.5, 1.0) * RETRY_SECONDS * 2**number)
         return self._transact(work, args)
 
     def _transact(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:

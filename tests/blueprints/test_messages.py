@@ -479,7 +479,7 @@ def test_anthropics_tool_runner_goes_on_without_a_thread(
 def test_what_the_page_of_clients_says_does_not_work_is_refused(live: Live) -> None:
     with live.anthropic() as client:
         for ask in (
-            lambda: client.messages.count_tokens(model=CLAUDE, messages=HELLO),
+            lambda: client.messages.count_tokens(model=GPT, messages=HELLO),
             client.messages.batches.list,
             client.beta.files.list,
         ):

@@ -180,6 +180,8 @@ def test_a_page_of_another_origin_reads_every_error_and_its_id(
     assert there.ask("/auth/login", size=20_000)["code"] == "payload_too_large"
     assert there.ask("/admin/users", method="GET")["code"] == "forbidden"
     assert there.ask("/nothing", method="GET")["code"] == "not_found"
+    counted = there.ask("/v1/messages/count_tokens", HELLO % "echo")
+    assert counted["code"] == "token_count_unavailable"
     for _ in range(60):  # a busy machine may not hash the password in time
         if (code := there.ask("/auth/register", account)["code"]) != "overloaded":
             break

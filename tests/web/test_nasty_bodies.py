@@ -159,7 +159,9 @@ def test_a_nasty_value_is_refused_in_every_field_of_every_route(
                 assert field != "unknown" or kind in ACCEPTED, f"{target.name}: {kind}"
                 assert field == "unknown" or kind in LEGITIMATE, f"{target.name}: {field}: {kind}"
             else:
-                assert_refused(target, answer, (400, 413, 422))
+                # Nobody counts tokens for echo.
+                counts = target.name.endswith("/count_tokens")
+                assert_refused(target, answer, (400, 404, 413, 422) if counts else (400, 413, 422))
 
 
 LEGITIMATE = {
