@@ -1,10 +1,31 @@
-"""What providers that speak OpenAI's dialect write into a message, or into a delta of one. Pure
-functions."""
+"""What providers that speak OpenAI's dialect write into a message, or into a stream and its deltas.
+Pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from goblin_assistant.providers.json_answers import parse_event
+from goblin_assistant.providers.upstream.sse import event_data, split_events
+
+
+def chunks_in(block: bytes) -> Iterator[dict[str, Any]]:
+    """The chunks in a block of whole events. Raises BadResponse for what is not JSON."""
+    for event in split_events(block):
+        data = event_data(event)
+        if data is None or data.strip() == b"[DONE]":
+            continue
+        chunk = parse_event("the provider", data)
+        if isinstance(chunk, dict):
+            yield chunk
+
+
+def first_choice(chunk: Mapping[str, Any]) -> dict[str, Any]:
+    """The choice of a chunk; {} if there is none. A stream that is translated has one."""
+    choices = chunk.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else {}
 
 
 def reasoning_and_text(message: Mapping[str, Any]) -> tuple[str, str]:

@@ -24,14 +24,12 @@ import orjson
 from goblin_assistant.dialects.anthropic.answer import STOP_REASONS, anthropic_usage, message_id
 from goblin_assistant.dialects.anthropic.carried import signature_for
 from goblin_assistant.dialects.carried import joined_id, merge_details
-from goblin_assistant.dialects.completions import reasoning_and_text
+from goblin_assistant.dialects.completions import chunks_in, first_choice, reasoning_and_text
 from goblin_assistant.dialects.error_bodies import anthropic_body
 from goblin_assistant.dialects.tool_calls import ToolCall, ToolCalls
 from goblin_assistant.errors import AppError
 from goblin_assistant.providers.base import Completed, ProviderError, untranslatable
-from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.openai.wire import encode
-from goblin_assistant.providers.upstream.sse import event_data, split_events
 from goblin_assistant.schemas.surrogates import PairJoiner
 
 Kind = Literal["thinking", "text", "tool_use"]
@@ -87,13 +85,8 @@ class StreamTranslator:
         Raises BadResponse for what Anthropic's format cannot express.
         """
         self._out = []
-        for event in split_events(block):
-            data = event_data(event)
-            if data is None or data.strip() == b"[DONE]":
-                continue
-            chunk = parse_event("the provider", data)
-            if isinstance(chunk, dict):
-                self._chunk(chunk)
+        for chunk in chunks_in(block):
+            self._chunk(chunk)
         return b"".join(self._out)
 
     def finish(self, completed: Completed) -> bytes:
@@ -122,12 +115,7 @@ class StreamTranslator:
     # -- chunks -------------------------------------------------------------------------------
     def _chunk(self, chunk: dict[str, Any]) -> None:
         self._begin(chunk)
-        choices = chunk.get("choices")
-        choice = (
-            choices[0]
-            if isinstance(choices, list) and choices and isinstance(choices[0], dict)
-            else {}
-        )
+        choice = first_choice(chunk)
         if isinstance(choice.get("finish_reason"), str):
             self._reason = choice["finish_reason"]
         delta = choice.get("delta")

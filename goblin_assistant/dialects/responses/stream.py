@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.dialects.completions import reasoning_and_text
+from goblin_assistant.dialects.completions import chunks_in, first_choice, reasoning_and_text
 from goblin_assistant.dialects.responses.broken import event, failed_events
 from goblin_assistant.dialects.responses.open_items import (
     Emit,
@@ -37,8 +37,6 @@ from goblin_assistant.dialects.responses.tools import CallName, names_of
 from goblin_assistant.dialects.tool_calls import ToolCall, ToolCalls
 from goblin_assistant.errors import AppError
 from goblin_assistant.providers.base import Completed, ProviderError
-from goblin_assistant.providers.json_answers import parse_event
-from goblin_assistant.providers.upstream.sse import event_data, split_events
 
 
 class StreamTranslator:
@@ -78,13 +76,8 @@ class StreamTranslator:
         """The events for a block of whole events; b"" when it makes none. Raises BadResponse for
         what is not JSON."""
         self._out = []
-        for piece in split_events(block):
-            data = event_data(piece)
-            if data is None or data.strip() == b"[DONE]":
-                continue
-            chunk = parse_event("the provider", data)
-            if isinstance(chunk, dict):
-                self._chunk(chunk)
+        for chunk in chunks_in(block):
+            self._chunk(chunk)
         return b"".join(self._out)
 
     def finish(self, completed: Completed) -> bytes:
@@ -117,12 +110,7 @@ class StreamTranslator:
     # -- chunks -------------------------------------------------------------------------------
     def _chunk(self, chunk: dict[str, Any]) -> None:
         self._begin(chunk)
-        choices = chunk.get("choices")
-        choice = (
-            choices[0]
-            if isinstance(choices, list) and choices and isinstance(choices[0], dict)
-            else {}
-        )
+        choice = first_choice(chunk)
         if isinstance(choice.get("finish_reason"), str):
             self._reason = choice["finish_reason"]
         delta = choice.get("delta")
