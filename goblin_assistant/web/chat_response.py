@@ -48,24 +48,18 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
         _after_response(ends)
         if held is not None:
             ends.append(held.abandon)  # does nothing after finish()
-        chat = Chat(
-            principal=current_principal(),
-            body=body,
-            raw=raw,
-            correlation_id=info.correlation_id,
-            trace=info.trace,
-            spans=info.spans,
+        chat = _chat(
+            body,
+            raw,
+            info,
+            dialect,
+            operation,
             stream=body.get("stream") is True and operation == "chat_completion",
-            dialect=dialect,
-            operation=operation,
-            headers=request.headers,  # type: ignore[arg-type]
-            client_gone=request.environ.get("waitress.client_disconnected"),
             tags=tags_of(
                 request.environ.get("HTTP_X_GOBLIN_TAGS"),
                 None if dialect == "anthropic" else body.get("metadata"),
             ),
             limit=info.limit,
-            started=info.started,
             defer=ends.append,
         )
         if chat.stream:
@@ -84,19 +78,7 @@ def respond(body: dict[str, Any], raw: bytes, *, dialect: Dialect, operation: st
 def count(body: dict[str, Any], raw: bytes) -> Response:
     """Count the tokens of a request in Anthropic's dialect. Raises AppError or ProviderError."""
     info = request_info()
-    chat = Chat(
-        principal=current_principal(),
-        body=body,
-        raw=raw,
-        correlation_id=info.correlation_id,
-        trace=info.trace,
-        spans=info.spans,
-        dialect="anthropic",
-        operation="count_tokens",
-        headers=request.headers,  # type: ignore[arg-type]
-        client_gone=request.environ.get("waitress.client_disconnected"),
-        started=info.started,
-    )
+    chat = _chat(body, raw, info, "anthropic", "count_tokens")
     try:
         result = runtime().chat.token_counts.count(chat)
     except ClientGone:
@@ -104,6 +86,30 @@ def count(body: dict[str, Any], raw: bytes) -> Response:
         raise
     info.headers.extend(result.headers.items())
     return Response(result.body, content_type="application/json")
+
+
+def _chat(
+    body: dict[str, Any],
+    raw: bytes,
+    info: RequestInfo,
+    dialect: Dialect,
+    operation: str,
+    **more: Any,
+) -> Chat:
+    return Chat(
+        principal=current_principal(),
+        body=body,
+        raw=raw,
+        correlation_id=info.correlation_id,
+        trace=info.trace,
+        spans=info.spans,
+        dialect=dialect,
+        operation=operation,
+        headers=request.headers,  # type: ignore[arg-type]
+        client_gone=request.environ.get("waitress.client_disconnected"),
+        started=info.started,
+        **more,
+    )
 
 
 # -- answers --------------------------------------------------------------------------------------
