@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from html import escape
 
 from apiflask import APIBlueprint
@@ -10,7 +11,7 @@ from flask import Response, request
 from goblin_assistant.errors import NotFound
 from goblin_assistant.runtime import runtime
 from goblin_assistant.version import __version__
-from goblin_assistant.web.page_files import packed, page_files
+from goblin_assistant.web.page_files import PageFile, packed, page_files
 
 # No remote image: its address can carry a chat's content away. Trusted Types: a script cannot turn
 # text into HTML, but by the two policies that are named.
@@ -28,14 +29,7 @@ bp = APIBlueprint("pages", __name__, enable_openapi=False)
 def index() -> Response:
     """The page. It says what this instance offers, so that the page need not ask."""
     config = runtime().config
-    text = page_files().index_with(
-        {
-            "conversations": "on" if config.conversations else "off",
-            "registration": "open" if config.registration_open else "closed",
-            "version": escape(__version__),
-        }
-    )
-    response = _answer(text.encode(), None, "text/html; charset=utf-8")
+    response = _answer(_index_file(config.conversations, config.registration_open))
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Cache-Control"] = "no-cache"
     response.add_etag()
@@ -54,15 +48,26 @@ def static_file(files_hash: str, name: str) -> Response:
     found = files.files.get(name)
     if found is None:
         raise NotFound("there is no such file")
-    response = _answer(found.plain, found.packed, found.content_type)
+    response = _answer(found)
     response.headers["Cache-Control"] = YEAR if files_hash == files.hash else "no-store"
     return response
 
 
-def _answer(plain: bytes, gzipped: bytes | None, content_type: str) -> Response:
+@cache
+def _index_file(conversations: bool, registration_open: bool) -> PageFile:
+    values = {
+        "conversations": "on" if conversations else "off",
+        "registration": "open" if registration_open else "closed",
+        "version": escape(__version__),
+    }
+    plain = page_files().index_with(values).encode()
+    return PageFile(plain, packed(plain), "text/html; charset=utf-8")
+
+
+def _answer(file: PageFile) -> Response:
     headers = {"Vary": "Accept-Encoding"}
-    body = plain
+    body = file.plain
     if request.accept_encodings["gzip"] > 0:
         headers["Content-Encoding"] = "gzip"
-        body = packed(plain) if gzipped is None else gzipped
-    return Response(body, content_type=content_type, headers=headers)
+        body = file.packed
+    return Response(body, content_type=file.content_type, headers=headers)
