@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.conftest import Serve, Server, serving, wait_until
+from tests.conftest import Serve, Server, wait_until
 from tests.support.browser import browser, person
-from tests.support.chatting import answer, ask, choose, chunk, enter, kept, whole
+from tests.support.chatting import answer, ask, choose, chunk, enter, kept, server, upstream, whole
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Gate, Reply
-from tests.support.real_server import start
 
-__all__ = ["browser"]
+__all__ = ["browser", "server", "upstream"]
 
 expect.set_options(timeout=60_000)
 
@@ -24,23 +21,6 @@ PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
 )
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FakeUpstream]:
-    """One provider for all stories."""
-    made = FakeUpstream()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[Server]:
-    """One server in front of it; each story has an account of its own."""
-    with serving(tmp_path_factory.mktemp("chat")) as serve:
-        yield start(serve, upstream, ["gpt-4o", "o3-mini"])
 
 
 def test_a_question_is_answered_kept_and_found_again(

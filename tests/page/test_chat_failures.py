@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import requests
 from playwright.sync_api import Browser, expect
 
-from tests.conftest import PASSWORD, Serve, Server, serving
+from tests.conftest import Serve, Server
 from tests.support.browser import browser, person
-from tests.support.chatting import answer, ask, choose, chunk, enter, kept, whole
+from tests.support.chatting import answer, ask, choose, chunk, enter, kept, server, upstream, whole
 from tests.support.fake_upstream import CUT, SILENCE, FakeUpstream, Reply
 from tests.support.real_server import start
-from tests.support.signed_in import sign_in
+from tests.support.signed_in import end_session, sign_in
 
-__all__ = ["browser"]
+__all__ = ["browser", "server", "upstream"]
 
 expect.set_options(timeout=60_000)
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FakeUpstream]:
-    """One provider for all stories."""
-    made = FakeUpstream()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[Server]:
-    """One server in front of it; each story has an account of its own."""
-    with serving(tmp_path_factory.mktemp("failures")) as serve:
-        yield start(serve, upstream, ["gpt-4o", "o3-mini"])
 
 
 def test_a_providers_failure_is_said_with_who_failed_and_trying_again_helps(
@@ -132,15 +112,7 @@ def test_a_session_that_ends_while_one_writes_loses_nothing(
     with person(browser, server.url) as ada:
         enter(ada.page, "expires@example.com")
         ada.page.get_by_label("Message").fill("A long thought")
-        login = {"email": "expires@example.com", "password": PASSWORD}
-        token = server.patiently("/auth/login", login)
-        out = requests.post(
-            server.url + "/auth/logout",
-            json={},
-            headers={"Authorization": f"Bearer {token['access_token']}"},
-            timeout=60,
-        )
-        assert out.status_code == 204
+        end_session(server, "expires@example.com")
         ada.page.get_by_label("Message").press("Enter")
         expect(ada.page.get_by_text("Your session has ended")).to_be_visible()
         sign_in(ada.page, "expires@example.com")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.conftest import Server, serving
+from tests.conftest import Server
 from tests.support.browser import Person, browser, person
-from tests.support.chatting import answer, ask, chunk, enter, whole
+from tests.support.chatting import answer, ask, chunk, enter, server, upstream, whole
 from tests.support.fake_upstream import FakeUpstream, Reply
-from tests.support.real_server import start
 
-__all__ = ["browser"]
+__all__ = ["browser", "server", "upstream"]
 
 expect.set_options(timeout=60_000)
 
@@ -70,23 +67,6 @@ HOSTILE = (
 
 
 LONG = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FakeUpstream]:
-    """One provider for all stories."""
-    made = FakeUpstream()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[Server]:
-    """One server in front of it; each story has an account of its own."""
-    with serving(tmp_path_factory.mktemp("hostile")) as serve:
-        yield start(serve, upstream, ["gpt-4o"])
 
 
 def harmless(ada: Person) -> None:

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.conftest import Serve, Server, serving, wait_until
+from tests.conftest import Serve, Server, wait_until
 from tests.support.browser import browser, person
-from tests.support.chatting import MODEL, answer, ask, choose, enter, kept, whole
+from tests.support.chatting import MODEL, answer, ask, choose, enter, kept, server, upstream, whole
 from tests.support.fake_upstream import FakeUpstream, Reply
-from tests.support.real_server import start
 
-__all__ = ["browser"]
+__all__ = ["browser", "server", "upstream"]
 
 expect.set_options(timeout=60_000)
 
 READS = "**/messages?start=*"
 WRITES = "**/conversations/*/messages/*"
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[FakeUpstream]:
-    """One provider for all stories."""
-    made = FakeUpstream()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[Server]:
-    """One server in front of it; each story has an account of its own."""
-    with serving(tmp_path_factory.mktemp("keeps")) as serve:
-        yield start(serve, upstream, ["gpt-4o"])
 
 
 def talk(page: Page, upstream: FakeUpstream, *turns: tuple[str, str]) -> None:

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import PASSWORD, Serve, Server, serving, wait_until
 from tests.support.browser import Person, browser, person
+from tests.support.signed_in import create_account, end_session, sign_in
 
 __all__ = ["browser"]
 
@@ -22,19 +23,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all stories; each has an account of its own."""
     with serving(tmp_path_factory.mktemp("page")) as start:
         yield start()
-
-
-def create_account(page: Page, email: str, password: str = PASSWORD) -> None:
-    page.get_by_role("button", name="Create an account").click()
-    page.get_by_label("E-mail").fill(email)
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("button", name="Create account").click()
-
-
-def sign_in(page: Page, email: str, password: str = PASSWORD) -> None:
-    page.get_by_label("E-mail").fill(email)
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("button", name="Sign in", exact=True).click()
 
 
 def expect_in(page: Page, email: str) -> None:
@@ -202,15 +190,7 @@ def test_a_session_that_the_server_has_ended_leads_to_the_door_and_says_so(
     with person(browser, server.url) as ada:
         create_account(ada.page, "ended@example.com")
         expect_in(ada.page, "ended@example.com")
-        login = {"email": "ended@example.com", "password": PASSWORD}
-        token = server.patiently("/auth/login", login)
-        out = requests.post(
-            server.url + "/auth/logout",
-            json={},
-            headers={"Authorization": f"Bearer {token['access_token']}"},
-            timeout=60,
-        )
-        assert out.status_code == 204
+        end_session(server, "ended@example.com")
         module = "document.querySelector('script[type=module]').src.replace('main', 'session')"
         ada.page.evaluate(f"import({module}).then((m) => m.renew()).catch(() => null)")
         expect(ada.page.get_by_text("Your session has ended")).to_be_visible()

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.conftest import PASSWORD
+from tests.conftest import Server, serving
+from tests.support.fake_upstream import FakeUpstream
+from tests.support.real_server import start
+from tests.support.signed_in import create_account
 
 MODEL = "openai/gpt-4o"
 DONE = b"data: [DONE]\n\n"
 
 
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[FakeUpstream]:
+    """One provider for all stories."""
+    made = FakeUpstream()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[Server]:
+    """One server in front of it; each story has an account of its own."""
+    with serving(tmp_path_factory.mktemp("chat")) as serve:
+        yield start(serve, upstream, ["gpt-4o", "o3-mini"])
+
+
 def enter(page: Page, email: str, model: str = MODEL) -> None:
     """Create an account and choose a model."""
-    page.get_by_role("button", name="Create an account").click()
-    page.get_by_label("E-mail").fill(email)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Create account").click()
+    create_account(page, email)
     choose(page, model)
 
 

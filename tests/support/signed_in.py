@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import requests
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import PASSWORD, Server
@@ -19,6 +20,26 @@ def sign_in(page: Page, email: str, password: str = PASSWORD) -> None:
     page.get_by_label("E-mail").fill(email)
     page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Sign in", exact=True).click()
+
+
+def create_account(page: Page, email: str, password: str = PASSWORD) -> None:
+    """Fill the other form in and send it."""
+    page.get_by_role("button", name="Create an account").click()
+    page.get_by_label("E-mail").fill(email)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Create account").click()
+
+
+def end_session(server: Server, email: str) -> None:
+    """Have the server end all sessions of somebody, behind the page's back."""
+    login = server.patiently("/auth/login", {"email": email, "password": PASSWORD})
+    out = requests.post(
+        server.url + "/auth/logout",
+        json={},
+        headers={"Authorization": f"Bearer {login['access_token']}"},
+        timeout=60,
+    )
+    assert out.status_code == 204
 
 
 @contextmanager
