@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.clients.lines import lines_of_the_page
-from tests.conftest import Server, serving, wait_until
+from tests.clients.two_rows import two_rows
+from tests.conftest import Server, wait_until
 from tests.support.fake_upstream import CUT, FakeUpstream, Reply
 from tests.support.response_bodies import call_events, message, response, response_events
 from tests.support.venvs import python_with
@@ -75,25 +76,9 @@ class Gateway:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     base = tmp_path_factory.mktemp("agents")
-    upstream = FakeUpstream()
-    try:
-        row = f'base_url = "{upstream.url}/v1"\nmodels = ["gpt-4o"]\n'
-        same = 'options = { responses_path = "/responses" }\n'
-        config = base / "goblin.toml"
-        config.write_text(f"[providers.up]\n{row}[providers.same]\n{row}{same}")
-        upstream.default = Reply.json(200, {"object": "list", "data": []})
-        with serving(base) as start:
-            server = start(
-                GOBLIN_CONFIG_FILE=str(config),
-                GOBLIN_RETRIES="0",
-                GOBLIN_HEALTH_INTERVAL="3600",
-                GOBLIN_BREAKER_MIN_CALLS="1000",
-            )
-            wait_until(lambda: len(upstream.requests) == 2, what="the checks of the providers")
-            key = server.register()["Authorization"].removeprefix("Bearer ")
-            yield Gateway(server, upstream, base, key)
-    finally:
-        upstream.close()
+    with two_rows(base) as (server, upstream):
+        key = server.register()["Authorization"].removeprefix("Bearer ")
+        yield Gateway(server, upstream, base, key)
 
 
 @pytest.fixture

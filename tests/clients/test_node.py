@@ -19,7 +19,8 @@ import pytest
 import requests
 
 from tests.clients.lines import lines_of_the_page
-from tests.conftest import Server, serving, wait_until
+from tests.clients.two_rows import two_rows
+from tests.conftest import Server, wait_until
 from tests.support import node
 from tests.support.fake_upstream import CUT, SILENCE, FakeUpstream, Reply
 from tests.support.response_bodies import call_events, message, response, response_events
@@ -101,30 +102,11 @@ class Gateway:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     node.installed(SCRIPTS)
     base = tmp_path_factory.mktemp("clients")
-    upstream = FakeUpstream()
-    try:
-        config = base / "goblin.toml"
-        config.write_text(
-            f'[providers.up]\nbase_url = "{upstream.url}/v1"\nmodels = ["gpt-4o"]\n'
-            f'[providers.same]\nbase_url = "{upstream.url}/v1"\nmodels = ["gpt-4o"]\n'
-            'options = { responses_path = "/responses" }\n'
-            '[prices."*"]\ninput = 1\noutput = 2\n'
-        )
-        upstream.default = Reply.json(200, {"object": "list", "data": []})
-        with serving(base) as start:
-            server = start(
-                GOBLIN_CONFIG_FILE=str(config),
-                GOBLIN_RETRIES="0",
-                GOBLIN_HEALTH_INTERVAL="3600",
-                GOBLIN_BREAKER_MIN_CALLS="1000",
-                RATELIMIT_ENABLED="true",
-                RATELIMIT_CHAT="10000 per minute",
-            )
-            wait_until(lambda: len(upstream.requests) == 2, what="the checks of the providers")
-            (base / "node").mkdir()
-            yield Gateway(server, upstream, base / "node", server.register())
-    finally:
-        upstream.close()
+    prices = '[prices."*"]\ninput = 1\noutput = 2\n'
+    limits = {"RATELIMIT_ENABLED": "true", "RATELIMIT_CHAT": "10000 per minute"}
+    with two_rows(base, prices, **limits) as (server, upstream):
+        (base / "node").mkdir()
+        yield Gateway(server, upstream, base / "node", server.register())
 
 
 @pytest.fixture

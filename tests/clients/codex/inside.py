@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.clients.lines import lines_of_the_page
-from tests.conftest import Server, serving, wait_until
+from tests.clients.two_rows import two_rows
+from tests.conftest import Server
 from tests.support import node
 from tests.support.downloads import cache
 from tests.support.fake_upstream import CUT, FakeUpstream, Reply
@@ -63,21 +64,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codex]:
     base = tmp_path_factory.mktemp("codex")
     # It does not take a home directory below /tmp for its helper programs.
     home = Path(tempfile.mkdtemp(prefix="codex-home-", dir=cache()))
-    upstream = FakeUpstream()
     try:
-        row = f'base_url = "{upstream.url}/v1"\nmodels = ["gpt-4o"]\n'
-        same = 'options = { responses_path = "/responses" }\n'
-        config = base / "goblin.toml"
-        config.write_text(f"[providers.up]\n{row}[providers.same]\n{row}{same}")
-        upstream.default = Reply.json(200, {"object": "list", "data": []})
-        with serving(base) as start:
-            server = start(
-                GOBLIN_CONFIG_FILE=str(config),
-                GOBLIN_RETRIES="0",
-                GOBLIN_HEALTH_INTERVAL="3600",
-                GOBLIN_BREAKER_MIN_CALLS="1000",
-            )
-            wait_until(lambda: len(upstream.requests) == 2, what="the checks of the providers")
+        with two_rows(base) as (server, upstream):
             (home / "work").mkdir()
             (home / "work" / "note.txt").write_text("the goblin sleeps")
             (home / ".codex").mkdir()
@@ -87,7 +75,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Codex]:
             key = server.register()["Authorization"].removeprefix("Bearer ")
             yield Codex(server, upstream, program, home, key)
     finally:
-        upstream.close()
         shutil.rmtree(home, ignore_errors=True)
 
 
