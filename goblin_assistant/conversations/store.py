@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +26,16 @@ from goblin_assistant.database.models import (
     now_ms,
 )
 from goblin_assistant.database.pool import begin, connect
-from goblin_assistant.errors import Conflict, NotFound
+from goblin_assistant.errors import Conflict, NoFreeSlot, NotFound
 
 logger = logging.getLogger("goblin_assistant.conversations")
 
 MOST_CONVERSATIONS = 10_000
 MOST_MESSAGES = 5_000
 DAY_MS = 86_400_000
+SEARCHES = 2
+"""Of one instance at a time. A search through 100 MB takes SQLite tens of seconds."""
+SEARCH_WAIT_SECONDS = 2.0
 PAGE_BYTES = 4 * 1024 * 1024
 """How much of a conversation is held at once, but for one message that is larger."""
 
@@ -62,6 +67,7 @@ class Conversations:
         """`most_bytes` is what one user may keep."""
         self._engine = engine
         self._most_bytes = most_bytes
+        self._searches = threading.BoundedSemaphore(SEARCHES)
 
     def latest(
         self,
@@ -71,7 +77,8 @@ class Conversations:
         limit: int = 50,
     ) -> list[Row[Any]]:
         """The latest first; `before` is `updated_at` and `id` of the last of the page before.
-        `search` looks in titles and texts, without case."""
+        `search` looks in titles and texts, without case: all of them are read, so that few may do
+        so at once. Raises NoFreeSlot when others do."""
         wanted = select(conversations).where(_mine.user_id == user_id)
         if before is not None:
             wanted = wanted.where(tuple_(_mine.updated_at, _mine.id) < tuple_(*before))
@@ -82,8 +89,17 @@ class Conversations:
             found = _mine.title.icontains(search, autoescape=True)
             wanted = wanted.where(or_(found, inside.exists()))
         wanted = wanted.order_by(_mine.updated_at.desc(), _mine.id.desc()).limit(limit)
-        with connect(self._engine) as connection:
+        with self._turn() if search else nullcontext(), connect(self._engine) as connection:
             return list(connection.execute(wanted).all())
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._searches.acquire(timeout=SEARCH_WAIT_SECONDS):
+            raise NoFreeSlot("too many searches at once; try again shortly", retry_after=1.0)
+        try:
+            yield
+        finally:
+            self._searches.release()
 
     def create(self, user_id: int, title: str, settings: dict[str, Any]) -> Row[Any]:
         """A new one without messages. Raises Conflict when the user has too many."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from goblin_assistant.database.models import (
     now_ms,
     users,
 )
-from goblin_assistant.errors import Conflict, NotFound
+from goblin_assistant.errors import Conflict, NoFreeSlot, NotFound
 from tests.support.accounts_fixtures import PASSWORD, accounts, database_url, engine
 
 __all__ = ["accounts", "database_url", "engine"]
@@ -264,3 +265,30 @@ def test_retention_deletes_what_nobody_has_written_to_for_so_long(
     store.prune(30)
     assert [row.id for row in store.latest(ada)] == [young]
     assert rows(engine) == (1, 0)
+
+
+def test_two_search_at_a_time_and_a_third_is_told_to_wait(
+    store: Conversations, engine: Engine, ada: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goblin_assistant.conversations.store.SEARCH_WAIT_SECONDS", 0.05)
+    store.create(ada, "Goblins", {})
+    held, begun, go = threading.Semaphore(2), threading.Semaphore(0), threading.Event()
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def hold(*_: Any) -> None:
+        if held.acquire(blocking=False):
+            begun.release()
+            assert go.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            searches = [pool.submit(store.latest, ada, "goblin") for _ in range(2)]
+            assert all(begun.acquire(timeout=60) for _ in searches)
+            with pytest.raises(NoFreeSlot) as refused:
+                store.latest(ada, "goblin")
+            assert refused.value.retry_after == 1.0
+            assert len(store.latest(ada)) == 1  # a list without a search waits for nobody
+        finally:
+            go.set()
+        assert [len(one.result(60)) for one in searches] == [1, 1]
+    assert len(store.latest(ada, "goblin")) == 1
