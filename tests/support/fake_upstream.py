@@ -26,6 +26,8 @@ from typing import Any, Literal
 
 import pytest
 
+from tests.support.services import free_port
+
 
 @dataclass(frozen=True)
 class Silence:
@@ -345,8 +347,7 @@ def _close(connection: socket.socket) -> None:
 
 def unused_url() -> str:
     """An address where nobody listens: connections are refused."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ A test whose program is not installed is skipped. With GOBLIN_TEST_REQUIRE_SERVI
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pwd
 import random
@@ -36,16 +37,29 @@ def find_binary(name: str, *folders: str) -> str:
     return path
 
 
+def _own_ports() -> Iterator[int]:
+    """Ports below the range of outgoing connections, in a random order. Each worker of pytest-xdist
+    has its own, so that none gets a port that another has chosen and not opened yet."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = list(range(12000 + worker, 32000, workers))
+    random.SystemRandom().shuffle(ports)
+    return itertools.cycle(ports)
+
+
+_ports = _own_ports()
+
+
 def free_port() -> int:
-    """A free port below the range of outgoing connections."""
-    while True:
-        port = random.randint(12000, 32000)
+    """A free port that no other test of this run gets."""
+    for port in _ports:
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
+    raise AssertionError("the ports never end")
 
 
 def _wait(predicate: Callable[[], Any], what: str, timeout: float = 120.0) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +31,7 @@ from tests.support.books import (
     rows,
 )
 from tests.support.books_fixtures import engine
+from tests.support.forking import fork
 from tests.support.threads import at_once
 
 __all__ = ["engine"]
@@ -135,9 +135,7 @@ def test_a_forked_process_writes_its_own() -> None:
     batch_writer.put(entry())
     batch_writer.put(entry())  # the thread is busy, and knows that there is more
     reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # this test forks while threads run
-        child = os.fork()
+    child = fork()
     if child == 0:
         target.gate.set()
         batch_writer.put(entry())

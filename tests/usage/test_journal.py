@@ -19,6 +19,7 @@ from goblin_assistant.usage.records import UsageEntry, entry_in, journal_line
 from tests.conftest import ROOT, wait_until
 from tests.support.accounts_fixtures import database_url, engine
 from tests.support.books import entry, open_database, open_store
+from tests.support.forking import fork
 from tests.support.services import PostgresServer
 from tests.support.threads import at_once
 
@@ -242,7 +243,7 @@ def test_a_folder_that_cannot_be_written_costs_no_chat(tmp_path: Path) -> None:
 def test_a_forked_child_writes_a_journal_of_its_own(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.append(entry())
-    child = os.fork()
+    child = fork()
     if child == 0:
         os._exit(0 if journal.append(entry()) and len(list(tmp_path.iterdir())) == 2 else 1)
     assert os.waitpid(child, 0)[1] == 0

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +21,7 @@ from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
 from goblin_assistant.providers.upstream.deadlines import deadlines
 from tests.conftest import wait_until
 from tests.support.fake_upstream import CUT, RESET, SILENCE, FakeUpstream, Pause, Reply
+from tests.support.forking import fork
 
 
 @pytest.fixture
@@ -421,13 +420,8 @@ def test_a_forked_process_cuts_calls_of_its_own(
     # the flags say that it runs.
     fake_upstream.default = Reply.raw(SILENCE)
     busy = deadlines.watch(Call())
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # forking with threads is what this test is about
-        child = os.fork()
+    child = fork()
     if child == 0:
-        signal.alarm(20)  # ends a child that never returns
         own = UpstreamClient("up", fake_upstream.url, {}, Timeouts(2, 30, 30), 1)
         try:
             own.post("/", b"", Call(deadline=time.monotonic() + 0.3))

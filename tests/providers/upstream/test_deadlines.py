@@ -6,13 +6,11 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +21,7 @@ from goblin_assistant.providers.upstream.client import Timeouts, UpstreamClient
 from goblin_assistant.providers.upstream.deadlines import deadlines
 from tests.conftest import ROOT, wait_until
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
+from tests.support.forking import fork
 
 
 @pytest.fixture
@@ -175,13 +174,8 @@ def test_an_idle_connection_is_not_used_by_a_forked_process(
 ) -> None:
     fake_upstream.default = Reply.plain(200, b"{}")
     client.post("/", b"", Call())
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # forking with threads is what this test is about
-        child = os.fork()
+    child = fork()
     if child == 0:
-        signal.alarm(20)  # ends a child that never returns
         try:
             os._exit(7 if client.post("/", b"", Call()) == b"{}" else 1)
         finally:
