@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 import types
 import typing
 from pathlib import Path
@@ -38,7 +39,14 @@ def env_example() -> str:
     """The file .env.example."""
     lines = [_HEADER]
     for name, info in fields():
-        lines.append(f"# {_sentence(info)}")
+        lines += textwrap.wrap(
+            _sentence(info),
+            100,
+            initial_indent="# ",
+            subsequent_indent="# ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
         if typing.get_origin(info.annotation) is Literal:
             lines.append(f"# accepted: {_accepted(info).replace('`', '')}")
         lines += [f"# for example: {name}={example}" for example in info.examples or ()]
