@@ -24,7 +24,9 @@ def upgrade() -> None:
         sa.Column("serves_from", sa.String(length=32), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_schema_compatibility")),
     )
-    op.execute("INSERT INTO schema_compatibility (id, revision, serves_from) VALUES (1, '0002', '0001')")
+    op.execute(
+        "INSERT INTO schema_compatibility (id, revision, serves_from) VALUES (1, '0002', '0001')"
+    )
 
 
 def downgrade() -> None:

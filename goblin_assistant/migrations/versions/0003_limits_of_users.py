@@ -19,7 +19,9 @@ def upgrade() -> None:
     """Add the columns. Earlier releases do not read them and may go on serving."""
     for name in ("requests_per_minute", "tokens_per_minute"):
         op.add_column("users", sa.Column(name, sa.Integer(), nullable=True))
-    op.execute("UPDATE schema_compatibility SET revision = '0003', serves_from = '0001' WHERE id = 1")
+    op.execute(
+        "UPDATE schema_compatibility SET revision = '0003', serves_from = '0001' WHERE id = 1"
+    )
 
 
 def downgrade() -> None:
@@ -27,4 +29,6 @@ def downgrade() -> None:
     # Not in a batch: SQLite would make the table anew, and dropping the old one deletes the keys.
     for name in ("tokens_per_minute", "requests_per_minute"):
         op.drop_column("users", name)
-    op.execute("UPDATE schema_compatibility SET revision = '0002', serves_from = '0001' WHERE id = 1")
+    op.execute(
+        "UPDATE schema_compatibility SET revision = '0002', serves_from = '0001' WHERE id = 1"
+    )

@@ -18,10 +18,14 @@ depends_on = None
 def upgrade() -> None:
     """Add the column. Earlier releases do not write it and may go on serving."""
     op.add_column("usage_records", sa.Column("trace_id", sa.String(32), nullable=True))
-    op.execute("UPDATE schema_compatibility SET revision = '0004', serves_from = '0001' WHERE id = 1")
+    op.execute(
+        "UPDATE schema_compatibility SET revision = '0004', serves_from = '0001' WHERE id = 1"
+    )
 
 
 def downgrade() -> None:
     """Take back."""
     op.drop_column("usage_records", "trace_id")
-    op.execute("UPDATE schema_compatibility SET revision = '0003', serves_from = '0001' WHERE id = 1")
+    op.execute(
+        "UPDATE schema_compatibility SET revision = '0003', serves_from = '0001' WHERE id = 1"
+    )

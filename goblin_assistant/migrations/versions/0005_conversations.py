@@ -31,8 +31,10 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
-            ["user_id"], ["users.id"],
-            name=op.f("fk_conversations_user_id_users"), ondelete="CASCADE",
+            ["user_id"],
+            ["users.id"],
+            name=op.f("fk_conversations_user_id_users"),
+            ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_conversations")),
         sqlite_autoincrement=True,
@@ -52,7 +54,8 @@ def upgrade() -> None:
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
-            ["conversation_id"], ["conversations.id"],
+            ["conversation_id"],
+            ["conversations.id"],
             name=op.f("fk_conversation_messages_conversation_id_conversations"),
             ondelete="CASCADE",
         ),
@@ -60,11 +63,15 @@ def upgrade() -> None:
             "conversation_id", "position", name=op.f("pk_conversation_messages")
         ),
     )
-    op.execute("UPDATE schema_compatibility SET revision = '0005', serves_from = '0001' WHERE id = 1")
+    op.execute(
+        "UPDATE schema_compatibility SET revision = '0005', serves_from = '0001' WHERE id = 1"
+    )
 
 
 def downgrade() -> None:
     """Take back."""
     op.drop_table("conversation_messages")
     op.drop_table("conversations")
-    op.execute("UPDATE schema_compatibility SET revision = '0004', serves_from = '0001' WHERE id = 1")
+    op.execute(
+        "UPDATE schema_compatibility SET revision = '0004', serves_from = '0001' WHERE id = 1"
+    )

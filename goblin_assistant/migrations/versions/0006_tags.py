@@ -18,10 +18,14 @@ depends_on = None
 def upgrade() -> None:
     """Add the column. Earlier releases do not write it and may go on serving."""
     op.add_column("usage_records", sa.Column("tags", sa.JSON(), nullable=True))
-    op.execute("UPDATE schema_compatibility SET revision = '0006', serves_from = '0001' WHERE id = 1")
+    op.execute(
+        "UPDATE schema_compatibility SET revision = '0006', serves_from = '0001' WHERE id = 1"
+    )
 
 
 def downgrade() -> None:
     """Take back."""
     op.drop_column("usage_records", "tags")
-    op.execute("UPDATE schema_compatibility SET revision = '0005', serves_from = '0001' WHERE id = 1")
+    op.execute(
+        "UPDATE schema_compatibility SET revision = '0005', serves_from = '0001' WHERE id = 1"
+    )
