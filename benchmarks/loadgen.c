@@ -1,12 +1,18 @@
-/* A client that costs next to nothing: one thread, epoll, N connections, each sending one request after the other.
+/* A client that costs next to nothing: one thread, epoll, N connections, each sending one request
+ * after the other. Only for benchmarks: it trusts its peer to speak HTTP.
  *
- *   loadgen PORT CONNECTIONS SECONDS [-p PAUSE_US] [-r RAMP_MS] [-n REQUESTS] [-a ADDRESSES] [-o OFFSET] [-m COUNT] < request
+ *   loadgen PORT CONNECTIONS SECONDS [-p PAUSE_US] [-r RAMP_MS] [-n REQUESTS]
+ *           [-a ADDRESSES] [-o OFFSET] [-m COUNT] < request
  *
- * Standard input is the whole HTTP/1.1 request; with -m, COUNT requests that are sent in turn, each behind a line with its length. After SECONDS (or REQUESTS) no request is begun; those that run are waited for.
- * With -p a connection waits between answer and next request; with -r the connections start spread over RAMP_MS; with -a the 15 characters
- * "@@@ADDRESS@@@@@" in the request become another IPv4 address (out of ADDRESSES, from OFFSET on) each time.
- * Prints one JSON object; times in microseconds. "events" counts blank lines in streamed answers, "first" is the time to the first byte behind
- * the headers. "streams" are the good answers with events: how many ended with "[DONE]", the fewest and most events and bytes of one. Only for benchmarks: it trusts its peer to speak HTTP.
+ * Standard input is the whole HTTP/1.1 request. With -m it is COUNT requests that are sent in turn,
+ * each behind a line with its length. After SECONDS (or REQUESTS) no request is begun; those that
+ * run are waited for. With -p a connection waits between answer and next request. With -r the
+ * connections start spread over RAMP_MS. With -a the 15 characters "@@@ADDRESS@@@@@" in the request
+ * become another IPv4 address each time, out of ADDRESSES, from OFFSET on.
+ *
+ * Prints one JSON object; times are in microseconds. "events" counts blank lines in streamed
+ * answers, "first" is the time to the first byte behind the headers. "streams" are the good answers
+ * with events: how many ended with "[DONE]", the fewest and most events and bytes of one.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -31,37 +37,46 @@ enum { IDLE, WAITING, HEADERS, BODY };
 
 struct connection {
     int fd, state, status, chunked, close_after, head_used;
-    long long left;              /* bytes of a body with Content-Length; -1: until close */
-    uint64_t events, bytes;      /* of this answer */
-    uint64_t at, sent, first;    /* when to start next; when it was sent; first byte of the body */
-    char tail[TAIL], previous;   /* last bytes seen, for the end of a body and for events across reads */
+    long long left;            /* bytes of a body with Content-Length; -1: until close */
+    uint64_t events, bytes;    /* of this answer */
+    uint64_t at, sent, first;  /* when to start next; when it was sent; first byte of the body */
+    char tail[TAIL], previous; /* last bytes, for the end of a body and events across reads */
     char head[HEAD_MAX];
 };
 
-struct samples { uint32_t *values; size_t count, room; };
+struct samples {
+    uint32_t *values;
+    size_t count, room;
+};
 
-struct range { uint64_t least, most; };
+struct range {
+    uint64_t least, most;
+};
 
 static struct samples latencies, firsts;
 static struct connection *connections;
 static char *request, *address_at;
 static size_t request_length;
-static struct { char *bytes; size_t length; } *in_turn;
+static struct {
+    char *bytes;
+    size_t length;
+} *in_turn;
 static uint64_t in_turn_count, in_turn_next;
-static struct { uint64_t count, done; struct range events, bytes; } streams;
+static struct {
+    uint64_t count, done;
+    struct range events, bytes;
+} streams;
 static uint64_t started, ends, events, bytes, ok, begun, limit, pause_us, reconnects;
 static uint64_t statuses[600], failures, addresses, address_index;
 static int poll_fd, port, running;
 
-static uint64_t now_us(void)
-{
+static uint64_t now_us(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-static void sample(struct samples *s, uint64_t value)
-{
+static void sample(struct samples *s, uint64_t value) {
     if (s->count == s->room) {
         s->room = s->room ? s->room * 2 : 65536;
         s->values = realloc(s->values, s->room * sizeof *s->values);
@@ -69,15 +84,14 @@ static void sample(struct samples *s, uint64_t value)
     s->values[s->count++] = value > UINT32_MAX ? UINT32_MAX : (uint32_t)value;
 }
 
-static void disconnect(struct connection *c)
-{
+static void disconnect(struct connection *c) {
     if (c->fd >= 0) close(c->fd);
     c->fd = -1;
 }
 
-static int reconnect(struct connection *c)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+static int reconnect(struct connection *c) {
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int on = 1;
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
     if (connect(c->fd, (struct sockaddr *)&address, sizeof address)) {
@@ -93,8 +107,7 @@ static int reconnect(struct connection *c)
 
 static int over(uint64_t now) { return now >= ends || (limit && begun >= limit); }
 
-static void begin(struct connection *c)
-{
+static void begin(struct connection *c) {
     uint64_t now = now_us();
     c->state = IDLE;
     if (over(now)) {
@@ -105,14 +118,16 @@ static void begin(struct connection *c)
     if (address_at) {
         uint64_t n = address_index++ % addresses;
         char text[32];
-        snprintf(text, sizeof text, "%d.%d.%d.%d               ", 10 + (int)(n >> 24 & 63), (int)(n >> 16 & 255), (int)(n >> 8 & 255), (int)(n & 255));
+        snprintf(text, sizeof text, "%d.%d.%d.%d               ", 10 + (int)(n >> 24 & 63),
+                 (int)(n >> 16 & 255), (int)(n >> 8 & 255), (int)(n & 255));
         memcpy(address_at, text, sizeof MARK - 1);
     }
     if (in_turn) {
         request = in_turn[in_turn_next % in_turn_count].bytes;
         request_length = in_turn[in_turn_next++ % in_turn_count].length;
     }
-    if ((c->fd < 0 && !reconnect(c)) || send(c->fd, request, request_length, MSG_NOSIGNAL) != (ssize_t)request_length) {
+    if ((c->fd < 0 && !reconnect(c)) ||
+        send(c->fd, request, request_length, MSG_NOSIGNAL) != (ssize_t)request_length) {
         failures++;
         disconnect(c);
         c->at = now + 100000; /* refused: not in a tight loop */
@@ -127,14 +142,12 @@ static void begin(struct connection *c)
     c->state = HEADERS;
 }
 
-static void widen(struct range *range, uint64_t value)
-{
+static void widen(struct range *range, uint64_t value) {
     if (!streams.count || value < range->least) range->least = value;
     if (!streams.count || value > range->most) range->most = value;
 }
 
-static void finish(struct connection *c, int good)
-{
+static void finish(struct connection *c, int good) {
     uint64_t now = now_us();
     if (good && c->events) {
         widen(&streams.events, c->events);
@@ -158,8 +171,7 @@ static void finish(struct connection *c, int good)
 }
 
 /* Takes body bytes; returns 1 when the answer is whole. */
-static int body(struct connection *c, const char *data, size_t length)
-{
+static int body(struct connection *c, const char *data, size_t length) {
     if (length && !c->first) c->first = now_us();
     bytes += length;
     c->bytes += length;
@@ -169,7 +181,8 @@ static int body(struct connection *c, const char *data, size_t length)
         c->previous = newline ? newline[-1] : end[-1];
         p = newline ? newline : end;
     }
-    if (length >= TAIL) memcpy(c->tail, data + length - TAIL, TAIL);
+    if (length >= TAIL)
+        memcpy(c->tail, data + length - TAIL, TAIL);
     else {
         memmove(c->tail, c->tail + length, TAIL - length);
         memcpy(c->tail + TAIL - length, data, length);
@@ -179,12 +192,12 @@ static int body(struct connection *c, const char *data, size_t length)
         c->left -= length;
         return c->left <= 0;
     }
-    /* The end of a chunked body; the line end before it is that of the headers when the body is empty. */
+    /* The end of a chunked body; the line end before it is that of the headers when the body is
+     * empty. */
     return !memcmp(c->tail + TAIL - 7, "\r\n0\r\n\r\n", 7);
 }
 
-static void readable(struct connection *c)
-{
+static void readable(struct connection *c) {
     static char buffer[262144];
     ssize_t n = recv(c->fd, buffer, sizeof buffer, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
@@ -230,21 +243,19 @@ static void readable(struct connection *c)
     if (n > 0 && body(c, data, n)) finish(c, 1);
 }
 
-static int by_value(const void *a, const void *b)
-{
+static int by_value(const void *a, const void *b) {
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
     return x < y ? -1 : x > y;
 }
 
-static void print_samples(const char *name, struct samples *s)
-{
+static void print_samples(const char *name, struct samples *s) {
     qsort(s->values, s->count, sizeof *s->values, by_value);
 #define AT(q) (s->count ? s->values[(size_t)((s->count - 1) * (q))] : 0)
-    printf("\"%s\":{\"count\":%zu,\"p50\":%u,\"p95\":%u,\"p99\":%u,\"max\":%u},", name, s->count, AT(0.50), AT(0.95), AT(0.99), AT(1.0));
+    printf("\"%s\":{\"count\":%zu,\"p50\":%u,\"p95\":%u,\"p99\":%u,\"max\":%u},", name, s->count,
+           AT(0.50), AT(0.95), AT(0.99), AT(1.0));
 }
 
-static void read_requests(uint64_t count)
-{
+static void read_requests(uint64_t count) {
     in_turn = calloc(count, sizeof *in_turn);
     for (in_turn_count = 0; in_turn_count < count; in_turn_count++) {
         size_t length;
@@ -253,15 +264,18 @@ static void read_requests(uint64_t count)
         in_turn[in_turn_count].length = fread(in_turn[in_turn_count].bytes, 1, length, stdin);
     }
     if (!count || in_turn_count < count) {
-        fprintf(stderr, "-m %llu: only %llu requests\n", (unsigned long long)count, (unsigned long long)in_turn_count);
+        fprintf(stderr, "-m %llu: only %llu requests\n", (unsigned long long)count,
+                (unsigned long long)in_turn_count);
         exit(2);
     }
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     if (argc < 4) {
-        fprintf(stderr, "usage: %s PORT CONNECTIONS SECONDS [-p PAUSE_US] [-r RAMP_MS] [-n REQUESTS] [-a ADDRESSES] [-o OFFSET] [-m COUNT] < request\n", argv[0]);
+        fprintf(stderr,
+                "usage: %s PORT CONNECTIONS SECONDS [-p PAUSE_US] [-r RAMP_MS] [-n REQUESTS] [-a "
+                "ADDRESSES] [-o OFFSET] [-m COUNT] < request\n",
+                argv[0]);
         return 2;
     }
     port = atoi(argv[1]);
@@ -271,17 +285,32 @@ int main(int argc, char **argv)
     for (int i = 4; i + 1 < argc; i += 2) {
         uint64_t value = strtoull(argv[i + 1], NULL, 10);
         switch (argv[i][1]) {
-        case 'p': pause_us = value; break;
-        case 'r': ramp = value * 1000; break;
-        case 'n': limit = value; break;
-        case 'a': addresses = value; break;
-        case 'm': many = value; break;
-        case 'o': address_index = value; break;
-        default: fprintf(stderr, "unknown option %s\n", argv[i]); return 2;
+        case 'p':
+            pause_us = value;
+            break;
+        case 'r':
+            ramp = value * 1000;
+            break;
+        case 'n':
+            limit = value;
+            break;
+        case 'a':
+            addresses = value;
+            break;
+        case 'm':
+            many = value;
+            break;
+        case 'o':
+            address_index = value;
+            break;
+        default:
+            fprintf(stderr, "unknown option %s\n", argv[i]);
+            return 2;
         }
     }
     signal(SIGPIPE, SIG_IGN);
-    if (many) read_requests(many);
+    if (many)
+        read_requests(many);
     else {
         size_t room = 1 << 20;
         request = malloc(room);
@@ -317,7 +346,9 @@ int main(int argc, char **argv)
         int timeout = 1000;
         if (waiting || delayed) {
             now = now_us();
-            timeout = next == UINT64_MAX ? 1000 : next <= now ? 0 : (int)((next - now + 999) / 1000);
+            timeout = next == UINT64_MAX ? 1000
+                      : next <= now      ? 0
+                                         : (int)((next - now + 999) / 1000);
         }
         int n = epoll_wait(poll_fd, ready, 256, timeout);
         for (int i = 0; i < n; i++) {
@@ -326,17 +357,21 @@ int main(int argc, char **argv)
         }
     }
     double elapsed = (now_us() - started) / 1e6;
-    printf("{\"requests\":%llu,\"failures\":%llu,\"unfinished\":%d,\"elapsed\":%.6f,\"events\":%llu,\"bytes\":%llu,\"connections\":%llu,",
-           (unsigned long long)ok, (unsigned long long)failures, running, elapsed, (unsigned long long)events, (unsigned long long)bytes,
-           (unsigned long long)reconnects);
+    printf("{\"requests\":%llu,\"failures\":%llu,\"unfinished\":%d,\"elapsed\":%.6f,\"events\":%"
+           "llu,\"bytes\":%llu,\"connections\":%llu,",
+           (unsigned long long)ok, (unsigned long long)failures, running, elapsed,
+           (unsigned long long)events, (unsigned long long)bytes, (unsigned long long)reconnects);
     print_samples("latency", &latencies);
     print_samples("first", &firsts);
-    printf("\"streams\":{\"count\":%llu,\"done\":%llu,\"events\":[%llu,%llu],\"bytes\":[%llu,%llu]},", (unsigned long long)streams.count,
-           (unsigned long long)streams.done, (unsigned long long)streams.events.least, (unsigned long long)streams.events.most,
-           (unsigned long long)streams.bytes.least, (unsigned long long)streams.bytes.most);
+    printf(
+        "\"streams\":{\"count\":%llu,\"done\":%llu,\"events\":[%llu,%llu],\"bytes\":[%llu,%llu]},",
+        (unsigned long long)streams.count, (unsigned long long)streams.done,
+        (unsigned long long)streams.events.least, (unsigned long long)streams.events.most,
+        (unsigned long long)streams.bytes.least, (unsigned long long)streams.bytes.most);
     printf("\"statuses\":{");
     for (int i = 0, comma = 0; i < 600; i++)
-        if (statuses[i]) printf("%s\"%d\":%llu", comma++ ? "," : "", i, (unsigned long long)statuses[i]);
+        if (statuses[i])
+            printf("%s\"%d\":%llu", comma++ ? "," : "", i, (unsigned long long)statuses[i]);
     printf("}}\n");
     return 0;
 }

@@ -2,12 +2,15 @@
  *
  *   upstream PORT CHUNKS INTERVAL_US SHAPE
  *
- * POST with "stream":true in its body -> CHUNKS events of OpenAI's chat.completion.chunk, INTERVAL_US apart, each in an HTTP chunk and a
- * write of its own, then finish reason, usage and [DONE] in a last one. Any other POST -> one chat.completion. GET -> a list of one model.
- * No two events of a stream have the same text: a word of a fixed list and a number.
- * SHAPE is `providers` or `lean`. `providers`: the headers, fields and transfer coding that OpenAI's API answers with; an answer in one piece
- * is chunked and goes out in three writes, each a TCP segment. `lean`: two headers and a Content-Length in one write, and short fields.
- * Only for benchmarks: it trusts its peer.
+ * POST with "stream":true in its body -> CHUNKS events of OpenAI's chat.completion.chunk,
+ * INTERVAL_US apart, each in an HTTP chunk and a write of its own, then finish reason, usage and
+ * [DONE] in a last one. Any other POST -> one chat.completion. GET -> a list of one model. No two
+ * events of a stream have the same text: a word of a fixed list and a number.
+ *
+ * SHAPE is `providers` or `lean`. `providers`: the headers, fields and transfer coding that
+ * OpenAI's API answers with; an answer in one piece is chunked and goes out in three writes, each a
+ * TCP segment. `lean`: two headers and a Content-Length in one write, and short fields. Only for
+ * benchmarks: it trusts its peer.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -29,11 +32,11 @@
 
 struct connection {
     int fd;
-    int used;          /* bytes in `in` */
-    int left;          /* events still to send; 0: no stream */
-    int queued;        /* is in the queue below */
-    int dead;          /* closed while queued: freed when its turn comes */
-    uint64_t due;      /* when the next event goes out, us */
+    int used;     /* bytes in `in` */
+    int left;     /* events still to send; 0: no stream */
+    int queued;   /* is in the queue below */
+    int dead;     /* closed while queued: freed when its turn comes */
+    uint64_t due; /* when the next event goes out, us */
     struct connection *next;
     char in[BUFFER];
 };
@@ -41,31 +44,38 @@ struct connection {
 #define STARTS "\"created\":1700000000,\"model\":\"bench\""
 #define EXTRA ",\"service_tier\":\"default\",\"system_fingerprint\":\"fp_06737a9306\""
 #define USAGE "\"prompt_tokens\":12,\"completion_tokens\":10,\"total_tokens\":22"
-#define DETAILS \
-    ",\"prompt_tokens_details\":{\"cached_tokens\":0,\"audio_tokens\":0},\"completion_tokens_details\":{\"reasoning_tokens\":0," \
+#define DETAILS                                                                                    \
+    ",\"prompt_tokens_details\":{\"cached_tokens\":0,\"audio_tokens\":0},\"completion_tokens_"     \
+    "details\":{\"reasoning_tokens\":0,"                                                           \
     "\"audio_tokens\":0,\"accepted_prediction_tokens\":0,\"rejected_prediction_tokens\":0}"
 #define TEXT "The quick brown fox jumps over the lazy dog."
 
-/* A provider's shape: its headers, the two halves of an answer in one piece, and what stands around the text of an event. */
+/* A provider's shape: its headers, the two halves of an answer in one piece, and what stands around
+ * the text of an event. */
 struct shape {
     const char *headers, *first_half, *second_half, *event_start, *event_end, *last;
 };
 
 static const struct shape LEAN = {
     "",
-    "{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion\"," STARTS ",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\","
+    "{\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion\"," STARTS
+    ",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\","
     "\"content\":\"" TEXT "\"},",
     "\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":{" USAGE "}}",
-    "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\"," STARTS ",\"choices\":[{\"index\":0,\"delta\":{"
+    "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\"," STARTS
+    ",\"choices\":[{\"index\":0,\"delta\":{"
     "\"role\":\"assistant\",\"content\":\"",
     "\"},\"finish_reason\":null}]}\n\n",
-    "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\"," STARTS ",\"choices\":[{\"index\":0,\"delta\":{},"
+    "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\"," STARTS
+    ",\"choices\":[{\"index\":0,\"delta\":{},"
     "\"finish_reason\":\"stop\"}]}\n\n"
-    "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\"," STARTS ",\"choices\":[],\"usage\":{" USAGE "}}\n\n"
+    "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\"," STARTS
+    ",\"choices\":[],\"usage\":{" USAGE "}}\n\n"
     "data: [DONE]\n\n",
 };
 
-/* The names are those of an answer of api.openai.com, in its order; Date is of the start, which nobody reads. */
+/* The names are those of an answer of api.openai.com, in its order; Date is of the start, which
+ * nobody reads. */
 static const struct shape PROVIDERS = {
     "Date: Fri, 27 Nov 2026 00:00:00 GMT\r\n"
     "Connection: keep-alive\r\n"
@@ -83,33 +93,47 @@ static const struct shape PROVIDERS = {
     "x-ratelimit-reset-tokens: 0s\r\n"
     "x-request-id: req_4f1d0c7a3b8e4d2f9a6b5c4d3e2f1a0b\r\n"
     "cf-cache-status: DYNAMIC\r\n"
-    "Set-Cookie: __cf_bm=4n2xV8rJqYb1mKcT; path=/; domain=.api.example.com; HttpOnly; Secure; SameSite=None\r\n"
+    "Set-Cookie: __cf_bm=4n2xV8rJqYb1mKcT; path=/; domain=.api.example.com; HttpOnly; Secure; "
+    "SameSite=None\r\n"
     "strict-transport-security: max-age=31536000; includeSubDomains; preload\r\n"
     "X-Content-Type-Options: nosniff\r\n"
     "Server: cloudflare\r\n"
     "CF-RAY: 8f2a1b3c4d5e6f70-FRA\r\n"
     "alt-svc: h3=\":443\"; ma=86400\r\n",
-    "{\n  \"id\": \"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT\",\n  \"object\": \"chat.completion\",\n  \"created\": 1700000000,\n"
-    "  \"model\": \"bench\",\n  \"choices\": [\n    {\n      \"index\": 0,\n      \"message\": {\n        \"role\": \"assistant\",\n"
+    "{\n  \"id\": \"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT\",\n  \"object\": "
+    "\"chat.completion\",\n  \"created\": 1700000000,\n"
+    "  \"model\": \"bench\",\n  \"choices\": [\n    {\n      \"index\": 0,\n      \"message\": {\n "
+    "       \"role\": \"assistant\",\n"
     "        \"content\": \"" TEXT "\",\n",
-    "        \"refusal\": null,\n        \"annotations\": []\n      },\n      \"logprobs\": null,\n      \"finish_reason\": \"stop\"\n"
+    "        \"refusal\": null,\n        \"annotations\": []\n      },\n      \"logprobs\": "
+    "null,\n      \"finish_reason\": \"stop\"\n"
     "    }\n  ],\n  \"usage\": {" USAGE DETAILS "}" EXTRA "\n}\n",
-    "data: {\"id\":\"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT\",\"object\":\"chat.completion.chunk\"," STARTS EXTRA
-    ",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"",
+    "data: "
+    "{\"id\":\"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT\",\"object\":\"chat.completion."
+    "chunk\"," STARTS EXTRA ",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"",
     "\"},\"logprobs\":null,\"finish_reason\":null}],\"obfuscation\":\"q8Zt2LmXw\"}\n\n",
-    "data: {\"id\":\"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT\",\"object\":\"chat.completion.chunk\"," STARTS EXTRA
-    ",\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"obfuscation\":\"h3\"}\n\n"
-    "data: {\"id\":\"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT\",\"object\":\"chat.completion.chunk\"," STARTS EXTRA
-    ",\"choices\":[],\"usage\":{" USAGE DETAILS "},\"obfuscation\":\"\"}\n\n"
+    "data: "
+    "{\"id\":\"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT\",\"object\":\"chat.completion."
+    "chunk\"," STARTS EXTRA ",\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_"
+    "reason\":\"stop\"}],\"obfuscation\":\"h3\"}\n\n"
+    "data: "
+    "{\"id\":\"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT\",\"object\":\"chat.completion."
+    "chunk\"," STARTS EXTRA ",\"choices\":[],\"usage\":{" USAGE DETAILS
+    "},\"obfuscation\":\"\"}\n\n"
     "data: [DONE]\n\n",
 };
 
-static const char MODELS[] = "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":\"model\",\"created\":0,\"owned_by\":\"bench\"}]}";
-static const char *const WORDS[] = {"the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "five", "wizards",
-                                    "mix", "quite", "strong", "ink", "and", "judge", "my", "vow"};
+static const char MODELS[] = "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":"
+                             "\"model\",\"created\":0,\"owned_by\":\"bench\"}]}";
+static const char *const WORDS[] = {"the",    "quick", "brown", "fox",   "jumps",   "over", "a",
+                                    "lazy",   "dog",   "while", "five",  "wizards", "mix",  "quite",
+                                    "strong", "ink",   "and",   "judge", "my",      "vow"};
 
 /* What goes out in one write. */
-struct piece { char *bytes; int length; };
+struct piece {
+    char *bytes;
+    int length;
+};
 
 static struct piece answer[3], models, head, last, *events;
 static int answer_pieces;
@@ -117,15 +141,13 @@ static int chunks, interval;
 /* Every stream has the same interval, so a queue in order of arrival is in order of time. */
 static struct connection *first, *final;
 
-static uint64_t now_us(void)
-{
+static uint64_t now_us(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-static void send_all(struct connection *c, const char *data, int length)
-{
+static void send_all(struct connection *c, const char *data, int length) {
     while (length > 0) {
         ssize_t n = send(c->fd, data, length, MSG_NOSIGNAL);
         if (n < 0) {
@@ -137,18 +159,21 @@ static void send_all(struct connection *c, const char *data, int length)
     }
 }
 
-static void send_piece(struct connection *c, const struct piece *p) { send_all(c, p->bytes, p->length); }
+static void send_piece(struct connection *c, const struct piece *p) {
+    send_all(c, p->bytes, p->length);
+}
 
-static void enqueue(struct connection *c)
-{
+static void enqueue(struct connection *c) {
     c->queued = 1;
     c->next = NULL;
-    if (final) final->next = c; else first = c;
+    if (final)
+        final->next = c;
+    else
+        first = c;
     final = c;
 }
 
-static void send_event(struct connection *c)
-{
+static void send_event(struct connection *c) {
     if (c->left > 0) {
         send_piece(c, &events[chunks - c->left]);
         if (--c->left > 0) {
@@ -160,15 +185,16 @@ static void send_event(struct connection *c)
     send_piece(c, &last);
 }
 
-static void drop(struct connection *c)
-{
+static void drop(struct connection *c) {
     close(c->fd);
-    if (c->queued) c->dead = 1; else free(c);
+    if (c->queued)
+        c->dead = 1;
+    else
+        free(c);
 }
 
 /* Answers every whole request in the buffer. Returns 0 when the connection is to be closed. */
-static int serve(struct connection *c)
-{
+static int serve(struct connection *c) {
     for (;;) {
         c->in[c->used] = 0;
         char *end = strstr(c->in, "\r\n\r\n");
@@ -200,8 +226,7 @@ static int serve(struct connection *c)
 }
 
 /* A piece by printf's rules. */
-__attribute__((format(printf, 1, 2))) static struct piece made(const char *format, ...)
-{
+__attribute__((format(printf, 1, 2))) static struct piece made(const char *format, ...) {
     struct piece p;
     va_list values;
     va_start(values, format);
@@ -211,32 +236,40 @@ __attribute__((format(printf, 1, 2))) static struct piece made(const char *forma
     return p;
 }
 
-static struct piece chunk(const char *text, const char *end) { return made("%zx\r\n%s\r\n%s", strlen(text), text, end); }
+static struct piece chunk(const char *text, const char *end) {
+    return made("%zx\r\n%s\r\n%s", strlen(text), text, end);
+}
 
-static void make_answers(const struct shape *shape)
-{
-    models = made("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s", strlen(MODELS), MODELS);
-    head = made("HTTP/1.1 200 OK\r\n%sContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n", shape->headers);
+static void make_answers(const struct shape *shape) {
+    models =
+        made("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+             strlen(MODELS), MODELS);
+    head = made("HTTP/1.1 200 OK\r\n%sContent-Type: text/event-stream; "
+                "charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n",
+                shape->headers);
     last = chunk(shape->last, "0\r\n\r\n");
     if (shape == &LEAN) {
-        answer[answer_pieces++] = made("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s%s",
-                                       strlen(shape->first_half) + strlen(shape->second_half), shape->first_half, shape->second_half);
+        answer[answer_pieces++] = made(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s%s",
+            strlen(shape->first_half) + strlen(shape->second_half), shape->first_half,
+            shape->second_half);
     } else {
-        answer[answer_pieces++] = made("HTTP/1.1 200 OK\r\n%sContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+        answer[answer_pieces++] = made("HTTP/1.1 200 OK\r\n%sContent-Type: "
+                                       "application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
                                        shape->headers);
         answer[answer_pieces++] = chunk(shape->first_half, "");
         answer[answer_pieces++] = chunk(shape->second_half, "0\r\n\r\n");
     }
     events = calloc(chunks, sizeof *events);
     for (int i = 0; i < chunks; i++) {
-        struct piece text = made("%s %s %d%s", shape->event_start, WORDS[i % (sizeof WORDS / sizeof *WORDS)], i, shape->event_end);
+        struct piece text = made("%s %s %d%s", shape->event_start,
+                                 WORDS[i % (sizeof WORDS / sizeof *WORDS)], i, shape->event_end);
         events[i] = chunk(text.bytes, "");
         free(text.bytes);
     }
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     if (argc != 5 || (strcmp(argv[4], "providers") && strcmp(argv[4], "lean"))) {
         fprintf(stderr, "usage: %s PORT CHUNKS INTERVAL_US providers|lean\n", argv[0]);
         return 2;
@@ -248,7 +281,9 @@ int main(int argc, char **argv)
 
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), on = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons(atoi(argv[1])),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 4096)) {
         perror("listen");
         return 1;
@@ -263,7 +298,10 @@ int main(int argc, char **argv)
             first = c->next;
             if (!first) final = NULL;
             c->queued = 0;
-            if (c->dead) free(c); else send_event(c);
+            if (c->dead)
+                free(c);
+            else
+                send_event(c);
         }
         int timeout = -1;
         if (first) {
