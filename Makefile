@@ -9,7 +9,8 @@ PORT   ?= 8001
 SEED   ?= 1
 SAMPLE ?= 20
 
-.PHONY: help run test test-fast lint format typecheck docs pictures loadtest bench bench-bodies bench-live normal-use mutants gameday release clean
+.PHONY: help run test test-fast lint format typecheck docs pictures loadtest bench bench-bodies \
+	bench-live normal-use mutants gameday release clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s '	'
 
@@ -78,13 +79,13 @@ bench: $(VENV)/.dev ## compare with a bare server and LiteLLM; writes docs/perfo
 bench-live: $(VENV)/.dev ## ask /health/live all the time under attack; writes its section
 	$(BIN)/python -m benchmarks.always_answering
 
-bench-bodies: $(VENV)/.dev ## CPU and memory of nasty request bodies; a section of docs/performance.md
+bench-bodies: $(VENV)/.dev ## CPU and memory of nasty bodies; its section of docs/performance.md
 	$(BIN)/python -m benchmarks.nasty_bodies
 
-normal-use: $(VENV)/.dev ## ten minutes of load and a rolling restart under the real alerts: none may fire
+normal-use: $(VENV)/.dev ## ten minutes of load and a restart under the real alerts: none may fire
 	$(BIN)/python -m tests.ops.normal_use
 
-mutants: $(VENV)/.mutants ## change core modules at random places: do their own tests notice? SEED=, MODULES=
+mutants: $(VENV)/.mutants ## change core modules at random: do their tests notice? SEED=, MODULES=
 	$(BIN)/python -m tests.support.mutants --seed $(SEED) --sample $(SAMPLE) $(MODULES)
 
 release: $(VENV)/.dev ## wheel, sdist, requirements with hashes, SBOM and CHECKSUMS in dist/

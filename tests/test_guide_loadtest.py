@@ -43,7 +43,8 @@ def test_the_guides_installation_gives_a_working_command(tmp_path: Path) -> None
         clone,
         PYTHONPATH=sysconfig.get_path("purelib"),
         PIP_NO_INDEX="1",
-        PIP_NO_BUILD_ISOLATION="0",  # the switch is inverted: https://github.com/pypa/pip/issues/5735
+        # The switch is inverted: https://github.com/pypa/pip/issues/5735
+        PIP_NO_BUILD_ISOLATION="0",
     )
     printed, _ = job.communicate(timeout=120)
     assert job.returncode == 0, printed

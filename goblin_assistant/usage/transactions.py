@@ -81,7 +81,7 @@ class UsageDatabase:
 
     def _reset_after_fork(self) -> None:
         # The connections belong to the parent. Closing them here would send on its sockets.
-        # https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing
+        # https://docs.sqlalchemy.org/en/20/core/pooling.html, "with multiprocessing"
         self._parents.append(self._idle)
         self._idle = deque()
         self._away_until = 0.0

@@ -331,7 +331,11 @@ def test_what_is_packed_is_counted_before_it_is_unpacked() -> None:
 # -- tools ----------------------------------------------------------------------------------------
 def test_functions_and_their_choice() -> None:
     tool = {**TOOL, "description": "Weather", "strict": True}
-    function = {**FUNCTION["function"], "description": "Weather", "strict": True}  # type: ignore[dict-item]
+    function = {
+        **FUNCTION["function"],  # type: ignore[dict-item]
+        "description": "Weather",
+        "strict": True,
+    }
     for choice, expected in (
         ("auto", "auto"), ("none", "none"), ("required", "required"),
         ({"type": "function", "name": "get_weather"},
@@ -423,7 +427,8 @@ def test_a_custom_tool_is_a_function_of_one_text_and_comes_back() -> None:
     assert request["messages"][1]["content"] == "done"
     made = answered(openai_chat(None, [("patch", {"input": "*** End"})]), tools=[custom])
     item = made.output[0]
-    assert (item.type, item.name, item.input) == ("custom_tool_call", "patch", "*** End")  # type: ignore[union-attr]
+    found = (item.type, item.name, item.input)  # type: ignore[union-attr]
+    assert found == ("custom_tool_call", "patch", "*** End")
 
 
 def test_a_tool_that_openai_runs_is_left_out_where_there_are_others() -> None:

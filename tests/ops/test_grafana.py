@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -200,15 +201,15 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusS
         # A rate needs an increase after the first scrape that has the series.
         for number in (1, 2):
             caller.round()
-            wait_until(lambda: _settings_read(made) >= number, 60, "the scrape of a round")  # noqa: B023
+            wait_until(partial(_read_often, made, number), 60, "the scrape of a round")
         wait_until(lambda: made.query("ALERTS_FOR_STATE"), 60, "a pending alert")
         yield made
 
 
-def _settings_read(prometheus: PrometheusServer) -> float:
+def _read_often(prometheus: PrometheusServer, number: int) -> bool:
     # The last request of a round, so that the others were counted before it.
     found = prometheus.query('sum(http_requests_total{endpoint="/settings/"})')
-    return float(found[0]["value"][1]) if found else 0.0
+    return bool(found) and float(found[0]["value"][1]) >= number
 
 
 class Caller:

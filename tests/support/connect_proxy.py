@@ -7,7 +7,7 @@ import contextlib
 import select
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -64,8 +64,8 @@ class ConnectProxy:
             assert not thread.is_alive(), "a connection of the proxy hangs"
 
     # -- inside
-    def _spawn(self, target: object, *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, name="connect-proxy")  # type: ignore[arg-type]
+    def _spawn(self, target: Callable[..., object], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, name="connect-proxy")
         self._threads.append(thread)
         thread.start()
 
