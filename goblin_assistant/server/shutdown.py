@@ -88,7 +88,7 @@ class Shutdown:
                 quiet_since = time.monotonic()
             elif time.monotonic() - quiet_since >= self._enough() and _close_idle(self._listeners):
                 break
-        cut(self._listeners)
+        abort(self._listeners)
 
     def _enough(self) -> float:
         return IDLE_SECONDS if open_channels(self._listeners) else QUIET_SECONDS
@@ -113,7 +113,7 @@ def _has_unread(connection: socket.socket) -> bool:
         return False
 
 
-def cut(listeners: Sequence[Listener]) -> None:
+def abort(listeners: Sequence[Listener]) -> None:
     """Close every connection, and log the requests that this cuts."""
     channels = open_channels(listeners)
     # A slice, because a thread may remove the request between a test and the access.

@@ -114,7 +114,7 @@ def test_plain_http_leads_to_https_and_keeps_the_method(proxy: Proxy) -> None:
     for method in ("GET", "POST"):
         address = urlsplit(proxy.http)
         lines = ("Content-Length: 0",) if method == "POST" else ()
-        answer = raw_http.ask(address, raw_http.head(method, "/health?x=1", address, *lines))
+        answer = raw_http.send(address, raw_http.head(method, "/health?x=1", address, *lines))
         assert answer.status in ((301, 308) if method == "GET" else (308,))
         assert re.search(rb"(?im)^location: https://127\.0\.0\.1(:\d+)?/health\?x=1\r", answer.data)
 
@@ -161,10 +161,10 @@ def test_hsts_is_on_every_answer_once(proxy: Proxy) -> None:
 # -- /metrics
 def test_metrics_are_closed_however_they_are_written(stub: Stub) -> None:
     address = urlsplit(stub.proxy.https)
-    assert raw_http.ask(address, raw_http.head("GET", "/open", address)).status == 200
+    assert raw_http.send(address, raw_http.head("GET", "/open", address)).status == 200
     for spelling in SPELLINGS:
         before = len(stub.arrived())
-        raw_http.ask(address, raw_http.head("GET", spelling, address))
+        raw_http.send(address, raw_http.head("GET", spelling, address))
         for request in stub.arrived()[before:]:
             assert "metrics" not in request.path.lower(), (spelling, request.path)
 
@@ -244,7 +244,7 @@ def announced(proxy: Proxy, path: str, length: int) -> int:
     """The first status for the head of a request that announces a body."""
     address = urlsplit(proxy.https)
     lines = ("Content-Type: application/json", f"Content-Length: {length}", "Expect: 100-continue")
-    return raw_http.ask(address, raw_http.head("POST", path, address, *lines)).status
+    return raw_http.send(address, raw_http.head("POST", path, address, *lines)).status
 
 
 def test_a_chunked_body_ends_at_the_limit(proxy: Proxy, site: Site) -> None:

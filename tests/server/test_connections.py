@@ -153,5 +153,5 @@ def test_a_request_that_ends_while_the_server_cuts_does_not_stop_the_cutting() -
         for number in range(3)
     ]
     listener = SimpleNamespace(active_channels=dict(enumerate(channels)))
-    shutdown.cut([listener])  # type: ignore[list-item]
+    shutdown.abort([listener])  # type: ignore[list-item]
     assert closed == [0, 1, 2]

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from sqlalchemy import Engine
 
 from goblin_assistant.commands.database import open_engine
-from goblin_assistant.commands.doctor.raw_http import ask, head
+from goblin_assistant.commands.doctor.raw_http import head, send
 from goblin_assistant.commands.prometheus_api import Prometheus
 from goblin_assistant.config import Config
 
@@ -61,7 +61,7 @@ class Context:
         if self.address.hostname not in _HERE:
             return False
         try:
-            answer = ask(self.address, head("GET", "/health/live", self.address))
+            answer = send(self.address, head("GET", "/health/live", self.address))
         except OSError:
             return False
         return _OURS in answer.data

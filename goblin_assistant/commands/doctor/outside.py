@@ -14,7 +14,7 @@ import requests
 
 from goblin_assistant.commands.doctor.context import Context
 from goblin_assistant.commands.doctor.findings import Finding, failure, in_words, ok, warning
-from goblin_assistant.commands.doctor.raw_http import ask, connect, head
+from goblin_assistant.commands.doctor.raw_http import connect, head, send
 from goblin_assistant.commands.plain_session import plain_session
 
 METRICS_SPELLINGS = (
@@ -36,7 +36,7 @@ def answers(context: Context) -> Iterator[Finding]:
     address = context.address
     try:
         # A certificate that is not trusted has its own line.
-        answer = ask(address, head("GET", f"{address.path}/health/ready", address))
+        answer = send(address, head("GET", f"{address.path}/health/ready", address))
     except OSError as error:
         yield failure(
             "ready",
@@ -131,7 +131,7 @@ def hsts(context: Context) -> Iterator[Finding]:
         return
     fix = 'nginx: add_header Strict-Transport-Security "max-age=31536000" always;'
     for path in ("/health/live", "/no-such-page"):
-        answer = ask(context.address, head("GET", path, context.address))
+        answer = send(context.address, head("GET", path, context.address))
         found = re.search(
             rb"^strict-transport-security:.*max-age=\"?(\d+)", answer.data, re.I | re.M
         )
@@ -151,7 +151,7 @@ def metrics(context: Context) -> Iterator[Finding]:
         return
     opened = []
     for spelling in METRICS_SPELLINGS:
-        answer = ask(context.address, head("GET", spelling, context.address))
+        answer = send(context.address, head("GET", spelling, context.address))
         if answer.status == 200 and _METRICS_SAMPLE in answer.data:
             opened.append(spelling)
     if opened:
@@ -176,7 +176,7 @@ def _scraped(context: Context) -> Finding:
     token = config.metrics_token
     lines = [f"Authorization: Bearer {token.get_secret_value()}"] if token is not None else []
     try:
-        answer = ask(address, head("GET", "/metrics?name[]=http_requests_total", address, *lines))
+        answer = send(address, head("GET", "/metrics?name[]=http_requests_total", address, *lines))
     except OSError as error:
         return failure("metrics", in_words(error), "Start the server, or correct --url.")
     if answer.status == 200 and _METRICS_SAMPLE in answer.data:
@@ -214,7 +214,7 @@ def body_limits(context: Context) -> Iterator[Finding]:
 
 def _announce(context: Context, length: int) -> int:
     # Expect: 100-continue gets an answer to the head alone, so that no body has to be sent.
-    return ask(
+    return send(
         context.address,
         head(
             "POST", "/chat/completions", context.address, "Content-Type: application/json",

@@ -14,8 +14,8 @@ _MOST = 65536
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The status and the bytes of an answer. `status` 0: the connection closed without one."""
+class RawResponse:
+    """The status and the bytes of a response. `status` 0: the connection closed without one."""
 
     status: int
     data: bytes
@@ -39,7 +39,7 @@ def connect(address: SplitResult, ca_file: Path | None, *, verify: bool) -> sock
         raise
 
 
-def ask(address: SplitResult, request: str) -> Answer:
+def send(address: SplitResult, request: str) -> RawResponse:
     """Send a head and return the first answer, which may be an interim one (100).
 
     The certificate is not checked: no secret is sent, and another check names a bad one.
@@ -57,7 +57,7 @@ def ask(address: SplitResult, request: str) -> Answer:
         except OSError:
             pass  # reset after the answer, because the body was not sent
     found = re.match(rb"HTTP/1\.[01] (\d{3})", data)
-    return Answer(int(found[1]) if found else 0, data)
+    return RawResponse(int(found[1]) if found else 0, data)
 
 
 def _is_whole(data: bytes) -> bool:
