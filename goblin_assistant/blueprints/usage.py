@@ -15,7 +15,7 @@ from goblin_assistant.money import from_microusd
 from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.base import rfc3339
 from goblin_assistant.schemas.usage import UsageOut, UsageQuery
-from goblin_assistant.usage import reports
+from goblin_assistant.usage import csv_reports, reports
 from goblin_assistant.usage.months import next_month
 from goblin_assistant.usage.transactions import DatabaseUnavailable
 from goblin_assistant.web.auth import current_principal, require_auth
@@ -44,7 +44,7 @@ def get_usage(query: UsageQuery) -> Response | dict[str, Any]:
     start, end = reports.parse_range(query.from_, query.to)
     page = reports.report(runtime().engine, scope, start, end, groups, query.limit, query.cursor)
     if query.format == "csv" or (query.format is None and _prefers_csv()):
-        response = Response(reports.as_csv(page), content_type="text/csv; charset=utf-8")
+        response = Response(csv_reports.as_csv(page), content_type="text/csv; charset=utf-8")
         response.headers["Content-Disposition"] = 'attachment; filename="usage.csv"'
         if page.next_cursor is not None:
             values = {**request.args.to_dict(), "cursor": page.next_cursor}

@@ -15,7 +15,7 @@ from goblin_assistant.commands.database import open_database
 from goblin_assistant.commands.durations import Duration
 from goblin_assistant.commands.users import show
 from goblin_assistant.money import from_microusd
-from goblin_assistant.usage import reports
+from goblin_assistant.usage import csv_reports, reports
 from goblin_assistant.usage.prices import Prices
 from goblin_assistant.usage.recovery import ImportResult
 from goblin_assistant.usage.store import UsageStore
@@ -89,7 +89,7 @@ def report(
             page.rows += further.rows
             cursor = further.next_cursor
     if form == "csv":
-        click.echo(reports.as_csv(page), nl=False)
+        click.echo(csv_reports.as_csv(page), nl=False)
     elif form == "json":
         click.echo(
             json.dumps(

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import csv
-import io
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -277,38 +274,3 @@ def columns_of(group_by: Iterable[str]) -> list[str]:
     for name in _SUMS:
         columns += [name, "cost_usd"] if name == "cost_microusd" else [name]
     return columns
-
-
-def as_csv(page: Report) -> str:
-    """The rows as CSV (RFC 4180) with a header.
-
-    A text that a spreadsheet would take for a formula gets an apostrophe.
-    """
-    columns = columns_of(page.group_by)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(columns)
-    for row in page.rows:
-        writer.writerow([_cell(row[column]) for column in columns])
-    return text.getvalue()
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
-"""How a formula may begin (https://owasp.org/www-community/attacks/CSV_Injection)."""
-
-
-def _is_formula(text: str) -> bool:
-    # Spreadsheets skip blanks and invisible characters, and read full-width signs as the usual
-    # ones, as NFKC does.
-    if text.startswith(_FORMULA):
-        return True
-    shown = "".join(
-        letter for letter in text[:64] if unicodedata.category(letter) not in ("Cf", "Cc", "Zs")
-    )
-    return unicodedata.normalize("NFKC", shown).lstrip().startswith(_FORMULA)
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str) and _is_formula(value):
-        return "'" + value
-    return "" if value is None else value

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from goblin_assistant.errors import ValidationFailed
 from goblin_assistant.runtime import runtime
-from goblin_assistant.usage import reports
+from goblin_assistant.usage import csv_reports, reports
 from goblin_assistant.usage.records import UsageEntry, first_id_at, journal_line
 from goblin_assistant.usage.reports import Scope, parse_range
 from tests.conftest import MakeApp, register
@@ -161,7 +161,7 @@ def test_a_range_that_makes_no_sense_is_refused(start: str | None, end: str | No
 def test_a_spreadsheet_takes_no_cell_for_a_formula(engine: Engine, tmp_path: Path) -> None:
     fill(engine, tmp_path, [entry(id=at(1), model='=HYPERLINK("http://evil")', provider="p,q")])
     page = reports.report(engine, Scope(), NOVEMBER, NOVEMBER + DAY, ("model",))
-    found = list(csv.DictReader(io.StringIO(reports.as_csv(page))))
+    found = list(csv.DictReader(io.StringIO(csv_reports.as_csv(page))))
     assert found[0]["model"] == '\'=HYPERLINK("http://evil")'
     assert found[0]["provider"] == "p,q"
 
@@ -173,15 +173,15 @@ def test_a_spreadsheet_takes_no_cell_for_a_formula(engine: Engine, tmp_path: Pat
 def test_a_formula_is_guarded_in_every_spelling(engine: Engine, tmp_path: Path, text: str) -> None:
     fill(engine, tmp_path, [entry(id=at(1), model=text)])
     page = reports.report(engine, Scope(), NOVEMBER, NOVEMBER + DAY, ("model",))
-    assert reports.as_csv(page).splitlines()[1:] != []
-    assert f"'{text}" in reports.as_csv(page)
+    assert csv_reports.as_csv(page).splitlines()[1:] != []
+    assert f"'{text}" in csv_reports.as_csv(page)
 
 
 @pytest.mark.parametrize("text", ["gpt-4o", "a=1", "claude+", "\u540d"])
 def test_a_plain_text_is_not_guarded(engine: Engine, tmp_path: Path, text: str) -> None:
     fill(engine, tmp_path, [entry(id=at(1), model=text)])
     page = reports.report(engine, Scope(), NOVEMBER, NOVEMBER + DAY, ("model",))
-    assert "'" not in reports.as_csv(page)
+    assert "'" not in csv_reports.as_csv(page)
 
 
 # -- the route ------------------------------------------------------------------------------------

@@ -1,0 +1,44 @@
+"""Reports of usage as CSV, safe to open in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+from typing import Any
+
+from goblin_assistant.usage.reports import Report, columns_of
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
+"""How a formula may begin (https://owasp.org/www-community/attacks/CSV_Injection)."""
+
+
+def as_csv(page: Report) -> str:
+    """The rows as CSV (RFC 4180) with a header.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe.
+    """
+    columns = columns_of(page.group_by)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(columns)
+    for row in page.rows:
+        writer.writerow([_cell(row[column]) for column in columns])
+    return text.getvalue()
+
+
+def _is_formula(text: str) -> bool:
+    # Spreadsheets skip blanks and invisible characters, and read full-width signs as the usual
+    # ones, as NFKC does.
+    if text.startswith(_FORMULA):
+        return True
+    shown = "".join(
+        letter for letter in text[:64] if unicodedata.category(letter) not in ("Cf", "Cc", "Zs")
+    )
+    return unicodedata.normalize("NFKC", shown).lstrip().startswith(_FORMULA)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str) and _is_formula(value):
+        return "'" + value
+    return "" if value is None else value
