@@ -6,6 +6,7 @@ prompt that is too long (overflow.py). Our own message never holds text of an up
 
     400 413 422   InvalidRequest, or ContentFiltered by code, or ContextLengthExceeded by code or
                   sentence
+    500           ContextLengthExceeded likewise, else BadResponse
     401 403       AuthenticationFailed (our key)
     402           RateLimited for an hour (our account has no credit)
     404 410       ModelNotFound
@@ -37,7 +38,7 @@ from goblin_assistant.providers.base import (
     RateLimited,
     Timeout,
 )
-from goblin_assistant.providers.overflow import Overflow
+from goblin_assistant.providers.overflow import STATUSES, Overflow
 
 CONTEXT_CODES = frozenset(
     {"context_length_exceeded", "string_above_max_length", "exceed_context_size_error"}
@@ -117,14 +118,14 @@ def error_for(
     names = {code, kind}
     error: type[ProviderError]
     retry_after = parse_retry_after(failure.headers)
+    if status in STATUSES and (names & CONTEXT_CODES or overflow is not None):
+        return ContextLengthExceeded(
+            (overflow or Overflow()).sentence,
+            provider=provider,
+            upstream_status=status,
+            param=param,
+        )
     if status in (400, 413, 422):
-        if names & CONTEXT_CODES or overflow is not None:
-            return ContextLengthExceeded(
-                (overflow or Overflow()).sentence,
-                provider=provider,
-                upstream_status=status,
-                param=param,
-            )
         error, message = _refusal(status, names)
     elif status in (401, 403):
         error, message = (

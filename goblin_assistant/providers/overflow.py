@@ -8,7 +8,7 @@ it gives. Nothing else of a provider's text is used (ADR 0015).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,15 @@ from goblin_assistant.providers.base import token_count
 
 MOST_TEXT = 2000
 """Characters of a message that are read: such sentences are short, and some quote the prompt."""
+
+STATUSES = frozenset({400, 413, 422, 500})
+"""With one of these, the text is looked at. Ollama and llama.cpp say it with 500."""
+
+_PLACES = ("message", "Message", "error", "detail", "msg", "metadata", "raw")
+"""Fields that hold an error's text, or an object with one: OpenAI's, Bedrock's, that of Ollama, xAI
+and text-generation-inference, FastAPI's two, and OpenRouter's, which has the body of the provider
+behind it in `error.metadata.raw`."""
+_MOST_PLACES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,13 @@ _SENTENCES = tuple(
         r"maximum context length is (?P<window>\d+) tokens.{0,20}you requested (?:about )?"
         r"(?P<prompt>\d+) tokens",
         r"maximum context length is (?P<window>\d+)",
+        # vLLM of 2026 and NVIDIA's, https://github.com/NVIDIA/NemoClaw/issues; the window has room
+        # for the answer already
+        r"you passed (?P<prompt>\d+) input tokens and requested (?P<answer>\d+) output tokens\. "
+        r"However, the model's context length is only (?P<window>\d+) tokens",
         # SGLang: sglang.srt.managers.tokenizer_manager
+        r"input length \(?(?P<prompt>\d+)(?: tokens)?\)? exceeds (?:the )?(?:model's )?maximum "
+        r"(?:context|allowed(?: input)?) length (?:of )?\(?(?P<window>\d+)",
         r"the input \((?P<prompt>\d+) tokens\) is longer than the model'?s context length "
         r"\((?P<window>\d+) tokens\)",
         r"requested token count exceeds the model'?s maximum context length of (?P<window>\d+) "
@@ -83,16 +98,22 @@ _SENTENCES = tuple(
         r"request \((?P<prompt>\d+) tokens\) exceeds the available context size "
         r"\((?P<window>\d+) tokens\)",
         r"exceeds the available context size",
+        r"input (?:\((?P<prompt>\d+) tokens\) )?is too large to process\. increase the physical "
+        r"batch size(?: \(current batch size: (?P<window>\d+)\))?",
         # LM Studio, https://github.com/lmstudio-ai/lmstudio-bug-tracker/issues/237
         r"trying to keep the first (?P<prompt>\d+) tokens when context the overflows\. However, "
         r"the model is loaded with context length of only (?P<window>\d+) tokens",
         r"is greater than the context length",
-        # Ollama, server/routes.go
-        r"input length exceeds the context length",
+        r"reached context length of (?P<window>\d+) tokens with model",
+        # Ollama, server/routes.go, runner/ollamarunner
+        r"input length exceeds (?:the|maximum) context length",
+        r"prompt too long; exceeded (?:max )?context length",
         # Google, https://ai.google.dev/gemini-api/docs/troubleshooting
         r"input token count \((?P<prompt>\d+)\) exceeds the maximum number of tokens allowed "
         r"\(?(?P<window>\d+)",
         r"input token count .{0,40}exceeds the maximum number of tokens",
+        r"input token count is (?P<prompt>\d+) but (?:the )?model only supports up to "
+        r"(?P<window>\d+)",
         # xAI, Mistral, Kimi, Fireworks: as collected in
         # https://github.com/badlogic/pi-mono/blob/main/packages/ai/src/utils/overflow.ts
         r"maximum prompt length is (?P<window>\d+) but the request contains (?P<prompt>\d+) tokens",
@@ -103,6 +124,15 @@ _SENTENCES = tuple(
         # Together and text-generation-inference, router/src/validation.rs
         r"tokens \+ `max_new_tokens` must be <= (?P<window>\d+)\. Given: (?P<prompt>\d+) `inputs` "
         r"tokens and (?P<answer>\d+) `max_new_tokens`",
+        r"`inputs` must have less than (?P<window>\d+) tokens\. Given: (?P<prompt>\d+)",
+        # GitHub Copilot, Cohere, DashScope, Z.ai: as collected there too
+        r"prompt token count of (?P<prompt>\d+) exceeds the limit of (?P<window>\d+)",
+        r"too many tokens: (?:size limit exceeded|total number of tokens)",
+        r"range of input length should be \[1, (?P<window>\d+)\]",
+        r"prompt exceeds max length",
+        # Groq, of a request that is larger than a minute's tokens, with 413:
+        # https://console.groq.com/docs/errors. OpenAI says the same with 429, which is a limit.
+        r"request too large for model .{0,200}limit (?P<window>\d+), requested (?P<prompt>\d+)",
         # OpenAI's newer models, Groq, Bedrock, MiniMax: without numbers
         r"exceeds the context window",
         r"reduce the length of the messages",
@@ -113,16 +143,29 @@ _SENTENCES = tuple(
 )
 
 
-def overflow_of(error: Mapping[str, Any]) -> Overflow | None:
-    """What an error object says of a prompt that is too long; None if it says something else."""
-    message = error.get("message")
-    if not isinstance(message, str):
-        return None
-    text = message[:MOST_TEXT]
-    for sentence in _SENTENCES:
-        if (found := sentence.search(text)) is not None:
-            return _numbers(found.groupdict(), error)
+def overflow_of(error: Any) -> Overflow | None:
+    """What an error, in any server's form, says of a prompt that is too long; None if it says
+    something else."""
+    for text in _texts(error):
+        for sentence in _SENTENCES:
+            if (found := sentence.search(text)) is not None:
+                return _numbers(found.groupdict(), error if isinstance(error, Mapping) else {})
     return None
+
+
+def _texts(error: Any) -> Iterator[str]:
+    """The texts of an error. Other fields are not looked at: they may quote the prompt."""
+    pending = [error]
+    for _ in range(_MOST_PLACES):
+        if not pending:
+            return
+        item = pending.pop(0)
+        if isinstance(item, str):
+            yield item[:MOST_TEXT]
+        elif isinstance(item, Mapping):
+            pending.extend(item[name] for name in _PLACES if name in item)
+        elif isinstance(item, list):
+            pending.extend(item[:_MOST_PLACES])
 
 
 def numbers_of(error: Mapping[str, Any]) -> Overflow:

@@ -490,7 +490,8 @@ def test_an_error_in_the_middle_of_a_stream_is_typed_by_its_code(
         (404, openai_error("invalid_request_error", "model_not_found"), ModelNotFound),
         (429, openai_error("insufficient_quota", "insufficient_quota"), RateLimited),
         (402, openai_error(), RateLimited),
-        (500, openai_error("server_error", "context_length_exceeded"), BadResponse),
+        (500, openai_error("server_error"), BadResponse),
+        (500, openai_error("server_error", "context_length_exceeded"), ContextLengthExceeded),
     ],
 )
 def test_an_error_is_typed_by_status_first_then_by_code_and_never_by_text(

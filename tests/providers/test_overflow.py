@@ -7,7 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
+from goblin_assistant.providers.anthropic import errors as anthropic_errors
 from goblin_assistant.providers.base import (
+    BadResponse,
     ContextLengthExceeded,
     InvalidRequest,
     ProviderError,
@@ -199,6 +201,107 @@ CASES: list[tuple[str, Any, str]] = [
         UNKNOWN,
     ),
     (
+        "vllm of 2026",
+        said(
+            "You passed 99073 input tokens and requested 32000 output tokens. However, the "
+            "model's context length is only 131072 tokens, resulting in a maximum input length of "
+            "99072 tokens. Please reduce the length of the input prompt."
+        ),
+        exceeds(99073, 32000, 131072),
+    ),
+    (
+        "sglang, newer",
+        flat("Input length (265330) exceeds model's maximum context length (262144)."),
+        too_long(265330, 262144),
+    ),
+    (
+        "sglang, its own limit",
+        flat("Input length (5000 tokens) exceeds the maximum allowed length (4090 tokens)."),
+        too_long(5000, 4090),
+    ),
+    (
+        "poolside",
+        said("Input length 131393 exceeds the maximum allowed input length of 131040 tokens."),
+        too_long(131393, 131040),
+    ),
+    (
+        "lmstudio, while it answers",
+        {"error": "Reached context length of 4096 tokens with model (arch: qwen2) that does not"},
+        UNKNOWN,
+    ),
+    ("ollama, embeddings", said("input length exceeds maximum context length"), UNKNOWN),
+    (
+        "ollama, newer",
+        {"error": "prompt too long; exceeded max context length by 4 tokens"},
+        UNKNOWN,
+    ),
+    (
+        "vertex",
+        said("the input token count is 1100000 but model only supports up to 1048576."),
+        too_long(1100000, 1048576),
+    ),
+    (
+        "text-generation-inference",
+        {
+            "error": "Input validation error: `inputs` must have less than 4095 tokens. "
+            "Given: 5000",
+            "error_type": "validation",
+        },
+        too_long(5000, 4095),
+    ),
+    (
+        "groq, more than a minute's tokens",
+        said(
+            "Request too large for model `llama-3.3-70b-versatile` in organization `o` service "
+            "tier `on_demand` on tokens per minute (TPM): Limit 12000, Requested 41000, please "
+            "reduce your message size and try again.",
+            code="rate_limit_exceeded",
+        ),
+        too_long(41000, 12000),
+    ),
+    (
+        "github",
+        said("prompt token count of 70000 exceeds the limit of 64000", code="model_max_prompt"),
+        too_long(70000, 64000),
+    ),
+    ("dashscope", said("Range of input length should be [1, 129024]"), UNKNOWN),
+    ("z.ai", said("Prompt exceeds max length", code="1261"), UNKNOWN),
+    ("bedrock", {"message": "Input is too long for requested model."}, UNKNOWN),
+    ("bedrock, its service", {"Message": "input is too long for requested model"}, UNKNOWN),
+    ("cohere", {"message": "too many tokens: size limit exceeded by 11326 tokens."}, UNKNOWN),
+    (
+        "fastapi",
+        {
+            "detail": "Prompt contains 65673 tokens, too large for model with 32768 maximum "
+            "context length"
+        },
+        too_long(65673, 32768),
+    ),
+    (
+        "deepinfra",
+        {
+            "detail": {
+                "error": "The input (9 tokens) is longer than the model's context length (8 tokens)"
+            }
+        },
+        too_long(9, 8),
+    ),
+    ("fastapi, a list", {"detail": [{"msg": "prompt is too long", "input": "x"}]}, UNKNOWN),
+    (
+        "openrouter, the provider behind it",
+        said(
+            "Provider returned error",
+            code=400,
+            metadata={
+                "provider_name": "Anthropic",
+                "raw": '{"type":"error","error":{"type":"invalid_request_error","message":"prompt '
+                'is too long: 213462 tokens > 200000 maximum"}}',
+            },
+        ),
+        too_long(213462, 200000),
+    ),
+    ("a text alone", "prompt is too long: 9 tokens > 8 maximum", too_long(9, 8)),
+    (
         "this product",
         said("prompt is too long: 213462 tokens > 200000 maximum", code="context_length_exceeded"),
         too_long(213462, 200000),
@@ -212,6 +315,30 @@ def test_a_prompt_that_is_too_long_is_told_in_anthropics_words(body: Any, senten
     found = classify(failure)
     assert isinstance(found, ContextLengthExceeded)
     assert str(found) == sentence
+
+
+@pytest.mark.parametrize("status", [413, 422, 500])
+def test_a_server_may_say_it_with_another_status(status: int) -> None:
+    body = orjson.dumps(said("the input length exceeds the context length"))
+    assert type(classify(UpstreamFailure("p", status, {}, body))) is ContextLengthExceeded
+
+
+def test_a_body_without_any_form_is_read_as_text() -> None:
+    failure = UpstreamFailure("p", 400, {}, b"prompt is too long: 9 tokens > 8 maximum\n")
+    assert str(classify(failure)) == too_long(9, 8)
+    assert str(anthropic_errors.classify(failure)) == too_long(9, 8)
+
+
+def test_bedrocks_form_is_known_on_a_row_of_anthropics_kind() -> None:
+    body = orjson.dumps({"message": "Input is too long for requested model."})
+    found = anthropic_errors.classify(UpstreamFailure("p", 400, {}, body))
+    assert isinstance(found, ContextLengthExceeded)
+
+
+def test_a_failure_of_the_server_within_a_stream_is_recognised_too() -> None:
+    error = {"code": 500, "message": "the request exceeds the available context size"}
+    assert type(stream_error("p", error, {})) is ContextLengthExceeded
+    assert type(stream_error("p", {"code": 500, "message": "?"}, {})) is BadResponse
 
 
 def test_the_same_sentence_in_a_stream_is_recognised() -> None:
@@ -233,6 +360,9 @@ def test_the_same_sentence_in_a_stream_is_recognised() -> None:
          ContextLengthExceeded),
         (429, said("Rate limit reached: reduce the length of the messages"), RateLimited),
         (400, said(f"Invalid value: '{'x' * 5000} prompt is too long'"), InvalidRequest),
+        (500, said("The server had an error"), BadResponse),
+        (429, said("Request too large for model m on TPM: Limit 3, Requested 5"), RateLimited),
+        (422, {"detail": [{"msg": "wrong", "input": "prompt is too long"}]}, InvalidRequest),
         (400, said(5), InvalidRequest),  # type: ignore[arg-type]
     ],
 )  # fmt: skip

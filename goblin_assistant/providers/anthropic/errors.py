@@ -31,7 +31,7 @@ from goblin_assistant.providers.base import (
     ResourceNotFound,
 )
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
-from goblin_assistant.providers.overflow import overflow_of
+from goblin_assistant.providers.overflow import Overflow, overflow_of
 
 ERROR_STATUSES: Mapping[str, int] = {
     "invalid_request_error": 400,
@@ -70,15 +70,17 @@ def classify(failure: UpstreamFailure) -> ProviderError:
     try:
         parsed = orjson.loads(failure.body)
     except orjson.JSONDecodeError:
-        parsed = None
-    return _classify(failure, _error_in(parsed))
+        parsed = failure.body.decode("utf-8", "replace")
+    found = _error_in(parsed)
+    # Bedrock's errors have a message and nothing around it.
+    return _classify(failure, found, overflow_of(found or parsed))
 
 
 def stream_error(provider: str, event: Any) -> ProviderError:
     """The error for `event: error` in a stream."""
     found = _error_in(event)
     status = ERROR_STATUSES.get(_names(found)[0] or "", 500)
-    error = _classify(UpstreamFailure(provider, status, {}, b""), found)
+    error = _classify(UpstreamFailure(provider, status, {}, b""), found, overflow_of(found))
     error.upstream_status = None  # the answer's own status was a success
     if type(error) is BadResponse:
         return BadResponse(f"{provider} reported an error in its stream", provider=provider)
@@ -126,7 +128,9 @@ def _is_short_list(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= 50 and all(map(_is_for_programs, value))
 
 
-def _classify(failure: UpstreamFailure, found: Mapping[str, Any]) -> ProviderError:
+def _classify(
+    failure: UpstreamFailure, found: Mapping[str, Any], overflow: Overflow | None
+) -> ProviderError:
     provider, status = failure.provider, failure.status
     kind, code = _names(found)
     if status == 400 and code in ACCOUNT_CODES:
@@ -150,7 +154,7 @@ def _classify(failure: UpstreamFailure, found: Mapping[str, Any]) -> ProviderErr
             f"{provider} does not have what the request names", provider=provider
         )
     else:
-        error = error_for(failure, code=code, kind=kind, overflow=overflow_of(found))
+        error = error_for(failure, code=code, kind=kind, overflow=overflow)
     error.upstream_status = status
     if isinstance(error, InvalidRequest):  # what is left concerns the operator's account
         error.details = _details(found)

@@ -23,7 +23,7 @@ from goblin_assistant.providers.base import (
     token_count,
 )
 from goblin_assistant.providers.faults import CONTEXT_CODES, UpstreamFailure, error_for
-from goblin_assistant.providers.overflow import Overflow, numbers_of, overflow_of
+from goblin_assistant.providers.overflow import STATUSES, Overflow, numbers_of, overflow_of
 
 AUTHENTICATION_CODES = frozenset(
     {"invalid_api_key", "API_KEY_INVALID", "authentication_error", "permission_error"}
@@ -196,11 +196,12 @@ def _is_prompt(param: str) -> bool:
 def classify(failure: UpstreamFailure) -> ProviderError:
     """The error for an unsuccessful answer of an OpenAI-compatible server."""
     try:
-        error = error_object(orjson.loads(failure.body))
+        parsed = orjson.loads(failure.body)
     except orjson.JSONDecodeError:
-        error = None
+        parsed = failure.body.decode("utf-8", "replace")
+    error = error_object(parsed)
     if error is None:
-        return error_for(failure)
+        return error_for(failure, overflow=overflow_of(parsed))
     code, kind, param = _names(error)
     if failure.status == 400 and code in AUTHENTICATION_CODES:
         failure = UpstreamFailure(failure.provider, 401, failure.headers, b"")
@@ -222,6 +223,8 @@ def stream_error(
     code, kind, param = _names(error)
     overflow = _overflow(error, code, kind)
     status = error.get("code")
+    if overflow is not None and status in STATUSES:
+        status = 400
     if not isinstance(status, int) or not 400 <= status < 600:
         status = STREAM_STATUSES.get(code or "") or STREAM_STATUSES.get(kind or "")
         if status is None and {code, kind} & AUTHENTICATION_CODES:
