@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from goblin_assistant.providers.base import (
     ChatRequest,
     ChatResponse,
     Dialect,
+    ProviderError,
     region_of,
     tier_of,
     untranslatable,
@@ -112,7 +114,7 @@ def apply_defaults(chat: Chat, default_model: str) -> str:
 def _without_no_limit(chat: Chat) -> None:
     """Leave out a limit of -1, which says that there is none. Most servers refuse it."""
     body = chat.body
-    for name in ("max_tokens", "max_completion_tokens"):
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if body.get(name) == -1:
             del body[name]
             chat.raw = b""
@@ -158,6 +160,23 @@ def translation_for(chat: Chat, target: Target) -> Translation | None:
     if chat.dialect in target.provider.dialects:
         return None
     return DIALECTS[chat.dialect].translation
+
+
+def name_as_sent(error: ProviderError, chat: Chat) -> None:
+    """Have an error name the field that the client wrote, not the one that it was translated to."""
+    sent, translation = error.param, DIALECTS[chat.dialect].translation
+    if sent is None or sent in chat.body or translation is None:
+        return
+    names = translation.names.get(sent, ())
+    written = next((name for name in names if name.partition(".")[0] in chat.body), None)
+    if written is None:
+        error.param = None
+        return
+    error.param = written.partition(".")[0]
+    # Positions within it are others after a translation.
+    place = re.match(rf"{re.escape(sent)}(?:\.\w+|\[\d+\])*", str(error))
+    if place is not None:
+        error.args = (written + str(error)[place.end() :],)
 
 
 class TargetRequests:

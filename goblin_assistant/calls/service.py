@@ -17,7 +17,7 @@ from goblin_assistant import metrics
 from goblin_assistant.calls.access import ModelAccess
 from goblin_assistant.calls.admission import Admission
 from goblin_assistant.calls.counting import TokenCounts
-from goblin_assistant.calls.request import Chat, ChatResult
+from goblin_assistant.calls.request import Chat, ChatResult, name_as_sent
 from goblin_assistant.calls.settlement import Books, Settlement
 from goblin_assistant.calls.stream import ChatStream, close_events
 from goblin_assistant.calls.tables import Tables
@@ -26,7 +26,7 @@ from goblin_assistant.config import Config
 from goblin_assistant.errors import UnknownModel
 from goblin_assistant.money import from_microusd
 from goblin_assistant.providers import Registry
-from goblin_assistant.providers.base import BadResponse, ChatResponse, StreamEvent
+from goblin_assistant.providers.base import BadResponse, ChatResponse, ProviderError, StreamEvent
 from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing.attempt import Outcome
 from goblin_assistant.routing.router import Router
@@ -123,14 +123,18 @@ class ChatService:
     ) -> Outcome[T]:
         self._admission.reserve(settlement)
         attempt = functools.partial(operation, settlement)
-        outcome = self.router.run(
-            settlement.targets,
-            attempt,
-            settlement.call,
-            settlement.trace,
-            streamed=streamed,
-            prepare=settlement.requests.prepare,
-        )
+        try:
+            outcome = self.router.run(
+                settlement.targets,
+                attempt,
+                settlement.call,
+                settlement.trace,
+                streamed=streamed,
+                prepare=settlement.requests.prepare,
+            )
+        except ProviderError as error:
+            name_as_sent(error, settlement.chat)
+            raise
         settlement.reached(outcome)
         return outcome
 

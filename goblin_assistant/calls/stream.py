@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from goblin_assistant import metrics
-from goblin_assistant.calls.request import translation_for
+from goblin_assistant.calls.request import name_as_sent, translation_for
 from goblin_assistant.calls.settlement import Settlement
 from goblin_assistant.dialects.stream_cost import with_cost
 from goblin_assistant.dialects.table import DIALECTS, StreamTranslator
@@ -156,6 +156,7 @@ class ChatStream:
         if isinstance(error, ProviderError):
             told = error
             error.provider = error.provider or settlement.entry.provider
+            name_as_sent(error, settlement.chat)
             self._router.broke_off(error, self._outcome, settlement.trace)
         else:
             logger.exception("stream_failed")

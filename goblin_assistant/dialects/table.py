@@ -54,6 +54,8 @@ class Translation:
     """Takes the client's request as well."""
     stream: Callable[[str, Mapping[str, Any]], StreamTranslator]
     """Takes the model's name, and the client's request."""
+    names: Mapping[str, tuple[str, ...]]
+    """Fields of OpenAI's chat: what the client may have written instead, the usual one last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ DIALECTS: Mapping[Dialect, ClientDialect] = {
             request=anthropic_request.request_to_openai,
             answer=lambda response, _: anthropic_answer.response_from_openai(response),
             stream=lambda model, _: anthropic_stream.StreamTranslator(model),
+            names=anthropic_request.NAMES,
         ),
     ),
     "responses": ClientDialect(
@@ -105,6 +108,7 @@ DIALECTS: Mapping[Dialect, ClientDialect] = {
             request=responses_request.request_to_openai,
             answer=responses_answer.response_from_openai,
             stream=responses_stream.StreamTranslator,
+            names=responses_request.NAMES,
         ),
         watcher=responses_broken.PassedStream,
         usage_path=("response", "usage"),

@@ -6,7 +6,7 @@ The same rule is used for what is reserved (usage/estimates.py) and for what is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 LIMIT_FIELDS = (
@@ -25,6 +25,14 @@ def completion_limit(body: Mapping[str, Any]) -> int | None:
     has none."""
     found = [limit for name in LIMIT_FIELDS if (limit := limit_in(body.get(name))) is not None]
     return max(found) if found else None
+
+
+def own_name(param: str | None, fields: Container[str]) -> str | None:
+    """The client's field that an error's `param` is about; None if it sent no such field. The
+    limit may have been sent on under another name."""
+    if param in LIMIT_FIELDS and param not in fields:
+        return next((name for name in LIMIT_FIELDS if name in fields), None)
+    return param if param is not None and param in fields else None
 
 
 def choices(body: Mapping[str, Any]) -> int:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar, overload
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -17,7 +18,7 @@ from pydantic import (
     ValidationError,
     WrapValidator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError
 
 Precision = Literal["seconds", "milliseconds"]
 
@@ -176,6 +177,18 @@ def typed(value: Any, validate: Callable[[Any], Any]) -> Any:
 
 Parts = Annotated[list[Item], Field(fail_fast=True), WrapValidator(typed)]
 """A list of parts of content."""
+
+
+def _no_zero(limit: int) -> int:
+    if limit == 0:
+        raise PydanticKnownError("greater_than_equal", {"ge": 1})
+    return limit
+
+
+AnswerLimit = Annotated[
+    int, Field(ge=-1, json_schema_extra={"not": {"enum": [0]}}), AfterValidator(_no_zero)
+]
+"""-1 is no limit: llama.cpp and LM Studio have it so, and their clients send it."""
 
 
 class Page(Query):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, StringConstraints, WrapValidator
-from pydantic_core import PydanticKnownError
+from pydantic import Field, StringConstraints, WrapValidator
 
 from goblin_assistant.schemas.base import (
     MAX_MESSAGES,
+    AnswerLimit,
     Items,
     ModelName,
     Open,
@@ -48,18 +48,6 @@ class StreamOptions(Open):
     """`include_usage` asks for a last chunk with the token counts."""
 
     include_usage: bool | None = None
-
-
-def _no_zero(limit: int) -> int:
-    if limit == 0:
-        raise PydanticKnownError("greater_than_equal", {"ge": 1})
-    return limit
-
-
-AnswerLimit = Annotated[
-    int, Field(ge=-1, json_schema_extra={"not": {"enum": [0]}}), AfterValidator(_no_zero)
-]
-"""-1 is no limit: llama.cpp and LM Studio have it so, and their clients send it."""
 
 
 class ChatCompletionRequest(Open):

@@ -14,6 +14,7 @@ from pydantic import Field, WrapValidator
 
 from goblin_assistant.schemas.base import (
     MAX_MESSAGES,
+    AnswerLimit,
     Items,
     ModelName,
     Open,
@@ -58,7 +59,7 @@ class ResponsesRequest(Open):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_output_tokens: AnswerLimit | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Items[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None

@@ -380,6 +380,74 @@ def test_a_wrong_request_is_a_400_that_names_its_field(live: Live, model: str) -
     assert live.gpt.requests == []
 
 
+@pytest.mark.parametrize(
+    ("model", "wrong", "named", "begins"),
+    [
+        (CLAUDE, {"reasoning": {"effort": "much"}}, "reasoning", "reasoning.effort: accepted"),
+        (CLAUDE, {"include": ["message.output_text.logprobs"]}, "include", "include has no"),
+        (
+            CLAUDE,
+            {
+                "input": [
+                    {"role": "user", "content": [{"type": "input_image", "image_url": "ftp://x"}]}
+                ]
+            },
+            "input",
+            "input: accepted: an http(s) URL",
+        ),
+        (ECHO, {"max_output_tokens": 0}, "max_output_tokens", "max_output_tokens: "),
+    ],
+)
+def test_a_refusal_names_the_field_as_the_client_wrote_it(
+    live: Live, model: str, wrong: dict[str, Any], named: str, begins: str
+) -> None:
+    answer = live.post({"model": model, "input": "x", **wrong})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == named
+    assert error["message"].startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("param", "named"),
+    [
+        ("max_tokens", "max_output_tokens"),
+        ("max_completion_tokens", "max_output_tokens"),
+        ("messages[1].content", "input"),
+        ("reasoning_effort", "reasoning"),
+        ("response_format.json_schema", "text"),
+        ("user", "safety_identifier"),
+        ("temperature", "temperature"),
+        ("stop", None),
+        ("internal_field", None),
+    ],
+)
+def test_a_providers_error_names_the_field_as_the_client_wrote_it(
+    live: Live, param: str, named: str | None
+) -> None:
+    asked = {
+        "model": PLAIN, "input": "x", "max_output_tokens": 5, "reasoning": {"effort": "low"},
+        "text": {"format": {"type": "json_object"}}, "safety_identifier": "u", "temperature": 0,
+    }  # fmt: skip
+    failed = openai_error("invalid_request_error", None, param)
+    live.plain.reply(Reply.json(400, failed))
+    assert live.post(asked).json()["error"]["param"] == named
+    live.plain.reply(
+        Reply.sse([openai_events("Hi")[0], f"data: {json.dumps(failed)}\n\n".encode()])
+    )
+    streamed = live.post({**asked, "stream": True})
+    last = json.loads(streamed.text.rpartition("data: ")[2])
+    assert last["param"] == named
+
+
+def test_minus_one_is_no_limit(live: Live) -> None:
+    for model in (PLAIN, GPT):
+        live.answer(model)
+        assert live.post({"model": model, "input": "x", "max_output_tokens": -1}).ok
+        sent = live.upstream(model).requests[-1].json()
+        assert not {"max_tokens", "max_output_tokens"} & sent.keys()
+
+
 def test_what_is_left_out_is_named(live: Live) -> None:
     tools = [WEATHER, {"type": "web_search", "external_web_access": False}]
     answer = live.post({"model": ECHO, "input": "Hi", "tools": tools, "prompt_cache_key": "x"})

@@ -621,3 +621,15 @@ def test_a_server_without_a_list_is_up_if_it_answers(
         provider.check()
     with pytest.raises(AuthenticationFailed):
         provider.check()
+
+
+def test_an_error_about_a_renamed_limit_names_the_clients_field(
+    make: Make, fake_upstream: FakeUpstream
+) -> None:
+    fake_upstream.reply(Reply.json(400, openai_error("invalid_request_error", param="max_tokens")))
+    with pytest.raises(InvalidRequest) as caught:
+        make({"max_tokens_field": "max_tokens"}).complete(
+            ask({"model": "m", "messages": [], "max_completion_tokens": 5})
+        )
+    assert "max_tokens" in fake_upstream.requests[-1].json()
+    assert caught.value.param == "max_completion_tokens"

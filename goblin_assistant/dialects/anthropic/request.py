@@ -68,6 +68,15 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Values that mean the same as leaving the field out."""
 
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "stop": ("stop_sequences",),
+    "user": ("metadata.user_id",),
+    "reasoning_effort": ("output_config.effort", "thinking.budget_tokens"),
+    "response_format": ("output_format", "output_config.format"),
+    "parallel_tool_calls": ("tool_choice.disable_parallel_tool_use",),
+}
+"""Fields of OpenAI's chat: their names here."""
+
 LONGEST_USER = 64
 """Characters of OpenAI's `user`
 (https://platform.openai.com/docs/api-reference/chat/create#chat-create-user). Claude Code sends

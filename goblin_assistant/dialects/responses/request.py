@@ -65,6 +65,17 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Values that mean the same as leaving the field out."""
 
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "messages": ("input",),
+    "max_tokens": ("max_output_tokens",),
+    "max_completion_tokens": ("max_output_tokens",),
+    "user": ("safety_identifier",),
+    "reasoning_effort": ("reasoning.effort",),
+    "response_format": ("text.format",),
+    "logprobs": ("include",),
+}
+"""Fields of OpenAI's chat: their names here."""
+
 
 def request_to_openai(
     body: Mapping[str, Any], ignored: set[str], *, cache_marks: bool = False

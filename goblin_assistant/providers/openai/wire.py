@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from goblin_assistant.providers.answer_limits import own_name
 from goblin_assistant.providers.base import (
     AuthenticationFailed,
     BadResponse,
@@ -250,6 +251,5 @@ def stream_error(
             overflow=overflow,
         )
         result.upstream_status = None  # the answer's own status was a success
-    if result.param is not None and result.param not in fields:
-        result.param = None
+    result.param = own_name(result.param, fields)
     return result

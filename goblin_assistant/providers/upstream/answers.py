@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from urllib3.response import HTTPResponse
 
+from goblin_assistant.providers.answer_limits import own_name
 from goblin_assistant.providers.base import BadResponse, ConnectionFailed, ProviderError, broken
 from goblin_assistant.providers.faults import UpstreamFailure
 from goblin_assistant.providers.upstream.deadlines import Exchange
@@ -120,8 +121,7 @@ class AnswerReader:
             )
         headers = {name.lower(): value for name, value in response.headers.items()}
         error = self._classify(UpstreamFailure(self._provider_name, response.status, headers, body))
-        if error.param is not None and error.param not in fields:
-            error.param = None
+        error.param = own_name(error.param, fields)
         return error
 
 
