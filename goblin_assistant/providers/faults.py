@@ -13,6 +13,7 @@ prompt that is too long (overflow.py). Our own message never holds text of an up
     408 504       Timeout
     429           RateLimited; for an hour by code
     503 529       Overloaded
+    other 4xx     InvalidRequest by type, but for 409 and 425
     other         BadResponse
 
 Sources: https://platform.openai.com/docs/guides/error-codes,
@@ -62,6 +63,9 @@ MODEL_CODES = frozenset({"model_not_found", "unknown_model", "invalid_model", "D
 QUOTA_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"}
 )
+
+PASSING = frozenset({409, 425})
+"""Statuses after which the same request may succeed, whatever their body says."""
 
 QUOTA_RETRY_AFTER = 3600.0
 """Seconds to wait when our account at a provider has no credit. It exceeds the default of
@@ -146,6 +150,9 @@ def error_for(
         error, message = Timeout, "gave up waiting"
     elif status in (503, 529):
         error, message = Overloaded, "is overloaded"
+    elif 400 <= status < 500 and status not in PASSING and "invalid_request_error" in names:
+        # "This error type may also be used for other 4XX status codes" (Anthropic's errors page).
+        error, message = _refusal(status, names)
     elif 300 <= status < 400:
         error, message = BadResponse, "answered with a redirect; check its base URL"
     else:

@@ -50,26 +50,38 @@ def token_count(value: Any) -> int | None:
 
 def later_usage(known: Usage | None, usage: Usage) -> Usage:
     """The usage of a stream after one more report. Counts are totals: a smaller one does not take
-    back what was reported before."""
+    back what was reported before, and a report without parts (cached, reasoning) those of the one
+    before it."""
     if known is None:
         return usage
-    if usage.prompt_tokens < known.prompt_tokens:
-        usage = replace(
-            usage,
-            prompt_tokens=known.prompt_tokens,
-            cached_tokens=known.cached_tokens,
-            cache_write_tokens=known.cache_write_tokens,
-            cache_write_1h_tokens=known.cache_write_1h_tokens,
-            audio_prompt_tokens=known.audio_prompt_tokens,
-        )
-    if usage.completion_tokens < known.completion_tokens:
-        usage = replace(
-            usage,
-            completion_tokens=known.completion_tokens,
-            reasoning_tokens=known.reasoning_tokens,
-            audio_completion_tokens=known.audio_completion_tokens,
-        )
+    if usage.prompt_tokens < known.prompt_tokens or _lacks(usage, known, _OF_PROMPT):
+        usage = _with_parts(usage, known, "prompt_tokens", _OF_PROMPT)
+    if usage.completion_tokens < known.completion_tokens or _lacks(usage, known, _OF_COMPLETION):
+        usage = _with_parts(usage, known, "completion_tokens", _OF_COMPLETION)
     return _with_terms(known, usage)
+
+
+_OF_PROMPT = (
+    "cached_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "audio_prompt_tokens",
+)
+_OF_COMPLETION = ("reasoning_tokens", "audio_completion_tokens")
+"""The parts of each count."""
+
+
+def _lacks(usage: Usage, known: Usage, parts: tuple[str, ...]) -> bool:
+    return not any(getattr(usage, name) for name in parts) and any(
+        getattr(known, name) for name in parts
+    )
+
+
+def _with_parts(usage: Usage, known: Usage, total: str, parts: tuple[str, ...]) -> Usage:
+    """The usage with the parts of an earlier one, and its total if that is larger."""
+    kept: dict[str, Any] = {name: getattr(known, name) for name in parts}
+    kept[total] = max(getattr(usage, total), getattr(known, total))
+    return replace(usage, **kept)
 
 
 def _with_terms(known: Usage, usage: Usage) -> Usage:

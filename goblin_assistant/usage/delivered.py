@@ -14,8 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
+from goblin_assistant.providers.json_answers import read
 from goblin_assistant.providers.openai.wire import encode
 
 _PLAIN = re.compile(
@@ -88,8 +87,8 @@ class DeliveredText:
                     self._bytes += plain.end(1) - plain.start(1)
                     continue
                 try:
-                    chunk = orjson.loads(line[5:])
-                except orjson.JSONDecodeError:
+                    chunk = read(line[5:], per_byte=0)
+                except (ValueError, RecursionError):
                     if line[5:].strip() != b"[DONE]":  # an event may have several lines of data
                         self._bytes += len(line) - 5
                     continue
@@ -100,8 +99,8 @@ class DeliveredText:
 def estimate_completion_tokens(answer: bytes) -> int:
     """Tokens of a whole answer in any dialect, by its text; 0 if it cannot be read."""
     try:
-        parsed = orjson.loads(answer)
-    except orjson.JSONDecodeError:
+        parsed = read(answer)
+    except (ValueError, RecursionError):
         return 0
     if not isinstance(parsed, dict):
         return 0

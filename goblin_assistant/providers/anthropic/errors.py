@@ -31,6 +31,8 @@ from goblin_assistant.providers.base import (
     ResourceNotFound,
 )
 from goblin_assistant.providers.faults import UpstreamFailure, error_for
+from goblin_assistant.providers.openai.wire import error_object
+from goblin_assistant.providers.openai.wire import stream_error as openais_error
 from goblin_assistant.providers.overflow import Overflow, overflow_of
 
 ERROR_STATUSES: Mapping[str, int] = {
@@ -77,9 +79,12 @@ def classify(failure: UpstreamFailure) -> ProviderError:
 
 
 def stream_error(provider: str, event: Any) -> ProviderError:
-    """The error for `event: error` in a stream."""
+    """The error for `event: error` in a stream, or for a whole answer with status 200. Some servers
+    of this dialect write OpenAI's errors there."""
     found = _error_in(event)
-    status = ERROR_STATUSES.get(_names(found)[0] or "", 500)
+    status = ERROR_STATUSES.get(_names(found)[0] or "")
+    if status is None:
+        return openais_error(provider, error_object(event) or {}, {})
     error = _classify(UpstreamFailure(provider, status, {}, b""), found, overflow_of(found))
     error.upstream_status = None  # the answer's own status was a success
     if type(error) is BadResponse:
@@ -141,13 +146,6 @@ def _classify(
         )
     if status == 429 and code in MONEY_CODES:
         code = "insufficient_quota"
-    if (
-        status not in ERROR_STATUSES.values()
-        and 400 <= status < 500
-        and kind == "invalid_request_error"
-    ):
-        # "This error type may also be used for other 4XX status codes" (the errors page).
-        failure = UpstreamFailure(provider, 400, failure.headers, b"")
     error: ProviderError
     if status == 404 and code is not None:
         error = ResourceNotFound(

@@ -22,6 +22,7 @@ from goblin_assistant.providers.base import (
     token_count,
 )
 from goblin_assistant.providers.json_answers import parse_event
+from goblin_assistant.providers.openai.wire import error_object
 from goblin_assistant.providers.upstream.sse import ends_as_objects, event_data, split_events
 
 
@@ -118,7 +119,7 @@ class StreamObserver:
             self._progress.final = False
         elif kind == "message_stop":
             self.done = True
-        elif kind == "error":
+        if kind == "error" or error_object(event) is not None:
             raise stream_error(self._provider, event)
 
     def _count(self, usage: Any) -> None:
@@ -144,6 +145,8 @@ def events_of(provider: str, block: bytes) -> list[dict[str, Any]]:
             continue
         parsed = parse_event(provider, data)
         if not isinstance(parsed, dict):
+            if error_object(parsed) is not None:
+                raise stream_error(provider, parsed)
             raise BadResponse(f"{provider} sent an event that is no object", provider=provider)
         found.append(parsed)
     return found

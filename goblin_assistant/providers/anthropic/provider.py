@@ -34,6 +34,7 @@ from goblin_assistant.providers.anthropic.response import (
 )
 from goblin_assistant.providers.anthropic.stream import Translator
 from goblin_assistant.providers.base import (
+    BadResponse,
     ChatRequest,
     ChatResponse,
     InvalidRequest,
@@ -212,7 +213,12 @@ class AnthropicProvider(RemoteProvider):
             if request.dialect == "openai"
             else StreamObserver(self.name, request.progress)
         )
-        events = self._client.post_sse(MESSAGES, body, request.call, headers=headers)
+        try:
+            events = self._client.post_sse(MESSAGES, body, request.call, headers=headers)
+        except BadResponse as error:
+            if error.answer:  # paid for, if it reports usage; or an error with status 200
+                parse_message(self.name, error.answer, request.progress)
+            raise
         return events, observer
 
     # -- translation --------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from goblin_assistant.providers.base import (
     token_count,
 )
 from goblin_assistant.providers.json_answers import parse_answer
-from goblin_assistant.providers.openai.wire import encode
+from goblin_assistant.providers.openai.wire import encode, error_object
 from goblin_assistant.schemas import json_bounds
 
 FINISH_REASONS: Mapping[str, str] = {
@@ -71,15 +71,17 @@ def parse_usage(value: Any) -> Usage | None:
     fresh, written, read = (_count(value.get(name)) if known else 0 for name in _PROMPT)
     details = value.get("output_tokens_details")
     kept = value.get("cache_creation")
+    kept = kept if isinstance(kept, dict) else {}
+    hour = _count(kept.get("ephemeral_1h_input_tokens"))
+    if known:  # some servers of this dialect give only the two parts
+        written = max(written, hour + _count(kept.get("ephemeral_5m_input_tokens")))
     return Usage(
         prompt_tokens=fresh + written + read,
         completion_tokens=_count(value.get("output_tokens")),
         cached_tokens=read,
         cache_write_tokens=written,
         reasoning_tokens=_count(details.get("thinking_tokens")) if isinstance(details, dict) else 0,
-        cache_write_1h_tokens=_count(kept.get("ephemeral_1h_input_tokens"))
-        if isinstance(kept, dict)
-        else 0,
+        cache_write_1h_tokens=hour,
         tier=tier_of(value.get("speed")),
         region=region_of(value.get("inference_geo")),
         absurd=bool(absurd),
@@ -121,8 +123,8 @@ def parse_message(provider: str, data: bytes, progress: Progress | None = None) 
         progress.usage = parse_usage(message.get("usage"))
         if isinstance(message.get("content"), list):
             return message
-        if message.get("type") == "error":
-            raise stream_error(provider, message)
+    if error_object(message) is not None:
+        raise stream_error(provider, message)
     raise broken(f"{provider}'s answer is not what was asked for", provider)
 
 

@@ -236,8 +236,10 @@ class OpenAICompatibleProvider(RemoteProvider):
                 error = choice_error(items)
             if error is not None:
                 raise stream_error(self.name, error, request.body)
-            if isinstance(items, list):
+            if isinstance(items, list) and (items or key != "choices"):
                 return parsed
+        elif (error := error_object(parsed)) is not None:  # Gemini's are in a list
+            raise stream_error(self.name, error, request.body)
         raise broken(f"{self.name}'s answer is not what was asked for", self.name)
 
 

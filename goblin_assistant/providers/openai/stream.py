@@ -58,7 +58,7 @@ class StreamObserver:
         self._provider = provider
         self._fields = fields
         self._drop_usage = drop_usage
-        self._seen = False
+        self._seen = False  # a chunk with a choice
         self.done = False
         self.model = ""
         self.usage: Usage | None = None
@@ -115,6 +115,8 @@ class StreamObserver:
     def _keeps(self, data: bytes) -> bool:
         chunk = parse_event(self._provider, data)
         if not isinstance(chunk, dict):
+            if (error := error_object(chunk)) is not None:  # Gemini's are in a list
+                raise stream_error(self._provider, error, self._fields)
             raise BadResponse(
                 f"{self._provider} sent an event that is no chunk", provider=self._provider
             )
@@ -126,11 +128,11 @@ class StreamObserver:
             raise stream_error(self._provider, error_object(chunk) or {}, self._fields)
         if (error := choice_error(choices)) is not None:
             raise stream_error(self._provider, error, self._fields)
-        self._seen = True
         if not self.model and isinstance(chunk.get("model"), str):
             self.model = chunk["model"]
         if not isinstance(choices, list):
             return True  # not a chunk that we know: passed on
+        self._seen = self._seen or bool(choices)
         ends = not choices
         for choice in choices:
             reason = choice.get("finish_reason") if isinstance(choice, dict) else None

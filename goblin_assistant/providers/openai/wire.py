@@ -72,14 +72,24 @@ def wants_usage(body: Mapping[str, Any]) -> bool:
 def usage_in(answer: Mapping[str, Any]) -> Usage | None:
     """The usage that an answer or a chunk reports; None if it reports none. What is not a count is
     0, and sets `absurd`."""
-    reported = answer.get("usage")
+    reported = answer.get("usage") or _usage_elsewhere(answer)
     if not reported:
-        groq = answer.get("x_groq")  # beside the finish reason of a stream
-        reported = groq.get("usage") if isinstance(groq, dict) else None
-        if not reported:
-            return None
+        return None
     usage = parse_usage(reported, answer.get("service_tier"))
     return usage if usage is not None else Usage(absurd=True)
+
+
+def _usage_elsewhere(answer: Mapping[str, Any]) -> Any:
+    """Usage beside a stream's finish reason: Groq's `x_groq`, and Moonshot's within the choice
+    (https://github.com/higress-group/higress/pull/1568)."""
+    groq = answer.get("x_groq")
+    if isinstance(groq, dict) and groq.get("usage"):
+        return groq["usage"]
+    choices = answer.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and choice.get("usage"):
+            return choice["usage"]
+    return None
 
 
 def parse_usage(value: Any, service_tier: Any = None) -> Usage | None:
@@ -159,13 +169,19 @@ def error_object(parsed: Any) -> Mapping[str, Any] | None:
     return parsed if parsed.get("object") == "error" else None
 
 
+FAILED_REASONS = frozenset({"error", "insufficient_system_resource", "abort"})
+"""Finish reasons of an answer that its server gave up: those of OpenRouter and Mistral, of DeepSeek
+(https://api-docs.deepseek.com/api/create-chat-completion), of vLLM and SGLang."""
+
+
 def choice_error(choices: Any) -> Mapping[str, Any] | None:
     """The error in a choice, or None. OpenRouter reports its provider's failure so, with status 200
     (https://openrouter.ai/docs/api-reference/errors-and-debugging)."""
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict):
             error = choice.get("error")
-            if error or choice.get("finish_reason") == "error":
+            reason = choice.get("finish_reason")
+            if error or (isinstance(reason, str) and reason in FAILED_REASONS):
                 return error if isinstance(error, dict) else {"code": error}
     return None
 
@@ -216,6 +232,17 @@ def _overflow(error: Mapping[str, Any], code: str | None, kind: str | None) -> O
     return overflow_of(error)
 
 
+def _status_in(error: Mapping[str, Any]) -> int | None:
+    """The HTTP status in an error object: a number, or its three digits."""
+    for name in ("code", "status_code", "status"):
+        value = error.get(name)
+        if isinstance(value, str) and len(value) == 3 and value.isdecimal():
+            value = int(value)
+        if isinstance(value, int) and 400 <= value < 600:
+            return value
+    return None
+
+
 def stream_error(
     provider: str, error: Mapping[str, Any], fields: Mapping[str, Any]
 ) -> ProviderError:
@@ -223,10 +250,10 @@ def stream_error(
     (OpenRouter, vLLM). `fields` are the client's request fields: the error names no other."""
     code, kind, param = _names(error)
     overflow = _overflow(error, code, kind)
-    status = error.get("code")
+    status = _status_in(error)
     if overflow is not None and status in STATUSES:
         status = 400
-    if not isinstance(status, int) or not 400 <= status < 600:
+    if status is None:
         status = STREAM_STATUSES.get(code or "") or STREAM_STATUSES.get(kind or "")
         if status is None and {code, kind} & AUTHENTICATION_CODES:
             status = 401

@@ -20,7 +20,7 @@ from goblin_assistant.providers.upstream.errors import (
 )
 from goblin_assistant.providers.upstream.event_stream import READ_SIZE
 from goblin_assistant.providers.upstream.responses import ChunkedResponse, Response
-from goblin_assistant.providers.upstream.sse import BOM, looks_like_events
+from goblin_assistant.providers.upstream.sse import looks_like_a_document, looks_like_events
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
@@ -74,17 +74,22 @@ class AnswerReader:
         response.release_conn()
         return data
 
-    def first_bytes(self, events: ChunkedResponse | HTTPResponse, exchange: Exchange) -> bytes:
-        """The beginning of an event stream that its type does not announce. Raises BadResponse with
-        the answer for what is none."""
+    def first_bytes(
+        self, events: ChunkedResponse | HTTPResponse, exchange: Exchange, *, announced: bool
+    ) -> bytes:
+        """The beginning of an event stream. Raises BadResponse with the answer for what is none.
+
+        `announced`: its type says that it is one. It is believed, unless it begins like JSON or
+        HTML.
+        """
         first = b""
         try:
-            while not first.removeprefix(BOM).lstrip():
+            while (looks := looks_like_events(first)) is None:
                 data = events.read1(READ_SIZE, True)
                 first += data
                 if not data or len(first) > READ_SIZE:
                     break
-            if looks_like_events(first):
+            if looks or (announced and not looks_like_a_document(first)):
                 return first
             rest = _read_up_to(events, MAX_ANSWER_BYTES - len(first))
         except TRANSPORT_ERRORS as error:

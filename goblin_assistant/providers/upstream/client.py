@@ -163,9 +163,8 @@ class UpstreamClient:
                 raise self._answers.failure(response.stream(), exchange, fields)
             events = response.events()
             kind = events.headers.get("content-type", "")
-            first = b""
-            if kind and not kind.lower().startswith("text/event-stream"):
-                first = self._answers.first_bytes(events, exchange)
+            announced = not kind or kind.lower().startswith("text/event-stream")
+            first = self._answers.first_bytes(events, exchange, announced=announced)
             return EventStream(self.provider_name, self.timeouts, events, exchange, first)
         except BaseException:
             deadlines.release(exchange)

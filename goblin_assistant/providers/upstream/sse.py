@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from goblin_assistant.schemas import json_bounds
+
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 """A stream may begin with one, which is not part of its first event."""
@@ -75,7 +77,7 @@ class EventBuffer:
         """The last event of an ended stream, if it lacks only its empty line; else b"".
 
         The standard drops such an event, but some servers end with one. Half a line is never passed
-        on.
+        on: a last line without its end has to be a whole JSON object.
         """
         data = b"".join(self._held)
         self._held.clear()
@@ -83,12 +85,33 @@ class EventBuffer:
             return b""
         if data.strip() in (b"data: [DONE]", b"data:[DONE]"):
             return b"data: [DONE]\n\n"
-        return data + b"\n" if data.endswith(b"\n") else b""
+        if data.endswith(b"\n"):
+            return data + b"\n"
+        return data + b"\n\n" if _is_object(data.rpartition(b"\n")[2]) else b""
 
 
-def looks_like_events(first: bytes) -> bool:
-    """Whether a body that begins so is an event stream."""
-    return first.removeprefix(BOM).lstrip().startswith(_FIELDS)
+def _is_object(line: bytes) -> bool:
+    if not line.startswith(b"data:") or not line.rstrip().endswith(b"}"):
+        return False
+    try:
+        return isinstance(json_bounds.loads(line[5:]), dict)
+    except ValueError:
+        return False
+
+
+def looks_like_events(first: bytes) -> bool | None:
+    """Whether a body that begins so is an event stream; None: that is too little to tell."""
+    text = first.removeprefix(BOM).lstrip()
+    if text.startswith(_FIELDS):
+        return True
+    if BOM.startswith(first) or any(field.startswith(text) for field in _FIELDS):
+        return None
+    return False
+
+
+def looks_like_a_document(first: bytes) -> bool:
+    """Whether a body that begins so is JSON or HTML, or empty."""
+    return first.removeprefix(BOM).lstrip()[:1] in (b"", b"{", b"[", b"<")
 
 
 _EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r)|.+\Z", re.DOTALL)

@@ -1,0 +1,110 @@
+"""Reports of usage in unusual places and orders: what one of them said stays said."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from goblin_assistant.providers.anthropic.response import parse_usage as claudes_usage
+from goblin_assistant.providers.base import Usage, later_usage
+from tests.conftest import MakeApp
+from tests.support.fake_upstream import FakeUpstream, Reply
+from tests.support.plain_and_claude import CHAT, MESSAGES, Gateway
+from tests.support.usage_cases import counted, details
+from tests.support.wire_bodies import anthropic_events, anthropic_message
+
+DONE = b"data: [DONE]\n\n"
+COUNTED = counted(100, 50, 150, **details(40, 20, 30))
+
+
+@pytest.fixture
+def gateway(make_app: MakeApp, fake_upstream: FakeUpstream) -> Gateway:
+    return Gateway(make_app, fake_upstream)
+
+
+def chunk(delta: Any = None, reason: str | None = None, more: Any = None, **fields: Any) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": reason, **(more or {})}
+    choices = [] if delta is None else [choice]
+    return f"data: {json.dumps({'id': 'c', 'choices': choices, **fields})}\n\n".encode()
+
+
+TEXT, STOP = chunk({"content": "hi"}), chunk({}, "stop")
+PLAIN = counted(100, 50, 150)
+NULLS = {**PLAIN, "prompt_tokens_details": None, "completion_tokens_details": None}
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param([TEXT, chunk({}, "stop", usage=COUNTED), chunk(usage=PLAIN)], id="no parts"),
+        pytest.param([TEXT, chunk({}, "stop", usage=COUNTED), chunk(usage=NULLS)], id="null parts"),
+        pytest.param([TEXT, chunk({}, "stop", {"usage": COUNTED})], id="within the choice"),
+        pytest.param([TEXT, STOP, chunk(usage=COUNTED).rstrip()], id="no end of the last line"),
+    ],
+)
+def test_a_stream_is_booked_with_all_that_was_reported(
+    gateway: Gateway, path: str, events: list[bytes]
+) -> None:
+    end = [DONE] if events[-1].endswith(b"\n") else []
+    answer = gateway.ask(path, "plain/m", Reply.sse([*events, *end]), stream=True)
+    assert answer.status_code == 200
+    assert gateway.booked() == (100, 50)
+    assert gateway.booked("cached_tokens", "cache_write_tokens", "reasoning_tokens") == (40, 20, 30)
+
+
+def test_parts_that_grew_replace_those_before_them_and_none_take_nothing_back() -> None:
+    first = Usage(100, 10, cached_tokens=40, reasoning_tokens=5)
+    assert later_usage(first, Usage(100, 50, reasoning_tokens=30)) == Usage(
+        100, 50, cached_tokens=40, reasoning_tokens=30
+    )
+    assert later_usage(first, Usage(100, 50, cached_tokens=60)) == Usage(
+        100, 50, cached_tokens=60, reasoning_tokens=5
+    )
+
+
+def test_a_last_line_that_is_cut_is_never_passed_on(gateway: Gateway) -> None:
+    for cut in (b'data: {"id":"c","choi', b"data: {}x", b"data: 5", b"da"):
+        answer = gateway.ask(CHAT, "plain/m", Reply.sse([TEXT, STOP, cut]), stream=True)
+        assert cut not in answer.data.splitlines()
+
+
+def test_claudes_last_event_may_lack_the_end_of_its_line(gateway: Gateway) -> None:
+    *events, last = anthropic_events(text="hi")
+    for path in (CHAT, MESSAGES):
+        answer = gateway.ask(path, "claude/m", Reply.sse([*events, last.rstrip()]), stream=True)
+        assert b'"error"' not in answer.data
+        assert gateway.booked("completed") == (1,)
+
+
+def test_the_two_parts_of_a_written_cache_are_enough() -> None:
+    parts = {"ephemeral_5m_input_tokens": 200, "ephemeral_1h_input_tokens": 100}
+    given = {"input_tokens": 25, "cache_read_input_tokens": 75, "output_tokens": 1}
+    expected = Usage(
+        400, 1, cached_tokens=75, cache_write_tokens=300, cache_write_1h_tokens=100
+    )  # fmt: skip
+    assert claudes_usage({**given, "cache_creation": parts}) == expected
+    whole = {**given, "cache_creation": parts, "cache_creation_input_tokens": 300}
+    assert claudes_usage(whole) == expected
+
+
+def openais(text: str) -> str:
+    message = f'{{"role":"assistant","content":"{text}"}}'
+    choice = f'{{"index":0,"message":{message},"finish_reason":"stop"}}'
+    return f'{{"id":"c","choices":[{choice}],"score":NaN}}'
+
+
+@pytest.mark.parametrize("row", ["plain", "claude"])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_a_text_that_only_some_readers_take_is_not_free(
+    gateway: Gateway, row: str, path: str
+) -> None:
+    text = "word" * 100 + "\\ud83d"
+    body = openais(text)
+    if row == "claude":
+        body = json.dumps({**anthropic_message(text="TEXT"), "usage": None}).replace("TEXT", text)
+    answer = gateway.ask(path, f"{row}/m", Reply.plain(200, body.encode()))
+    assert answer.status_code == 200
+    assert 100 <= gateway.booked()[1] <= 102
