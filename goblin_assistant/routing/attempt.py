@@ -97,8 +97,8 @@ class Request(Generic[T]):
     call: Call
     trace: Trace
     streamed: bool
-    prepare: Callable[[Target], None] | None = None
-    of_chat: bool = True
+    prepare: Callable[[Target], None] | None
+    of_chat: bool
     """Whether failures and fallbacks count in the metrics of chats."""
     unfit: ProviderError | AppError | None = None
     """Why the first target that was passed over cannot take the request's form."""

@@ -61,10 +61,11 @@ def test_a_secret_of_six_letters_is_hidden_and_one_of_five_is_not_searched_for()
     assert redactor.redact("abcdef vwxyz") == f"{REDACTED} vwxyz"
 
 
-@pytest.mark.parametrize("secret", ["abc\x7fdef", 'abc"def', "abc\\def", "abc'def\n", "äbcdef"])
+@pytest.mark.parametrize("secret", ["abc\x7fdef", 'abc"def', "abc\\def", "abc'def\n", 'äbc"déf'])
 def test_a_secret_is_hidden_as_it_is_and_as_json_and_python_write_it(secret: str) -> None:
     redactor = Redactor([secret])
-    for text in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]):
+    unescaped = json.dumps(secret, ensure_ascii=False)[1:-1]
+    for text in (secret, json.dumps(secret)[1:-1], unescaped, repr(secret)[1:-1]):
         assert redactor.redact(f"x{text}y") == f"x{REDACTED}y"
     once = json.dumps({"k": secret}, ensure_ascii=False)
     assert json.loads(redactor.redact(json.dumps({"k": once}))) == {"k": f'{{"k": "{REDACTED}"}}'}

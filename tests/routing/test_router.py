@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.providers.errors import Reach
 from goblin_assistant.routing import retries
+from goblin_assistant.routing import router as routing_module
 from goblin_assistant.routing.attempt import Outcome, Trace
 from goblin_assistant.routing.router import Router
 from goblin_assistant.routing.targets import Target
@@ -248,8 +250,9 @@ def test_a_client_that_leaves_during_the_pause_ends_the_call(make_router: Router
 def test_an_open_breaker_is_passed_over_and_the_chain_answers(make_router: RouterFactory) -> None:
     a, b = Scripted("a", BadResponse("down")), Scripted("b", "b")
     router = make_router(a, b, file={"chains": {"c": ["a/m", "b/m"]}}, breaker_min_calls=5)
-    for _ in range(20):
-        run(router, "c")
+    traces = [run(router, "c")[1] for _ in range(20)]
+    passed_over = {"event": "circuit_open", "provider": "a"}
+    assert {**traces[-1].events[0], "at_ms": 0} == {**passed_over, "at_ms": 0}
     assert a.calls == 5
     assert b.calls == 20
     assert router.circuits() == {"a": "open", "b": "closed"}
@@ -314,7 +317,10 @@ def test_a_provider_at_its_cap_is_passed_over_and_alone_is_503(make_router: Rout
     router = make_router(busy, Scripted("free"), file={"chains": {"c": ["busy/m", "free/m"]}})
     trace, call = Trace(time.perf_counter()), Call()
     held = router.run(router.resolve("busy/m"), lambda target: target.name, call, trace)
-    assert run(router, "c")[0].target.name == "free/m"
+    outcome, trace = run(router, "c")
+    assert outcome.target.name == "free/m"
+    passed_over = {"event": "provider_busy", "provider": "busy", "cap": 1}
+    assert {**trace.events[0], "at_ms": 0} == {**passed_over, "at_ms": 0}
     with pytest.raises(NoFreeSlot):
         run(router, "busy/m")
     held.release()
@@ -443,6 +449,22 @@ def test_a_pause_that_the_provider_asks_for_is_waited_and_noted(make_router: Rou
     assert time.monotonic() - began >= 0.3
     retry = next(event for event in trace.events if event["event"] == "retry")
     assert (retry["provider"], retry["after_ms"]) == ("a", 300)
+
+
+def test_a_pause_ends_on_time_and_not_at_the_next_look_for_the_client(
+    make_router: RouterFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1024.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        assert seconds > 0
+        now += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+    monkeypatch.setattr(routing_module, "time", clock)
+    run(make_router(Scripted("a", RateLimited("soon", retry_after=0.625), "ok")), "m")
+    assert now == 1024.625
 
 
 def test_with_one_provider_open_and_another_at_its_cap_the_cap_is_told(
@@ -605,7 +627,7 @@ def test_rehearsed_faults_never_open_a_breaker(make_router: RouterFactory) -> No
     router = make_router(
         Scripted("fault", BadResponse("rehearsed")), file=file, breaker_min_calls=1, retries=0
     )
-    for _ in range(5):
+    for _ in range(100):
         with pytest.raises(BadResponse):
             run(router, "m")
     assert router.circuits() == {"fault": "closed"}

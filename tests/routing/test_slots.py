@@ -169,6 +169,15 @@ def test_a_chat_that_waited_takes_one_slot_and_tells_how_long_it_waited() -> Non
     assert (slots.in_use, slots.full, threads.held) == (1, False, 1)
 
 
+def test_a_pool_of_many_slots_is_full_when_all_are_taken() -> None:
+    slots = pool(300, wait=0, threads=400)
+    for _ in range(299):
+        slots.acquire()
+    assert not slots.full
+    slots.acquire()
+    assert slots.full
+
+
 def test_a_chat_that_finds_a_free_slot_is_observed_as_one_that_did_not_wait() -> None:
     count, total = waited()
     pool(1, wait=10).acquire()
