@@ -327,4 +327,4 @@ def test_an_instance_serves_again_when_its_tables_are_back(
     with engine.begin() as connection:
         connection.execute(text(f"UPDATE alembic_version SET version_num = '{HEAD}'"))
     wait_until(lambda: client.get("/models").status_code != 503)
-    assert client.get("/health/ready").status_code == 200
+    wait_until(lambda: client.get("/health/ready").status_code == 200, what="a check to succeed")
