@@ -8,6 +8,9 @@ BIN    := $(VENV)/bin
 PORT   ?= 8001
 SEED   ?= 1
 SAMPLE ?= 20
+# Tests wait as much as they compute. The tests of a file stay in one process: they share servers.
+WORKERS ?= 2
+SIDE_BY_SIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help run test test-fast lint format typecheck docs pictures loadtest bench bench-bodies \
 	bench-live normal-use mutants gameday release clean
@@ -38,8 +41,8 @@ run: $(VENV)/.runtime ## set up and serve on :8001 with the embedded provider
 	@echo "The page: http://127.0.0.1:$(PORT)/ (Ctrl-C stops the server)"
 	@GOBLIN_ENV=development exec $(BIN)/goblin-assistant serve --port $(PORT)
 
-test: lint typecheck ## set up and run every check and every test
-	$(BIN)/python -m pytest
+test: lint typecheck ## set up and run every check and every test; WORKERS=0: in one process
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # What runs in a few minutes without other programs than Redis and PostgreSQL.
 FAST := $(addprefix tests/,test_errors.py test_library_ways.py test_architecture.py schemas dialects \

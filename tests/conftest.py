@@ -42,6 +42,52 @@ settings.register_profile(
 settings.load_profile("untimed")
 
 
+# The files that take longest, longest first: workers begin with these, so that none is left alone
+# with one at the end.
+LONG = (
+    "ops/test_image.py",
+    "test_alerts.py",
+    "gameday/test_played.py",
+    "commands/prove/test_prove.py",
+    "web/test_nasty_bodies.py",
+    "ops/test_one_page.py",
+    "ops/test_proxies.py",
+    "providers/test_fault_table.py",
+    "test_loadtest.py",
+    "calls/test_settling.py",
+    "test_docs.py",
+    "test_benchmarks.py",
+    "server/test_readers.py",
+    "database/test_releases.py",
+    "usage/test_money.py",
+    "web/test_schemathesis.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For workers of pytest-xdist, the tests of LONG come first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = {f"tests/{name}": number for number, name in enumerate(LONG)}
+        items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONG)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def silent_log() -> Iterator[None]:
+    """Applications in this process log to no standard output: their thread writes between tests
+    too, where pytest captures nothing. Tests use caplog or a real server."""
+    from goblin_assistant.logs.json_logging import QueueingHandler
+
+    write = QueueingHandler._write_fd
+
+    def only_files(handler: QueueingHandler, data: bytes) -> None:
+        if handler._file is not None:
+            write(handler, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QueueingHandler, "_write_fd", only_files)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def patient_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may not hash a password within the product's two seconds."""
@@ -78,7 +124,7 @@ class MakeApp(Protocol):
 
 
 @pytest.fixture
-def make_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeApp]:
+def make_app(tmp_path: Path) -> Iterator[MakeApp]:
     """A factory of applications in development mode, each with its own SQLite file.
 
     Limits are off, and no checks run in the background.
@@ -87,8 +133,6 @@ def make_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeAp
     from goblin_assistant.config import Config
     from goblin_assistant.logs import json_logging
 
-    # The log bypasses pytest's capture of standard output. Tests use caplog or a real server.
-    monkeypatch.setattr(json_logging.QueueingHandler, "_write_fd", staticmethod(lambda data: None))
     made: list[Flask] = []
 
     def make(**overrides: Any) -> Flask:
