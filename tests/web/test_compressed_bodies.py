@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from typing import Any
 
 import pytest
@@ -57,6 +58,26 @@ def test_another_coding_is_refused_with_what_is_accepted(caller: Any, coding: st
 @pytest.mark.parametrize("body", [b"\x1f\x8b", HELLO, gzip.compress(HELLO)[:-9]])
 def test_what_is_no_whole_gzip_is_a_bad_request(caller: Any, body: bytes) -> None:
     assert post(caller, body, "gzip").status_code == 400
+
+
+def test_members_are_bounded(make_app: MakeApp) -> None:
+    client = make_app(max_body_bytes=1_000_000).test_client()
+    caller = client, {"Authorization": f"Bearer {register(client)['access_token']}"}
+    empty = gzip.compress(b"")
+    assert post(caller, empty * 999 + gzip.compress(HELLO), "gzip").status_code == 200
+    refused = post(caller, empty * 1000 + gzip.compress(HELLO), "gzip")
+    assert refused.status_code == 400
+    assert "too many members" in refused.get_json()["error"]["message"]
+
+
+def test_a_large_text_in_pieces_is_whole(make_app: MakeApp) -> None:
+    client = make_app(max_body_bytes=1_000_000).test_client()
+    caller = client, {"Authorization": f"Bearer {register(client)['access_token']}"}
+    text = random.Random(1).randbytes(150_000).hex()
+    whole = json.dumps({"model": "echo", "messages": [{"role": "user", "content": text}]}).encode()
+    cut = gzip.compress(whole[:200_000]) + gzip.compress(whole[200_000:])
+    answer = post(caller, cut, "gzip")
+    assert text in answer.get_json()["choices"][0]["message"]["content"]
 
 
 @pytest.mark.parametrize("size", [9_000, 11_000, 50_000_000])
