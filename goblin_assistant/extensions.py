@@ -35,6 +35,11 @@ EXPOSED = [
     "X-Goblin-Prompt-Tokens",
     "X-Goblin-Completion-Tokens",
     "X-Goblin-Token-Source",
+    "Accept-Encoding",
+    "Allow",
+    "Content-Disposition",
+    "Link",
+    "WWW-Authenticate",
 ]
 """The response headers that a browser's script may read."""
 

@@ -108,7 +108,12 @@ def may_use(allowed: Iterable[str], name: str) -> bool:
 def may_use_model(allowed: Iterable[str], provider: str, model: str) -> bool:
     """Whether an API key's list covers a provider's model. Names are compared whole: `openai/*` is
     the provider openai, not another one's model `openai/gpt-4o`. A name without a provider
-    (`gpt-4o`) is that model of any."""
-    if may_use(allowed, f"{provider}/{model}"):
-        return True
-    return "/" not in model and may_use((name for name in allowed if "/" not in name), model)
+    (`gpt-4o`) is that model of any, and `*` is every model."""
+    for pattern in allowed:
+        owner, slash, name = pattern.partition("/")
+        if slash:
+            if may_use([owner], provider) and may_use([name], model):
+                return True
+        elif pattern == "*" or ("/" not in model and may_use([pattern], model)):
+            return True
+    return False

@@ -232,6 +232,13 @@ def test_a_key_with_a_list_of_models_may_use_and_sees_only_those(
         ("gpt-*", "azure", "gpt-4o", True),
         ("*", "router", "openai/gpt-4o", True),
         ("*/gpt-4o", "azure", "gpt-4o", True),
+        ("*/gpt-4o", "router", "openai/gpt-4o", False),
+        ("open*/gpt-4o", "openrouter", "openai/gpt-4o", False),
+        ("router/*/gpt-4o", "router", "openai/gpt-4o", True),
+        ("g*", "openai", "gpt-4o", True),
+        ("g*", "groq", "llama3", False),
+        ("g*", "groq", "meta/llama3", False),
+        ("OpenAI/*", "openai", "gpt-4o", False),
     ],
 )
 def test_a_name_in_a_list_of_models_is_compared_whole(

@@ -17,6 +17,14 @@ from goblin_assistant.server.addresses import MAX_HOPS_LENGTH, plain, plain_hops
         ("[::1]", "::1"),
         ("[2001:DB8::0:1]:443", "2001:db8::1"),
         ("fe80::1%eth0", "fe80::1"),
+        ("::ffff:198.51.100.1:8080", "198.51.100.1"),
+        ("2001:db8:0:0:0:0:0:1:8080", "2001:db8::1"),
+        ("2001:db8::1:8080", "2001:db8::1:8080"),
+        ('"[2001:db8::1]:443"', "2001:db8::1"),
+        ("fe80::1%eth0:80", "fe80::1"),
+        ('"unknown"', "unknown"),
+        ("_hidden:4711", "_hidden"),
+        (":80", ":80"),
         ("unknown", "unknown"),
         ("_hidden", "_hidden"),
         ("", ""),
@@ -30,5 +38,9 @@ def test_an_address_has_one_spelling(written: str, expected: str) -> None:
 
 def test_hops_keep_their_order_and_number() -> None:
     assert plain_hops("unknown, ::1,10.0.0.1:5") == "unknown, [::1], 10.0.0.1"
-    long = "::1," * MAX_HOPS_LENGTH
-    assert plain_hops(long) == long
+
+
+def test_the_last_hops_of_a_long_list_are_spelled_alike_too() -> None:
+    sent = "1.1.1.1, " * MAX_HOPS_LENGTH + "::ffff:198.51.100.1, [::1]:80"
+    assert plain_hops(sent).endswith("1.1.1.1, 198.51.100.1, [::1]")
+    assert len(plain_hops(sent)) <= MAX_HOPS_LENGTH

@@ -37,6 +37,10 @@ def test_a_configured_origin_may_call_and_read_our_headers(
     exposed = headers["Access-Control-Expose-Headers"]
     for name in ("X-Correlation-ID", "Retry-After", "X-RateLimit-Remaining", "Server-Timing"):
         assert name in exposed
+    for name in ("Allow", "Accept-Encoding", "WWW-Authenticate"):  # docs/errors.md points at them
+        assert name in exposed
+    for name in ("Link", "Content-Disposition"):  # the next page of an export, and its name
+        assert name in exposed
     assert "Origin" in headers["Vary"]
     assert "Access-Control-Allow-Credentials" not in headers
 
