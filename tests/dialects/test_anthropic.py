@@ -381,6 +381,7 @@ SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 5}
     [
         ({"context_management": {"edits": [CLEAR_THINKING]}}, set()),
         ({"context_management": {"edits": []}}, set()),
+        ({"context_management": {"edits": None}}, set()),
         (
             {"context_management": {"edits": [CLEAR_THINKING, {"type": "compact_20260112"}]}},
             {"context_management"},

@@ -176,6 +176,15 @@ def test_an_invalid_header_is_refused(provider: AnthropicProvider, header: dict[
         provider.complete(request(native(), dialect="anthropic", headers=header))
 
 
+def test_an_empty_header_is_none(provider: AnthropicProvider, fake_upstream: FakeUpstream) -> None:
+    fake_upstream.reply(Reply.json(200, anthropic_message()))
+    headers = {"anthropic-beta": "", "anthropic-version": ""}
+    provider.complete(request(native(), dialect="anthropic", headers=headers))
+    sent = fake_upstream.requests[0].headers
+    assert "anthropic-beta" not in sent
+    assert sent["anthropic-version"] == "2023-06-01"
+
+
 def test_an_overloaded_service_that_says_so_in_its_stream_can_be_retried(
     provider: AnthropicProvider, fake_upstream: FakeUpstream
 ) -> None:

@@ -143,7 +143,7 @@ def _check_context_management(value: Any, ignored: set[str]) -> None:
     other edits the prompt is longer, no more."""
     if value is None:
         return
-    edits = value.get("edits", []) if isinstance(value, dict) and value.keys() <= {"edits"} else 0
+    edits = value.get("edits") or [] if isinstance(value, dict) and value.keys() <= {"edits"} else 0
     kinds = [
         str(edit.get("type")) if isinstance(edit, dict) else ""
         for edit in (edits if isinstance(edits, list) else [0])

@@ -260,7 +260,7 @@ class AnthropicProvider(RemoteProvider):
         forwarded: dict[str, str] = {}
         for name, pattern in FORWARDED_HEADERS.items():
             value = headers.get(name)
-            if value is None:
+            if not value:  # a client may write an empty list of betas
                 continue
             if pattern.fullmatch(value) is None:
                 raise InvalidRequest(f"the header {name} is not valid", provider=self.name)
