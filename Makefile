@@ -12,7 +12,7 @@ SAMPLE ?= 20
 WORKERS ?= 2
 SIDE_BY_SIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help run test test-fast lint format typecheck docs pictures loadtest bench bench-bodies \
+.PHONY: help run test test-only lint format typecheck docs pictures loadtest bench bench-bodies \
 	bench-live normal-use mutants gameday release clean
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | column -t -s '	'
@@ -41,15 +41,10 @@ run: $(VENV)/.runtime ## set up and serve on :8001 with the embedded provider
 	@echo "The page: http://127.0.0.1:$(PORT)/ (Ctrl-C stops the server)"
 	@GOBLIN_ENV=development exec $(BIN)/goblin-assistant serve --port $(PORT)
 
-test: lint typecheck ## set up and run every check and every test; WORKERS=0: in one process
+test: lint typecheck test-only ## set up and run every check and every test; WORKERS=0: in one process
+
+test-only: $(VENV)/.dev ## the tests only; VENV=.make/newest PYTHON=python3.13: on another Python
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
-
-# What runs in a few minutes without other programs than Redis and PostgreSQL.
-FAST := $(addprefix tests/,test_errors.py test_library_ways.py test_architecture.py schemas dialects \
-	config logs conversations rate_limits health accounts routing calls)
-
-test-fast: $(VENV)/.dev ## the fast tests only; VENV=.make/newest PYTHON=python3.13: on another Python
-	$(BIN)/python -m pytest -p no:cacheprovider $(FAST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
