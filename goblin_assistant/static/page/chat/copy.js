@@ -23,20 +23,29 @@ async function copy(text) {
 
 /** A button that copies what `text()` returns. `shown` is its visible text. */
 export function copyButton(label, text, shown = "Copy") {
-  const said = h("span", {}, shown);
-  const button = h("button", {
-    class: "plain small", type: "button", "aria-label": label, title: label,
-    onclick: async () => {
-      let result = "Copied";
-      try {
-        await copy(text());
-      } catch {
-        result = "Not copied";
-      }
-      said.textContent = result;
-      announce(result);
-      setTimeout(() => { said.textContent = shown; }, SAID_MS);
-    },
-  }, icon(ICONS.copy), said);
+  const button = silentCopyButton(label, shown);
+  button.addEventListener("click", () => copyBy(button, text()));
   return button;
+}
+
+/** The same without a listener: an answer may have a thousand, and one listener serves them all. */
+export function silentCopyButton(label, shown = "Copy") {
+  return h("button", {
+    class: "plain small", type: "button", "aria-label": label, title: label,
+  }, icon(ICONS.copy), h("span", {}, shown));
+}
+
+/** Copy text, and say on the button that was pressed whether it worked. */
+export async function copyBy(button, text) {
+  const said = button.querySelector("span");
+  button.dataset.shown ??= said.textContent;
+  let result = "Copied";
+  try {
+    await copy(text);
+  } catch {
+    result = "Not copied";
+  }
+  said.textContent = result;
+  announce(result);
+  setTimeout(() => { said.textContent = button.dataset.shown; }, SAID_MS);
 }

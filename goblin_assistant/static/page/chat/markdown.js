@@ -6,7 +6,7 @@ import { Marked } from "../vendor/marked/marked.esm.js";
 
 import { h } from "../dom.js";
 import { paint } from "./code.js";
-import { copyButton } from "./copy.js";
+import { copyBy, silentCopyButton } from "./copy.js";
 
 const KEPT = {
   ALLOWED_TAGS: [
@@ -108,12 +108,17 @@ function codeBlock(pre) {
   const shown = h("code", {}, paint(code.textContent, name));
   return h("div", { class: "code" },
     h("div", { class: "code-head" },
-      h("span", {}, name || "text"), copyButton("Copy code", () => shown.textContent)),
+      h("span", {}, name || "text"), silentCopyButton("Copy code")),
     h("pre", { tabindex: "0", "aria-label": name ? `Code, ${name}` : "Code" }, shown));
 }
 
 const TWO_FRAMES_MS = 33;
 const SHARE = 4;
+/**
+ * So many finished blocks are in one box. While the text grows, a full box out of sight is neither
+ * laid out nor painted. Afterwards it is: a screen reader knows only of what is laid out.
+ */
+const TOGETHER = 20;
 
 /**
  * A text that grows: finished blocks are made once and stay; only the tail is made again, once a
@@ -122,21 +127,25 @@ const SHARE = 4;
 export class Growing {
   constructor(place, onShown = () => {}) {
     this.onShown = onShown;
-    this.done = h("div", { class: "blocks" });
+    this.place = place;
+    this.box = h("div", { class: "blocks" });
     this.tail = h("div", { class: "blocks" });
-    place.replaceChildren(this.done, this.tail);
-    this.text = "";
+    place.replaceChildren(this.box, this.tail);
+    place.addEventListener("click", copyCode);
+    this.shown = "";
     this.rest = "";
+    this.fresh = []; // what came since the last frame
     this.waiting = false;
     this.ended = false;
     this.pause = 0;
   }
 
+  /** All of the text so far. */
+  get text() { return this.shown + this.fresh.join(""); }
+
   /** Add text; it is shown with the next frame. */
   add(text) {
-    const more = text.replaceAll("\r", "");
-    this.text += more;
-    this.rest += more;
+    this.fresh.push(text.replaceAll("\r", ""));
     if (this.waiting || this.ended) return;
     this.waiting = true;
     // A tail that takes long (a list of thousands of lines) is made less often.
@@ -160,20 +169,45 @@ export class Growing {
     this.ended = true;
     this.show(true);
     this.tail.remove();
+    for (const box of this.place.children) box.classList.remove("full");
     this.onShown();
   }
 
   show(all) {
+    // Pieces are joined once a frame: a string that is made piece by piece keeps each of them.
+    const more = this.fresh.join("");
+    this.fresh = [];
+    this.shown += more;
+    this.rest += more;
     const found = tokens(this.rest);
     // A list may go on after an empty line, so the last block is never finished.
     const last = all ? found.length : found.findLastIndex((token) => token.type !== "space");
     const finished = found.slice(0, Math.max(last, 0));
     if (finished.length > 0) {
-      this.done.append(blocks(finished));
+      // A copy: a node that scripts have touched has an object in their memory as well.
+      this.freeze(blocks(finished).cloneNode(true));
       this.rest = this.rest.slice(finished.reduce((sum, token) => sum + token.raw.length, 0));
     }
     change(this.tail, blocks(found.slice(finished.length)));
   }
+
+  /** Put finished blocks behind the others. */
+  freeze(fragment) {
+    for (const block of [...fragment.childNodes]) {
+      if (this.box.childElementCount >= TOGETHER) {
+        this.box.classList.add("full");
+        this.box = h("div", { class: "blocks" });
+        this.place.insertBefore(this.box, this.tail);
+      }
+      this.box.append(block);
+    }
+  }
+}
+
+/** One listener for the code blocks of an answer. */
+function copyCode(event) {
+  const button = event.target.closest(".code-head button");
+  if (button) copyBy(button, button.closest(".code").querySelector("code").textContent);
 }
 
 /** Give `place` the children of `fragment`; what is the same already stays untouched. */
