@@ -165,6 +165,27 @@ def test_the_end_of_all_sessions_is_asked_and_signs_out_everywhere(
         assert refused.status_code == 401
 
 
+def test_the_end_of_all_sessions_without_a_connection_is_said_and_tried_again(
+    browser: Browser, server: Server
+) -> None:
+    server.register("cut-off@example.com")
+    with signed_in(browser, server, "cut-off@example.com", "settings") as ada:
+        ada.page.get_by_role("button", name="End all sessions").click()
+        dialog = ada.page.get_by_role("dialog")
+        ada.context.set_offline(True)
+        dialog.get_by_role("button", name="End all sessions").click()
+        expect(dialog.get_by_role("alert")).to_contain_text("The server cannot be reached.")
+        ada.context.set_offline(False)
+        # The sessions end; that the cookie cannot be taken away any more makes no difference.
+        ada.page.route(
+            "**/auth/session",
+            lambda route: route.abort() if route.request.method == "DELETE" else route.continue_(),
+        )
+        dialog.get_by_role("button", name="End all sessions").click()
+        is_out(ada.page)
+        expect(ada.page.locator("#announcements")).to_have_text("All sessions have ended")
+
+
 def test_after_signing_out_the_rooms_are_gone(browser: Browser, server: Server) -> None:
     server.register("gone@example.com")
     with person(browser, f"{server.url}/#/status") as ada:

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import PASSWORD, Serve, Server, serving, wait_until
 from tests.support.browser import Person, browser, person
-from tests.support.signed_in import create_account, end_session, sign_in
+from tests.support.signed_in import create_account, end_session, ready, sign_in
 
 __all__ = ["browser"]
 
@@ -219,3 +219,24 @@ def test_an_access_token_is_renewed_before_it_ends(browser: Browser, serve: Serv
         ada.page.clock.run_for(31_000)
         wait_until(lambda: cookie(ada)["value"] != before, what="a renewed cookie")
         expect_in(ada.page, "brief@example.com")
+
+
+def test_a_clock_that_is_set_anew_does_not_matter(browser: Browser, server: Server) -> None:
+    server.register("clock@example.com")
+    with person(browser, f"{server.url}/#/keys") as ada:
+        sign_in(ada.page, "clock@example.com")
+        ready(ada.page, "keys")
+        renewed: list[str] = []
+        ada.page.on(
+            "request",
+            lambda one: renewed.append(one.url) if one.url.endswith("/auth/session") else None,
+        )
+        ada.page.evaluate("""() => {
+          const real = Date.now;
+          Date.now = () => real() + 86_400_000;
+        }""")
+        for name, view in (("Settings", "settings"), ("API keys", "keys")):
+            ada.page.get_by_role("link", name=name).click()
+            ready(ada.page, view)
+        expect(ada.page.get_by_text("You have no key that works.")).to_be_visible()
+        assert renewed == []

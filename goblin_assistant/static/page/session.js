@@ -8,7 +8,7 @@ const EARLY_SECONDS = 60;
 const LONGEST_TIMER = 2 ** 31 - 1;
 
 let token = null;
-let ends = 0;
+let ends = 0; // by performance.now(): a person's clock may be wrong, or set anew
 let timer = 0;
 let renewing = null;
 
@@ -48,9 +48,13 @@ export async function signIn(email, password) {
 /** Whether the person has left by themselves: nothing needs to be explained then. */
 export let left = false;
 
-/** End this session, here and on the server. */
-export async function signOut() {
-  await locked(() => fetched(ROUTE, { method: "DELETE" }));
+/** End this session, here and on the server. `ended`: there it has ended already. */
+export async function signOut({ ended = false } = {}) {
+  try {
+    await locked(() => fetched(ROUTE, { method: "DELETE" }));
+  } catch (error) {
+    if (!ended) throw error; // else only the cookie is left, and it is good for nothing
+  }
   left = true;
   forget();
   otherTabs.postMessage("signed-out");
@@ -71,7 +75,7 @@ export function renew() {
 
 /** An access token that is good for a while. Raises ApiError when nobody is signed in. */
 export async function accessToken() {
-  if (token === null || Date.now() > ends - EARLY_SECONDS * 500) await renew();
+  if (token === null || performance.now() > ends - EARLY_SECONDS * 500) await renew();
   if (token === null) throw new ApiError(401, { error: "signed_out", message: "Sign in again" });
   return token;
 }
@@ -109,7 +113,7 @@ async function exchange(body) {
 }
 
 function plan(seconds) {
-  ends = Date.now() + seconds * 1000;
+  ends = performance.now() + seconds * 1000;
   clearTimeout(timer);
   const wait = Math.max(seconds - EARLY_SECONDS, seconds / 2) * 1000;
   // A failure is no news: the next call tries again, and says what is wrong.

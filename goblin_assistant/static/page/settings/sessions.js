@@ -86,5 +86,7 @@ async function endAll() {
       return true;
     },
   });
-  if (done) await signOut();
+  if (!done) return;
+  await signOut({ ended: true });
+  announce("All sessions have ended");
 }
