@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
+import requests
 from playwright.sync_api import Browser, expect
 
-from tests.conftest import Serve, Server
+from tests.conftest import Serve, Server, wait_until
 from tests.support.browser import browser, person
-from tests.support.chatting import answer, ask, choose, chunk, enter, kept, server, upstream, whole
+from tests.support.chatting import (
+    MODEL,
+    answer,
+    ask,
+    choose,
+    chunk,
+    enter,
+    kept,
+    server,
+    upstream,
+    whole,
+)
 from tests.support.fake_upstream import CUT, SILENCE, FakeUpstream, Reply
-from tests.support.real_server import start
+from tests.support.real_server import STREAM, start
 from tests.support.signed_in import end_session, sign_in
 
 __all__ = ["browser", "server", "upstream"]
@@ -83,27 +94,72 @@ def test_a_limit_is_said_and_counts_down(browser: Browser, serve: Serve) -> None
         expect(ada.page.get_by_role("button", name="Try again in ")).to_be_disabled()
 
 
-@pytest.mark.parametrize(
-    ("status", "error", "who"),
-    [
-        (402, {"message": "the budget is spent", "code": "budget_exceeded", "source": "limit"},
-         "A limit is reached: the budget is spent."),
-        (503, {"message": "all slots are taken", "code": "overloaded", "source": "gateway"},
-         "This server failed: all slots are taken."),
-    ],
-)  # fmt: skip
-def test_an_error_is_shown_as_the_server_says_it(
-    browser: Browser, server: Server, status: int, error: dict[str, str], who: str
+def test_a_budget_that_is_spent_is_said(
+    browser: Browser, server: Server, upstream: FakeUpstream
 ) -> None:
+    headers = server.register("spent@example.com")
+    spec = {"name": "spent", "monthly_budget_usd": "0.01"}
+    made = requests.post(server.url + "/auth/keys", json=spec, headers=headers, timeout=60).json()
+    key = {"Authorization": f"Bearer {made['key']}"}
+    # What gpt-4o takes for this is the whole budget.
+    upstream.reply(Reply.sse(whole("Dear", prompt=1000, completion=750)))
+    chat = {**STREAM, "max_tokens": 500}
+    first = requests.post(server.url + "/v1/chat/completions", json=chat, headers=key, timeout=60)
+    assert first.status_code == 200
+    assert b"[DONE]" in first.content
     with person(browser, server.url) as ada:
-        enter(ada.page, f"status{status}@example.com")
+        sign_in(ada.page, "spent@example.com")
+        choose(ada.page, MODEL)
+        # A session has no budget; only what an API key sends is refused for one.
         ada.page.route(
             "**/v1/chat/completions",
-            lambda route: route.fulfill(status=status, json={"error": error}),
+            lambda route: route.continue_(headers={**route.request.headers, **lower(key)}),
         )
-        ask(ada.page, "Hello")
-        expect(answer(ada.page).get_by_role("alert")).to_have_text(who)
+        with ada.page.expect_response("**/chat/completions") as response:
+            ask(ada.page, "Hello")
+        assert response.value.status == 402
+        said = response.value.json()["error"]["message"]
+        expect(answer(ada.page).get_by_role("alert")).to_contain_text("A limit is reached: " + said)
         expect(ada.page.get_by_role("button", name="Try again")).to_be_enabled()
+
+
+def lower(headers: dict[str, str]) -> dict[str, str]:
+    """Headers as the browser names them."""
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def test_a_server_without_a_free_slot_says_so_and_trying_again_helps(
+    browser: Browser, serve: Serve, fake_upstream: FakeUpstream
+) -> None:
+    busy = start(
+        serve,
+        fake_upstream,
+        ["gpt-4o"],
+        GOBLIN_CHAT_SLOTS="1",
+        GOBLIN_CHAT_SLOT_WAIT_SECONDS="0.1",
+    )
+    headers = busy.register("slot@example.com")
+    with person(browser, busy.url) as ada:
+        sign_in(ada.page, "slot@example.com")
+        choose(ada.page, MODEL)
+        fake_upstream.reply(Reply.sse([chunk("It takes"), SILENCE]))
+        with requests.post(
+            busy.url + "/v1/chat/completions",
+            json=STREAM,
+            headers=headers,
+            stream=True,
+            timeout=60,
+        ) as hanging:
+            assert hanging.status_code == 200
+            with ada.page.expect_response("**/chat/completions") as response:
+                ask(ada.page, "Hello")
+            assert response.value.status == 503
+            said = response.value.json()["error"]["message"]
+            expect(answer(ada.page)).to_contain_text(f"This server failed: {said}")
+        wait_until(lambda: busy.metrics()["chat_slots_in_use"] == 0, what="a free slot")
+        fake_upstream.reply(Reply.sse(whole("Now")))
+        ada.page.get_by_role("button", name="Try again", exact=True).click()
+        expect(answer(ada.page)).to_contain_text("Now")
 
 
 def test_a_session_that_ends_while_one_writes_loses_nothing(
