@@ -18,17 +18,31 @@ export function failureText(error) {
   return `${who}${error.provider ? ` (${error.provider})` : ""}: ${error.message}${end}`;
 }
 
-/** The notice under an answer. `onRetry` is offered after `retryAfter` seconds. */
-export function failure(text, { retryAfter = null, correlationId = "", onRetry }) {
+/** The notice under an answer that somebody has stopped. */
+export function stop({ backLabel, onBack }) {
+  return h("div", { class: "row stopped" },
+    h("p", { class: "soft", role: "status" }, "Stopped."), bringBack(backLabel, onBack));
+}
+
+/**
+ * The notice under an answer. `onRetry` is offered after `retryAfter` seconds, `onBack` where
+ * another answer stood before.
+ */
+export function failure(text, { retryAfter = null, correlationId = "", onRetry, backLabel, onBack }) {
   const retry = h("button", { type: "button", onclick: onRetry }, "Try again");
   if (retryAfter !== null) countDown(retry, retryAfter);
   return h("div", { class: "notice bad" },
     h("p", { role: "alert" }, text),
     h("div", { class: "row" },
       retry,
+      bringBack(backLabel, onBack),
       correlationId
         ? copyButton("Copy the correlation id", () => correlationId, `Copy id ${correlationId}`)
         : null));
+}
+
+function bringBack(label, onclick) {
+  return onclick ? h("button", { type: "button", class: "bring-back", onclick }, label) : null;
 }
 
 function countDown(button, seconds) {

@@ -2,7 +2,7 @@
 
 import { h, ICONS, icon } from "../dom.js";
 import { copyButton } from "./copy.js";
-import { failure } from "./failure.js";
+import { failure, stop } from "./failure.js";
 import { Growing, unturned } from "./markdown.js";
 
 /** A person's message. `onResend(text)` is called when it was edited, `onAgain` to ask anew. */
@@ -20,9 +20,18 @@ export class Question {
       message.text ? this.said : null, this.acts);
   }
 
-  edit() {
-    const field = h("textarea", { "aria-label": "Edit the question", rows: 3 });
-    field.value = this.message.text;
+  /** What is in the field of an edit that is open; null when none is. */
+  draft() {
+    const { field } = this;
+    if (!field?.isConnected) return null;
+    const { value: text, selectionStart: start, selectionEnd: end } = field;
+    return { text, start, end, focused: field === document.activeElement };
+  }
+
+  /** Edit the text; `draft` goes on with an edit. */
+  edit(draft = null) {
+    const field = this.field = h("textarea", { "aria-label": "Edit the question", rows: 3 });
+    field.value = draft?.text ?? this.message.text;
     const back = () => {
       form.remove();
       this.said.hidden = this.acts.hidden = false;
@@ -43,7 +52,8 @@ export class Question {
       h("button", { class: "main" }, "Send")));
     this.said.hidden = this.acts.hidden = true;
     this.element.append(form);
-    field.focus();
+    if (draft === null || draft.focused) field.focus();
+    if (draft !== null) field.setSelectionRange(draft.start, draft.end);
   }
 }
 
@@ -68,12 +78,15 @@ export class Answer {
 
   text(more) { this.growing.add(more); }
 
+  /** The text so far. */
+  get said() { return this.kept?.text ?? this.growing.text; }
+
   reason(more) {
     this.fold.hidden = false;
     this.thoughts.appendData(unturned(more));
   }
 
-  /** The end. `error`: its text; `failed`: what failure() needs besides. */
+  /** The end. `error`: its text; `failed`: what notice() needs besides. */
   finish(details, { error = "", stopped = false, ...failed } = {}) {
     this.growing.finish();
     this.details(details, error, stopped, failed);
@@ -100,16 +113,21 @@ export class Answer {
 
   details(details, error, stopped, failed) {
     const acts = h("div", { class: "acts" },
-      copyButton("Copy the answer", () => this.kept?.text ?? this.growing.text, ""),
+      copyButton("Copy the answer", () => this.said, ""),
       act("Ask again", ICONS.again, this.onAgain),
       details.correlation_id && (!error || stopped)
         ? copyButton("Copy the correlation id", () => details.correlation_id, "id")
         : null);
-    const notice = stopped
-      ? h("p", { class: "soft", role: "status" }, "Stopped.")
-      : error && failure(error, { ...failed, onRetry: this.onAgain });
+    const notice = error && (stopped
+      ? stop(failed) : failure(error, { ...failed, onRetry: this.onAgain }));
     this.foot.replaceChildren(...[notice].filter(Boolean),
       h("div", { class: "row foot-row" }, acts, h("p", { class: "facts" }, facts(details))));
+  }
+
+  /** Say that it could not be written. */
+  notKept(error) {
+    this.foot.append(
+      h("p", { class: "notice bad not-kept", role: "alert" }, `Not kept: ${error.message}`));
   }
 }
 

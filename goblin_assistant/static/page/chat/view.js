@@ -4,17 +4,16 @@ import { announce, h } from "../dom.js";
 import { problem } from "../shell/problem.js";
 import { Composer } from "./composer.js";
 import { Draft } from "./drafts.js";
+import { Earlier } from "./earlier.js";
 import { save } from "./export.js";
-import { failureText } from "./failure.js";
 import { Header } from "./header.js";
 import { Keeper } from "./keeper.js";
-import { Answer, Later, Question } from "./message.js";
 import { ModelPicker } from "./models.js";
+import { body, ending, notSent } from "./request.js";
 import { changes } from "./store.js";
 import { ask } from "./stream.js";
+import { Thread } from "./thread.js";
 
-const AT_ONCE = 12;
-const NEAR_END = 80;
 const SPOKEN = 1500;
 let current = null;
 
@@ -38,9 +37,9 @@ class Chat {
     this.keeper = new Keeper((conversation) => this.kept(conversation));
     this.settings = {};
     this.messages = [];
+    this.earlier = null;
     this.asking = null;
     this.missed = false;
-    this.pinned = true;
     this.picker = new ModelPicker(() => this.composer?.modelChanged());
     this.composer = new Composer({
       picker: this.picker,
@@ -53,14 +52,13 @@ class Chat {
       save: (form) => save(this.keeper.conversation, this.messages, form),
       remove: () => this.remove(),
     });
-    this.list = h("div", { class: "messages" });
-    this.scroll = h("div", {
-      class: "scroll", tabindex: "0", role: "region", "aria-label": "Chat",
-      onscroll: () => { this.pinned = this.toEnd() < NEAR_END; },
-    }, this.list);
-    this.later = new Later(this.scroll);
+    this.thread = new Thread({
+      send: (text, attachments, at) => this.send(text, attachments, at),
+      again: (at) => this.again(at),
+      lost: (text) => this.composer.restore(text, []),
+    });
     this.listen();
-    room.replaceChildren(this.header.element, this.scroll, this.composer.element);
+    room.replaceChildren(this.header.element, this.thread.element, this.composer.element);
   }
 
   listen() {
@@ -82,7 +80,7 @@ class Chat {
     try {
       await this.opened;
     } catch (error) {
-      this.list.replaceChildren(problem(error, () => showChat(this.room, id)));
+      this.thread.say(problem(error, () => showChat(this.room, id)));
     }
   }
 
@@ -108,25 +106,27 @@ class Chat {
   }
 
   greet() {
-    this.list.replaceChildren(h("p", { class: "hello" }, "What would you like to know?"));
+    this.thread.say(h("p", { class: "hello" }, "What would you like to know?"));
   }
 
   /** Read a conversation and show it; its model. */
   async read(id) {
     this.messages = await this.keeper.read(id);
     if (this.left) return null;
-    this.showAll();
+    this.thread.show(this.messages);
     return this.keeper.conversation.settings.model;
   }
 
   /** Another tab has written to this conversation, or deleted it. */
   async refresh() {
     try {
-      const messages = await this.keeper.refresh(() => !this.asking && !this.left);
+      const idle = () => !this.asking && !this.left && !(this.earlier && !this.earlier.replaced);
+      const messages = await this.keeper.refresh(idle);
       this.missed = messages === null;
       if (this.missed) return; // something of this tab is on its way: afterwards
       this.messages = messages;
-      this.showAll();
+      this.earlier = null;
+      this.thread.show(this.messages);
     } catch (error) {
       if (!this.left) this.composer.say(error.message);
     }
@@ -153,96 +153,60 @@ class Chat {
     location.hash = "#/chat";
   }
 
-  // -- what is shown ------------------------------------------------------------------------------
-  showAll() {
-    this.later.clear();
-    this.list.replaceChildren();
-    const first = this.messages.length - AT_ONCE;
-    for (const [at, message] of this.messages.entries()) {
-      if (message.role === "user") this.showQuestion(message, at);
-      else {
-        const answer = this.newAnswer(at);
-        answer.later(message);
-        answer.element.dataset.kept = "";
-        if (at < first) this.later.add(answer);
-        else answer.now();
-      }
-    }
-    this.scroll.scrollTop = this.scroll.scrollHeight;
-    this.pinned = true;
-  }
-
-  showQuestion(message, at) {
-    const question = new Question(message, {
-      onResend: (text) => this.send(text, message.attachments, at),
-      onAgain: () => this.again(at + 1),
-    });
-    this.list.append(question.element);
-  }
-
-  newAnswer(at) {
-    const answer = new Answer({ onAgain: () => this.again(at), onShown: () => this.follow() });
-    this.list.append(answer.element);
-    return answer;
-  }
-
   cut(at) {
-    if (this.messages.length === 0) this.list.replaceChildren();
+    this.thread.cut(at, this.messages.length > 0);
     this.messages.length = Math.min(at, this.messages.length);
-    while (this.list.children.length > at) this.list.lastChild.remove();
   }
-
-  toEnd() {
-    const { scrollTop, scrollHeight, clientHeight } = this.scroll;
-    return scrollHeight - scrollTop - clientHeight;
-  }
-
-  follow() { if (this.pinned) this.scroll.scrollTop = this.scroll.scrollHeight; }
 
   // -- asking -------------------------------------------------------------------------------------
   stop() { this.asking?.abort(); }
 
   leave() {
     this.leaving.abort();
-    this.later.clear();
+    this.thread.later.clear();
     this.stop();
   }
 
   send(text, attachments, at) {
     if (this.asking) return;
-    this.cut(at);
+    this.replace(at);
     const message = { role: "user", text, attachments, details: {} };
     this.messages.push(message);
-    this.showQuestion(message, at);
-    this.pinned = true;
+    this.thread.question(message, at);
+    this.thread.pinned = true;
     this.run(at);
   }
 
   /** Ask once more for the answer at this position. */
   again(at) {
     if (this.asking || this.messages[at - 1]?.role !== "user") return;
-    const before = this.messages.slice(at);
-    this.cut(at);
-    this.run(at - 1, before);
+    this.replace(at);
+    this.run(at - 1);
   }
 
-  /** Ask for the answer to the question at this position; `before` is what has stood there. */
-  async run(at, before = []) {
-    const answer = this.newAnswer(at + 1);
-    this.follow();
+  /** Take away what stands from this position on. It stays in the store until the answer is whole. */
+  replace(at) {
+    this.earlier = Earlier.of(this.messages, at, this.keeper.written, this.earlier);
+    this.thread.drop(".bring-back");
+    this.cut(at);
+  }
+
+  /** Ask for the answer to the question at this position. */
+  async run(at) {
+    const answer = this.thread.answer(at + 1);
+    this.thread.follow();
     const asking = this.asking = new AbortController();
     this.composer.setBusy(true);
     announce("Waiting for the answer");
     this.settings.model = this.picker.value;
-    // The answer that is asked for anew stays in the store until there is another.
-    if (before.length === 0) this.keeper.keep(this.settings, at, this.messages);
+    if (!this.earlier) this.keeper.keep(this.settings, at, this.messages);
     const details = { model: this.picker.value };
-    let said = "", reasoning = "", failed = null;
+    let reasoning = "", failed = null;
     try {
-      await ask(this.body(), {
+      await ask(body(this.picker.value, this.picker.sees, this.settings, this.messages), {
         signal: asking.signal,
         details,
-        onText: (more) => { said += more; answer.text(more); },
+        onText: (more) => answer.text(more),
         onReasoning: (more) => { reasoning += more; answer.reason(more); },
       });
     } catch (error) {
@@ -250,61 +214,92 @@ class Chat {
     }
     this.asking = null;
     this.composer.setBusy(false);
-    if (failed && !said && !reasoning && before.some(({ text }) => text)) {
-      this.messages.push(...before);
-      if (this.left) return;
-      this.showAll();
-      this.composer.say(ending(failed, details).error);
-      if (this.missed) await this.refresh();
-      return;
-    }
-    if (failed && !said && !reasoning && notSent(failed)) {
-      await this.takeBack(at, failed);
-      return;
-    }
+    const said = answer.said;
+    if (failed && !said && !reasoning && await this.nothingCame(at, failed, details)) return;
     const end = ending(failed, details);
-    answer.finish(details, end);
-    this.follow();
+    answer.finish(details, { ...end, ...(failed && this.wayBack()) });
+    this.thread.follow();
     announce(end.error || said.slice(0, SPOKEN) || "The answer is empty");
     const more = { ...(end.error && { error: end.error }), ...(reasoning && { reasoning }) };
     this.messages.push(
       { role: "assistant", text: said, attachments: [], details: { ...details, ...more } });
-    await this.keepAnswer(at, answer);
+    await this.keepAttempt(at + 1, answer, failed, end.stopped);
   }
 
-  /** The request's body, from the messages up to the question. */
-  body() {
-    const { system_prompt: prompt, temperature, max_tokens: most } = this.settings;
-    const messages = this.messages
-      .filter(({ text, attachments }) => text || attachments.length)
-      .map((one) => sent(one, this.picker.sees));
-    return {
-      model: this.picker.value,
-      messages: prompt ? [{ role: "system", content: prompt }, ...messages] : messages,
-      ...(temperature !== null && temperature !== undefined && { temperature }),
-      ...(most && { max_tokens: most }),
-    };
+  /** An answer has failed before its first word: whether what was there before is shown again. */
+  async nothingCame(at, error, details) {
+    if (notSent(error)) {
+      await this.takeBack(at, error);
+      return true;
+    }
+    if (!this.earlier?.ofAnswer) return false;
+    if (!this.left) this.composer.say(ending(error, details).error);
+    await this.bringBack();
+    return true;
+  }
+
+  /** What `Answer.finish` needs to offer what stood there before. */
+  wayBack() {
+    return this.earlier && { backLabel: this.earlier.label, onBack: () => this.bringBack(true) };
+  }
+
+  /** Show what stood there before somebody asked anew, and have it in the store. */
+  async bringBack(chosen = false) {
+    const { earlier } = this;
+    if (this.asking || !earlier) return;
+    this.earlier = null;
+    this.messages = [...this.messages.slice(0, earlier.from), ...earlier.messages];
+    if (!earlier.replaced) this.keeper.written = earlier.written;
+    if (this.left) return;
+    this.thread.show(this.messages);
+    if (chosen) {
+      this.composer.focus();
+      announce("It is back");
+    }
+    if (earlier.replaced) await this.keepFrom(earlier.from);
+    else if (this.missed) await this.refresh();
   }
 
   /** The server was not reached: the message is not lost, and not sent. */
   async takeBack(at, error) {
     const { text, attachments } = this.messages[at];
-    this.composer.restore(text, attachments);
-    this.composer.say(`${error.message} Your message is back in the field.`);
+    if (this.earlier?.ofAnswer) this.composer.say(error.message);
+    else {
+      this.composer.restore(text, attachments);
+      this.composer.say(`${error.message} Your message is back in the field.`);
+    }
+    if (this.earlier) {
+      await this.bringBack();
+      return;
+    }
     this.cut(at);
     if (this.messages.length === 0) this.greet();
     await this.keeper.settled();
   }
 
-  async keepAnswer(at, answer) {
+  /** Keep the answer at this position, unless something better than it is in the store. */
+  async keepAttempt(at, answer, failed, stopped) {
+    const { earlier } = this;
+    if (failed && earlier && (!stopped || this.left)) {
+      // The next write begins where this attempt does.
+      if (!earlier.replaced) this.keeper.written = Math.min(earlier.from, this.keeper.written);
+      return;
+    }
+    if (failed === null) this.earlier = null;
+    if (await this.keepFrom(earlier?.from ?? at, answer) && earlier) earlier.replaced = true;
+  }
+
+  /** Write what stands from this position on; whether that worked. */
+  async keepFrom(at, answer = null) {
     const all = [...this.messages];
-    let failed = await this.keeper.keep(this.settings, at + 1, all);
+    let failed = await this.keeper.keep(this.settings, at, all);
     if (failed?.status === 409) {
       // Another tab was first: what was said here comes after it.
+      this.earlier = null;
       this.composer.setBusy(true);
       try {
         this.messages = await this.keeper.append(all.slice(Math.min(at, this.keeper.written)));
-        if (!this.left) this.showAll();
+        if (!this.left) this.thread.show(this.messages);
         failed = null;
       } catch (error) {
         failed = error;
@@ -312,31 +307,11 @@ class Chat {
       this.composer.setBusy(false);
     }
     if (failed === null) {
-      answer.element.dataset.kept = "";
-      for (const notice of this.list.querySelectorAll(".not-kept")) notice.remove();
-    } else {
-      answer.foot.append(
-        h("p", { class: "notice bad not-kept", role: "alert" }, `Not kept: ${failed.message}`));
-    }
+      if (answer) answer.element.dataset.kept = "";
+      this.thread.drop(".not-kept");
+    } else if (answer) answer.notKept(failed);
+    else this.composer.say(`Not kept: ${failed.message}`);
     if (this.missed && failed === null) await this.refresh();
+    return failed === null;
   }
-}
-
-function notSent(error) {
-  return error.status === 401 || error.code === "unreachable";
-}
-
-function ending(error, details) {
-  if (error === null) return {};
-  if (error.name === "AbortError") return { error: "Stopped.", stopped: true };
-  if (error.correlationId) details.correlation_id = error.correlationId;
-  return {
-    error: failureText(error), retryAfter: error.retryAfter, correlationId: error.correlationId,
-  };
-}
-
-function sent({ role, text, attachments }, sees) {
-  if (!sees || attachments.length === 0) return { role, content: text };
-  const images = attachments.map((url) => ({ type: "image_url", image_url: { url } }));
-  return { role, content: [...(text ? [{ type: "text", text }] : []), ...images] };
 }
