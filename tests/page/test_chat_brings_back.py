@@ -168,6 +168,26 @@ def test_a_stopped_answer_is_kept_and_the_earlier_one_can_be_brought_back(
         expect(ada.page.get_by_role("button", name="Bring back")).to_have_count(0)
 
 
+def test_a_next_question_goes_on_behind_the_last_of_several_attempts(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "attempts@example.com")
+        talk(ada.page, upstream, ("Q1", "A1"))
+        upstream.reply(Reply.sse([chunk("Half of"), SILENCE]))
+        ada.page.get_by_role("button", name="Ask again").click()
+        expect(answer(ada.page)).to_contain_text("Half of")
+        ada.page.keyboard.press("Escape")
+        kept(ada.page)
+        upstream.reply(Reply.sse([chunk("A third"), CUT]), Reply.sse(whole("The rest")))
+        ada.page.get_by_role("button", name="Ask again").click()
+        expect(answer(ada.page)).to_contain_text("The provider failed")
+        ask(ada.page, "Go on")
+        kept(ada.page, 1)
+        ada.page.reload()
+        expect_articles(ada.page, "Q1", "A third", "Go on", "The rest")
+
+
 def test_leaving_while_an_answer_comes_anew_leaves_the_earlier_one(
     browser: Browser, server: Server, upstream: FakeUpstream
 ) -> None:

@@ -132,6 +132,7 @@ export class Growing {
     this.tail = h("div", { class: "blocks" });
     place.replaceChildren(this.box, this.tail);
     place.addEventListener("click", copyCode);
+    this.filled = []; // boxes that have become full since the last frame
     this.shown = "";
     this.rest = "";
     this.fresh = []; // what came since the last frame
@@ -174,6 +175,9 @@ export class Growing {
   }
 
   show(all) {
+    // Not before they have been drawn once: the browser keeps their height, and nothing jumps.
+    for (const box of this.filled) box.classList.add("full");
+    this.filled = [];
     // Pieces are joined once a frame: a string that is made piece by piece keeps each of them.
     const more = this.fresh.join("");
     this.fresh = [];
@@ -195,7 +199,7 @@ export class Growing {
   freeze(fragment) {
     for (const block of [...fragment.childNodes]) {
       if (this.box.childElementCount >= TOGETHER) {
-        this.box.classList.add("full");
+        this.filled.push(this.box);
         this.box = h("div", { class: "blocks" });
         this.place.insertBefore(this.box, this.tail);
       }

@@ -282,7 +282,7 @@ class Chat {
     const { earlier } = this;
     if (failed && earlier && (!stopped || this.left)) {
       // The next write begins where this attempt does.
-      if (!earlier.replaced) this.keeper.written = Math.min(earlier.from, this.keeper.written);
+      this.keeper.written = Math.min(earlier.from, this.keeper.written);
       return;
     }
     if (failed === null) this.earlier = null;
