@@ -15,6 +15,7 @@ import requests
 
 from tests.conftest import Serve, Server, wait_until
 from tests.support.fake_upstream import CUT, RESET, SILENCE, FakeUpstream, Reply
+from tests.support.wire_bodies import openai_chat
 
 MODELS = Reply.json(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
 DOWN = Reply.json(500, {"error": {"message": "down"}})
@@ -85,8 +86,7 @@ def test_a_chain_hides_an_outage_and_the_breaker_opens_and_closes(
     assert circuit(server) in (1, 2), "open, or half open when its second is over"
     tried = sum(request.method == "POST" for request in fake_upstream.requests)
     assert tried <= 7, "an open breaker spares the provider (a trial may have gone through)"
-    answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": []}
-    fake_upstream.default = Reply.json(200, answer)
+    fake_upstream.default = Reply.json(200, openai_chat())
     wait_until(lambda: provider() == "a", 30, "the trial after the pause")
     server.wait_for_line("circuit_state_changed", from_state="half_open", to_state="closed")
     assert circuit(server) == 0

@@ -120,11 +120,7 @@ def test_a_tools_round_trip_an_image_and_structured_output(setup: Setup) -> None
     )
     assert answered.choices[0].message.content
 
-    setup.upstream.reply(
-        Reply.json(
-            200, {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": []}
-        )
-    )
+    setup.upstream.reply(Reply.json(200, openai_chat()))
     image: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
     client.chat.completions.create(
         model="up/m",
