@@ -74,6 +74,7 @@ class SharedStorage(ForLimitsLibrary, Storage, MovingWindowSupport):
         """Close the connections and end the thread that retries Redis."""
         self._closed.set()
         close(self._redis)
+        rate_limiter_degraded.set(0)  # the metric is the process's and outlives this storage
 
     def hit(self, key: str, limit: int, window: int, amount: int = 1) -> LimitResult:
         """See Counts."""

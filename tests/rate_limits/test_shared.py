@@ -20,10 +20,8 @@ from tests.support.threads import at_once
 
 
 @pytest.fixture(autouse=True)
-def _quick_return(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _quick_return(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "RETRY_SECONDS", 0.05)
-    yield
-    rate_limiter_degraded.set(0)  # a storage that was closed without Redis leaves it at 1
 
 
 @pytest.fixture
@@ -112,6 +110,17 @@ def test_a_lost_redis_leaves_each_instance_its_share(
     ]
     assert messages == ["rate_limiter_degraded", "rate_limiter_recovered"]
     storage.close()
+
+
+def test_a_storage_that_is_closed_without_redis_leaves_nothing_degraded(
+    redis_server: RedisServer,
+) -> None:
+    storage = SharedStorage("goblin+" + redis_server.url)
+    redis_server.stop()
+    storage.hit("a", 10, 60)
+    assert degraded() == 1
+    storage.close()
+    assert degraded() == 0
 
 
 def test_a_redis_that_hangs_costs_one_timeout_and_no_more(redis_server: RedisServer) -> None:
