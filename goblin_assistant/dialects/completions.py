@@ -28,6 +28,39 @@ def first_choice(chunk: Mapping[str, Any]) -> dict[str, Any]:
     return first if isinstance(first, dict) else {}
 
 
+def message_in(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """The delta of a choice of a chunk. Some servers put a whole message into one."""
+    for name in ("delta", "message"):
+        if isinstance(found := choice.get(name), dict) and found:
+            return found
+    return {}
+
+
+def calls_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tool calls of a message or a delta, or the one call of OpenAI's older form
+    (https://platform.openai.com/docs/api-reference/chat/object: function_call, deprecated)."""
+    calls, older = message.get("tool_calls"), message.get("function_call")
+    if isinstance(calls, list) and calls:
+        return [call for call in calls if isinstance(call, dict)]
+    return [{"type": "function", "function": older}] if isinstance(older, dict) else []
+
+
+_LENGTH = frozenset({"max_tokens", "model_length"})
+_FILTERED = frozenset({"safety", "recitation", "blocklist", "prohibited_content", "spii"})
+
+
+def finish_reason(given: Any) -> str:
+    """A finish_reason in OpenAI's words; "" if there is none. Mistral has model_length
+    (https://docs.mistral.ai/api/), and Gemini's own words come through some servers, with more
+    after a colon."""
+    if not isinstance(given, str):
+        return ""
+    word = given.partition(":")[0].strip().lower()
+    if word in _LENGTH:
+        return "length"
+    return "content_filter" if word in _FILTERED else word
+
+
 def reasoning_and_text(message: Mapping[str, Any]) -> tuple[str, str]:
     """The reasoning and the text of a message or a delta. Mistral's reasoning models write a list
     of both (https://docs.mistral.ai/capabilities/reasoning/)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import math
 import os
 import re
 import threading
@@ -133,6 +134,28 @@ def exact(raw: bytes, value: Any) -> Any:
             return json.loads(raw)
     except (ValueError, RecursionError):  # more digits than Python reads, or too deep for it
         return value
+
+
+def read_text(text: str) -> Any:
+    """The JSON value in a text that was checked already, exactly. Raises ValueError.
+
+    Also with half a surrogate pair, which orjson refuses. NaN and numbers beyond a float's are
+    refused: they could not be written again.
+    """
+    raw = text.encode("utf-8", "surrogatepass")
+    try:
+        return exact(raw, orjson.loads(raw))
+    except orjson.JSONDecodeError:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse(digits)
 
 
 def turn_of(raw: bytes) -> AbstractContextManager[object]:

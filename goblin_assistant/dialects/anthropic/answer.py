@@ -12,11 +12,10 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from goblin_assistant.dialects.anthropic.carried import signature_for
 from goblin_assistant.dialects.carried import joined_id
-from goblin_assistant.dialects.completions import reasoning_and_text
+from goblin_assistant.dialects.completions import calls_in, finish_reason, reasoning_and_text
+from goblin_assistant.dialects.tool_calls import arguments_text
 from goblin_assistant.providers.base import ChatResponse, Usage
 from goblin_assistant.providers.json_answers import read
 from goblin_assistant.providers.openai.wire import encode
@@ -76,7 +75,7 @@ def response_from_openai(response: ChatResponse) -> bytes:
     refusal = message.get("refusal")
     if isinstance(refusal, str) and refusal:
         content.append({"type": "text", "text": refusal})
-    calls = message.get("tool_calls") or ()
+    calls = calls_in(message)
     check_together(
         text
         for call in calls
@@ -94,7 +93,7 @@ def response_from_openai(response: ChatResponse) -> bytes:
                 "input": _arguments(function.get("arguments")),
             }
         )
-    reason = STOP_REASONS.get(choices[0].get("finish_reason") or "", "end_turn")
+    reason = STOP_REASONS.get(finish_reason(choices[0].get("finish_reason")), "end_turn")
     if calls and reason == "end_turn":
         reason = "tool_use"  # some servers say stop for tool calls
     return encode(
@@ -111,11 +110,11 @@ def response_from_openai(response: ChatResponse) -> bytes:
     )
 
 
-def _arguments(text: Any) -> dict[str, Any]:
+def _arguments(given: Any) -> dict[str, Any]:
+    text = arguments_text(given)
     try:
-        raw = (text or "{}").encode("utf-8", "surrogatepass")
-        value = json_bounds.exact(raw, orjson.loads(raw))
-    except (orjson.JSONDecodeError, AttributeError):
+        value = json_bounds.read_text(text or "{}")
+    except ValueError:
         value = None
     # A model may write anything, but `input` is an object. The client sees what was written.
     return value if isinstance(value, dict) else {"arguments": text}

@@ -24,7 +24,14 @@ import orjson
 from goblin_assistant.dialects.anthropic.answer import STOP_REASONS, anthropic_usage, message_id
 from goblin_assistant.dialects.anthropic.carried import signature_for
 from goblin_assistant.dialects.carried import joined_id, merge_details
-from goblin_assistant.dialects.completions import chunks_in, first_choice, reasoning_and_text
+from goblin_assistant.dialects.completions import (
+    calls_in,
+    chunks_in,
+    finish_reason,
+    first_choice,
+    message_in,
+    reasoning_and_text,
+)
 from goblin_assistant.dialects.error_bodies import anthropic_body
 from goblin_assistant.dialects.tool_calls import ToolCall, ToolCalls
 from goblin_assistant.errors import AppError
@@ -98,7 +105,8 @@ class StreamTranslator:
         if self._details:
             self._enter("thinking")
             self._close()
-        reason = STOP_REASONS.get(self._reason or completed.finish_reason or "", "end_turn")
+        reason = self._reason or finish_reason(completed.finish_reason) or ""
+        reason = STOP_REASONS.get(reason, "end_turn")
         if self._calls.all and reason == "end_turn":
             reason = "tool_use"  # some servers say stop for tool calls
         usage = anthropic_usage(completed.usage)
@@ -116,11 +124,8 @@ class StreamTranslator:
     def _chunk(self, chunk: dict[str, Any]) -> None:
         self._begin(chunk)
         choice = first_choice(chunk)
-        if isinstance(choice.get("finish_reason"), str):
-            self._reason = choice["finish_reason"]
-        delta = choice.get("delta")
-        if not isinstance(delta, dict):
-            return
+        self._reason = finish_reason(choice.get("finish_reason")) or self._reason
+        delta = message_in(choice)
         merge_details(self._details, delta.get("reasoning_details"))
         reasoning, said = reasoning_and_text(delta)
         if reasoning:
@@ -130,14 +135,12 @@ class StreamTranslator:
             if isinstance(text, str) and text:
                 self._enter("text")
                 self._delta({"type": "text_delta", "text": text})
-        calls = delta.get("tool_calls")
-        for piece in calls if isinstance(calls, list) else ():
-            if isinstance(piece, dict):
-                self._tool_call(piece)
+        for piece in calls_in(delta):
+            self._tool_call(piece)
 
     def _tool_call(self, piece: dict[str, Any]) -> None:
         call = self._calls.add(piece)
-        if call.closed and call.text[call.sent :].strip():
+        if call.closed and call.take().strip():
             raise untranslatable(
                 "the provider added to a tool call that was complete, which cannot be translated"
             )
@@ -173,8 +176,7 @@ class StreamTranslator:
         self._current = call
 
     def _write_arguments(self, call: ToolCall) -> None:
-        if text := call.text[call.sent :]:
-            call.sent = len(call.text)
+        if text := call.take():
             self._delta({"type": "input_json_delta", "partial_json": text})
 
     # -- events -------------------------------------------------------------------------------

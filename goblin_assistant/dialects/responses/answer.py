@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.dialects.completions import reasoning_and_text
+from goblin_assistant.dialects.completions import calls_in, finish_reason, reasoning_and_text
 from goblin_assistant.dialects.responses.reasoning import Thoughts, asks_for_encrypted
 from goblin_assistant.dialects.responses.response import (
     ResponseObject,
@@ -22,6 +22,7 @@ from goblin_assistant.dialects.responses.response import (
     text_part,
 )
 from goblin_assistant.dialects.responses.tools import CallName, names_of
+from goblin_assistant.dialects.tool_calls import arguments_text
 from goblin_assistant.providers.base import ChatResponse
 from goblin_assistant.providers.json_answers import read
 from goblin_assistant.providers.openai.wire import encode
@@ -35,7 +36,7 @@ def response_from_openai(response: ChatResponse, body: Mapping[str, Any]) -> byt
     completion = read(response.body)
     choice = (completion.get("choices") or [{}])[0]
     message = choice.get("message") or {}
-    reason = choice.get("finish_reason")
+    reason = finish_reason(choice.get("finish_reason"))
     status = "incomplete" if is_incomplete(reason) else "completed"
     output: list[dict[str, Any]] = []
     thoughts = Thoughts()
@@ -47,11 +48,11 @@ def response_from_openai(response: ChatResponse, body: Mapping[str, Any]) -> byt
     if content := _content(message, said, choice.get("logprobs")):
         output.append(message_item(item_id("msg"), content, status))
     names = names_of(body)
-    for call in message.get("tool_calls") or ():
+    for call in calls_in(message):
         function = call.get("function") or {}
         given = function.get("name") or ""
         name = names.get(given) or CallName(given)
-        arguments = function.get("arguments") or "{}"
+        arguments = arguments_text(function.get("arguments")) or "{}"
         text = custom_input(arguments) if name.custom else arguments
         call_id = call_id_of(call.get("id"), call.get("extra_content"))
         kind = "ctc" if name.custom else "fc"
@@ -64,7 +65,7 @@ def _content(message: Mapping[str, Any], said: str, logprobs: Any) -> list[dict[
     content = []
     refusal = message.get("refusal")
     refused = isinstance(refusal, str) and refusal
-    called = message.get("tool_calls")
+    called = calls_in(message)
     if said or not (refused or called):  # an answer of nothing is a message too
         scored = logprobs.get("content") if isinstance(logprobs, dict) else None
         content.append(text_part(said, message.get("annotations"), scored))

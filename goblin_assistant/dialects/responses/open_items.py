@@ -262,11 +262,9 @@ class OpenCall(OpenItem):
 
     def write(self) -> None:
         """Send what has come. A custom tool's text is sent when it is whole."""
-        call = self._call
-        if self._name.custom or len(call.text) == call.sent:
+        if self._name.custom:
             return
-        text, call.sent = call.text[call.sent :], len(call.text)
-        if text := self._pairs.join(text):
+        if text := self._pairs.join(self._call.take()):
             self._emit("function_call_arguments.delta", self.id, delta=text)
 
     def done(self, status: str) -> None:
@@ -286,8 +284,8 @@ class OpenCall(OpenItem):
         self.write()
         if rest := self._pairs.rest():
             self._emit("function_call_arguments.delta", self.id, delta=rest)
-        if self._call.text.strip():
-            return self._call.text
+        if (text := self._call.text).strip():
+            return text
         self._emit("function_call_arguments.delta", self.id, delta="{}")
         return "{}"
 

@@ -22,7 +22,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.dialects.completions import chunks_in, first_choice, reasoning_and_text
+from goblin_assistant.dialects.completions import (
+    calls_in,
+    chunks_in,
+    finish_reason,
+    first_choice,
+    message_in,
+    reasoning_and_text,
+)
 from goblin_assistant.dialects.responses.broken import event, failed_events
 from goblin_assistant.dialects.responses.open_items import (
     Emit,
@@ -84,7 +91,7 @@ class StreamTranslator:
         """The last events of a stream that is complete."""
         self._out = []
         response = self._begin({})
-        reason = self._reason or completed.finish_reason
+        reason = self._reason or finish_reason(completed.finish_reason)
         if not self._output:
             self._message()  # an answer of nothing is a message too
         self._done("incomplete" if is_incomplete(reason) else "completed")
@@ -111,11 +118,8 @@ class StreamTranslator:
     def _chunk(self, chunk: dict[str, Any]) -> None:
         self._begin(chunk)
         choice = first_choice(chunk)
-        if isinstance(choice.get("finish_reason"), str):
-            self._reason = choice["finish_reason"]
-        delta = choice.get("delta")
-        if not isinstance(delta, dict):
-            return
+        self._reason = finish_reason(choice.get("finish_reason")) or self._reason
+        delta = message_in(choice)
         reasoning, said = reasoning_and_text(delta)
         if reasoning or delta.get("reasoning_details") or delta.get("thinking_blocks"):
             self._reasoning().add(reasoning, delta)
@@ -127,10 +131,8 @@ class StreamTranslator:
             self._message().add_refusal(refusal)
         if delta.get("annotations"):
             self._message().annotate(delta["annotations"])
-        calls = delta.get("tool_calls")
-        for piece in calls if isinstance(calls, list) else ():
-            if isinstance(piece, dict):
-                self._call(self._calls.add(piece))
+        for piece in calls_in(delta):
+            self._call(self._calls.add(piece))
 
     def _call(self, call: ToolCall) -> None:
         if not call.name:

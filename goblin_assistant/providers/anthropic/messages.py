@@ -23,8 +23,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from goblin_assistant.providers.anthropic.content import Block, blocks_of, invalid, marked
 from goblin_assistant.schemas.field_names import note_others, of_kind, says_something, shown
 from goblin_assistant.schemas.json_bounds import (
@@ -32,7 +30,7 @@ from goblin_assistant.schemas.json_bounds import (
     TooMuchStructure,
     check_depth,
     check_together,
-    exact,
+    read_text,
 )
 
 _NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
@@ -203,13 +201,11 @@ def _tool_use(call: Mapping[str, Any], where: str) -> Block:
         raise invalid(f"{where} is not a function call", "messages")
     arguments = function.get("arguments") or "{}"
     try:
-        raw = arguments.encode("utf-8", "surrogatepass")
-        value = orjson.loads(raw)
+        value = read_text(arguments)
         check_depth(value, arguments.count("{") + arguments.count("["))
-        value = exact(raw, value)
-    except TooDeep:
+    except (TooDeep, RecursionError):
         raise invalid(f"{where}.function.arguments is nested too deeply", "messages") from None
-    except (orjson.JSONDecodeError, AttributeError):
+    except (ValueError, AttributeError):
         raise invalid(f"{where}.function.arguments is not JSON", "messages") from None
     if not isinstance(value, dict):
         raise invalid(f"{where}.function.arguments is not a JSON object", "messages")

@@ -20,7 +20,7 @@ from typing import Any
 
 from goblin_assistant.providers.anthropic.observer import StreamObserver, events_of
 from goblin_assistant.providers.anthropic.response import openai_usage
-from goblin_assistant.providers.base import Progress
+from goblin_assistant.providers.base import Progress, broken
 from goblin_assistant.providers.openai.wire import encode
 from goblin_assistant.schemas.surrogates import PairJoiner
 
@@ -37,7 +37,9 @@ class Translator(StreamObserver):
         "_last_name",
         "_out",
         "_pairs",
+        "_started",
         "_thinking",
+        "_thoughts",
     )
 
     def __init__(
@@ -50,7 +52,9 @@ class Translator(StreamObserver):
         self._created = int(time.time())
         self._calls: dict[Any, int] = {}  # index of the content block -> index of the tool call
         self._argued: set[int] = set()  # calls whose arguments have begun
+        self._started: set[Any] = set()  # indexes of content blocks
         self._thinking: dict[Any, dict[str, Any]] = {}
+        self._thoughts: dict[Any, list[str]] = {}  # their text: joined once
         self._out: list[bytes] = []
 
     def plain(self, block: bytes) -> bool:
@@ -68,7 +72,7 @@ class Translator(StreamObserver):
             if kind == "content_block_delta":
                 self._delta(event)
             elif kind == "content_block_start":
-                self._started(event)
+                self._start(event)
             elif kind == "content_block_stop":
                 self._stopped(event)
             elif kind == "message_start":
@@ -78,9 +82,10 @@ class Translator(StreamObserver):
         pieces = b"".join(out)
         return pieces if self._held is None else self._release(pieces, alone)
 
-    def _started(self, event: dict[str, Any]) -> None:
+    def _start(self, event: dict[str, Any]) -> None:
         block, index = _object(event.get("content_block")), event.get("index")
         kind = block.get("type")
+        self._started.add(index)
         if kind == "tool_use":
             number = self._calls[index] = len(self._calls)
             function = {"name": block.get("name"), "arguments": ""}
@@ -100,6 +105,7 @@ class Translator(StreamObserver):
                 self._arguments(number, encode(block["input"]).decode())
         elif kind in ("thinking", "redacted_thinking"):
             self._thinking[index] = dict(block)
+            self._thoughts[index] = [block.get("thinking") or ""]
             if block.get("thinking"):
                 self._chunk({"reasoning_content": block["thinking"]})
         elif kind == "text" and block.get("text"):
@@ -111,13 +117,13 @@ class Translator(StreamObserver):
         if kind == "text_delta":
             self._say("content", delta.get("text", ""))
         elif kind == "input_json_delta":
+            if index not in self._started:
+                raise broken(f"{self._provider} sent a part of a tool call that had not begun")
             if index in self._calls and delta.get("partial_json"):
                 self._arguments(self._calls[index], delta["partial_json"])
         elif kind == "thinking_delta":
             if index in self._thinking:
-                self._thinking[index]["thinking"] = self._thinking[index].get(
-                    "thinking", ""
-                ) + delta.get("thinking", "")
+                self._thoughts[index].append(delta.get("thinking", ""))
             if delta.get("thinking"):
                 self._say("reasoning_content", delta["thinking"])
         elif kind == "signature_delta" and index in self._thinking:
@@ -135,6 +141,8 @@ class Translator(StreamObserver):
         if number is not None and number not in self._argued:
             self._arguments(number, "{}")  # OpenAI's arguments are always an object
         if (block := self._thinking.pop(event.get("index"), None)) is not None:
+            if text := "".join(self._thoughts.pop(event.get("index"))):
+                block["thinking"] = text
             self._chunk({"thinking_blocks": [block]})
 
     def _ended(self) -> None:
