@@ -40,6 +40,8 @@ class Charge:
         self._checks = checks
         self._prices = prices
         self._answer = b""
+        self._believed: tuple[Usage, Usage] | None = None
+        """The last report that had to be checked, and what is believed of it."""
         self._attempts: list[tuple[Target, Usage]] = []  # failed ones that were paid for
 
     def trying(self, target: Target) -> None:
@@ -90,14 +92,36 @@ class Charge:
         entry.cache_write_tokens = usage.cache_write_tokens
         entry.reasoning_tokens = usage.reasoning_tokens
         entry.token_source = usage.source
-        called = self.target.model if self.target is not None else None
-        entry.cost_microusd = self._prices.cost_microusd(entry.provider, entry.model, usage, called)
+        entry.cost_microusd = self._price(usage, entry.model)
         self._add_attempts()
 
-    def _add_attempts(self) -> None:
-        """Add what earlier attempts cost, each at the price of its own target."""
-        entry = self._entry
+    def cost_so_far(self) -> int | None:
+        """What `book` will write as the cost in micro-dollars if the last report is the end of the
+        answer; None if there is none, or no price."""
+        progress = self.progress
+        if progress is None or progress.usage is None:
+            return None
+        cost = self._price(self._checked(progress.usage), progress.model or self._entry.model)
+        return self._with_attempts(cost)
+
+    def _price(self, usage: Usage, model: str) -> int | None:
+        called = self.target.model if self.target is not None else None
+        return self._prices.cost_microusd(self._entry.provider, model, usage, called)
+
+    def _with_attempts(self, own: int | None) -> int | None:
+        """The cost with that of earlier attempts, each at the price of its own target."""
         for target, usage in self._attempts:
+            cost = self._prices.cost_microusd(target.provider.name, target.model, usage)
+            if cost:  # what is known counts, even beside an unknown price
+                own = (own or 0) + cost
+            elif cost is None and not own:
+                own = None
+        return own
+
+    def _add_attempts(self) -> None:
+        entry = self._entry
+        entry.cost_microusd = self._with_attempts(entry.cost_microusd)
+        for _, usage in self._attempts:
             entry.prompt_tokens += usage.prompt_tokens
             entry.completion_tokens += usage.completion_tokens
             entry.cached_tokens += usage.cached_tokens
@@ -105,20 +129,19 @@ class Charge:
             entry.reasoning_tokens += usage.reasoning_tokens
             if entry.token_source != "estimated":
                 entry.token_source = usage.source
-            cost = self._prices.cost_microusd(target.provider.name, target.model, usage)
-            if cost:  # what is known counts, even beside an unknown price
-                entry.cost_microusd = (entry.cost_microusd or 0) + cost
-            elif cost is None and not entry.cost_microusd:
-                entry.cost_microusd = None
 
     def _checked(self, usage: Usage) -> Usage:
         answered = self._entry.operation == "chat_completion"
         if self.target is None or is_plain(usage, answered=answered):
             return usage
+        if self._believed is not None and self._believed[0] is usage:
+            return self._believed[1]  # counted and logged once
         answers = choices(self._chat.body) if answered else 0
-        return self._checks.checked(
+        believed = self._checks.checked(
             usage, self.target.provider, self.target.model, answers, self._estimate
         )
+        self._believed = usage, believed
+        return believed
 
     def _usage_so_far(self) -> Usage:
         """The usage of an answer without its end: the last report, and at least what was

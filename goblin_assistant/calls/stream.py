@@ -1,7 +1,7 @@
 """A chat's streamed answer: to the end mark, an error event, or the client's leaving.
 
-The usage that a stream reports says what it cost. That is known when the provider's stream has
-ended: so what comes from its last count on waits for its end, which follows at once.
+The usage that a stream reports says what it cost: as much as would be booked if the answer ended
+there. Nothing waits for the provider's end, which some servers leave out.
 """
 
 from __future__ import annotations
@@ -31,10 +31,6 @@ from goblin_assistant.routing.router import Router
 from goblin_assistant.threads.reaper import reaper
 
 logger = logging.getLogger("goblin_assistant.chat")
-
-_MOST_WAITING = 1 << 20
-"""Bytes after an event with a count that wait for the stream's end. With more the client is not
-told the cost."""
 
 
 class ChatStream:
@@ -71,9 +67,6 @@ class ChatStream:
         self._completed = False
         self._tells_cost = self._dialect.reports_usage(chat.body)
         self._progress = settlement.charge.progress or Progress()
-        self._waiting: list[bytes] = []
-        """What came from the provider's last count on, if the client is told the cost."""
-        self._waiting_bytes = 0  # without the first piece: one event may be large
         reaper.start()
         assert settlement.charge.delivered is not None
         self._deliver = settlement.charge.delivered.add
@@ -95,10 +88,7 @@ class ChatStream:
         try:
             while type(event) is bytes:
                 piece = event if translator is None else translator.feed(event)
-                if tells_cost and progress.final and self._may_wait(piece):
-                    self._waiting.append(piece)
-                else:
-                    yield self._waited() + piece if self._waiting else piece
+                yield self._told(piece) if tells_cost and progress.final else piece
                 event = next(events, None)
                 if type(event) is bytes:
                     deliver(event)
@@ -107,7 +97,7 @@ class ChatStream:
         except CallCancelled:
             self._abort()
         except Exception as error:
-            yield self._waited() + self._fail(error)
+            yield self._fail(error)
         # Not in a `finally`: garbage collection may end the generator, and must not wait for a
         # lock. Whoever stops early calls close(), or __del__ has it called.
         self._settle()
@@ -125,28 +115,19 @@ class ChatStream:
         self._outcome.ticket.success()
         self._end_provider_time()
         self._settlement.succeeded(completed.usage)
-        # It may fail: what waited goes out before its error then.
-        if self._translator is not None:
-            end = self._translator.finish(completed)
-        else:
-            end = self._dialect.end_mark
-        last = self._waited() + end
+        if self._translator is None:
+            return self._dialect.end_mark
+        last = self._translator.finish(completed)
         cost = self._settlement.entry.cost_microusd
         if not self._tells_cost or cost is None:
             return last
         return with_cost(last, self._dialect.usage_path, from_microusd(cost))
 
-    def _may_wait(self, piece: bytes) -> bool:
-        if self._waiting:
-            self._waiting_bytes += len(piece)
-        return self._waiting_bytes <= _MOST_WAITING
-
-    def _waited(self) -> bytes:
-        """What waited, which does so no longer."""
-        waited = b"".join(self._waiting)
-        self._waiting.clear()
-        self._waiting_bytes = 0
-        return waited
+    def _told(self, piece: bytes) -> bytes:
+        """A piece with the last count in it, or after it, with the cost beside the count."""
+        if b'"usage"' not in piece or (cost := self._settlement.charge.cost_so_far()) is None:
+            return piece
+        return with_cost(piece, self._dialect.usage_path, from_microusd(cost))
 
     def _fail(self, error: Exception) -> bytes:
         """The stream broke; return its error event."""

@@ -94,10 +94,12 @@ def _with_terms(known: Usage, usage: Usage) -> Usage:
 @dataclass(slots=True)
 class Progress:
     """What a provider has reported of its answer so far: the last counts, if any. `final`: they
-    came at the end of the answer, with a count of it, and no text has followed."""
+    came at the end of the answer, with a count of it, and no text has followed. `model`: the one
+    that answers, by its own name; empty where the provider has not said it."""
 
     usage: Usage | None = None
     final: bool = False
+    model: str = ""
 
 
 TIERS = frozenset({"flex", "priority", "fast"})

@@ -15,7 +15,7 @@ from goblin_assistant.dialects.stream_cost import with_cost
 from goblin_assistant.money import from_microusd
 from tests.conftest import MakeApp, register
 from tests.support.books import rows
-from tests.support.fake_upstream import CUT, FakeUpstream, Reply
+from tests.support.fake_upstream import CUT, FakeUpstream, Gate, Reply
 from tests.support.response_bodies import message, response, response_events
 from tests.support.wire_bodies import (
     anthropic_events,
@@ -220,34 +220,52 @@ def test_the_price_is_that_of_the_model_that_answered(bench: Bench) -> None:
     assert bench.record()[-1] == 17_000
 
 
-def test_a_count_that_text_follows_goes_out_without_a_cost(bench: Bench) -> None:
+def test_each_count_has_the_cost_up_to_it(bench: Bench) -> None:
     begun, *_, stop, usage, done = openai_events("")
     late = openai_events("late")[1:-3]
     bench.gpt.reply(Reply.sse([begun, stop, usage, *late, usage, done]))
     answer = bench.post("/v1/chat/completions", **INCLUDED)
-    assert told(answer.text) == [COST]
-    assert answer.data.count(b'"usage":{') == 2
+    assert told(answer.text) == [COST, COST]
+    assert bench.record()[-1] == 620
     assert answer.data.replace(b'"cost_usd":"0.00062",', b"") == b"".join(
         [begun, stop, usage, *late, usage, done]
     )
 
 
-def test_what_waited_arrives_before_the_error_of_a_stream_that_breaks(bench: Bench) -> None:
+def test_a_stream_that_breaks_after_its_count_has_told_what_is_booked(bench: Bench) -> None:
     events = anthropic_events()
     bench.claude.reply(Reply.sse([*events[:-1], CUT]))
     answer = bench.post("/v1/messages", CLAUDE, stream=True)
-    assert answer.data.startswith(b"".join(events[:-1]))
+    assert answer.data.replace(b'"cost_usd":"0.00062",', b"").startswith(b"".join(events[:-1]))
     assert b"event: error" in answer.data
-    assert told(answer.text) == []
+    assert told(answer.text) == [COST]
+    assert bench.record()[-1] == 620
 
 
-def test_a_provider_that_goes_on_after_its_count_is_not_held_back_for_ever(bench: Bench) -> None:
-    *begun, done = openai_events()
-    comments = [b": " + b"x" * 65_536 + b"\n\n"] * 20
-    bench.gpt.reply(Reply.sse([*begun, *comments, done]))
-    answer = bench.post("/v1/chat/completions", **INCLUDED)
-    assert answer.data == b"".join([*begun, *comments, done])
-    assert bench.record() == (12, 5, "provider", 620)
+@pytest.mark.parametrize(
+    ("path", "model"), [("/v1/chat/completions", PLAIN), ("/v1/messages", CLAUDE)]
+)
+def test_a_provider_that_stays_open_after_its_count_holds_nothing_back(
+    bench: Bench, path: str, model: str
+) -> None:
+    events = openai_events() if model == PLAIN else anthropic_events()
+    upstream = bench.gpt if model == PLAIN else bench.claude
+    end = Gate()
+    upstream.reply(Reply.sse([*events[:-1], end, events[-1]]))
+    asked = INCLUDED if model == PLAIN else {"stream": True}
+    answer = bench.client.post(
+        path, json={"model": model, **CHATS[path], **asked}, headers=bench.headers, buffered=False
+    )
+    text = ""
+    for piece in answer.response:
+        text += piece.decode()
+        if told(text) and not end.opened.is_set():
+            assert "[DONE]" not in text
+            assert "message_stop" not in text
+            end.opened.set()
+    answer.close()
+    assert told(text) == [COST]
+    assert text.rstrip().endswith(events[-1].decode().rstrip())
 
 
 def test_a_last_event_of_any_size_has_its_cost(bench: Bench) -> None:

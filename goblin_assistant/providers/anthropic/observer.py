@@ -106,6 +106,7 @@ class StreamObserver:
                     str(message.get("model") or ""),
                     str(message.get("id") or ""),
                 )
+                self._progress.model = self.model
         elif kind == "message_delta":
             usage, delta = event.get("usage"), event.get("delta")
             self._count(usage)

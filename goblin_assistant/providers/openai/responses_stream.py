@@ -120,4 +120,4 @@ class ResponsesObserver:
             self._progress.usage = later_usage(self._progress.usage, usage)
         model = response.get("model")
         if isinstance(model, str) and model:
-            self.model = model
+            self.model = self._progress.model = model

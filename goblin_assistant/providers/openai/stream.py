@@ -129,7 +129,7 @@ class StreamObserver:
         if (error := choice_error(choices)) is not None:
             raise stream_error(self._provider, error, self._fields)
         if not self.model and isinstance(chunk.get("model"), str):
-            self.model = chunk["model"]
+            self.model = self._progress.model = chunk["model"]
         if not isinstance(choices, list):
             return True  # not a chunk that we know: passed on
         self._seen = self._seen or bool(choices)
