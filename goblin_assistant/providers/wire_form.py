@@ -28,11 +28,13 @@ class MessageForm:
     content, as Mistral writes it; empty: nowhere, it is left out; None: as the client sends it.
     `reasoning_required`: after a tool call the field has to be there, empty at least.
     `refused_fields`: other fields of an assistant's message and of its tool calls that the server
-    refuses. `thought_signatures`: tool calls need Google's signature back. `tool_name_limit`: a
-    longer name is shortened on the way. `tool_call_ids`: a regular expression of the ids that are
-    taken; others become nine letters and digits. `id_limit`: a longer id is shortened.
-    `cache_control`: Anthropic's cache marks are taken. `cache_marks`: they are read, so that a
-    translation of Anthropic's dialect keeps them.
+    refuses; a refusal becomes text then. `thought_signatures`: tool calls need Google's signature
+    back. `tool_name_limit`: a longer name, or one with other characters than OpenAI's, is sent as
+    a shorter one. `developer_role`: it is taken; else such a message is sent as one of the system.
+    `names`: the `name` of messages is taken, not only of tools' results. `tool_call_ids`: a regular
+    expression of the ids that are taken; others become nine letters and digits. `id_limit`: a
+    longer id is shortened. `cache_control`: Anthropic's cache marks are taken. `cache_marks`: they
+    are read, so that a translation of Anthropic's dialect keeps them.
     """
 
     source: Source
@@ -41,6 +43,8 @@ class MessageForm:
     refused_fields: tuple[str, ...] = THINKING
     thought_signatures: bool = False
     tool_name_limit: int | None = None
+    developer_role: bool = False
+    names: bool = True
     tool_call_ids: str = ""
     id_limit: int | None = None
     cache_control: bool = True
@@ -81,5 +85,5 @@ class WireForm:
     overflow: OverflowForm
 
 
-ANY = MessageForm(Source("none: the server is not known"))
+ANY = MessageForm(Source("none: the server is not known"), developer_role=True)
 """For servers that are not known: everything passes as the client sends it, but for THINKING."""

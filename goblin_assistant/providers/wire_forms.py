@@ -26,6 +26,9 @@ IN_DETAILS = "read: `prompt_tokens_details.cached_tokens`, inside `prompt_tokens
 OPENAIS_NAMES = 64
 """Characters of a tool's name: https://platform.openai.com/docs/api-reference/chat/create. Other
 hosted servers follow OpenAI; a reference of their own was not found."""
+# OpenAI's role of developers is sent to no other known server: several refuse it, and to none it
+# means more than the system's.
+
 FOREIGN = (*THINKING, "extra_content")
 """This product's field and Google's, which other servers have no use for."""
 NO_DETAILS = (*FOREIGN, "reasoning_details")
@@ -47,6 +50,7 @@ OPENAI = WireForm(
         reasoning_field="",
         refused_fields=NO_DETAILS,
         tool_name_limit=OPENAIS_NAMES,
+        developer_role=True,
         id_limit=40,
         cache_control=False,
     ),
@@ -122,11 +126,13 @@ WIRE_FORMS: Mapping[str, WireForm] = {
             Source(
                 "https://docs.mistral.ai/capabilities/reasoning/, "
                 "https://github.com/avante-corp/avante.nvim/issues/2347, "
-                "https://github.com/langchain-ai/langchain/pull/24668"
+                "https://github.com/langchain-ai/langchain/pull/24668, "
+                "https://github.com/Gage-Technologies/mistral-go/pull/2"
             ),
             reasoning_field="thinking_parts",
             refused_fields=STRICT,
             tool_name_limit=OPENAIS_NAMES,
+            names=False,
             tool_call_ids="[A-Za-z0-9]{9}",
             cache_control=False,
         ),
@@ -174,7 +180,11 @@ WIRE_FORMS: Mapping[str, WireForm] = {
     "deepseek": WireForm(
         MessageForm(
             # After a tool call each message needs it; without thinking it is ignored.
-            Source("https://api-docs.deepseek.com/guides/thinking_mode"),
+            # "unknown variant `developer`, expected one of `system`, `user`, ..."
+            Source(
+                "https://api-docs.deepseek.com/guides/thinking_mode, "
+                "https://github.com/earendil-works/pi/issues/1048"
+            ),
             reasoning_field="reasoning_content",
             reasoning_required=True,
             refused_fields=NO_DETAILS,

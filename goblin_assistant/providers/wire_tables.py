@@ -21,7 +21,14 @@ def message_table() -> str:
         for name, form in WIRE_FORMS.items()
         if form.messages is not None
     ]
-    heads = ("preset", "reasoning", "left out as well", "names and ids", "wanted back", "reference")
+    heads = (
+        "preset",
+        "reasoning",
+        "left out as well",
+        "names, roles, ids",
+        "wanted back",
+        "reference",
+    )
     return _table(heads, rows)
 
 
@@ -50,7 +57,11 @@ def _message_cells(form: MessageForm) -> tuple[str, str, str, str]:
     refused = ", ".join(f"`{name}`" for name in form.refused_fields)
     limits = []
     if form.tool_name_limit is not None:
-        limits.append(f"names of at most {form.tool_name_limit} characters")
+        limits.append(f"tools' names of at most {form.tool_name_limit} letters, digits, _, -")
+    if not form.developer_role:
+        limits.append("no role `developer`")
+    if not form.names:
+        limits.append("no `name` but a tool's")
     if form.id_limit is not None:
         limits.append(f"ids of at most {form.id_limit}")
     if form.tool_call_ids:

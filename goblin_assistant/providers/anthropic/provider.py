@@ -11,7 +11,7 @@ Sources: https://platform.claude.com/docs/en/api/overview, .../api/versioning, .
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,14 +40,17 @@ from goblin_assistant.providers.base import (
     InvalidRequest,
     Model,
     ModelNotFound,
+    StreamEvent,
     untranslatable,
 )
+from goblin_assistant.providers.openai.messages import Fitted, MessageFitter, restored
 from goblin_assistant.providers.openai.wire import encode, wants_usage
 from goblin_assistant.providers.remote import RemoteProvider
 from goblin_assistant.providers.rows import arguments_of, options_of
 from goblin_assistant.providers.upstream.client import UpstreamClient
 from goblin_assistant.providers.upstream.errors import Timeouts
 from goblin_assistant.providers.upstream.event_stream import EventStream
+from goblin_assistant.providers.wire_form import MessageForm, Source
 
 BASE_URL = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"
@@ -60,6 +63,17 @@ FORWARDED_HEADERS: Mapping[str, re.Pattern[str]] = {
 }
 """The client's headers that are passed on, and their format. Headers that name an account or
 workspace are not: both are the operator's."""
+
+
+_NAMES = MessageFitter(
+    MessageForm(
+        Source("https://platform.claude.com/docs/en/api/messages: ^[a-zA-Z0-9_-]{1,128}$"),
+        refused_fields=(),
+        tool_name_limit=128,
+        developer_role=True,
+    )
+)
+"""What the translation does not fit itself: tools' names."""
 
 
 class Options(BaseModel):
@@ -182,7 +196,8 @@ class AnthropicProvider(RemoteProvider):
 
     def complete(self, request: ChatRequest) -> ChatResponse:
         """POST the message. In Anthropic's dialect the answer's bytes are the response's body."""
-        body, headers = request.prepared or self._prepare(request, stream=False)
+        prepared = request.prepared or self._prepare(request, stream=False)
+        body, headers, fitted = prepared
         data = self._client.post(MESSAGES, body, request.call, headers=headers)
         message = parse_message(self.name, data, request.progress)
         usage = request.progress.usage
@@ -191,23 +206,31 @@ class AnthropicProvider(RemoteProvider):
             model = request.model
         if request.dialect == "openai":
             try:
-                data = encode(to_openai(message, usage, model))
+                data = fitted.restore(encode(to_openai(message, usage, model)))
             except RecursionError:
                 raise untranslatable(
                     f"{self.name}'s answer is nested too deeply", self.name
                 ) from None
         return ChatResponse(data, model, usage, finish_reason(message.get("stop_reason")))
 
+    def stream(self, request: ChatRequest) -> Iterator[StreamEvent]:
+        """As every provider, with the tools' own names."""
+        if request.prepared is None:
+            request.prepared = self._prepare(request, stream=True)
+        fitted: Fitted = request.prepared[2]
+        events = super().stream(request)
+        return restored(events, fitted) if fitted.names else events
+
     def count_prompt(self, request: ChatRequest) -> bytes:
         """POST the request to the server's own count, which costs nothing
         (https://platform.claude.com/docs/en/api/messages-count-tokens)."""
-        body, headers = request.prepared or self._prepare(request, stream=False)
+        body, headers, _ = request.prepared or self._prepare(request, stream=False)
         data = self._client.post(COUNT_TOKENS, body, request.call, headers=headers)
         check_count(self.name, data)
         return data
 
     def _open_stream(self, request: ChatRequest) -> tuple[EventStream, StreamObserver]:
-        body, headers = request.prepared or self._prepare(request, stream=True)
+        body, headers, _ = request.prepared
         observer = (
             Translator(self.name, request.progress, include_usage=wants_usage(request.body))
             if request.dialect == "openai"
@@ -224,10 +247,12 @@ class AnthropicProvider(RemoteProvider):
     # -- translation --------------------------------------------------------------------------
     def _prepare(
         self, request: ChatRequest, *, stream: bool
-    ) -> tuple[bytes, dict[str, str] | None]:
+    ) -> tuple[bytes, dict[str, str] | None, Fitted]:
+        """The request's bytes, the client's headers, and its tools' names."""
         if request.dialect == "openai":
+            fitted = _NAMES.fit(request)
             translated = build_request(
-                request.body,
+                fitted.request.body,
                 request.model,
                 self._traits_of(request.model),
                 max_tokens=self._options.max_tokens,
@@ -236,8 +261,8 @@ class AnthropicProvider(RemoteProvider):
             )
             if stream:
                 translated["stream"] = True
-            return encode(translated), None
-        source = request.body
+            return encode(translated), None, fitted
+        source, fitted = request.body, Fitted(request, {})
         changes: dict[str, Any] = {}
         if source.get("model") != request.model:
             changes["model"] = request.model
@@ -253,8 +278,8 @@ class AnthropicProvider(RemoteProvider):
             source = without_foreign_thinking(source)
             foreign = foreign or source is not request.body
         if changes or foreign or request.raw is None:
-            return encode({**source, **changes}), headers
-        return request.raw, headers
+            return encode({**source, **changes}), headers, fitted
+        return request.raw, headers, fitted
 
     def _forwarded(self, headers: Mapping[str, str]) -> dict[str, str]:
         forwarded: dict[str, str] = {}

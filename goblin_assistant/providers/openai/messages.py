@@ -14,7 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from goblin_assistant.providers.base import ChatRequest
-from goblin_assistant.providers.openai.short_names import name_in, renamed, short_id, short_name
+from goblin_assistant.providers.openai.short_names import (
+    name_in,
+    renamed,
+    short_id,
+    short_name,
+    takes_name,
+)
 from goblin_assistant.providers.openai.wire import encode
 from goblin_assistant.providers.wire_form import MessageForm
 
@@ -47,6 +53,11 @@ class MessageFitter:
         self._form = form
         self._refused = frozenset(form.refused_fields)
         self._field = "" if form.reasoning_field in self._refused else form.reasoning_field
+        self._may_change = [b"assistant", b"cache_control", b"\\u00"]
+        if not form.developer_role:
+            self._may_change.append(b"developer")
+        if not form.names:
+            self._may_change.append(b'"name"')
         self._takes_id = re.compile(form.tool_call_ids).fullmatch if form.tool_call_ids else None
 
     def fit(self, request: ChatRequest) -> Fitted:
@@ -57,8 +68,11 @@ class MessageFitter:
             return Fitted(request, {})
         names = self._long_names(body)
         changes: dict[str, Any] = {}
-        # Most chats have one turn, or none with anything to look at.
-        if request.raw is None or _may_change(request.raw):
+        # Most chats have one turn, or none with anything to look at but names of tools. A search in
+        # the client's bytes is cheaper than a look at each message. A backslash: a name may be
+        # written with escapes.
+        raw = request.raw
+        if raw is None or any(word in raw for word in self._may_change):
             fitted = [
                 self._message(message, ignored) if isinstance(message, dict) else message
                 for message in messages
@@ -83,7 +97,7 @@ class MessageFitter:
         if limit is None or not isinstance(tools, list):
             return {}
         names = (name_in(tool) for tool in tools)
-        return {name: short_name(name, limit) for name in names if len(name) > limit}
+        return {name: short_name(name, limit) for name in names if not takes_name(name, limit)}
 
     def _fit_id(self, call_id: str) -> str:
         if self._takes_id is not None and not self._takes_id(call_id):
@@ -97,6 +111,8 @@ class MessageFitter:
         changes: dict[str, Any] = {}
         removed: set[str] = set()
         if role == "assistant":
+            if "refusal" in self._refused:
+                message = _with_refusal_said(message)
             removed = _left_out(message, self._refused, "messages.", ignored)
             self._reasoning(message, changes, removed, ignored)
             self._calls(message, changes, ignored)
@@ -104,6 +120,15 @@ class MessageFitter:
             call_id = message.get("tool_call_id")
             if isinstance(call_id, str) and (fitted := self._fit_id(call_id)) != call_id:
                 changes["tool_call_id"] = fitted
+            limit, name = self._form.tool_name_limit, message.get("name")
+            if limit is not None and isinstance(name, str) and not takes_name(name, limit):
+                changes["name"] = short_name(name, limit)
+        elif role == "developer" and not self._form.developer_role:
+            changes["role"] = "system"
+        if role != "tool" and not self._form.names and "name" in message:
+            removed.add("name")
+            if message["name"]:
+                ignored.add("messages.name")
         if not self._form.cache_control:
             _without_marks(message, changes, ignored)
         if not changes and not removed:
@@ -165,7 +190,7 @@ class MessageFitter:
         if isinstance(call_id, str) and (fitted := self._fit_id(call_id)) != call_id:
             changes["id"] = fitted
         limit, name = self._form.tool_name_limit, name_in(call)
-        if limit is not None and len(name) > limit:
+        if limit is not None and not takes_name(name, limit):
             changes["function"] = {**call["function"], "name": short_name(name, limit)}
         if self._form.thought_signatures and first and not call.get("extra_content"):
             changes["extra_content"] = UNSIGNED
@@ -175,10 +200,26 @@ class MessageFitter:
         return {**{key: value for key, value in call.items() if key not in removed}, **changes}
 
 
-def _may_change(raw: bytes) -> bool:
-    """Whether a chat may have anything to fit but names of tools. A search in the client's bytes is
-    cheaper than a look at each message. A backslash: a name may be written with escapes."""
-    return b"assistant" in raw or b"cache_control" in raw or b"\\u00" in raw
+def _with_refusal_said(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose refusal is text, for a server that has no other place for it."""
+    said, refusal = message.get("content"), message.get("refusal")
+    if isinstance(said, list) and any(map(_is_refusal, said)):
+        said = [
+            {"type": "text", "text": part.get("refusal")} if _is_refusal(part) else part
+            for part in said
+        ]
+    if isinstance(refusal, str) and refusal:
+        if isinstance(said, list):
+            said = [*said, {"type": "text", "text": refusal}]
+        else:
+            said = f"{said}\n\n{refusal}" if said else refusal
+    elif said is message.get("content"):
+        return message
+    return {**message, "content": said, "refusal": None}
+
+
+def _is_refusal(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "refusal"
 
 
 def _left_out(

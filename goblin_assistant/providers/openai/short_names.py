@@ -23,6 +23,11 @@ def short_id(given: str) -> str:
     return "".join(letters)
 
 
+def takes_name(name: str, limit: int) -> bool:
+    """Whether a tool may be called so: OpenAI's letters, digits, _ and -, up to the limit."""
+    return len(name) <= limit and _OTHER.search(name) is None
+
+
 def short_name(name: str, limit: int) -> str:
     """The beginning of a name or an id, and a hash of all of it: letters, digits, _ and -, as long
     as the limit."""
