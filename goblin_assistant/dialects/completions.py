@@ -36,12 +36,12 @@ def message_in(choice: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def calls_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+def calls_in(message: Mapping[str, Any]) -> list[Any]:
     """The tool calls of a message or a delta, or the one call of OpenAI's older form
     (https://platform.openai.com/docs/api-reference/chat/object: function_call, deprecated)."""
     calls, older = message.get("tool_calls"), message.get("function_call")
     if isinstance(calls, list) and calls:
-        return [call for call in calls if isinstance(call, dict)]
+        return calls
     return [{"type": "function", "function": older}] if isinstance(older, dict) else []
 
 

@@ -136,7 +136,8 @@ class StreamTranslator:
                 self._enter("text")
                 self._delta({"type": "text_delta", "text": text})
         for piece in calls_in(delta):
-            self._tool_call(piece)
+            if isinstance(piece, dict):
+                self._tool_call(piece)
 
     def _tool_call(self, piece: dict[str, Any]) -> None:
         call = self._calls.add(piece)

@@ -132,7 +132,8 @@ class StreamTranslator:
         if delta.get("annotations"):
             self._message().annotate(delta["annotations"])
         for piece in calls_in(delta):
-            self._call(self._calls.add(piece))
+            if isinstance(piece, dict):
+                self._call(self._calls.add(piece))
 
     def _call(self, call: ToolCall) -> None:
         if not call.name:
