@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from goblin_assistant.accounts.principals import SCOPES, PrincipalStore
 from goblin_assistant.accounts.tokens import digest, new_api_key
 from goblin_assistant.database.engine import insert_row
-from goblin_assistant.database.limits import KEY_LIMITS, KeyLimits, limit_values
+from goblin_assistant.database.key_limits import KEY_LIMITS, KeyLimits, limit_values
 from goblin_assistant.database.models import ApiKey, api_keys, now_ms, users
 from goblin_assistant.database.pool import begin, connect
 from goblin_assistant.errors import Conflict, Forbidden, NotFound, ValidationFailed

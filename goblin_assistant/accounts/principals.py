@@ -16,7 +16,7 @@ from sqlalchemy import Engine, bindparam, select
 
 from goblin_assistant.accounts.lookup import UNAVAILABLE, Lookup
 from goblin_assistant.accounts.tokens import Claims, digest
-from goblin_assistant.database.limits import (
+from goblin_assistant.database.key_limits import (
     KEY_LIMITS,
     USER_LIMITS,
     KeyLimits,

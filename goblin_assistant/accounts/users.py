@@ -22,7 +22,7 @@ from goblin_assistant.accounts.statements import (
 from goblin_assistant.accounts.tokens import AccessTokens
 from goblin_assistant.config import Config
 from goblin_assistant.database.engine import insert_row
-from goblin_assistant.database.limits import USER_LIMITS
+from goblin_assistant.database.key_limits import USER_LIMITS
 from goblin_assistant.database.models import User, now_ms, refresh_tokens, users
 from goblin_assistant.database.pool import begin, connect
 from goblin_assistant.errors import Conflict, NotFound, ValidationFailed

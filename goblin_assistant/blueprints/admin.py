@@ -8,7 +8,7 @@ from apiflask import APIBlueprint
 from flask import Response
 
 from goblin_assistant.blueprints.auth import limits_of, spec_of
-from goblin_assistant.database.limits import KEY_LIMITS, USER_LIMITS
+from goblin_assistant.database.key_limits import KEY_LIMITS, USER_LIMITS
 from goblin_assistant.errors import Conflict
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.runtime import runtime

@@ -9,10 +9,10 @@ from flask import Response, request
 
 from goblin_assistant.accounts.api_keys import KeySpec
 from goblin_assistant.accounts.emails import canonical
-from goblin_assistant.database.limits import KEY_LIMITS
+from goblin_assistant.database.key_limits import KEY_LIMITS
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.errors import Forbidden, RegistrationClosed
-from goblin_assistant.rate_limits.key_limits import OwnLimits
+from goblin_assistant.rate_limits.own_limits import OwnLimits
 from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.accounts import (
     Credentials,

@@ -30,7 +30,7 @@ from goblin_assistant.providers.answer_limits import (
     limit_in,
 )
 from goblin_assistant.providers.base import Call, CallCancelled
-from goblin_assistant.rate_limits.key_limits import TokenHold
+from goblin_assistant.rate_limits.own_limits import TokenHold
 from goblin_assistant.rate_limits.policy import RateLimits
 from goblin_assistant.routing.slots import ChatSlots, KeyConcurrency
 from goblin_assistant.routing.targets import Target

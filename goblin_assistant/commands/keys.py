@@ -13,7 +13,7 @@ from goblin_assistant.accounts.principals import SCOPES
 from goblin_assistant.commands.durations import Duration
 from goblin_assistant.commands.limits import NONE, limit_options, with_options
 from goblin_assistant.commands.users import PAGE, as_json, open_accounts, show
-from goblin_assistant.database.limits import KEY_LIMITS
+from goblin_assistant.database.key_limits import KEY_LIMITS
 from goblin_assistant.database.models import now_ms
 from goblin_assistant.schemas.keys import key_out
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from goblin_assistant.database.limits import MAX_COUNT, Limit
+from goblin_assistant.database.key_limits import MAX_COUNT, Limit
 from goblin_assistant.money import to_microusd
 from goblin_assistant.schemas.limits import USD_PATTERN
 

@@ -13,7 +13,7 @@ import click
 from goblin_assistant.accounts.users import ROLES, Accounts
 from goblin_assistant.commands.database import open_database
 from goblin_assistant.commands.limits import NONE, limit_options, with_options
-from goblin_assistant.database.limits import USER_LIMITS
+from goblin_assistant.database.key_limits import USER_LIMITS
 from goblin_assistant.schemas.accounts import user_out
 from goblin_assistant.schemas.limits import limits_out
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
     Text,
 )
 
-from goblin_assistant.database.limits import (
+from goblin_assistant.database.key_limits import (
     KEY_LIMITS,
     USER_LIMITS,
     KeyLimits,

@@ -13,10 +13,10 @@ from goblin_assistant.dialects.anthropic import stream as anthropic_stream
 from goblin_assistant.dialects.openai import defaults as openai_defaults
 from goblin_assistant.dialects.openai import stream as openai_stream
 from goblin_assistant.dialects.responses import answer as responses_answer
-from goblin_assistant.dialects.responses import broken as responses_broken
 from goblin_assistant.dialects.responses import defaults as responses_defaults
 from goblin_assistant.dialects.responses import request as responses_request
 from goblin_assistant.dialects.responses import stream as responses_stream
+from goblin_assistant.dialects.responses import stream_failure
 from goblin_assistant.errors import AppError
 from goblin_assistant.providers.base import ChatResponse, Completed, Dialect, ProviderError
 from goblin_assistant.providers.openai.wire import wants_usage
@@ -103,14 +103,14 @@ DIALECTS: Mapping[Dialect, ClientDialect] = {
     ),
     "responses": ClientDialect(
         apply_defaults=responses_defaults.apply_defaults,
-        error_event=responses_broken.error_event,
+        error_event=stream_failure.error_event,
         translation=Translation(
             request=responses_request.request_to_openai,
             answer=responses_answer.response_from_openai,
             stream=responses_stream.StreamTranslator,
             names=responses_request.NAMES,
         ),
-        watcher=responses_broken.PassedStream,
+        watcher=stream_failure.PassedStream,
         usage_path=("response", "usage"),
     ),
 }

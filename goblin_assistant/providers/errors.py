@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 
 
 class Reach(Enum):
-    """How far a failed call got. routing/asking_again.py says what follows from it."""
+    """How far a failed call got. routing/retry_rules.py says what follows from it."""
 
     NOT_REACHED = "not_reached"
     """The request was not sent."""

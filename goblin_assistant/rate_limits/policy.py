@@ -1,7 +1,7 @@
 """The instance's limits: requests by group, user and address, and failed logins.
 
 web/rate_limits.py asks for each request, except those of the auth group: flask-limiter counts them,
-on the same storage. Limits of an API key or a user are in key_limits.py.
+on the same storage. Limits of an API key or a user are in own_limits.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from limits import parse_many
 from goblin_assistant.errors import RateLimitExceeded
 from goblin_assistant.metrics import rate_limit_rejections_total
 from goblin_assistant.rate_limits.counts import ADDRESS_MARK, Counts
-from goblin_assistant.rate_limits.key_limits import OwnLimits
+from goblin_assistant.rate_limits.own_limits import OwnLimits
 from goblin_assistant.rate_limits.rules import LimitStatus, Rule, count
 
 if TYPE_CHECKING:

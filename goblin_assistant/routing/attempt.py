@@ -18,9 +18,9 @@ from goblin_assistant.providers.base import (
     ModelNotFound,
     ProviderError,
 )
-from goblin_assistant.routing.asking_again import rule_of
 from goblin_assistant.routing.circuit_breaker import CircuitBreaker, Ticket
 from goblin_assistant.routing.retries import Retries
+from goblin_assistant.routing.retry_rules import rule_of
 from goblin_assistant.routing.slots import Caps
 from goblin_assistant.routing.targets import Target
 from goblin_assistant.tracing.context import new_span_id

@@ -8,8 +8,8 @@ import time
 
 from goblin_assistant.config import Config
 from goblin_assistant.providers.base import Call, ProviderError
-from goblin_assistant.routing.asking_again import TOO_LONG, rule_of
 from goblin_assistant.routing.circuit_breaker import CircuitBreaker
+from goblin_assistant.routing.retry_rules import TOO_LONG, rule_of
 
 _BACKOFF_BASE = 0.25
 _BACKOFF_CAP = 4.0

@@ -1,6 +1,6 @@
 """Which targets are called for a chat, in which order, how often, and when to give up.
 
-Retries are made here (asking_again.py says after what, retries.py when) and nowhere below, with one
+Retries are made here (retry_rules.py says after what, retries.py when) and nowhere below, with one
 exception: a reused connection that the provider had already closed (providers/upstream/client.py).
 Retry and fallback happen only before the first token has gone to the client.
 
@@ -36,7 +36,6 @@ from goblin_assistant.providers.base import (
     CallCancelled,
     ProviderError,
 )
-from goblin_assistant.routing.asking_again import rule_of
 from goblin_assistant.routing.attempt import (
     Attempt,
     Guards,
@@ -48,6 +47,7 @@ from goblin_assistant.routing.attempt import (
 )
 from goblin_assistant.routing.circuit_breaker import CircuitBreaker
 from goblin_assistant.routing.retries import Retries
+from goblin_assistant.routing.retry_rules import rule_of
 from goblin_assistant.routing.slots import Caps
 from goblin_assistant.routing.targets import Resolver, Target, check_routes
 

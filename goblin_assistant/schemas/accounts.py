@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from goblin_assistant.database.limits import USER_LIMITS
+from goblin_assistant.database.key_limits import USER_LIMITS
 from goblin_assistant.database.models import User
 from goblin_assistant.schemas.base import Strict, rfc3339
 from goblin_assistant.schemas.limits import UserLimitsGiven, UserLimitsShown, limits_out

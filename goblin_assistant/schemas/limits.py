@@ -1,4 +1,4 @@
-"""Shapes of the limits of users and keys, made from the table in database/limits.py.
+"""Shapes of the limits of users and keys, made from the table in database/key_limits.py.
 
 Money is in US dollars, as a decimal string; inside the product it is in whole micro-dollars.
 """
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, create_model
 
-from goblin_assistant.database.limits import KEY_LIMITS, MAX_COUNT, USER_LIMITS, Limit
+from goblin_assistant.database.key_limits import KEY_LIMITS, MAX_COUNT, USER_LIMITS, Limit
 from goblin_assistant.money import from_microusd, to_microusd
 from goblin_assistant.schemas.base import Strict
 

@@ -11,7 +11,7 @@ from goblin_assistant.accounts.api_keys import CHANGEABLE, KeySpec
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.commands.keys import keys
-from goblin_assistant.database.limits import KEY_LIMITS, Limit, UserLimits, limit_values
+from goblin_assistant.database.key_limits import KEY_LIMITS, Limit, UserLimits, limit_values
 from goblin_assistant.database.models import api_keys
 from goblin_assistant.schemas.keys import KeyChange, KeyIn, KeyOut, key_out
 from tests.support.accounts_fixtures import PASSWORD, accounts, database_url, engine

@@ -14,7 +14,7 @@ from goblin_assistant.accounts.users import Accounts
 from goblin_assistant.commands.durations import Duration
 from goblin_assistant.commands.keys import keys
 from goblin_assistant.commands.users import users
-from goblin_assistant.database.limits import UserLimits
+from goblin_assistant.database.key_limits import UserLimits
 from goblin_assistant.errors import AppError, Unauthorized
 from tests.support.accounts_fixtures import PASSWORD, engine_for, settings
 

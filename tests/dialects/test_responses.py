@@ -12,7 +12,7 @@ from openai.types.responses import Response, response_create_params
 
 from goblin_assistant.dialects.carried import packed
 from goblin_assistant.dialects.responses.answer import response_from_openai
-from goblin_assistant.dialects.responses.items import messages_of
+from goblin_assistant.dialects.responses.input_items import messages_of
 from goblin_assistant.dialects.responses.request import (
     IGNORED,
     NEUTRAL,

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goblin_assistant.dialects.responses.answer import response_from_openai
-from goblin_assistant.dialects.responses.broken import PassedStream, error_event
 from goblin_assistant.dialects.responses.stream import StreamTranslator
+from goblin_assistant.dialects.responses.stream_failure import PassedStream, error_event
 from goblin_assistant.errors import InternalError
 from goblin_assistant.providers.base import ChatResponse, Completed, Usage
 from tests.support.fake_upstream import FakeUpstream, Reply

@@ -10,7 +10,7 @@ import pytest
 
 from goblin_assistant.accounts.principals import Principal
 from goblin_assistant.config import Config
-from goblin_assistant.database.limits import UserLimits
+from goblin_assistant.database.key_limits import UserLimits
 from goblin_assistant.dialects.error_bodies import native_body
 from goblin_assistant.errors import RateLimitExceeded
 from goblin_assistant.metrics import REGISTRY, rate_limit_rejections_total

@@ -60,7 +60,7 @@ MODULES: dict[str, str] = {
     "routing/slots": "routing/test_slots.py",
     "rate_limits/memory": "rate_limits/test_memory.py rate_limits/test_storages.py",
     "rate_limits/windows": "rate_limits/test_memory.py rate_limits/test_storages.py",
-    "rate_limits/key_limits": "rate_limits/test_policy.py",
+    "rate_limits/own_limits": "rate_limits/test_policy.py",
     "rate_limits/policy": "rate_limits/test_policy.py",
     "calls/idempotency": "calls/test_idempotency.py",
     "calls/idempotency_memory": "calls/test_idempotency.py",

@@ -2,7 +2,7 @@
 
 Pure functions. Answers are in answer.py, streams in stream.py.
 
-    input, instructions          messages (items.py)
+    input, instructions          messages (input_items.py)
     tools, tool_choice, parallel_tool_calls
                                  functions (tools.py)
     max_output_tokens            max_tokens
@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.dialects.responses.items import messages_of
+from goblin_assistant.dialects.responses.input_items import messages_of
 from goblin_assistant.dialects.responses.reasoning import ENCRYPTED
 from goblin_assistant.dialects.responses.tools import translate_tools
 from goblin_assistant.errors import BadRequest

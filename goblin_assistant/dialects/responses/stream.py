@@ -30,8 +30,7 @@ from goblin_assistant.dialects.completions import (
     message_in,
     reasoning_and_text,
 )
-from goblin_assistant.dialects.responses.broken import event, failed_events
-from goblin_assistant.dialects.responses.open_items import (
+from goblin_assistant.dialects.responses.item_events import (
     Emit,
     OpenCall,
     OpenItem,
@@ -40,6 +39,7 @@ from goblin_assistant.dialects.responses.open_items import (
 )
 from goblin_assistant.dialects.responses.reasoning import asks_for_encrypted
 from goblin_assistant.dialects.responses.response import ResponseObject, is_incomplete
+from goblin_assistant.dialects.responses.stream_failure import event, failed_events
 from goblin_assistant.dialects.responses.tools import CallName, names_of
 from goblin_assistant.dialects.tool_calls import ToolCall, ToolCalls
 from goblin_assistant.errors import AppError

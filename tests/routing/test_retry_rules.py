@@ -17,7 +17,7 @@ from goblin_assistant.providers.base import PROVIDER_ERRORS, Call, Reach, untran
 from goblin_assistant.providers.upstream.deadlines import Exchange
 from goblin_assistant.providers.upstream.errors import Timeouts
 from goblin_assistant.providers.upstream.event_stream import EventStream
-from goblin_assistant.routing.asking_again import (
+from goblin_assistant.routing.retry_rules import (
     BROKEN,
     FAILED,
     NOT_REACHED,

@@ -1,7 +1,7 @@
-"""The limits that an API key or its user has of its own: requests and tokens per minute.
+"""Enforces the limits of its own that an API key or a user has: requests and tokens per minute.
 
-database/limits.py lists them. The key's concurrency is in routing/slots.py, its monthly budget in
-usage/budgets.py.
+database/key_limits.py defines them. The key's concurrency is enforced in routing/slots.py, its
+monthly budget in usage/budgets.py.
 """
 
 from __future__ import annotations
