@@ -1,1 +1,1 @@
-"""OpenAI's Responses API, as clients speak it: without state on this side."""
+"""OpenAI's Responses API, for clients. Stateless: no response is stored."""

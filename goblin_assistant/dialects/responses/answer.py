@@ -1,6 +1,6 @@
-"""OpenAI's whole answers as responses, for providers that do not have the Responses API.
+"""Translates a chat completion to a response, for providers without the Responses API.
 
-Pure functions. Reasoning, text, refusal and tool calls become items, in this order.
+Pure functions. The items are reasoning, then text or refusal, then tool calls.
 Source: `openai.types.responses.Response` of the SDK, 3.54.0.
 """
 
@@ -31,7 +31,8 @@ from goblin_assistant.providers.openai.wire import encode
 def response_from_openai(response: ChatResponse, body: Mapping[str, Any]) -> bytes:
     """A chat completion as a response to the client's request `body`.
 
-    Raises AttributeError, IndexError, KeyError, TypeError or ValueError for a body that is none.
+    Raises AttributeError, IndexError, KeyError, TypeError or ValueError if the body is not a
+    completion.
     """
     completion = read(response.body)
     choice = (completion.get("choices") or [{}])[0]
@@ -66,7 +67,7 @@ def _content(message: Mapping[str, Any], said: str, logprobs: Any) -> list[dict[
     refusal = message.get("refusal")
     refused = isinstance(refusal, str) and refusal
     called = calls_in(message)
-    if said or not (refused or called):  # an answer of nothing is a message too
+    if said or not (refused or called):  # an empty answer is still a message
         scored = logprobs.get("content") if isinstance(logprobs, dict) else None
         content.append(text_part(said, message.get("annotations"), scored))
     if refused:

@@ -1,4 +1,4 @@
-"""A user's chat defaults in a Responses request."""
+"""Applies a user's chat defaults to a Responses request."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""The input of the Responses API as OpenAI's chat messages. Pure functions.
+"""Translates the input items of a Responses request to chat messages. Pure functions.
 
-    instructions, system, developer   system messages; those at the beginning are one, because some
-                                      servers take no second
+    instructions, system, developer   system messages. Those at the start are joined into one: some
+                                      servers accept only one
     user: input_text, input_image, input_file, input_audio
                                       text, image_url, file, input_audio
     assistant's message, function_call, custom_tool_call, reasoning
-                                      one assistant's message, up to the next item of another kind
+                                      adjacent items become one assistant message
     function_call_output, custom_tool_call_output
-                                      a tool message. OpenAI's hold text only: images and files
-                                      follow in a user message, after the last of them
+                                      a tool message, which can hold only text. Images and files
+                                      follow in a user message after the last tool message
     items of tools that OpenAI runs   left out and named in `ignored`
-    compaction                        refused: only its own provider can read what it replaces
+    compaction                        refused: only the provider that made it can read it
 
 Source: `openai.types.responses.ResponseInputItem` of the SDK, 3.54.0.
 """
@@ -40,7 +40,7 @@ LEFT_OUT = frozenset(
         "tool_search_call", "tool_search_output", "web_search_call",
     }
 )  # fmt: skip
-"""Items of tools that OpenAI runs or defines. The text beside them has the outcome."""
+"""Items of tools that OpenAI runs or defines. Their results are also in the text beside them."""
 
 _ITEM_FIELDS: Mapping[str, tuple[str, ...]] = {
     "message": ("type", "id", "status", "role", "content"),
@@ -50,7 +50,8 @@ _ITEM_FIELDS: Mapping[str, tuple[str, ...]] = {
     "custom_tool_call_output": ("type", "id", "status", "call_id", "output"),
     "reasoning": ("type", "id", "status", "summary", "content", "encrypted_content"),
 }
-"""What is read, and what only names the item: nothing is stored, so that no id means anything."""
+"""The fields that are read, and those that may be ignored: nothing is stored, so ids and status
+mean nothing here."""
 _PART_FIELDS: Mapping[str, tuple[str, ...]] = {
     "input_text": ("type", "text"),
     "output_text": ("type", "text"),
@@ -63,8 +64,10 @@ _PART_FIELDS: Mapping[str, tuple[str, ...]] = {
 
 
 def messages_of(body: Mapping[str, Any], ignored: set[str]) -> list[dict[str, Any]]:
-    """The messages of a whole request. Raises BadRequest, which names the place. `ignored` gets the
-    names of what is left out."""
+    """The messages of a whole request. Adds the names of what is left out to `ignored`.
+
+    Raises BadRequest, which names the item.
+    """
     given = body.get("input")
     history = _History(ignored)
     if instructions := body.get("instructions"):
@@ -93,15 +96,18 @@ def _bound(items: list[Mapping[str, Any]]) -> None:
 
 
 class _History:
-    """The messages so far. An assistant's turn is open until an item of another kind comes, and
-    what tools returned beside text waits until their last result."""
+    """Builds the list of messages.
+
+    An assistant's turn stays open until an item of another kind arrives. Images and files that
+    tools returned wait until the last tool result.
+    """
 
     def __init__(self, ignored: set[str]) -> None:
         self.messages: list[dict[str, Any]] = []
         self._ignored = ignored
         self._turn: dict[str, Any] | None = None
-        # Joined once: to add to a text, all of it is copied.
-        self._first: list[str] = []  # of the system message at the beginning
+        # Joined once at the end: appending to a string copies all of it.
+        self._first: list[str] = []  # of the system message at the start
         self._said: list[str] = []  # by the assistant in this turn
         self._thought: list[str] = []
         self._attached: list[Part] = []
@@ -128,7 +134,7 @@ class _History:
             )
 
     def system(self, text: str) -> None:
-        """Add to the system prompt, or say it later in the conversation."""
+        """Add to the system message at the start, or add one later in the conversation."""
         self._close()
         if self._first and len(self.messages) == 1:
             self._first.append(text)
@@ -202,7 +208,7 @@ class _History:
         if turn is not None and self._thought:
             turn["reasoning_content"] = "".join(self._thought)
         self._said, self._thought = [], []
-        # One of reasoning only is no message: servers refuse it.
+        # Servers reject a message that has only reasoning.
         if turn is not None and (turn["content"] is not None or turn.get("tool_calls")):
             self.messages.append(turn)
 
@@ -264,7 +270,7 @@ def _image(part: Mapping[str, Any], where: str) -> Part:
     detail = part.get("detail")
     if detail in ("low", "high"):
         image["detail"] = detail
-    elif detail == "original":  # OpenAI's chat API has no such name
+    elif detail == "original":  # the chat API has no "original"
         image["detail"] = "high"
     return {"type": "image_url", "image_url": image}
 

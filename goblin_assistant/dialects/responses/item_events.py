@@ -1,4 +1,7 @@
-"""The items of a response while its stream writes them: what is open, and the events of each."""
+"""The output items of a streamed response, and their events, such as `response.output_text.delta`.
+
+An item is open from `output_item.added` to `output_item.done`.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class Emit:
 
 
 class OpenItem:
-    """One item. `value` is None until it is done."""
+    """One output item. `value` is the complete item, or None while the item is open."""
 
     __slots__ = ("_emit", "id", "value")
 
@@ -51,7 +54,7 @@ class OpenItem:
         self.value: dict[str, Any] | None = None
 
     def done(self, status: str) -> None:
-        """The item is whole, or the answer ends here."""
+        """Close the item: it is complete, or the answer ends here."""
         raise NotImplementedError
 
     def _end(self, value: dict[str, Any]) -> None:
@@ -60,8 +63,7 @@ class OpenItem:
 
 
 class _OpenPart:
-    """One part of an item: a text that grows. `field` is its name in the part, `event` that of its
-    deltas."""
+    """One text part of an item, while it grows. `_PARTS` has the names of its events and field."""
 
     __slots__ = ("_emit", "_event", "_extra", "_field", "_pairs", "_pieces", "_place", "id", "kind")
 
@@ -79,7 +81,7 @@ class _OpenPart:
             self._write(text, fields)
 
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         if rest := self._pairs.rest():
             self._write(rest, {})
         return "".join(self._pieces)
@@ -95,7 +97,7 @@ class _OpenPart:
 
 
 _PARTS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
-    # type of the part: (event, field, what OpenAI's SDK needs beside it)
+    # type of the part: (event, field, other fields that OpenAI's SDK requires)
     "output_text": ("output_text", "text", {"logprobs": []}),
     "refusal": ("refusal", "refusal", {}),
     "reasoning_text": ("reasoning_text", "text", {}),
@@ -143,7 +145,7 @@ class OpenMessage(OpenItem):
             self._annotations.append(annotation)
 
     def done(self, status: str) -> None:
-        """The message is whole, or the answer ends here."""
+        """Close the message."""
         if not self._content:
             self._part = self._part or self._enter("output_text")
         self._leave()
@@ -176,7 +178,7 @@ class OpenMessage(OpenItem):
 
 
 class OpenReasoning(OpenItem):
-    """What the model thinks: its text, or a summary of it."""
+    """The model's reasoning: its text, or a summary of it."""
 
     __slots__ = ("_encrypted", "_part", "_thoughts")
 
@@ -197,7 +199,7 @@ class OpenReasoning(OpenItem):
         )
 
     def add(self, text: str, delta: Mapping[str, Any]) -> None:
-        """More of it. `delta` has what the provider wants back beside the text."""
+        """More reasoning. `delta` may also hold what the provider needs back with the next turn."""
         self._thoughts.add_hidden(delta)
         self._thoughts.texts.append(text)
         summary = _summary_in(delta)
@@ -207,7 +209,7 @@ class OpenReasoning(OpenItem):
             self._enter("reasoning_text").add(text)
 
     def done(self, status: str) -> None:
-        """The reasoning is whole, or the answer ends here."""
+        """Close the reasoning."""
         self._leave()
         self._end(self._thoughts.item(self.id, encrypted=self._encrypted, status=status))
 
@@ -248,7 +250,7 @@ def _summary_in(delta: Mapping[str, Any]) -> str:
 
 
 class OpenCall(OpenItem):
-    """A tool call. `write` sends what has come of its arguments."""
+    """A tool call. `write` sends the arguments that have arrived."""
 
     __slots__ = ("_call", "_call_id", "_name", "_pairs")
 
@@ -261,14 +263,14 @@ class OpenCall(OpenItem):
         emit.item("added", self._item("", "in_progress"))
 
     def write(self) -> None:
-        """Send what has come. A custom tool's text is sent when it is whole."""
+        """Send the new arguments. A custom tool's input is sent only when complete."""
         if self._name.custom:
             return
         if text := self._pairs.join(self._call.take()):
             self._emit("function_call_arguments.delta", self.id, delta=text)
 
     def done(self, status: str) -> None:
-        """The call is whole, or the answer ends here."""
+        """Close the call."""
         if self._name.custom:
             text = custom_input(self._call.text)
             self._emit("custom_tool_call_input.delta", self.id, delta=text)

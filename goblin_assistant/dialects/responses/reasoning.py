@@ -1,13 +1,13 @@
-"""An answer's reasoning as an item of the Responses API, and back. Pure functions.
+"""Translates reasoning to an item of the Responses API, and back. Pure functions.
 
     reasoning_content, reasoning   the item's content: reasoning_text
     summaries of OpenRouter        the item's summary
     reasoning_details, thinking_blocks
-                                   packed in `encrypted_content`, with a mark of ours in front
+                                   packed in `encrypted_content`, behind a prefix of our own
                                    (providers/openai/encrypted.py)
 
-`encrypted_content` also holds the text where the client asked for it (`include`): such clients may
-send nothing else back.
+If the client asked for `encrypted_content` (`include`), it holds the text too. Such clients may
+send back nothing else.
 Sources: `openai.types.responses.ResponseReasoningItem` of the SDK, 3.54.0;
 https://openrouter.ai/docs/use-cases/reasoning-tokens (reasoning_details).
 """
@@ -31,18 +31,18 @@ def asks_for_encrypted(body: Mapping[str, Any]) -> bool:
 
 
 class Thoughts:
-    """The reasoning of one item, from one message or many deltas."""
+    """Collects the reasoning of one item, from one message or from many deltas."""
 
     __slots__ = ("blocks", "details", "texts")
 
     def __init__(self) -> None:
         self.texts: list[str] = []
-        """What was thought, piece by piece."""
+        """Pieces of the reasoning text, in order."""
         self.details: list[dict[str, Any]] = []
         self.blocks: list[Any] = []
 
     def add_hidden(self, message: Mapping[str, Any]) -> bool:
-        """Add what a message or a delta has beside its text. Whether it has something."""
+        """Add the details and thinking blocks of a message or delta; return whether it has any."""
         details, blocks = message.get("reasoning_details"), message.get("thinking_blocks")
         merge_details(self.details, details)
         if isinstance(blocks, list):
@@ -74,7 +74,7 @@ class Thoughts:
         return item
 
     def _content(self, text: str) -> list[dict[str, Any]]:
-        # OpenRouter writes a summary into its text as well.
+        # OpenRouter also sends a summary as text.
         shown = text and not self.summaries
         return [{"type": "reasoning_text", "text": text}] if shown else []
 
@@ -90,8 +90,10 @@ class Thoughts:
 
 
 def take_back(item: Mapping[str, Any], message: dict[str, Any], texts: list[str]) -> bool:
-    """Put an item's reasoning into an assistant's message, and its text into `texts`. False: only
-    its own provider can read it."""
+    """Put an item's reasoning into an assistant's message, and its text into `texts`.
+
+    Returns False if the item holds nothing that can be read here.
+    """
     encrypted, content = item.get("encrypted_content"), item.get("content")
     if isinstance(encrypted, str) and encrypted:
         if not encrypted.startswith(CARRIED):
@@ -112,7 +114,7 @@ def take_back(item: Mapping[str, Any], message: dict[str, Any], texts: list[str]
         )
         if not text:
             return False
-    if not isinstance(text, str) or not text:  # it may stand beside what is packed
+    if not isinstance(text, str) or not text:  # details without text
         return bool(message.get("reasoning_details") or message.get("thinking_blocks"))
     texts.append(text)
     return True

@@ -1,6 +1,6 @@
-"""Requests of the Responses API as OpenAI's chat requests, for providers that do not have it.
+"""Translates Responses requests to chat requests, for providers without the Responses API.
 
-Pure functions. Answers are in answer.py, streams in stream.py.
+Pure functions. answer.py translates answers, stream.py streams.
 
     input, instructions          messages (input_items.py)
     tools, tool_choice, parallel_tool_calls
@@ -13,11 +13,11 @@ Pure functions. Answers are in answer.py, streams in stream.py.
     include message.output_text.logprobs, top_logprobs
                                  logprobs, top_logprobs
     user, safety_identifier      user
-    metadata                     stands in the answer, as `store: false` does
+    metadata                     not sent; repeated in the answer, as `store: false` is
 
-What would change the answer's meaning is refused by name. The rest is left out and named in
-`ignored`: hints, and where or how soon OpenAI computes. What needs memory is refused before
-(state.py).
+A field that would change the meaning of the answer is refused by name. Others are left out and
+named in `ignored`: hints, and where or how soon OpenAI computes. state.py has already refused what
+needs stored responses.
 
 Sources: `openai.types.responses.ResponseCreateParams` of the SDK, 3.54.0;
 https://platform.openai.com/docs/api-reference/responses/create.
@@ -54,8 +54,8 @@ IGNORED = frozenset(
         "service_tier", "stream_options", "truncation",
     }
 )  # fmt: skip
-"""Caching, tiers, limits of tools that OpenAI runs, and how it shortens a conversation that is too
-long: without it, the request is refused as too long."""
+"""Caching, service tiers, limits of tools that OpenAI runs, and truncation. Without truncation, a
+conversation that is too long is refused."""
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "context_management": ([],),
@@ -74,7 +74,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "response_format": ("text.format",),
     "logprobs": ("include",),
 }
-"""Fields of OpenAI's chat: their names here."""
+"""Fields of the chat API: their names in the Responses API."""
 
 
 def request_to_openai(
@@ -164,6 +164,6 @@ def _translate_include(body: Mapping[str, Any], request: dict[str, Any], ignored
         if body.get("top_logprobs"):
             request["top_logprobs"] = body["top_logprobs"]
     elif body.get("top_logprobs"):
-        ignored.add("top_logprobs")  # OpenAI gives them only where they are included
+        ignored.add("top_logprobs")  # OpenAI sends them only if `include` asks for them
     if set(include) - {LOGPROBS, ENCRYPTED}:
         ignored.add("include")

@@ -1,7 +1,7 @@
-"""The parts of a response: the object around an answer, its items, its usage. Pure functions.
+"""Builds the response object, its items and its usage. Pure functions.
 
 Source: `openai.types.responses.Response` of the SDK, 3.54.0; fields that Open Responses requires
-(https://www.openresponses.org/specification) are there even when they are null.
+(https://www.openresponses.org/specification) are present even when null.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ECHOED: Mapping[str, Any] = {
     "truncation": "disabled",
     "user": None,
 }
-"""Fields of a request that stand in its response, and what they are when left out."""
+"""Request fields that the response repeats: their defaults."""
 
 _INCOMPLETE: Mapping[str, str] = {
     "length": "max_output_tokens",
@@ -43,7 +43,7 @@ _INCOMPLETE: Mapping[str, str] = {
 
 
 def response_id(upstream: Any) -> str:
-    """`resp_...`, with the upstream's own id in it where there is one."""
+    """`resp_` and the upstream's id, or a random one."""
     name = upstream.removeprefix("chatcmpl-") if isinstance(upstream, str) else ""
     return f"resp_{name or uuid.uuid4().hex}"
 
@@ -54,7 +54,7 @@ def item_id(prefix: str) -> str:
 
 
 class ResponseObject:
-    """One response. `value` is the object in progress; nothing of it is kept after the answer."""
+    """One response. `value` is the object while it is in progress."""
 
     __slots__ = ("value",)
 
@@ -111,12 +111,12 @@ def _tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def is_incomplete(finish_reason: str | None) -> bool:
-    """Whether an answer ended before its model had finished it."""
+    """Whether the answer was cut off."""
     return (finish_reason or "") in _INCOMPLETE
 
 
 def usage_of(usage: Usage | None) -> dict[str, Any] | None:
-    """Tokens as the Responses API writes them; None if the provider gave none."""
+    """Token counts in the form of the Responses API; None if the provider gave none."""
     if usage is None:
         return None
     return {
@@ -178,8 +178,7 @@ def call_item(
     arguments: str,
     status: str = "completed",
 ) -> dict[str, Any]:
-    """A call of a function, or of a custom tool. `arguments` is JSON, for a custom tool its
-    text."""
+    """A call of a function or a custom tool. `arguments` is JSON; for a custom tool, plain text."""
     item: dict[str, Any] = {"id": own_id, "call_id": call_id, "name": name.name, "status": status}
     if name.namespace:
         item["namespace"] = name.namespace
@@ -189,14 +188,14 @@ def call_item(
 
 
 def call_id_of(given: Any, extra: Any) -> str:
-    """A call's id for the client, with what the provider wants back in it."""
+    """A call's id for the client. It also carries what the provider needs back."""
     own = given if isinstance(given, str) and given else item_id("call")
     return joined_id(own, extra)
 
 
 def custom_input(arguments: str) -> str:
-    """The text that a model has given to a custom tool, which it knows as a function. What it wrote
-    otherwise is shown as it is."""
+    """The `input` text in a custom tool's arguments. The model calls the tool as a function.
+    Arguments without that text are returned unchanged."""
     try:
         value = json_bounds.loads(arguments.encode("utf-8", "surrogatepass"))
     except ValueError:

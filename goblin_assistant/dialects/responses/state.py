@@ -1,6 +1,6 @@
-"""What needs memory on the server's side, and is refused: this product keeps no responses.
+"""Refuses requests that need stored responses: this product stores none.
 
-Nothing is stored at a provider either: `store` is false in every request that is sent.
+Providers store none either: every request is sent with `store: false`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _REFUSED: Mapping[str, str] = {
 
 
 def refuse_state(body: Mapping[str, Any]) -> None:
-    """Raise BadRequest with the name of what needs memory."""
+    """Raise BadRequest if a field or an item needs a stored response; names it."""
     for name, instead in _REFUSED.items():
         if body.get(name) is not None:
             raise BadRequest(f"{name}: no responses are kept here; {instead}", param=name)
@@ -31,7 +31,7 @@ def refuse_state(body: Mapping[str, Any]) -> None:
     items = body.get("input")
     for position, item in enumerate(items if isinstance(items, list) else ()):
         kind = item.get("type")
-        # The SDK's type of a reference has no required field but its id.
+        # In the SDK, a reference requires only its id; its type may be missing.
         bare = kind is None and "role" not in item and "content" not in item
         if kind == "item_reference" or bare:
             raise BadRequest(

@@ -1,18 +1,17 @@
-"""OpenAI's stream as the events of the Responses API.
+"""Translates a chat completion stream to the events of the Responses API.
 
     first chunk                  response.created, response.in_progress
     delta.reasoning_content      an item of type reasoning, with reasoning_text; summaries of
                                  OpenRouter as summary parts
     delta.content, delta.refusal a message with output_text or refusal parts
-    delta.tool_calls             an item for each call. Calls may be open at the same time: each
-                                 event names its item
-    finish_reason, usage, the end
-                                 the items that are open are done; response.completed, or
-                                 response.incomplete, with all of the answer
+    delta.tool_calls             an item for each call. Several calls may be open: each event names
+                                 its item
+    finish_reason, usage, end    open items are done; then response.completed, or
+                                 response.incomplete, with the whole answer
 
-`event` and `data.type` are the same, and each event has the next `sequence_number`. An item is
-added, its parts are added and done, then it is done, as OpenAI's SDK checks. A custom tool's text
-comes in one piece, because the model writes it as JSON.
+`event` and `data.type` are the same, and each event has the next `sequence_number`. OpenAI's SDK
+checks the order: item added, parts added and done, item done. A custom tool's input is sent in one
+piece, because the model writes it as JSON.
 Sources: https://platform.openai.com/docs/api-reference/responses-streaming;
 `openai.lib.streaming.responses` of the SDK, 3.54.0, which reads these streams in the tests.
 """
@@ -47,8 +46,8 @@ from goblin_assistant.providers.base import Completed, ProviderError
 
 
 class StreamTranslator:
-    """The state of one stream. `model` is used until the provider names its own; `body` is the
-    client's request."""
+    """Translates one stream. `model` is used until the provider names one; `body` is the client's
+    request."""
 
     __slots__ = (
         "_body",
@@ -80,8 +79,8 @@ class StreamTranslator:
         self._out: list[bytes] = []
 
     def feed(self, block: bytes) -> bytes:
-        """The events for a block of whole events; b"" when it makes none. Raises BadResponse for
-        what is not JSON."""
+        """The events for a block of whole chunks; b"" if there are none. Raises BadResponse if a
+        chunk is not JSON."""
         self._out = []
         for chunk in chunks_in(block):
             self._chunk(chunk)
@@ -93,7 +92,7 @@ class StreamTranslator:
         response = self._begin({})
         reason = self._reason or finish_reason(completed.finish_reason)
         if not self._output:
-            self._message()  # an answer of nothing is a message too
+            self._message()  # an empty answer is still a message
         self._done("incomplete" if is_incomplete(reason) else "completed")
         whole = response.end(
             [item.value for item in self._output if item.value], completed.usage, reason
@@ -102,13 +101,13 @@ class StreamTranslator:
         return b"".join(self._out)
 
     def fail(self, error: ProviderError | AppError, correlation_id: str) -> bytes:
-        """The last events of a stream that broke, with what has come of the answer."""
+        """The last events of a stream that failed, with the part of the answer that has arrived."""
         self._out = []
         response = self._begin({}).value
         begun = b"".join(self._out)
         self._out = []
         sequence = self._sequence
-        self._done("incomplete")  # only for what the items hold: these events do not go out
+        self._done("incomplete")  # fills the items; these events are not sent
         output = [item.value for item in self._output if item.value]
         return begun + failed_events(
             {**response, "output": output}, sequence, error, correlation_id

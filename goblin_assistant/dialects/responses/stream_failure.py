@@ -1,7 +1,7 @@
-"""How a stream of the Responses API ends when it broke: `response.failed`, then `error`.
+"""The end of a Responses stream that failed: `response.failed`, then `error`. Pure functions.
 
-Codex and others read the first. OpenAI's SDK raises for the second, so that a client that looks for
-neither does not take a part for the whole. Pure functions.
+Codex and others read the first event. OpenAI's SDK raises an exception for the second, so a client
+that checks neither does not mistake a partial answer for a complete one.
 Source: https://platform.openai.com/docs/api-reference/responses-streaming.
 """
 
@@ -32,7 +32,7 @@ def failed_events(
     error: ProviderError | AppError,
     correlation_id: str,
 ) -> bytes:
-    """The last events of a stream that broke. `sequence` is the next number."""
+    """The last events of a stream that failed. `sequence` is the next sequence number."""
     failed = {**response, "status": "failed", "error": failure(error), "completed_at": None}
     body = openai_body(error, correlation_id)
     told = {name: body["error"][name] for name in ("code", "message", "param")}
@@ -42,13 +42,16 @@ def failed_events(
 
 
 def error_event(error: ProviderError | AppError, correlation_id: str) -> bytes:
-    """The last events of a stream of which nothing is known."""
+    """The last events of a stream that failed before its first event."""
     return failed_events(ResponseObject({}, {}, "").value, 0, error, correlation_id)
 
 
 class PassedStream:
-    """A stream that passes as it is. It remembers its first and its last piece, to end it in their
-    terms if it breaks."""
+    """A stream that is passed on unchanged.
+
+    It keeps the first and the last block. If the stream fails, they give the response object and
+    the next sequence number for the last events.
+    """
 
     __slots__ = ("_first", "_last")
 
@@ -66,7 +69,7 @@ class PassedStream:
         return b""
 
     def fail(self, error: ProviderError | AppError, correlation_id: str) -> bytes:
-        """The last events of a stream that broke."""
+        """The last events of the stream, which has failed."""
         response, sequence = ResponseObject({}, {}, "").value, -1
         for data in _events(self._first):
             if isinstance(data.get("response"), dict):

@@ -1,14 +1,15 @@
-"""Tools of the Responses API as functions of OpenAI's chat API, and their names back. Pure
-functions.
+"""Translates tools of the Responses API to functions of the chat API, and their names back.
+
+Pure functions.
 
     function    a function
-    namespace   its functions, each as `namespace__name`; the call comes back with both names. Its
-                description stands in the first of them
-    custom      a function of one text, `input`; the call comes back as a custom tool's. A grammar
-                is described to the model; no other provider enforces it
-    others      run at OpenAI, or are known to its models only: left out and named in `ignored`, as
-                long as there are other tools and none of them is required. Without the one that is
-                required, or without any, the model would invent
+    namespace   each of its functions as `namespace__name`; the call has both names again. The
+                first function gets the namespace's description
+    custom      a function with one text argument, `input`; the call becomes a custom tool call. A
+                grammar is described to the model; no other provider enforces it
+    others      tools that OpenAI runs, or that only its models know: left out and named in
+                `ignored`. Refused if `tool_choice` requires one, or if no other tool is left: the
+                model would invent results
 
 Sources: `openai.types.responses.Tool`, `ToolChoice` of the SDK, 3.54.0;
 https://platform.openai.com/docs/guides/function-calling.
@@ -25,8 +26,9 @@ from goblin_assistant.errors import BadRequest
 from goblin_assistant.schemas.field_names import note_others
 
 _FUNCTION = ("parameters", "strict")
-"""What a function has beside its name and description. Other fields of a tool (allowed_callers,
-async, defer_loading, output_schema) cannot change what an answer means: left out and named."""
+"""Fields of a function besides name and description. Other fields of a tool (allowed_callers,
+async, defer_loading, output_schema) do not change the meaning of an answer: they are left out and
+named in `ignored`."""
 
 CUSTOM_PARAMETERS: Mapping[str, Any] = {
     "type": "object",
@@ -34,17 +36,17 @@ CUSTOM_PARAMETERS: Mapping[str, Any] = {
     "required": ["input"],
     "additionalProperties": False,
 }
-"""What a custom tool takes, as a function."""
+"""The parameters of a custom tool that is sent as a function."""
 
 _WORD = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _LONGEST_NAME = 128
-"""Characters. A namespace's name is sent with each of its functions, and paid for each time.
-Providers take functions' names of 64 characters, Anthropic of 128."""
+"""Characters. A namespace's name is sent, and paid for, with each of its functions. Most providers
+accept names of up to 64 characters, Anthropic up to 128."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallName:
-    """What a tool is called by the client. `namespace` is empty for most."""
+    """A tool's name as the client wrote it. `namespace` may be empty."""
 
     name: str
     namespace: str = ""
@@ -57,7 +59,7 @@ class CallName:
 
 
 def names_of(body: Mapping[str, Any]) -> dict[str, CallName]:
-    """The client's names by the functions' names, where they are not the same."""
+    """The client's name for each function's name, where they differ."""
     tools = body.get("tools")
     found = (name for name, *_ in _callable(tools) if name is not None) if tools else ()
     return {name.flat: name for name in found if name.namespace or name.custom}
@@ -72,7 +74,7 @@ def translate_tools(body: Mapping[str, Any], request: dict[str, Any], ignored: s
         return
     allowed, choice = _choice(choice, ignored)
     functions: dict[str, dict[str, Any]] = {}
-    # A namespace's description goes with its first function. It would be paid for with each.
+    # Only a namespace's first function gets its description: each copy would be paid for.
     described: set[tuple[str, str]] = set()
     left_out: list[tuple[str, Any]] = []
     for tool in tools:
@@ -104,8 +106,8 @@ def translate_tools(body: Mapping[str, Any], request: dict[str, Any], ignored: s
 def _callable(
     tools: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[CallName | None, Mapping[str, Any], str, str]]:
-    """(name, tool, place, description of its namespace) of each tool; without a name those that
-    other models do not have."""
+    """(name, tool, place, description of its namespace) of each tool. The name is None for tools
+    that only OpenAI's models have."""
     for position, tool in enumerate(tools):
         where, kind = f"tools[{position}]", tool.get("type")
         if kind in ("function", "custom"):
