@@ -1,11 +1,11 @@
-"""How many tokens a request's prompt has. No Flask in here.
+"""Counts the tokens of a request's prompt. Does not use Flask.
 
-Providers that count are asked, with the retries, fallbacks and circuit breakers of chats: the first
-of a chain that counts, whatever stands before it. For other models there is an estimate, if
-GOBLIN_COUNT_TOKENS allows it.
+A provider that can count is asked, with the retries, fallbacks and circuit breakers of chats. In a
+chain, targets that cannot count are skipped. Other models get an estimate, if GOBLIN_COUNT_TOKENS
+allows it.
 
-A count costs nothing: no usage record, no budget, none of a key's tokens per minute or places. It
-takes a chat slot, because it holds a server thread while the provider counts.
+A count is free: it leaves no usage record, and uses no budget, no tokens per minute and none of the
+key's concurrency. It takes a chat slot, because it holds a server thread while the provider counts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SOURCE = "X-Goblin-Token-Source"
 
 
 class TokenCounts:
-    """Counts for requests in Anthropic's dialect. Shared by all threads."""
+    """Counts tokens for requests in Anthropic's dialect. Shared by all threads."""
 
     def __init__(
         self, tables: Tables, router: Router, slots: ChatSlots, access: ModelAccess, config: Config
@@ -89,7 +89,7 @@ class TokenCounts:
                 of_chat=False,
             )
         except ModelNotFound:
-            # A server of Anthropic's dialect may be without this route.
+            # Some servers with Anthropic's API do not have this route.
             if not self._estimates:
                 raise
             return _estimate(chat, raw)
@@ -106,6 +106,6 @@ class TokenCounts:
 
 
 def _estimate(chat: Chat, raw: bytes) -> ChatResult:
-    with json_bounds.turn_of(raw):  # 20 MB take seconds of CPU
+    with json_bounds.turn_of(raw):  # 20 MB need seconds of CPU
         tokens = estimate_tokens(chat.body)
     return ChatResult(orjson.dumps({"input_tokens": tokens}), {SOURCE: "estimated"})

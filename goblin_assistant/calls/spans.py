@@ -1,4 +1,4 @@
-"""The spans of one chat, by OpenTelemetry's conventions for generative AI. Never its content.
+"""Builds the spans of a chat, by OpenTelemetry's conventions for generative AI. No content.
 
 https://github.com/open-telemetry/semantic-conventions-genai
 """
@@ -13,7 +13,7 @@ from goblin_assistant.tracing.spans import Moment, Span, Value
 from goblin_assistant.usage.records import UsageEntry
 
 EVENTS = frozenset({"first_token", "retry", "fallback", "disconnected"})
-"""What becomes an event of the request's span, of a chat's history."""
+"""Events of a chat that become events of the request's span."""
 _OUR_FAULT = ("provider", "gateway")
 
 _PROVIDERS = {
@@ -22,15 +22,15 @@ _PROVIDERS = {
     "mistral": "mistral_ai",
     "xai": "x_ai",
 }
-"""Names of presets that the conventions write in another way."""
+"""Presets whose names differ in the conventions."""
 
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-"""What the dialects call the most tokens of an answer."""
+"""The dialects' names for the limit on an answer's tokens."""
 
 
 def wants_keeping(entry: UsageEntry, trace: Trace) -> bool:
-    """Whether a chat is kept whatever its share: it failed on this side, fell back, was tried
-    again, or was slow."""
+    """Whether a chat's trace is kept even if it is not sampled: the gateway or a provider failed, a
+    retry or a fallback was needed, or a call was slow."""
     failed = not entry.completed and entry.error_source in _OUR_FAULT
     return failed or trace.fallback or trace.attempts > 1 or any(call.slow for call in trace.calls)
 
@@ -38,7 +38,7 @@ def wants_keeping(entry: UsageEntry, trace: Trace) -> bool:
 def chat_spans(
     entry: UsageEntry, trace: Trace, body: dict[str, Any], context: TraceContext
 ) -> list[Span]:
-    """A span for the wait for a slot, if there was one, and one for each attempt."""
+    """One span for the wait for a chat slot, if the chat waited, and one for each attempt."""
     spans = [_wait(event, trace, context) for event in trace.events if event["event"] == "slot"]
     for call in trace.calls:
         spans.append(_attempt(call, entry, trace, body, context))
@@ -46,8 +46,8 @@ def chat_spans(
 
 
 def count_spans(trace: Trace, context: TraceContext) -> list[Span]:
-    """A span for each attempt to have a request's tokens counted. The conventions have no name for
-    the operation."""
+    """One span for each attempt to count a request's tokens. The conventions have no name for this
+    operation."""
     return [
         Span(
             f"count_tokens {call.target.model}",
@@ -75,7 +75,7 @@ def _provider_name(call: AttemptCall) -> str:
 
 
 def moments(trace: Trace) -> list[Moment]:
-    """The events of a chat for the request's span."""
+    """The events of the request's span."""
     return [
         Moment(
             event["event"],
@@ -141,14 +141,15 @@ def _attempt(
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    # OTLP has 64 bits with a sign. For more the exporter would log an error, at a caller's will.
+    # OTLP integers have 64 bits with a sign. The exporter logs an error for a larger one, and a
+    # caller could send many.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _add_answer(
     attributes: dict[str, Value], entry: UsageEntry, trace: Trace, call: AttemptCall
 ) -> None:
-    """What the last attempt gave."""
+    """Add what the last attempt returned."""
     if entry.model:
         attributes["gen_ai.response.model"] = entry.model
     attributes["gen_ai.usage.input_tokens"] = entry.prompt_tokens

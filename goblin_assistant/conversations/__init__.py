@@ -1,1 +1,1 @@
-"""A person's own conversations: the one place that keeps the content of chats."""
+"""The page's conversations. Only here is the content of chats stored."""

@@ -1,9 +1,10 @@
-"""Conversations and their messages in the database. Each belongs to one user, and only that user
-can reach it: for everybody else it does not exist.
+"""Stores conversations and their messages in the database.
 
-Messages are numbered from 0. Writing replaces everything from one position on: so an answer is
-added, asked for again, or an edited question sent, by the same statement. Each write names the
-revision that it has seen; of two tabs, the second is told to read again.
+Each conversation belongs to one user. For everybody else it does not exist (NotFound).
+
+Messages are numbered from 0. A write replaces everything from one position on. This one operation
+adds an answer, regenerates it, or sends an edited question. Each write names the revision that it
+has read. If two tabs write, the second gets Conflict and must read again.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ MOST_CONVERSATIONS = 10_000
 MOST_MESSAGES = 5_000
 DAY_MS = 86_400_000
 SEARCHES = 2
-"""Of one instance at a time. A search through 100 MB takes SQLite tens of seconds."""
+"""Searches at a time in one instance. To search 100 MB takes SQLite tens of seconds."""
 SEARCH_WAIT_SECONDS = 2.0
 PAGE_BYTES = 4 * 1024 * 1024
-"""How much of a conversation is held at once, but for one message that is larger."""
+"""The part of a conversation that is in memory at once. A single larger message is also held."""
 
 _mine = conversations.c
 _of = conversation_messages.c
@@ -45,8 +46,8 @@ _of = conversation_messages.c
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `attachments` are images as data: addresses; `details` say how an answer came
-    about."""
+    """One message. `attachments` are images as data: URLs. `details` describe how an answer was
+    made, such as its model and cost."""
 
     role: str
     text: str
@@ -55,7 +56,7 @@ class Message:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, as they are counted."""
+        """Bytes, as they count against what a user may keep."""
         details = len(json.dumps(self.details))  # as the database keeps it
         return len(self.text.encode()) + sum(map(len, self.attachments)) + details
 
@@ -64,7 +65,7 @@ class Conversations:
     """The conversations of all users. Shared by all threads."""
 
     def __init__(self, engine: Engine, most_bytes: int) -> None:
-        """`most_bytes` is what one user may keep."""
+        """`most_bytes` is the total size that one user may keep."""
         self._engine = engine
         self._most_bytes = most_bytes
         self._searches = threading.BoundedSemaphore(SEARCHES)
@@ -76,9 +77,12 @@ class Conversations:
         before: tuple[int, int] | None = None,
         limit: int = 50,
     ) -> list[Row[Any]]:
-        """The latest first; `before` is `updated_at` and `id` of the last of the page before.
-        `search` looks in titles and texts, without case: all of them are read, so that few may do
-        so at once. Raises NoFreeSlot when others do."""
+        """A page of the user's conversations, latest first.
+
+        `before` is (`updated_at`, `id`) of the last one on the previous page. `search` is looked
+        for in titles and texts, ignoring case. It reads all of them, so only SEARCHES run at a
+        time; raises NoFreeSlot after SEARCH_WAIT_SECONDS.
+        """
         wanted = select(conversations).where(_mine.user_id == user_id)
         if before is not None:
             wanted = wanted.where(tuple_(_mine.updated_at, _mine.id) < tuple_(*before))
@@ -102,7 +106,7 @@ class Conversations:
             self._searches.release()
 
     def create(self, user_id: int, title: str, settings: dict[str, Any]) -> Row[Any]:
-        """A new one without messages. Raises Conflict when the user has too many."""
+        """Create a conversation without messages. Raises Conflict if the user has too many."""
         with begin(self._engine) as connection:
             count = select(func.count()).where(_mine.user_id == user_id)
             if connection.execute(count).scalar_one() >= MOST_CONVERSATIONS:
@@ -112,12 +116,12 @@ class Conversations:
             return _find(connection, user_id, made)
 
     def get(self, user_id: int, conversation_id: int) -> Row[Any]:
-        """One, or NotFound."""
+        """The conversation. Raises NotFound."""
         with connect(self._engine) as connection:
             return _find(connection, user_id, conversation_id)
 
     def change(self, user_id: int, conversation_id: int, **values: Any) -> Row[Any]:
-        """Change title or settings. It keeps its place in the list."""
+        """Change title or settings. The conversation keeps its place in the list."""
         with begin(self._engine) as connection:
             _find(connection, user_id, conversation_id)
             if values:
@@ -127,14 +131,14 @@ class Conversations:
             return _find(connection, user_id, conversation_id)
 
     def delete(self, user_id: int, conversation_id: int) -> None:
-        """Delete one with its messages."""
+        """Delete a conversation and its messages."""
         with begin(self._engine) as connection:
             _find(connection, user_id, conversation_id)
             connection.execute(delete(conversations).where(_mine.id == conversation_id))
         logger.info("conversation_deleted", extra={"user_id": user_id})
 
     def delete_all(self, user_id: int) -> None:
-        """Delete all of a user's."""
+        """Delete all conversations of a user."""
         with begin(self._engine) as connection:
             connection.execute(delete(conversations).where(_mine.user_id == user_id))
         logger.info("conversations_deleted", extra={"user_id": user_id})
@@ -142,7 +146,8 @@ class Conversations:
     def messages(
         self, user_id: int, conversation_id: int, start: int = 0, limit: int = 1000
     ) -> tuple[list[Row[Any]], int | None]:
-        """Messages from a position on, of PAGE_BYTES at most, and where the next ones begin."""
+        """Messages from a position on, at most PAGE_BYTES, and the position of the next page; None
+        at the end."""
         with connect(self._engine) as connection:
             found = _find(connection, user_id, conversation_id)
             rows = _messages(connection, conversation_id, start, limit)
@@ -157,9 +162,10 @@ class Conversations:
         revision: int,
         messages: Sequence[Message],
     ) -> Row[Any]:
-        """Make `messages` the end of the conversation, from `position` on.
+        """Replace the messages from `position` on by `messages`.
 
-        Raises Conflict when it has changed since `revision`, and when the user keeps too much.
+        Raises Conflict if the conversation has changed since `revision`, or if the user would keep
+        too much.
         """
         with begin(self._engine) as connection:
             found = _find(connection, user_id, conversation_id)
@@ -194,8 +200,8 @@ class Conversations:
             return _find(connection, user_id, conversation_id)
 
     def export(self, user_id: int) -> Iterator[tuple[Row[Any], Iterator[Row[Any]]]]:
-        """Each with all its messages, the oldest first. Holds PAGE_BYTES at a time, and no
-        connection while the caller sends them."""
+        """Every conversation with all its messages, oldest first. Holds PAGE_BYTES at a time, and
+        no database connection while the caller sends them."""
         after = 0
         while True:
             following = (
@@ -222,7 +228,7 @@ class Conversations:
             start = rows[-1].position + 1
 
     def prune(self, days: int) -> None:
-        """Delete what nobody has written to for so many days."""
+        """Delete conversations without a write for so many days."""
         with begin(self._engine) as connection:
             gone = connection.execute(
                 delete(conversations).where(_mine.updated_at < now_ms() - days * DAY_MS)

@@ -1,1 +1,1 @@
-"""Traces: which request belongs to which, over several services."""
+"""Distributed tracing: trace context, spans, and their export to an OTLP collector."""

@@ -1,9 +1,9 @@
-"""The trace that a request belongs to: the headers `traceparent` and `tracestate`.
+"""Trace context: reads and writes the headers `traceparent` and `tracestate`.
 
 W3C Trace Context, level 1: https://www.w3.org/TR/trace-context-1/
 
-A request has one span here, and each attempt at a provider is a span below it. The attempt's span
-is the parent of what goes to the provider.
+A request has one span here, and each attempt at a provider is a child span. The attempt's span is
+the parent that the provider receives.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import re
 from dataclasses import dataclass
 
 SAMPLED = 1
-"""The flag that says that the caller keeps this trace."""
+"""The bit of trace-flags that says that the caller samples this trace."""
 MAX_STATE = 512
-"""Characters of a tracestate that is passed on, as many as the standard asks for. A longer one is
-not read: 64 KB would take 5 ms."""
+"""Characters of a tracestate that is passed on; the standard asks for at least 512. A longer one is
+dropped unread: to check 64 KB would take 5 ms."""
 
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _KEY = r"(?:[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z0-9][a-z0-9_\-*/]{0,13}|[a-z0-9][a-z0-9_\-*/]{0,255})"
@@ -28,8 +28,8 @@ _NO_SPAN = "0" * 16
 
 
 def new_trace_id() -> str:
-    """A random id of 32 hex digits, never all zeros. Not from os.urandom, which releases the
-    GIL: an id is no secret."""
+    """A random id of 32 hex digits, never all zeros. os.urandom would release the GIL,
+    and an id needs no secrecy."""
     return f"{random.getrandbits(128) or 1:032x}"
 
 
@@ -42,8 +42,8 @@ def new_span_id() -> str:
 class TraceContext:
     """One request's place in its trace.
 
-    `span_id` is the request's own span. `parent_id` is the caller's, or empty. `sampled` is what
-    the caller said, or what the share decided. `state` is the tracestate to pass on.
+    `span_id` is the request's own span. `parent_id` is the caller's, or empty. `sampled` is the
+    caller's flag, or was decided by the share. `state` is the tracestate to pass on.
     """
 
     trace_id: str
@@ -61,7 +61,7 @@ class TraceContext:
 
 
 def log_ids(correlation_id: str, trace: TraceContext | None) -> dict[str, str]:
-    """The fields of a log line that tie it to a request, from any thread."""
+    """The log fields that identify a request, for use in any thread."""
     if trace is None:
         return {"correlation_id": correlation_id}
     return {"correlation_id": correlation_id, "trace_id": trace.trace_id}
@@ -70,15 +70,15 @@ def log_ids(correlation_id: str, trace: TraceContext | None) -> dict[str, str]:
 def context_from(
     parent: str | None, state: str | None = None, *, share: float = 1.0, follow: bool = True
 ) -> TraceContext:
-    """The context of a request with these headers. A traceparent that is missing or not valid
-    begins a new trace, and its tracestate is dropped.
+    """The context of a request with these headers.
 
-    `share` of the new traces is sampled, from 0 to 1. Without `follow` the caller's flag does not
-    count, and its traces are sampled by their share too.
+    Without a valid traceparent a new trace begins, and the tracestate is dropped. `share` (0 to 1)
+    of new traces is sampled. Without `follow`, the caller's flag is ignored and the share decides
+    for its traces too.
     """
     if parent is not None and (match := _PARENT.fullmatch(parent)) is not None:
         version, trace_id, parent_id, flags, rest = match.groups()
-        # A later version may add to the end; version 0 has none, and 255 is not allowed.
+        # Later versions may append fields; version 00 may not, and ff is invalid.
         known = version != "ff" and (rest is None or version != "00")
         if known and trace_id != _NO_TRACE and parent_id != _NO_SPAN:
             sampled = bool(int(flags, 16) & SAMPLED) if follow else _in_share(trace_id, share)
@@ -89,12 +89,12 @@ def context_from(
 
 
 def _in_share(trace_id: str, share: float) -> bool:
-    # By the id's last 64 bits, as OpenTelemetry's samplers: services with one share agree.
+    # By the id's last 64 bits, as OpenTelemetry does: services with the same share agree.
     return share >= 1.0 or int(trace_id[16:], 16) < share * 2**64
 
 
 def _checked(state: str) -> str:
-    """A tracestate, or empty for one that is too long or not valid."""
+    """The tracestate, or empty if it is too long or invalid."""
     if len(state) > MAX_STATE:
         return ""
     members = [member for part in state.split(",") if (member := part.strip(" \t"))]

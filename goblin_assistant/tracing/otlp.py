@@ -1,7 +1,7 @@
-"""Sends spans to an OTLP collector, by OpenTelemetry's SDK. The only module that imports it.
+"""Sends spans to an OTLP collector with OpenTelemetry's SDK. No other module imports the SDK.
 
-The SDK's batch processor has a bounded queue (OTEL_BSP_MAX_QUEUE_SIZE) and a thread of its own. A
-collector that is slow or gone costs spans, which are counted, and no chat notices it.
+The SDK's batch processor has a bounded queue (OTEL_BSP_MAX_QUEUE_SIZE) and its own thread. If the
+collector is slow or gone, spans are lost and counted. Chats are not affected.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CLOSE_SECONDS = 2.0
 
 
 class _Counting(SpanExporter):
-    """The exporter, with a count of what it sent and could not send."""
+    """Wraps the exporter: counts the spans in its queue, and those sent and refused."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
@@ -37,7 +37,7 @@ class _Counting(SpanExporter):
         self.waiting = 0
 
     def entered(self, spans: int, capacity: int) -> bool:
-        """Count spans into the queue; False when it has no room for them."""
+        """Count spans as queued; False if the queue has no room for all of them."""
         with self._lock:
             if self.waiting + spans > capacity:
                 return False
@@ -63,8 +63,8 @@ class _Counting(SpanExporter):
 
 
 class OtlpSender:
-    """Hands spans to the SDK. Reads OTEL_* from the environment; raises what the SDK raises for
-    values that it cannot take."""
+    """Hands spans to the SDK, which reads OTEL_* from the environment. For invalid values the SDK's
+    own exceptions are raised."""
 
     def __init__(self, instance: str) -> None:
         self._exporter = _Counting(OTLPSpanExporter())
@@ -100,8 +100,7 @@ class OtlpSender:
         )
 
     def close(self) -> None:
-        """Send what is queued, for at most CLOSE_SECONDS. A collector that hangs holds up nothing
-        longer."""
+        """Send what is queued, for at most CLOSE_SECONDS, even if the collector hangs."""
         ending = threading.Thread(target=self._processor.shutdown, name="otlp-end", daemon=True)
         ending.start()
         ending.join(CLOSE_SECONDS)

@@ -1,4 +1,4 @@
-"""The spans of one request, gathered until it is over. No OpenTelemetry in here."""
+"""Collects the spans of one request until it ends. Does not use OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One span. `started` and `ended` are on time.perf_counter()'s clock. `error` is empty for one
-    that went well, else the kind of failure."""
+    """One span. `started` and `ended` are on time.perf_counter()'s clock. `error` is the type of
+    the error, or empty."""
 
     name: str
     kind: Kind
@@ -44,15 +44,15 @@ class Span:
 
 
 class SpanSink(Protocol):
-    """Takes the spans of requests that are kept."""
+    """Receives the spans of requests that are kept."""
 
     def take(self, context: TraceContext, spans: Sequence[Span], clock: Clock) -> None:
-        """Hand over one request's spans. Never waits, never raises."""
+        """Take one request's spans. Never blocks, never raises."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Turns readings of time.perf_counter() into times of the day."""
+    """Converts readings of time.perf_counter() to wall-clock time."""
 
     perf: float = field(default_factory=time.perf_counter)
     epoch_ns: int = field(default_factory=time.time_ns)
@@ -63,11 +63,11 @@ class Clock:
 
 
 class RequestSpans:
-    """Waits for the parts of one request: the HTTP part and, for a chat, the chat's. Then it keeps
-    the spans or drops them, as one.
+    """Waits for all parts of one request: the HTTP part and, for a chat, the chat part. Then all
+    spans are kept, or all are dropped.
 
-    Kept: what its traceparent or its share samples, and whatever a part wants kept. The parts may
-    come from different threads.
+    They are kept if the trace is sampled, or if any part asks for it. Parts may come from different
+    threads.
     """
 
     __slots__ = ("_clock", "_context", "_events", "_keep", "_lock", "_parts", "_sink", "_waiting")
@@ -83,8 +83,8 @@ class RequestSpans:
         self._events: Callable[[], list[Moment]] = list
 
     def exemplar(self) -> dict[str, str] | None:
-        """The labels of an exemplar, which leads from a metric to this trace; None if it is not
-        kept, as far as is known."""
+        """The labels of an exemplar, which links a metric to this trace. None while the trace is
+        not going to be kept."""
         return {"trace_id": self._context.trace_id} if self._keep else None
 
     def expect_part(self) -> None:
@@ -99,9 +99,9 @@ class RequestSpans:
         keep: bool,
         events: Callable[[], list[Moment]] | None = None,
     ) -> None:
-        """A part is over. `make` is called only if the request is kept, after the last part.
-        `events` are for the request's own span. Never raises: the answer's last bytes may still be
-        on their way."""
+        """A part has ended. `make` builds its spans; it is called after the last part, and only if
+        the request is kept. `events` are for the request's own span. Never raises: the answer's
+        last bytes may not have been sent yet."""
         with self._lock:
             if events is not None:
                 self._events = events

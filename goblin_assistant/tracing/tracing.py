@@ -1,4 +1,4 @@
-"""Whether spans are made and sent: the variables of OpenTelemetry, and the start of the sender.
+"""Reads the OTEL_* variables, begins traces, and starts and stops the sender of spans.
 
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
@@ -24,9 +24,9 @@ INSTALL = "pip install 'goblin-assistant[otel]'"
 
 
 class Tracing:
-    """Begins each request's trace. With an OTLP endpoint its spans are sent there.
+    """Begins the trace of each request. Sends spans if an OTLP endpoint is set.
 
-    `environ` has the variables of the process and of `.env`.
+    `environ` holds the variables of the process and of `.env`.
     """
 
     def __init__(self, environ: Mapping[str, str], instance: str) -> None:
@@ -41,7 +41,8 @@ class Tracing:
     def begin(
         self, parent: str | None, state: str | None
     ) -> tuple[TraceContext, RequestSpans | None]:
-        """The context of a request with these headers, and where its spans go, if anywhere."""
+        """The context of a request with these headers, and the collector of its spans; None if
+        spans are not sent."""
         context = context_from(parent, state, share=self.share, follow=self._follows_caller)
         if self._sender is None:
             return context, None
@@ -53,13 +54,13 @@ class Tracing:
             return
         for name in _PROTOCOLS:
             given = self._environ.get(name, "").strip().lower()
-            if given == "http/protobuf":  # the first one that is set counts
+            if given == "http/protobuf":  # the first one that is set wins
                 break
             if given:
                 logger.warning("traces_not_sent", extra={"reason": f"{name}: only http/protobuf"})
                 return
         try:
-            from goblin_assistant.tracing.otlp import OtlpSender  # 15 MB that only traces need
+            from goblin_assistant.tracing.otlp import OtlpSender  # 15 MB of memory
         except ImportError:
             logger.warning("traces_not_sent", extra={"reason": f"not installed: {INSTALL}"})
             return
@@ -71,7 +72,7 @@ class Tracing:
             logger.warning("traces_not_sent", extra={"reason": f"{type(error).__name__}: {error}"})
 
     def take(self, context: TraceContext, spans: Sequence[Span], clock: Clock) -> None:
-        """For RequestSpans."""
+        """Implements SpanSink."""
         sender = self._sender
         if sender is not None:
             try:
@@ -80,7 +81,7 @@ class Tracing:
                 logger.exception("span_failed")
 
     def stop(self) -> None:
-        """Send what is waiting, for at most two seconds."""
+        """Send the queued spans, for at most two seconds."""
         sender, self._sender = self._sender, None
         if sender is not None:
             sender.close()
