@@ -1,9 +1,9 @@
-"""Comments in a stream whose provider is silent, so that nothing on the way gives the client up.
+"""Writes comments into a stream while its provider is silent.
 
-Proxies and clients close a connection without a byte for about 60 seconds. The thread of the
-request waits for its provider, so the main loop writes instead: whole chunks, between two events.
-Before the first event it begins the response too. The answer may still come from another provider,
-but its status is then 200, and a later error is an event of the stream.
+Proxies and clients close a connection after about 60 seconds without a byte. The request's thread
+is waiting for the provider, so the main loop writes: whole HTTP chunks, between two events. Before
+the first event it also begins the response, with status 200. A fallback to another provider is
+still possible then, but an error must be sent as an event of the stream.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from goblin_assistant.server.tasks import ApplicationTask
 logger = logging.getLogger("goblin_assistant.server")
 
 EVERY_SECONDS = 15.0
-"""The longest silence of a stream that has begun. A shorter GOBLIN_STREAM_KEEPALIVE_SECONDS counts
-here too."""
+"""Longest silence of a stream that has begun. A smaller GOBLIN_STREAM_KEEPALIVE_SECONDS wins."""
 
 
 class SilentStream:
-    """One streamed response. All that the main loop does with it is under the channel's lock."""
+    """One streamed response. The main loop uses it only while it holds the channel's lock."""
 
     __slots__ = (
         "_after",
@@ -42,8 +41,9 @@ class SilentStream:
         headers: Callable[[], list[tuple[str, str]]],
         after: float,
     ) -> None:
-        """`channel` is a Channel, which imports this module. `headers` makes those of a response
-        that begins before its answer: it is called in the main loop. `after` is in seconds."""
+        """`channel` is a Channel, which imports this module. `headers` makes the headers of a
+        response that begins before its first event; the main loop calls it. `after` is the silence
+        in seconds before the response begins."""
         self._channel = channel
         self._comment = comment
         self._headers: Callable[[], list[tuple[str, str]]] | None = headers
@@ -54,16 +54,16 @@ class SilentStream:
 
     # -- for the request's thread -----------------------------------------------------------------
     def arrived(self) -> bool:
-        """The first event, or an error, is there. Whether the response has begun already; if not,
-        the main loop does not begin it any more."""
+        """The first event, or an error, has arrived. Returns whether the main loop has already
+        begun the response; if not, it will not begin it any more."""
         with self._channel.outbuf_lock:
-            # They hold the request's context, which leads back here: 40 KB that would wait for the
-            # garbage collector.
+            # Breaks a reference cycle through the request's context. Otherwise 40 KB would wait for
+            # the garbage collector.
             self._headers = None
             return self._begun is not None
 
     def take_over(self, task: ApplicationTask) -> None:
-        """Let `task` go on with the response, if it has begun."""
+        """Let `task` continue the response, if the main loop has begun it."""
         if self.arrived() and self._begun is not None and not task.wrote_header:
             task.wrote_header = True
             task.chunked_response = self._begun.chunked_response
@@ -71,15 +71,15 @@ class SilentStream:
                 task.set_close_on_finish()
 
     def flows(self, *, chunked: bool) -> None:
-        """The header block of a stream has been written."""
+        """The response headers have been written."""
         with self._channel.outbuf_lock:
             if chunked and self._begun is None:
                 self._comment = _chunk(self._comment)
             self._flows = True
 
     def end(self, task: ApplicationTask) -> None:
-        """The application has returned, or failed: the main loop writes nothing any more. `task`
-        knows what has been written, also if it has written nothing itself."""
+        """The application has returned or failed: the main loop writes nothing more. `task` takes
+        over the state of what the main loop has written."""
         with self._channel.outbuf_lock:
             self._channel.silent = None
         self.take_over(task)

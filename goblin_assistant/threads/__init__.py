@@ -1,1 +1,1 @@
-"""Threads of this process: their budget, work that finalisers leave, and forks."""
+"""Threads of this process: a budget for slow work, a thread for finalisers, and forks."""

@@ -1,9 +1,9 @@
-"""How many server threads may be held at once by slow work.
+"""Limits how many server threads slow work may hold at once.
 
 A running chat, a chat that waits for a slot and a request that waits for a password hash each hold
 a thread. The budget is smaller than the number of threads, so that health, metrics and refusals
-always find one. Without a place a request is refused at once: that takes a thread for a
-millisecond, waiting takes it for seconds.
+always find one. If no place is free, a request is refused at once: a refusal holds a thread for a
+millisecond, waiting would hold it for seconds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Clears, in a forked child, what belongs to its parent: queued lines and records, open sockets.
+"""Clears what a forked child copied from its parent: queued log lines and records, open sockets.
 
-A server that forks after it has loaded the application (`gunicorn --preload`) copies all of them.
+This matters for servers that fork after loading the application (`gunicorn --preload`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ _methods: list[weakref.WeakMethod[Callable[[], Any]]] = []
 
 
 def run_in_child(method: Callable[[], Any]) -> None:
-    """Call a bound method in every child while its object lives. Python's own hooks are never
-    removed."""
+    """Call a bound method in every forked child, as long as its object lives. os.register_at_fork
+    would keep the object alive: its hooks cannot be removed."""
     _methods[:] = [known for known in _methods if known() is not None]
     _methods.append(weakref.WeakMethod(method))
 

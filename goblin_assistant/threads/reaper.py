@@ -1,8 +1,8 @@
-"""Does the work that finalisers leave.
+"""Runs the work of finalisers in a thread of its own.
 
-Garbage collection calls a finaliser in any thread, also in one that holds a lock of ours, of
-logging or of the metrics. A finaliser that takes the same lock waits for ever, so it hands its
-work to a thread. `SimpleQueue.put` is reentrant and made for this.
+Garbage collection may run a finaliser in any thread, even one that holds a lock of this product, of
+logging or of the metrics. If the finaliser takes the same lock, it deadlocks. So it hands its work
+to this thread. `SimpleQueue.put` is reentrant for this purpose.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ logger = logging.getLogger("goblin_assistant")
 
 
 class Reaper:
-    """The thread and its queue. Who makes an object with such a finaliser calls `start`: a
-    finaliser cannot."""
+    """The thread and its queue. Code that makes an object with such a finaliser must call `start`:
+    a finaliser cannot start a thread."""
 
     def __init__(self) -> None:
         self._left: SimpleQueue[Callable[[], object]] = SimpleQueue()
@@ -27,21 +27,21 @@ class Reaper:
         self._starting = threading.Lock()
 
     def start(self) -> None:
-        """Start the thread, if it does not run."""
+        """Start the thread, if it is not running."""
         if self._running:
             return
-        # RuntimeError: no thread is available; the next start tries again.
+        # RuntimeError: no thread can be started now; the next call tries again.
         with self._starting, suppress(RuntimeError):
             if not self._running:
                 threading.Thread(target=self._run, name="goblin-reaper", daemon=True).start()
                 self._running = True
 
     def hand_over(self, work: Callable[[], object]) -> None:
-        """Have `work` done in the thread. Takes no lock."""
+        """Run `work` in the thread. Takes no lock."""
         self._left.put(work)
 
     def forget(self) -> None:
-        """Start again in a forked child: the thread and the work are the parent's."""
+        """Reset in a forked child: the thread and the queued work belong to the parent."""
         self.__init__()  # type: ignore[misc]
 
     def _run(self) -> None:
@@ -58,5 +58,5 @@ class Reaper:
 
 
 reaper = Reaper()
-"""The reaper of this process."""
+"""The only reaper of this process."""
 os.register_at_fork(after_in_child=reaper.forget)

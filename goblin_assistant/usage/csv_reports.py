@@ -1,4 +1,4 @@
-"""Reports of usage as CSV, safe to open in a spreadsheet."""
+"""Usage reports as CSV that is safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from goblin_assistant.usage.reports import Report, columns_of
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
-"""How a formula may begin (https://owasp.org/www-community/attacks/CSV_Injection)."""
+"""Characters that may start a formula (https://owasp.org/www-community/attacks/CSV_Injection)."""
 
 
 def as_csv(page: Report) -> str:
     """The rows as CSV (RFC 4180) with a header.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe.
+    An apostrophe is put before a text that a spreadsheet would read as a formula.
     """
     columns = columns_of(page.group_by)
     text = io.StringIO()
@@ -28,8 +28,8 @@ def as_csv(page: Report) -> str:
 
 
 def _is_formula(text: str) -> bool:
-    # Spreadsheets skip blanks and invisible characters, and read full-width signs as the usual
-    # ones, as NFKC does.
+    # Spreadsheets skip spaces and invisible characters, and treat full-width signs as normal ones
+    # (as NFKC does).
     if text.startswith(_FORMULA):
         return True
     shown = "".join(

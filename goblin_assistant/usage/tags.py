@@ -1,8 +1,8 @@
-"""The tags of a chat, by which its caller tells spending apart: a team, a feature, a customer.
+"""The tags of a chat. Callers use them to split their spending by team, feature or customer.
 
-They come from the header `X-Goblin-Tags: team=search,feature=summary`, and from the field
-`metadata` of OpenAI's requests. The header is ours: what is wrong with it is refused. `metadata`
-belongs to the provider, which takes more or less than we do: what is no tag is left out here.
+They come from the header `X-Goblin-Tags: team=search,feature=summary` and from the field `metadata`
+of OpenAI's requests. The header is this product's own: errors in it are refused. `metadata` belongs
+to the provider, whose rules differ: entries that are not valid tags are ignored here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ is_name = re.compile(r"[A-Za-z0-9_.-]{1,64}").fullmatch
 
 
 def tags_of(header: str | None, metadata: Any) -> str | None:
-    """The tags as a JSON object, those of the header first; None if there are none.
+    """The tags as a JSON object; None if there are none. The header wins over metadata.
 
     Raises ValidationFailed for a header that is not `name=value,name=value`.
     """
@@ -71,7 +71,7 @@ def _refused(accepted: str) -> ValidationFailed:
 
 
 def is_stored_form(text: str) -> bool:
-    """Whether a text is what `tags_of` gives: journals and logs could have been changed."""
+    """Whether a text has the form that `tags_of` returns. Journals and logs may be edited."""
     try:
         tags = orjson.loads(text)
     except orjson.JSONDecodeError:

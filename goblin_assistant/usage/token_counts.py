@@ -1,13 +1,13 @@
-"""An estimate of how many tokens a request has, for clients that ask. Pure functions.
+"""Estimates the tokens of a request for the count_tokens route. Pure functions.
 
-Not for money: estimates.py is faster, and counts what a bill needs. Clients compact a conversation
-by this number, and one that is too low lets it grow beyond the model's window. So it is never
-meant to be below the count of OpenAI's tokenizer o200k, and at most 1.5 times as high. The corpus
-in tests/usage/corpus shows it.
+Not used for money: estimates.py is faster and counts what billing needs. Clients compact a
+conversation when this number is high. If it is too low, the conversation outgrows the model's
+window. So the estimate should be between 1 and 1.5 times the count of OpenAI's tokenizer o200k.
+tests/usage/corpus checks this.
 
-Tokenizers cut a text into words, numbers, runs of signs and of blanks, and cut long words again. So
-does PIECE, and each piece counts as one token. How many letters a piece has goes by the script:
-o200k knows whole words of English, and hardly any of Thai.
+Tokenizers split text into words, numbers, punctuation and whitespace, and split long words again.
+PIECE does the same, and each piece counts as one token. The letters per piece depend on the script:
+o200k has tokens for whole English words, but for hardly any Thai ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from goblin_assistant.usage.estimates import count_prompt
 from goblin_assistant.usage.images import IMAGE_KINDS
 
 MESSAGE_TOKENS = 5
-"""Marks and role of a message, in the templates of OpenAI and of open models."""
+"""Role and separators of a message, in the chat templates of OpenAI and of open models."""
 REPLY_TOKENS = 3
 
 PIECE = re.compile(
@@ -47,16 +47,16 @@ PIECE = re.compile(
     r"|[^\x00-\x7f]"
 )
 ENCODED = re.compile(r"(?=[^\W_]*[A-Z])[A-Za-z0-9+/]{40,}")
-"""Data in base64, whose letters make no words."""
+"""Base64 data: its letters do not form words."""
 RARE = re.compile(
     r"[^\x00-\u06ff\u0900-\u0dff\u0e00-\u0e7f\u1000-\u10ff\u1e00-\u1fff\u2010-\u205f"
     r"\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7af\uff00-\uffef]"
 )
-"""Characters of which one may take several tokens: signs, emoji, other scripts."""
+"""Characters that may need several tokens each: symbols, emoji, other scripts."""
 RARE_TOKENS = 1
-"""Tokens of a rare character, besides the one of its piece."""
+"""Added for each rare character, on top of the token of its piece."""
 AT_ONCE = 65536
-"""Characters looked at without letting another thread run."""
+"""Characters in one regex call, during which no other thread runs."""
 _SPECIAL = frozenset(IMAGE_KINDS) | frozenset(ATTACHMENT_KINDS)
 
 
@@ -114,7 +114,7 @@ def _json_tokens(value: Any) -> int:
 
 
 def _document_tokens(block: Mapping[str, Any]) -> int:
-    """The text that a document gives as text. count_prompt counts images and other documents."""
+    """The tokens of a document's text. count_prompt counts images and other documents."""
     source = block.get("source")
     if not isinstance(source, dict) or source.get("type") not in ("text", "content"):
         return 0

@@ -1,7 +1,7 @@
-"""What a stream sends while its provider is silent, and how it begins before its answer is there.
+"""Keeps a stream alive while its provider is silent, even before the answer begins.
 
-The server does the writing (server/keep_alive.py) and offers itself in the environ. Another WSGI
-server offers nothing, and then a stream is silent until its first event.
+This product's server writes the comments (server/keep_alive.py) and offers this in the WSGI
+environ. Other WSGI servers do not: there, a stream is silent until its first event.
 """
 
 from __future__ import annotations
@@ -19,33 +19,34 @@ from goblin_assistant.web.request_info import request_info
 from goblin_assistant.web.security_headers import add_constant
 
 OFFER = "goblin.keep_alive"
-"""The environ's key. The value takes a comment and the maker of the first headers."""
+"""The key in the WSGI environ. The value is a function of a comment and a function that makes the
+first headers."""
 
 
 class SilentStream(Protocol):
-    """A stream that the server keeps alive."""
+    """A stream that the server keeps alive with comments."""
 
     def arrived(self) -> bool:
-        """The first event, or an error, is there. Whether the response has begun already; if not,
-        the server does not begin it any more."""
+        """The first event, or an error, has arrived. Returns whether the server has already begun
+        the response; if not, it will not begin it any more."""
 
 
 def keep_alive(dialect: Dialect, headers: Mapping[str, str]) -> SilentStream | None:
-    """Have the response at hand kept alive until its end. None: the server cannot.
+    """Ask the server to keep the current response alive. None if the server cannot.
 
-    `headers` are those that every stream has.
+    `headers` are the headers that every stream has.
     """
     offer = request.environ.get(OFFER)
     if offer is None:
         return None
-    # Copying a context is cheap. Most streams never need these headers.
+    # Copying the context is cheaper than making the headers, which most streams never need.
     first_headers = functools.partial(copy_context().run, _first_headers, headers)
     silent: SilentStream = offer(DIALECTS[dialect].keep_alive, first_headers)
     return silent
 
 
 def _first_headers(given: Mapping[str, str]) -> list[tuple[str, str]]:
-    """All headers of a stream but those that say how it was answered. In the server's thread."""
+    """All headers of a stream, except those about its provider. Called by the server's thread."""
     response = current_app.process_response(Response(headers=given))  # CORS and the like
     headers = response.headers.to_wsgi_list()
     add_constant(headers, request.environ)

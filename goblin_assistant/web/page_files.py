@@ -1,7 +1,7 @@
-"""The files of the page in static/page: read, hashed and packed once.
+"""The files of the page in static/page: read, hashed and compressed once.
 
-One hash of all files is a part of every address, not a hash for each file: so modules import each
-other by relative paths, and no build step rewrites them.
+All files share one hash, which is a part of every URL. So modules can import each other by relative
+paths. A hash for each file would need a build step that rewrites the imports.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""What is served, by the end of a file's name. Licences and notes are not."""
+"""Content types by file extension. Other files, such as licences, are not served."""
 
 INDEX = "index.html"
 
 
 @dataclass(frozen=True, slots=True)
 class PageFile:
-    """One file, as it is and as gzip."""
+    """One file: `plain` bytes, and `packed` with gzip."""
 
     plain: bytes
     packed: bytes
@@ -42,7 +42,7 @@ class PageFiles:
     hash: str
     files: Mapping[str, PageFile]
     index: str
-    """index.html, with marks that `index_with` fills in."""
+    """index.html, with the placeholders that `index_with` fills in."""
 
     def index_with(self, values: Mapping[str, str]) -> str:
         """index.html with `{{name}}` replaced by each value. Values must be safe in HTML."""
@@ -53,13 +53,13 @@ class PageFiles:
 
 
 def packed(plain: bytes) -> bytes:
-    """The same bytes each time: without a time stamp."""
+    """Compress with gzip, without a timestamp: the same input gives the same bytes."""
     return gzip.compress(plain, 9, mtime=0)
 
 
 @cache
 def page_files() -> PageFiles:
-    """Read at the first request: a server whose page nobody opens does not read them."""
+    """All files. They are read at the first request, so not at all if nobody opens the page."""
     found = dict(sorted(_below(resources.files("goblin_assistant").joinpath("static/page"), "")))
     index = found.pop(INDEX)
     digest = hashlib.sha256(index)

@@ -1,8 +1,8 @@
-"""The page's cookie: it holds a refresh token, and is sent to one route only.
+"""The page's session cookie. It holds a refresh token, and the browser sends it to one route only.
 
-A script cannot read it (HttpOnly), and another site cannot send it (SameSite=Strict, and the origin
-is checked: a neighbour under the same domain is the same site). Every other route takes credentials
-in headers only, so that no cookie can be used to forge a request to it.
+Scripts cannot read it (HttpOnly). Other sites cannot send it (SameSite=Strict). Hosts under the
+same domain count as the same site, so the origin is checked too. All other routes accept
+credentials in headers only, so no cookie can be used to forge a request (CSRF).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def token() -> str | None:
-    """The refresh token of the request's cookie. A neighbour under the same domain may have set
-    cookies of this name too: then the first that belongs to a session."""
+    """The refresh token in the request's cookie. Another host under the same domain may have set
+    cookies of this name; then the first one that belongs to a session is used."""
     given = [one for one in request.cookies.getlist(COOKIE) if one][:_MOST_COOKIES]
     if len(given) > 1:
         family_of = runtime().accounts.sessions.family_of
@@ -32,7 +32,7 @@ def token() -> str | None:
 
 
 def family() -> str | None:
-    """The session that the cookie belongs to, for its limit."""
+    """The session that the cookie belongs to. The rate limit counts by it."""
     given = token()
     return None if given is None else runtime().accounts.sessions.family_of(given)
 
@@ -40,8 +40,8 @@ def family() -> str | None:
 def check_origin() -> None:
     """Refuse a request that no page of this server has sent. Raises Forbidden."""
     origin = request.headers.get("Origin")
-    # Browsers say it where they can (https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header):
-    # over TLS and to this machine. A proxy may have replaced Host, but not this.
+    # Browsers send Sec-Fetch-Site over TLS and to localhost
+    # (https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header). Unlike Host, proxies keep it.
     site = request.headers.get("Sec-Fetch-Site")
     good = _is_ours(origin) if site is None else site == "same-origin"
     if origin is None or not good:
@@ -49,7 +49,7 @@ def check_origin() -> None:
 
 
 def _is_ours(origin: str | None) -> bool:
-    # Without the scheme: behind a proxy with TLS it may not be known here.
+    # The scheme is not compared: behind a TLS proxy it may be unknown here.
     try:
         parts = urlsplit(origin or "")
         port = parts.port or _PORTS.get(parts.scheme)
