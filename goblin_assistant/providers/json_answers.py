@@ -1,4 +1,4 @@
-"""Parses a provider's JSON. What cannot be parsed is the provider's failure."""
+"""Parses JSON from a provider. JSON that cannot be parsed counts as the provider's failure."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def parse_answer(
 ) -> Any:
     """Parse a whole answer. Raises BadResponse.
 
-    An answer that cannot be parsed has been paid for if it reports usage: then `progress` gets the
-    counts, and the error is `untranslatable`.
+    If an answer cannot be parsed but reports usage, it has been paid for. Then `progress` gets the
+    counts, and the error is marked `untranslatable`.
     """
     try:
         return _parse(provider, data, json_bounds.ANSWER_PER_BYTE, "did not answer with JSON")
     except BadResponse as error:
         if progress is not None and parse_usage is not None:
-            # A model can write such an object into a tool's input too: the largest count holds.
+            # A model may write such an object into a tool call too, so the largest count wins.
             for found in _USAGE.findall(data):
                 try:
                     usage = parse_usage(orjson.loads(found))
@@ -50,7 +50,7 @@ def parse_answer(
 
 
 def parse_list(provider: str, data: bytes) -> Any:
-    """Parse a list of models. Raises BadResponse, sooner than for an answer: lists are small."""
+    """Parse a list of models. Raises BadResponse. The bounds are tighter than for answers."""
     return _parse(provider, data, 0, "did not answer with JSON")
 
 
@@ -69,10 +69,10 @@ def _parse(provider: str, data: bytes, per_byte: int, otherwise: str) -> Any:
 
 
 def read(data: bytes, *, per_byte: int = json_bounds.ANSWER_PER_BYTE) -> Any:
-    """The JSON value of a provider. Raises ValueError or RecursionError.
+    """Parse JSON from a provider. Raises ValueError or RecursionError.
 
-    Also what orjson refuses and other readers know: a byte order mark, NaN and -Infinity, half of a
-    surrogate pair (RFC 8259, section 8.2, allows it).
+    Also accepts what orjson refuses but other parsers accept: a byte order mark, NaN and -Infinity,
+    half of a surrogate pair (RFC 8259, section 8.2, allows it).
     """
     try:
         return json_bounds.loads(data, per_byte=per_byte)

@@ -1,8 +1,8 @@
-"""The one text of a provider that is read: that the prompt is too long. Pure functions.
+"""Recognises the error "the prompt is too long" by its text. Pure functions.
 
-Most servers have no code for it, and clients recognise it by Anthropic's sentence: they compact the
-conversation and go on. So a provider's sentence is replaced by Anthropic's, with the numbers that
-it gives. Nothing else of a provider's text is used (ADR 0015).
+Most servers have no code for this error. Clients recognise Anthropic's sentence; they compact the
+conversation and continue. So the provider's sentence is replaced by Anthropic's, with the same
+numbers. No other text of a provider is interpreted (ADR 0015).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 from goblin_assistant.providers.base import token_count
 
 MOST_TEXT = 2000
-"""Characters of a message that are read: such sentences are short, and some quote the prompt."""
+"""Characters of a message that are searched. Such sentences are short; others quote the prompt."""
 
 STATUSES = frozenset({400, 413, 422, 500})
-"""With one of these, the text is looked at. Ollama and llama.cpp say it with 500."""
+"""The text is searched only with one of these. Ollama and llama.cpp use 500."""
 
 _PLACES = ("message", "Message", "error", "detail", "msg", "metadata", "raw")
 """Fields that hold an error's text, or an object with one: OpenAI's, Bedrock's, that of Ollama, xAI
@@ -38,8 +38,8 @@ class Overflow:
 
     @property
     def sentence(self) -> str:
-        """Anthropic's sentence. Both of its forms begin alike here, because some clients know the
-        first one only."""
+        """Anthropic's sentence. Both of its forms start the same way here, because some clients
+        recognise only the first."""
         if self.window is None or self.prompt is None:
             return "prompt is too long for the model's context window"
         if self.answer is not None and self.prompt <= self.window:
@@ -144,8 +144,8 @@ _SENTENCES = tuple(
 
 
 def overflow_of(error: Any) -> Overflow | None:
-    """What an error, in any server's form, says of a prompt that is too long; None if it says
-    something else."""
+    """The numbers of an error about a prompt that is too long, in any server's form; None for any
+    other error."""
     for text in _texts(error):
         for sentence in _SENTENCES:
             if (found := sentence.search(text)) is not None:
@@ -154,7 +154,7 @@ def overflow_of(error: Any) -> Overflow | None:
 
 
 def _texts(error: Any) -> Iterator[str]:
-    """The texts of an error. Other fields are not looked at: they may quote the prompt."""
+    """The texts of an error. Other fields are not searched: they may quote the prompt."""
     pending = [error]
     for _ in range(_MOST_PLACES):
         if not pending:
@@ -169,7 +169,7 @@ def _texts(error: Any) -> Iterator[str]:
 
 
 def numbers_of(error: Mapping[str, Any]) -> Overflow:
-    """The numbers of an error object that is known to be about a prompt that is too long."""
+    """The same for an error object whose code already says that the prompt is too long."""
     return overflow_of(error) or _numbers({}, error)
 
 

@@ -1,4 +1,4 @@
-"""What all providers behind HTTP share: the catalogue, and the loop over a stream."""
+"""The base of all providers that use HTTP: the list of models, and the loop over a stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from goblin_assistant.providers.upstream.sse import single_events
 
 
 class Observer(Protocol):
-    """Reads one stream as it passes. `done`: the protocol's end marker has come."""
+    """Reads one stream as it passes. `done`: the protocol's end marker has arrived."""
 
     done: bool
 
@@ -60,7 +60,7 @@ class RemoteProvider(Provider):
         return self._models
 
     def serves(self, model: str) -> bool:
-        """Any model unless the row declares which: servers take names that they do not list."""
+        """Any model, unless the row declares its models: servers accept unlisted names."""
         return bool(model) and (
             not self._declared or any(known.id == model for known in self._models)
         )

@@ -1,4 +1,4 @@
-"""What is known of one server's wire format: the shape of an entry of wire_forms.py."""
+"""The types of an entry of wire_forms.py: what is known about one server's wire format."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ THINKING = ("thinking_blocks",)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a statement stands, and the day on which it was read there; empty: it was not compared
-    with the server's own words."""
+    """The reference for a statement, and the day on which it was read. An empty day: it was not
+    checked against the server's own documentation."""
 
     reference: str
     read_on: str = "2026-11-27"
@@ -22,19 +22,20 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class MessageForm:
-    """What a server takes in the messages of a chat. openai/messages.py fits chats to it.
+    """What a server accepts in the messages of a chat. openai/messages.py adapts chats to it.
 
-    `reasoning_field`: where an assistant's message has its reasoning; thinking_parts: in its
-    content, as Mistral writes it; empty: nowhere, it is left out; None: as the client sends it.
-    `reasoning_required`: after a tool call the field has to be there, empty at least.
-    `refused_fields`: other fields of an assistant's message and of its tool calls that the server
-    refuses; a refusal becomes text then. `thought_signatures`: tool calls need Google's signature
-    back. `tool_name_limit`: a longer name, or one with other characters than OpenAI's, is sent as
-    a shorter one. `developer_role`: it is taken; else such a message is sent as one of the system.
-    `names`: the `name` of messages is taken, not only of tools' results. `tool_call_ids`: a regular
-    expression of the ids that are taken; others become nine letters and digits. `id_limit`: a
-    longer id is shortened. `cache_control`: Anthropic's cache marks are taken. `cache_marks`: they
-    are read, so that a translation of Anthropic's dialect keeps them.
+    `reasoning_field`: the field of an assistant message for reasoning. thinking_parts: inside its
+    content, as Mistral does; empty: none, reasoning is left out; None: as the client sends it.
+    `reasoning_required`: after a tool call the field must be present, even if empty.
+    `refused_fields`: other fields of assistant messages and tool calls that the server refuses. If
+    `refusal` is one of them, it becomes text.
+    `thought_signatures`: tool calls must carry Google's signature. `tool_name_limit`: longer names,
+    and names with characters that OpenAI does not allow, are replaced by shorter ones.
+    `developer_role`: the role developer is accepted; otherwise it is sent as system. `names`: the
+    `name` of messages is accepted, not only of tool results. `tool_call_ids`: a regular expression
+    for ids that are accepted; others are replaced by nine letters and digits. `id_limit`: longer
+    ids are shortened. `cache_control`: Anthropic's cache marks are accepted. `cache_marks`: the
+    server uses them, so translation from Anthropic's dialect keeps them.
     """
 
     source: Source
@@ -55,8 +56,8 @@ class MessageForm:
 class UsageForm:
     """How a server reports usage. openai/wire.py and anthropic/response.py read it.
 
-    `streamed` says where it stands in a stream, `reasoning` and `cache` what holds those tokens,
-    `price` what else changes the price of a token.
+    `streamed`: where usage is in a stream. `reasoning` and `cache`: where those tokens are counted.
+    `price`: what else changes the price of a token.
     """
 
     streamed: str
@@ -68,8 +69,8 @@ class UsageForm:
 
 @dataclass(frozen=True, slots=True)
 class OverflowForm:
-    """How a server says that the prompt is too long: an example, with the code if it has one.
-    overflow.py reads it."""
+    """How a server reports a prompt that is too long: an example sentence, and the error code if it
+    has one. overflow.py reads it."""
 
     sentence: str
     source: Source
@@ -86,4 +87,4 @@ class WireForm:
 
 
 ANY = MessageForm(Source("none: the server is not known"), developer_role=True)
-"""For servers that are not known: everything passes as the client sends it, but for THINKING."""
+"""For unknown servers: everything except THINKING is passed on as the client sent it."""

@@ -1,7 +1,7 @@
-"""How the known servers differ on the wire: one entry for each preset. Data, no code.
+"""How the wire formats of known servers differ: one entry for each preset. Data, no code.
 
-wire_form.py says what the fields mean. docs/providers.md has the same as tables; a test compares
-them. "not found" is said where no reference says it.
+wire_form.py explains the fields. docs/providers.md shows the same as tables; a test compares them.
+"not found" means that no reference was found.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ hosted servers follow OpenAI; a reference of their own was not found."""
 # means more than the system's.
 
 FOREIGN = (*THINKING, "extra_content")
-"""This product's field and Google's, which other servers have no use for."""
+"""This product's own field and Google's. Other servers do not use them."""
 NO_DETAILS = (*FOREIGN, "reasoning_details")
 """The same, and OpenRouter's list of reasoning."""
 STRICT = (*NO_DETAILS, "refusal", "annotations", "audio")
-"""What servers that check every field refuse in an earlier assistant message."""
+"""Fields of earlier assistant messages that servers with strict validation refuse."""
 
 COLLECTED = Source(
     "https://github.com/badlogic/pi-mono/blob/main/packages/ai/src/utils/overflow.ts"
