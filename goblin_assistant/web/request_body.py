@@ -41,9 +41,21 @@ GUARDED_KEYS = (
     "max_output_tokens",
     "instructions",
     "store",
+    "max_new_tokens",
+    "n_predict",
+    "service_tier",
+    "speed",
+    "inference_geo",
+    "prediction",
+    "tools",
+    "stream_options",
+    "background",
+    "conversation",
+    "previous_response_id",
+    "prompt",
 )
-"""Keys of a chat that decisions depend on (allow-list, price, budget). If one is repeated, the
-provider could read another value than we do."""
+"""Keys of a chat that decisions depend on (allow-list, price, budget, what is kept at a provider).
+If one is repeated, the provider could read another value than we do."""
 
 PRICED_KEYS = (
     *LIMIT_FIELDS,
@@ -52,8 +64,10 @@ PRICED_KEYS = (
     "speed",
     "inference_geo",
     "prediction",
+    "conversation",
+    "prompt",
 )
-"""Keys outside the schemas that a chat's cost depends on."""
+"""Keys outside the schemas that a chat's cost depends on, or what a provider keeps."""
 
 _QUOTED = tuple(f'"{key}"'.encode() for key in GUARDED_KEYS)
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # "mod\u0065l" is a guarded key too

@@ -11,7 +11,14 @@ from goblin_assistant.errors import BadRequest, ValidationFailed
 from goblin_assistant.schemas.base import MAX_INPUTS, MAX_MESSAGES
 from goblin_assistant.schemas.chat import ChatCompletionRequest, EmbeddingsRequest
 from goblin_assistant.schemas.messages import MessagesRequest
-from goblin_assistant.web.request_body import MAX_PROBLEMS, load, load_object, parse_json
+from goblin_assistant.schemas.responses import ResponsesRequest
+from goblin_assistant.web.request_body import (
+    MAX_PROBLEMS,
+    PRICED_KEYS,
+    load,
+    load_object,
+    parse_json,
+)
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -69,6 +76,27 @@ def test_a_key_given_twice_is_refused_wherever_we_decide_by_it() -> None:
                 ChatCompletionRequest,
                 b'{"messages": [{"role": "user", "content": "x"}], ' + extra + b"}",
             )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *PRICED_KEYS, "tools", "stream_options", "store", "background", "previous_response_id",
+        "conversation", "prompt", "system", "instructions",
+    ],
+)  # fmt: skip
+def test_a_key_that_costs_or_keeps_something_is_refused_if_it_is_given_twice(name: str) -> None:
+    head = b'{"messages": [{"role": "user", "content": "x"}], '
+    once = b'"%b": null' % name.encode()
+    assert name in parse_json(ChatCompletionRequest, head + once + b"}")
+    with pytest.raises(BadRequest, match="same key twice"):
+        parse_json(ChatCompletionRequest, head + once + b", " + once + b"}")
+
+
+@pytest.mark.parametrize("name", ["Conversation", "PROMPT", "Previous_Response_ID", "Store"])
+def test_what_a_provider_keeps_is_refused_in_other_letters(name: str) -> None:
+    with pytest.raises(BadRequest, match="has to be written exactly so"):
+        parse_json(ResponsesRequest, json.dumps({"input": "x", name: "r"}).encode())
 
 
 @pytest.mark.parametrize(
