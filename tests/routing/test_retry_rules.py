@@ -115,6 +115,14 @@ def broken(stream: bool) -> Reply:
     return Reply.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n", b'{"id": "x"')
 
 
+def half_a_status_line(stream: bool) -> Reply:
+    return Reply.raw(b"HTTP/1.1 2")
+
+
+def no_http(stream: bool) -> Reply:
+    return Reply.raw(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+
 def failing(status: int) -> Reply:
     return Reply.json(status, {"error": {"message": "no"}})
 
@@ -125,7 +133,7 @@ both_dialects = pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 
 @both_dialects
 @both_ways
-@pytest.mark.parametrize("fault", [silent, broken])
+@pytest.mark.parametrize("fault", [silent, broken, half_a_status_line, no_http])
 def test_a_provider_that_may_be_generating_is_not_asked_again_but_the_next_one_is(
     make_app: MakeApp, fake_upstream: FakeUpstream, dialect: str, stream: bool, fault: Any
 ) -> None:

@@ -81,8 +81,15 @@ def fault_error(
     else:
         way = " (through its proxy)" if exchange.proxied else ""
         found = _fault(name, error, way, answering)
-    found.reach = _reach(exchange, answering)
+    found.reach = _reach(exchange, answering or _began(error))
     return found
+
+
+def _began(error: Exception) -> bool:
+    """Whether bytes came that are no head of an answer: half a status line, or another protocol's.
+    Their server has read the request."""
+    fault = _cause(error) if isinstance(error, ProtocolError) else error
+    return isinstance(fault, http.client.HTTPException) and not isinstance(fault, OSError)
 
 
 def _reach(exchange: Exchange, answering: bool) -> Reach:
