@@ -154,7 +154,7 @@ class OpenAICompatibleProvider(RemoteProvider):
         return ChatResponse(
             data,
             model if isinstance(model, str) else request.model,
-            usage_in(parsed),
+            request.progress.usage,
             reason if isinstance(reason, str) else None,
         )
 
@@ -217,7 +217,7 @@ class OpenAICompatibleProvider(RemoteProvider):
         parsed = self._parse(data, request, "data")
         model = parsed.get("model")
         return ChatResponse(
-            data, model if isinstance(model, str) else request.model, usage_in(parsed)
+            data, model if isinstance(model, str) else request.model, request.progress.usage
         )
 
     # -- translation --------------------------------------------------------------------------
