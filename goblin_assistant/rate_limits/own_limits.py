@@ -6,7 +6,7 @@ monthly budget in usage/budgets.py.
 
 from __future__ import annotations
 
-import os
+import random
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -96,7 +96,9 @@ class OwnLimits:
                     f"{limit} tokens per 1 minute; this request may need {amount}",
                     MINUTE,
                 )
-        hold = TokenHold(tuple(bucket for _, bucket, _ in limits), os.urandom(8).hex(), amount)
+        # Not from os.urandom: it releases the GIL, and the id is no secret.
+        hold_id = f"{random.getrandbits(64):016x}"
+        hold = TokenHold(tuple(bucket for _, bucket, _ in limits), hold_id, amount)
         for at, (scope, bucket, limit) in enumerate(limits):
             wait = self._storage.reserve(bucket, limit, MINUTE, amount, hold.id)
             if wait > 0:
