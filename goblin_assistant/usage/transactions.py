@@ -63,8 +63,7 @@ class UsageDatabase:
         # Only changes count: an increment that is lost does no harm.
         self._answers = 0  # transactions that ended well
         self._opened = 0  # connections, which alone show no database that works
-        # SQLite has one writer at a time. Waiting here costs less than its polling.
-        self._writers = threading.BoundedSemaphore(1 if self.is_sqlite else WRITERS)
+        self._writers = self._free_writers()
         self._wait = SQLITE_WAIT_SECONDS if self.is_sqlite else WAIT_SECONDS
         self._idle: deque[PoolProxiedConnection] = deque()
         self._closed = False
@@ -85,8 +84,13 @@ class UsageDatabase:
         self._parents.append(self._idle)
         self._idle = deque()
         self._away_until = 0.0
-        self._writers = threading.BoundedSemaphore(1 if self.is_sqlite else WRITERS)
+        self._writers = self._free_writers()
         self.engine.dispose(close=False)
+
+    def _free_writers(self) -> threading.Lock | threading.Semaphore:
+        # SQLite has one writer at a time. Waiting here costs less than its polling, and a lock less
+        # than a semaphore of one.
+        return threading.Lock() if self.is_sqlite else threading.BoundedSemaphore(WRITERS)
 
     def sql(self, statement: str) -> str:
         """The statement with the driver's parameter marks."""
