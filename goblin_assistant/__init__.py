@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from goblin_assistant.version import __version__
 
+# Type checkers take it for true. `serve` imports this module twice (__main__.py), and would pay
+# for the module `typing` twice.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from apiflask import APIFlask
 
     from goblin_assistant.config import Config as _Config

@@ -13,7 +13,6 @@ import gc
 import os
 import signal
 import sys
-from datetime import UTC
 
 TUNABLES = "GLIBC_TUNABLES"
 """https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html"""
@@ -74,7 +73,7 @@ def _report(error: Exception) -> None:
 def _described(error: Exception) -> bytes:
     import json
     import socket
-    from datetime import datetime
+    from datetime import UTC, datetime
 
     text = str(error)[:500]
     instance = socket.gethostname()

@@ -56,6 +56,21 @@ def test_serving_loads_nothing_that_only_commands_and_options_need(tmp_path: Pat
     assert done.stdout.strip() == ""
 
 
+def test_serve_loads_hardly_anything_before_it_executes_itself_once_more() -> None:
+    code = (
+        "import sys\n"
+        "import goblin_assistant.__main__\n"
+        "print(*[name for name in ('typing', 'datetime', 'logging') if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        # -S: what lies in site-packages may import anything.
+        [sys.executable, "-S", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == ""
+
+
 def test_no_garbage_is_collected_while_the_servers_modules_are_imported() -> None:
     code = (
         "import gc, sys\n"
