@@ -130,7 +130,7 @@ def test_an_answer_without_a_choice_is_no_success(
         assert answer.headers["X-Goblin-Provider"] == "claude"
 
 
-@pytest.mark.parametrize("reason", ["error", "insufficient_system_resource", "abort"])
+@pytest.mark.parametrize("reason", ["error", "insufficient_system_resource", "abort", "aborted"])
 def test_an_answer_that_its_server_gave_up_is_no_success(gateway: Gateway, reason: str) -> None:
     choice = {"index": 0, "message": {"role": "assistant", "content": "par"}}
     body = {**openai_chat(), "choices": [{**choice, "finish_reason": reason}]}

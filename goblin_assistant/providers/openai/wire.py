@@ -169,7 +169,7 @@ def error_object(parsed: Any) -> Mapping[str, Any] | None:
     return parsed if parsed.get("object") == "error" else None
 
 
-FAILED_REASONS = frozenset({"error", "insufficient_system_resource", "abort"})
+FAILED_REASONS = frozenset({"error", "insufficient_system_resource", "abort", "aborted"})
 """Finish reasons of an answer that its server gave up: those of OpenRouter and Mistral, of DeepSeek
 (https://api-docs.deepseek.com/api/create-chat-completion), of vLLM and SGLang."""
 
