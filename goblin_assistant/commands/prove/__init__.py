@@ -1,1 +1,1 @@
-"""goblin-assistant prove: the product's promises, tried against a running deployment."""
+"""goblin-assistant prove: tests the product's promises against a running deployment."""

@@ -1,4 +1,4 @@
-"""An alert that Alertmanager is given arrives at a receiver."""
+"""Tests that an alert posted to Alertmanager arrives at a receiver."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_BYTES = 1 << 20
 
 
 class _Receiver(ThreadingHTTPServer):
-    """Sets `arrived` when a notification with this run's label comes."""
+    """Sets `arrived` when a notification with the label of this run is received."""
 
     daemon_threads = True
 
@@ -32,7 +32,7 @@ class _Receiver(ThreadingHTTPServer):
         self.arrived = threading.Event()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: whoever breaks off did not notify."""
+        """Ignored: a client that disconnects has not delivered a notification."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -47,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: standard error has the progress."""
+        """Silent: standard error shows the progress."""
 
 
 def _names(body: bytes, mark: str) -> bool:
@@ -59,7 +59,7 @@ def _names(body: bytes, mark: str) -> bool:
 
 
 def alert(alertmanager: str | None, listen: tuple[str, int] | None, seconds: float) -> Seen:
-    """Posts a test alert to Alertmanager and waits for its notification at `listen`.
+    """Post a test alert to Alertmanager and wait for its notification at `listen`.
 
     API: https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
     """
@@ -91,7 +91,7 @@ def alert(alertmanager: str | None, listen: tuple[str, int] | None, seconds: flo
 
 
 def _post(alertmanager: str, mark: str, lasts: float) -> None:
-    """Lasting 0 s ends it."""
+    """Post the alert. `lasts` is in seconds; 0 resolves it."""
     now = datetime.now(UTC)
     body = [
         {

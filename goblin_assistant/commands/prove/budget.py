@@ -1,4 +1,4 @@
-"""Money: every micro-dollar is in the usage, and the budget holds over all instances."""
+"""Tests that usage has every micro-dollar, and that the budget holds over all instances."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ PROMISE = "Costs are exact to the micro-dollar, and no more is reserved than the
 CHATS = 10
 RIVALS = 12
 FIT = 3
-"""How many of the rivals the budget has room for."""
+"""How many of the rivals fit into the budget."""
 _TEXT = "seven words that the embedded provider counts"
 
 
 def budget(deployment: Deployment, prices: tuple[int, int] | None = None) -> Seen:
-    """`prices` are micro-dollars per million tokens of prompt and answer; None: what one chat
-    costs is taken from the usage."""
+    """Compare the cost of chats with the usage, then send rivals for the rest of the budget.
+
+    `prices` are micro-dollars per million tokens of prompt and answer. None: the usage of one chat
+    gives the cost of each.
+    """
     each, tokens = _price_of_one(deployment, prices)
     before = deployment.settled_usage()
     at_once(CHATS, lambda _: _chat(deployment))
@@ -68,7 +71,7 @@ def _price_of_one(
 
 
 def _rivals(deployment: Deployment) -> str:
-    """Chats that each reserve a little less than a third of what is left, at once: three fit."""
+    """Send RIVALS chats at once. Each reserves a bit less than a third of the rest: three fit."""
     tokens = _tokens_for(deployment)
     began = time.monotonic()
 
@@ -99,7 +102,7 @@ def _rivals(deployment: Deployment) -> str:
 
 
 def _tokens_for(deployment: Deployment) -> int:
-    """The max_tokens with which a chat may cost between a quarter and a third of what is left."""
+    """The max_tokens for which a chat may cost between a quarter and a third of the rest."""
     probe = 10_000_000
     with deployment.session() as session:
         refused = deployment.post(session, "the fastest of us " * 8, paced=True, max_tokens=probe)

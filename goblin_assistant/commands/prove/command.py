@@ -1,4 +1,4 @@
-"""goblin-assistant prove: tries each promise and prints the report."""
+"""The command: tests each promise and prints the report."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from goblin_assistant.commands.prove.verdicts import (
 NAMES = (
     "correlation", "streams", "idempotency", "budget", "disconnect", "alert", "drain", "limits",
 )  # fmt: skip
-"""In the order in which they are tried: `limits` uses up the key's minute."""
+"""In the order of the tests. `limits` is last, because it uses up the key's minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """One promise, and how it is tried."""
+    """One promise and its test."""
 
     name: str
     sentence: str
@@ -200,7 +200,7 @@ def _drain(deployment: Deployment, command: str | None) -> Seen:
 
 
 def attempt(promise: Promise) -> Verdict:
-    """Try a promise. Whatever goes wrong is a verdict."""
+    """Test a promise. Every error becomes a verdict."""
     began = time.monotonic()
 
     def verdict(word: Any, text: str, figures: dict[str, Any] | None = None) -> Verdict:

@@ -1,4 +1,4 @@
-"""The correlation id: a good one is kept, all the way to the provider; a bad one is replaced."""
+"""Tests that a good correlation id reaches the provider, and that a bad one is replaced."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ BAD_IDS = (
     "a b; rm -rf /",
     "x" * 500,
 )
-"""What must not get into a log: quotes, spaces, and more than 128 characters."""
+"""Ids that must not reach a log: with quotes, with spaces, longer than 128 characters."""
 
 
 def correlation(deployment: Deployment) -> Seen:
-    """The embedded provider puts the id that it was given into the answer's id. So the answer
-    shows what arrived, and the header what came back."""
+    """Send good and bad ids. The embedded provider puts the id that it received into the answer's
+    id. So the answer shows what arrived, and the header shows what was returned."""
     own = f"prove-{uuid.uuid4().hex}"
     with deployment.session() as session:
         kept = deployment.good(deployment.post(session, headers={HEADER: own}))

@@ -65,7 +65,7 @@ class Usage:
     reserved: int | None
 
     def __sub__(self, before: Usage) -> Usage:
-        """What has been added since."""
+        """The usage added since `before`."""
         return Usage(
             self.requests - before.requests,
             self.failed - before.failed,
@@ -106,7 +106,7 @@ class Deployment:
         paced: bool = False,
         **fields: Any,
     ) -> requests.Response:
-        """One chat, whatever its answer. A stream is not read yet."""
+        """Send one chat; return its answer, whatever its status. A stream is not read yet."""
         return session.post(
             self.url + "/v1/chat/completions",
             json={
@@ -121,8 +121,8 @@ class Deployment:
         )
 
     def good(self, answer: requests.Response) -> requests.Response:
-        """An answer with status 200. Raises NotTried for a refusal that is the key's or the
-        configuration's."""
+        """The answer, if its status is 200. Raises NotTried if the key or the configuration is the
+        cause of the refusal, else HTTPError."""
         if answer.status_code == 200:
             return answer
         status, said = answer.status_code, message_of(answer)
@@ -158,8 +158,8 @@ class Deployment:
         )
 
     def settled_usage(self) -> Usage:
-        """`usage`, as soon as it has not changed for a moment: records of chats that have just been
-        answered may still be on their way."""
+        """The usage once it stops changing: records of chats that were just answered may still be
+        missing."""
         found, quiet, end = self.usage(), 0, time.monotonic() + _RECORD_SECONDS
         while quiet < _QUIET_CHECKS and time.monotonic() < end:
             time.sleep(_CHECK_SECONDS)
@@ -168,8 +168,8 @@ class Deployment:
         return found
 
     def usage_since(self, before: Usage, records: int, seconds: float = _RECORD_SECONDS) -> Usage:
-        """What has been added since `before`: as soon as there are `records`, and once more a
-        moment later, because a record too many may come last. After `seconds`: what there is."""
+        """The usage added since `before`. Waits up to `seconds` for `records` records, then a
+        moment longer, because a surplus record may come last."""
         end = time.monotonic() + seconds
         while (found := self.usage() - before).requests < records and time.monotonic() < end:
             time.sleep(_CHECK_SECONDS)
@@ -224,7 +224,7 @@ def _is_list(answer: requests.Response) -> bool:
 
 
 def message_of(answer: requests.Response) -> str:
-    """What a refusal says, in the API's own shape or in OpenAI's."""
+    """The message of a refusal, in the native error format or in OpenAI's."""
     try:
         body = answer.json()
         error = body.get("error")
@@ -235,7 +235,7 @@ def message_of(answer: requests.Response) -> str:
 
 
 def at_once(count: int, work: Callable[[int], T]) -> list[T]:
-    """The results of `work(0)` ... begun together, in that order."""
+    """Run work(0), work(1) ... at the same time; return their results in that order."""
     start = threading.Barrier(count)
 
     def begin(number: int) -> T:

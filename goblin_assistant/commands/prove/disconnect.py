@@ -1,4 +1,4 @@
-"""A client that goes away ends its call at the provider."""
+"""Tests that a call to the provider ends when its client disconnects."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from goblin_assistant.commands.prove.verdicts import Broken, NotTried, Seen
 
 PROMISE = "When a client goes away, its call to the provider ends"
 WORDS = 600
-"""A minute of stream: nobody waits for its end here."""
+"""A minute of stream. Nothing here waits for its end."""
 _READ = 5
 _SECONDS = 12.0
 
 
 def disconnect(deployment: Deployment) -> Seen:
-    """What can be seen from outside is the usage record: it is written when the call ends, says
-    that the chat was not completed, and counts the words that the provider had sent until then. A
-    call that went on would be written after a minute, with all of its words."""
+    """Leave in the middle of a stream and look at its usage record.
+
+    The record is written when the call ends. It says whether the chat was completed, and counts the
+    words that the provider had sent. If the call continued, the record would come after a minute,
+    with all words.
+    """
     before = deployment.settled_usage()
     with (
         deployment.session() as session,

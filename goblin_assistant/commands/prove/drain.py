@@ -1,4 +1,4 @@
-"""A rolling restart, by the operator's own command, while a load is held: nothing is lost."""
+"""Tests that a rolling restart under load loses nothing. The operator gives the command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMISE = "A rolling restart loses no request, no stream and no usage record"
 SECONDS = 900.0
 """The command may take this long."""
 _LEAST = 3
-"""Streams before the command begins, and after it has ended."""
+"""Completed streams before the command starts, and again after it has ended."""
 _WAIT_SECONDS = 60.0
 _WORDS = 20
 
@@ -51,13 +51,13 @@ class _Load:
             thread.start()
 
     def stop(self) -> None:
-        """Ends when the last answer is there."""
+        """Stop sending, and wait for the last answers."""
         self.over.set()
         for thread in self._threads:
             thread.join(_WAIT_SECONDS + 30)
 
     def wait_for_streams(self, more: int) -> bool:
-        """Whether so many more streams have come to their end within a minute."""
+        """Whether `more` further streams complete within a minute."""
         wanted = self.answered["stream"] + more
         end = time.monotonic() + _WAIT_SECONDS
         while self.answered["stream"] < wanted and time.monotonic() < end:
@@ -110,7 +110,7 @@ class _Load:
 
 
 def drain(deployment: Deployment, command: str) -> Seen:
-    """The load begins before the command and goes on after it."""
+    """Run the command. The load starts before it and continues after it."""
     with deployment.session() as session:
         first = deployment.good(deployment.post(session, max_tokens=1))
     limit = int(first.headers.get("X-RateLimit-Limit", "120"))

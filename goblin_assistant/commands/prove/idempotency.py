@@ -1,4 +1,4 @@
-"""One Idempotency-Key, many requests at once: one execution, one answer."""
+"""Tests that concurrent requests with one Idempotency-Key run once and get the same answer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _MOST_TRIES = 20
 
 
 def idempotency(deployment: Deployment) -> Seen:
-    """Each request that is told to wait (409) asks again. All must get the same bytes, and the
-    usage must grow by one."""
+    """Send REQUESTS at once; repeat each that gets 409. All must receive the same bytes, and the
+    usage must grow by one record."""
     name = f"prove-{uuid.uuid4().hex}"
     before = deployment.settled_usage()
 

@@ -1,4 +1,4 @@
-"""The key's limit on requests is exact, over all instances."""
+"""Tests that the key's request limit is exact over all instances."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class _Window:
 
 
 def limits(deployment: Deployment) -> Seen:
-    """More requests than remain are sent at once, and exactly those that remain may pass.
+    """Send more requests than remain, all at once. Exactly as many as remained may pass.
 
-    The window slides: a request of a minute ago makes room for another. So the burst begins when no
-    counted request is about to leave the window, and a burst that took too long is repeated.
+    The window slides: a minute after a request, there is room for another. So the burst starts when
+    no counted request is about to leave the window. A burst that took too long is repeated.
     """
     for _ in range(_TRIES):
         window = _fresh_window(deployment)
@@ -64,7 +64,7 @@ def limits(deployment: Deployment) -> Seen:
 
 
 def _burst(deployment: Deployment, count: int) -> Counter[str]:
-    """The answers to so many requests, by status."""
+    """Send `count` requests; return the number of answers by status."""
     each, more = divmod(count, CALLERS)
 
     def caller(number: int) -> Counter[str]:
@@ -81,8 +81,8 @@ def _burst(deployment: Deployment, count: int) -> Counter[str]:
 
 
 def _fresh_window(deployment: Deployment) -> _Window:
-    """The window, when enough of the limit is free and nothing is about to leave. Else all of it
-    is waited for, because each look is counted as well."""
+    """The window, if enough of the limit is free and no request is about to leave it. Otherwise
+    waits for a whole window before it looks again, because each look is counted too."""
     for _ in range(_TRIES):
         with deployment.session() as session:
             answer = deployment.post(session, max_tokens=1)
@@ -101,7 +101,7 @@ def _window_of(answer: requests.Response) -> _Window:
         limit, remaining, reset = (
             int(answer.headers[f"X-RateLimit-{name}"]) for name in ("Limit", "Remaining", "Reset")
         )
-        # By the server's clock: this machine's may differ.
+        # The server's clock, because this machine's may differ.
         clock = parsedate_to_datetime(answer.headers["Date"]).timestamp()
     except (KeyError, ValueError):
         raise NotTried(
@@ -112,5 +112,5 @@ def _window_of(answer: requests.Response) -> _Window:
         raise NotTried(
             f"the limit is {limit} a minute, more than {MOST}: make a key with: {KEY_COMMAND}"
         )
-    # Both are rounded, each by up to a second.
+    # Reset and Date are each rounded by up to a second.
     return _Window(limit, remaining, now + reset - clock - 2)

@@ -1,4 +1,4 @@
-"""Streams come through the proxy unbuffered."""
+"""Tests that streams pass through the proxy unbuffered."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ WORDS = 20
 _TRIES = 3
 _LONG_ENOUGH = 0.5
 _WAVE_SECONDS = 0.02
-"""Events that are farther apart did not arrive together."""
+"""Events that are at least this far apart belong to different waves."""
 
 
 def streams(deployment: Deployment) -> Seen:
-    """The paced echo sends ten words a second. Buffered, they would all arrive at the end.
+    """Read a stream of ten words a second. If it is buffered, all words arrive at the end.
 
-    A machine that stands still for a second looks the same, so a bad result is tried again.
+    A machine that pauses for a second looks the same, so a bad result is tried again.
     """
     for _ in range(_TRIES - 1):
         try:
@@ -47,7 +47,8 @@ def _arrivals(deployment: Deployment) -> tuple[list[float], float]:
 
 
 def judge(moments: list[float], whole: float) -> Seen:
-    """What the arrival of events means; in seconds since the request, which took `whole`."""
+    """The verdict on the times at which events arrived. All times are seconds since the request;
+    `whole` is its end."""
     if not moments:
         raise Broken("no event of the stream arrived")
     if whole < _LONG_ENOUGH:

@@ -1,4 +1,4 @@
-"""What became of one promise, and the report on all of them."""
+"""The verdict on a promise, and the report on all promises."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NotTried(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was seen of a kept promise: a sentence, and its figures by name."""
+    """The evidence for a promise that was kept: a sentence, and figures by name."""
 
     text: str
     figures: dict[str, Any] = field(default_factory=dict)
