@@ -1,4 +1,4 @@
-"""What only a caller with a key sees: its address by the server, and whether streams flow."""
+"""Checks that need an API key: the client address that the server sees, and streaming."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from goblin_assistant.commands.doctor.outside import local_address
 from goblin_assistant.commands.plain_session import plain_session
 
 FORGED = "198.51.100.77"
-"""From a range for documentation (RFC 5737): nobody has this address."""
+"""From a range reserved for documentation (RFC 5737): no client has this address."""
 _PROMPT = "one two three four five six seven eight nine ten"
 _FALLBACK = "echo/echo"
 _PACED_ROW = (
@@ -27,11 +27,11 @@ _KEY_FOR_ECHO = (
 )
 _LONG_ENOUGH = 0.5
 _SPREAD = 0.5
-"""A stream that flows has this share of its time between its first and its last event."""
+"""In an unbuffered stream, at least this share of the time lies between first and last event."""
 
 
 def client_address(context: Context) -> Iterator[Finding]:
-    """The server sees the caller's address: limits and logs go by it."""
+    """The server sees the client's own address. Limits and logs use it."""
     if context.key is None:
         yield _no_key("client address")
         return
@@ -75,7 +75,7 @@ def _is_proxys(context: Context, seen: str) -> bool:
 
 
 def streaming(context: Context) -> Iterator[Finding]:
-    """Events arrive one by one. Measured with a simulated provider that takes its time."""
+    """Events arrive one by one. Measured with a simulated provider that sends slowly."""
     if context.key is None:
         yield _no_key("streams")
         return
@@ -113,8 +113,8 @@ def streaming(context: Context) -> Iterator[Finding]:
 
 
 def stream_line(first_byte: float, moments: list[float], model: str) -> Finding:
-    """What the arrival of events means. `moments` are in seconds after the answer's head, which
-    came `first_byte` seconds after the request."""
+    """The finding for the times at which events arrived. `moments` are seconds after the response
+    headers, which arrived `first_byte` seconds after the request."""
     spread = moments[-1] - moments[0] if moments else 0.0
     whole = first_byte + (moments[-1] if moments else 0.0)
     if whole < _LONG_ENOUGH:

@@ -1,4 +1,4 @@
-"""The checklist: the production guide's ten items by their words, then what it leaves out."""
+"""The checklist: the ten items of the production guide in its words, then other subjects."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ SECTIONS = (
             caller.streaming,
         ),
     ),
-    # The clock last: the checks before it have asked for the time.
+    # The clock is last: the checks before it collect the clocks of other machines.
     Section(
         None,
         "Machine",

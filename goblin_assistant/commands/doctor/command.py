@@ -79,7 +79,7 @@ def _findings(options: dict[str, Any]) -> Iterable[tuple[Section, Finding]]:
     except ConfigError as error:
         return _all_of(error.problems)
     except OSError as error:
-        # In development the secret is made in the instance folder.
+        # In development, loading creates a secret in the instance folder.
         where = f"{error.filename}: " if error.filename else ""
         return [
             (

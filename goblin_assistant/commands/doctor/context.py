@@ -1,4 +1,4 @@
-"""What the checks look at: the configuration and what the command line added to it."""
+"""The input of the checks: the configuration and the command line's options."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _HERE = frozenset({"127.0.0.1", "::1", "localhost"})
 _OURS = b"\r\nServer: goblin-assistant\r\n"
 
 LOAD_TEST = Path(".make/loadtest-verdict.json")
-"""Where the load test writes its verdict, seen from the checkout."""
+"""Where the load test writes its verdict, relative to the checkout."""
 
 
 @dataclass(slots=True)
 class Context:
     """One run of doctor.
 
-    `url` is the instance or the proxy to look at from outside; `http_url` the proxy's plain HTTP;
-    `key` an API key for what only a caller sees; `ca_file` the authority of a certificate that no
-    public one signed. `clocks` collects (where, seconds ahead of here) while others are asked.
+    `url` is the address of the instance or the proxy; `http_url` is the proxy without TLS. `key` is
+    an API key for checks that need one. `ca_file` has the certificate authority, if it is not a
+    public one. `clocks` collects (where, seconds ahead of this machine) from the checks.
     """
 
     config: Config
@@ -49,8 +49,8 @@ class Context:
 
     @property
     def through_proxy(self) -> bool:
-        """Whether `url` is a proxy's: the server itself has no TLS, and its own port. Of several
-        instances on this machine each has another port, and says who it is."""
+        """Whether `url` belongs to a proxy. The server itself has no TLS and listens on its own
+        port. Another instance on this machine has another port; its Server header shows it."""
         if self.url is None:
             return False
         if self.address.scheme == "https":
@@ -68,7 +68,7 @@ class Context:
 
     @property
     def verify(self) -> str | bool:
-        """As requests takes it."""
+        """The `verify` argument of requests."""
         return str(self.ca_file) if self.ca_file is not None else True
 
     @property

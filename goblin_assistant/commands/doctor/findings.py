@@ -1,4 +1,4 @@
-"""One line of the checklist, and how a check makes it."""
+"""One line of the checklist, and the functions that make it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEVERITY: dict[Verdict, int] = {"ok": 0, "warning": 1, "failure": 2}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check has found. `fix` says in one sentence what to do; empty when all is well."""
+    """The result of a check. `fix` says in one sentence what to do; empty if the verdict is ok."""
 
     verdict: Verdict
     subject: str
@@ -45,8 +45,7 @@ def failure(subject: str, message: str, fix: str) -> Finding:
 
 
 def run(check: Check, context: Context) -> Iterator[Finding]:
-    """The findings of a check. A check that breaks is a finding too, and not the end of the
-    list."""
+    """Run a check. If it raises an exception, that becomes a finding, and the list goes on."""
     try:
         yield from check(context)
     except Exception as error:
@@ -58,8 +57,7 @@ def run(check: Check, context: Context) -> Iterator[Finding]:
 
 
 def in_words(error: BaseException) -> str:
-    """A failure in words, without credentials: never an address with a password, never a
-    statement."""
+    """An error in words, without secrets: no URL with a password, no SQL statement."""
     if isinstance(error, CheckFailed | ProviderError):
         return str(error)
     if isinstance(error, requests.exceptions.SSLError):

@@ -15,7 +15,7 @@ _OLD_DAYS = 30
 
 
 def load_test(context: Context) -> Iterator[Finding]:
-    """It passed, not long ago."""
+    """The load test has passed, at most 30 days ago."""
     path = context.load_test
     again = "Run the load test against staging and give its file: --load-test FILE."
     try:

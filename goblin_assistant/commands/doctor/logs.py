@@ -1,4 +1,4 @@
-"""Whether the log goes somewhere. Doctor cannot look into a log search, but can leave a mark."""
+"""Checks that logs are collected. Doctor cannot query the log store, but can leave a mark in it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SHIPPERS = frozenset(
     {"filebeat", "logstash", "agent", "datadog-agent", "amazon-cloudwatch-agent", "rsyslogd",
      "fluent-bit", "fluentd", "vector", "promtail", "alloy", "otelcol"}
 )  # fmt: skip
-"""Names of processes (/proc/PID/comm has at most 15 characters of them)."""
+"""Process names. /proc/PID/comm has only the first 15 characters."""
 _COMM_LENGTH = 15
 
 
 def aggregation(context: Context, proc: Path = Path("/proc")) -> Iterator[Finding]:
-    """A log shipper runs here. With --url a request is made that can be searched for."""
+    """A log shipper runs here. With --url, a request is sent whose id can be searched for."""
     mark = _leave_mark(context)
     found = shippers(proc)
     if found:
@@ -35,7 +35,7 @@ def aggregation(context: Context, proc: Path = Path("/proc")) -> Iterator[Findin
 
 
 def shippers(proc: Path) -> list[str]:
-    """The log shippers among the processes of a /proc."""
+    """The log shippers among the processes in `proc`."""
     short = {name[:_COMM_LENGTH] for name in SHIPPERS}
     names = set()
     for path in proc.glob("[0-9]*/comm"):
@@ -59,5 +59,5 @@ def _leave_mark(context: Context) -> str:
                 verify=context.verify,
             )
     except requests.RequestException:
-        return ""  # the lines on --url say so
+        return ""  # the checks of --url report it
     return f"; search your logs for {mark}"

@@ -1,4 +1,4 @@
-"""The machine: folder, disk, limits of the process, clock."""
+"""Checks of the machine: instance folder, disk, process limits, clock."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MIB = 1024 * 1024
 _DISK_FULL = 200 * MIB
 _DISK_LOW = 2048 * MIB
 _OTHER_FILES = 128
-"""Files that are no client's: database, Redis, providers, the log, Python itself."""
+"""Open files besides client connections: database, Redis, providers, the log, Python itself."""
 _ALL_CONNECTIONS = 8192
 _CLOCK_WARNS = 2.0
 _CLOCK_FAILS = 30.0
 
 
 def folder(context: Context) -> Iterator[Finding]:
-    """The instance folder can be written: the usage journal lives there."""
+    """The instance folder is writable: the usage journal is there."""
     path = context.config.instance_dir
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def disk(context: Context) -> Iterator[Finding]:
 
 
 def disk_line(free: int, size: int) -> Finding:
-    """What `free` of `size` bytes mean."""
+    """The finding for `free` of `size` bytes."""
     shown = f"{free / MIB:,.0f} MiB free of {size / MIB:,.0f}"
     fix = "Make room: without it usage records are lost and SQLite stops."
     if free < _DISK_FULL:
@@ -87,7 +87,7 @@ def processes(context: Context) -> Iterator[Finding]:
 
 
 def clock(context: Context) -> Iterator[Finding]:
-    """This machine's clock against the others that were asked. Comes after them."""
+    """Compare this machine's clock with those that other checks collected. Must run after them."""
     if not context.clocks:
         yield warning(
             "clock",

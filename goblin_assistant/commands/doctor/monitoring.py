@@ -1,4 +1,4 @@
-"""Prometheus, Alertmanager and Grafana, asked by their APIs.
+"""Checks of Prometheus, Alertmanager and Grafana, through their APIs.
 
 Sources: https://prometheus.io/docs/prometheus/latest/querying/api/ ,
 https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml ,
@@ -66,7 +66,7 @@ def scraping(context: Context) -> Iterator[Finding]:
 
 
 def dashboards(context: Context) -> Iterator[Finding]:
-    """Grafana runs and has the overview."""
+    """Grafana is running and has the overview dashboard."""
     config = context.config
     if config.grafana_url is None:
         yield warning(
@@ -152,7 +152,7 @@ def _firing(context: Context) -> Finding:
 
 
 def alertmanager(context: Context) -> Iterator[Finding]:
-    """Alertmanager runs, has somebody to tell, and hears from Prometheus."""
+    """Alertmanager is running, has a receiver, and Prometheus sends alerts to it."""
     address = context.config.alertmanager_url
     if address is None:
         yield warning(
@@ -186,7 +186,7 @@ def alertmanager(context: Context) -> Iterator[Finding]:
 
 
 def health_checks(context: Context) -> Iterator[Finding]:
-    """Something outside asks whether the service answers."""
+    """A probe from outside checks whether the service answers."""
     probes = _ask(
         context,
         "probes",
@@ -212,7 +212,7 @@ def health_checks(context: Context) -> Iterator[Finding]:
 
 
 def first_day(context: Context) -> Iterator[Finding]:
-    """There are 24 hours of metrics, so that the first day can be reported."""
+    """Prometheus has 24 hours of metrics, enough for the report on the first day."""
     report = "Run `goblin-assistant report first-24h` when the day is over, and read it."
     then = _ask(
         context, "first day", lambda prometheus: prometheus.vector(f'up{{job="{JOB}"}} offset 24h')

@@ -1,4 +1,4 @@
-"""What somebody outside sees: TLS, redirect, HSTS, /metrics, body limits."""
+"""Checks from outside: TLS, redirect, HSTS, /metrics, body limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METRICS_SPELLINGS = (
     "/metrics;x", "/metrics%20", "/metrics%00", "/METRICS", "/Metrics", "/%2fmetrics",
     "/metrics/.", "/metrics%3f", "\\metrics",
 )  # fmt: skip
-"""Ways to write the path that a rule of a proxy may miss and a server may still understand."""
+"""Spellings of the path that a proxy's rule may miss, but a server may accept."""
 
 _EXPIRY_WARNS_DAYS = 21
 _EXPIRY_FAILS_DAYS = 3
@@ -68,7 +68,7 @@ def answers(context: Context) -> Iterator[Finding]:
 
 
 def certificate(context: Context) -> Iterator[Finding]:
-    """The certificate is trusted, is this host's, and lasts."""
+    """The certificate is trusted, is valid for this host, and does not expire soon."""
     address = context.address
     if address.scheme != "https":
         if address.hostname in ("localhost", "127.0.0.1", "::1"):
@@ -106,7 +106,7 @@ def certificate(context: Context) -> Iterator[Finding]:
 
 
 def redirect(context: Context) -> Iterator[Finding]:
-    """Plain HTTP leads to HTTPS."""
+    """HTTP redirects to HTTPS."""
     address = context.address
     if address.scheme != "https":
         return
@@ -126,7 +126,7 @@ def redirect(context: Context) -> Iterator[Finding]:
 
 
 def hsts(context: Context) -> Iterator[Finding]:
-    """Browsers are told to come back by HTTPS only; on an answer and on a refusal."""
+    """Responses have Strict-Transport-Security, refusals too."""
     if context.address.scheme != "https":
         return
     fix = 'nginx: add_header Strict-Transport-Security "max-age=31536000" always;'
@@ -145,7 +145,7 @@ def hsts(context: Context) -> Iterator[Finding]:
 
 
 def metrics(context: Context) -> Iterator[Finding]:
-    """Through a proxy /metrics is closed, however it is written. On the instance it answers."""
+    """The proxy refuses /metrics in every spelling; the instance itself answers."""
     if not context.through_proxy:
         yield _scraped(context)
         return
@@ -189,7 +189,7 @@ def _scraped(context: Context) -> Finding:
 
 
 def body_limits(context: Context) -> Iterator[Finding]:
-    """Bodies up to GOBLIN_MAX_BODY_BYTES pass, and much larger ones are refused at the head."""
+    """Bodies of up to GOBLIN_MAX_BODY_BYTES pass. Much larger ones are refused unsent."""
     limit = context.config.max_body_bytes
     try:
         allowed, beyond = _announce(context, limit), _announce(context, 10 * limit)
@@ -213,7 +213,7 @@ def body_limits(context: Context) -> Iterator[Finding]:
 
 
 def _announce(context: Context, length: int) -> int:
-    # Expect: 100-continue gets an answer to the head alone, so that no body has to be sent.
+    # With Expect: 100-continue, the server answers the headers alone: no body has to be sent.
     return send(
         context.address,
         head(

@@ -1,4 +1,4 @@
-"""What stands between the product and PostgreSQL: a pooler, and who ends a slow statement."""
+"""Checks for a connection pooler in front of PostgreSQL, and for statement timeouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests byte for byte: an HTTP library would tidy up the paths and wait for bodies."""
+"""HTTP requests sent byte for byte. A library would normalise the paths and wait for bodies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def send(address: SplitResult, request: str) -> RawResponse:
                 if _is_whole(data):
                     break
         except TimeoutError:
-            pass  # what has arrived until now is the answer
+            pass  # what has arrived so far is the answer
         except OSError:
             pass  # reset after the answer, because the body was not sent
     found = re.match(rb"HTTP/1\.[01] (\d{3})", data)
@@ -72,7 +72,7 @@ def _is_whole(data: bytes) -> bool:
 
 
 def head(method: str, target: str, address: SplitResult, *lines: str) -> str:
-    """The head of a request that asks for the connection's end."""
+    """The head of a request with `Connection: close`."""
     name = address.netloc.rpartition("@")[2]
     return "\r\n".join(
         [f"{method} {target} HTTP/1.1", f"Host: {name}", "Connection: close", *lines, "", ""]

@@ -1,4 +1,4 @@
-"""Secrets that can be guessed, and files that everybody may read."""
+"""Checks for secrets that can be guessed, and for files that other users may read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MAKE = "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(4
 
 
 def is_placeholder(secret: str) -> bool:
-    """Whether a text was meant to be replaced."""
+    """Whether a text looks like a placeholder."""
     return _PLACEHOLDER.search(secret) is not None
 
 
@@ -150,7 +150,7 @@ def _password_and_host(address: str) -> tuple[str, str | None]:
 
 
 def files(context: Context) -> Iterator[Finding]:
-    """`.env`, goblin.toml and the instance folder belong to the server's user alone."""
+    """Only the server's user can read `.env`, goblin.toml and the instance folder."""
     config = context.config
     verdict = failure if config.production else warning
     found = []

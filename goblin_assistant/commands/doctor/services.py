@@ -1,4 +1,4 @@
-"""The providers, Chroma and the sandbox. No check costs money."""
+"""Checks of the providers, Chroma and the sandbox. They cost nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANYBODY = Principal(user_id=0, role="user")
 
 
 def providers(context: Context) -> Iterator[Finding]:
-    """Each provider answers its free check, and the default model is served."""
+    """Each provider answers its free health check, and some provider serves the default model."""
     registry = build_registry(context.config)
     try:
         listed = {name: one for name, one in registry.providers.items() if one.listed}
@@ -51,7 +51,7 @@ def _answers(name: str, context: Context) -> str:
 
 
 def _default_model(context: Context, registry: Registry) -> Finding:
-    # After the checks: they have learned what each provider serves.
+    # After the checks, because they load the list of models of each provider.
     access = ModelAccess(context.config)
     name = access.default_model
     if not name:
@@ -69,7 +69,7 @@ def _default_model(context: Context, registry: Registry) -> Finding:
 
 
 def dependencies(context: Context) -> Iterator[Finding]:
-    """Chroma and the sandbox, where they are configured."""
+    """Chroma and the sandbox answer, if they are configured."""
     config = context.config
     for name, setting, address, path in (
         ("chroma", "CHROMA_URL", config.chroma_url, CHROMA_HEARTBEAT),

@@ -1,4 +1,4 @@
-"""Settings that are valid, but not what production needs."""
+"""Checks of settings that are valid, but not fit for production."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def log_level(context: Context) -> Iterator[Finding]:
 
 
 def limits(context: Context) -> Iterator[Finding]:
-    """RATELIMIT_*: on, shared, and chosen."""
+    """RATELIMIT_*: limits are on, shared by the instances, and chosen by the operator."""
     config = context.config
     shown = ", ".join(
         f"{name.removeprefix('ratelimit_')} {getattr(config, name)}" for name in _LIMITS

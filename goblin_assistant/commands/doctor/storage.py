@@ -1,4 +1,4 @@
-"""Database, Redis, and how many instances use them."""
+"""Checks of the database, Redis, and the number of instances."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REDIS_SECONDS = 1.0
 
 
 def database(context: Context) -> Iterator[Finding]:
-    """It answers, quickly, and its tables are this release's."""
+    """The database answers quickly, and its tables match this release."""
     try:
         with context.database() as engine:
             yield _database(context, engine)
@@ -75,7 +75,7 @@ def _database(context: Context, engine: Engine) -> Finding:
 
 
 def _median_ms(ask: Callable[[], object]) -> float:
-    """The median time of one question, in milliseconds."""
+    """The median time of one query, in milliseconds."""
     took = []
     for _ in range(_TRIES):
         began = time.perf_counter()
@@ -85,7 +85,7 @@ def _median_ms(ask: Callable[[], object]) -> float:
 
 
 def redis_server(context: Context) -> Iterator[Finding]:
-    """It answers, quickly, and takes what is written."""
+    """Redis answers quickly, and accepts writes."""
     config = context.config
     uris = {uri for uri in (config.redis_url, config.limits_uri) if uri and "redis" in uri}
     if not uris:
@@ -154,7 +154,7 @@ def _refuses(error: redis.ResponseError) -> Finding:
 
 
 def instances(context: Context) -> Iterator[Finding]:
-    """GOBLIN_INSTANCES is what runs. PostgreSQL shows the processes, or Prometheus."""
+    """GOBLIN_INSTANCES is the number that is running, as PostgreSQL or Prometheus shows."""
     said = context.config.instances
     counted, where = _counted(context)
     if counted is None:
