@@ -59,7 +59,8 @@ MODULES: dict[str, str] = {
     "routing/attempt": "routing/test_router.py",
     "routing/slots": "routing/test_slots.py",
     "rate_limits/memory": "rate_limits/test_memory.py rate_limits/test_storages.py",
-    "rate_limits/windows": "rate_limits/test_memory.py rate_limits/test_storages.py",
+    "rate_limits/windows": "rate_limits/test_windows.py rate_limits/test_memory.py"
+    " rate_limits/test_storages.py",
     "rate_limits/own_limits": "rate_limits/test_policy.py",
     "rate_limits/policy": "rate_limits/test_policy.py",
     "calls/idempotency": "calls/test_idempotency.py",

@@ -172,6 +172,19 @@ def test_the_dearest_candidate_is_reserved_for(engine: Engine, tmp_path: Path) -
             assert held.amount_microusd == expected
 
 
+def test_the_dearer_of_the_standard_and_the_tiers_price_is_reserved_for(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """A provider may answer in the standard tier instead of a cheaper one."""
+    with open_store(engine, tmp_path / "x", prices=Prices({})) as store:
+        key = principal(add_key(engine), DOLLAR)
+        # gpt-5: $1.25 and $10.00 per million; flex is half of that, priority twice
+        for tier, expected in (("", 11_250), ("flex", 11_250), ("priority", 22_500)):
+            held = store.reserve(new_record_id(), key, [("openai", "gpt-5")], 1000, 1000, tier)
+            assert held is not None
+            assert held.amount_microusd == expected
+
+
 def test_an_answer_without_a_limit_is_reserved_for_at_the_default(
     engine: Engine, tmp_path: Path
 ) -> None:
