@@ -177,7 +177,7 @@ class CircuitBreaker:
         waiting = [ticket.started for ticket in list(self._in_flight) if not ticket.answering]
         return max(0.0, self._clock() - waiting[0]) if waiting else 0.0
 
-    def acquire(self, *, streamed: bool = False) -> Ticket | None:
+    def acquire(self, *, streamed: bool) -> Ticket | None:
         """A ticket for a call, or None when none may be made now."""
         now = self._clock()
         limit = self._slow_first_token if streamed else self._slow_answer

@@ -191,11 +191,7 @@ class Orphan:
 
 def orphans(folder: Path) -> Iterator[Orphan]:
     """Journals of dead processes, oldest first. Each is unlocked when the next one is taken."""
-    try:
-        paths = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.name)
-    except FileNotFoundError:
-        return
-    for path in paths:
+    for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.name):
         fd = _open(path)
         if fd is None:
             continue

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from goblin_assistant.metrics import REGISTRY
-from goblin_assistant.routing.circuit_breaker import CircuitBreaker, State, Ticket
+from goblin_assistant.routing.circuit_breaker import SLICES, CircuitBreaker, State, Ticket
 
 
 class Clock:
@@ -53,13 +53,20 @@ def test_it_stays_closed_below_the_minimum_of_calls(breaker: CircuitBreaker) -> 
     assert breaker.retry_after() == 0
 
 
+def test_calls_of_a_window_are_counted_in_few_places(breaker: CircuitBreaker, clock: Clock) -> None:
+    for _ in range(500):
+        take(breaker).success()
+        clock.now += 0.1
+    assert len(breaker._slices) <= SLICES
+
+
 def test_it_opens_when_the_share_of_failures_is_reached_and_says_when_to_come_back(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
     fail(breaker, 4)
     assert breaker.state is State.OPEN
     assert gauge() == 2
-    assert not breaker.acquire()
+    assert not breaker.acquire(streamed=False)
     assert breaker.retry_after() == 5
     clock.now += 2
     assert breaker.retry_after() == 3
@@ -91,7 +98,7 @@ def test_half_open_lets_one_trial_through_and_closes_on_success(
     trial = take(breaker)
     assert breaker.state is State.HALF_OPEN
     assert gauge() == 1
-    assert not breaker.acquire(), "a second call while the trial runs"
+    assert not breaker.acquire(streamed=False), "a second call while the trial runs"
     trial.success()
     assert breaker.state is State.CLOSED
     assert gauge() == 0
@@ -113,7 +120,7 @@ def test_an_abandoned_trial_makes_room_for_the_next(breaker: CircuitBreaker, clo
     fail(breaker, 4)
     clock.now += 5
     take(breaker).abandon()
-    assert breaker.acquire()
+    assert breaker.acquire(streamed=False)
 
 
 def test_each_change_is_logged_once(
@@ -121,7 +128,7 @@ def test_each_change_is_logged_once(
 ) -> None:
     with caplog.at_level("INFO", logger="goblin_assistant.routing"):
         fail(breaker, 4)
-        breaker.acquire()
+        breaker.acquire(streamed=False)
     changes = [record for record in caplog.records if record.message == "circuit_state_changed"]
     assert [(record.__dict__["from_state"], record.__dict__["to_state"]) for record in changes] == [
         ("closed", "open")
@@ -152,7 +159,7 @@ def test_a_call_begun_before_it_opened_is_no_trial(breaker: CircuitBreaker, cloc
     stragglers[1].failure()
     stragglers[2].abandon()
     assert breaker.state is State.HALF_OPEN, "an old failure does not open it"
-    assert breaker.acquire() is None, "the end of an old call admits no second trial"
+    assert breaker.acquire(streamed=False) is None, "the end of an old call admits no second trial"
     trial.success()
     stragglers[3].failure()
     fail(breaker, 3)
@@ -203,7 +210,7 @@ def test_calls_that_hang_open_it_while_they_hang(impatient: CircuitBreaker, cloc
     clock.now += 1.9
     assert impatient.state is State.CLOSED
     clock.now += 0.2
-    assert impatient.acquire() is None
+    assert impatient.acquire(streamed=True) is None
     assert impatient.state is State.OPEN
     assert impatient.in_flight() == 4
     assert impatient.oldest_age() == pytest.approx(2.1)

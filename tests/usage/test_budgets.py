@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -375,6 +376,39 @@ def test_imported_records_end_reservations_and_add_their_costs(
     assert (count(engine, "budget_reservations"), count(engine, "budget_periods")) == (0, 2)
     store._database.run(store.budgets.book_many, [(held[0].id, key, 1)])
     assert budget_of(engine, key) == (13, 0)
+
+
+class Watched:
+    """A cursor that notes whose budgets are written, in which order."""
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self.booked: list[int] = []
+
+    def execute(self, statement: str, values: Any) -> None:
+        if statement.startswith("UPDATE budget_periods"):
+            self.booked.append(values[2])
+        self._cursor.execute(statement, values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+
+def test_budgets_are_written_in_the_order_of_the_keys_that_own_them(
+    engine: Engine, store: UsageStore
+) -> None:
+    """Two instances that write the same budgets in different orders would wait for each other."""
+    first, other = add_key(engine), add_key(engine)
+    second = add_key(engine, budget_key_id=first)
+    records = [(new_record_id(), key, 5) for key in (other, second)]
+
+    def book(cursor: Any) -> list[int]:
+        watched = Watched(cursor)
+        store.budgets.book_many(watched, records)
+        return watched.booked
+
+    assert store._database.run(book) == [first, other]
+    assert (budget_of(engine, first), budget_of(engine, other)) == ((5, 0), (5, 0))
 
 
 def test_each_month_has_its_budget_and_a_chat_counts_where_it_began(

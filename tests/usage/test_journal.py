@@ -41,10 +41,11 @@ def test_nothing_is_made_before_the_first_record(tmp_path: Path) -> None:
 
 
 def test_a_record_is_in_the_file_when_append_returns(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    folder = tmp_path / "not there" / "journal"
+    journal = Journal(folder)
     made = entry()
     assert journal.append(made)
-    assert read(tmp_path) == [made]
+    assert read(folder) == [made]
     journal.close()
 
 
@@ -247,6 +248,8 @@ def test_a_forked_child_writes_a_journal_of_its_own(tmp_path: Path) -> None:
     if child == 0:
         os._exit(0 if journal.append(entry()) and len(list(tmp_path.iterdir())) == 2 else 1)
     assert os.waitpid(child, 0)[1] == 0
+    writers = {path.name.split("-")[0] for path in tmp_path.iterdir()}
+    assert writers == {str(os.getpid()), str(child)}
     assert len(list(orphans(tmp_path))) == 1
     journal.close()
 
@@ -269,6 +272,7 @@ def test_whatever_is_no_readable_file_is_skipped_once_and_the_others_are_importe
     said = [record for record in caplog.records if record.message == "usage_journal_skipped"]
     files = [record.__dict__["file"] for record in said]
     assert files == ["1.jsonl", "2.jsonl", "3.jsonl", "4.jsonl"]
+    assert open_files(folder) == []
 
 
 def test_journals_that_cannot_be_imported_are_counted_until_they_are(

@@ -7,18 +7,20 @@ import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal, localcontext
+from types import SimpleNamespace
 
 import genai_prices
 import pytest
 from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import ModelPrice, Tier, TieredPrices
 
 from goblin_assistant.config.goblin_file import GoblinFile, PriceRow
 from goblin_assistant.providers.anthropic import response
 from goblin_assistant.providers.base import Usage
 from goblin_assistant.providers.openai import wire
 from goblin_assistant.providers.presets import PRESETS
-from goblin_assistant.usage.prices import GENAI_PROVIDERS, MAX_CACHED, Prices
-from goblin_assistant.usage.rates import Rates, rates_from
+from goblin_assistant.usage.prices import GENAI_PROVIDERS, MAX_CACHED, Prices, _Conditional
+from goblin_assistant.usage.rates import Rates, rates_from, rates_of
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 WITHOUT_LIST_PRICES = {"ollama", "vllm", "llamacpp", "lmstudio"}  # servers of one's own
@@ -397,6 +399,29 @@ def test_sounds_that_exceed_what_is_left_of_the_prompt_cost_no_more_than_that() 
     assert rates.cost_microusd(usage) == 2 * 1 + 3 * 5 + 5 * 9
     answer = Usage(0, 10, reasoning_tokens=4, audio_completion_tokens=99)
     assert rates.cost_microusd(answer) == 4 * 4 + 6 * 8
+
+
+def test_each_step_of_a_price_holds_from_its_own_length_on() -> None:
+    steps = [Tier(start=1000, price=Decimal(2)), Tier(start=3000, price=Decimal(5))]
+    price = ModelPrice(
+        input_mtok=TieredPrices(base=Decimal(1), tiers=steps), output_mtok=Decimal(4)
+    )
+    rates = rates_of(price)
+    assert rates is not None
+    for prompt, each in ((1000, 1), (1001, 2), (3000, 2), (3001, 5)):
+        assert rates.cost_microusd(Usage(prompt, 0)) == prompt * each
+
+
+def test_an_answer_whose_reasoning_alone_has_a_price_has_no_known_cost() -> None:
+    rates = rates_from({0: {"input": Decimal(1), "reasoning": Decimal(3)}})
+    assert rates.cost_microusd(Usage(10, 5, reasoning_tokens=2)) is None
+    assert rates.cost_microusd(Usage(10, 0)) == 10
+
+
+def test_a_price_that_is_none_of_tokens_is_unknown_at_a_regional_address_too() -> None:
+    model = SimpleNamespace(get_prices=lambda *_: ModelPrice(requests_kcount=Decimal(1)))
+    for percent in (100, 110):
+        assert _Conditional(model, True, percent).at(NOON) is None
 
 
 def test_rates_of_some_directions_only_reserve_nothing_for_the_others() -> None:
