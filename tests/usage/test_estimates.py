@@ -63,6 +63,13 @@ def test_an_item_of_two_fields_counts_as_one_of_three_of_which_one_is_empty(
     assert empty.text_bytes - counted.text_bytes == len("name")
 
 
+@pytest.mark.parametrize("content", [{"inner": "x" * 400}, 5, None])
+def test_content_of_an_unknown_form_counts_as_much_as_any_other_field(content: Any) -> None:
+    item = {"role": "user", "name": "ada"}
+    counted = count_prompt({"messages": [{**item, "content": content}]})
+    assert counted == count_prompt({"messages": [{**item, "another": content}]})
+
+
 def test_english_is_near_its_true_count() -> None:
     # 56 tokens in o200k_base, with the message's frame 63
     text = (
