@@ -1,8 +1,8 @@
-// Calls of the server's API with the access token, which is only in this page's memory.
+// Calls the server's API with the access token, which is kept only in this page's memory.
 
 import { accessToken, renew } from "./session.js";
 
-/** An answer that is an error. `source` says who failed: client, limit, gateway or provider. */
+/** An error response. `source` is who failed: client, limit, gateway or provider. */
 export class ApiError extends Error {
   constructor(status, body, headers) {
     // Native routes have the error's fields in the body, /v1 has them in `error`.
@@ -21,7 +21,7 @@ export class ApiError extends Error {
 /** The server could not be reached. */
 export class Unreachable extends Error {
   constructor() {
-    super("The server cannot be reached. Is the connection there?");
+    super("The server cannot be reached. Check your connection.");
     this.status = 0;
     this.code = "unreachable";
     this.source = "connection";
@@ -47,7 +47,7 @@ export async function fetched(path, options) {
 const MOST_TRIES = 10;
 const LONGEST_WAIT = 5;
 
-/** What `ask()` gives. A server that is busy, so that it has not begun, is asked again. */
+/** The result of `ask()`. Repeats it while the server is too busy to begin (503, Retry-After). */
 export async function patiently(ask) {
   for (let tries = 0; ; tries += 1) {
     try {
@@ -61,8 +61,9 @@ export async function patiently(ask) {
 }
 
 /**
- * A call with the access token; the Response of a good answer. An access token that the server
- * refuses is renewed once: it may have ended early. Not without `again`.
+ * A call with the access token; resolves to the Response if it is ok. If the server refuses the
+ * token, it is renewed and the call repeated once, because tokens can end early. `again: false`
+ * switches that off.
  */
 export async function call(method, path, body, { signal, headers = {}, again = true } = {}) {
   const ask = async () =>
@@ -85,7 +86,7 @@ export async function call(method, path, body, { signal, headers = {}, again = t
   }
 }
 
-/** As `call`, the parsed JSON of the answer; null without a body. */
+/** Like `call`, but resolves to the parsed JSON; null for 204. */
 export async function callJson(method, path, body, options) {
   const response = await call(method, path, body, options);
   return response.status === 204 ? null : response.json();

@@ -21,7 +21,7 @@ export function h(name, properties = {}, ...children) {
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An icon of 24 by 24, drawn in lines. Decoration: the button has a label of its own. */
+/** A line icon of 24 by 24. It is only decoration: the button needs a label of its own. */
 export function icon(path) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", "0 0 24 24");
@@ -56,7 +56,7 @@ export const ICONS = {
   down: "M12 4v12M6 11l6 6 6-6M5 20h14",
 };
 
-/** The content of a `<meta name="goblin-...">`: what the server says about this instance. */
+/** The content of `<meta name="goblin-...">`, in which the server describes this instance. */
 export function meta(name) {
   return document.querySelector(`meta[name="goblin-${name}"]`)?.getAttribute("content") ?? "";
 }
@@ -66,7 +66,7 @@ export function announce(text) {
   document.getElementById("announcements").textContent = text;
 }
 
-/** Load a view's stylesheet once; resolves when it counts. */
+/** Load a view's stylesheet once; resolves when it applies. */
 export function style(name) {
   const href = new URL(`style/${name}.css`, import.meta.url).pathname;
   if (document.querySelector(`link[href="${href}"]`)) return Promise.resolve();

@@ -1,4 +1,4 @@
-// The start: the session of the cookie, then the door or the rooms.
+// The entry point: renews the session from the cookie, then shows the sign-in form or the views.
 
 import "./policy.js";
 

@@ -1,5 +1,5 @@
-// Who is signed in. The access token is in this module's memory; the refresh token is in a cookie
-// that no script can read and that goes to /auth/session only.
+// Who is signed in. The access token is in this module's memory. The refresh token is in a cookie
+// that no script can read, and that is sent to /auth/session only.
 
 import { ApiError, fetched, patiently } from "./api.js";
 
@@ -27,7 +27,7 @@ otherTabs.onmessage = ({ data }) => {
     left = true;
     forget();
   }
-  // Another person's session would take over this tab's cookie: begin anew as that person.
+  // Another user's session has replaced the cookie of this tab: reload as that user.
   else if (data.signedIn !== user?.id) location.reload();
 };
 
@@ -45,7 +45,7 @@ export async function signIn(email, password) {
   otherTabs.postMessage({ signedIn: user.id });
 }
 
-/** Whether the person has left by themselves: nothing needs to be explained then. */
+/** Whether the user signed out: then the sign-in form needs no explanation. */
 export let left = false;
 
 /** End this session, here and on the server. `ended`: there it has ended already. */
@@ -65,7 +65,7 @@ export async function adopt(refreshToken) {
   await locked(() => exchange({ refresh_token: refreshToken }));
 }
 
-/** Renew the session. Whoever asks meanwhile waits for the same answer. */
+/** Renew the session. Concurrent calls share one request. */
 export function renew() {
   renewing ??= locked(() => exchange({})).finally(() => {
     renewing = null;
@@ -80,8 +80,8 @@ export async function accessToken() {
   return token;
 }
 
-// Refresh tokens are used once, and all tabs share one. The lock is for this machine's browser; it
-// is missing without TLS. Then the server helps: a token just used gives the same answer.
+// A refresh token can be used once, and all tabs share one: the lock lets them take turns. Browsers
+// have no locks without TLS. Then the server helps: a token just used gives the same answer again.
 function locked(work) {
   return navigator.locks ? navigator.locks.request("goblin-session", work) : work();
 }
@@ -101,7 +101,7 @@ async function exchange(body) {
   const answer = await response.json();
   if (user !== null && user.id !== answer.user.id) {
     location.reload();
-    await new Promise(() => {}); // nothing of the one may go on as the other
+    await new Promise(() => {}); // no call of the old user may continue as the new one
   }
   token = answer.access_token;
   sessionId = answer.session_id;
@@ -116,7 +116,7 @@ function plan(seconds) {
   ends = performance.now() + seconds * 1000;
   clearTimeout(timer);
   const wait = Math.max(seconds - EARLY_SECONDS, seconds / 2) * 1000;
-  // A failure is no news: the next call tries again, and says what is wrong.
+  // A failure is ignored here: the next call renews again, and reports the error.
   timer = setTimeout(() => renew().catch(() => {}), Math.min(wait, LONGEST_TIMER));
 }
 

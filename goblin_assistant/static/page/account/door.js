@@ -4,7 +4,7 @@ import { announce, h, meta, style } from "../dom.js";
 import { register, signIn } from "../session.js";
 import { sentence } from "../shell/problem.js";
 
-/** Show the form in `place`. `note` says why one has to sign in again. */
+/** Show the form in `place`. `note` explains why the user must sign in again. */
 export async function showDoor(place, note = "") {
   await style("account");
   const open = meta("registration") === "open";
@@ -54,7 +54,7 @@ function form(creating, open, note, place) {
         button),
       open
         ? h("p", { class: "door-foot" },
-            creating ? "You have an account? " : "New here? ",
+            creating ? "Already have an account? " : "New here? ",
             h("button", { class: "link", onclick: turn },
               creating ? "Sign in" : "Create an account"))
         : h("p", { class: "door-foot soft small" }, "Accounts are created by the operator.")));

@@ -1,4 +1,4 @@
-// The form of a new key, and what it asks the server for.
+// The form for a new key, and the request that it makes.
 
 import { h } from "../dom.js";
 import { user } from "../session.js";
@@ -6,15 +6,15 @@ import { user } from "../session.js";
 const DAYS = [["", "never"], ["7", "in a week"], ["30", "in 30 days"], ["90", "in 90 days"],
   ["365", "in a year"]];
 
-/** The fields. Empty limits are none of the key's own. */
+/** The fields. A key has no limit of its own where the field is empty. */
 export function newKeyFields() {
   const scopes = ["chat", "embeddings", ...(user.role === "admin" ? ["admin"] : [])];
   const count = (name, label) => h("label", {}, label,
-    h("input", { name, type: "number", min: 1, step: 1, inputmode: "numeric", placeholder: "no own limit" }));
+    h("input", { name, type: "number", min: 1, step: 1, inputmode: "numeric", placeholder: "no limit of its own" }));
   return [
     h("label", {}, "Name",
       h("input", { name: "name", required: true, maxlength: 100, autocomplete: "off",
-        placeholder: "What will use it" })),
+        placeholder: "What it is used for" })),
     h("fieldset", {}, h("legend", {}, "It may"),
       h("div", { class: "choices" }, ...scopes.map((scope) =>
         h("label", {}, h("input", {
@@ -36,7 +36,7 @@ export function newKeyFields() {
   ];
 }
 
-/** The body of POST /auth/keys. What is wrong in it, the server says. */
+/** The body of POST /auth/keys. The server reports what is wrong in it. */
 export function specOf(data) {
   const text = (name) => data.get(name).trim();
   const spec = { name: text("name"), scopes: data.getAll("scopes") };

@@ -1,4 +1,4 @@
-// The one time that a key is shown.
+// Shows a new key, once.
 
 import { announce, h, ICONS, icon } from "../dom.js";
 
@@ -15,7 +15,7 @@ export function secret(key) {
   -H "Content-Type: application/json" \\
   -d '{"messages": [{"role": "user", "content": "Hello!"}]}'`;
   return [
-    h("p", { class: "notice" }, "This is the only time that it is shown. Keep it somewhere safe."),
+    h("p", { class: "notice" }, "The key is shown only this once. Keep it somewhere safe."),
     h("div", { class: "secret" }, field, button),
     h("details", {}, h("summary", {}, "A first request"),
       h("pre", { class: "small scrolls", tabindex: "0" }, request)),
@@ -27,7 +27,7 @@ async function copy(field, button) {
   try {
     await navigator.clipboard.writeText(field.value);
   } catch {
-    // Without TLS there is no clipboard: the key is selected, for the reader's own keys.
+    // Without TLS there is no clipboard API: the key is selected, so that the user can copy it.
     announce("Selected: copy it with your keyboard");
     return;
   }

@@ -49,7 +49,7 @@ async function fill(view) {
           table(view, past, keys, spent))
       : null,
   ].filter(Boolean));
-  // What had the focus is gone; the keyboard goes on here, not at the start of the page.
+  // The focused element is gone. Keep the focus here, not at the start of the page.
   if (focused) document.getElementById("room").focus();
 }
 

@@ -1,4 +1,4 @@
-// What a chat gets that does not say it itself: for the page and for all of the user's keys.
+// The defaults of chats, on the page and with the user's API keys.
 
 import { callJson } from "../api.js";
 import { announce, h } from "../dom.js";
@@ -17,7 +17,7 @@ export function defaults() {
   return {
     element: h("section", { class: "card", "aria-label": "Defaults of your chats" },
       h("h2", {}, "Defaults of your chats"),
-      h("p", { class: "soft small" }, "A chat that says something else is not changed. They count for your API keys too."),
+      h("p", { class: "soft small" }, "They apply where a chat sets nothing itself, and to chats with your API keys too."),
       place),
     fill,
   };

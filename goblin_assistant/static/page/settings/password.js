@@ -1,4 +1,4 @@
-// A new password. It ends every session and begins one, which this browser goes on with.
+// Changes the password. That ends all sessions and starts a new one for this browser.
 
 import { callJson, patiently } from "../api.js";
 import { announce, h } from "../dom.js";
@@ -36,7 +36,7 @@ async function send(event, form, button, said, changed) {
   button.disabled = true;
   said.replaceChildren();
   try {
-    await renew(); // so that the password is tried once: each wrong one counts
+    await renew(); // first, so that the password is sent once: each wrong one counts
     const answer = await patiently(() => callJson("POST", "/auth/password", {
       current_password: data.get("current_password"),
       new_password: data.get("new_password"),

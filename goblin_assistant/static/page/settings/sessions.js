@@ -22,7 +22,7 @@ export function sessions() {
     h("div", { class: "head" },
       h("div", {},
         h("h2", {}, "Sessions"),
-        h("p", { class: "soft small" }, "Each time that you have signed in, here or elsewhere.")),
+        h("p", { class: "soft small" }, "Where you are signed in, here and elsewhere.")),
       h("button", { class: "danger", onclick: endAll }, "End all sessions")),
     list);
   return { element, fill };
@@ -64,7 +64,7 @@ async function end(one, button, fill, list) {
     await callJson("DELETE", `/auth/sessions/${one.id}`).catch((error) => {
       if (error.status !== 404) throw error; // it has ended already
     });
-    await renew(); // ending one has ended all access tokens
+    await renew(); // ending one session ends all access tokens
   } catch (error) {
     list.append(problem(error));
     button.disabled = false;

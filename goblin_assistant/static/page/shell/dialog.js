@@ -58,7 +58,7 @@ function show(dialog, closed) {
   const before = document.activeElement;
   dialog.addEventListener("close", () => {
     dialog.remove();
-    // The browser does so too, but not where what had the focus was rebuilt meanwhile.
+    // The browser does this too, but not if the focused element was rebuilt meanwhile.
     (before?.isConnected ? before : document.getElementById("room"))?.focus();
     closed();
   });

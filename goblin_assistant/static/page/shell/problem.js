@@ -1,4 +1,4 @@
-// What the server said when something failed, with the id by which its log line is found.
+// Shows an error: the server's message, and the correlation id for finding it in the log.
 
 import { h } from "../dom.js";
 

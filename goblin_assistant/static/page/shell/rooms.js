@@ -1,4 +1,4 @@
-// The frame around the views: the way between them, who is signed in, and the way out.
+// The frame around the views: navigation, the user's name, and signing out.
 
 import { h, ICONS, icon, style } from "../dom.js";
 import { signOut, user } from "../session.js";
@@ -6,10 +6,10 @@ import { problem, showProblem } from "./problem.js";
 
 /**
  * The views. A view's module is loaded when it is first opened; its
- * `show({ room, side, path, signal })` fills `room`, and `side` where it needs more than the way
- * between the views. `path` is what stands behind the view's name in the address. `signal` is
- * aborted when the view is left. Where `show` returns a function, that is called with the new
- * path as long as the view stays open.
+ * `show({ room, side, path, signal })` fills `room`, and `side` if it needs more than the
+ * navigation. `path` is the part of the URL after the view's name. `signal` is aborted when the
+ * user leaves the view. If `show` returns a function, it is called with each new path while the
+ * view is open.
  */
 const VIEWS = {
   chat: { label: "Chat", icon: ICONS.chat, load: () => import("../chat/room.js") },
@@ -22,7 +22,7 @@ const FIRST = "chat";
 const PHONE = matchMedia("(max-width: 46rem)");
 
 class NotLoaded extends Error {
-  constructor() { super("This view could not be loaded. Is the connection there?"); }
+  constructor() { super("This view could not be loaded. Check your connection."); }
 }
 
 let frame = null;
@@ -36,7 +36,7 @@ export async function showRooms(place) {
   await frame.go();
 }
 
-/** Leave the rooms: nothing of them goes on. */
+/** Close the views, and stop all their work. */
 export function leaveRooms() {
   frame?.close();
   frame = null;
@@ -86,7 +86,7 @@ class Frame {
     });
   }
 
-  /** On a phone the side is behind the menu's button, and out of the keyboard's way. */
+  /** On a phone the sidebar is hidden behind the menu button, and cannot get the focus. */
   open(yes) {
     const was = this.side.classList.contains("open");
     this.side.classList.toggle("open", yes && PHONE.matches);
@@ -103,7 +103,7 @@ class Frame {
     try {
       await signOut();
     } catch (error) {
-      this.said.replaceChildren(problem(error)); // whoever comes next must not find it open
+      this.said.replaceChildren(problem(error)); // the next user must not find the session open
     }
   }
 
@@ -139,7 +139,7 @@ class Frame {
       else link.removeAttribute("aria-current");
     }
     this.room.setAttribute("aria-busy", "true");
-    // Each view builds in elements of its own: a slow one that was left writes nowhere.
+    // Each view gets its own elements: a slow view that was left cannot write into the next one.
     const room = h("div", { class: `view ${name}` });
     const side = h("div", { class: "side-view" });
     this.room.replaceChildren(room);
@@ -161,7 +161,7 @@ class Frame {
     }
   }
 
-  /** After the way to another view the keyboard, and a screen reader, are at its heading. */
+  /** Move the focus to the heading of the new view, for the keyboard and screen readers. */
   greet() {
     const heading = this.room.querySelector("h1") ?? this.room;
     heading.setAttribute("tabindex", "-1");

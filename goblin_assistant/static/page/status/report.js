@@ -1,8 +1,8 @@
-// GET /health/all. It needs no credential; a server whose database is away answers 503 with it.
+// GET /health/all. It needs no credential. If the database is down, the report comes with 503.
 
 import { ApiError, Unreachable } from "../api.js";
 
-/** The report. Raises ApiError where the server does not give one, and Unreachable. */
+/** The report. Throws ApiError if the server sends none, or Unreachable. */
 export async function report(signal) {
   let response;
   try {

@@ -1,4 +1,4 @@
-// What the server's states mean to a reader.
+// The texts for the states that the server reports.
 
 export const OVERALL = {
   healthy: ["healthy", "Everything works."],

@@ -16,6 +16,6 @@ export async function download(query) {
   }
   const href = URL.createObjectURL(new Blob(parts, { type: "text/csv" }));
   h("a", { href, download: `usage-${query.get("from")}.csv` }).click();
-  // The browser has to have begun to read it.
+  // The browser needs the URL until it has started to read it.
   setTimeout(() => URL.revokeObjectURL(href), 60_000);
 }

@@ -1,4 +1,4 @@
-// What the rows of GET /usage add up to, for the plots and tables. Days are UTC.
+// Adds up the rows of GET /usage for the plots and tables. Days are in UTC.
 
 const MOST_GROUPS = 6;
 const OTHERS = "others";
@@ -28,8 +28,8 @@ const FIELDS = {
 };
 
 /**
- * `days` (seconds since 1970), and `groups`: the largest, each with its name, its totals, and for
- * each day cost, tokens and requests. What is left is one group more.
+ * `days` (seconds since 1970), and `groups`, largest first: each with its name, its totals, and
+ * cost, tokens and requests of each day. `drawn` has the largest ones and one group of the rest.
  */
 export function grouped(rows, by, from, count) {
   const first = Date.parse(`${from.slice(0, 10)}T00:00:00Z`) / 1000;

@@ -66,7 +66,7 @@ function plot(place, days, values, colours, axisText) {
   const line = getComputedStyle(place).getPropertyValue("--line");
   const font = "12px system-ui, sans-serif";
   const bars = uPlot.paths.bars({ size: [0.7, 40], align: 0 });
-  // The whole stack is drawn first, then what lies before it.
+  // The full height of the stack is drawn first, then the lower bars over it.
   const stacked = [];
   for (const own of values) {
     const below = stacked.at(-1);

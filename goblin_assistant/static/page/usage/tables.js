@@ -1,4 +1,4 @@
-// The same as the plots, in figures.
+// The same figures as in the plots, as tables.
 
 import { h } from "../dom.js";
 import { dollars, number } from "./figures.js";

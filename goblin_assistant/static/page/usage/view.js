@@ -1,5 +1,5 @@
 // Usage: cost, tokens and requests a day, by model, key or user, as plots, tables and CSV.
-// What is chosen stands in the address: #/usage/30/model, and /all for everybody's.
+// The URL holds the choice: #/usage/30/model, and /all for all users.
 
 import { callJson } from "../api.js";
 import { h, ICONS, icon, style } from "../dom.js";
