@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from goblin_assistant.database.key_limits import UserLimits
 from goblin_assistant.dialects.error_bodies import native_body
 from goblin_assistant.errors import RateLimitExceeded
 from goblin_assistant.metrics import REGISTRY, rate_limit_rejections_total
+from goblin_assistant.rate_limits import memory
 from goblin_assistant.rate_limits.memory import MemoryStorage
 from goblin_assistant.rate_limits.policy import SCOPES, RateLimits, account_key, address_key
 from tests.support.threads import at_once
@@ -465,3 +467,15 @@ def test_tokens_that_wait_are_told_a_time_within_the_minute() -> None:
     with pytest.raises(RateLimitExceeded) as refused:
         limits.own.take_tokens(caller, 1)
     assert 0 < (refused.value.retry_after or 0) <= 60
+
+
+def test_tokens_that_wait_for_less_than_a_second_are_refused_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits, now = policy(), 1000.0
+    monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: now))
+    caller = Caller(tokens_per_minute=100)
+    limits.own.take_tokens(caller, 100)
+    now = 1059.5
+    with pytest.raises(RateLimitExceeded):
+        limits.own.take_tokens(caller, 1)
