@@ -11,7 +11,7 @@ export class Earlier {
     this.replaced = false;
   }
 
-  /** What to remember when `messages` are about to be cut at `at`; `before` is remembered so far. */
+  /** What to remember when `messages` are cut at `at`; `before` is remembered so far. */
   static of(messages, at, written, before) {
     if (at >= messages.length) return null;
     if (before === null) return new Earlier(at, messages.slice(at), written);

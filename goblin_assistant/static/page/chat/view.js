@@ -184,7 +184,7 @@ class Chat {
     this.run(at - 1);
   }
 
-  /** Take away what stands from this position on. It stays in the store until the answer is whole. */
+  /** Take away what stands from here on. It stays in the store until the answer is whole. */
   replace(at) {
     this.earlier = Earlier.of(this.messages, at, this.keeper.written, this.earlier);
     this.thread.drop(".bring-back");
