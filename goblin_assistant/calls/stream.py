@@ -133,20 +133,12 @@ class ChatStream:
         """The stream broke; return its error event."""
         settlement = self._settlement
         self._end_provider_time()
-        told: ProviderError | AppError
         if isinstance(error, ProviderError):
-            told = error
             error.provider = error.provider or settlement.entry.provider
             name_as_sent(error, settlement.chat)
             self._router.broke_off(error, self._outcome, settlement.trace)
-        else:
-            logger.exception("stream_failed")
-            told = AppError(
-                "the stream broke off; the correlation id leads to the cause in the log"
-            )
+        told = broken_off(error)
         settlement.failed(told)
-        reason = "timeout" if told.status == 504 else "provider"
-        metrics.stream_incomplete_total.labels(reason).inc()
         if self.on_incomplete is not None:
             self.on_incomplete(label_of(error))
         if self._translator is not None:
@@ -186,6 +178,20 @@ class ChatStream:
             close_events(self._outcome.value[1])
         finally:
             self._settlement.settle()
+
+
+def broken_off(error: Exception) -> ProviderError | AppError:
+    """What the client is told of a stream that this error ended; counts it. A fault of our own is
+    logged."""
+    told: ProviderError | AppError
+    if isinstance(error, ProviderError | AppError):
+        told = error
+    else:
+        logger.exception("stream_failed")
+        told = AppError("the stream broke off; the correlation id leads to the cause in the log")
+    reason = "timeout" if told.status == 504 else "provider"
+    metrics.stream_incomplete_total.labels(reason).inc()
+    return told
 
 
 def close_events(events: Iterator[StreamEvent]) -> None:

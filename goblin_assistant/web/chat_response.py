@@ -12,7 +12,7 @@ from flask import Response, after_this_request, request
 
 from goblin_assistant.calls.idempotency import Claim, Recording, StoredResponse
 from goblin_assistant.calls.request import Chat
-from goblin_assistant.calls.stream import ChatStream
+from goblin_assistant.calls.stream import ChatStream, broken_off
 from goblin_assistant.dialects.table import DIALECTS
 from goblin_assistant.errors import AppError, ClientGone, label_of
 from goblin_assistant.metrics import stream_incomplete_total
@@ -150,19 +150,14 @@ def _stream(
 
 def _broken_stream(chat: Chat, info: RequestInfo, error: Exception) -> Response:
     """The rest of a stream that began with a comment and has no answer: its error event."""
-    told: ProviderError | AppError
-    if isinstance(error, ProviderError | AppError):
-        told = error
-    else:
-        logger.exception("stream_failed")
-        told = AppError("the stream broke off; the correlation id leads to the cause in the log")
     info.incomplete = True
+    told: ProviderError | AppError
     if isinstance(error, ClientGone):  # nobody reads the event; no failure of ours
-        reason = "shutdown" if runtime().monitor.draining else "client"
+        told = error
+        stream_incomplete_total.labels("shutdown" if runtime().monitor.draining else "client").inc()
     else:
+        told = broken_off(error)
         info.error_type = label_of(error)
-        reason = "timeout" if told.status == 504 else "provider"
-    stream_incomplete_total.labels(reason).inc()
     event = DIALECTS[chat.dialect].error_event(told, chat.correlation_id)
     return Response(iter([event]), headers=_STREAM_HEADERS)
 
