@@ -18,6 +18,9 @@ from benchmarks.native import scheduled
 
 _POLICIES = {os.SCHED_OTHER: "the default policy", os.SCHED_BATCH: "SCHED_BATCH"}
 
+SETTLE_SECONDS = 0.2
+"""How long a server goes on after its last answer before it is paused."""
+
 
 class ServerFailed(Exception):
     """The server ended or never answered. The message has the end of its output."""
@@ -141,7 +144,9 @@ class Server:
         return "; ".join(sorted(found))
 
     def pause(self) -> None:
-        """Pause it."""
+        """Pause it, after the transaction that follows its last answers: a database ends one that
+        is left open, and the server would take that for an outage."""
+        time.sleep(SETTLE_SECONDS)
         for process in self._family():
             process.send_signal(signal.SIGSTOP)
 
