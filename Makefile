@@ -41,7 +41,7 @@ run: $(VENV)/.runtime ## set up and serve on :8001 with the embedded provider
 	@echo "The page: http://127.0.0.1:$(PORT)/ (Ctrl-C stops the server)"
 	@GOBLIN_ENV=development exec $(BIN)/goblin-assistant serve --port $(PORT)
 
-test: lint typecheck test-only ## set up and run every check and every test; WORKERS=0: in one process
+test: lint typecheck test-only ## set up, run every check and every test; WORKERS=0: in one process
 
 test-only: $(VENV)/.dev ## the tests only; VENV=.make/newest PYTHON=python3.13: on another Python
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)

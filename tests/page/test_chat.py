@@ -232,7 +232,7 @@ def test_a_chat_has_settings_of_its_own(
         ada.page.get_by_role("button", name="Settings of this chat").click()
         ada.page.get_by_label("System prompt").fill("Answer in rhymes")
         ada.page.get_by_label("Temperature").fill("0.4")
-        ada.page.get_by_label("Most tokens of an answer").fill("99")
+        ada.page.get_by_label("Maximum tokens of an answer").fill("99")
         ada.page.get_by_role("button", name="Save").click()
         expect(ada.page.get_by_role("dialog")).to_have_count(0)
         before = len(upstream.requests)

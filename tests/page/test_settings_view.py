@@ -44,10 +44,10 @@ def test_defaults_are_saved_and_shown_again(browser: Browser, server: Server) ->
         page = ada.page
         page.get_by_label("Model").select_option("echo")
         page.get_by_label("Temperature").fill("0.3")
-        page.get_by_label("Most tokens").fill("500")
+        page.get_by_label("Maximum tokens").fill("500")
         page.get_by_label("System prompt").fill("Answer briefly.")
         page.get_by_role("button", name="Save").click()
-        expect(page.get_by_text("Saved. It counts from your next chat on.")).to_be_visible()
+        expect(page.get_by_text("Saved. It applies from your next chat on.")).to_be_visible()
         kept = settings_of(server, headers)
         assert {name: kept[name] for name in ("model", "temperature", "max_tokens")} == {
             "model": "echo", "temperature": 0.3, "max_tokens": 500

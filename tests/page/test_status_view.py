@@ -45,7 +45,7 @@ def test_a_provider_that_breaks_is_shown_and_comes_back(
         expect(row).to_contain_text("Chats go to it.")
         fake_upstream.reset_on_accept = True
         refreshed(ada.page, "does not work")
-        expect(row).to_contain_text("The last look failed: openai")
+        expect(row).to_contain_text("The last check failed: openai")
         overall(ada.page, "Chats that do not need it go on")
         expect(ada.page.get_by_role("row", name="echo")).to_contain_text("works")
         fake_upstream.reset_on_accept = False
@@ -80,17 +80,17 @@ def test_an_open_circuit_breaker_and_taken_places_are_said_in_words(
     headers = server.register("breaker@example.com")
     url = server.url + "/v1/chat/completions"
     with signed_in(browser, server, "breaker@example.com", "status") as ada:
-        expect(ada.page.get_by_text("0 of 2 places for chats are taken.")).to_be_visible()
+        expect(ada.page.get_by_text("0 of 2 chat slots are taken.")).to_be_visible()
         fake_upstream.reply(Reply.sse([SILENCE]))
         with ThreadPoolExecutor(1) as pool:
             # It waits for its first token until the provider's silence ends.
             chat = pool.submit(requests.post, url, json=STREAM, headers=headers, timeout=120)
             try:
-                refreshed_text(ada.page, "1 of 2 places for chats are taken.")
+                refreshed_text(ada.page, "1 of 2 chat slots are taken.")
             finally:
                 fake_upstream.release()
             chat.result(120)
-        refreshed_text(ada.page, "0 of 2 places for chats are taken.")
+        refreshed_text(ada.page, "0 of 2 chat slots are taken.")
         for _ in range(40):
             fake_upstream.reply(Reply.json(500, {"error": {"message": "broken"}}))
             requests.post(url, json=CHAT, headers=headers, timeout=60)

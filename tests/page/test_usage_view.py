@@ -221,7 +221,7 @@ def test_an_admin_sees_everybodys_and_others_are_not_offered_it(
     server.register("root@example.com")
     make_admin(folder / "server0", "root@example.com")
     with signed_in(browser, server, "root@example.com", "usage") as root:
-        expect(root.page.get_by_text("Nothing was used in these days.")).to_be_visible()
+        expect(root.page.get_by_text("No usage in these days.")).to_be_visible()
         chooser(root.page, "Of").select_option("everybody")
         expect(root.page.get_by_role("figure")).to_have_count(3)
         chooser(root.page, "By").select_option("user")

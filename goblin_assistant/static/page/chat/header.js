@@ -77,7 +77,7 @@ export class Header {
             name: "temperature", type: "number", min: 0, max: 2, step: "any",
             value: temperature,
           })),
-          h("label", {}, "Most tokens of an answer", h("input", {
+          h("label", {}, "Maximum tokens of an answer", h("input", {
             name: "max_tokens", type: "number", min: 1, step: 1, value: most,
           }))),
       ],

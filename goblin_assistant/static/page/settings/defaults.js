@@ -32,7 +32,7 @@ function form(settings) {
       h("label", {}, "Temperature, 0 to 2",
         h("input", { name: "temperature", type: "number", min: 0, max: 2, step: "any",
           value: settings.temperature, placeholder: "the model's own" })),
-      h("label", {}, "Most tokens of an answer",
+      h("label", {}, "Maximum tokens of an answer",
         h("input", { name: "max_tokens", type: "number", min: 1, step: 1,
           value: settings.max_tokens, placeholder: "the model's own" }))),
     h("label", {}, "System prompt",
@@ -71,7 +71,7 @@ async function save(event, made, button, said) {
       max_tokens: count("max_tokens"),
       system_prompt: data.get("system_prompt") || null,
     });
-    said.replaceChildren(h("p", { class: "notice" }, "Saved. It counts from your next chat on."));
+    said.replaceChildren(h("p", { class: "notice" }, "Saved. It applies from your next chat on."));
     announce("Saved");
   } catch (error) {
     said.replaceChildren(problem(error));

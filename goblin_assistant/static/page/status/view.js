@@ -73,13 +73,13 @@ function tag(word, text) {
 function slots({ limit, in_use: used, waiting }) {
   const free = limit - used;
   const sentence = waiting > 0
-    ? `All ${limit} places for chats are taken, and ${waiting} ${waiting === 1 ? "chat waits" : "chats wait"}.`
+    ? `All ${limit} chat slots are taken, and ${waiting} ${waiting === 1 ? "chat waits" : "chats wait"}.`
     : free === 0
-      ? `All ${limit} places for chats are taken. The next one waits.`
-      : `${used} of ${limit} places for chats are taken.`;
+      ? `All ${limit} chat slots are taken. The next one waits.`
+      : `${used} of ${limit} chat slots are taken.`;
   return h("section", { class: "card", "aria-label": "Chats" },
     h("h2", {}, "Chats"),
-    h("meter", { min: 0, max: limit, value: used, high: limit * 0.9, "aria-label": "Places taken" }),
+    h("meter", { min: 0, max: limit, value: used, high: limit * 0.9, "aria-label": "Chat slots taken" }),
     h("p", {}, sentence));
 }
 
@@ -88,7 +88,7 @@ function section(title, services, more = "") {
     h("h2", {}, title),
     h("table", { class: "list cards" },
       h("thead", {}, h("tr", {},
-        ...["Name", "State", "What it means", "Looked at"].map((text) => h("th", { scope: "col" }, text)))),
+        ...["Name", "State", "What it means", "Checked"].map((text) => h("th", { scope: "col" }, text)))),
       h("tbody", {}, ...services.map(([name, service]) => row(name, service)))),
     more ? h("p", { class: "soft small" }, more) : null);
 }
@@ -105,5 +105,5 @@ function row(name, service) {
         circuit(service.circuit)) : null,
       service.last_change && service.status !== "unknown"
         ? h("p", { class: "soft small" }, "Changed ", when(service.last_change)) : null)),
-    h("td", { "data-label": "Looked at" }, h("div", {}, when(service.last_check, "not yet"))));
+    h("td", { "data-label": "Checked" }, h("div", {}, when(service.last_check, "not yet"))));
 }

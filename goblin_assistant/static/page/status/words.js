@@ -9,7 +9,7 @@ export const OVERALL = {
 
 export const SERVICE = {
   healthy: ["works", "It answers."],
-  unhealthy: ["does not work", "The last look failed:"],
+  unhealthy: ["does not work", "The last check failed:"],
   unknown: ["not known yet", "It was not looked at yet."],
   disabled: ["not set up", "It is not set up here."],
 };

@@ -78,7 +78,7 @@ async function fill(body, choice, plots, signal, now) {
     body.replaceChildren(
       sums(totals),
       ...(totals.requests === 0
-        ? [h("p", { class: "card soft" }, "Nothing was used in these days.")]
+        ? [h("p", { class: "card soft" }, "No usage in these days.")]
         : [
           whole ? null : h("p", { class: "notice" }, "Only the first rows are shown: the CSV has all."),
           plots.draw(found, signal),
