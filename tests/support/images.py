@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -105,7 +106,9 @@ class Containers:
         self._buildah, self._podman = find_binary("buildah"), find_binary("podman")
         find_binary("runc")
         find_binary("mmdebstrap")
-        self._storage = ["--root", str(folder / "storage"), "--runroot", str(folder / "run")]
+        # podman takes no runroot of more than 50 characters.
+        self._run = tempfile.mkdtemp(prefix="goblin-run-")
+        self._storage = ["--root", str(folder / "storage"), "--runroot", self._run]
         for driver in ("overlay", "vfs"):  # overlay does not go on every file system
             storage = [*self._storage, "--storage-driver", driver]
             done = subprocess.run(
@@ -137,6 +140,7 @@ class Containers:
         """Stop and remove everything, so that the folder can be deleted."""
         self.podman("rm", "--all", "--force", "--volumes", "--time", "0")
         self.podman("rmi", "--all", "--force")
+        shutil.rmtree(self._run, ignore_errors=True)
 
 
 def build_context(folder: Path) -> Path:
@@ -144,7 +148,7 @@ def build_context(folder: Path) -> Path:
     context = folder / "context"
     names = ("goblin_assistant", "tests", "ops", "docs")
     for name in names:
-        shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("*.pyc"))
+        shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
     for file in (*ROOT.glob("*.toml"), *ROOT.glob("*.md"), *ROOT.glob("*.cfg"), ROOT / "LICENSE"):
         shutil.copy(file, context)
     shutil.copy(ROOT / ".dockerignore", context)
