@@ -125,11 +125,12 @@ def test_each_attack_alone_is_harmless_in_every_place_where_a_model_speaks(
         assert ada.page.locator(".question img, .thoughts *, .conversations img").count() == 0
 
 
-@pytest.mark.parametrize("mark", ["x", "*a ", "[a](", "<a ", "> ", "> a\nb\n", "| a "])
+@pytest.mark.parametrize("mark", ["x", "*a ", "[a](", "<a ", "> ", "> a\nb\n", "| a ", "  *a\n"])
 def test_a_block_of_a_megabyte_does_not_stop_the_page(
     browser: Browser, server: Server, upstream: FakeUpstream, mark: str
 ) -> None:
-    text = (mark * (LONG // len(mark) + 1))[:LONG]
+    first = "- *a\n" if mark.startswith("  ") else ""  # lines of a list's item
+    text = (first + mark * (LONG // len(mark) + 1))[:LONG]
     pieces = [text[at : at + 50_000] for at in range(0, LONG, 50_000)]
     with person(browser, server.url) as ada:
         enter(ada.page, f"long{ord(mark[0])}{len(mark)}{ord(mark[-1])}@example.com")

@@ -108,3 +108,36 @@ def test_whoever_reads_further_up_stays_there_while_an_answer_grows(
         kept(ada.page)
         expect(line).to_be_in_viewport()
         assert line.bounding_box() == before
+
+
+def test_a_long_table_with_a_link_at_its_foot_is_shown_and_kept(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    table = "| a | b |\n|---|---|\n" + "| cell | cell |\n" * 1500
+    with person(browser, server.url) as ada:
+        enter(ada.page, "long-table@example.com")
+        said = f"Hello *you*\n\n{table}\n[1]: https://a.example\n\nThe end"
+        upstream.reply(Reply.sse(whole(table, "\n[1]: https://a.example\n\nThe end")))
+        ask(ada.page, "Write")
+        kept(ada.page)
+        upstream.reply(Reply.sse(whole(said)))
+        ask(ada.page, "Once more")
+        kept(ada.page, 1)
+        for _ in range(2):
+            expect(answer(ada.page, 0)).to_contain_text("The end")
+            expect(answer(ada.page, 1)).to_contain_text("Hello you")
+            expect(answer(ada.page, 1)).to_contain_text("The end")
+            ada.page.reload()
+
+
+def test_a_long_line_in_a_list_is_shown_and_kept(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "long-item@example.com")
+        upstream.reply(Reply.sse(whole("- one\n  " + "x" * 20_001 + "\n- two")))
+        ask(ada.page, "Write")
+        kept(ada.page)
+        for _ in range(2):
+            expect(answer(ada.page).get_by_role("listitem")).to_have_count(2)
+            ada.page.reload()

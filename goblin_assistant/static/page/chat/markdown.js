@@ -24,10 +24,20 @@ const KEPT = {
 /** Text blocks that are longer stay plain: marks inside them would take too long to pair. */
 const LONGEST = 20_000;
 const plainWhenLong = Object.fromEntries(
-  ["paragraph", "heading", "lheading", "text", "table"].map((name) => [name, function plain(src) {
+  ["paragraph", "heading", "lheading", "table"].map((name) => [name, function plain(src) {
     const found = this.rules.block[name].exec(src)?.[0] ?? "";
     return found.length > LONGEST ? plainToken(found) : false;
   }]));
+/** The lines of a list's item, up to an empty line or an item inside it: marked pairs marks in all. */
+const ITEM_LINES = /^[^\n]+(?:\n(?! {0,3}(?:[*+-]|\d{1,9}[.)])[ \t])[^\n]+)*/;
+plainWhenLong.text = function plain(src) {
+  if (src.length <= LONGEST) return false;
+  const found = ITEM_LINES.exec(src)?.[0] ?? "";
+  if (found.length <= LONGEST) return false;
+  // marked joins it to text before it, and then takes the last piece off its queue: this one.
+  this.lexer.inline("");
+  return plainToken(found);
+};
 /** Quotes inside quotes: nobody reads the fortieth, and marked takes minutes for thousands. */
 const DEEP_QUOTE = /^(?: {0,3}> ?){40}/;
 plainWhenLong.blockquote = function plain(src) {
@@ -40,6 +50,7 @@ plainWhenLong.blockquote = function plain(src) {
 const marked = new Marked({
   gfm: true,
   tokenizer: plainWhenLong,
+  extensions: [{ name: "plain", renderer: ({ text }) => `<p>${escaped(text)}</p>` }],
   renderer: {
     html: ({ text, block }) => (block ? `<p>${escaped(text)}</p>` : escaped(text)),
     image: ({ text }) => escaped(text ? `[image: ${text}]` : "[image]"),
@@ -60,11 +71,9 @@ export function unturned(text) {
   return text.replace(TURNS, "\u2423");
 }
 
+/** A kind of its own: what follows a paragraph, marked may join to it. */
 function plainToken(text) {
-  return {
-    type: "paragraph", raw: text, text,
-    tokens: [{ type: "text", raw: text, text, escaped: false }],
-  };
+  return { type: "plain", raw: text, text };
 }
 
 function tokens(text) {
