@@ -5,6 +5,13 @@ import { changed, store } from "./store.js";
 const TITLE = 80;
 const MOST_TRIES = 5;
 
+/** So many of `messages` have reached the store, and nothing else: only the reply was lost. */
+function arrived(found, messages) {
+  const same = (one, at) => one.role === messages[at]?.role && one.text === messages[at].text
+    && one.details.correlation_id === messages[at].details.correlation_id;
+  return found.every(same) ? found.length : 0;
+}
+
 export class Keeper {
   /** `onKept(conversation)` is called when it was created, read or changed. */
   constructor(onKept) {
@@ -59,20 +66,29 @@ export class Keeper {
     return messages;
   }
 
-  /** Append `messages` to what another tab has written. All messages then. */
+  /**
+   * Append `messages`, all that are not written, to what another tab or device has written. All
+   * messages then.
+   */
   async append(messages) {
+    const { conversation, written } = this;
     this.writing += 1;
     try {
       for (let tries = 1; ; tries += 1) {
         const before = await this.read(this.id);
+        const fresh = messages.slice(arrived(before.slice(written), messages));
         try {
-          await this.write(null, before.length, messages);
-          this.written = before.length + messages.length;
-          return [...before, ...messages];
+          if (fresh.length > 0) await this.write(null, before.length, fresh);
+          this.written = before.length + fresh.length;
+          return [...before, ...fresh];
         } catch (error) {
           if (error.status !== 409 || tries === MOST_TRIES) throw error;
         }
       }
+    } catch (error) {
+      // This tab does not show what it has read: the next write must come here again.
+      Object.assign(this, { conversation, written });
+      throw error;
     } finally {
       this.writing -= 1;
     }
@@ -80,7 +96,7 @@ export class Keeper {
 
   async change(values) {
     await this.last;
-    this.adopt(await store.change(this.id, values));
+    await this.alter(values);
     changed(this.id);
   }
 
@@ -97,10 +113,16 @@ export class Keeper {
       this.adopt(await store.create(text || "Image", settings));
     }
     if (settings && settings.model !== this.conversation.settings.model) {
-      this.adopt(await store.change(this.id, { settings }));
+      await this.alter({ settings });
     }
     this.adopt(await store.write(this.conversation, position, messages));
     changed(this.id);
+  }
+
+  /** Change the conversation itself. Of its messages this tab knows no more than before. */
+  async alter(values) {
+    const altered = await store.change(this.id, values);
+    this.adopt({ ...altered, revision: this.conversation.revision });
   }
 
   adopt(conversation) {
