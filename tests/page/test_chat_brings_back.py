@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.conftest import Serve, Server
-from tests.page.test_chat_keeps import expect_articles, talk
+from tests.conftest import Serve, Server, wait_until
+from tests.page.test_chat_keeps import WRITES, expect_articles, hold_first, talk
 from tests.support.browser import browser, person
 from tests.support.chatting import (
     MODEL,
@@ -248,3 +248,24 @@ def test_an_edit_stays_open_while_another_tab_writes(
         kept(ada.page)
         ada.page.reload()
         expect_articles(ada.page, "Better question", "Better answer")
+
+
+def test_what_is_brought_back_while_the_attempt_is_written_is_in_the_store(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "hurry@example.com")
+        talk(ada.page, upstream, ("Q1", "A1"))
+        held: list[Route] = []
+        ada.page.route(WRITES, hold_first(held))
+        upstream.reply(Reply.sse([chunk("Half of"), SILENCE]))
+        ada.page.get_by_role("button", name="Ask again").click()
+        expect(answer(ada.page)).to_contain_text("Half of")
+        ada.page.keyboard.press("Escape")
+        ada.page.get_by_role("button", name="Bring back the earlier answer").click()
+        wait_until(lambda: bool(ada.page.title() and held), what="the write")
+        held[0].continue_()
+        expect_articles(ada.page, "Q1", "A1")
+        talk(ada.page, upstream, ("Q2", "A2"))
+        ada.page.reload()
+        expect_articles(ada.page, "Q1", "A1", "Q2", "A2")

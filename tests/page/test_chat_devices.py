@@ -5,7 +5,7 @@ from __future__ import annotations
 from playwright.sync_api import Browser, Route, expect
 
 from tests.conftest import Server
-from tests.page.test_chat_keeps import WRITES, expect_articles, fails_once, talk
+from tests.page.test_chat_keeps import READS, WRITES, expect_articles, fails_once, talk
 from tests.support.browser import browser, person
 from tests.support.chatting import (
     MODEL,
@@ -13,6 +13,7 @@ from tests.support.chatting import (
     ask,
     choose,
     enter,
+    kept,
     server,
     upstream,
     whole,
@@ -109,3 +110,27 @@ def test_what_the_store_has_although_the_reply_was_lost_is_not_written_twice(
         talk(ada.page, upstream, ("Q3", "A3"))
         ada.page.reload()
         expect_articles(ada.page, "Q1", "A1", "Q2", "A2", "Q3", "A3")
+
+
+def test_an_answer_that_is_not_kept_stays_when_another_tab_writes(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "unkepttab@example.com")
+        talk(ada.page, upstream, ("Q1", "A1"))
+        other = ada.new_tab()
+        other.goto(ada.page.url)
+        expect_articles(other, "Q1", "A1")
+        choose(other, MODEL)
+        ada.page.route(WRITES, fails_once(2))
+        upstream.reply(Reply.sse(whole("A2")))
+        ask(ada.page, "Q2")
+        expect(answer(ada.page, 1)).to_contain_text("Not kept")
+        expect_articles(other, "Q1", "A1", "Q2")
+        upstream.reply(Reply.sse(whole("A3")))
+        with ada.page.expect_response(READS):
+            ask(other, "Q3")
+            kept(other, 1)
+        talk(ada.page, upstream, ("Q4", "A4"))
+        ada.page.reload()
+        expect_articles(ada.page, "Q1", "A1", "Q2", "Q3", "A3", "A2", "Q4", "A4")

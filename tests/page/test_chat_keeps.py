@@ -8,8 +8,19 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.conftest import Serve, Server, wait_until
 from tests.support.browser import browser, person
-from tests.support.chatting import MODEL, answer, ask, choose, enter, kept, server, upstream, whole
-from tests.support.fake_upstream import FakeUpstream, Reply
+from tests.support.chatting import (
+    MODEL,
+    answer,
+    ask,
+    choose,
+    chunk,
+    enter,
+    kept,
+    server,
+    upstream,
+    whole,
+)
+from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
 
 __all__ = ["browser", "server", "upstream"]
 
@@ -199,3 +210,24 @@ def test_where_conversations_are_off_the_next_person_finds_none_in_the_tab(
         expect(tab.page.get_by_text("There is no such conversation.")).to_be_visible()
         expect(tab.page.get_by_text("No conversations yet.")).to_be_visible()
         expect(tab.page.get_by_text("A private matter")).to_have_count(0)
+
+
+def test_deleting_while_an_answer_comes_waits_for_its_last_write(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "deletes@example.com")
+        upstream.reply(Reply.sse([chunk("Half of"), SILENCE]))
+        ask(ada.page, "Q1")
+        expect(answer(ada.page)).to_contain_text("Half of")
+        held: list[Route] = []
+        ada.page.route(WRITES, hold_first(held))
+        ada.page.get_by_label("This conversation").click()
+        ada.page.get_by_role("button", name="Delete").click()
+        ada.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        wait_until(lambda: bool(ada.page.title() and held), what="the write of the answer")
+        with ada.page.expect_response(WRITES) as written:
+            held[0].continue_()
+        assert written.value.status == 200
+        expect(ada.page.get_by_text("What would you like to know?")).to_be_visible()
+        expect(ada.page.get_by_text("No conversations yet.")).to_be_visible()

@@ -7,7 +7,7 @@ export class Earlier {
     this.from = from;
     this.messages = messages;
     this.written = written;
-    /** Whether the store has the new attempt instead. */
+    /** Whether the store has the new attempt instead, or is about to. */
     this.replaced = false;
   }
 

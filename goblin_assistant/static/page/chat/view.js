@@ -39,6 +39,7 @@ class Chat {
     this.messages = [];
     this.earlier = null;
     this.asking = null;
+    this.running = null;
     this.missed = false;
     this.picker = new ModelPicker(() => this.composer?.modelChanged());
     this.composer = new Composer({
@@ -120,7 +121,7 @@ class Chat {
   /** Another tab has written to this conversation, or deleted it. */
   async refresh() {
     try {
-      const idle = () => !this.asking && !this.left && !(this.earlier && !this.earlier.replaced);
+      const idle = () => !this.asking && !this.left && this.keeper.written >= this.messages.length;
       const messages = await this.keeper.refresh(idle);
       this.missed = messages === null;
       if (this.missed) return; // something of this tab is on its way: afterwards
@@ -149,6 +150,7 @@ class Chat {
 
   async remove() {
     this.stop();
+    await this.running; // its last write would lead back here
     await this.keeper.remove();
     location.hash = "#/chat";
   }
@@ -174,14 +176,14 @@ class Chat {
     this.messages.push(message);
     this.thread.question(message, at);
     this.thread.pinned = true;
-    this.run(at);
+    this.running = this.run(at);
   }
 
   /** Ask once more for the answer at this position. */
   again(at) {
     if (this.asking || this.messages[at - 1]?.role !== "user") return;
     this.replace(at);
-    this.run(at - 1);
+    this.running = this.run(at - 1);
   }
 
   /** Take away what stands from here on. It stays in the store until the answer is whole. */
@@ -286,7 +288,8 @@ class Chat {
       return;
     }
     if (failed === null) this.earlier = null;
-    if (await this.keepFrom(earlier?.from ?? at, answer) && earlier) earlier.replaced = true;
+    if (earlier) earlier.replaced = true; // before the write: it may be brought back meanwhile
+    await this.keepFrom(earlier?.from ?? at, answer);
   }
 
   /** Write what stands from this position on; whether that worked. */
