@@ -231,3 +231,28 @@ def test_deleting_while_an_answer_comes_waits_for_its_last_write(
         assert written.value.status == 200
         expect(ada.page.get_by_text("What would you like to know?")).to_be_visible()
         expect(ada.page.get_by_text("No conversations yet.")).to_be_visible()
+
+
+def test_coming_back_while_the_answer_that_was_left_is_written_shows_it(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "goesback@example.com")
+        talk(ada.page, upstream, ("Q1", "A1"))
+        ada.page.get_by_role("link", name="New chat").click()
+        expect(ada.page.get_by_text("What would you like to know?")).to_be_visible()
+        ada.page.go_back()
+        expect_articles(ada.page, "Q1", "A1")
+        choose(ada.page, MODEL)
+        upstream.reply(Reply.sse([chunk("Half of"), SILENCE]))
+        ask(ada.page, "Q2")
+        expect(answer(ada.page, 1)).to_contain_text("Half of")
+        held: list[Route] = []
+        ada.page.route(WRITES, hold_first(held))
+        ada.page.go_forward()
+        expect(ada.page.get_by_text("What would you like to know?")).to_be_visible()
+        ada.page.go_back()
+        wait_until(lambda: bool(ada.page.title() and held), what="the write")
+        expect(ada.page.get_by_text("Q2").last).to_be_visible()
+        held[0].continue_()
+        expect_articles(ada.page, "Q1", "A1", "Q2", "Half of")

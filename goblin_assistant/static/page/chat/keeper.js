@@ -97,14 +97,14 @@ export class Keeper {
   async change(values) {
     await this.last;
     await this.alter(values);
-    changed(this.id);
+    changed(this.id, this);
   }
 
   async remove() {
     await this.last;
     const { id } = this;
     await store.remove(id);
-    changed(id);
+    changed(id, this);
   }
 
   async write(settings, position, messages) {
@@ -116,7 +116,7 @@ export class Keeper {
       await this.alter({ settings });
     }
     this.adopt(await store.write(this.conversation, position, messages));
-    changed(this.id);
+    changed(this.id, this);
   }
 
   /** Change the conversation itself. Of its messages this tab knows no more than before. */

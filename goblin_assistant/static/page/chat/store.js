@@ -87,20 +87,20 @@ session.addEventListener("change", () => {
 export const store = meta("conversations") === "off" ? tab : server;
 
 /**
- * Fires `change`, with `detail.id`, when a conversation has changed: `detail.here` says whether in
- * this tab or in another one.
+ * Fires `change`, with `detail.id`, when a conversation has changed: `detail.by` is the keeper that
+ * has changed it, null in another tab.
  */
 export const changes = new EventTarget();
 
 const otherTabs = new BroadcastChannel("goblin-conversations");
-otherTabs.onmessage = ({ data }) => tell(data.id, false);
+otherTabs.onmessage = ({ data }) => tell(data.id, null);
 
-/** Say that a conversation has changed, in this tab and to the others. */
-export function changed(id) {
-  tell(id, true);
+/** Say that `by`, a keeper, has changed a conversation, in this tab and to the others. */
+export function changed(id, by) {
+  tell(id, by);
   if (store === server) otherTabs.postMessage({ id });
 }
 
-function tell(id, here) {
-  changes.dispatchEvent(new CustomEvent("change", { detail: { id, here } }));
+function tell(id, by) {
+  changes.dispatchEvent(new CustomEvent("change", { detail: { id, by } }));
 }

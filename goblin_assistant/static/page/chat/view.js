@@ -33,6 +33,7 @@ export function leaveChat() {
 class Chat {
   constructor(room) {
     this.room = room;
+    this.id = null;
     this.leaving = new AbortController();
     this.keeper = new Keeper((conversation) => this.kept(conversation));
     this.settings = {};
@@ -68,13 +69,16 @@ class Chat {
       if (event.key === "Escape" && !document.querySelector("dialog[open]")) this.stop();
     }, { signal });
     changes.addEventListener("change", ({ detail }) => {
-      if (!detail.here && detail.id === this.keeper.id) this.refresh();
+      if (detail.by === this.keeper || String(detail.id) !== this.id) return;
+      if (this.keeper.conversation === null) this.missed = true; // still being read
+      else this.refresh();
     }, { signal });
   }
 
   get left() { return this.leaving.signal.aborted; }
 
   async open(id) {
+    this.id = id;
     this.composer.begin(new Draft(id));
     this.composer.focus();
     this.opened = this.load(id);
@@ -115,10 +119,11 @@ class Chat {
     this.messages = await this.keeper.read(id);
     if (this.left) return null;
     this.thread.show(this.messages);
+    if (this.missed) await this.refresh();
     return this.keeper.conversation.settings.model;
   }
 
-  /** Another tab has written to this conversation, or deleted it. */
+  /** Another tab, or this one before it came back, has written here, or deleted it. */
   async refresh() {
     try {
       const idle = () => !this.asking && !this.left && this.keeper.written >= this.messages.length;
@@ -134,6 +139,7 @@ class Chat {
   }
 
   kept(conversation) {
+    this.id = String(conversation.id);
     this.settings = this.header.values = { ...conversation.settings };
     if (this.left) return;
     this.header.show(conversation);
