@@ -141,3 +141,28 @@ def test_a_long_line_in_a_list_is_shown_and_kept(
         for _ in range(2):
             expect(answer(ada.page).get_by_role("listitem")).to_have_count(2)
             ada.page.reload()
+
+
+def test_scrolling_up_by_small_steps_is_not_undone_by_an_answer_that_grows(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "scrolls@example.com")
+        gate = Gate()
+        upstream.reply(
+            Reply.sse(
+                [*map(chunk, TEXTS), gate, *(chunk("w\n\n") for _ in range(30)), *whole("The end")]
+            )
+        )
+        ask(ada.page, "Write")
+        line = ada.page.get_by_text("This is line 199.", exact=True)
+        expect(line).to_be_in_viewport()
+        ada.page.evaluate("""() => new Promise((done) => {
+          const scroll = document.querySelector(".scroll");
+          scroll.addEventListener("scroll", done, { once: true });
+          scroll.scrollTop -= 30;
+        })""")
+        gate.opened.set()
+        kept(ada.page)
+        expect(ada.page.locator(".answer").get_by_text("The end")).not_to_be_in_viewport()
+        expect(line).to_be_in_viewport()

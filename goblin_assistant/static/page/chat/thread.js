@@ -5,6 +5,7 @@ import { Answer, Later, Question } from "./message.js";
 
 const AT_ONCE = 12;
 const NEAR_END = 80;
+const AT_END = 2;
 
 export class Thread {
   /** `on`: send(text, attachments, at), again(at), lost(text) with an edit that has no place. */
@@ -12,10 +13,11 @@ export class Thread {
     this.on = on;
     this.questions = []; // by position, where a question stands
     this.pinned = true;
+    this.before = 0; // where it was scrolled to
     this.list = h("div", { class: "messages" });
     this.element = h("div", {
       class: "scroll", tabindex: "0", role: "region", "aria-label": "Chat",
-      onscroll: () => { this.pinned = this.toEnd() < NEAR_END; },
+      onscroll: () => this.scrolled(),
     }, this.list);
     this.later = new Later(this.element);
   }
@@ -82,6 +84,13 @@ export class Thread {
   /** Take away what is offered only once: `.bring-back`, `.not-kept`. */
   drop(selector) {
     for (const one of this.list.querySelectorAll(selector)) one.remove();
+  }
+
+  /** Whoever scrolls up, even by a little, reads: an answer that grows must not pull them back. */
+  scrolled() {
+    const { scrollTop } = this.element;
+    this.pinned = this.toEnd() < (scrollTop < this.before ? AT_END : NEAR_END);
+    this.before = scrollTop;
   }
 
   toEnd() {
