@@ -19,7 +19,7 @@ from tests.support.chatting import (
     upstream,
     whole,
 )
-from tests.support.fake_upstream import CUT, SILENCE, FakeUpstream, Reply
+from tests.support.fake_upstream import CUT, SILENCE, FakeUpstream, Gate, Reply
 from tests.support.real_server import STREAM, start
 from tests.support.signed_in import end_session, sign_in
 
@@ -217,3 +217,21 @@ def test_a_connection_that_is_lost_in_mid_answer_keeps_what_came(
         expect(answer(ada.page)).to_contain_text("The connection failed")
         expect(answer(ada.page)).to_contain_text("Almost th...")
         expect(answer(ada.page)).to_contain_text("Not kept")
+
+
+def test_an_answer_that_came_while_the_session_ended_is_kept_after_signing_in(
+    browser: Browser, server: Server, upstream: FakeUpstream
+) -> None:
+    with person(browser, server.url) as ada:
+        enter(ada.page, "ends-midway@example.com")
+        gate = Gate()
+        upstream.reply(Reply.sse([chunk("Half of"), gate, *whole(" it")]))
+        ask(ada.page, "Hello")
+        expect(answer(ada.page)).to_contain_text("Half of")
+        end_session(server, "ends-midway@example.com")
+        gate.opened.set()
+        expect(ada.page.get_by_text("Your session has ended")).to_be_visible()
+        sign_in(ada.page, "ends-midway@example.com")
+        expect(answer(ada.page)).to_contain_text("Half of it")
+        ada.page.reload()
+        expect(answer(ada.page)).to_contain_text("Half of it")

@@ -1,6 +1,7 @@
 // The open conversation: its messages, and asking. One answer at a time.
 
 import { announce, h } from "../dom.js";
+import { left, session, user } from "../session.js";
 import { problem } from "../shell/problem.js";
 import { Composer } from "./composer.js";
 import { Draft } from "./drafts.js";
@@ -16,6 +17,10 @@ import { Thread } from "./thread.js";
 
 const SPOKEN = 1500;
 let current = null;
+
+/** Answers that a session which ended left unwritten, by person and conversation. */
+const unwritten = new Map();
+session.addEventListener("change", () => { if (user === null && left) unwritten.clear(); });
 
 /** Show a conversation in `room`, a new one without `id`. */
 export async function showChat(room, id) {
@@ -33,6 +38,7 @@ export function leaveChat() {
 class Chat {
   constructor(room) {
     this.room = room;
+    this.person = user.id;
     this.id = null;
     this.leaving = new AbortController();
     this.keeper = new Keeper((conversation) => this.kept(conversation));
@@ -118,9 +124,22 @@ class Chat {
   async read(id) {
     this.messages = await this.keeper.read(id);
     if (this.left) return null;
+    await this.writeLater(`${this.person}.${this.id}`);
     this.thread.show(this.messages);
     if (this.missed) await this.refresh();
     return this.keeper.conversation.settings.model;
+  }
+
+  /** Write what the end of a session has kept from being written. */
+  async writeLater(key) {
+    const messages = unwritten.get(key);
+    if (!messages) return;
+    try {
+      this.messages = await this.keeper.append(messages);
+      unwritten.delete(key);
+    } catch (error) {
+      this.composer.say(`Not kept: ${error.message}`);
+    }
   }
 
   /** Another tab, or this one before it came back, has written here, or deleted it. */
@@ -318,6 +337,8 @@ class Chat {
     if (failed === null) {
       if (answer) answer.element.dataset.kept = "";
       this.thread.drop(".not-kept");
+    } else if (failed.status === 401 && !left && this.keeper.id) {
+      unwritten.set(`${this.person}.${this.keeper.id}`, all.slice(this.keeper.written));
     } else if (answer) answer.notKept(failed);
     else this.composer.say(`Not kept: ${failed.message}`);
     if (this.missed && failed === null) await this.refresh();
