@@ -8,9 +8,12 @@ BIN    := $(VENV)/bin
 PORT   ?= 8001
 SEED   ?= 1
 SAMPLE ?= 20
-# Tests wait as much as they compute. The tests of a file stay in one process: they share servers.
-WORKERS ?= 2
-SIDE_BY_SIDE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+TESTS  ?= tests
+# Tests wait as much as they compute, so that two processes are faster on a quiet machine. The tests
+# of a file stay in one process: they share servers.
+WORKERS ?= 0
+SIDE_BY_SIDE := $(if $(filter-out 0,$(WORKERS)),--numprocesses $(WORKERS) --dist loadfile \
+	--no-loadscope-reorder)
 
 .PHONY: help run test test-only lint format typecheck docs pictures loadtest bench bench-bodies \
 	bench-live normal-use mutants gameday release clean
@@ -41,10 +44,10 @@ run: $(VENV)/.runtime ## set up and serve on :8001 with the embedded provider
 	@echo "The page: http://127.0.0.1:$(PORT)/ (Ctrl-C stops the server)"
 	@GOBLIN_ENV=development exec $(BIN)/goblin-assistant serve --port $(PORT)
 
-test: lint typecheck test-only ## set up, run every check and every test; WORKERS=0: in one process
+test: lint typecheck test-only ## set up, run every check and test; WORKERS=2: on two processes
 
 test-only: $(VENV)/.dev ## the tests only; VENV=.make/newest PYTHON=python3.13: on another Python
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(FLAGS) $(TESTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
