@@ -293,7 +293,11 @@ def prometheus_config(cases: dict[str, Case], alertmanager: str, folder: Path) -
     """ops' configuration, with the cases as jobs."""
     config: dict[str, Any] = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     rules = folder / "short.rules.yml"
-    rules.write_text(yaml.safe_dump({"groups": shortened(FACTOR, jobs="case_.*")}))
+    groups = shortened(FACTOR, jobs="case_.*")
+    for group in groups:
+        # It watches the disk of the machine that the tests run on, which may be nearly full.
+        group["rules"] = [rule for rule in group["rules"] if rule.get("alert") != "DiskSpaceLow"]
+    rules.write_text(yaml.safe_dump({"groups": groups}))
     config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "1s"}
     config["global"]["external_labels"]["runbook_base"] = WIKI
     config["rule_files"] = [str(rules)]
