@@ -4,6 +4,7 @@ dialect, never a 5xx. The routes come from the URL map, so that a new one is tri
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +88,11 @@ def frozen() -> Iterator[None]:
 
 
 @pytest.fixture
-def app(make_app: MakeApp) -> Flask:
-    return make_app(log_level="ERROR", count_tokens="estimate")  # a count has an answer for echo
+def app(make_app: MakeApp) -> Iterator[Flask]:
+    root = logging.getLogger()
+    level = root.level
+    yield make_app(log_level="ERROR", count_tokens="estimate")  # a count has an answer for echo
+    root.setLevel(level)  # the level is the process's, and other tests look for warnings
 
 
 @pytest.fixture
