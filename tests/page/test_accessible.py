@@ -12,12 +12,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import Server, serving
 from tests.support import node
-from tests.support.browser import browser, person
+from tests.support.browser import person
 from tests.support.signed_in import ready, signed_in
-
-__all__ = ["browser"]
-
-expect.set_options(timeout=60_000)
 
 PROJECT = Path(__file__).parent / "axe"
 PHONE = {"width": 390, "height": 844}

@@ -9,13 +9,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import Serve, Server, wait_until
-from tests.support.browser import browser, person
-from tests.support.chatting import answer, ask, choose, chunk, enter, kept, server, upstream, whole
+from tests.support.browser import person
+from tests.support.chatting import answer, ask, choose, chunk, enter, kept, whole
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Gate, Reply
-
-__all__ = ["browser", "server", "upstream"]
-
-expect.set_options(timeout=60_000)
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"

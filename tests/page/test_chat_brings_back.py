@@ -5,26 +5,23 @@ from __future__ import annotations
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.conftest import Serve, Server, wait_until
-from tests.page.test_chat_keeps import WRITES, expect_articles, hold_first, talk
-from tests.support.browser import browser, person
+from tests.support.browser import person
 from tests.support.chatting import (
     MODEL,
+    WRITES,
     answer,
     ask,
     choose,
     chunk,
     enter,
+    expect_articles,
+    hold_first,
     kept,
-    server,
-    upstream,
+    talk,
     whole,
 )
 from tests.support.fake_upstream import CUT, SILENCE, FakeUpstream, Gate, Reply
 from tests.support.real_server import start
-
-__all__ = ["browser", "server", "upstream"]
-
-expect.set_options(timeout=60_000)
 
 
 def edit(page: Page, number: int, text: str) -> None:

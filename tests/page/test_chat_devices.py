@@ -5,25 +5,23 @@ from __future__ import annotations
 from playwright.sync_api import Browser, Route, expect
 
 from tests.conftest import Server
-from tests.page.test_chat_keeps import READS, WRITES, expect_articles, fails_once, talk
-from tests.support.browser import browser, person
+from tests.support.browser import person
 from tests.support.chatting import (
     MODEL,
+    READS,
+    WRITES,
     answer,
     ask,
     choose,
     enter,
+    expect_articles,
+    fails_once,
     kept,
-    server,
-    upstream,
+    talk,
     whole,
 )
 from tests.support.fake_upstream import FakeUpstream, Reply
 from tests.support.signed_in import sign_in
-
-__all__ = ["browser", "server", "upstream"]
-
-expect.set_options(timeout=60_000)
 
 
 def test_what_another_device_wrote_stays_when_the_model_is_changed(

@@ -6,7 +6,7 @@ import requests
 from playwright.sync_api import Browser, expect
 
 from tests.conftest import Serve, Server, wait_until
-from tests.support.browser import browser, person
+from tests.support.browser import person
 from tests.support.chatting import (
     MODEL,
     answer,
@@ -15,17 +15,11 @@ from tests.support.chatting import (
     chunk,
     enter,
     kept,
-    server,
-    upstream,
     whole,
 )
 from tests.support.fake_upstream import CUT, SILENCE, FakeUpstream, Gate, Reply
 from tests.support.real_server import STREAM, start
 from tests.support.signed_in import end_session, sign_in
-
-__all__ = ["browser", "server", "upstream"]
-
-expect.set_options(timeout=60_000)
 
 
 def test_a_providers_failure_is_said_with_who_failed_and_trying_again_helps(

@@ -6,13 +6,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import Server
-from tests.support.browser import Person, browser, person
-from tests.support.chatting import answer, ask, chunk, enter, server, upstream, whole
+from tests.support.browser import Person, person
+from tests.support.chatting import answer, ask, chunk, enter, whole
 from tests.support.fake_upstream import FakeUpstream, Reply
-
-__all__ = ["browser", "server", "upstream"]
-
-expect.set_options(timeout=60_000)
 
 HOSTILE = (
     "<script>window.broken = 1</script>",

@@ -2,72 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.conftest import Serve, Server, wait_until
-from tests.support.browser import browser, person
+from tests.support.browser import person
 from tests.support.chatting import (
     MODEL,
+    READS,
+    WRITES,
     answer,
     ask,
     choose,
     chunk,
     enter,
+    expect_articles,
+    fails_once,
+    hold_first,
     kept,
-    server,
-    upstream,
+    talk,
     whole,
 )
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
-
-__all__ = ["browser", "server", "upstream"]
-
-expect.set_options(timeout=60_000)
-
-READS = "**/messages?start=*"
-WRITES = "**/conversations/*/messages/*"
-
-
-def talk(page: Page, upstream: FakeUpstream, *turns: tuple[str, str]) -> None:
-    """Ask each question, and wait until its answer is in the store."""
-    for question, said in turns:
-        number = page.locator(".answer").count()
-        upstream.reply(Reply.sse(whole(said)))
-        ask(page, question)
-        kept(page, number)
-
-
-def expect_articles(page: Page, *texts: str) -> None:
-    """The messages that are shown."""
-    expect(page.locator(".messages article .said")).to_have_text(list(texts))
-
-
-def hold_first(held: list[Route]) -> Callable[[Route], None]:
-    """Puts the first request into `held`; the others go on."""
-
-    def holds(route: Route) -> None:
-        if held:
-            route.continue_()
-        else:
-            held.append(route)
-
-    return holds
-
-
-def fails_once(number: int) -> Callable[[Route], None]:
-    """Answers the write of that number, from 1, by an error; the others go on."""
-    seen: list[str] = []
-
-    def answers(route: Route) -> None:
-        seen.append(route.request.url)
-        if len(seen) == number:
-            route.fulfill(status=503, json={"error": "unavailable", "message": "away"})
-        else:
-            route.continue_()
-
-    return answers
 
 
 def test_a_question_after_a_read_that_failed_goes_back_into_the_field(

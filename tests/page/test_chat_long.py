@@ -8,13 +8,9 @@ from contextlib import contextmanager
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import Server, wait_until
-from tests.support.browser import Person, browser, person
-from tests.support.chatting import answer, ask, chunk, enter, kept, server, upstream, whole
+from tests.support.browser import Person, person
+from tests.support.chatting import answer, ask, chunk, enter, kept, whole
 from tests.support.fake_upstream import FakeUpstream, Gate, Reply
-
-__all__ = ["browser", "server", "upstream"]
-
-expect.set_options(timeout=60_000)
 
 NUMBERS = range(200)
 TEXTS = [f"This is line {number}.\n\n" for number in NUMBERS]

@@ -14,12 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from goblin_assistant.database.models import now_ms
 from tests.conftest import Server, serving, wait_until
-from tests.support.browser import browser
 from tests.support.signed_in import ready, signed_in
-
-__all__ = ["browser"]
-
-expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")

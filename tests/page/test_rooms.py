@@ -10,12 +10,8 @@ import requests
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import Server, serving, wait_until
-from tests.support.browser import browser, person
+from tests.support.browser import person
 from tests.support.signed_in import ready, sign_in, signed_in
-
-__all__ = ["browser"]
-
-expect.set_options(timeout=60_000)
 
 VIEWS = {
     "keys": "API keys", "usage": "Usage", "status": "Status", "settings": "Settings",

@@ -10,12 +10,8 @@ import requests
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import PASSWORD, Serve, Server, serving, wait_until
-from tests.support.browser import Person, browser, person
+from tests.support.browser import Person, person
 from tests.support.signed_in import create_account, end_session, ready, sign_in
-
-__all__ = ["browser"]
-
-expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")

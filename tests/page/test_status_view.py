@@ -8,14 +8,9 @@ import requests
 from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import Serve, wait_until
-from tests.support.browser import browser
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
 from tests.support.real_server import CHAT, STREAM, start
 from tests.support.signed_in import signed_in
-
-__all__ = ["browser"]
-
-expect.set_options(timeout=60_000)
 
 
 def overall(page: Page, text: str) -> None:

@@ -16,12 +16,7 @@ from goblin_assistant.database.engine import engine_options
 from goblin_assistant.usage.records import first_id_at, journal_line
 from tests.conftest import Server, serving, wait_until
 from tests.support.books import entry, open_store
-from tests.support.browser import browser
 from tests.support.signed_in import make_admin, ready, signed_in
-
-__all__ = ["browser"]
-
-expect.set_options(timeout=60_000)
 
 DAYS = 16
 MODELS = ("gpt-4o", "claude-sonnet", "llama3.2")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.conftest import Server, serving
-from tests.support.fake_upstream import FakeUpstream
+from tests.support.fake_upstream import FakeUpstream, Reply
 from tests.support.real_server import start
 from tests.support.signed_in import create_account
 
 MODEL = "openai/gpt-4o"
 DONE = b"data: [DONE]\n\n"
+READS = "**/messages?start=*"
+WRITES = "**/conversations/*/messages/*"
+"""Requests for the messages of a conversation."""
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,46 @@ def answer(page: Page, number: int = 0) -> Locator:
 def kept(page: Page, number: int = 0) -> None:
     """Wait until that answer is in the store."""
     expect(page.locator(".answer").nth(number)).to_have_attribute("data-kept", "")
+
+
+def talk(page: Page, upstream: FakeUpstream, *turns: tuple[str, str]) -> None:
+    """Ask each question, and wait until its answer is in the store."""
+    for question, said in turns:
+        number = page.locator(".answer").count()
+        upstream.reply(Reply.sse(whole(said)))
+        ask(page, question)
+        kept(page, number)
+
+
+def expect_articles(page: Page, *texts: str) -> None:
+    """The messages that are shown."""
+    expect(page.locator(".messages article .said")).to_have_text(list(texts))
+
+
+def hold_first(held: list[Route]) -> Callable[[Route], None]:
+    """Puts the first request into `held`; the others go on."""
+
+    def holds(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    return holds
+
+
+def fails_once(number: int) -> Callable[[Route], None]:
+    """Answers the write of that number, from 1, by an error; the others go on."""
+    seen: list[str] = []
+
+    def answers(route: Route) -> None:
+        seen.append(route.request.url)
+        if len(seen) == number:
+            route.fulfill(status=503, json={"error": "unavailable", "message": "away"})
+        else:
+            route.continue_()
+
+    return answers
 
 
 def event(**values: Any) -> bytes:
