@@ -20,8 +20,8 @@ _NOT_CHAT = re.compile(
 )
 _SEES = re.compile(
     r"(^|[-_/.:])(chatgpt-4o|gpt-4o|gpt-4-turbo|gpt-4\.[15]|gpt-[5-9]|o1|o3|o4|claude|gemini|"
-    r"gemma-?3|pixtral|llava|llama-?4|mistral-(small|medium|large)-(3|latest|25)|qwen[\d.]*-?vl|[\w.]*-?vl|"
-    r"vision|internvl|grok-[4-9])([-_/.:]|$)"
+    r"gemma-?3|pixtral|llava|llama-?4|mistral-(small|medium|large)-(3|latest|25)|qwen[\d.]*-?vl|"
+    r"[\w.]*-?vl|vision|internvl|grok-[4-9])([-_/.:]|$)"
 )
 _BLIND = re.compile(r"o1-(mini|preview)|o3-mini|search|audio")
 """Families of models that take images, and their members that do not. Most servers' lists give ids

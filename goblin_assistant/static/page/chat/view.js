@@ -317,7 +317,7 @@ class Chat {
     await this.keepFrom(earlier?.from ?? at, answer);
   }
 
-  /** Write what stands from this position on; whether that worked. */
+  /** Write what stands from this position on. */
   async keepFrom(at, answer = null) {
     const all = [...this.messages];
     let failed = await this.keeper.keep(this.settings, at, all);
@@ -342,6 +342,5 @@ class Chat {
     } else if (answer) answer.notKept(failed);
     else this.composer.say(`Not kept: ${failed.message}`);
     if (this.missed && failed === null) await this.refresh();
-    return failed === null;
   }
 }
