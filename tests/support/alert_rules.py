@@ -68,6 +68,15 @@ def _bare(expression: str) -> str:
     return re.sub(r"\b\d[\w.]*", " ", expression)
 
 
+def recordings_behind(expression: str) -> set[str]:
+    """The recordings that an expression rests on, and those that these rest on."""
+    found = {name for name, _ in names_and_labels(expression)} & RECORDED
+    for rule in RULES:
+        if rule.get("record") in found:
+            found |= recordings_behind(rule["expr"])
+    return found
+
+
 def metrics_behind(expression: str) -> set[str]:
     """The exported metrics that an expression rests on, through recordings."""
     found: set[str] = set()
