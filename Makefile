@@ -9,9 +9,9 @@ PORT   ?= 8001
 SEED   ?= 1
 SAMPLE ?= 20
 TESTS  ?= tests
-# Tests wait as much as they compute, so that two processes are faster on a quiet machine. The tests
-# of a file stay in one process: they share servers.
-WORKERS ?= 0
+# Tests wait as much as they compute, so that two processes are faster. The tests of a file stay in
+# one process: they share servers.
+WORKERS ?= 2
 SIDE_BY_SIDE := $(if $(filter-out 0,$(WORKERS)),--numprocesses $(WORKERS) --dist loadfile \
 	--no-loadscope-reorder)
 
@@ -44,7 +44,7 @@ run: $(VENV)/.runtime ## set up and serve on :8001 with the embedded provider
 	@echo "The page: http://127.0.0.1:$(PORT)/ (Ctrl-C stops the server)"
 	@GOBLIN_ENV=development exec $(BIN)/goblin-assistant serve --port $(PORT)
 
-test: lint typecheck test-only ## set up, run every check and test; WORKERS=2: on two processes
+test: lint typecheck test-only ## set up, run every check and test; WORKERS=0: in one process
 
 test-only: $(VENV)/.dev ## the tests only; VENV=.make/newest PYTHON=python3.13: on another Python
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(FLAGS) $(TESTS)
