@@ -11,7 +11,7 @@ https://openrouter.ai/docs/use-cases/reasoning-tokens (reasoning_details).
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -21,6 +21,9 @@ from goblin_assistant.schemas.json_bounds import check_together
 ID_MARK = "__goblin_"
 """Stands between a tool call's id and what comes back with it. Anthropic takes letters, digits,
 _ and - in an id."""
+
+OWN_ID = "goblin_id"
+"""Beside `extra_content`: the provider's own id, where the client got another one."""
 
 
 def joined_id(call_id: str, extra: Any) -> str:
@@ -34,26 +37,69 @@ def split_id(call_id: str) -> tuple[str, dict[str, Any] | None]:
     if not mark:
         return call_id, None
     extra = unpacked(packed)
-    return own, extra if isinstance(extra, dict) else None
+    if not isinstance(extra, dict):
+        return own, None
+    given = extra.pop(OWN_ID, None)
+    return (given if isinstance(given, str) and given else own), extra or None
 
 
-def merge_details(known: list[dict[str, Any]], pieces: Any) -> None:
-    """Add a delta's reasoning_details. Pieces of one item have its index and type."""
-    for piece in pieces if isinstance(pieces, list) else ():
-        if not isinstance(piece, dict):
-            continue
-        place = (piece.get("index"), piece.get("type"))
-        same = next(
-            (item for item in known if (item.get("index"), item.get("type")) == place), None
-        )
-        if same is None or place[0] is None:
-            known.append(dict(piece))
-            continue
+class Details:
+    """The reasoning_details of one answer. Pieces of one item have its index and type."""
+
+    __slots__ = ("_by_place", "_items")
+
+    def __init__(self) -> None:
+        self._items: list[_Detail] = []
+        self._by_place: dict[tuple[Any, Any], _Detail] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def add(self, pieces: Any) -> None:
+        """Add a delta's list, or that of a whole message."""
+        for piece in pieces if isinstance(pieces, list) else ():
+            if not isinstance(piece, dict):
+                continue
+            index, kind = place = (piece.get("index"), piece.get("type"))
+            named = isinstance(index, int | str) and isinstance(kind, str | None)
+            known = self._by_place.get(place) if named else None
+            if known is not None:
+                known.add(piece)
+                continue
+            self._items.append(item := _Detail(piece))
+            if named:
+                self._by_place[place] = item
+
+    def whole(self) -> list[dict[str, Any]]:
+        """The items so far."""
+        return [item.whole() for item in self._items]
+
+
+class _Detail:
+    __slots__ = ("_texts", "_value")
+
+    def __init__(self, piece: Mapping[str, Any]) -> None:
+        self._value = dict(piece)
+        # Joined once: to add to a text, all of it is copied.
+        self._texts: dict[str, list[str]] = {
+            name: [piece[name]] for name in _GROWING if isinstance(piece.get(name), str)
+        }
+
+    def add(self, piece: Mapping[str, Any]) -> None:
         for name, value in piece.items():
-            if name in ("text", "summary", "data") and isinstance(same.get(name), str):
-                same[name] += value if isinstance(value, str) else ""
+            if name in self._texts:
+                self._texts[name] += [value] if isinstance(value, str) else []
             elif value is not None:
-                same[name] = value
+                self._value[name] = value
+                if name in _GROWING and isinstance(value, str):
+                    self._texts[name] = [value]
+
+    def whole(self) -> dict[str, Any]:
+        return self._value | {name: "".join(texts) for name, texts in self._texts.items()}
+
+
+_GROWING = ("text", "summary", "data")
+"""Fields whose pieces are joined. Of others the last counts."""
 
 
 def packed(value: Any) -> str:

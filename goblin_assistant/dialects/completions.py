@@ -50,9 +50,10 @@ _FILTERED = frozenset({"safety", "recitation", "blocklist", "prohibited_content"
 
 
 def finish_reason(given: Any) -> str:
-    """A finish_reason in OpenAI's words; "" if there is none. Mistral has model_length
-    (https://docs.mistral.ai/api/), and Gemini's own words come through some servers, with more
-    after a colon."""
+    """A finish_reason in OpenAI's words; "" if there is none. Mistral's model_length says that the
+    model's window is full (its OpenAPI document of version 1.0.0, of which
+    https://docs.rs/crate/mistral-openapi-client/0.1.0 is made; read on 2026-11-27). Gemini's own
+    words come through some servers, with more after a colon."""
     if not isinstance(given, str):
         return ""
     word = given.partition(":")[0].strip().lower()

@@ -59,7 +59,7 @@ _SENTENCES = tuple(
         # Anthropic, https://platform.claude.com/docs/en/build-with-claude/context-windows; the
         # second one: https://github.com/anthropics/claude-code/issues/42
         r"prompt is too long: (?P<prompt>\d+) tokens > (?P<window>\d+) maximum",
-        r"input length and `max_tokens` exceed context limit: "
+        r"input length and `?max_tokens`? exceed context limit: "
         r"(?P<prompt>\d+) \+ (?P<answer>\d+) > (?P<window>\d+)",
         # OpenAI, DeepSeek, older vLLM: https://github.com/vllm-project/vllm/issues/20409
         r"maximum context length is (?P<window>\d+) tokens.{0,20}you requested \d+ tokens "
@@ -67,6 +67,9 @@ _SENTENCES = tuple(
         r"completion",
         r"maximum context length is (?P<window>\d+) tokens.{0,20}your messages resulted in "
         r"(?P<prompt>\d+) tokens",
+        # OpenAI: https://github.com/archi-physics/archi/issues/497
+        r"input tokens exceed the configured limit of (?P<window>\d+) tokens.{0,20}your messages "
+        r"resulted in (?P<prompt>\d+) tokens",
         # vLLM: vllm.renderers.params, vllm.entrypoints.openai.serving_engine
         r"is too large: (?P<answer>\d+)\. This model's maximum context length is "
         r"(?P<window>\d+) tokens and your request has (?P<prompt>\d+) input tokens",
@@ -79,6 +82,8 @@ _SENTENCES = tuple(
         # OpenRouter, https://github.com/danny-avila/LibreChat/issues/8417
         r"maximum context length is (?P<window>\d+) tokens.{0,20}you requested about \d+ tokens "
         r"\((?P<prompt>\d+) of text input, (?P<answer>\d+) in the output",
+        # Cerebras: https://github.com/cline/cline/issues/5140
+        r"current length is (?P<prompt>\d+) while limit is (?P<window>\d+)",
         r"maximum context length is (?P<window>\d+) tokens.{0,20}you requested (?:about )?"
         r"(?P<prompt>\d+) tokens",
         r"maximum context length is (?P<window>\d+)",
@@ -100,7 +105,11 @@ _SENTENCES = tuple(
         r"exceeds the available context size",
         r"input (?:\((?P<prompt>\d+) tokens\) )?is too large to process\. increase the physical "
         r"batch size(?: \(current batch size: (?P<window>\d+)\))?",
-        # LM Studio, https://github.com/lmstudio-ai/lmstudio-bug-tracker/issues/237
+        # llama-cpp-python: https://github.com/run-llama/llama_index/issues/8046
+        r"requested tokens \((?P<prompt>\d+)\) exceed context window of (?P<window>\d+)",
+        # LM Studio, https://github.com/lmstudio-ai/lmstudio-bug-tracker/issues/237, .../2256,
+        # https://github.com/anomalyco/opencode/issues/11141
+        r"n_keep:? \(?(?P<prompt>\d+)\)? ?>= n_ctx:? \(?(?P<window>\d+)",
         r"trying to keep the first (?P<prompt>\d+) tokens when context the overflows\. However, "
         r"the model is loaded with context length of only (?P<window>\d+) tokens",
         r"is greater than the context length",
@@ -119,7 +128,7 @@ _SENTENCES = tuple(
         r"maximum prompt length is (?P<window>\d+) but the request contains (?P<prompt>\d+) tokens",
         r"prompt contains (?P<prompt>\d+) tokens.{0,80}too large for model with (?P<window>\d+) "
         r"maximum context length",
-        r"exceeded model token limit: (?P<window>\d+) \(requested: (?P<prompt>\d+)\)",
+        r"exceeded model token limit: (?P<window>\d+)(?: \(requested: (?P<prompt>\d+)\))?",
         r"prompt is too long: (?P<prompt>\d+), model maximum context length: (?P<window>\d+)",
         # Together and text-generation-inference, router/src/validation.rs
         r"tokens \+ `max_new_tokens` must be <= (?P<window>\d+)\. Given: (?P<prompt>\d+) `inputs` "
@@ -130,6 +139,8 @@ _SENTENCES = tuple(
         r"too many tokens: (?:size limit exceeded|total number of tokens)",
         r"range of input length should be \[1, (?P<window>\d+)\]",
         r"prompt exceeds max length",
+        # GitHub Models: https://github.com/eslint/tsc-meetings/pull/593
+        r"request body too large for .{0,100} model\. Max size: (?P<window>\d+) tokens",
         # Groq, of a request that is larger than a minute's tokens, with 413:
         # https://console.groq.com/docs/errors. OpenAI says the same with 429, which is a limit.
         r"request too large for model .{0,200}limit (?P<window>\d+), requested (?P<prompt>\d+)",

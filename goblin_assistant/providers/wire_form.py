@@ -34,8 +34,10 @@ class MessageForm:
     `developer_role`: the role developer is accepted; otherwise it is sent as system. `names`: the
     `name` of messages is accepted, not only of tool results. `tool_call_ids`: a regular expression
     for ids that are accepted; others are replaced by nine letters and digits. `id_limit`: longer
-    ids are shortened. `cache_control`: Anthropic's cache marks are accepted. `cache_marks`: the
-    server uses them, so translation from Anthropic's dialect keeps them.
+    ids are shortened. `bridge`: what the assistant says between a tool's result and the user, where
+    the server requires something; empty: nothing. `cache_control`: Anthropic's cache marks are
+    accepted. `cache_marks`: the server uses them, so translation from Anthropic's dialect keeps
+    them.
     """
 
     source: Source
@@ -48,6 +50,7 @@ class MessageForm:
     names: bool = True
     tool_call_ids: str = ""
     id_limit: int | None = None
+    bridge: str = ""
     cache_control: bool = True
     cache_marks: bool = False
 

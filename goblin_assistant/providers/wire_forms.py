@@ -122,18 +122,20 @@ WIRE_FORMS: Mapping[str, WireForm] = {
     "mistral": WireForm(
         MessageForm(
             # It forbids other fields, and "Tool call id was ... but must be a-z, A-Z, 0-9, with a
-            # length of 9".
+            # length of 9". "Unexpected role 'user' after role 'tool'".
             Source(
                 "https://docs.mistral.ai/capabilities/reasoning/, "
                 "https://github.com/avante-corp/avante.nvim/issues/2347, "
                 "https://github.com/langchain-ai/langchain/pull/24668, "
-                "https://github.com/Gage-Technologies/mistral-go/pull/2"
+                "https://github.com/Gage-Technologies/mistral-go/pull/2, "
+                "https://github.com/avante-corp/avante.nvim/pull/2695"
             ),
             reasoning_field="thinking_parts",
             refused_fields=STRICT,
             tool_name_limit=OPENAIS_NAMES,
             names=False,
             tool_call_ids="[A-Za-z0-9]{9}",
+            bridge="I have read the result.",
             cache_control=False,
         ),
         UsageForm(

@@ -66,6 +66,8 @@ def _message_cells(form: MessageForm) -> tuple[str, str, str, str]:
         limits.append(f"ids of at most {form.id_limit}")
     if form.tool_call_ids:
         limits.append(f"ids that match `{form.tool_call_ids}`")
+    if form.bridge:
+        limits.append("the assistant between a tool's result and the user")
     wanted = []
     if form.reasoning_required:
         wanted.append("reasoning after a tool call, empty at least")

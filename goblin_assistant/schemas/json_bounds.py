@@ -44,7 +44,9 @@ _AT_ONCE = nullcontext()
 _PIECE = 64 * 1024
 _BACKSLASH = 0x5C
 _LONG_DIGITS = 19
-_LONG = re.compile(rb"(?:^|[\[:,\s])-?[0-9]{19}").search
+_LONG = re.compile(rb"(?:^|[\[:,\s])-?(?:[0-9]{19}|[0-9]+\.[0-9]{17})").search
+_FLOAT_DIGITS = 17
+"""Significant digits that tell a double from its neighbours (IEEE 754, section 5.12.2)."""
 _NOT_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
 _NOT_COUNTED = bytes(set(range(256)) - set(b'"[{:,'))
 
@@ -55,6 +57,14 @@ class TooMuchStructure(ValueError):
 
 class TooDeep(ValueError):
     """The text is nested too deeply to be written again."""
+
+
+class LongFloat(float):
+    """A float that was written with more digits than it has, and `text`, as which it is written
+    again."""
+
+    __slots__ = ("text",)
+    text: str
 
 
 class Turns:
@@ -125,13 +135,13 @@ def loads(raw: bytes, *, most: int = MAX_STRUCTURE, per_byte: int = 0) -> Any:
 
 
 def exact(raw: bytes, value: Any) -> Any:
-    """`value`, which `loads` made of `raw`, with integers beyond 64 bits as they are. orjson makes
-    floats of them, which are other numbers. For what is written again."""
+    """`value`, which `loads` made of `raw`, with integers beyond 64 bits and floats of many digits
+    as they are. orjson makes other numbers of them. For what is written again."""
     if len(raw.translate(None, _NOT_DIGITS)) < _LONG_DIGITS or _LONG(raw) is None:
         return value
     try:
         with turn_of(raw):
-            return json.loads(raw)
+            return json.loads(raw, parse_float=_as_written)
     except (ValueError, RecursionError):  # more digits than Python reads, or too deep for it
         return value
 
@@ -154,8 +164,17 @@ def _refuse(name: str) -> Any:
 
 
 def _finite(digits: str) -> float:
-    number = float(digits)
+    number = _as_written(digits)
     return number if math.isfinite(number) else _refuse(digits)
+
+
+def _as_written(digits: str) -> float:
+    plain = float(digits)
+    if len(digits) <= _FLOAT_DIGITS or repr(plain) == digits:
+        return plain
+    number = LongFloat(plain)
+    number.text = digits
+    return number
 
 
 def turn_of(raw: bytes) -> AbstractContextManager[object]:

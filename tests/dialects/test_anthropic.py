@@ -458,21 +458,40 @@ def test_a_search_result_becomes_text_and_a_summary_stays() -> None:
     assert ignored == set()
 
 
-CLOSED = {"type": "object", "properties": {"a": {}}, "required": ["a"],
-          "additionalProperties": False}  # fmt: skip
+TEXT: dict[str, Any] = {"type": "string"}
+
+
+def closed(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties),
+            "additionalProperties": False}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("schema", "strict"),
     [
-        (CLOSED, True),
-        ({**CLOSED, "required": []}, False),
-        ({**CLOSED, "additionalProperties": True}, False),
-        ({"type": "array", "items": CLOSED}, True),
-        ({"type": "array", "items": {**CLOSED, "required": []}}, False),
-        ({**CLOSED, "properties": {"a": {"anyOf": [{"type": "object"}]}}}, False),
-        ({**CLOSED, "$defs": {"d": {**CLOSED, "required": []}}}, False),
-        ({**CLOSED, "allOf": []}, False),
+        (closed(a=TEXT), True),
+        ({**closed(a=TEXT), "required": []}, False),
+        ({**closed(a=TEXT), "additionalProperties": True}, False),
+        ({"type": "array", "items": closed(a=TEXT)}, False),
+        ({"anyOf": [closed(a=TEXT)]}, False),
+        (closed(a={"type": "array", "items": closed(a=TEXT)}), True),
+        (closed(a={"type": "array", "items": {"type": "object"}}), False),
+        (closed(a={"anyOf": [TEXT, {"type": "object"}]}), False),
+        (closed(a={"anyOf": [TEXT, {"type": "null"}]}), True),
+        (closed(a={"type": ["object", "null"]}), False),
+        (closed(a={}), False),
+        (closed(a={"description": "anything"}), False),
+        (closed(a={"enum": ["x"]}), False),
+        (closed(a={"type": "string", "enum": ["x"], "description": "x"}), True),
+        (closed(a={"type": "integer", "minimum": 1}), True),
+        (closed(a={"type": "string", "minLength": 1}), False),
+        (closed(a={"type": "string", "default": "x"}), False),
+        (closed(a={"$ref": "#"}), True),
+        (closed(a={"$ref": "#", "description": "itself"}), False),
+        (closed(required={"type": "boolean"}, minLength=TEXT), True),
+        ({**closed(a={"$ref": "#/$defs/d"}), "$defs": {"d": closed(a=TEXT)}}, True),
+        ({**closed(a=TEXT), "$defs": {"d": {**closed(a=TEXT), "required": []}}}, False),
+        ({**closed(a=TEXT), "allOf": []}, False),
     ],
 )
 def test_strict_mode_is_asked_for_only_where_the_schema_fits(

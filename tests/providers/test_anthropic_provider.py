@@ -169,11 +169,25 @@ def test_only_the_models_name_is_replaced(
 
 @pytest.mark.parametrize(
     "header",
-    [{"anthropic-version": "latest"}, {"anthropic-beta": "a\tb"}, {"anthropic-beta": "x" * 2000}],
+    [
+        {"anthropic-version": "latest"},
+        {"anthropic-version": "2023-06-01,2026-10-21"},
+        {"anthropic-beta": "a\tb"},
+        {"anthropic-beta": "x" * 2000},
+    ],
 )
 def test_an_invalid_header_is_refused(provider: AnthropicProvider, header: dict[str, str]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(header))):
         provider.complete(request(native(), dialect="anthropic", headers=header))
+
+
+@pytest.mark.parametrize("joined", ["2026-10-21,2026-10-21", "2026-10-21, 2026-10-21"])
+def test_a_version_that_was_sent_twice_is_one(
+    provider: AnthropicProvider, fake_upstream: FakeUpstream, joined: str
+) -> None:
+    fake_upstream.reply(Reply.json(200, anthropic_message()))
+    provider.complete(request(native(), dialect="anthropic", headers={"anthropic-version": joined}))
+    assert fake_upstream.requests[0].headers["anthropic-version"] == "2026-10-21"
 
 
 def test_an_empty_header_is_none(provider: AnthropicProvider, fake_upstream: FakeUpstream) -> None:

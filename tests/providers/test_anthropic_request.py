@@ -283,9 +283,7 @@ def test_what_is_left_out_is_named() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        {"role": "user", "content": "  \n"},
         {"role": "function", "name": "f", "content": "x"},
-        {"role": "user", "content": ""},
         {
             "role": "user",
             "content": [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}],
@@ -321,14 +319,6 @@ def test_what_is_left_out_is_named() -> None:
         {"role": "tool", "content": "x"},
         {"role": "assistant", "content": None, "audio": {"id": "a"}},
         {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "custom"}]},
-        {
-            "role": "assistant",
-            "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{"}}],
-        },
-        {
-            "role": "assistant",
-            "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "[]"}}],
-        },
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
     ],
 )
@@ -355,7 +345,11 @@ def test_tools_become_input_schemas() -> None:
                 "required": ["city"],
             },
         },
-        {"name": "now", "input_schema": {"type": "object", "properties": {}}, "strict": True},
+        {
+            "name": "now",
+            "input_schema": {"type": "object", "properties": {}, "additionalProperties": False},
+            "strict": True,
+        },
     ]
 
 
@@ -503,6 +497,96 @@ def test_a_json_schema_becomes_an_output_format_with_closed_objects() -> None:
     assert wanted["schema"]["properties"]["type"] == {"type": "string", "enum": ["object"]}
     assert wanted["schema"]["properties"]["inner"]["anyOf"][0]["additionalProperties"] is False
     assert wanted["schema"]["$defs"]["item"]["additionalProperties"] is False
+
+
+def test_what_claude_refuses_in_a_schema_becomes_a_note_and_is_named() -> None:
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "object",
+        "properties": {
+            "days": {"type": "integer", "minimum": 1, "maximum": 7, "description": "How many."},
+            "default": {"properties": {"a": {"type": "string", "maxLength": 5}}},
+            "mail": {"type": "string", "format": "email", "pattern": "^a"},
+            "colour": {"type": "string", "format": "color"},
+            "tags": {"type": "array", "minItems": 1, "items": {"type": "string"}},
+            "pair": {"type": "array", "minItems": 2, "items": {"type": "string"}},
+            "either": {"oneOf": [{"type": "null"}, {"$ref": "#/$defs/minimum"}]},
+            "names": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+        "required": ["days"],
+        "$defs": {"minimum": {"type": "string"}},
+    }
+    ignored: set[str] = set()
+    asked = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    body = {"messages": HELLO, "response_format": asked}
+    model = "claude-sonnet-4-5"
+    request = build_request(body, model, traits_of(model), ignored=ignored)
+    sent = request["output_config"]["format"]["schema"]
+    assert sent == {
+        **schema,
+        "properties": {
+            "days": {"type": "integer", "description": "How many.\n\n{minimum: 1, maximum: 7}"},
+            "default": {
+                "properties": {"a": {"type": "string", "description": "{maxLength: 5}"}},
+                "additionalProperties": False,
+            },
+            "mail": {"type": "string", "format": "email", "pattern": "^a"},
+            "colour": {"type": "string", "description": '{format: "color"}'},
+            "tags": {"type": "array", "minItems": 1, "items": {"type": "string"}},
+            "pair": {"type": "array", "items": {"type": "string"}, "description": "{minItems: 2}"},
+            "either": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/minimum"}]},
+            "names": {
+                "type": "object",
+                "additionalProperties": False,
+                "description": '{additionalProperties: {"type":"string"}}',
+            },
+        },
+        "additionalProperties": False,
+    }
+    words = ("additionalProperties", "format", "maxLength", "maximum", "minItems", "minimum")
+    assert ignored == {f"response_format.{word}" for word in words}
+
+
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        ({"type": "object", "properties": {}, "additionalProperties": False}, True),
+        ({"type": "object", "properties": {}}, False),
+        (
+            {
+                "type": "object",
+                "properties": {"n": {"type": "integer", "minimum": 1}},
+                "additionalProperties": False,
+            },
+            False,
+        ),
+    ],
+)
+def test_a_tool_is_strict_only_where_claude_takes_its_schema(
+    schema: dict[str, Any], strict: bool
+) -> None:
+    ignored: set[str] = set()
+    function = {"name": "f", "strict": True, "parameters": schema}
+    body = {"messages": HELLO, "tools": [{"type": "function", "function": function}]}
+    model = "claude-sonnet-4-5"
+    (tool,) = build_request(body, model, traits_of(model), ignored=ignored)["tools"]
+    assert tool == {"name": "f", "input_schema": schema, **({"strict": True} if strict else {})}
+    assert ignored == (set() if strict else {"tools.strict"})
+
+
+@pytest.mark.parametrize("stop", [" ", ["END", "\n"]])
+def test_a_stop_sequence_of_blanks_is_refused_by_name(stop: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        build(stop=stop)
+    assert caught.value.param == "stop"
+
+
+def test_a_choice_without_tools_is_refused_by_name() -> None:
+    assert "tool_choice" not in build(tool_choice="auto")
+    for choice in ("required", {"type": "function", "function": {"name": "f"}}):
+        with pytest.raises(InvalidRequest) as caught:
+            build(tool_choice=choice)
+        assert caught.value.param == "tool_choice"
 
 
 def test_the_text_format_asks_for_nothing() -> None:

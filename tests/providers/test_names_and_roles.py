@@ -58,6 +58,46 @@ def test_a_tool_with_an_odd_name_is_called_by_another_and_comes_back(
     assert json.loads(fitted.restore(json.dumps({"name": new}).encode())) == {"name": name}
 
 
+@pytest.mark.parametrize("preset", HOSTED)
+def test_odd_names_among_the_tools_that_are_allowed_are_the_tools_names(preset: str) -> None:
+    allowed = {"mode": "required", "tools": [function("files.read"), function("ok")]}
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    tools = [function("files.read"), function("ok")]
+    sent = fit(preset, [USER], tools=tools, tool_choice=choice).request.body
+    assert sent["tool_choice"]["allowed_tools"] == {"mode": "required", "tools": sent["tools"]}
+    assert sent["tools"][0] != function("files.read")
+
+
+MARK = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+
+
+@pytest.mark.parametrize("preset", sorted(FORMS))
+def test_cache_marks_are_left_out_and_named_where_the_server_refuses_them(preset: str) -> None:
+    call = {"id": "abcDEF123", **function("f")}
+    plain: list[dict[str, Any]] = [
+        {"role": "system", "content": "Be brief."},
+        {**USER, "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "abcDEF123", "content": "x"},
+    ]
+    marked: list[dict[str, Any]] = [
+        {**plain[0], **MARK},
+        {**USER, "content": [{"type": "text", "text": "hi", **MARK}]},
+        {**plain[2], "tool_calls": [{**call, **MARK}]},
+        {**plain[3], **MARK},
+    ]
+    tools = [{**function("f"), **MARK}, {"type": "function", "function": {"name": "g", **MARK}}]
+    fitted = fit(preset, marked, tools=tools, **MARK)
+    if FORMS[preset].cache_control:
+        assert b"cache_control" in json.dumps(fitted.request.body).encode()
+        return
+    without = fit(preset, plain, tools=[function("f"), function("g")])
+    assert fitted.request.body == without.request.body
+    assert fitted.request.ignored == {
+        "cache_control", "messages.cache_control", "tools.cache_control",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("preset", sorted(FORMS))
 def test_what_a_developer_says_is_the_systems_where_the_role_is_not_known(preset: str) -> None:
     messages = [USER, {"role": "developer", "content": "be brief"}]

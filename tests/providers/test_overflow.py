@@ -56,6 +56,66 @@ CASES: list[tuple[str, Any, str]] = [
         said("Your input exceeds the context window of this model. Please adjust your input."),
         UNKNOWN,
     ),
+    (
+        "openai, a limit of the account",
+        said(
+            "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in "
+            "477469 tokens. Please reduce the length of the messages."
+        ),
+        too_long(477469, 272000),
+    ),
+    (
+        "cerebras",
+        said(
+            "Please reduce the length of the messages or completion. Current length is 42328 while "
+            "limit is 40000"
+        ),
+        too_long(42328, 40000),
+    ),
+    (
+        "llama-cpp-python",
+        said("Requested tokens (2065) exceed context window of 1800"),
+        too_long(2065, 1800),
+    ),
+    (
+        "lm studio of 2026",
+        {"error": "Cannot truncate prompt with n_keep (15028) >= n_ctx (7424)"},
+        too_long(15028, 7424),
+    ),
+    (
+        "lm studio, with numbers behind",
+        {
+            "error": "The number of tokens to keep from the initial prompt is greater than the "
+            "context length (n_keep: 5219>= n_ctx: 4096). Try a larger one."
+        },
+        too_long(5219, 4096),
+    ),
+    ("kimi without its count", said("Your request exceeded model token limit: 8192"), UNKNOWN),
+    (
+        "github models",
+        said(
+            "Request body too large for gpt-4o model. Max size: 8000 tokens.",
+            code="tokens_limit_reached",
+        ),
+        UNKNOWN,
+    ),
+    (
+        "anthropic's sentence without its marks",
+        said("input length and max_tokens exceed context limit: 90402 + 116650 > 204648, decrease"),
+        exceeds(90402, 116650, 204648),
+    ),
+    (
+        "a provider behind openrouter",
+        said(
+            "Provider returned error",
+            code=400,
+            metadata={
+                "provider_name": "x",
+                "raw": orjson.dumps(said("Current length is 42328 while limit is 40000")).decode(),
+            },
+        ),
+        too_long(42328, 40000),
+    ),
     ("openai, a code alone", said("?", code="context_length_exceeded"), UNKNOWN),
     (
         "vllm and deepseek",

@@ -155,6 +155,64 @@ def test_integers_beyond_64_bits_come_back_as_they_are(gateway: Gateway) -> None
     assert json.loads(call["function"]["arguments"]) == {"id": BIG}
 
 
+LONG = "-0.12345678901234567890123e-7"
+"""More digits than a double has."""
+
+
+def post_raw(gateway: Gateway, path: str, model: str, reply: bytes, body: dict[str, Any]) -> Any:
+    """Ask with a body in which the text "<long>" is that number, and a reply as it is."""
+    gateway.upstream.reply(Reply.plain(200, reply))
+    text = json.dumps({"model": model, "max_tokens": 9, **body}).replace('"<long>"', LONG)
+    kind = "application/json"
+    return gateway.client.post(path, data=text, content_type=kind, headers=gateway.user)
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+@pytest.mark.parametrize("model", ["plain/m", "claude/m"])
+def test_floats_of_many_digits_go_upstream_as_they_are(
+    gateway: Gateway, path: str, model: str
+) -> None:
+    use = {"type": "tool_use", "id": "t", "name": "f", "input": {"x": "<long>", "y": 0.25}}
+    arguments = f'{{"x": {LONG}, "y": 0.25}}'
+    call = {"id": "t", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    history: list[dict[str, Any]] = (
+        [
+            {"role": "assistant", "content": [use]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t"}]},
+        ]
+        if path == MESSAGES
+        else [
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "t", "content": "ok"},
+        ]
+    )  # fmt: skip
+    reply = json.dumps(openai_chat() if model == "plain/m" else anthropic_message()).encode()
+    schema = {"type": "object", "properties": {"n": {"const": "<long>"}}}
+    tool: dict[str, Any] = {"name": "f", "input_schema": schema}
+    if path == CHAT:
+        tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    body = {"messages": [*HELLO, *history], "tools": [tool], "temperature": 0.30000000000000004}
+    assert post_raw(gateway, path, model, reply, body).status_code == 200
+    sent = gateway.asked()[0].body
+    assert sent.count(LONG.encode()) == 2
+    assert b"0.30000000000000004" in sent
+
+
+def test_floats_of_many_digits_come_back_as_they_are(gateway: Gateway) -> None:
+    written = json.dumps(anthropic_message(tool_calls=[("f", {"x": "<long>"})]))
+    reply = written.replace('"<long>"', LONG).encode()
+    answer = post_raw(gateway, CHAT, "claude/m", reply, {"messages": HELLO})
+    (call,) = json.loads(answer.data)["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["arguments"] == f'{{"x":{LONG}}}'
+    reply = json.dumps(openai_chat()).encode()
+    text = json.loads(reply)
+    text["choices"][0]["message"]["tool_calls"] = [
+        {"id": "t", "type": "function", "function": {"name": "f", "arguments": f'{{"x":{LONG}}}'}}
+    ]
+    answer = post_raw(gateway, MESSAGES, "plain/m", json.dumps(text).encode(), {"messages": HELLO})
+    assert b'"input":{"x":%b}' % LONG.encode() in answer.data
+
+
 # -- failures with status 200, and targets that cannot take a request -----------------------------
 FAILED_CHOICE = {
     "index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "error",

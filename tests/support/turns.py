@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from goblin_assistant.dialects.carried import merge_details
+from goblin_assistant.dialects.carried import Details
 from goblin_assistant.providers.wire_form import ANY, MessageForm
 from goblin_assistant.providers.wire_forms import WIRE_FORMS
 
@@ -108,6 +108,7 @@ class OpenAIClient:
         """The turn in a stream."""
         message: dict[str, Any] = {"role": "assistant", "content": ""}
         calls: list[dict[str, Any]] = []
+        details = Details()
         for event in events:
             for choice in event.get("choices", ()):
                 for name, value in choice["delta"].items():
@@ -115,12 +116,14 @@ class OpenAIClient:
                         for piece in value:
                             self._call(calls, piece)
                     elif name == "reasoning_details":
-                        merge_details(message.setdefault(name, []), value)
+                        details.add(value)
                     elif isinstance(value, list):
                         given = message.get(name)
                         message[name] = (given if isinstance(given, list) else []) + value
                     elif isinstance(value, str) and name != "role":
                         message[name] = message.get(name, "") + value
+        if details:
+            message["reasoning_details"] = details.whole()
         return {**message, "tool_calls": calls}
 
     def _call(self, calls: list[dict[str, Any]], piece: dict[str, Any]) -> None:

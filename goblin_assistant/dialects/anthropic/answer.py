@@ -12,8 +12,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.dialects.anthropic.carried import signature_for
-from goblin_assistant.dialects.carried import joined_id
+from goblin_assistant.dialects.anthropic.carried import signature_for, tool_use_id
 from goblin_assistant.dialects.completions import calls_in, finish_reason, reasoning_and_text
 from goblin_assistant.dialects.tool_calls import arguments_text
 from goblin_assistant.providers.base import ChatResponse, Usage
@@ -86,9 +85,7 @@ def response_from_openai(response: ChatResponse) -> bytes:
         content.append(
             {
                 "type": "tool_use",
-                "id": joined_id(
-                    call.get("id") or f"toolu_{uuid.uuid4().hex}", call.get("extra_content")
-                ),
+                "id": tool_use_id(call.get("id"), call.get("extra_content")),
                 "name": function.get("name", ""),
                 "input": _arguments(function.get("arguments")),
             }

@@ -4,18 +4,34 @@ unread. Pure functions.
     reasoning_content, reasoning   a thinking block; its signature begins with SIGNATURE
     reasoning_details              OpenRouter's, within that signature
 
-Tool calls carry what they want back in their ids (dialects/carried.py).
+Tool calls carry what they want back in their ids (dialects/carried.py), and an id that Anthropic
+would refuse is carried in another one: the conversation may go on there.
 Source: https://api-docs.deepseek.com/guides/thinking_mode (reasoning_content has to come back
 after a tool call).
 """
 
 from __future__ import annotations
 
+import re
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.dialects.carried import packed, unpacked
+from goblin_assistant.dialects.carried import OWN_ID, joined_id, packed, unpacked
 from goblin_assistant.providers.anthropic.foreign import SIGNATURE
+
+_IN_IDS = re.compile(r"[a-zA-Z0-9_-]+")
+
+
+def tool_use_id(given: Any, extra: Any) -> str:
+    """The id of a tool_use block for a call of another provider. `extra`: its extra_content."""
+    if not isinstance(given, str) or not given:
+        return joined_id(f"toolu_{uuid.uuid4().hex}", extra)
+    if _IN_IDS.fullmatch(given):
+        return joined_id(given, extra)
+    # Kimi's `functions.bash:0` comes back to Kimi as it was. Ours is unlike any other call's.
+    kept = extra if isinstance(extra, dict) else {}
+    return joined_id(f"toolu_{uuid.uuid4().hex}", {**kept, OWN_ID: given})
 
 
 def signature_for(details: Any) -> str:

@@ -11,6 +11,7 @@ from goblin_assistant.dialects.carried import check_packed, packed_in_id, split_
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.anthropic.foreign import SIGNATURE
 from goblin_assistant.providers.openai.wire import encode
+from goblin_assistant.providers.tool_results import behind_their_calls
 from goblin_assistant.schemas.field_names import note_others, of_kind, says_something, shown
 from goblin_assistant.schemas.json_bounds import TooMuchStructure
 
@@ -36,7 +37,7 @@ def messages_to_openai(body: Mapping[str, Any], ignored: set[str]) -> list[dict[
             messages += _user(content, where, ignored)
         else:
             messages.append(_assistant(content, where, ignored))
-    return messages
+    return list(behind_their_calls(messages))
 
 
 def _bound(turns: Iterable[Mapping[str, Any]]) -> None:

@@ -5,7 +5,8 @@
     delta.reasoning_content         a thinking block
     delta.content, delta.refusal    a text block
     delta.tool_calls                a tool_use block for each call; its arguments as
-                                    input_json_delta. While one is open, pieces of others wait
+                                    input_json_delta. While one is open, pieces of others wait,
+                                    and so do text and reasoning
     finish_reason, usage, the end   content_block_stop, message_delta, message_stop
 
 One block is open at a time, as in Anthropic's own streams: a delta of another kind closes it. A
@@ -16,14 +17,13 @@ of the SDK, 2.12.0, which reads these streams in the tests.
 
 from __future__ import annotations
 
-import uuid
 from typing import Any, Literal
 
 import orjson
 
 from goblin_assistant.dialects.anthropic.answer import STOP_REASONS, anthropic_usage, message_id
-from goblin_assistant.dialects.anthropic.carried import signature_for
-from goblin_assistant.dialects.carried import joined_id, merge_details
+from goblin_assistant.dialects.anthropic.carried import signature_for, tool_use_id
+from goblin_assistant.dialects.carried import Details
 from goblin_assistant.dialects.completions import (
     calls_in,
     chunks_in,
@@ -63,6 +63,7 @@ class StreamTranslator:
         "_calls",
         "_current",
         "_details",
+        "_held",
         "_index",
         "_last",
         "_last_name",
@@ -79,7 +80,8 @@ class StreamTranslator:
         self._index = -1
         self._calls = ToolCalls()
         self._current: ToolCall | None = None  # the call whose block is open
-        self._details: list[dict[str, Any]] = []  # reasoning_details that did not go out yet
+        self._details = Details()  # reasoning_details that did not go out yet
+        self._held: list[tuple[Kind, str]] = []  # said while a call was open
         self._pairs = PairJoiner()
         self._last: dict[str, Any] = {}
         self._last_name = ""
@@ -102,6 +104,8 @@ class StreamTranslator:
         self._begin({})
         self._close()
         self._flush_calls()
+        self._say_held()
+        self._close()
         if self._details:
             self._enter("thinking")
             self._close()
@@ -126,18 +130,29 @@ class StreamTranslator:
         choice = first_choice(chunk)
         self._reason = finish_reason(choice.get("finish_reason")) or self._reason
         delta = message_in(choice)
-        merge_details(self._details, delta.get("reasoning_details"))
+        self._details.add(delta.get("reasoning_details"))
         reasoning, said = reasoning_and_text(delta)
         if reasoning:
-            self._enter("thinking")
-            self._delta({"type": "thinking_delta", "thinking": reasoning})
+            self._say("thinking", reasoning)
         for text in (said, delta.get("refusal")):
             if isinstance(text, str) and text:
-                self._enter("text")
-                self._delta({"type": "text_delta", "text": text})
+                self._say("text", text)
         for piece in calls_in(delta):
             if isinstance(piece, dict):
                 self._tool_call(piece)
+
+    def _say(self, kind: Kind, text: str) -> None:
+        # A block that was closed cannot go on, and the open call may have more to come.
+        if self._held or (self._current is not None and not self._current.complete):
+            self._held.append((kind, text))
+            return
+        self._enter(kind)
+        self._delta({"type": f"{kind}_delta", kind: text})
+
+    def _say_held(self) -> None:
+        held, self._held = self._held, []
+        for kind, text in held:
+            self._say(kind, text)
 
     def _tool_call(self, piece: dict[str, Any]) -> None:
         call = self._calls.add(piece)
@@ -146,6 +161,8 @@ class StreamTranslator:
                 "the provider added to a tool call that was complete, which cannot be translated"
             )
         self._write_calls()
+        if self._held and (self._current is None or self._current.complete):
+            self._say_held()
 
     def _write_calls(self) -> None:
         """Write what can go out now: all of the open call, then the next one."""
@@ -171,7 +188,7 @@ class StreamTranslator:
 
     def _start_call(self, call: ToolCall) -> None:
         self._close()
-        call_id = joined_id(call.id or f"toolu_{uuid.uuid4().hex}", call.extra)
+        call_id = tool_use_id(call.id, call.extra)
         block = {"type": "tool_use", "id": call_id, "name": call.name, "input": {}}
         self._start("tool_use", block)
         self._current = call
@@ -214,8 +231,8 @@ class StreamTranslator:
         if rest := self._pairs.rest():
             self._delta({**self._last, self._last_name: rest}, whole=True)
         if self._open == "thinking":
-            signature = signature_for(self._details)
-            self._details = []
+            signature = signature_for(self._details.whole())
+            self._details = Details()
             self._delta({"type": "signature_delta", "signature": signature}, whole=True)
         self._event("content_block_stop", index=self._index)
         self._open = None

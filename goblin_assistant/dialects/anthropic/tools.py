@@ -27,10 +27,11 @@ EFFORTS: Mapping[str, str] = {
 
 def translate_tools(body: Mapping[str, Any], request: dict[str, Any], ignored: set[str]) -> None:
     """Put `tools` and `tool_choice` into the OpenAI request. Raises BadRequest."""
-    tools = body.get("tools")
+    tools, choice = body.get("tools"), body.get("tool_choice")
     if not tools:
+        if choice is not None and choice.get("type") not in ("auto", "none"):
+            raise BadRequest("tool_choice: there are no tools to choose from", param="tool_choice")
         return
-    choice = body.get("tool_choice")
     kept = _usable(tools, choice, ignored)
     request["tools"] = [_tool(tool, f"tools[{position}]", ignored) for position, tool in kept]
     if choice is None:
@@ -151,38 +152,50 @@ def translate_thinking(body: Mapping[str, Any], request: dict[str, Any], ignored
 
 
 def fits_strict_mode(schema: Any) -> bool:
-    """Whether OpenAI's strict mode takes a schema: each object closed, each property required
-    (https://platform.openai.com/docs/guides/structured-outputs#supported-schemas)."""
-    pending = [schema]
+    """Whether OpenAI's strict mode takes a schema: an object at its root, each object closed, each
+    property required, a type wherever there is no anyOf or $ref, a $ref alone, and no other
+    keywords (https://platform.openai.com/docs/guides/structured-outputs#supported-schemas;
+    `openai.lib._pydantic` of the SDK, 3.54.0, makes schemas of this form)."""
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        return False
+    pending: list[Any] = [schema]
     while pending:
         item = pending.pop()
-        if isinstance(item, list):
-            pending.extend(item)
-        if not isinstance(item, dict):
-            continue
-        properties = item.get("properties")
-        if item.get("type") == "object" or isinstance(properties, dict):
-            names = set(properties) if isinstance(properties, dict) else set()
-            required = item.get("required")
-            listed = set(filter(_is_text, required)) if isinstance(required, list) else set()
-            if item.get("additionalProperties") is not False or names != listed:
-                return False
-        for key, value in item.items():
-            if key in ("properties", "$defs", "definitions") and isinstance(value, dict):
-                pending.extend(value.values())
-            elif key in ("items", "anyOf", "prefixItems"):
-                pending.append(value)
-            elif key in _NOT_STRICT:
-                return False
+        if not isinstance(item, dict) or not _is_strict(item):
+            return False
+        for name in ("properties", "$defs", "definitions"):
+            if isinstance(inner := item.get(name), dict):
+                pending.extend(inner.values())
+        if "items" in item:
+            pending.append(item["items"])
+        if isinstance(options := item.get("anyOf"), list):
+            pending.extend(options)
     return True
+
+
+def _is_strict(item: Mapping[str, Any]) -> bool:
+    if "$ref" in item:
+        return len(item) == 1
+    kind, properties = item.get("type"), item.get("properties")
+    if not item.keys() <= _STRICT or ("type" not in item and "anyOf" not in item):
+        return False
+    kinds = kind if isinstance(kind, list) else [kind]
+    if "object" not in kinds and not isinstance(properties, dict):
+        return True
+    names = set(properties) if isinstance(properties, dict) else set()
+    required = item.get("required")
+    listed = set(filter(_is_text, required)) if isinstance(required, list) else set()
+    return item.get("additionalProperties") is False and names == listed
 
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-_NOT_STRICT = frozenset(
-    {"allOf", "oneOf", "not", "if", "then", "else", "dependentRequired", "dependentSchemas",
-     "patternProperties"}
+_STRICT = frozenset(
+    {"type", "title", "description", "properties", "required", "additionalProperties", "items",
+     "anyOf", "enum", "const", "$defs", "definitions", "$schema", "pattern", "format",
+     "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems",
+     "maxItems"}
 )  # fmt: skip
-"""Keywords that strict mode refuses."""
+"""Keywords that strict mode takes."""

@@ -26,6 +26,7 @@ from goblin_assistant.dialects.responses.tools import CallName
 from goblin_assistant.errors import BadRequest
 from goblin_assistant.providers.openai.encrypted import CARRIED
 from goblin_assistant.providers.openai.wire import encode
+from goblin_assistant.providers.tool_results import behind_their_calls
 from goblin_assistant.schemas.field_names import note_others, of_kind
 from goblin_assistant.schemas.json_bounds import TooMuchStructure
 
@@ -148,7 +149,7 @@ class _History:
         self._close()
         if len(self._first) > 1:
             self.messages[0]["content"] = "\n\n".join(self._first)
-        return self.messages
+        return list(behind_their_calls(self.messages))
 
     def _message(self, item: Mapping[str, Any], where: str) -> None:
         role, content = item.get("role"), item.get("content")

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.dialects.carried import merge_details, packed, unpacked
+from goblin_assistant.dialects.carried import Details, packed, unpacked
 from goblin_assistant.providers.openai.encrypted import CARRIED
 
 ENCRYPTED = "reasoning.encrypted_content"
@@ -38,13 +38,13 @@ class Thoughts:
     def __init__(self) -> None:
         self.texts: list[str] = []
         """Pieces of the reasoning text, in order."""
-        self.details: list[dict[str, Any]] = []
+        self.details = Details()
         self.blocks: list[Any] = []
 
     def add_hidden(self, message: Mapping[str, Any]) -> bool:
         """Add the details and thinking blocks of a message or delta; return whether it has any."""
         details, blocks = message.get("reasoning_details"), message.get("thinking_blocks")
-        merge_details(self.details, details)
+        self.details.add(details)
         if isinstance(blocks, list):
             self.blocks += blocks
         return bool(details or blocks)
@@ -54,7 +54,7 @@ class Thoughts:
         """The summaries among OpenRouter's details."""
         return [
             text
-            for item in self.details
+            for item in self.details.whole()
             if item.get("type") == "reasoning.summary"
             and isinstance(text := item.get("summary"), str)
         ]
@@ -81,7 +81,7 @@ class Thoughts:
     def _hidden(self, text: str, *, encrypted: bool) -> dict[str, Any]:
         hidden: dict[str, Any] = {}
         if self.details:
-            hidden["details"] = self.details
+            hidden["details"] = self.details.whole()
         if self.blocks:
             hidden["blocks"] = self.blocks
         if text and (encrypted or hidden):

@@ -10,20 +10,23 @@ functions. The parts of a message's content are in content.py.
     adjacent turns of a role   merged: the results of parallel calls must be in one message
 
 Left out, because no answer depends on it: an image's `detail`, and what Anthropic refuses: text of
-blanks only, and blanks at the end of a last turn of the assistant. `cache_control` on a part or
-message is kept: clients of several gateways place Anthropic's cache marks with it. It stands on a
-tool_result, not inside. Other fields of messages are named in `ignored`.
+blanks only, and blanks at the end of a last turn of the assistant. A turn of the user that is blank
+as a whole becomes EMPTY, so that the turns still alternate. `cache_control` on a part or message is
+kept: clients of several gateways place Anthropic's cache marks with it. It stands on a tool_result,
+not inside. Other fields of messages are named in `ignored`.
 Sources: https://platform.claude.com/docs/en/api/messages and `anthropic.types.*_block_param` of the
-SDK, 2.12.0; https://platform.openai.com/docs/api-reference/chat/create.
+SDK, 2.12.0; https://platform.openai.com/docs/api-reference/chat/create; for what Anthropic refuses
+https://github.com/experientiallabs/experiential/pull/804 (a table of answers, read on 2026-11-27).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from goblin_assistant.providers.anthropic.call_ids import CallIds
 from goblin_assistant.providers.anthropic.content import Block, blocks_of, invalid, marked
+from goblin_assistant.providers.tool_results import behind_their_calls
 from goblin_assistant.schemas.field_names import note_others, of_kind, says_something, shown
 from goblin_assistant.schemas.json_bounds import (
     TooDeep,
@@ -33,7 +36,9 @@ from goblin_assistant.schemas.json_bounds import (
     read_text,
 )
 
-_NOT_IN_IDS = re.compile(r"[^a-zA-Z0-9_-]")
+EMPTY = "(empty message)"
+"""For a turn of the user without content. Anthropic refuses it, and without it the assistant's own
+last turn would be continued."""
 
 
 def translate_messages(
@@ -44,7 +49,8 @@ def translate_messages(
     _bound_arguments(messages)
     system: list[Block] = []
     turns: list[dict[str, Any]] = []
-    for position, message in enumerate(messages):
+    ids = CallIds()
+    for position, message in enumerate(behind_their_calls(messages)):
         role = message.get("role")
         if (
             len(message) == 2
@@ -60,13 +66,15 @@ def translate_messages(
             continue
         else:
             _note_fields(message, ignored)
-            side, blocks = _turn(message, f"messages[{position}]")
-        if not blocks:
-            continue  # an empty message of the assistant
+            side, blocks = _turn(message, f"messages[{position}]", ids)
+        if not blocks and side == "assistant":
+            continue
         if turns and turns[-1]["role"] == side:
             turns[-1]["content"] += blocks
         else:
             turns.append({"role": side, "content": blocks})
+    for turn in turns:
+        turn["content"] = turn["content"] or [{"type": "text", "text": EMPTY}]
     if not turns:
         raise invalid("messages must hold at least one message of the user", "messages")
     if turns[-1]["role"] == "assistant":
@@ -124,17 +132,14 @@ def _note_fields(message: Mapping[str, Any], ignored: set[str]) -> None:
             note_others(inner, known, f"messages.{kind}", ignored)
 
 
-def _turn(message: Mapping[str, Any], where: str) -> tuple[str, list[Block]]:
+def _turn(message: Mapping[str, Any], where: str, ids: CallIds) -> tuple[str, list[Block]]:
     role = message.get("role")
     if role == "user":
-        blocks = blocks_of(message, where)
-        if not blocks:
-            raise invalid(f"{where} is empty", "messages")
-        return "user", blocks
+        return "user", blocks_of(message, where)
     if role == "assistant":
-        return "assistant", _assistant(message, where)
+        return "assistant", _assistant(message, where, ids)
     if role == "tool":
-        return "user", [_tool_result(message, where)]
+        return "user", [_tool_result(message, where, ids)]
     raise invalid(
         f"{where} has a role that Anthropic's Messages API does not know: "
         "use tool in place of function",
@@ -159,14 +164,6 @@ def _bound_arguments(messages: Sequence[Mapping[str, Any]]) -> None:
         raise invalid("the arguments of the tool calls have too many values", "messages") from None
 
 
-def safe_id(value: Any, where: str) -> str:
-    """A tool call's id in the characters that Anthropic accepts. A conversation that began with
-    another provider holds that provider's ids."""
-    if not isinstance(value, str) or not value:
-        raise invalid(f"{where} has no tool call id", "messages")
-    return _NOT_IN_IDS.sub("_", value)
-
-
 def _text_only(message: Mapping[str, Any], where: str) -> list[Block]:
     blocks = blocks_of(message, where)
     if any(block["type"] != "text" for block in blocks):
@@ -174,7 +171,7 @@ def _text_only(message: Mapping[str, Any], where: str) -> list[Block]:
     return blocks
 
 
-def _assistant(message: Mapping[str, Any], where: str) -> list[Block]:
+def _assistant(message: Mapping[str, Any], where: str, ids: CallIds) -> list[Block]:
     blocks: list[Block] = []
     thoughts = message.get("thinking_blocks")
     for block in thoughts if isinstance(thoughts, list) else ():
@@ -191,11 +188,11 @@ def _assistant(message: Mapping[str, Any], where: str) -> list[Block]:
             "messages",
         )
     for position, call in enumerate(message.get("tool_calls") or ()):
-        blocks.append(_tool_use(call, f"{where}.tool_calls[{position}]"))
+        blocks.append(_tool_use(call, f"{where}.tool_calls[{position}]", ids))
     return blocks
 
 
-def _tool_use(call: Mapping[str, Any], where: str) -> Block:
+def _tool_use(call: Mapping[str, Any], where: str, ids: CallIds) -> Block:
     function = call.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise invalid(f"{where} is not a function call", "messages")
@@ -205,22 +202,25 @@ def _tool_use(call: Mapping[str, Any], where: str) -> Block:
         check_depth(value, arguments.count("{") + arguments.count("["))
     except (TooDeep, RecursionError):
         raise invalid(f"{where}.function.arguments is nested too deeply", "messages") from None
-    except (ValueError, AttributeError):
-        raise invalid(f"{where}.function.arguments is not JSON", "messages") from None
+    except AttributeError:
+        raise invalid(f"{where}.function.arguments is not text", "messages") from None
+    except ValueError:
+        value = None
     if not isinstance(value, dict):
-        raise invalid(f"{where}.function.arguments is not a JSON object", "messages")
+        # A model may write anything, or was cut off. `input` is an object.
+        value = {"arguments": arguments}
     return {
         "type": "tool_use",
-        "id": safe_id(call.get("id"), where),
+        "id": ids.of_call(call.get("id"), where),
         "name": function["name"],
         "input": value,
     }
 
 
-def _tool_result(message: Mapping[str, Any], where: str) -> Block:
+def _tool_result(message: Mapping[str, Any], where: str, ids: CallIds) -> Block:
     block: Block = {
         "type": "tool_result",
-        "tool_use_id": safe_id(message.get("tool_call_id"), where),
+        "tool_use_id": ids.of_result(message.get("tool_call_id"), where),
     }
     content = message.get("content")
     if isinstance(content, list):

@@ -287,6 +287,8 @@ class AnthropicProvider(RemoteProvider):
             value = headers.get(name)
             if not value:  # a client may write an empty list of betas
                 continue
+            if name == "anthropic-version":
+                value = _one_of(value)
             if pattern.fullmatch(value) is None:
                 raise InvalidRequest(f"the header {name} is not valid", provider=self.name)
             forwarded[name] = value
@@ -294,3 +296,11 @@ class AnthropicProvider(RemoteProvider):
 
     def _traits_of(self, model: str) -> Traits:
         return self._traits.get(model) or traits_of(model)
+
+
+def _one_of(value: str) -> str:
+    """A header's value once, where it was sent several times: WSGI joins them. A client and a proxy
+    in front of it both set the version (RFC 9110, section 5.3, leaves equal ones to the
+    recipient)."""
+    first, *others = [item.strip() for item in value.split(",")]
+    return first if all(item == first for item in others) else value

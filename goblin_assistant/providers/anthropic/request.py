@@ -9,8 +9,8 @@ content.py.
     stop                       stop_sequences
     tools, tool_choice         input_schema; auto, none, required -> any, named -> tool
     parallel_tool_calls: false tool_choice.disable_parallel_tool_use
-    response_format:           output_config.format, with closed objects (additionalProperties:
-    json_schema                false), as Anthropic requires
+    response_format:           output_config.format, with the schema as Anthropic takes it
+    json_schema                (json_schemas.py)
     response_format:           a line in the system prompt: Anthropic has no such format
     json_object
     reasoning_effort           4.6 and later: thinking adaptive and output_config.effort; before:
@@ -35,6 +35,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from goblin_assistant.providers.anthropic.content import invalid
+from goblin_assistant.providers.anthropic.json_schemas import fits, narrowed
 from goblin_assistant.providers.anthropic.messages import translate_messages
 from goblin_assistant.providers.anthropic.models import Traits
 from goblin_assistant.providers.anthropic.thinking import translate_sampling, translate_thinking
@@ -117,6 +118,8 @@ def build_request(
         )
     if stop := body.get("stop"):
         request["stop_sequences"] = [stop] if isinstance(stop, str) else stop
+        if not all(text.strip() for text in request["stop_sequences"]):
+            raise invalid("stop: Anthropic takes no sequence of blanks only", "stop")
     _translate_tools(body, request, ignored)
     translate_thinking(body, request, traits)
     _translate_format(body, request, ignored)
@@ -168,6 +171,8 @@ def _refuse_unknown(body: Mapping[str, Any], ignored: set[str]) -> None:
 def _translate_tools(body: Mapping[str, Any], request: dict[str, Any], ignored: set[str]) -> None:
     tools = body.get("tools")
     if not tools:
+        if body.get("tool_choice") not in (None, "auto", "none"):
+            raise invalid("tool_choice: there are no tools to choose from", "tool_choice")
         return
     request["tools"] = [
         _tool(tool, f"tools[{position}]", ignored) for position, tool in enumerate(tools)
@@ -183,6 +188,12 @@ def _translate_tools(body: Mapping[str, Any], request: dict[str, Any], ignored: 
         request["tool_choice"] = choice
 
 
+NO_PARAMETERS: Mapping[str, Any] = {
+    "type": "object", "properties": {}, "additionalProperties": False,
+}  # fmt: skip
+"""The schema of a tool without one, as strict mode takes it too."""
+
+
 def _tool(tool: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str, Any]:
     function = tool.get("function")
     if (
@@ -193,12 +204,15 @@ def _tool(tool: Mapping[str, Any], where: str, ignored: set[str]) -> dict[str, A
         raise invalid(f"{where}: Anthropic's Messages API takes tools of type function", "tools")
     note_others(tool, ("type", "function", "cache_control"), "tools", ignored)
     note_others(function, ("name", "description", "parameters", "strict"), "tools", ignored)
-    schema = function.get("parameters") or {"type": "object", "properties": {}}
+    schema = function.get("parameters") or NO_PARAMETERS
     translated: dict[str, Any] = {"name": function["name"], "input_schema": schema}
     if function.get("description"):
         translated["description"] = function["description"]
     if function.get("strict"):
-        translated["strict"] = True
+        if fits(schema):
+            translated["strict"] = True
+        else:
+            ignored.add("tools.strict")
     if tool.get("cache_control") is not None:
         translated["cache_control"] = tool["cache_control"]
     return translated
@@ -240,21 +254,4 @@ def _translate_format(body: Mapping[str, Any], request: dict[str, Any], ignored:
     note_others(wanted, ("type", "json_schema"), "response_format", ignored)
     note_others(inner, ("name", "schema", "strict"), "response_format", ignored)
     output = request.setdefault("output_config", {})
-    output["format"] = {"type": "json_schema", "schema": _closed(schema)}
-
-
-def _closed(schema: Any) -> Any:
-    """The schema with every object closed. Anthropic accepts no open ones, nor does OpenAI's strict
-    mode."""
-    if isinstance(schema, list):
-        return [_closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {
-        key: value if key in ("enum", "const", "default", "examples") else _closed(value)
-        for key, value in schema.items()
-    }
-    kind = schema.get("type")
-    if kind == "object" or (isinstance(kind, list) and "object" in kind):
-        closed["additionalProperties"] = False
-    return closed
+    output["format"] = {"type": "json_schema", "schema": narrowed(schema, ignored)}

@@ -14,14 +14,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from goblin_assistant.providers.base import ChatRequest
+from goblin_assistant.providers.openai.cache_marks import GONE, unmark, unmarked_fields
 from goblin_assistant.providers.openai.short_names import (
     name_in,
     renamed,
+    renamed_choice,
     short_id,
     short_name,
     takes_name,
 )
 from goblin_assistant.providers.openai.wire import encode
+from goblin_assistant.providers.tool_results import with_bridges
 from goblin_assistant.providers.wire_form import MessageForm
 
 REASONING = ("reasoning_content", "reasoning")
@@ -79,14 +82,20 @@ class MessageFitter:
             ]
             if any(new is not old for new, old in zip(fitted, messages, strict=True)):
                 changes["messages"] = fitted
+            if self._form.bridge and (bridged := with_bridges(fitted, self._form.bridge)):
+                changes["messages"] = bridged
+            if not self._form.cache_control:
+                changes |= unmarked_fields(body, ignored)
         if names:
-            changes["tools"] = [renamed(tool, names) for tool in body["tools"]]
+            tools = changes.get("tools", body["tools"])
+            changes["tools"] = [renamed(tool, names) for tool in tools]
             choice = body.get("tool_choice")
             if isinstance(choice, dict):
-                changes["tool_choice"] = renamed(choice, names)
+                changes["tool_choice"] = renamed_choice(choice, names)
         if not changes:
             return Fitted(request, {})
-        changed = replace(request, body={**body, **changes}, raw=None)
+        kept = {name: value for name, value in {**body, **changes}.items() if value is not GONE}
+        changed = replace(request, body=kept, raw=None)
         return Fitted(changed, {encode(short): encode(long) for long, short in names.items()})
 
     # -- names and ids ------------------------------------------------------------------------
@@ -130,7 +139,7 @@ class MessageFitter:
             if message["name"]:
                 ignored.add("messages.name")
         if not self._form.cache_control:
-            _without_marks(message, changes, ignored)
+            unmark(message, changes, removed, ignored)
         if not changes and not removed:
             return message
         return {
@@ -231,19 +240,6 @@ def _left_out(
     found = refused & given.keys()
     ignored.update(place + name for name in found if given[name])
     return set(found)
-
-
-def _without_marks(message: Mapping[str, Any], changes: dict[str, Any], ignored: set[str]) -> None:
-    content = message.get("content")
-    if not isinstance(content, list):
-        return
-    marked = [isinstance(part, dict) and "cache_control" in part for part in content]
-    if any(marked):
-        ignored.add("messages.cache_control")
-        changes["content"] = [
-            {key: value for key, value in part.items() if key != "cache_control"} if has else part
-            for part, has in zip(content, marked, strict=True)
-        ]
 
 
 def restored(events: Iterator[Any], fitted: Fitted) -> Iterator[Any]:

@@ -48,5 +48,17 @@ def renamed(tool: Any, names: Mapping[str, str]) -> Any:
     return {**tool, "function": {**tool["function"], "name": names[name]}}
 
 
+def renamed_choice(choice: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The same for a choice of a tool, or of several
+    (https://platform.openai.com/docs/api-reference/chat/create: allowed_tools)."""
+    allowed = choice.get("allowed_tools")
+    tools = allowed.get("tools") if isinstance(allowed, dict) else None
+    if isinstance(allowed, dict) and isinstance(tools, list):
+        tools = [renamed(tool, names) for tool in tools]
+        return {**choice, "allowed_tools": {**allowed, "tools": tools}}
+    chosen: dict[str, Any] = renamed(choice, names)
+    return chosen
+
+
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -25,6 +25,7 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.providers.faults import CONTEXT_CODES, UpstreamFailure, error_for
 from goblin_assistant.providers.overflow import STATUSES, Overflow, numbers_of, overflow_of
+from goblin_assistant.schemas.json_bounds import LongFloat
 
 AUTHENTICATION_CODES = frozenset(
     {"invalid_api_key", "API_KEY_INVALID", "authentication_error", "permission_error"}
@@ -56,11 +57,17 @@ two are this product's own."""
 
 def encode(body: Any) -> bytes:
     """A body as JSON. json encodes integers beyond 64 bits and half surrogate pairs, which orjson
-    refuses."""
+    refuses. Floats of many digits stay as they were written, but not beside those."""
     try:
-        return orjson.dumps(body)
+        return orjson.dumps(body, default=_long_float)
     except TypeError:
         return json.dumps(body, separators=(",", ":")).encode()
+
+
+def _long_float(value: Any) -> orjson.Fragment:
+    if isinstance(value, LongFloat):
+        return orjson.Fragment(value.text)
+    raise TypeError(type(value).__name__)
 
 
 def wants_usage(body: Mapping[str, Any]) -> bool:
@@ -171,7 +178,9 @@ def error_object(parsed: Any) -> Mapping[str, Any] | None:
 
 FAILED_REASONS = frozenset({"error", "insufficient_system_resource", "abort", "aborted"})
 """Finish reasons of an answer that its server gave up: those of OpenRouter and Mistral, of DeepSeek
-(https://api-docs.deepseek.com/api/create-chat-completion), of vLLM and SGLang."""
+(https://api-docs.deepseek.com/api/create-chat-completion), and `abort` of vLLM and SGLang, with
+status 200 and `[DONE]` (https://github.com/vllm-project/vllm/issues/57082,
+https://github.com/radixark/miles/pull/3337; read on 2026-11-27)."""
 
 
 def choice_error(choices: Any) -> Mapping[str, Any] | None:
