@@ -35,6 +35,8 @@ class Reach(Enum):
     """The connection was closed so soon that the request was hardly read."""
     ANSWERED = "answered"
     """The provider says that it failed."""
+    LASTING = "lasting"
+    """The provider's answer would be the same again: a redirect, a 405, no credit of ours."""
     SILENT = "silent"
     """The request was sent, and no answer came: it may be generating."""
     BROKEN = "broken"

@@ -37,6 +37,7 @@ from goblin_assistant.providers.base import (
     Overloaded,
     ProviderError,
     RateLimited,
+    Reach,
     Timeout,
 )
 from goblin_assistant.providers.overflow import STATUSES, Overflow
@@ -64,8 +65,8 @@ QUOTA_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"}
 )
 
-PASSING = frozenset({409, 425})
-"""Statuses after which the same request may succeed, whatever their body says."""
+PASSING = frozenset({408, 409, 425, 429})
+"""Statuses below 500 after which the same request may succeed, whatever their body says."""
 
 QUOTA_RETRY_AFTER = 3600.0
 """Seconds to wait when our account at a provider has no credit. It exceeds the default of
@@ -116,10 +117,13 @@ def error_for(
     """The error for an unsuccessful answer. `code` and `kind` are the code and type of a structured
     body; `overflow` says that the prompt is too long.
 
+    The error's `reach` says whether the failure may pass.
+
     UpstreamClient removes a `param` that is no field of the request.
     """
     provider, status = failure.provider, failure.status
     names = {code, kind}
+    passes = status in PASSING or 500 <= status < 600
     error: type[ProviderError]
     retry_after = parse_retry_after(failure.headers)
     if status in STATUSES and (names & CONTEXT_CODES or overflow is not None):
@@ -139,11 +143,8 @@ def error_for(
     elif status in (404, 410):
         error, message = ModelNotFound, "does not serve this model"
     elif status == 402 or (status == 429 and names & QUOTA_CODES):
-        error, message, retry_after = (
-            RateLimited,
-            "says that this server's account has no credit left",
-            QUOTA_RETRY_AFTER,
-        )
+        error, message = RateLimited, "says that this server's account has no credit left"
+        retry_after, passes = QUOTA_RETRY_AFTER, False
     elif status == 429:
         error, message = RateLimited, "limits the rate of this server's requests"
     elif status in (408, 504):
@@ -157,13 +158,16 @@ def error_for(
         error, message = BadResponse, "answered with a redirect; check its base URL"
     else:
         error, message = BadResponse, f"answered with status {status}"
-    return error(
+    found = error(
         f"{provider} {message}",
         provider=provider,
         retry_after=retry_after,
         upstream_status=status,
         param=param,
     )
+    if not passes:
+        found.reach = Reach.LASTING
+    return found
 
 
 def _refusal(status: int, names: set[str | None]) -> tuple[type[ProviderError], str]:

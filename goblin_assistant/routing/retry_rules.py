@@ -31,7 +31,8 @@ class Rule:
 REFUSED = Rule("refuses the request (400, 413, 422, content filter)", False, False)
 TOO_LONG = Rule("says that the prompt is too long", False, True)
 NOT_SERVED = Rule(
-    "does not serve the model (404, 410), refuses our key (401, 403), has no credit of ours (402)",
+    "does not serve the model (404, 410), refuses our key (401, 403), has no credit of ours (402), "
+    "redirects (3xx), answers with another 4xx",
     False,
     True,
 )
@@ -78,7 +79,7 @@ def rule_of(error: ProviderError) -> Rule:
         return REFUSED
     if error.untranslatable:
         return PAID
-    if not error.retryable:
+    if not error.retryable or error.reach is Reach.LASTING:
         return NOT_SERVED
     return _BY_REACH[error.reach]
 

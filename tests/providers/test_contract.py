@@ -22,6 +22,7 @@ from goblin_assistant.providers.base import (
     Provider,
     ProviderError,
     RateLimited,
+    Reach,
     Timeout,
 )
 from goblin_assistant.providers.upstream.deadlines import deadlines
@@ -361,13 +362,24 @@ def test_malformed_json_in_a_stream_is_a_bad_response(
         list(provider.stream(request(wire.model, stream=True)))
 
 
+def test_an_event_that_is_no_object_may_have_been_paid_for(
+    wire: Wire, provider: Provider, fake_upstream: FakeUpstream
+) -> None:
+    for data in (b"data: 5\n\n", b"data: [1]\n\n", b'data: "text"\n\n'):
+        fake_upstream.reply(Reply.sse([data]))
+        with pytest.raises(BadResponse) as caught:
+            list(provider.stream(request(wire.model, stream=True)))
+        assert caught.value.reach is Reach.BROKEN
+
+
 def test_a_huge_event_is_a_bad_response(
     wire: Wire, provider: Provider, fake_upstream: FakeUpstream
 ) -> None:
     first, *_ = wire.events()
     fake_upstream.reply(Reply.sse([first, b"data: ", *[b"x" * 2**20] * 17]))
-    with pytest.raises(BadResponse, match="too large"):
+    with pytest.raises(BadResponse, match="too large") as caught:
         list(provider.stream(request(wire.model, stream=True)))
+    assert caught.value.reach is Reach.BROKEN
     wait_until(lambda: fake_upstream.open_connections == 0)
 
 

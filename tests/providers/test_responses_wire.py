@@ -15,6 +15,7 @@ from goblin_assistant.providers.base import (
     Overloaded,
     ProviderError,
     RateLimited,
+    Reach,
     Usage,
 )
 from goblin_assistant.providers.openai.encrypted import CARRIED, mark_of
@@ -238,6 +239,15 @@ def test_a_stream_without_its_end_is_broken(
     with pytest.raises(ProviderError):
         take(make().stream(asked(stream=True)), passed)
     assert b"".join(passed) == b"".join(response_events()[:5])
+
+
+def test_an_event_that_is_no_object_may_have_been_paid_for(
+    make: Make, fake_upstream: FakeUpstream
+) -> None:
+    fake_upstream.reply(Reply.sse([b"data: 5\n\n"]))
+    with pytest.raises(ProviderError) as caught:
+        list(make().stream(asked(stream=True)))
+    assert caught.value.reach is Reach.BROKEN
 
 
 def take(pieces: Iterator[Any], passed: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What may be asked again: each row of the table, whole and streamed, in both dialects."""
+"""What may be asked again: each row of the table, whole and streamed, in all dialects."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from flask import Flask
 
 from goblin_assistant.config.goblin_file import GoblinFile
 from goblin_assistant.providers.base import PROVIDER_ERRORS, Call, Reach, untranslatable
+from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.upstream.deadlines import Exchange
 from goblin_assistant.providers.upstream.errors import Timeouts
 from goblin_assistant.providers.upstream.event_stream import EventStream
@@ -38,8 +39,21 @@ from tests.support.fake_upstream import CUT, SILENCE, FakeUpstream, Pause, Reply
 from tests.support.wire_bodies import openai_chat, openai_events
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
+PATHS = {
+    "openai": "/v1/chat/completions", "anthropic": "/v1/messages", "responses": "/v1/responses"
+}  # fmt: skip
+MOST_BYTES = 5000
+"""How large an answer may be in these tests."""
 COMMENT = b": OPENROUTER PROCESSING\n\n"
+
+
+LASTING = [
+    (301, "no", 502), (302, "no", 502), (307, "no", 502), (401, "no", 502), (402, "no", 503),
+    (403, "no", 502), (404, "no", 404), (405, "no", 502), (406, "no", 502), (410, "no", 404),
+    (412, "no", 502), (418, "no", 502), (429, "insufficient_quota", 503), (451, "no", 502),
+    (499, "no", 502), (600, "no", 502),
+]  # fmt: skip
+"""Statuses, codes, and what the client gets, of answers that are no failures that pass."""
 
 
 class Gateway:
@@ -76,10 +90,11 @@ class Gateway:
     def ask(self, dialect: str, model: str, *replies: Reply, stream: bool) -> Any:
         """Ask with scripted replies."""
         self.upstream.reply(*replies)
-        body = {
-            "model": model, "max_tokens": 10, "stream": stream,
-            "messages": [{"role": "user", "content": "hi"}],
-        }  # fmt: skip
+        body: dict[str, Any] = {"model": model, "stream": stream}
+        if dialect == "responses":
+            body["input"] = "hi"
+        else:
+            body |= {"max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
         answer = self.client.post(PATHS[dialect], json=body, headers=self.user, buffered=True)
         answer.close()
         return answer
@@ -123,20 +138,40 @@ def no_http(stream: bool) -> Reply:
     return Reply.raw(b"SSH-2.0-OpenSSH_9.2\r\n")
 
 
-def failing(status: int) -> Reply:
-    return Reply.json(status, {"error": {"message": "no"}})
+def no_object(stream: bool) -> Reply:
+    """JSON that is no part of an answer."""
+    return Reply.sse([b"data: 5\n\n"]) if stream else Reply.json(200, 5)
+
+
+def too_large(stream: bool) -> Reply:
+    """More than MOST_BYTES in one piece."""
+    text = b"x" * (MOST_BYTES + 1)
+    return Reply.sse([b'data: {"id": "' + text]) if stream else Reply.plain(200, text)
+
+
+def failing(status: int, code: str = "no") -> Reply:
+    return Reply.json(status, {"error": {"message": "no", "code": code}})
 
 
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-both_dialects = pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+all_dialects = pytest.mark.parametrize("dialect", list(PATHS))
 
 
-@both_dialects
+@all_dialects
 @both_ways
-@pytest.mark.parametrize("fault", [silent, broken, half_a_status_line, no_http])
+@pytest.mark.parametrize(
+    "fault", [silent, broken, half_a_status_line, no_http, no_object, too_large]
+)
 def test_a_provider_that_may_be_generating_is_not_asked_again_but_the_next_one_is(
-    make_app: MakeApp, fake_upstream: FakeUpstream, dialect: str, stream: bool, fault: Any
+    make_app: MakeApp,
+    fake_upstream: FakeUpstream,
+    monkeypatch: pytest.MonkeyPatch,
+    dialect: str,
+    stream: bool,
+    fault: Any,
 ) -> None:
+    monkeypatch.setattr("goblin_assistant.providers.upstream.sse.MAX_EVENT_BYTES", MOST_BYTES)
+    monkeypatch.setattr("goblin_assistant.providers.upstream.answers.MAX_ANSWER_BYTES", MOST_BYTES)
     gateway = Gateway(make_app, fake_upstream, timeout_first_token=0.5, timeout_answer=0.5)
     alone = gateway.ask(dialect, "first/m", fault(stream), stream=stream)
     assert alone.status_code == (504 if fault is silent else 502)
@@ -162,6 +197,22 @@ def test_a_failure_that_came_as_an_answer_is_asked_again(
     assert gateway.asked() == ["first", "first"]
 
 
+@all_dialects
+@both_ways
+def test_an_answer_that_would_be_the_same_again_is_not_asked_for_again_but_the_next_one_is(
+    make_app: MakeApp, fake_upstream: FakeUpstream, dialect: str, stream: bool
+) -> None:
+    gateway = Gateway(make_app, fake_upstream)
+    for status, code, told in LASTING:
+        fake_upstream.requests.clear()
+        alone = gateway.ask(dialect, "first/m", failing(status, code), stream=stream)
+        assert (alone.status_code, gateway.asked()) == (told, ["first"]), status
+        chained = gateway.ask(dialect, "both", failing(status, code), fine(stream), stream=stream)
+        assert chained.status_code == 200, status
+        assert gateway.asked()[1:] == ["first", "second"], status
+        assert "may_bill" not in gateway.record(chained)["timeline"], status
+
+
 @both_ways
 def test_a_connection_closed_unread_is_asked_again(
     make_app: MakeApp, fake_upstream: FakeUpstream, stream: bool
@@ -172,7 +223,7 @@ def test_a_connection_closed_unread_is_asked_again(
     assert gateway.asked() == ["first", "first"]
 
 
-@both_dialects
+@all_dialects
 @both_ways
 def test_a_provider_that_cannot_be_reached_gives_way_to_the_next(
     make_app: MakeApp, fake_upstream: FakeUpstream, dialect: str, stream: bool
@@ -225,6 +276,13 @@ def test_comments_alone_end_at_a_limit_of_their_own(
     assert answer.status_code == 504
     assert "only comments" in answer.get_json()["error"]["message"]
     assert gateway.asked() == ["first"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(402, None), (429, "insufficient_quota")])
+def test_without_credit_nothing_is_asked_again_however_long_a_pause_may_be(
+    status: int, code: str | None
+) -> None:
+    assert rule_of(error_for(UpstreamFailure("p", status, {}, b""), code=code)) is NOT_SERVED
 
 
 @pytest.mark.parametrize("kind", PROVIDER_ERRORS, ids=lambda kind: kind.__name__)

@@ -13,7 +13,6 @@ from typing import Any
 
 from goblin_assistant.config import Config, ConfigError, ProviderRow
 from goblin_assistant.providers.base import (
-    BadResponse,
     ChatRequest,
     ChatResponse,
     Completed,
@@ -22,6 +21,7 @@ from goblin_assistant.providers.base import (
     Provider,
     StreamEvent,
     Usage,
+    broken,
 )
 from goblin_assistant.providers.rows import timeouts_of
 from goblin_assistant.providers.upstream import Timeouts, UpstreamClient
@@ -78,7 +78,7 @@ class LlamaCppNativeProvider(Provider):
                             return
         finally:
             events.close()
-        raise BadResponse(f"{self.name}'s stream ended before its end", provider=self.name)
+        raise broken(f"{self.name}'s stream ended before its end", self.name)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -147,7 +147,7 @@ def _object(name: str, data: bytes) -> dict[str, Any]:
     except ValueError:
         parsed = None
     if not isinstance(parsed, dict) or not isinstance(parsed.get("content"), str):
-        raise BadResponse(f"{name}'s answer is no completion", provider=name)
+        raise broken(f"{name}'s answer is no completion", name)
     return parsed
 
 

@@ -148,6 +148,6 @@ def events_of(provider: str, block: bytes) -> list[dict[str, Any]]:
         if not isinstance(parsed, dict):
             if error_object(parsed) is not None:
                 raise stream_error(provider, parsed)
-            raise BadResponse(f"{provider} sent an event that is no object", provider=provider)
+            raise broken(f"{provider} sent an event that is no object", provider)
         found.append(parsed)
     return found

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from goblin_assistant.providers.base import BadResponse, Completed, Progress, broken, later_usage
+from goblin_assistant.providers.base import Completed, Progress, broken, later_usage
 from goblin_assistant.providers.json_answers import parse_event
 from goblin_assistant.providers.openai.encrypted import with_mark
 from goblin_assistant.providers.openai.responses import finish_reason, usage_in_response
@@ -98,9 +98,7 @@ class ResponsesObserver:
         """Read one event. Whether it only begins the stream."""
         event = parse_event(self._provider, data)
         if not isinstance(event, dict):
-            raise BadResponse(
-                f"{self._provider} sent an event that is no object", provider=self._provider
-            )
+            raise broken(f"{self._provider} sent an event that is no object", self._provider)
         kind, response = event.get("type"), event.get("response")
         if isinstance(response, dict):
             self._response(response)

@@ -117,9 +117,7 @@ class StreamObserver:
         if not isinstance(chunk, dict):
             if (error := error_object(chunk)) is not None:  # Gemini's are in a list
                 raise stream_error(self._provider, error, self._fields)
-            raise BadResponse(
-                f"{self._provider} sent an event that is no chunk", provider=self._provider
-            )
+            raise broken(f"{self._provider} sent an event that is no chunk", self._provider)
         usage = usage_in(chunk)
         if usage is not None:  # before an error beside it: it is paid for
             self.usage = self._progress.usage = later_usage(self.usage, usage)

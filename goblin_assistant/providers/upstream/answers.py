@@ -8,7 +8,7 @@ from http import HTTPStatus
 from urllib3.response import HTTPResponse
 
 from goblin_assistant.providers.answer_limits import own_name
-from goblin_assistant.providers.base import BadResponse, ConnectionFailed, ProviderError, broken
+from goblin_assistant.providers.base import ConnectionFailed, ProviderError, broken
 from goblin_assistant.providers.faults import UpstreamFailure
 from goblin_assistant.providers.upstream.deadlines import Exchange
 from goblin_assistant.providers.upstream.errors import (
@@ -67,9 +67,8 @@ class AnswerReader:
             raise cut_error(self._provider_name, exchange, self._timeouts)
         if len(data) > MAX_ANSWER_BYTES:
             discard(response)
-            raise BadResponse(
-                f"{self._provider_name} sent an answer that is too large",
-                provider=self._provider_name,
+            raise broken(
+                f"{self._provider_name} sent an answer that is too large", self._provider_name
             )
         response.release_conn()
         return data

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from urllib3.response import HTTPResponse
 
-from goblin_assistant.providers.base import BadResponse
+from goblin_assistant.providers.base import broken
 from goblin_assistant.providers.upstream.deadlines import Exchange, deadlines
 from goblin_assistant.providers.upstream.errors import (
     TRANSPORT_ERRORS,
@@ -91,9 +91,7 @@ class EventStream(Iterator[bytes]):
                 block = self._buffer.feed(data)
             except EventTooLarge:
                 self.close()
-                raise BadResponse(
-                    f"{self._name} sent an event that is too large", provider=self._name
-                ) from None
+                raise broken(f"{self._name} sent an event that is too large", self._name) from None
             except TRANSPORT_ERRORS as error:
                 self.close()
                 raise fault_error(
