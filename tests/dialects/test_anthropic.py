@@ -332,6 +332,8 @@ def test_an_output_format_becomes_a_response_format() -> None:
             {"messages": user({"type": "document", "source": {"type": "content", "content": 5}})},
             "messages",
         ),
+        ({"tool_choice": {"type": "any"}}, "tool_choice"),
+        ({"tool_choice": {"type": "tool", "name": "f"}}, "tool_choice"),
         ({"messages": user({"type": "search_result"})}, "messages"),
         ({"messages": user({"type": "tool_result"})}, "messages"),
         (
@@ -387,6 +389,10 @@ SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 5}
             {"context_management"},
         ),
         ({"tools": [TOOL, SEARCH]}, {"tools.web_search_20250305"}),
+        (
+            {"tools": [SEARCH], "tool_choice": {"type": "none"}},
+            {"tools.web_search_20250305"},
+        ),
         (
             {"tools": [{**TOOL, "defer_loading": True, "allowed_callers": ["direct"]}]},
             {"tools.defer_loading"},

@@ -282,6 +282,34 @@ def test_an_event_that_is_no_object_is_a_bad_response(block: bytes) -> None:
             observer.feed(block)
 
 
+def test_null_in_place_of_a_text_is_no_text_whole_and_streamed() -> None:
+    blocks: list[dict[str, Any]] = [
+        {"type": "thinking", "thinking": None, "signature": "s"},
+        {"type": "text", "text": None},
+        {"type": "tool_use", "id": "t", "name": "f", "input": None},
+    ]
+    message = {**anthropic_message(), "content": blocks}
+    whole = to_openai(message, None, "m")["choices"][0]["message"]
+    assert (whole["content"], whole.get("reasoning_content")) == ("", None)
+    assert whole["tool_calls"][0]["function"]["arguments"] == "{}"
+    kinds = ("thinking", "text", "partial_json")
+    events = [anthropic_events()[0]]
+    for index, (block, name) in enumerate(zip(blocks, kinds, strict=True)):
+        kind = "input_json_delta" if name == "partial_json" else f"{name}_delta"
+        events += [
+            event("content_block_start", index=index, content_block=block),
+            delta(index, kind, **{name: None}),
+            event("content_block_stop", index=index),
+        ]
+    chunks, _ = translate([*events, *anthropic_events()[-2:]])
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    assert not any(item.get("content") or item.get("reasoning_content") for item in deltas)
+    pieces = [
+        call["function"]["arguments"] for item in deltas for call in item.get("tool_calls", ())
+    ]
+    assert "".join(pieces) == "{}"
+
+
 def test_an_error_after_the_first_token_is_found_on_the_fast_path() -> None:
     observer = StreamObserver("anthropic")
     for block in anthropic_events()[:6]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from goblin_assistant.providers.openai.wire import encode
+from goblin_assistant.schemas.json_bounds import read_text
 from goblin_assistant.schemas.surrogates import PairJoiner
 from tests.conftest import MakeApp
 from tests.support.fake_upstream import FakeUpstream, Reply
@@ -196,6 +198,21 @@ def test_floats_of_many_digits_go_upstream_as_they_are(
     sent = gateway.asked()[0].body
     assert sent.count(LONG.encode()) == 2
     assert b"0.30000000000000004" in sent
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":12345678901234567890123}',
+        '{"a":[12345.12345678901234567]}',
+        '{"a":-0.12345678901234567890e-5,"b":1.5}',
+        "[12345678901234567890.5]",
+        '{"a":0.30000000000000004}',
+        '{"a":123456789012345678,"b":"12345678901234567890.5"}',
+    ],
+)
+def test_a_number_is_written_as_it_was_read(text: str) -> None:
+    assert encode(read_text(text)) == text.encode()
 
 
 def test_floats_of_many_digits_come_back_as_they_are(gateway: Gateway) -> None:

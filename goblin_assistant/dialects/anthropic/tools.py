@@ -33,6 +33,8 @@ def translate_tools(body: Mapping[str, Any], request: dict[str, Any], ignored: s
             raise BadRequest("tool_choice: there are no tools to choose from", param="tool_choice")
         return
     kept = _usable(tools, choice, ignored)
+    if not kept:
+        return
     request["tools"] = [_tool(tool, f"tools[{position}]", ignored) for position, tool in kept]
     if choice is None:
         return
@@ -56,7 +58,7 @@ def _usable(
 ) -> list[tuple[int, Mapping[str, Any]]]:
     """The tools that every model can call, with their positions. Those that Anthropic runs or
     defines are left out; without the one that is required, or without any, the model would
-    invent."""
+    invent, unless it may call none."""
     kept = []
     required = choice.get("name") if isinstance(choice, dict) else None
     for position, tool in enumerate(tools):
@@ -68,7 +70,7 @@ def _usable(
             raise _anthropics_tool(position, tool)
         kind = tool.get("type")
         ignored.add(f"tools.{kind if isinstance(kind, str) and _WORD.fullmatch(kind) else '?'}")
-    if not kept:
+    if not kept and not (isinstance(choice, dict) and choice.get("type") == "none"):
         raise _anthropics_tool(0, tools[0])
     return kept
 

@@ -128,6 +128,11 @@ def parse_message(provider: str, data: bytes, progress: Progress | None = None) 
     raise broken(f"{provider}'s answer is not what was asked for", provider)
 
 
+def text_of(value: Any) -> str:
+    """A text of an answer. Some servers of this dialect write null for none."""
+    return value if isinstance(value, str) else ""
+
+
 def to_openai(message: Mapping[str, Any], usage: Usage | None, model: str) -> dict[str, Any]:
     """A message as a chat completion. `reasoning_content` gets the text of the thinking,
     `thinking_blocks` its whole blocks with their signatures."""
@@ -138,7 +143,7 @@ def to_openai(message: Mapping[str, Any], usage: Usage | None, model: str) -> di
     for block in message["content"]:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "text":
-            text.append(str(block.get("text", "")))
+            text.append(text_of(block.get("text")))
         elif kind == "tool_use":
             arguments = encode(block.get("input") or {}).decode()
             calls.append(
@@ -150,7 +155,7 @@ def to_openai(message: Mapping[str, Any], usage: Usage | None, model: str) -> di
             )
         elif kind in ("thinking", "redacted_thinking"):
             thinking.append(block)
-            reasoning.append(str(block.get("thinking", "")))
+            reasoning.append(text_of(block.get("thinking")))
     answer: dict[str, Any] = {
         "role": "assistant",
         "content": "".join(text) if text or not calls else None,

@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from goblin_assistant.providers.anthropic.observer import StreamObserver, events_of
-from goblin_assistant.providers.anthropic.response import openai_usage
+from goblin_assistant.providers.anthropic.response import openai_usage, text_of
 from goblin_assistant.providers.base import Progress, broken
 from goblin_assistant.providers.openai.wire import encode
 from goblin_assistant.schemas.surrogates import PairJoiner
@@ -105,27 +105,28 @@ class Translator(StreamObserver):
                 self._arguments(number, encode(block["input"]).decode())
         elif kind in ("thinking", "redacted_thinking"):
             self._thinking[index] = dict(block)
-            self._thoughts[index] = [block.get("thinking") or ""]
-            if block.get("thinking"):
-                self._chunk({"reasoning_content": block["thinking"]})
-        elif kind == "text" and block.get("text"):
-            self._chunk({"content": block["text"]})
+            self._thoughts[index] = [text_of(block.get("thinking"))]
+            if thought := text_of(block.get("thinking")):
+                self._chunk({"reasoning_content": thought})
+        elif kind == "text" and (said := text_of(block.get("text"))):
+            self._chunk({"content": said})
 
     def _delta(self, event: dict[str, Any]) -> None:
         delta, index = _object(event.get("delta")), event.get("index")
         kind = delta.get("type")
         if kind == "text_delta":
-            self._say("content", delta.get("text", ""))
+            self._say("content", text_of(delta.get("text")))
         elif kind == "input_json_delta":
             if index not in self._started:
                 raise broken(f"{self._provider} sent a part of a tool call that had not begun")
-            if index in self._calls and delta.get("partial_json"):
-                self._arguments(self._calls[index], delta["partial_json"])
+            if index in self._calls and (text := text_of(delta.get("partial_json"))):
+                self._arguments(self._calls[index], text)
         elif kind == "thinking_delta":
+            thought = text_of(delta.get("thinking"))
             if index in self._thinking:
-                self._thoughts[index].append(delta.get("thinking", ""))
-            if delta.get("thinking"):
-                self._say("reasoning_content", delta["thinking"])
+                self._thoughts[index].append(thought)
+            if thought:
+                self._say("reasoning_content", thought)
         elif kind == "signature_delta" and index in self._thinking:
             self._thinking[index]["signature"] = delta.get("signature", "")
 
