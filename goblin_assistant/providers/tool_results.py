@@ -1,4 +1,4 @@
-"""The places of tool results in a chat. Pure functions.
+"""The places of tool results in a chat, and what ties them to their calls. Pure functions.
 
 Most servers, and Anthropic, require the results of a turn's calls directly behind that turn.
 Clients put a user's message between them, or give the results of parallel calls in several turns:
@@ -7,6 +7,7 @@ the Responses API and Anthropic's (which joins turns of the user) accept that.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -32,6 +33,41 @@ def behind_their_calls(messages: Sequence[Message]) -> Sequence[Message]:
             waiting = moved.get(place, [])
         ordered.append(message)
     return ordered + [messages[other] for other in waiting]
+
+
+def with_ids(messages: Sequence[Any]) -> Sequence[Any]:
+    """The messages with an id for each call that has an empty one, as some servers write it, and
+    for its result: the first without an id. The same object where there is none."""
+    if not any(map(_lacks_ids, messages)):
+        return messages
+    found: list[Any] = []
+    waiting: deque[str] = deque()
+    given = 0
+    for message in messages:
+        if _lacks_ids(message):
+            calls = []
+            for call in message["tool_calls"]:
+                if isinstance(call, dict) and call.get("id") == "":
+                    waiting.append(f"call_{given}")
+                    given += 1
+                    call = {**call, "id": waiting[-1]}
+                calls.append(call)
+            message = {**message, "tool_calls": calls}
+        elif _is_result(message) and message.get("tool_call_id") == "" and waiting:
+            message = {**message, "tool_call_id": waiting.popleft()}
+        found.append(message)
+    return found
+
+
+def _is_result(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") == "tool"
+
+
+def _lacks_ids(message: Any) -> bool:
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    return isinstance(calls, list) and any(
+        isinstance(call, dict) and call.get("id") == "" for call in calls
+    )
 
 
 def with_bridges(messages: Sequence[Any], said: str) -> list[Any]:

@@ -71,6 +71,18 @@ def test_empty_ids_become_ids() -> None:
     assert ids_in(called) == ids_in(answered) == ["call", "call_2"]
 
 
+@pytest.mark.parametrize("preset", ["openai", "mistral", "gemini"])
+def test_empty_ids_become_ids_for_other_servers_too(preset: str) -> None:
+    history = [USER, calls("", "known0000", ""), result(""), result("known0000"), result("")]
+    fitter = MessageFitter(Quirks().message_form(preset))
+    sent = fitter.fit(ChatRequest("m", {"messages": [*history, *history]})).request.body["messages"]
+    called = [call["id"] for message in sent for call in message.get("tool_calls", ())]
+    answered = [message["tool_call_id"] for message in sent if message["role"] == "tool"]
+    assert called == answered
+    assert all(called)
+    assert len(set(called)) == 5
+
+
 def test_the_same_history_gets_the_same_ids_when_it_has_grown() -> None:
     history = [USER, calls("x:1", "x.1"), result("x:1"), result("x.1")]
     more = [calls("x:1"), result("x:1")]

@@ -24,7 +24,7 @@ from goblin_assistant.providers.openai.short_names import (
     takes_name,
 )
 from goblin_assistant.providers.openai.wire import encode
-from goblin_assistant.providers.tool_results import with_bridges
+from goblin_assistant.providers.tool_results import with_bridges, with_ids
 from goblin_assistant.providers.wire_form import MessageForm
 
 REASONING = ("reasoning_content", "reasoning")
@@ -78,7 +78,7 @@ class MessageFitter:
         if raw is None or any(word in raw for word in self._may_change):
             fitted = [
                 self._message(message, ignored) if isinstance(message, dict) else message
-                for message in messages
+                for message in with_ids(messages)
             ]
             if any(new is not old for new, old in zip(fitted, messages, strict=True)):
                 changes["messages"] = fitted
