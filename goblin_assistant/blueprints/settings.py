@@ -7,8 +7,7 @@ from typing import Any
 from apiflask import APIBlueprint
 from flask import request
 
-from goblin_assistant.calls.access import may_use
-from goblin_assistant.errors import Forbidden, UnknownModel, ValidationFailed
+from goblin_assistant.errors import UnknownModel, ValidationFailed
 from goblin_assistant.runtime import runtime
 from goblin_assistant.schemas.settings import SettingsIn, SettingsOut
 from goblin_assistant.web.auth import current_principal, require_auth
@@ -34,15 +33,13 @@ def put_settings(body: SettingsIn) -> dict[str, Any]:
     user's keys."""
     parts, caller = runtime(), current_principal()
     if body.model is not None:
-        if caller.allowed_models is not None and not may_use(caller.allowed_models, body.model):
-            raise Forbidden(
-                "model: this API key may not use it, so it may not make it the default either"
-            )
+        resolver = parts.router.resolver
         try:
-            targets = parts.router.resolve(body.model)
+            targets = resolver.resolve(body.model)
         except UnknownModel as error:
             raise ValidationFailed(f"model: {error.message}", param="model") from None
-        parts.chat.access.without_echo(caller, body.model, targets)
+        # What a key may not use it may not make the default either.
+        parts.chat.access.check(caller, body.model, targets, named=resolver.is_name(body.model))
     settings = {name: value for name, value in body.model_dump().items() if value is not None}
     parts.accounts.save_settings(caller.user_id, settings)
     return _answer(settings)
@@ -57,7 +54,7 @@ def _answer(settings: dict[str, Any]) -> dict[str, Any]:
         if provider.listed and access.lists_provider(caller, name)
     }
     for name, model in parts.registry.models():
-        if name in models:
+        if name in models and access.lists_model(caller, name, model.id):
             models[name].append(model.id)
     return {
         "model": settings.get("model"),

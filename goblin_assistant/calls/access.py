@@ -41,15 +41,30 @@ class ModelAccess:
         allowed = principal.allowed_models
         if allowed is None:
             return targets
-        # An alias may be allowed by its own name, or because everything behind it is.
-        if not (named and may_use(allowed, requested)) and not all(
-            may_use_model(allowed, target.provider.name, target.model) for target in targets
-        ):
+        if not (named and may_use(allowed, requested)) and not _covers(allowed, targets):
             names = ", ".join(sorted(allowed))
             raise Forbidden(
                 f"this API key may not use model {requested!r}; it may use: {names}", param="model"
             )
         return targets
+
+    def check_others(
+        self, principal: Principal, targets: Iterable[Target], names: Iterable[str]
+    ) -> None:
+        """Raise Forbidden if the caller may not use one of the models that its request names
+        beside `model` (other_models.py). `targets` are those that will read them."""
+        allowed = principal.allowed_models
+        if allowed is None:
+            return
+        for name in names:
+            for target in targets:
+                if not may_use_model(allowed, target.provider.name, name):
+                    raise Forbidden(
+                        f"this API key may not use model {name[:255]!r} of "
+                        f"{target.provider.name}, which the request names beside its own; it may "
+                        f"use: {', '.join(sorted(allowed))}",
+                        param="model",
+                    )
 
     def without_echo(
         self, principal: Principal, requested: str, targets: list[Target]
@@ -82,14 +97,18 @@ class ModelAccess:
         return provider != EMBEDDED or not self._echo_by_name or _names_echo(principal)
 
     def lists_name(self, principal: Principal, name: str, resolver: Resolver) -> bool:
-        """Whether the caller is told of an alias, chain or weighted group."""
-        if not self._echo_by_name or _names_echo(principal):
+        """Whether the caller is told of an alias, chain or weighted group: whether `check` lets it
+        use the name."""
+        allowed = principal.allowed_models
+        if allowed is None and not self._echo_by_name:
             return True
         try:
-            targets = resolver.resolve(name)
+            self.check(principal, name, resolver.resolve(name), named=True)
         except UnknownModel:  # not in its provider's catalogue yet
-            return True
-        return any(target.provider.name != EMBEDDED for target in targets)
+            return allowed is None or may_use(allowed, name)
+        except Forbidden:
+            return False
+        return True
 
 
 def _names_echo(principal: Principal) -> bool:
@@ -98,6 +117,12 @@ def _names_echo(principal: Principal) -> bool:
     return allowed is not None and any(
         name == EMBEDDED or name.startswith(EMBEDDED + "/") for name in allowed
     )
+
+
+def _covers(allowed: Iterable[str], targets: Iterable[Target]) -> bool:
+    """Whether a list of models has everything behind a name. An alias that it does not name may be
+    used if it has."""
+    return all(may_use_model(allowed, target.provider.name, target.model) for target in targets)
 
 
 def may_use(allowed: Iterable[str], name: str) -> bool:

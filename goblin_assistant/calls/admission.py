@@ -8,10 +8,12 @@ however it ends; one that was refused before leaves none.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from goblin_assistant import metrics
 from goblin_assistant.calls.access import ModelAccess
+from goblin_assistant.calls.other_models import compacts, fallbacks, other_models
 from goblin_assistant.calls.request import (
     Chat,
     apply_defaults,
@@ -74,6 +76,9 @@ class Admission:
             resolver.resolve(requested),
             named=resolver.is_name(requested),
         )
+        if principal.allowed_models is not None:
+            others = other_models(chat.body)
+            self._access.check_others(principal, _as_written(chat, targets), others)
         tokens, budget = principal.smallest_tokens_per_minute, principal.monthly_budget_microusd
         if tokens is not None or budget is not None:
             self._limit_answer(chat, targets)
@@ -123,10 +128,10 @@ class Admission:
         settlement.reservation = self._books.usage.reserve(
             settlement.entry.id,
             chat.principal,
-            [(target.provider.name, target.model) for target in settlement.targets],
-            _most_prompt_tokens(chat, settlement.targets),
-            self._most_completion_tokens(chat),
-            requested_tier(chat.body) if chat.operation == "chat_completion" else "",
+            _candidates(chat, settlement.targets),
+            _most_prompt_tokens(chat, settlement.targets) * (2 if compacts(chat.body) else 1),
+            self._most_completion_tokens(chat) + self._most_summary_tokens(chat),
+            _dearest_tier(chat.body) if chat.operation == "chat_completion" else "",
             region=max(requested_region(chat, target) for target in settlement.targets),
             audio=may_hold_audio(chat),
             prices=settlement.prices,
@@ -174,7 +179,31 @@ class Admission:
         if chat.operation != "chat_completion":
             return 0
         body, default = chat.body, self._books.usage.default_max_tokens
-        return max_completion_tokens(body, default) + chat.prompt.prediction
+        limited = [one for one in fallbacks(body) if completion_limit(one) is not None]
+        tried = (body, *limited)
+        return max(max_completion_tokens(one, default) for one in tried) + chat.prompt.prediction
+
+    def _most_summary_tokens(self, chat: Chat) -> int:
+        # Anthropic sets no limit on a summary; one in its documentation has 3,500 tokens.
+        return self._books.usage.default_max_tokens if compacts(chat.body) else 0
+
+
+def _dearest_tier(body: Mapping[str, Any]) -> str:
+    return next(filter(None, map(requested_tier, (body, *fallbacks(body)))), "")
+
+
+def _as_written(chat: Chat, targets: Sequence[Target]) -> list[Target]:
+    """The targets that get the request's own fields, because it is not translated for them."""
+    return [target for target in targets if chat.dialect in target.provider.dialects]
+
+
+def _candidates(chat: Chat, targets: Sequence[Target]) -> list[tuple[str, str]]:
+    """Every (provider, model) that may answer."""
+    found = [(target.provider.name, target.model) for target in targets]
+    if others := other_models(chat.body):
+        for target in _as_written(chat, targets):
+            found.extend((target.provider.name, name) for name in others)
+    return found
 
 
 def _held_prompt_tokens(chat: Chat, targets: Sequence[Target]) -> int:

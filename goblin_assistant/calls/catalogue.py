@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from goblin_assistant.accounts.users import Principal
-from goblin_assistant.calls.access import ModelAccess, may_use
+from goblin_assistant.calls.access import ModelAccess
 from goblin_assistant.errors import UnknownModel
 from goblin_assistant.providers import Registry
 from goblin_assistant.providers.base import Model
@@ -41,7 +41,6 @@ class Catalogue:
 
     def offers(self, caller: Principal) -> list[Offer]:
         """All that the caller may use: providers' models, then the names of goblin.toml."""
-        allowed = caller.allowed_models
         offers = [
             Offer(f"{provider}/{model.id}", provider, provider, model)
             for provider, model in self._registry.models()
@@ -50,8 +49,7 @@ class Catalogue:
         offers += [
             self._named(name)
             for name in self._resolver.names()
-            if (allowed is None or may_use(allowed, name))
-            and self._access.lists_name(caller, name, self._resolver)
+            if self._access.lists_name(caller, name, self._resolver)
         ]
         return offers
 
@@ -65,7 +63,7 @@ class Catalogue:
             return self._named(name)
         for provider, model_id in self._registry.find(name):
             known = self._known(provider.name, model_id)
-            if known is not None and access.lists_provider(caller, provider.name):
+            if known is not None and access.lists_model(caller, provider.name, model_id):
                 return Offer(name, provider.name, provider.name, known)
         return None
 

@@ -53,6 +53,10 @@ GUARDED_KEYS = (
     "conversation",
     "previous_response_id",
     "prompt",
+    "models",
+    "fallbacks",
+    "preset",
+    "plugins",
 )
 """Keys of a chat that decisions depend on (allow-list, price, budget, what is kept at a provider).
 If one is repeated, the provider could read another value than we do."""
@@ -66,8 +70,12 @@ PRICED_KEYS = (
     "prediction",
     "conversation",
     "prompt",
+    "models",
+    "fallbacks",
+    "preset",
+    "plugins",
 )
-"""Keys outside the schemas that a chat's cost depends on, or what a provider keeps."""
+"""Keys outside the schemas that a chat's cost or its model depends on, or what a provider keeps."""
 
 _QUOTED = tuple(f'"{key}"'.encode() for key in GUARDED_KEYS)
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # "mod\u0065l" is a guarded key too

@@ -124,5 +124,14 @@ def test_a_key_cannot_make_a_model_the_default_that_it_may_not_use(make_app: Mak
     ).get_json()
     key = {"Authorization": f"Bearer {made['key']}"}
     assert put(client, key, model="other/m").status_code == 403
+    assert put(client, key, model="m").status_code == 403  # the same one by its bare name
     assert put(client, key, model="echo").status_code == 200
+    shown = client.get("/settings/", headers=key).get_json()
+    assert [model for row in shown["providers"] for model in row["models"]] == ["echo"]
+
+    made = client.post(
+        "/auth/keys", json={"name": "b", "allowed_models": ["m"]}, headers=headers
+    ).get_json()
+    bare = {"Authorization": f"Bearer {made['key']}"}
+    assert put(client, bare, model="other/m").status_code == 200
     assert put(client, headers, model="other/m").status_code == 200

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import redis
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Row, select
@@ -17,9 +19,11 @@ from goblin_assistant.database.models import usage_records
 from goblin_assistant.metrics import REGISTRY
 from tests.conftest import MakeApp, register, wait_until
 from tests.support.fake_upstream import FakeUpstream, Reply
+from tests.support.services import RedisServer
 from tests.support.wire_bodies import openai_events
 
 MODELS = Reply.json(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
+SAID = {"model": "echo", "messages": [{"role": "user", "content": "canary-prompt"}]}
 HELLO = {"messages": [{"role": "user", "content": "hello there"}]}
 ANSWER = (
     b'{"id":"c","object":"chat.completion","created":1,"model":"m-2026","choices":[{"index":0,'
@@ -217,7 +221,8 @@ def test_a_key_with_a_list_of_models_may_use_and_sees_only_those(
     refused = post(client, key, {**HELLO, "model": "echo"})
     assert refused.status_code == 403
     assert refused.json["param"] == "model"
-    assert {row["id"] for row in client.get("/v1/models", headers=key).json["data"]} == {"up/m"}
+    names = {row["id"] for row in client.get("/v1/models", headers=key).json["data"]}
+    assert names == {"up/m", "nick"}  # all that is behind the alias is in the list
 
 
 @pytest.mark.parametrize(
@@ -255,7 +260,31 @@ def test_a_list_of_models_names_a_provider_whole(
     )
     key = {"Authorization": f"Bearer {made.json['key']}"}
     assert post(client, key, {**HELLO, "model": "echo"}).status_code == 403
-    assert {row["id"] for row in client.get("/v1/models", headers=key).json["data"]} == {"up/m"}
+    # The alias too: everything behind it is in the list.
+    names = {row["id"] for row in client.get("/v1/models", headers=key).json["data"]}
+    assert names == {"up/m", "nick"}
+
+
+@pytest.mark.parametrize("claude", [False, True], ids=["openai", "anthropic"])
+@pytest.mark.parametrize("allowed", [["echo"], ["up/m"], ["nick"], ["m"], ["*"], ["nobody/*"]])
+def test_one_model_is_described_to_a_key_exactly_when_it_may_use_it(
+    client: FlaskClient,
+    headers: dict[str, str],
+    upstream: FakeUpstream,
+    allowed: list[str],
+    claude: bool,
+) -> None:
+    made = client.post("/auth/keys", json={"name": "o", "allowed_models": allowed}, headers=headers)
+    key = {"Authorization": f"Bearer {made.json['key']}"}
+    dialect = {"anthropic-version": "2023-06-01"} if claude else {}
+    listed = client.get("/v1/models", headers={**key, **dialect}).json["data"]
+    for name in ("echo", "echo/echo", "up/m", "m", "nick"):
+        upstream.reply(Reply.plain(200, ANSWER))
+        may = post(client, key, {**HELLO, "model": name}).status_code == 200
+        shown = client.get(f"/v1/models/{name}", headers={**key, **dialect})
+        assert shown.status_code == (200 if may else 404), name
+        if name in ("echo/echo", "up/m", "nick"):
+            assert (name in {row["id"] for row in listed}) is may, name
 
 
 # -- Idempotency-Key --------------------------------------------------------------------------
@@ -368,3 +397,48 @@ def test_embeddings_are_deterministic_and_recorded(
 def every_slot_comes_back() -> Iterator[None]:
     yield
     assert REGISTRY.get_sample_value("chat_slots_in_use") == 0
+
+
+def test_a_dump_of_redis_holds_no_word_of_a_chat_or_of_a_caller(
+    make_app: MakeApp, redis_server: RedisServer
+) -> None:
+    app = make_app(redis_url=redis_server.url, ratelimit_enabled=True)
+    client = app.test_client()
+    user = {
+        "Authorization": f"Bearer {register(client, 'canary-user@example.com')['access_token']}"
+    }
+    made = client.post("/auth/keys", json={"name": "canary-name"}, headers=user).json
+    key = {"Authorization": f"Bearer {made['key']}"}
+    assert (
+        client.post(
+            "/auth/login", json={"email": "canary-user@example.com", "password": "canary-password"}
+        ).status_code
+        == 401
+    )
+    once = {**key, "Idempotency-Key": "canary-once", "X-Goblin-Tags": "team=canary-tag"}
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/chat/completions", {**SAID, "stream": False}),
+        ("/v1/chat/completions", {**SAID, "stream": True}),
+        ("/v1/messages", {**SAID, "max_tokens": 99}),
+        ("/v1/responses", {"model": "echo", "input": "canary-prompt"}),
+    ]
+    for number, (path, body) in enumerate(requests):
+        again = {**once, "Idempotency-Key": f"canary-once-{number}"}
+        first = client.post(path, json=body, headers=again, buffered=True)
+        assert first.status_code == 200, first.text
+        assert b"canary-prompt" in first.data
+        replay = client.post(path, json=body, headers=again, buffered=True)
+        assert replay.headers["Idempotent-Replayed"] == "true"
+
+    redis_client = redis.Redis.from_url(redis_server.url)
+    try:
+        assert redis_client.dbsize() > len(requests)  # limits are there as well
+        redis_client.config_set("rdbcompression", "no")
+        redis_client.save()
+        folder = Path(redis_client.config_get("dir")["dir"])
+        dump = (folder / redis_client.config_get("dbfilename")["dbfilename"]).read_bytes()
+    finally:
+        redis_client.close()
+    assert b"goblin:idempotency" in dump
+    for secret in (b"canary", made["key"].encode(), made["prefix"].encode(), b"example.com"):
+        assert secret not in dump, secret
