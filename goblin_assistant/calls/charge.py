@@ -18,7 +18,7 @@ from goblin_assistant.calls.request import (
 from goblin_assistant.providers.answer_limits import choices
 from goblin_assistant.providers.base import ChatResponse, Progress, Usage
 from goblin_assistant.routing.targets import Target
-from goblin_assistant.usage.checks import UsageChecks, is_plain
+from goblin_assistant.usage.checks import UsageChecks, credible_beside, is_plain
 from goblin_assistant.usage.delivered import DeliveredText
 from goblin_assistant.usage.estimates import estimate_completion_tokens, max_completion_tokens
 from goblin_assistant.usage.prices import Prices
@@ -92,6 +92,8 @@ class Charge:
         entry.cache_write_tokens = usage.cache_write_tokens
         entry.reasoning_tokens = usage.reasoning_tokens
         entry.token_source = usage.source
+        for _, beside in credible_beside(usage):
+            self._add(beside)
         entry.cost_microusd = self._price(usage, entry.model)
         self._add_attempts()
 
@@ -106,7 +108,15 @@ class Charge:
 
     def _price(self, usage: Usage, model: str) -> int | None:
         called = self.target.model if self.target is not None else None
-        return self._prices.cost_microusd(self._entry.provider, model, usage, called)
+        provider = self._entry.provider
+        cost = self._prices.cost_microusd(provider, model, usage, called)
+        for name, beside in credible_beside(usage):
+            more = self._prices.cost_microusd(
+                provider, name or model, beside, None if name else called
+            )
+            if more:  # what is known counts, even beside an unknown price
+                cost = (cost or 0) + more
+        return cost
 
     def _with_attempts(self, own: int | None) -> int | None:
         """The cost with that of earlier attempts, each at the price of its own target."""
@@ -122,13 +132,17 @@ class Charge:
         entry = self._entry
         entry.cost_microusd = self._with_attempts(entry.cost_microusd)
         for _, usage in self._attempts:
-            entry.prompt_tokens += usage.prompt_tokens
-            entry.completion_tokens += usage.completion_tokens
-            entry.cached_tokens += usage.cached_tokens
-            entry.cache_write_tokens += usage.cache_write_tokens
-            entry.reasoning_tokens += usage.reasoning_tokens
+            self._add(usage)
             if entry.token_source != "estimated":
                 entry.token_source = usage.source
+
+    def _add(self, usage: Usage) -> None:
+        entry = self._entry
+        entry.prompt_tokens += usage.prompt_tokens
+        entry.completion_tokens += usage.completion_tokens
+        entry.cached_tokens += usage.cached_tokens
+        entry.cache_write_tokens += usage.cache_write_tokens
+        entry.reasoning_tokens += usage.reasoning_tokens
 
     def _checked(self, usage: Usage) -> Usage:
         answered = self._entry.operation == "chat_completion"

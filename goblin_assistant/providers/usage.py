@@ -17,7 +17,9 @@ class Usage:
     `cache_write_tokens` that is kept for an hour, which costs more. The audio tokens are parts of
     the prompt and of the completion. `tier` is the service tier that was charged; empty: the
     standard one. `region` is the one that was charged, of providers that report it. `source` says
-    who counted. `absurd`: the provider reported something that is not a count."""
+    who counted. `absurd`: the provider reported something that is not a count. `beside`: what the
+    provider generated beside the answer and left out of these counts, each with its model, "" for
+    that of the answer."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -31,6 +33,7 @@ class Usage:
     tier: str = ""
     region: str = ""
     absurd: bool = field(default=False, compare=False)
+    beside: tuple[tuple[str, Usage], ...] = ()
 
 
 def token_count(value: Any) -> int | None:
@@ -85,7 +88,10 @@ def _with_parts(usage: Usage, known: Usage, total: str, parts: tuple[str, ...]) 
 
 
 def _with_terms(known: Usage, usage: Usage) -> Usage:
-    """A report without a tier or a region does not take back the one before it."""
+    """A report without a tier, a region or what was generated beside the answer does not take back
+    the one before it."""
+    if known.beside and not usage.beside:
+        usage = replace(usage, beside=known.beside)
     if (known.tier and not usage.tier) or (known.region and not usage.region):
         return replace(usage, tier=usage.tier or known.tier, region=usage.region or known.region)
     return usage

@@ -39,6 +39,16 @@ def is_plain(usage: Usage, *, answered: bool) -> bool:
     )
 
 
+def credible_beside(usage: Usage) -> list[tuple[str, Usage]]:
+    """What was generated beside the answer, without counts that no model can have. Without a
+    limit of their own, they are no reason to doubt the answer's."""
+    return [
+        (model, one)
+        for model, one in usage.beside
+        if max(one.prompt_tokens, one.completion_tokens) <= UNKNOWN_WINDOW
+    ]
+
+
 class UsageChecks:
     """Checks the usage that providers report. Shared by all threads."""
 

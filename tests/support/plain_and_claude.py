@@ -19,11 +19,13 @@ CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 class Gateway:
     """An application with an OpenAI row and an Anthropic row on one server, and chains of both."""
 
-    def __init__(self, make_app: MakeApp, upstream: FakeUpstream) -> None:
+    def __init__(self, make_app: MakeApp, upstream: FakeUpstream, **tables: Any) -> None:
+        """`tables` are further ones of goblin.toml."""
         self.upstream = upstream
         upstream.default = Reply.json(200, {"data": [{"id": "m"}]})
         row = {"api_key": "k", "models": ["m"]}
         file = {
+            **tables,
             "providers": {
                 "plain": {**row, "base_url": f"{upstream.url}/plain"},
                 "claude": {**row, "base_url": f"{upstream.url}/claude", "kind": "anthropic"},

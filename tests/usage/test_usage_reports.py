@@ -108,3 +108,57 @@ def test_a_text_that_only_some_readers_take_is_not_free(
     answer = gateway.ask(path, f"{row}/m", Reply.plain(200, body.encode()))
     assert answer.status_code == 200
     assert 100 <= gateway.booked()[1] <= 102
+
+
+ITERATIONS = [
+    {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3_500,
+     "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0},
+    {"type": "message", "input_tokens": 23_000, "output_tokens": 1_000,
+     "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0},
+    {"type": "advisor_message", "model": "advisor", "input_tokens": 24_000, "output_tokens": 1_500,
+     "cache_read_input_tokens": 4_000, "cache_creation_input_tokens": 0},
+    {"type": "advisor_message", "model": "unknown", "input_tokens": 2**39, "output_tokens": 1},
+    {"type": "other", "input_tokens": 5, "output_tokens": 5}, "nonsense", None,
+]  # fmt: skip
+"""The first two: https://platform.claude.com/docs/en/build-with-claude/compaction."""
+TOTALS = {"input_tokens": 23_000, "output_tokens": 1_000, "iterations": ITERATIONS}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_what_claude_generates_beside_its_answer_is_booked_at_its_models_price(
+    make_app: MakeApp, fake_upstream: FakeUpstream, path: str, stream: bool
+) -> None:
+    rates = {"claude/m": {"input": 3, "output": 15}, "claude/advisor": {"input": 5, "output": 25}}
+    gateway = Gateway(make_app, fake_upstream, prices=rates)
+    if stream:
+        *begun, _, end = anthropic_events(
+            text="hi", usage={"input_tokens": 23_000, "output_tokens": 1}, model="m"
+        )
+        last = {
+            "type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+            "usage": TOTALS,
+        }  # fmt: skip
+        reply = Reply.sse([*begun, f"data: {json.dumps(last)}\n\n".encode(), end])
+    else:
+        reply = Reply.json(200, anthropic_message(text="hi", usage=TOTALS, model="m"))
+    answer = gateway.ask(path, "claude/m", reply, stream=stream)
+    assert answer.status_code == 200, answer.text
+    assert gateway.booked() == (23_000 + 180_000 + 28_000, 1_000 + 3_500 + 1_500)
+    cost = 203_000 * 3 + 4_500 * 15 + 28_000 * 5 + 1_500 * 25
+    assert gateway.booked("cached_tokens", "cost_microusd", "token_source") == (
+        4_000, cost, "provider"
+    )  # fmt: skip
+    if stream and path == MESSAGES:
+        told = [json.loads(line[6:]) for line in answer.data.splitlines() if line[:5] == b"data:"]
+        costs = [one["usage"]["cost_usd"] for one in told if one["type"] == "message_delta"]
+        assert costs == [str(cost / 1e6)]
+    if not stream:
+        assert answer.headers["X-Goblin-Prompt-Tokens"] == "231000"
+
+
+def test_a_later_report_without_iterations_takes_none_back() -> None:
+    first = claudes_usage(TOTALS)
+    assert first is not None
+    assert [name for name, _ in first.beside] == ["", "advisor", "unknown"]
+    assert later_usage(first, Usage(23_000, 1_200)).beside == first.beside

@@ -9,17 +9,22 @@ stream.py, errors in errors.py.
     usage: prompt_tokens       input_tokens + cache_creation_input_tokens + cache_read_input_tokens
                                (Anthropic counts them apart)
            completion_tokens   output_tokens, which includes thinking
+           beside              iterations of the types compaction and advisor_message: the other
+                               fields do not hold them
            details             cache_read -> cached_tokens, cache_creation -> cache_write_tokens,
                                thinking_tokens -> reasoning_tokens
 
-Sources: https://platform.claude.com/docs/en/api/messages, `anthropic.types.StopReason` and `Usage`
-of the SDK, 2.12.0.
+Sources: https://platform.claude.com/docs/en/api/messages, `anthropic.types.StopReason`, `Usage` and
+`beta.BetaUsage.iterations` of the SDK, 2.12.0,
+https://platform.claude.com/docs/en/build-with-claude/compaction,
+https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from goblin_assistant.providers.anthropic.errors import stream_error
@@ -75,6 +80,7 @@ def parse_usage(value: Any) -> Usage | None:
     hour = _count(kept.get("ephemeral_1h_input_tokens"))
     if known:  # some servers of this dialect give only the two parts
         written = max(written, hour + _count(kept.get("ephemeral_5m_input_tokens")))
+    tier, region = tier_of(value.get("speed")), region_of(value.get("inference_geo"))
     return Usage(
         prompt_tokens=fresh + written + read,
         completion_tokens=_count(value.get("output_tokens")),
@@ -82,10 +88,29 @@ def parse_usage(value: Any) -> Usage | None:
         cache_write_tokens=written,
         reasoning_tokens=_count(details.get("thinking_tokens")) if isinstance(details, dict) else 0,
         cache_write_1h_tokens=hour,
-        tier=tier_of(value.get("speed")),
-        region=region_of(value.get("inference_geo")),
+        tier=tier,
+        region=region,
         absurd=bool(absurd),
+        beside=_beside(value.get("iterations"), tier, region),
     )
+
+
+_BESIDE = ("compaction", "advisor_message")
+_MOST_ITERATIONS = 1000
+
+
+def _beside(iterations: Any, tier: str, region: str) -> tuple[tuple[str, Usage], ...]:
+    found = []
+    for entry in iterations[:_MOST_ITERATIONS] if isinstance(iterations, list) else ():
+        if not isinstance(entry, dict) or entry.get("type") not in _BESIDE:
+            continue
+        usage = parse_usage({**entry, "iterations": None, "inference_geo": region})
+        model = entry.get("model")
+        if usage is not None and isinstance(model, str):
+            found.append((model, usage))
+        elif usage is not None:  # a summary is written by the model of the answer, at its speed
+            found.append(("", replace(usage, tier=tier)))
+    return tuple(found)
 
 
 _PROMPT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
