@@ -17,9 +17,10 @@ end."""
 def plain(address: str) -> str:
     """The address without quotes, brackets, port and zone; IPv4 where it is one. A name stays as it
     is, but for its port: that is another one with every connection."""
-    text = address.strip().strip('"')
+    # waitress refuses the request if a quotation mark is left.
+    text = written = address.replace('"', "").strip()
     if text.startswith("["):
-        text = text[1:].partition("]")[0]
+        text = text[1:].partition("]")[0].strip()
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     parsed = _parsed(text)
@@ -27,7 +28,7 @@ def plain(address: str) -> str:
         before, _, port = text.rpartition(":")
         parsed = _parsed(before) if port.isdecimal() else None
     if parsed is None:
-        return text or address.strip()
+        return text or written
     mapped = getattr(parsed, "ipv4_mapped", None)
     return str(mapped if mapped is not None else parsed)
 
@@ -41,8 +42,19 @@ def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 def plain_hops(header: str) -> str:
     """The value of X-Forwarded-For with every hop spelled alike, IPv6 in brackets as waitress
-    wants it."""
+    wants it. Empty hops are left out (RFC 9110, section 5.6.1)."""
     if len(header) > MAX_HOPS_LENGTH:
         header = header[-MAX_HOPS_LENGTH:].partition(",")[2]
-    hops = (plain(hop) for hop in header.split(","))
+    hops = [hop for written in header.split(",") if (hop := plain(written))]
     return ", ".join(f"[{hop}]" if ":" in hop and hop[0] != "[" else hop for hop in hops)
+
+
+def scheme_of(header: str, proxies: int) -> str | None:
+    """The client's scheme by X-Forwarded-Proto; None if it is neither http nor https.
+
+    Several proxies may each have added theirs. The one of the outermost trusted proxy counts, as in
+    X-Forwarded-For. waitress would refuse a list, and any other scheme, with 400.
+    """
+    hops = [hop for part in header.split(",") if (hop := part.strip().strip('"').lower())]
+    scheme = hops[-proxies:][0] if hops else ""
+    return scheme if scheme in ("http", "https") else None

@@ -68,7 +68,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(server, *args, **kwargs)
-        if self.addr and str(self.addr[0]).startswith("::ffff:"):
+        if self.addr and (str(self.addr[0]).startswith("::ffff:") or "%" in str(self.addr[0])):
             self.addr = (plain(self.addr[0]), *self.addr[1:])
         self.server = ChannelServer(server, self)
         self.parser_class = partial(RequestParser, channel=self)

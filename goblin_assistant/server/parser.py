@@ -16,7 +16,7 @@ from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.utilities import BadRequest, Error, RequestHeaderFieldsTooLarge
 
 from goblin_assistant.providers.upstream.chunked import ChunkDecoder, Step
-from goblin_assistant.server.addresses import plain_hops
+from goblin_assistant.server.addresses import plain_hops, scheme_of
 from goblin_assistant.server.bodies import COUNTED_BYTES
 
 MAX_HEADERS = 200
@@ -29,6 +29,7 @@ _CONTROL = re.compile("[\x00-\x20\x7f]").search
 _HOST = re.compile(
     r"[A-Za-z0-9._~!$&'()*+;=%\-]*(?::\d*)?|\[[0-9A-Fa-f:.%A-Za-z]+\](?::\d*)?"
 ).fullmatch
+_ADDRESSES = re.compile(r"[\d.]+(?:, ?[\d.]+)*").fullmatch
 # One repeat only: beside another, for the blanks around the value, a long line takes cubic time.
 _ORIGIN = re.compile(rb"\norigin:([^\r\n]*)\r\n", re.IGNORECASE).search
 _ENCODING = re.compile(rb"^transfer-encoding:[ \t]*chunked[ \t]*$", re.IGNORECASE | re.MULTILINE)
@@ -201,9 +202,18 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         if self.chunked:
             self.body_rcv = ChunkReceiver(self.body_rcv.getbuf())
 
-        hops = self.headers.get("X_FORWARDED_FOR")
-        if hops is not None and (":" in hops or '"' in hops):
-            self.headers["X_FORWARDED_FOR"] = plain_hops(hops)
+        self._read_forwarded()
+
+    def _read_forwarded(self) -> None:
+        headers = self.headers
+        hops = headers.get("X_FORWARDED_FOR")
+        if hops is not None and _ADDRESSES(hops) is None:
+            headers["X_FORWARDED_FOR"] = plain_hops(hops)
+        scheme = headers.get("X_FORWARDED_PROTO")
+        if scheme is not None and scheme not in ("https", "http"):
+            del headers["X_FORWARDED_PROTO"]
+            if (read := scheme_of(scheme, self.adj.trusted_proxy_count or 1)) is not None:
+                headers["X_FORWARDED_PROTO"] = read
 
     def _check_head(self, header_plus: bytes) -> None:
         if _CONTROL(self.request_uri) is not None:

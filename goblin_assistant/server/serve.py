@@ -24,6 +24,7 @@ from goblin_assistant.metrics import (
 )
 from goblin_assistant.runtime import Runtime
 from goblin_assistant.server import metrics_port, process
+from goblin_assistant.server.addresses import plain
 from goblin_assistant.server.bodies import PendingBodies
 from goblin_assistant.server.connections import ROOM, ConnectionBounds, open_channels
 from goblin_assistant.server.listener import FULL_PAUSE_SECONDS, Listener
@@ -169,7 +170,7 @@ def settings(config: Config, descriptors: int = 1024) -> dict[str, Any]:
     }
     if config.trusted_proxy is not None:
         values |= {
-            "trusted_proxy": config.trusted_proxy,
+            "trusted_proxy": plain(config.trusted_proxy),
             "trusted_proxy_count": config.trusted_proxy_count,
             "trusted_proxy_headers": {"x-forwarded-for", "x-forwarded-proto"},
         }

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from waitress.task import ErrorTask, WSGITask
-from waitress.utilities import build_http_date
+from waitress.utilities import RequestHeaderFieldsTooLarge, build_http_date
 
 from goblin_assistant.dialects.error_bodies import body_for, is_anthropics, retry_after_of
 from goblin_assistant.errors import AppError, NoFreeSlot, label_of
@@ -47,7 +47,7 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
                 ("X-Content-Type-Options", "nosniff"),
                 ("X-Correlation-ID", identity),
                 ("x-request-id", identity),
-                *allow_headers(self.channel.server.cors_origins, request.origin),
+                *allow_headers(self.channel.server.cors_origins, self._origin()),
             ]
         )
         if is_anthropics(path):
@@ -65,6 +65,17 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
         info.status, info.bytes = error.status, len(body)
         info.finish(complete=True)
         self.write(body)
+
+    def _origin(self) -> str:
+        """The Origin of the request. A head that is too long may not have been read as far as its
+        Origin, which Chromium puts behind a script's own headers. Then it is the only origin that
+        may call, if there is one: browsers compare it with the page's."""
+        request, origins = self.request, self.channel.server.cors_origins
+        cut = (
+            isinstance(request.error, RequestHeaderFieldsTooLarge) and not request.headers_finished
+        )
+        only = cut and not request.origin and len(origins) == 1
+        return str(origins[0] if only else request.origin)
 
 
 def _error_of(request: Any) -> AppError:

@@ -105,6 +105,24 @@ def test_an_origin_of_blanks_does_not_stop_the_server(serve: Serve) -> None:
     assert padded["Access-Control-Allow-Origin"] == ORIGIN
 
 
+def test_a_head_that_is_cut_before_its_origin_is_refused_readably(serve: Serve) -> None:
+    start = b"GET /x HTTP/1.1\r\nHost: a\r\nX-Long: "
+
+    def answer(origins: str, value: bytes = b"y" * 70_000) -> Message:
+        server = serve(CORS_ORIGINS=origins)
+        return message_from_bytes(raw(server, start + value).partition(b"\r\n")[2])
+
+    # Nobody but a page of that origin can read the answer: browsers compare it.
+    assert answer(ORIGIN)["Access-Control-Allow-Origin"] == ORIGIN
+    assert answer("*")["Access-Control-Allow-Origin"] == "*"
+    # With several the server would have to know which.
+    assert "Access-Control-Allow-Origin" not in answer(f"{ORIGIN},https://two.example")
+    # A whole head tells its origin, or has none.
+    assert "Access-Control-Allow-Origin" not in answer(
+        ORIGIN, b"y\r\n" + b"X: y\r\n" * 250 + b"\r\n"
+    )
+
+
 def test_any_origin_may_read_a_refusal_where_any_may_call(serve: Serve) -> None:
     headers = refused(serve(CORS_ORIGINS="*"), REFUSALS["length"][0], ORIGIN)
     assert headers.get_all("Access-Control-Allow-Origin") == ["*"]

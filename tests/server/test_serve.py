@@ -54,6 +54,27 @@ def test_one_client_has_one_address_however_the_proxy_writes_it(serve: Serve) ->
         assert client_of(behind, **{"X-Forwarded-For": written}) == "2001:db8::1"
 
 
+def test_what_several_proxies_write_is_read_and_never_refused(serve: Serve) -> None:
+    behind = serve(GOBLIN_TRUSTED_PROXY="127.0.0.1", GOBLIN_TRUSTED_PROXY_COUNT="2")
+    for written in (
+        "203.0.113.7, 198.51.100.1, 10.0.0.1",
+        "203.0.113.7,198.51.100.1:80, ,10.0.0.1",
+        "198.51.100.1, 10.0.0.1,",
+        '"[::ffff:c633:6401]:4711", _proxy',
+        ", 0:0:0:0:0:FFFF:c633:6401, unknown",
+    ):
+        assert client_of(behind, **{"X-Forwarded-For": written}) == "198.51.100.1", written
+    for written, safe in [
+        ("https, http", True), ("HTTPS,https", True), ("http, https", False), ("wss", False),
+        (",", False),
+    ]:  # fmt: skip
+        answer = requests.get(
+            behind.url + "/health/live", headers={"X-Forwarded-Proto": written}, timeout=60
+        )
+        assert answer.status_code == 200, written
+        assert ("Strict-Transport-Security" in answer.headers) is safe, written
+
+
 def test_the_first_and_every_other_line_is_json_and_says_where_it_listens(serve: Serve) -> None:
     server = serve()
     requests.get(server.url + "/nowhere", timeout=60)

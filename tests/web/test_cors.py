@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from flask.testing import FlaskClient
 
-from tests.conftest import MakeApp
+from goblin_assistant.config.goblin_file import GoblinFile
+from tests.conftest import MakeApp, register
 
 ORIGIN = "https://app.example.com"
 
@@ -126,3 +129,59 @@ def test_a_wildcard_in_development_is_sent_as_a_wildcard(make_app: MakeApp) -> N
         .headers
     )
     assert headers["Access-Control-Allow-Origin"] == "*"
+
+
+SAFELISTED = {"cache-control", "content-language", "content-length", "content-type", "expires"}
+"""Scripts read them anyway: Fetch, "CORS-safelisted response-header name"."""
+FOR_BROWSERS = {
+    "access-control-allow-origin", "access-control-expose-headers", "vary", "referrer-policy",
+    "content-security-policy", "strict-transport-security", "x-content-type-options",
+    "x-frame-options", "content-encoding", "x-accel-buffering", "set-cookie", "date", "server",
+    "connection", "transfer-encoding", "etag",
+}  # fmt: skip
+"""For the browser or the proxy, not for a script."""
+
+
+def test_a_script_reads_every_header_that_is_meant_for_it(make_app: MakeApp) -> None:
+    app = make_app(
+        cors_origins=[ORIGIN], ratelimit_enabled=True, ratelimit_chat="9 per day",
+        file=GoblinFile.model_validate({"prices": {"echo/*": {"input": 1, "output": 1}}}),
+    )  # fmt: skip
+    client = app.test_client()
+    user = {"Authorization": f"Bearer {register(client)['access_token']}", "Origin": ORIGIN}
+    chat = {"model": "echo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+    once = {"Idempotency-Key": "k"}
+    calls: list[tuple[str, str, dict[str, Any], dict[str, str]]] = [
+        ("POST", "/v1/chat/completions", chat, once),
+        ("POST", "/v1/chat/completions", chat, once),
+        ("POST", "/v1/chat/completions", {**chat, "stream": True}, {}),
+        ("POST", "/v1/messages", {**chat, "speed": "fast"}, {}),
+        ("POST", "/v1/responses", {"model": "echo", "input": "hi"}, {}),
+        ("POST", "/v1/embeddings", {"model": "echo", "input": "hi"}, {}),
+        ("POST", "/v1/chat/completions", chat, {"Content-Encoding": "br"}),
+        ("POST", "/v1/messages/count_tokens", chat, {}),
+        *[("POST", "/v1/messages", chat, {})] * 4,
+        ("DELETE", "/v1/models", {}, {}),
+        ("GET", "/v1/models", {}, {"Authorization": "Bearer gob_x"}),
+        ("GET", "/usage?format=csv&group_by=model&limit=1", {}, {}),
+        ("GET", "/conversations/export", {}, {}),
+        ("GET", "/health", {}, {}),
+        ("GET", "/openapi.json", {}, {}),
+    ]
+    seen: dict[str, str] = {}
+    statuses = set()
+    for method, path, body, more in calls:
+        given = {**user, **more}
+        answer = client.open(path, method=method, json=body or None, headers=given, buffered=True)
+        statuses.add(answer.status_code)
+        exposed = answer.headers["Access-Control-Expose-Headers"].lower().split(", ")
+        left = {name.lower() for name, _ in answer.headers} - {*exposed, *SAFELISTED, *FOR_BROWSERS}
+        assert not left, (path, answer.status_code, left)
+        seen |= dict.fromkeys((name.lower() for name, _ in answer.headers), path)
+    assert {200, 401, 404, 405, 415, 429} <= statuses, statuses
+    for name in (
+        "x-goblin-ignored", "x-goblin-cost", "idempotent-replayed", "retry-after", "allow",
+        "accept-encoding", "www-authenticate", "request-id", "server-timing",
+        "content-disposition", "x-ratelimit-remaining",
+    ):  # fmt: skip
+        assert name in seen, name
