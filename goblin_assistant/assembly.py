@@ -13,6 +13,7 @@ from goblin_assistant.calls.idempotency_memory import MemoryIdempotencyStore
 from goblin_assistant.calls.idempotency_redis import RedisIdempotencyStore
 from goblin_assistant.calls.service import ChatService
 from goblin_assistant.config import FAULT_ROW, Config, ConfigError
+from goblin_assistant.config.folders import make_private
 from goblin_assistant.conversations.store import Conversations
 from goblin_assistant.database import pool
 from goblin_assistant.database.engine import engine_options
@@ -69,7 +70,7 @@ def make_app(config: Config) -> APIFlask:
 def assemble(app: APIFlask, config: Config, limits: RateLimits) -> Runtime:
     """Make every part, in the order in which they need each other; bind them to the application."""
     if config.sqlalchemy_url.startswith("sqlite"):
-        config.instance_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(config.instance_dir)
     options = engine_options(
         config.sqlalchemy_url,
         config.threads,

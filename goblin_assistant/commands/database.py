@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from goblin_assistant.config import Config
+from goblin_assistant.config.folders import make_private
 from goblin_assistant.database import upgrade as migrations
 from goblin_assistant.database.compatibility import (
     IncompatibleSchema,
@@ -26,7 +27,7 @@ def open_engine(config: Config | None = None) -> Engine:
     """An engine of the configured database with few connections, for a command."""
     config = config or Config.load()
     if config.sqlalchemy_url.startswith("sqlite"):
-        config.instance_dir.mkdir(parents=True, exist_ok=True)
+        make_private(config.instance_dir)
     return create_engine(
         config.sqlalchemy_url,
         **engine_options(

@@ -13,6 +13,7 @@ from typing import Any
 from dotenv import dotenv_values
 from pydantic import ValidationError
 
+from goblin_assistant.config.folders import make_private
 from goblin_assistant.config.goblin_file import GoblinFile
 
 _EMPTY_IS_A_VALUE = frozenset({"cors_origins"})
@@ -139,7 +140,7 @@ def add_development_secret(values: dict[str, Any]) -> None:
 
 def _development_secret(folder: Path) -> str:
     # In a file, so that tokens survive a restart. O_EXCL: two processes agree on one secret.
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(folder)
     path = folder / "development_secret_key"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -25,6 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from goblin_assistant.config.folders import make_private
+
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _DATABASE = "database"
@@ -74,7 +76,7 @@ def workplace(folder: Path) -> Iterator[Path]:
 
     What a killed backup left is removed. BackupError while another one runs.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(folder)
     lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, text
 
+from goblin_assistant.config.folders import make_private
 from goblin_assistant.database.compatibility import (
     MIGRATIONS,
     IncompatibleSchema,
@@ -121,7 +123,11 @@ def _file_lock(engine: Engine) -> Iterator[None]:
         yield
         return
     path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / (path.name + ".migrate.lock")).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    make_private(path.parent)
+    lock = path.parent / (path.name + ".migrate.lock")
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(fd)

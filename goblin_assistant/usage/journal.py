@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from goblin_assistant.config.folders import make_private
 from goblin_assistant.threads.forking import run_in_child
 from goblin_assistant.usage.records import UsageEntry, journal_line
 
@@ -124,7 +125,7 @@ class Journal:
             self._full, self._current, self._where = [], None, {}
 
     def _begin(self) -> _Segment:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private(self.folder)
         while True:
             self._number += 1
             path = self.folder / f"{self._pid}-{os.urandom(4).hex()}-{self._number}{SUFFIX}"
