@@ -126,8 +126,12 @@ class Passwords:
 
 
 def normal(password: str) -> str:
-    """The password in one form: keyboards write the same letter as one character or as two (NIST SP
-    800-63B, section 3.1.1.2, asks for a stabilised form; RFC 8265, section 4.2.2, for NFC)."""
+    """The password in one form: keyboards write the same letter as one character or as two.
+
+    NFC is what NIST SP 800-63B-4 (2025), section 3.1.1.2, and RFC 8265, section 4.2.2, ask for. Not
+    NFKC or NFKD, as NIST's third revision had it: they make one of different signs, such as 2 and
+    a raised 2.
+    """
     return password if password.isascii() else unicodedata.normalize("NFC", password)
 
 
@@ -143,5 +147,5 @@ def check_new(password: str, email: str) -> None:
         raise ValidationFailed(f"password: at least {MIN_LENGTH} characters", param="password")
     if len(password.encode("utf-8", "replace")) > MAX_BYTES:
         raise ValidationFailed(f"password: at most {MAX_BYTES} bytes", param="password")
-    if password.strip().lower() == email.lower():
+    if normal(password).strip().lower() == normal(email).lower():
         raise ValidationFailed("password: must not be the e-mail address", param="password")

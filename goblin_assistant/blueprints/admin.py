@@ -73,7 +73,8 @@ def get_user(user_id: int) -> dict[str, Any]:
 @describe("Change a user", answer=UserOut, errors=(404, 409, 413, 415, 503))
 def change_user(user_id: int, body: UserChange) -> dict[str, Any]:
     """Disable, enable, change the role, set a password or limits. Disabling a user or setting a
-    password ends all of the user's sessions. Limits count from the next request on, for all of the
+    password ends all of the user's sessions. API keys go on working after a new password;
+    `revoke_keys: true` revokes them. Limits count from the next request on, for all of the
     user's keys together; null removes one."""
     accounts = runtime().accounts
     if user_id == current_principal().user_id and (body.disabled or body.role == "user"):
@@ -85,6 +86,8 @@ def change_user(user_id: int, body: UserChange) -> dict[str, Any]:
         user = accounts.set_role(user_id, body.role)
     if body.password is not None:
         user = accounts.reset_password(user_id, body.password)
+    if body.revoke_keys:
+        accounts.keys.revoke_all(user_id)
     if body.disabled is not None:
         user = accounts.disable(user_id) if body.disabled else accounts.enable(user_id)
     given = [limit for limit in USER_LIMITS if limit.api_name in body.model_fields_set]

@@ -139,11 +139,18 @@ def enable(email: str) -> None:
 @users.command("reset-password")
 @click.argument("email")
 @password_option
-def reset_password(email: str, password_stdin: bool) -> None:
-    """Set the password of EMAIL and end all of its sessions."""
+@click.option("--revoke-keys", is_flag=True, help="Revoke all of its API keys too.")
+def reset_password(email: str, password_stdin: bool, revoke_keys: bool) -> None:
+    """Set the password of EMAIL and end all of its sessions. API keys go on working."""
     with open_accounts() as accounts:
-        accounts.reset_password(accounts.by_email(email).id, read_password(password_stdin))
+        user_id = accounts.by_email(email).id
+        accounts.reset_password(user_id, read_password(password_stdin))
+        if revoke_keys:
+            accounts.keys.revoke_all(user_id)
+        live = accounts.keys.count_live(user_id)
     click.echo(f"password of {email} set; its sessions have ended")
+    if live:
+        click.echo(f"{live} of its API keys go on working; --revoke-keys ends them")
 
 
 @users.command()

@@ -116,6 +116,7 @@ class UserChange(UserLimitsGiven):
     role: Literal["user", "admin"] | None = None
     disabled: bool | None = None
     password: Text | None = None
+    revoke_keys: bool = Field(False, description="true: revoke all of the user's API keys")
 
 
 class UserList(Strict):

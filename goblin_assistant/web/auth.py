@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from flask import g, request
 
 from goblin_assistant.accounts.principals import Principal
-from goblin_assistant.accounts.tokens import KEY_PREFIX
+from goblin_assistant.accounts.tokens import KEY_PREFIX, REFRESH_PREFIX
 from goblin_assistant.errors import AppError, AuthFailure, Forbidden, Unauthorized
 from goblin_assistant.runtime import runtime
 from goblin_assistant.web.request_info import request_info
@@ -101,13 +101,28 @@ def _authenticate(environ: WSGIEnvironment) -> Principal | None:
         if not credential:
             return None
         if not credential.startswith(KEY_PREFIX):
-            raise Unauthorized("the API key is not valid", reason=AuthFailure.BAD_KEY)
+            raise _no_key(credential)
     accounts = runtime().accounts
     if credential.startswith(KEY_PREFIX):
         return accounts.principals.of_key(credential)
     if credential.count(".") != 2:  # a JWT has three parts (RFC 7519, section 3)
-        raise Unauthorized(
-            "the API key is not valid: keys of this server begin with gob_",
-            reason=AuthFailure.BAD_KEY,
-        )
+        raise _no_key(credential)
     return accounts.principals.of_token(accounts.tokens.check(credential))
+
+
+def _no_key(credential: str) -> Unauthorized:
+    """Why a credential that stands where a key is expected is none."""
+    if credential.startswith(REFRESH_PREFIX):
+        return Unauthorized(
+            "this is a refresh token; POST /auth/refresh gives an access token for it",
+            reason=AuthFailure.BAD_TOKEN,
+        )
+    if credential.startswith("eyJ") and credential.count(".") == 2:  # a JWT, in x-api-key
+        return Unauthorized(
+            "x-api-key takes an API key; send an access token as Authorization: Bearer",
+            reason=AuthFailure.BAD_TOKEN,
+        )
+    return Unauthorized(
+        f"the API key is not valid: keys of this server begin with {KEY_PREFIX}",
+        reason=AuthFailure.BAD_KEY,
+    )

@@ -105,6 +105,11 @@ def test_a_weak_new_password_is_refused_with_the_reason(password: str, complaint
         check_new(password, "ada@example.com")
 
 
+def test_an_address_is_no_password_in_another_unicode_form_either() -> None:
+    with pytest.raises(ValidationFailed, match="e-mail"):
+        check_new("u\u0308ber@example.com", "\u00fcber@example.com")
+
+
 def test_users_are_listed_in_pages(accounts: Accounts) -> None:
     ids = [accounts.create(f"user{number}@example.com", PASSWORD).id for number in range(5)]
     first = accounts.list(limit=2)
@@ -264,5 +269,7 @@ def test_a_password_is_the_same_however_its_letters_are_composed() -> None:
         assert passwords.verify(PasswordHasher().hash(decomposed), decomposed)
         assert not passwords.verify(passwords.hash(composed), "correct horse battery")
         assert not passwords.verify(None, decomposed)
+        # Signs that people tell apart stay apart: NFKC would make one of them.
+        assert not passwords.verify(passwords.hash("battery 2\u00b2 staple"), "battery 22 staple")
     finally:
         passwords.close()

@@ -110,6 +110,21 @@ def test_a_reset_password_ends_the_users_sessions(
     assert patch_user(client, admin, eve["id"], password="short").status_code == 400
 
 
+@pytest.mark.parametrize("revoke", [False, True, None])
+def test_a_reset_password_leaves_the_users_keys_unless_told(
+    client: FlaskClient, admin: dict[str, str], eve: dict[str, Any], revoke: bool | None
+) -> None:
+    headers = bearer(login(client).get_json()["access_token"])
+    made = client.post("/auth/keys", json={"name": "k"}, headers=headers).get_json()
+    asked = {} if revoke is None else {"revoke_keys": revoke}
+    changed = patch_user(client, admin, eve["id"], password="an entirely new one", **asked)
+    assert changed.status_code == 200
+    expected = 401 if revoke else 200
+    assert client.get("/v1/models", headers=bearer(made["key"])).status_code == expected
+    for wrong in ("true", 1, None):
+        assert patch_user(client, admin, eve["id"], revoke_keys=wrong).status_code == 400
+
+
 def test_a_user_made_admin_may_at_once_and_no_longer_when_the_role_is_gone(
     client: FlaskClient, admin: dict[str, str], eve: dict[str, Any]
 ) -> None:

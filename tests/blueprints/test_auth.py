@@ -306,6 +306,20 @@ def test_a_key_of_another_kind_is_called_a_key(client: FlaskClient, header: str)
     assert "log in" not in answer.get_json()["error"]["message"]
 
 
+def test_a_token_in_the_wrong_place_is_told_its_own(client: FlaskClient) -> None:
+    tokens = register(client)
+    for header, value, where in [
+        ("Authorization", f"Bearer {tokens['refresh_token']}", "/auth/refresh"),
+        ("x-api-key", tokens["refresh_token"], "/auth/refresh"),
+        ("x-api-key", tokens["access_token"], "Authorization: Bearer"),
+        ("x-api-key", "sk-ant-1234", "begin with gob_"),
+    ]:
+        answer = client.get("/v1/models", headers={header: value})
+        assert answer.status_code == 401
+        assert where in answer.get_json()["error"]["message"], header
+        assert value not in answer.text
+
+
 @pytest.mark.parametrize(
     "headers",
     [

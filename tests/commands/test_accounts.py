@@ -136,6 +136,17 @@ def test_disabling_enabling_role_and_password_reach_the_server_at_once(
     assert accounts.sessions.login(ADA, "a new long password")
 
 
+def test_a_reset_password_says_which_keys_go_on(ada: dict[str, Any], accounts: Accounts) -> None:
+    key = good(keys, "create", ADA, "--name", "k").strip()
+    reset = ("reset-password", ADA, "--password-stdin")
+    said = good(users, *reset, stdin="a new long password\n")
+    assert "1 of its API keys go on working; --revoke-keys ends them" in said
+    assert accounts.principals.of_key(key)
+    assert "keys" not in good(users, *reset, "--revoke-keys", stdin="another long password\n")
+    with pytest.raises(Unauthorized):
+        accounts.principals.of_key(key)
+
+
 def test_limits_of_a_user_reach_the_server_at_once(ada: dict[str, Any], accounts: Accounts) -> None:
     claims = accounts.tokens.check(accounts.sessions.login(ADA, PASSWORD).access_token)
     key = good(keys, "create", ADA, "--name", "team").strip()
