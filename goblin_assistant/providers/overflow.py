@@ -51,8 +51,8 @@ class Overflow:
         return f"prompt is too long: {self.prompt} tokens > {self.window} maximum"
 
 
-# Each with its source. Read in November 2026: Anthropic's, vLLM's older form, SGLang's first form
-# and OpenRouter's. The others were not compared with a server's answer yet.
+# Each with its source; wire_forms.py has the dates. What only a list collected was not compared
+# with a server's answer.
 _SENTENCES = tuple(
     re.compile(text, re.IGNORECASE)
     for text in (
@@ -91,6 +91,9 @@ _SENTENCES = tuple(
         # for the answer already
         r"you passed (?P<prompt>\d+) input tokens and requested (?P<answer>\d+) output tokens\. "
         r"However, the model's context length is only (?P<window>\d+) tokens",
+        # Of a text so long that vLLM does not count its tokens: vllm/renderers/params.py
+        r"you passed \d+ input characters and requested (?P<answer>\d+) output tokens\. "
+        r"However, the model's context length is only (?P<window>\d+) tokens",
         # SGLang: sglang.srt.managers.tokenizer_manager
         r"input length \(?(?P<prompt>\d+)(?: tokens)?\)? exceeds (?:the )?(?:model's )?maximum "
         r"(?:context|allowed(?: input)?) length (?:of )?\(?(?P<window>\d+)",
@@ -112,6 +115,9 @@ _SENTENCES = tuple(
         r"n_keep:? \(?(?P<prompt>\d+)\)? ?>= n_ctx:? \(?(?P<window>\d+)",
         r"trying to keep the first (?P<prompt>\d+) tokens when context the overflows\. However, "
         r"the model is loaded with context length of only (?P<window>\d+) tokens",
+        # and https://github.com/tinyhumansai/openhuman/issues/3550
+        r"is greater than the context length \(n_keep: (?P<prompt>\d+) >= n_ctx: "
+        r"(?P<window>\d+)\)",
         r"is greater than the context length",
         r"reached context length of (?P<window>\d+) tokens with model",
         # Ollama, server/routes.go, runner/ollamarunner

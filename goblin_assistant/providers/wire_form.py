@@ -13,11 +13,15 @@ THINKING = ("thinking_blocks",)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The reference for a statement, and the day on which it was read. An empty day: it was not
-    checked against the server's own documentation."""
+    """The reference for a statement, and the day on which it was read."""
 
     reference: str
     read_on: str = "2026-11-27"
+
+    @property
+    def told(self) -> str:
+        """Both, for the documentation."""
+        return f"{self.reference}, {self.read_on}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ OPENAI = WireForm(
     OverflowForm(
         "This model's maximum context length is 8192 tokens. However, your messages resulted in "
         "8545 tokens. Please reduce the length of the messages.",
-        Source("the sentence was not compared; the code is OpenAI's own", ""),
+        Source("https://github.com/crewAIInc/crewAI-examples/issues/121"),
         code="context_length_exceeded",
     ),
 )
@@ -82,10 +82,14 @@ WIRE_FORMS: Mapping[str, WireForm] = {
             "inside `output_tokens`",
             "`cache_read_input_tokens` and `cache_creation_input_tokens`, outside `input_tokens`; "
             "the hour's part in `cache_creation.ephemeral_1h_input_tokens`",
-            "`usage.speed`; 10 % more where `usage.inference_geo` is `us`",
+            "`usage.iterations` of the types `compaction` and `advisor_message`, which the other "
+            "counts do not hold (an advisor at its model's price); `usage.speed`; 10 % more where "
+            "`usage.inference_geo` is `us`",
             Source(
                 "https://platform.claude.com/docs/en/about-claude/pricing, "
-                "https://platform.claude.com/docs/en/build-with-claude/data-residency"
+                "https://platform.claude.com/docs/en/build-with-claude/data-residency, "
+                "https://platform.claude.com/docs/en/build-with-claude/compaction, "
+                "https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool"
             ),
         ),
         OverflowForm(
@@ -206,7 +210,7 @@ WIRE_FORMS: Mapping[str, WireForm] = {
             "This model's maximum context length is 65536 tokens. However, you requested 75591 "
             "tokens (67591 in the messages, 8000 in the completion). Please reduce the length of "
             "the messages or completion.",
-            Source("vLLM's older form, https://github.com/vllm-project/vllm/issues/20409"),
+            Source("https://github.com/evalstate/fast-agent/issues/621"),
         ),
     ),
     "openrouter": WireForm(
@@ -247,15 +251,17 @@ WIRE_FORMS: Mapping[str, WireForm] = {
         UsageForm(
             LAST_CHUNK,
             INSIDE + " (not found; OpenAI's form)",
-            "read: `cached_tokens` of usage itself or of its details, inside `prompt_tokens` (not "
-            "found)",
+            "read: `cached_tokens` of usage itself or of its details, inside `prompt_tokens`",
             "25 % more at a regional address",
-            Source("https://docs.together.ai/docs/serverless/geo-specific-inference"),
+            Source(
+                "https://docs.together.ai/docs/serverless/geo-specific-inference, "
+                "https://docs.stigg.io/documentation/ai-agents/providers/together"
+            ),
         ),
         OverflowForm(
             "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8193. Given: "
             "9000 `inputs` tokens and 512 `max_new_tokens`",
-            Source("text-generation-inference's form, not compared; its own not found", ""),
+            Source("https://github.com/BerriAI/litellm/issues/4934"),
         ),
     ),
     "fireworks": WireForm(
@@ -295,13 +301,13 @@ WIRE_FORMS: Mapping[str, WireForm] = {
             IN_DETAILS,
             "long prompts",
             Source(
-                "https://docs.x.ai/docs/key-information/consumption-and-rate-limits, "
+                "https://docs.x.ai/developers/advanced-api-usage/prompt-caching/usage-and-pricing, "
                 "https://github.com/vercel/ai/pull/12425"
             ),
         ),
         OverflowForm(
             "This model's maximum prompt length is 131072 but the request contains 537812 tokens.",
-            COLLECTED,
+            Source("https://github.com/cline/cline/issues/3120"),
         ),
     ),
     "azure": replace(
@@ -311,7 +317,11 @@ WIRE_FORMS: Mapping[str, WireForm] = {
             INSIDE,
             IN_DETAILS,
             "`service_tier`; audio tokens in both details (regional prices: in goblin.toml)",
-            Source("OpenAI's form; a reference of its own not found"),
+            Source(
+                "https://learn.microsoft.com/en-us/azure/ai-foundry/openai/how-to/prompt-caching, "
+                "https://docs.memberjunction.org/api/interfaces/"
+                "_memberjunction_ai-azure.AzureTokenUsage.html"
+            ),
         ),
     ),
     "ollama": WireForm(
@@ -331,10 +341,13 @@ WIRE_FORMS: Mapping[str, WireForm] = {
                 "https://github.com/ollama/ollama-js/issues/279"
             ),
         ),
-        # As a rule it cuts the prompt without a word.
+        # As a rule it cuts the prompt without a word. Some models are answered as llama.cpp does.
         OverflowForm(
             "the input length exceeds the context length",
-            Source("reports of users; https://github.com/ollama/ollama was not compared"),
+            Source(
+                "https://github.com/lfnovo/open-notebook/issues/350, "
+                "https://github.com/ollama/ollama/issues/17889"
+            ),
         ),
     ),
     "vllm": WireForm(
@@ -356,7 +369,10 @@ WIRE_FORMS: Mapping[str, WireForm] = {
             "This model's maximum context length is 40960 tokens. However, you requested 1024 "
             "output tokens and your prompt contains at least 40100 input tokens, for a total of at "
             "least 41124 tokens.",
-            Source("https://github.com/vllm-project/vllm was not compared", ""),
+            Source(
+                "https://github.com/vllm-project/vllm/blob/main/vllm/renderers/params.py; this "
+                "sentence is an older version's"
+            ),
         ),
     ),
     "llamacpp": WireForm(
@@ -402,7 +418,10 @@ WIRE_FORMS: Mapping[str, WireForm] = {
         OverflowForm(
             "Trying to keep the first 4932 tokens when context the overflows. However, the model "
             "is loaded with context length of only 4096 tokens, which is not enough.",
-            Source("https://github.com/lmstudio-ai/lmstudio-bug-tracker/issues/546"),
+            Source(
+                "https://github.com/lmstudio-ai/lmstudio-bug-tracker/issues/546, "
+                "https://github.com/tinyhumansai/openhuman/issues/3550"
+            ),
         ),
     ),
 }

@@ -17,7 +17,7 @@ _REASONING = {
 def message_table() -> str:
     """What each server takes in earlier turns."""
     rows = [
-        (name, *_message_cells(form.messages), form.messages.source.reference)
+        (name, *_message_cells(form.messages), form.messages.source.told)
         for name, form in WIRE_FORMS.items()
         if form.messages is not None
     ]
@@ -27,7 +27,7 @@ def message_table() -> str:
         "left out as well",
         "names, roles, ids",
         "wanted back",
-        "reference",
+        "reference, read on",
     )
     return _table(heads, rows)
 
@@ -38,7 +38,7 @@ def usage_table() -> str:
     for name, form in WIRE_FORMS.items():
         usage = form.usage
         cells = (usage.streamed, usage.reasoning, usage.cache, usage.price)
-        rows.append((name, *cells, f"{usage.source.reference}, {usage.source.read_on}"))
+        rows.append((name, *cells, usage.source.told))
     heads = ("preset", "in a stream", "reasoning", "cache", "price", "reference, read on")
     return _table(heads, rows)
 
@@ -48,8 +48,8 @@ def overflow_table() -> str:
     rows = []
     for name, form in WIRE_FORMS.items():
         code = f"`{form.overflow.code}`" if form.overflow.code else ""
-        rows.append((name, form.overflow.sentence, code, form.overflow.source.reference))
-    return _table(("preset", "sentence", "code", "reference"), rows)
+        rows.append((name, form.overflow.sentence, code, form.overflow.source.told))
+    return _table(("preset", "sentence", "code", "reference, read on"), rows)
 
 
 def _message_cells(form: MessageForm) -> tuple[str, str, str, str]:

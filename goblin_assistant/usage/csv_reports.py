@@ -11,6 +11,10 @@ from goblin_assistant.usage.reports import Report, columns_of
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 """Characters that may start a formula (https://owasp.org/www-community/attacks/CSV_Injection)."""
+_INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Me", "Mn", "Zl", "Zp", "Zs"})
+"""Unicode's categories of what may show nothing: controls, formats, marks, spaces."""
+_FILLERS = "\u115f\u1160\u3164\uffa0\u2800"
+"""Letters that show nothing: Hangul fillers and the blank pattern of Braille."""
 
 
 def as_csv(page: Report) -> str:
@@ -32,10 +36,12 @@ def _is_formula(text: str) -> bool:
     # (as NFKC does).
     if text.startswith(_FORMULA):
         return True
-    shown = "".join(
-        letter for letter in text[:64] if unicodedata.category(letter) not in ("Cf", "Cc", "Zs")
-    )
-    return unicodedata.normalize("NFKC", shown).lstrip().startswith(_FORMULA)
+    first = next((letter for letter in text if not _is_invisible(letter)), "")
+    return unicodedata.normalize("NFKC", first).startswith(_FORMULA)
+
+
+def _is_invisible(letter: str) -> bool:
+    return unicodedata.category(letter) in _INVISIBLE or letter in _FILLERS
 
 
 def _cell(value: Any) -> Any:

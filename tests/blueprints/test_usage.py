@@ -168,7 +168,24 @@ def test_a_spreadsheet_takes_no_cell_for_a_formula(engine: Engine, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "text",
-    ["=1", " =1", "\uff1d1", "\u200b=1", "\u00a0+1", "\t@x", "\ufeff-1", "\uff20x", "\n=1", "|x"],
+    [
+        "=1",
+        " " * 65 + "=1",
+        "\u200b" * 200 + "\uff0b1",
+        "\u3164=1",
+        "\u034f@x",
+        "\ufe0f\u2028-1",
+        "\u2800=1",
+        " =1",
+        "\uff1d1",
+        "\u200b=1",
+        "\u00a0+1",
+        "\t@x",
+        "\ufeff-1",
+        "\uff20x",
+        "\n=1",
+        "|x",
+    ],
 )
 def test_a_formula_is_guarded_in_every_spelling(engine: Engine, tmp_path: Path, text: str) -> None:
     fill(engine, tmp_path, [entry(id=at(1), model=text)])

@@ -134,6 +134,25 @@ CASES: list[tuple[str, Any, str]] = [
         too_long(112946, 16384),
     ),
     (
+        "vllm, a text whose tokens it does not count",
+        said(
+            "You passed 5000000 input characters and requested 100 output tokens. However, the "
+            "model's context length is only 4096 tokens, resulting in a maximum input length of "
+            "3996 tokens (at most 511488 characters). Please reduce the length of the input "
+            "prompt. (parameter=input_text, value=5000000)"
+        ),
+        UNKNOWN,
+    ),
+    (
+        "lm studio, newer",
+        said(
+            "The number of tokens to keep from the initial prompt is greater than the context "
+            "length (n_keep: 10247 >= n_ctx: 4096). Try to load the model with a larger context "
+            "length, or provide a shorter prompt."
+        ),
+        too_long(10247, 4096),
+    ),
+    (
         "vllm, max_tokens",
         said(
             "'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum "
