@@ -44,6 +44,11 @@ class ChatSlots:
         chat_slots_in_use.set_function(lambda: self._taken)
         chat_slots_waiting.set_function(lambda: self._waiting)
 
+    def lower(self, limit: int) -> None:
+        """Have fewer slots. For the start, before chats come."""
+        self.limit = min(self.limit, limit)
+        chat_slots_max.set(self.limit)
+
     def acquire(self, client_gone: Callable[[], bool] | None = None) -> float:
         """Take a slot and return the seconds waited.
 

@@ -14,10 +14,16 @@ from goblin_assistant.server.listener import Listener
 logger = logging.getLogger("goblin_assistant.server")
 
 RECEIVE_TIMEOUT_SECONDS = 120.0
-"""How long a client may take to send one request, from its first byte to its last."""
+"""How long a client may take to send one request, from its first byte to its last. A large body
+has more (server/channel.py)."""
 
 ROOM = 16
 """A sixteenth of the connections is kept free, by closing those that have waited longest."""
+
+SPARED = 2
+YOUNG_SECONDS = 1.0
+"""The newest connections are kept for a second: their requests are on their way. Where all others
+have one at work, the request for /health would be the one to go."""
 
 SHED_LOG_SECONDS = 10.0
 
@@ -104,7 +110,13 @@ class ConnectionBounds:
             if not channel.requests and not channel.total_outbufs_len
         ]
         waiting.sort()
-        chosen = waiting[: max(1, watched // ROOM)]
+        newest = len(waiting) - SPARED
+        spent = [
+            entry
+            for position, entry in enumerate(waiting)
+            if position < newest or now - entry[0] > YOUNG_SECONDS
+        ]
+        chosen = spent[: max(1, watched // ROOM)]
         for _, _, channel in chosen:
             channel.handle_close()
         if chosen:

@@ -63,7 +63,10 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
                 return
 
     def readable(self) -> bool:
-        """As waitress, but not while paused."""
+        """As waitress, but not while paused. It would log a line for each connection at the limit;
+        the main loop makes room and says so (connections.py)."""
+        if len(self.watched) >= self.adj.connection_limit:
+            return False
         return bool(super().readable()) and time.monotonic() >= self.paused_until
 
     def maintenance(self, now: float) -> None:

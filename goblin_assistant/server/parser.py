@@ -202,6 +202,9 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         if self.chunked:
             self.body_rcv = ChunkReceiver(self.body_rcv.getbuf())
 
+        connection = self.headers.get("CONNECTION")
+        if connection is not None and "," in connection:
+            self.headers["CONNECTION"] = _option(connection)
         self._read_forwarded()
 
     def _read_forwarded(self) -> None:
@@ -237,6 +240,13 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
                 raise ParsingError("Transfer-Encoding is not chunked")
             if lowered.count(b"\ntransfer-encoding:") != 1:
                 raise ParsingError("Transfer-Encoding is given twice")
+
+
+def _option(connection: str) -> str:
+    """What a list in Connection says about the connection itself (RFC 9110, section 7.6.1).
+    waitress compares the whole value: "TE, close" would mean nothing."""
+    options = {option.strip().lower() for option in connection.split(",")}
+    return next((option for option in ("close", "keep-alive") if option in options), "")
 
 
 def path_info(path: str) -> str:

@@ -40,6 +40,10 @@ logger = logging.getLogger("goblin_assistant.server")
 UNBOUNDED = 2**62
 """Turns off waitress's limit of a body: the parser applies ours, by route."""
 
+OTHER_CONNECTIONS = 4
+"""Descriptors among the connections that no chat may have: the listener's, its trigger's, and two
+for health and metrics."""
+
 AGAIN_SECONDS = 0.001
 """How long the loop waits for events while tasks wait for a thread to be woken."""
 
@@ -63,6 +67,7 @@ class Server:
         self._shed_above = adjustments.connection_limit - max(
             2, adjustments.connection_limit // ROOM
         )
+        self._bound_chats(self._shed_above, descriptors)
         self._bodies = PendingBodies(config.pending_body_bytes)
         self._dispatcher = WorkerPool()
         self._dispatcher.set_thread_count(adjustments.threads)
@@ -91,6 +96,18 @@ class Server:
         )
         self._watched = 0.0
         self._weighed = 0.0
+
+    def _bound_chats(self, connections: int, descriptors: int) -> None:
+        """Lower the number of chats at once where few files may be open. No running chat is ever
+        closed to make room: if each connection had one, nobody could ask for /health."""
+        slots = self._runtime.chat.slots
+        most = max(1, connections - OTHER_CONNECTIONS - self._config.most_chats_waiting)
+        if most < slots.limit:
+            logger.warning(
+                "few_open_files",
+                extra={"open_files": descriptors, "chat_slots": most, "wanted": slots.limit},
+            )
+            slots.lower(most)
 
     @property
     def port(self) -> int:
@@ -210,7 +227,7 @@ def serve(app: Flask, config: Config) -> int:
             "url": f"http://{config.host}:{server.port}",
             "version": __version__,
             "threads": config.threads,
-            "chat_slots": config.slots,
+            "chat_slots": app.extensions["goblin"].chat.slots.limit,
             "pid": os.getpid(),
         },
     )

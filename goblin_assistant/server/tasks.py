@@ -62,6 +62,8 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
         info.error_code = error.code
         self.content_length = len(body)
         self.channel.linger = True
+        if request.command == "HEAD":
+            body = b""
         info.status, info.bytes = error.status, len(body)
         info.finish(complete=True)
         self.write(body)
@@ -100,7 +102,8 @@ class ApplicationTask(WSGITask):  # type: ignore[misc]
     def build_response_header(self) -> bytes:
         """The header block.
 
-        A chunked answer says where it ends, so its connection is kept. waitress would close it.
+        A connection is kept wherever the client can tell the response's end: it is chunked, or has
+        no body (204, 304, HEAD). waitress would close these connections.
         """
         if self.request.final:  # the rest of an oversized body is still arriving
             self.channel.linger = True
@@ -110,21 +113,25 @@ class ApplicationTask(WSGITask):  # type: ignore[misc]
         if self.version == "1.1" and self.request.headers.get("CONNECTION", "").lower() != "close":
             lines = [f"HTTP/1.1 {self.status}"]
             ours = True
-            measured = False
+            measured = dated = False
             for name, value in self.response_headers:
                 name = _capitalised(name)
                 lines.append(f"{name}: {value}")
                 if name == "Content-Length":
                     measured = True
-                elif name in ("Date", "Server"):
+                elif name == "Date":
+                    dated = True
+                elif name == "Server":
                     ours = False
             streamed = not measured and self.content_length is None
-            if ours and self.has_body and (measured or streamed):
-                if streamed:
+            if ours and (streamed or (measured and self.has_body)):
+                if streamed and self.has_body and self.request.command != "HEAD":
                     lines.append("Transfer-Encoding: chunked")
                     self.chunked_response = True
                 lines.append(f"Server: {self.channel.adj.ident}")
-                lines.append(f"Date: {_date(int(self.start_time))}\r\n\r\n")
+                if not dated:
+                    lines.append(f"Date: {_date(int(self.start_time))}")
+                lines.append("\r\n")
                 return "\r\n".join(lines).encode("latin-1")
         return bytes(super().build_response_header())
 

@@ -220,3 +220,12 @@ def test_a_refusal_for_a_keys_own_concurrency_is_counted_and_says_when_to_come_b
     assert refused.value.retry_after == 1
     assert refused.value.param is None
     assert REGISTRY.get_sample_value("rate_limit_rejections_total", labels) == before + 1
+
+
+def test_slots_are_only_ever_lowered() -> None:
+    slots = pool(3, wait=0)
+    slots.lower(5)
+    assert slots.limit == 3
+    slots.lower(1)
+    slots.acquire()
+    assert slots.full

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import pytest
 import requests
 
 from goblin_assistant.server import shutdown
+from goblin_assistant.server.connections import ConnectionBounds
 from tests.conftest import ROOT, Serve, Server, free_port, wait_until
-from tests.support.real_server import raw
+from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
+from tests.support.real_server import STREAM, raw
+from tests.support.wire_bodies import openai_events
 
 HALF = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -103,6 +108,7 @@ def test_beyond_the_limit_those_who_wait_longest_are_closed_and_it_is_said(
     assert (line["level"], line["reason"]) == ("WARNING", "too many connections")
     # A line every ten seconds, not one for each connection.
     assert len(server.log_lines("connections_shed")) < 20
+    assert len([line for line in server.log_lines() if line["level"] == "WARNING"]) < 40
 
 
 def test_a_connection_with_a_request_at_work_is_never_shed(
@@ -132,6 +138,67 @@ def test_at_the_limit_of_descriptors_health_still_answers(
         connect(server, stack, b"GET ")
     assert raw(server, LIVE, timeout=20).split()[1] == b"200"
     assert server.wait_for_line("connections_shed")
+
+
+def test_where_few_files_may_be_open_chats_leave_connections_for_health(
+    limited: Limited, fake_upstream: FakeUpstream, stack: ExitStack
+) -> None:
+    stream = Reply.sse([*openai_events()[:1], SILENCE])
+    fake_upstream.choose = lambda request: stream if request.method == "POST" else None
+    server = limited(
+        128,
+        OPENAI_API_KEY="k",
+        OPENAI_BASE_URL=fake_upstream.url,
+        GOBLIN_CHAT_SLOT_WAIT_SECONDS="0",
+    )
+    slots = server.wait_for_line("few_open_files", level="WARNING")["chat_slots"]
+    body = json.dumps(STREAM)
+    chat = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        f"Authorization: {server.register()['Authorization']}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+    def full() -> bool:
+        for _ in range(10):
+            with contextlib.suppress(ConnectionError):  # one that made room already
+                connect(server, stack, chat)
+        with contextlib.suppress(requests.ConnectionError):
+            return server.metrics()["chat_slots_in_use"] == slots
+        return False
+
+    wait_until(full)
+    full()
+    assert raw(server, LIVE).split()[1] == b"200"
+    metrics = server.metrics()
+    assert metrics["chat_slots_max"] == metrics["chat_slots_in_use"] == slots
+
+
+def test_the_newest_connections_are_not_closed_before_their_requests_can_come() -> None:
+    now, closed = 1000.0, []
+
+    def channel(age: float, requests: Sequence[Any] = ()) -> Any:
+        return SimpleNamespace(
+            requests=list(requests), total_outbufs_len=0,
+            waiting_since=lambda _: now - age, handle_close=lambda: closed.append(age),
+        )  # fmt: skip
+
+    def make_room(*channels: Any) -> list[float]:
+        closed.clear()
+        listener: Any = SimpleNamespace(
+            active_channels=dict(enumerate(channels)), paused_until=now + 1
+        )
+        config, slots = cast(Any, None), cast(Any, None)
+        bounds = ConnectionBounds([listener], config, slots)
+        bounds.make_room(now, 32, out_of_descriptors=True)
+        assert bool(closed) is (listener.paused_until == 0.0)
+        return list(closed)
+
+    running = [channel(50.0, ["a chat"]) for _ in range(28)]
+    assert make_room(*running, channel(0.1)) == []
+    assert make_room(*running, channel(0.1), channel(0.2), channel(0.3)) == [0.3]
+    assert make_room(*running, channel(0.1), channel(2.0)) == [2.0]
+    assert make_room(*(channel(n / 1000) for n in range(100, 110))) == [0.109, 0.108]
 
 
 class Vanishing(list[Any]):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ import requests
 
 from goblin_assistant.server.keep_alive import SilentStream
 from tests.conftest import Serve, Server, serving, wait_until
-from tests.support.fake_upstream import CUT, FakeUpstream, Gate, Reply, Step
+from tests.support.fake_upstream import CUT, RESET, FakeUpstream, Gate, Reply, Request, Step
 from tests.support.real_server import STREAM, start
 from tests.support.response_bodies import response_events
 from tests.support.wire_bodies import openai_events
@@ -94,6 +96,14 @@ class Parts:
         ).encode()
 
 
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def refusal(status: int, code: str | None = None) -> Reply:
+    return Reply.json(status, {"error": {"message": "no", "code": code}})
+
+
 def until_comments(connection: socket.socket, count: int) -> bytes:
     """What is received until so many comments are there."""
     seen = b""
@@ -126,6 +136,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
                 upstream,
                 GOBLIN_CONFIG_FILE=str(path),
                 GOBLIN_STREAM_KEEPALIVE_SECONDS="0.2",
+                GOBLIN_BREAKER_MIN_CALLS="100000",
                 CORS_ORIGINS=PAGE,
             )
             yield Parts(server, upstream, other, server.register())
@@ -264,6 +275,60 @@ def test_an_error_after_a_comment_is_an_event_of_the_stream(parts: Parts, path: 
     assert parts.line("chat_failed", answer)["error_type"] == "provider_overloaded"
     assert parts.recorded_status(answer) == 200
     assert parts.server.metrics()[incomplete] == before + 1
+    wait_until(lambda: parts.server.metrics()["chat_slots_in_use"] == 0)
+
+
+FAILURES = {
+    "limited": (refusal(429), "provider_rate_limited", "overloaded_error"),
+    "key": (refusal(401), "provider_authentication_failed", "api_error"),
+    "credit": (refusal(402), "provider_rate_limited", "overloaded_error"),
+    "missing": (refusal(404), "model_not_found", "not_found_error"),
+    "redirect": (refusal(302), "provider_bad_response", "api_error"),
+    "method": (refusal(405), "provider_bad_response", "api_error"),
+    "late": (refusal(504), "provider_timeout", "timeout_error"),
+    "overflow": (
+        refusal(400, "context_length_exceeded"), "context_length_exceeded", "invalid_request_error"
+    ),
+    "filtered": (refusal(400, "content_filter"), "content_filtered", "invalid_request_error"),
+    "reset": (Reply.raw(RESET), "provider_connection_failed", "api_error"),
+    "malformed": (Reply.plain(200, b'{"id"'), "provider_bad_response", "api_error"),
+    "empty": (Reply.sse([]), "provider_bad_response", "api_error"),
+    "cut": (Reply.sse([b"data: {", CUT]), "provider_bad_response", "api_error"),
+}  # fmt: skip
+"""Replies, our code, Anthropic's type."""
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+def test_each_failure_after_a_comment_is_told_as_what_it_is(parts: Parts, path: str) -> None:
+    gate, begun = Gate(), threading.Barrier(len(FAILURES), timeout=60)
+
+    def choose(request: Request) -> Reply | None:
+        found = re.search(rb"cause: (\w+)", request.body)
+        if found is None:
+            return None
+        reply = FAILURES[found[1].decode()][0]
+        return Reply([gate, *reply.steps], keep_alive=reply.keep_alive)
+
+    def told_of(cause: str) -> None:
+        text = f"cause: {cause}"
+        asked = {"input": text} if path.endswith("responses") else {"messages": said(text)}
+        with parts.stream(path, **asked) as (answer, received):
+            assert next(received).startswith(PING if path.endswith("messages") else COMMENT)
+            begun.wait()
+            gate.opened.set()
+            last = b"".join(received).strip().split(b"data: ")[-1]
+        error = json.loads(last)["error"]
+        _, code, kind = FAILURES[cause]
+        assert error["code"] == code, cause
+        assert not path.endswith("messages") or error["type"] == kind, cause
+        assert parts.line("chat_failed", answer)["error_type"] == code, cause
+
+    parts.upstream.choose = choose
+    try:
+        with ThreadPoolExecutor(len(FAILURES)) as pool:
+            assert list(pool.map(told_of, FAILURES)) == [None] * len(FAILURES)
+    finally:
+        parts.upstream.choose = None
     wait_until(lambda: parts.server.metrics()["chat_slots_in_use"] == 0)
 
 

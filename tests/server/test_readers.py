@@ -179,7 +179,7 @@ def test_a_client_that_takes_what_the_kernel_holds_is_not_stalled(stack: ExitSta
     closed: list[bool] = []
     channel: Any = SimpleNamespace(
         total_outbufs_len=1, last_activity=1.0, seen_activity=(0.0, 0), stuck_since=0.0,
-        socket=ours, discarding_until=0.0, request=None, requests=[1],
+        socket=ours, discarding_until=0.0, request=None, requests=[1], behind=b"",
         handle_close=lambda: closed.append(True), silent=None,
     )  # fmt: skip
 
@@ -200,3 +200,20 @@ def test_a_client_that_takes_what_the_kernel_holds_is_not_stalled(stack: ExitSta
 
     wait_until(lambda: stalls(next(later)), 30, "nothing was taken since")
     assert closed
+
+
+@pytest.mark.parametrize(
+    ("arrived", "waited", "stalls"),
+    [(0, 119, False), (0, 121, True), (10_000_000, 400, False), (10_000_000, 430, True)],
+)
+def test_who_sends_a_large_body_slowly_has_more_time_than_who_sends_nothing(
+    arrived: int, waited: float, stalls: bool
+) -> None:
+    closed: list[bool] = []
+    channel: Any = SimpleNamespace(
+        total_outbufs_len=0, stuck_since=0.0, discarding_until=0.0, requests=[], behind=b"",
+        request=SimpleNamespace(began=1000.0, body_bytes_received=arrived), silent=None,
+        handle_close=lambda: closed.append(True),
+    )  # fmt: skip
+    assert Channel.watch(channel, 1000.0 + waited, 60, 120) is stalls
+    assert closed == [True] * stalls
