@@ -16,11 +16,19 @@ from goblin_assistant.providers.echo import rehearsals
 from goblin_assistant.providers.echo.rehearsals import REHEARSALS, RETRY_AFTER
 from goblin_assistant.usage.explain import records_of, render, story_of
 from tests.conftest import MakeApp, register
-from tests.providers.test_fault_table import Row, rows
+from tests.providers.test_fault_table import FAULTS, MODELS, Row, rows
+from tests.support.fake_upstream import FakeUpstream, answering_gets, unused_url
 
 ROWS = [row for row in rows() if not row.fault.startswith("client_gone")]
 FILE = {"providers": {"fault": {"kind": "faults"}}}
 PROMPT = "one two three four five"
+
+
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, rehearsal in list(REHEARSALS.items()):
+        if rehearsal.seconds:
+            short = rehearsals.Rehearsal(rehearsal.error, rehearsal.midway, 0.01)
+            monkeypatch.setitem(REHEARSALS, name, short)
 
 
 @pytest.fixture
@@ -28,10 +36,7 @@ def caller(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[FlaskClient, dict[str, str]]:
     """A client with credentials, of an instance that serves the rehearsals without waiting long."""
-    for name, rehearsal in list(REHEARSALS.items()):
-        if rehearsal.seconds:
-            short = rehearsals.Rehearsal(rehearsal.error, rehearsal.midway, 0.01)
-            monkeypatch.setitem(REHEARSALS, name, short)
+    without_waiting(monkeypatch)
     client = make_app(retries=0).test_client()
     return client, {"Authorization": f"Bearer {register(client)['access_token']}"}
 
@@ -84,6 +89,43 @@ def check_bill(app: Flask, identity: str, row: Row) -> None:
     assert f"fault failed: {row.code}" in said
     assert f"ended with {row.code}" in said
     assert ("first token from fault" in said) is row.event
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.fault)
+def test_a_rehearsal_is_repeated_and_told_as_the_real_fault(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, fake_upstream: FakeUpstream, row: Row
+) -> None:
+    without_waiting(monkeypatch)
+    real = FAULTS[row.fault]
+    fake_upstream.choose = answering_gets(MODELS)
+    if real.reply is not None:
+        fake_upstream.default = real.reply
+    url = unused_url() if real.reply is None else fake_upstream.url
+    rows = {"up": {"base_url": f"{url}/v1", "models": ["m"]}, **FILE["providers"]}
+    file = GoblinFile.model_validate({"providers": rows})
+    app = make_app(file=file, retries=1, retry_after_cap=1, **real.settings)
+    client = app.test_client()
+    caller = client, {"Authorization": f"Bearer {register(client)['access_token']}"}
+
+    def told(model: str, provider: str) -> dict[str, Any]:
+        answer = chat(caller, row.fault, stream=real.stream, model=model)
+        identity = answer.headers["X-Correlation-ID"]
+        [record] = records_of(app.extensions["goblin"].engine, identity)
+        moments = json.loads(record["timeline"].replace(f'"{provider}"', '"P"'))
+        return {
+            "attempts": record["attempts"],
+            "retry_after": answer.headers.get("Retry-After"),
+            "timeline": [
+                {
+                    name: value
+                    for name, value in moment.items()
+                    if name != "model" and not name.endswith("_ms")
+                }
+                for moment in moments
+            ],
+        }
+
+    assert told(f"fault/{row.fault}", "fault") == told("up/m", "up")
 
 
 def test_a_limit_has_retry_after_and_an_overflow_anthropics_sentence(caller: Any) -> None:

@@ -14,24 +14,20 @@ from dataclasses import dataclass
 
 from goblin_assistant.config import Config, ProviderRow
 from goblin_assistant.providers.base import (
-    AuthenticationFailed,
     BadResponse,
     ChatRequest,
     ChatResponse,
     ConnectionFailed,
-    ContentFiltered,
     ContextLengthExceeded,
-    InvalidRequest,
     Model,
-    ModelNotFound,
-    Overloaded,
     ProviderError,
-    RateLimited,
     StreamEvent,
     Timeout,
 )
 from goblin_assistant.providers.echo.provider import EchoProvider
 from goblin_assistant.providers.echo.simulation import wait
+from goblin_assistant.providers.errors import Reach
+from goblin_assistant.providers.faults import UpstreamFailure, error_for
 from goblin_assistant.providers.overflow import Overflow
 
 SLOW_SECONDS = 3.0
@@ -40,50 +36,80 @@ _EVENTS_BEFORE = 3
 """How much of a stream comes before it breaks."""
 
 
+Make = Callable[[str], ProviderError]
+"""Makes the error, for a provider of this name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
     """One fault. `error`: what is raised, None if the answer comes after all. `midway`: streams
     begin first. `seconds`: the wait before."""
 
-    error: Callable[[str], ProviderError] | None
+    error: Make | None
     midway: bool = False
     seconds: float = 0.0
 
 
-def _error(kind: type[ProviderError], **more: float) -> Callable[[str], ProviderError]:
-    return lambda name: kind(
-        f"{name} rehearses a fault", provider=name, retry_after=more.get("after")
-    )
+def _answer(status: int, code: str | None = None, retry_after: float | None = None) -> Make:
+    """An answer with this status: the error is made as for a real provider's."""
+    headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+    return lambda name: error_for(UpstreamFailure(name, status, headers, b""), code=code)
+
+
+def _fault(kind: type[ProviderError], message: str, reach: Reach) -> Make:
+    """A fault of the transport. `reach` decides whether the call is repeated, as for a real one."""
+
+    def make(name: str) -> ProviderError:
+        error = kind(message.format(name), provider=name)
+        error.reach = reach
+        return error
+
+    return make
 
 
 def _too_long(name: str) -> ProviderError:
-    return ContextLengthExceeded(Overflow(213_462, None, 200_000).sentence, provider=name)
+    return ContextLengthExceeded(
+        Overflow(213_462, None, 200_000).sentence, provider=name, upstream_status=400
+    )
 
+
+_CUT = _fault(BadResponse, "{}'s answer ended before its end", Reach.BROKEN)
+_SILENT = _fault(Timeout, "{} sent nothing in time", Reach.SILENT)
 
 REHEARSALS: dict[str, Rehearsal] = {
-    "bad_request": Rehearsal(_error(InvalidRequest)),
+    "bad_request": Rehearsal(_answer(400)),
     "context_length": Rehearsal(_too_long),
     "overflow": Rehearsal(_too_long),
-    "content_filter": Rehearsal(_error(ContentFiltered)),
-    "unauthorized": Rehearsal(_error(AuthenticationFailed)),
-    "model_not_found": Rehearsal(_error(ModelNotFound)),
-    "rate_limited": Rehearsal(_error(RateLimited, after=RETRY_AFTER)),
-    "rate_limited_bare": Rehearsal(_error(RateLimited)),
-    "server_error": Rehearsal(_error(BadResponse)),
-    "overloaded": Rehearsal(_error(Overloaded)),
-    "html_error": Rehearsal(_error(BadResponse)),
-    "malformed_json": Rehearsal(_error(BadResponse)),
-    "wrong_type": Rehearsal(_error(BadResponse)),
-    "reset": Rehearsal(_error(ConnectionFailed)),
-    "refused": Rehearsal(_error(ConnectionFailed)),
-    "slow_headers": Rehearsal(_error(Timeout), seconds=SLOW_SECONDS),
+    "content_filter": Rehearsal(_answer(400, "content_filter")),
+    "unauthorized": Rehearsal(_answer(401)),
+    "model_not_found": Rehearsal(_answer(404)),
+    "rate_limited": Rehearsal(_answer(429, retry_after=RETRY_AFTER)),
+    "rate_limited_bare": Rehearsal(_answer(429)),
+    "server_error": Rehearsal(_answer(500)),
+    "overloaded": Rehearsal(_answer(529)),
+    "html_error": Rehearsal(_answer(502)),
+    "malformed_json": Rehearsal(_fault(BadResponse, "{} did not answer with JSON", Reach.BROKEN)),
+    "wrong_type": Rehearsal(_fault(BadResponse, "{} did not answer with JSON", Reach.BROKEN)),
+    "reset": Rehearsal(
+        _fault(ConnectionFailed, "{} closed the connection without an answer", Reach.UNREAD)
+    ),
+    "refused": Rehearsal(
+        _fault(ConnectionFailed, "{} cannot be reached: no connection", Reach.NOT_REACHED)
+    ),
+    "slow_headers": Rehearsal(_SILENT, seconds=SLOW_SECONDS),
     "slow_first_token": Rehearsal(None, seconds=SLOW_SECONDS),
-    "stream_server_error": Rehearsal(_error(BadResponse)),
-    "stream_no_first_token": Rehearsal(_error(Timeout), seconds=SLOW_SECONDS),
-    "stream_cut": Rehearsal(_error(BadResponse), midway=True),
-    "stream_truncated_line": Rehearsal(_error(BadResponse), midway=True),
-    "stream_silence": Rehearsal(_error(Timeout), midway=True, seconds=SLOW_SECONDS),
-    "stream_error_event": Rehearsal(_error(BadResponse), midway=True),
+    "stream_server_error": Rehearsal(_answer(500)),
+    "stream_no_first_token": Rehearsal(_SILENT, seconds=SLOW_SECONDS),
+    "stream_cut": Rehearsal(_CUT, midway=True),
+    "stream_truncated_line": Rehearsal(_CUT, midway=True),
+    "stream_silence": Rehearsal(
+        _fault(Timeout, "{} was silent for too long", Reach.SILENT),
+        midway=True,
+        seconds=SLOW_SECONDS,
+    ),
+    "stream_error_event": Rehearsal(
+        _fault(BadResponse, "{} reported an error in its stream", Reach.ANSWERED), midway=True
+    ),
 }
 """By the names of docs/faults.md. Two of its rows are the client's own doing."""
 
