@@ -24,6 +24,7 @@ from goblin_assistant.web.chat_response import respond
 from goblin_assistant.web.json_requests import json_body
 from goblin_assistant.web.openapi import CHAT_ERRORS, describe
 from goblin_assistant.web.request_body import parse_json
+from goblin_assistant.web.request_info import request_info
 
 bp = APIBlueprint("chat", __name__, tag="Chat")
 
@@ -68,7 +69,9 @@ def models() -> dict[str, Any]:
     `before_id`)."""
     offers = _catalogue().offers(current_principal())
     if _for_anthropic():
-        return page_of([_row(offer) for offer in offers], request.args)
+        page = page_of([_row(offer) for offer in offers], request.args)
+        _name_request()
+        return page
     return {"object": "list", "data": [_model(offer) for offer in offers]}
 
 
@@ -81,6 +84,12 @@ def _for_anthropic() -> bool:
     return "anthropic-version" in request.headers and request.path.startswith("/v1/")
 
 
+def _name_request() -> None:
+    # Anthropic's SDK reads the correlation id there. Errors get it in web/error_handlers.py.
+    info = request_info()
+    info.headers.append(("request-id", info.correlation_id))
+
+
 @bp.get("/v1/models/<path:model_id>")
 @describe("Describe one model", answer=ModelItem, errors=(404,))
 @require_auth()
@@ -91,7 +100,10 @@ def model(model_id: str) -> dict[str, Any]:
         raise UnknownModel(
             "there is no such model; GET /v1/models lists what there is", param="model"
         )
-    return anthropic_model(_row(offer)) if _for_anthropic() else _model(offer)
+    if not _for_anthropic():
+        return _model(offer)
+    _name_request()
+    return anthropic_model(_row(offer))
 
 
 def _row(offer: Offer) -> ModelRow:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from apiflask import APIFlask
 from apiflask.exceptions import HTTPError
-from flask import Response, request
+from flask import Response, current_app, request
 from pydantic import ValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -26,6 +26,8 @@ from goblin_assistant.errors import (
     AppError,
     BadRequest,
     InternalError,
+    MethodNotAllowed,
+    NotFound,
     PayloadTooLarge,
     RateLimitExceeded,
     Unauthorized,
@@ -36,6 +38,7 @@ from goblin_assistant.logs.json_logging import correlation_id
 from goblin_assistant.metrics import auth_failures_total
 from goblin_assistant.providers.base import ProviderError
 from goblin_assistant.web import json_requests
+from goblin_assistant.web.missing_routes import explanation
 from goblin_assistant.web.observability import request_info
 from goblin_assistant.web.request_body import from_problems, validation_failed
 
@@ -48,7 +51,7 @@ MESSAGES: dict[int, str] = {
     401: "credentials are required",
     403: "this is not allowed",
     404: "there is no such route",
-    405: "this route does not take this method; see the Allow header",
+    405: "this route does not take this method",
     413: "the body is too large",
     415: "send the body as JSON, with Content-Type: application/json",
     500: "an error of ours; its stack trace is in the log under this correlation_id",
@@ -75,16 +78,23 @@ def init_app(app: APIFlask) -> None:
     app.log_exception = _log_exception  # type: ignore[method-assign]
 
 
-def respond(error: AppError | ProviderError, headers: dict[str, str] | None = None) -> Response:
-    """The response for an error of the current request. Its label is noted for the metrics."""
+def respond(
+    error: AppError | ProviderError,
+    headers: dict[str, str] | None = None,
+    path: str | None = None,
+) -> Response:
+    """The response for an error of the current request, in the dialect of its path or of `path`.
+    Its label is noted for the metrics."""
+    path = request.path if path is None else path
     status = error.status
     if status >= 500:
         _note(label_of(error))
     else:
         request_info().error_code = error.code
-    body = orjson.dumps(body_for(request.path, error, correlation_id.get()), default=str)
+    body = orjson.dumps(body_for(path, error, correlation_id.get()), default=str)
     response = Response(body, status, content_type="application/json")
-    if is_anthropics(request.path):  # also where no route matches; its SDKs read it
+    # Also where no route matches: Anthropic's SDKs read it.
+    if is_anthropics(path) or "anthropic-version" in request.headers:
         response.headers["request-id"] = correlation_id.get()
     if headers:
         response.headers.extend(headers)
@@ -117,7 +127,16 @@ def _http_exception(error: HTTPException) -> Response:
     if status == 404 and preflight:
         # Without a success, no page could read the 404 of the request behind it.
         return Response(status=204)
-    return respond(from_status(status), _kept(error.get_headers()))
+    headers = _kept(error.get_headers())
+    if status == 404 and request.url_rule is None:
+        routes = current_app.create_url_adapter(request)
+        assert routes is not None  # there is a request
+        message, path = explanation(request.path, routes)
+        return respond(NotFound(message), headers, path)
+    if status == 405 and (allow := headers.get("Allow")):
+        accepted = ", ".join(sorted(allow.split(", ")))
+        return respond(MethodNotAllowed(f"{MESSAGES[405]}; accepted: {accepted}"), headers)
+    return respond(from_status(status), headers)
 
 
 def _unhandled(error: InternalServerError) -> Response:

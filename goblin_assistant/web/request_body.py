@@ -8,6 +8,7 @@ keys, nesting that orjson cannot write again, and NUL in stored text.
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -81,6 +82,7 @@ _QUOTED = tuple(f'"{key}"'.encode() for key in GUARDED_KEYS)
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")  # "mod\u0065l" is a guarded key too
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 _PIECE = 1024 * 1024
+_SMALL = 64 * 1024
 
 
 def parse_json(model: type[BaseModel], raw: bytes) -> dict[str, Any]:
@@ -138,9 +140,7 @@ def load(raw: bytes, most: int = json_bounds.MAX_STRUCTURE) -> Any:
         body = json_bounds.loads(raw, most=most)
         json_bounds.check_depth(body, raw.count(b"{") + raw.count(b"["))
     except orjson.JSONDecodeError as error:
-        raise BadRequest(
-            f"the body is not valid JSON: line {error.lineno} column {error.colno}"
-        ) from None
+        raise BadRequest(_not_json(error)) from None
     except json_bounds.TooMuchStructure:
         raise BadRequest(
             f"the body has too many values: at most about {most // json_bounds.VALUE // 1000},000 "
@@ -151,12 +151,48 @@ def load(raw: bytes, most: int = json_bounds.MAX_STRUCTURE) -> Any:
     return body
 
 
+def _not_json(error: orjson.JSONDecodeError) -> str:
+    # orjson's own sentences hold nothing of the body.
+    if error.msg.startswith("str is not valid UTF-8"):
+        return "the body is not valid JSON: its text is not UTF-8"
+    place = f"line {error.lineno} column {error.colno}"
+    return f"the body is not valid JSON: {error.msg}: {place}"
+
+
 def validation_failed(error: ValidationError) -> ValidationFailed:
     """Pydantic's findings as our error. Values are left out, because they may be secrets."""
-    return from_problems(
-        (field_name(item["loc"]), str(item["msg"]))
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
-    )
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    meant: list[tuple[str, str]] = []
+    kinds: dict[str, list[str]] = {}
+    """Of fields with alternatives, such as text or a list: those that the value is none of."""
+    for item in found:
+        field, kind = field_name(item["loc"]), str(item["type"])
+        if kind.endswith("_type") and _is_alternative(item["loc"][-1]):
+            kinds.setdefault(field, []).append(_KINDS.get(kind, kind.removesuffix("_type")))
+        else:
+            meant.append((field, _plain(kind, str(item["msg"]))))
+    # A list with a wrong item is meant as a list: it is not told that text would do.
+    alternatives = [
+        (field, "Input should be a valid " + " or ".join(dict.fromkeys(names)))
+        for field, names in kinds.items()
+        if not any(
+            other == field or other.startswith((f"{field}.", f"{field}[")) for other, _ in meant
+        )
+    ]
+    return from_problems([*alternatives, *meant])
+
+
+_KINDS = {"dict_type": "object", "model_type": "object"}
+_COUNTED = re.compile(r" after validation, not \S+$")
+
+
+def _plain(kind: str, message: str) -> str:
+    # Without the words of Python and pydantic.
+    return "Input should be an object" if kind in _KINDS else _COUNTED.sub("", message)
+
+
+def _is_alternative(part: str | int) -> bool:
+    return isinstance(part, str) and (part in _UNION_TAGS or "[" in part)
 
 
 def from_problems(found: Iterable[tuple[str, str]]) -> ValidationFailed:
@@ -193,7 +229,7 @@ def field_name(location: Iterable[str | int]) -> str:
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part in _UNION_TAGS or "[" in part:
+        elif _is_alternative(part):
             continue
         else:
             path += ("." if path else "") + (part if _FIELD.fullmatch(part) else "?")
@@ -241,7 +277,25 @@ def _refuse_repeated_keys(raw: bytes, body: dict[str, Any]) -> None:
     # `body` has each key once, so that it has fewer colons than `raw` if a key was repeated. Not
     # json.loads with object_pairs_hook: it takes ten times the time and memory.
     if json_bounds.structure(raw).keys != json_bounds.structure(orjson.dumps(body)).keys:
-        raise BadRequest("the body has the same key twice in one object")
+        name = _repeated_key(raw)
+        which = f": {name}" if name is not None else ""
+        raise BadRequest("the body has the same key twice in one object" + which)
+
+
+def _repeated_key(raw: bytes) -> str | None:
+    """The first name that an object of `raw` has twice. A large body is not read again for it."""
+    found: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                found.append(key)
+            seen.add(key)
+
+    if len(raw) <= _SMALL:
+        json.loads(raw, object_pairs_hook=look)
+    return next(filter(_FIELD.fullmatch, found), None)
 
 
 def _integral(value: Any) -> Any:

@@ -138,11 +138,17 @@ def test_anthropics_sdk_lists_and_describes_every_model(live: Live) -> None:
         one = client.models.retrieve(CLAUDE)
         assert (one.type, one.id, one.display_name) == ("model", CLAUDE, CLAUDE)
         assert one.max_input_tokens
+        assert one._request_id
+        assert client.models.with_raw_response.list().headers["request-id"]
         for wrong in ({"limit": 0}, {"limit": 1001}, {"after_id": "no/such"}):
             with pytest.raises(anthropic.BadRequestError):
                 client.models.list(**wrong)  # type: ignore[arg-type]
-        with pytest.raises(anthropic.NotFoundError):
+        with pytest.raises(anthropic.NotFoundError) as missing:
             client.models.retrieve("no/such")
+        assert missing.value.request_id == missing.value.response.headers["x-correlation-id"]
+        with pytest.raises(anthropic.NotFoundError, match="content within the request") as absent:
+            client.beta.files.list()
+        assert absent.value.request_id
     with live.openai() as other:
         assert [model.id for model in other.models.list()] == names
 
@@ -508,6 +514,12 @@ def test_our_own_errors_have_their_class(start: Start) -> None:
         pytest.raises(anthropic.AuthenticationError),
     ):
         stranger.messages.create(model="echo", max_tokens=9, messages=HELLO)
+    for others in ({"api_key": "sk-ant-1"}, {"auth_token": "sk-ant-1", "api_key": None}):
+        with (
+            live.anthropic(**others) as stranger,
+            pytest.raises(anthropic.AuthenticationError, match="keys of this server begin with"),
+        ):
+            stranger.messages.create(model="echo", max_tokens=9, messages=HELLO)
 
 
 def test_our_limit_is_a_rate_limit_error_whose_retry_after_the_sdk_honours(start: Start) -> None:

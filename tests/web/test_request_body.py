@@ -55,6 +55,36 @@ def test_what_is_not_json_is_a_bad_request(raw: bytes) -> None:
         load(raw)
 
 
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b'{"canary": 1,}', "trailing comma is not allowed: line 1 column 13"),
+        (b'{"canary": 1', "unexpected end of data: line 1 column 13"),
+        (b'{"canary": "\\ud83d"}', "no low surrogate in string"),
+        (b"\xef\xbb\xbf{}", r"UTF-8 byte order mark \(BOM\) is not supported"),
+        ('{"canary": "é"}'.encode("latin-1"), "its text is not UTF-8$"),
+        ('{"canary": 1}'.encode("utf-16"), "its text is not UTF-8$"),
+    ],
+)
+def test_the_message_says_why_a_body_is_not_json(raw: bytes, told: str) -> None:
+    with pytest.raises(BadRequest, match=f"^the body is not valid JSON: {told}") as refused:
+        parse_json(ChatCompletionRequest, raw)
+    assert "canary" not in refused.value.message
+
+
+def test_the_message_names_the_key_that_is_there_twice() -> None:
+    for raw, name in (
+        (b'{"messages": [{"role": "user", "content": "x"}], "model": "a", "model": "b"}', "model"),
+        (b'{"messages": [{"role": "user", "role": "user", "content": "x"}], "mod\\u0065l": "b"}',
+        "role"),
+    ):  # fmt: skip
+        with pytest.raises(BadRequest, match=f"twice in one object: {name}$"):
+            parse_json(ChatCompletionRequest, raw)
+    for raw in (b'{"a b": 1, "a b": 2}', b'{"a": 1, "a": "' + b"9" * 70_000 + b'"}'):
+        with pytest.raises(BadRequest, match=r"twice in one object$"):
+            load_object(raw)
+
+
 @pytest.mark.parametrize("raw", [b"null", b"[]", b"3", b'"text"', b"true"])
 def test_json_that_is_no_object_is_a_bad_request(raw: bytes) -> None:
     with pytest.raises(BadRequest, match="must be a JSON object"):
@@ -179,7 +209,10 @@ def test_a_number_without_a_fraction_is_an_integer_however_it_is_written() -> No
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content"),
+        (
+            {"messages": [{"role": "user", "content": [{"text": "x"}]}]},
+            "messages[0].content[0].type",
+        ),
         ({"messages": ["x"]}, "messages[0]"),
         ({"model": ""}, "model"),
         ({"model": "a\nb"}, "model"),
@@ -203,6 +236,59 @@ def test_a_wrong_field_is_named(fields: dict[str, object], param: str) -> None:
         parse_json(ChatCompletionRequest, chat(**fields))
     assert caught.value.param == param
     assert param in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "told"),
+    [
+        (ChatCompletionRequest, {"messages": []}, "messages: List should have at least 1 item"),
+        (ChatCompletionRequest, {"messages": ["x"]}, "messages[0]: Input should be an object"),
+        (
+            ChatCompletionRequest,
+            {"messages": [{"role": "user", "content": 3}]},
+            "messages[0].content: Input should be a valid string or list",
+        ),
+        (
+            ChatCompletionRequest,
+            {"messages": [{"role": "user", "content": [{"text": "x"}]}]},
+            "messages[0].content[0].type: Field required",
+        ),
+        (
+            MessagesRequest,
+            {"messages": [{"role": "user", "content": ["x"]}], "max_tokens": 9},
+            "messages[0].content[0]: Input should be an object",
+        ),
+        (ChatCompletionRequest, {"stop": 3}, "stop: Input should be a valid string or list"),
+        (ChatCompletionRequest, {"stop": ["x", 3]}, "stop[1]: Input should be a valid string"),
+        (
+            ChatCompletionRequest,
+            {"tool_choice": 3},
+            "tool_choice: Input should be a valid string or object",
+        ),
+        (
+            ChatCompletionRequest,
+            {"response_format": "x"},
+            "response_format: Input should be an object",
+        ),
+        (ResponsesRequest, {"input": []}, "input: List should have at least 1 item"),
+        (ResponsesRequest, {"input": ["x"]}, "input[0]: Input should be an object"),
+        (EmbeddingsRequest, {"input": []}, "input: List should have at least 1 item"),
+        (EmbeddingsRequest, {"input": ""}, "input: String should have at least 1 character"),
+        (EmbeddingsRequest, {"input": 3}, "input: Input should be a valid string or list"),
+    ],
+)
+def test_the_message_says_what_a_field_takes(
+    model: type[BaseModel], fields: dict[str, object], told: str
+) -> None:
+    body = (
+        fields if model in (ResponsesRequest, EmbeddingsRequest) else {"messages": HELLO, **fields}
+    )
+    with pytest.raises(ValidationFailed) as caught:
+        parse_json(model, json.dumps(body).encode())
+    assert str(caught.value) == told
+    assert caught.value.extra["fields"] == [
+        {"field": caught.value.param, "message": told.partition(": ")[2]}
+    ]
 
 
 def test_values_are_never_repeated_and_made_up_names_only_when_they_look_like_names() -> None:
@@ -239,14 +325,11 @@ def test_a_wrong_item_far_down_a_long_list_is_named_by_its_place() -> None:
         parse_json(ChatCompletionRequest, chat(messages=messages))
     assert caught.value.param == "messages[4322].role"
     parts = [{"type": "text", "text": "x"}] * 2500
-    for place, model in (
-        ("messages[0].content", ChatCompletionRequest),
-        ("messages[0].content", MessagesRequest),
-    ):
+    for model in (ChatCompletionRequest, MessagesRequest):
         body = {"max_tokens": 5, "messages": [{"role": "user", "content": [*parts, {"type": 3}]}]}
         with pytest.raises(ValidationFailed) as caught:
             parse_json(model, json.dumps(body).encode())
-        assert caught.value.param == place
+        assert caught.value.param == "messages[0].content[2500].type"
         assert caught.value.extra["fields"][-1]["field"] == "messages[0].content[2500].type"
 
 
