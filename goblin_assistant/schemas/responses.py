@@ -51,7 +51,8 @@ class ResponsesRequest(Open):
             Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
             WrapValidator(in_pieces),
         ]
-    )
+        | None
+    ) = None
     model: ModelName | None = None
     instructions: str | None = None
     stream: bool | None = None

@@ -358,6 +358,15 @@ def test_what_cannot_be_translated_is_refused_by_name(body: dict[str, Any], para
     assert refused(**body).param == param
 
 
+def test_what_belongs_to_openais_chat_is_told_its_name_here() -> None:
+    assert str(refused(stop=["x"])) == "stop is called stop_sequences in this API"
+    assert str(refused(n=2)).startswith("n is not known in this API")
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    assert "{name, description, input_schema}" in str(refused(tools=[tool]))
+    image = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
+    assert "not known in this API" in str(refused(messages=user(image)))
+
+
 def test_every_parameter_of_anthropic_is_decided_upon() -> None:
     fields = message_create_params.MessageCreateParamsBase.__annotations__.keys() | {"stream"}
     headers = {"user_profile_id", "workspace_id"}

@@ -148,6 +148,15 @@ def test_an_unknown_field_is_refused_by_name() -> None:
     assert refused(max_tokens=5).param == "max_tokens"
 
 
+def test_a_field_of_the_chat_api_is_told_its_name_here() -> None:
+    assert str(refused(max_tokens=5)) == "max_tokens is called max_output_tokens in this API"
+    assert str(refused(response_format={})) == "response_format is called text.format in this API"
+    assert str(refused(n=2)).startswith("n is not known in this API")
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    for wrong in ({"tools": [tool]}, {"tools": [TOOL], "tool_choice": tool}):
+        assert "the fields of `function` stand in its place" in str(refused(**wrong))
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -314,5 +314,6 @@ def _string(value: Mapping[str, Any], name: str, where: str) -> str:
 
 def _unknown(where: str) -> BadRequest:
     return BadRequest(
-        f"{where}: this type of block is known to Anthropic's models only", param="messages"
+        f"{where}: blocks of this type are not known in this API, or to Anthropic's models only",
+        param="messages",
     )

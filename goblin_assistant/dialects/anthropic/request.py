@@ -100,9 +100,7 @@ def request_to_openai(
             if (name, value) not in (("speed", "standard"), ("service_tier", "auto")):
                 ignored.add(name)
             continue
-        raise BadRequest(
-            f"{name} is known to Anthropic's models only; leave it out for this model", param=name
-        )
+        raise BadRequest(_unknown(name), param=name)
     if body["max_tokens"] == 0:
         raise BadRequest(
             "max_tokens: 0 (filling the prompt cache) is known to Anthropic's models only",
@@ -129,6 +127,12 @@ def request_to_openai(
     if body.get(MARK) is not None:
         request[MARK] = body[MARK]
     return request if cache_marks else without_marks(request, ignored)
+
+
+def _unknown(name: str) -> str:
+    if name in NAMES:  # a field of OpenAI's chat
+        return f"{name} is called {NAMES[name][-1]} in this API"
+    return f"{name} is not known in this API, or to Anthropic's models only; leave it out"
 
 
 def fitting_user(user: str) -> str:

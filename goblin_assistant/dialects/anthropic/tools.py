@@ -79,6 +79,12 @@ _WORD = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 def _anthropics_tool(position: int, tool: Mapping[str, Any]) -> BadRequest:
+    if isinstance(tool.get("function"), dict):
+        return BadRequest(
+            f"tools[{position}]: this is a tool of OpenAI's API; in this one it is "
+            "{name, description, input_schema}",
+            param="tools",
+        )
     name = tool.get("name") or tool.get("type")
     shown = f" ({name})" if isinstance(name, str) and _WORD.fullmatch(name) else ""
     return BadRequest(

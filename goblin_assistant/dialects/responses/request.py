@@ -89,9 +89,7 @@ def request_to_openai(
         if value is None or name in TRANSLATED or value in NEUTRAL.get(name, ()):
             continue
         if name not in IGNORED:
-            raise BadRequest(
-                f"{name} is known to OpenAI's models only; leave it out for this model", param=name
-            )
+            raise BadRequest(_unknown(name), param=name)
         ignored.add(name)
     if body.get("store"):
         ignored.add("store")
@@ -114,6 +112,12 @@ def request_to_openai(
     _translate_text(body.get("text") or {}, request, ignored)
     _translate_include(body, request, ignored)
     return request
+
+
+def _unknown(name: str) -> str:
+    if name in NAMES:  # a field of the chat API
+        return f"{name} is called {NAMES[name][-1]} in this API"
+    return f"{name} is not known in this API, or to OpenAI's models only; leave it out"
 
 
 def _translate_reasoning(

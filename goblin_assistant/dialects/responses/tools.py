@@ -202,7 +202,9 @@ def _chosen(choice: Mapping[str, Any]) -> str:
 def _name(tool: Mapping[str, Any], where: str) -> str:
     name = tool.get("name")
     if not isinstance(name, str) or not name:
-        raise BadRequest(f"{where}: needs a name", param=where.split("[")[0])
+        chats = isinstance(tool.get("function"), dict)  # the form of OpenAI's chat API
+        hint = "; in this API, the fields of `function` stand in its place" if chats else ""
+        raise BadRequest(f"{where}: needs a name{hint}", param=where.split("[")[0])
     if len(name) > _LONGEST_NAME:
         raise BadRequest(
             f"{where}: a name has at most {_LONGEST_NAME} characters", param=where.split("[")[0]
