@@ -230,9 +230,11 @@ def test_langchain_answers_streams_and_embeds(setup: Setup) -> None:
 import sys
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 url, token = sys.argv[1:]
-chat = ChatOpenAI(model="echo", base_url=url, api_key=token)
+chat = ChatOpenAI(model="echo", base_url=url, api_key=token, stream_usage=True)
 print(chat.invoke("hello there").content)
-print("".join(chunk.content for chunk in chat.stream("hello there")))
+chunks = list(chat.stream("hello there"))
+print("".join(chunk.content for chunk in chunks))
+print(sum(chunk.usage_metadata["total_tokens"] for chunk in chunks if chunk.usage_metadata))
 embeddings = OpenAIEmbeddings(
     model="echo", base_url=url, api_key=token, check_embedding_ctx_length=False
 )
@@ -245,8 +247,9 @@ print(len(embeddings.embed_query("x")))
         "LANGCHAIN_TRACING_V2": "false"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    whole, streamed, size = done.stdout.strip().splitlines()
+    whole, streamed, tokens, size = done.stdout.strip().splitlines()
     assert whole == streamed
+    assert int(tokens) == 2 + len(whole.split())
     assert whole.endswith("hello there")
     assert int(size) > 0
 
