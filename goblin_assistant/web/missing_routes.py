@@ -56,7 +56,7 @@ def explanation(path: str, routes: MapAdapter) -> tuple[str, str]:
         # Not where a whole route was taken for the base URL: /v1/responses/responses.
         if told is not None and path != prefix + prefix.removeprefix("/v1"):
             return told, path
-    if len(path) <= _LONGEST and len(parts) <= _MOST_PARTS:
+    if len(path) <= _LONGEST and len(parts) <= _MOST_PARTS and not _is_our_own(parts[0], routes):
         for candidate in _candidates(parts):
             if methods := routes.allowed_methods(candidate):
                 rule, _ = routes.match(candidate, method=next(iter(methods)), return_rule=True)
@@ -66,6 +66,14 @@ def explanation(path: str, routes: MapAdapter) -> tuple[str, str]:
                 text = f"there is no such route; {meant} may be meant: the base URL {wrong}"
                 return text, candidate
     return "there is no such route; /docs lists all routes", path
+
+
+def _is_our_own(first: str, routes: MapAdapter) -> bool:
+    """Whether paths that begin so belong to this product and to no provider's API."""
+    ours = (f"/{first}", f"/{first}/")
+    return first != "v1" and any(
+        rule.rule.startswith(ours[1]) or rule.rule == ours[0] for rule in routes.map.iter_rules()
+    )
 
 
 def _candidates(parts: list[str]) -> Iterator[str]:

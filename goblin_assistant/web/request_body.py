@@ -167,7 +167,7 @@ def validation_failed(error: ValidationError) -> ValidationFailed:
     """Of fields with alternatives, such as text or a list: those that the value is none of."""
     for item in found:
         field, kind = field_name(item["loc"]), str(item["type"])
-        if kind.endswith("_type") and _is_alternative(item["loc"][-1]):
+        if kind.endswith("_type") and any(map(_is_alternative, item["loc"][-1:])):
             kinds.setdefault(field, []).append(_KINDS.get(kind, kind.removesuffix("_type")))
         else:
             meant.append((field, _plain(kind, str(item["msg"]))))

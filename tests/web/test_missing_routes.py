@@ -77,7 +77,19 @@ def test_it_is_told_in_the_dialect_of_the_client_whose_base_url_is_wrong(app: Fl
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/v1/nothing", "/v1", "/a" * 5000, "/v1/" + "x" * 300, "/a" * 60, "/%00"]
+    "path",
+    [
+        "/nothing",
+        "/conversations/no-number/messages",
+        "/auth/models",
+        "/usage/responses",
+        "/v1/nothing",
+        "/v1",
+        "/a" * 5000,
+        "/v1/" + "x" * 300,
+        "/a" * 60,
+        "/%00",
+    ],
 )
 def test_any_other_path_is_told_where_the_routes_are_listed(app: Flask, path: str) -> None:
     assert message(app, path) == "there is no such route; /docs lists all routes"

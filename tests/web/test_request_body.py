@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from goblin_assistant.errors import BadRequest, ValidationFailed
 from goblin_assistant.schemas.base import MAX_INPUTS, MAX_MESSAGES
@@ -18,6 +18,7 @@ from goblin_assistant.web.request_body import (
     load,
     load_object,
     parse_json,
+    validation_failed,
 )
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -289,6 +290,12 @@ def test_the_message_says_what_a_field_takes(
     assert caught.value.extra["fields"] == [
         {"field": caught.value.param, "message": told.partition(": ")[2]}
     ]
+
+
+def test_what_is_no_object_at_all_is_told_without_a_field() -> None:
+    with pytest.raises(ValidationError) as found:
+        ChatCompletionRequest.model_validate(5)
+    assert str(validation_failed(found.value)) == "Input should be an object"
 
 
 def test_values_are_never_repeated_and_made_up_names_only_when_they_look_like_names() -> None:
