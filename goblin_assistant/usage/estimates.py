@@ -202,7 +202,7 @@ class _Prompt:
                     size += len(text) if text.isascii() else _size(text)
                     continue
             kind = item.get("type")
-            if kind is not None and type(kind) is str:
+            if type(kind) is str:
                 if kind in IMAGE_KINDS and (image := image_in(item)) is not None:
                     self._image(item, *image)
                     continue

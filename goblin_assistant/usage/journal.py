@@ -129,9 +129,7 @@ class Journal:
         while True:
             self._number += 1
             path = self.folder / f"{self._pid}-{os.urandom(4).hex()}-{self._number}{SUFFIX}"
-            fd = os.open(
-                path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600
-            )
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX)
             # An importer may have locked and deleted the empty file meanwhile.
             if _is_at(fd, path):
@@ -220,7 +218,7 @@ def skipped(path: Path, reason: str) -> None:
 def _open(path: Path) -> int | None:
     try:
         # Without O_NONBLOCK a named pipe would wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         # A file that is gone was imported by another process.
         if path.is_symlink() or not isinstance(error, FileNotFoundError):

@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, select, update
+from sqlalchemy import Engine, create_engine, delete, select, update
 
 from goblin_assistant.accounts import lookup, principals
 from goblin_assistant.accounts.api_keys import MAX_KEYS_PER_USER, ApiKeys, KeySpec, NewKey
+from goblin_assistant.accounts.tokens import Claims
 from goblin_assistant.accounts.users import Accounts
-from goblin_assistant.database.models import api_keys, now_ms
+from goblin_assistant.database.models import api_keys, now_ms, users
 from goblin_assistant.errors import (
     BudgetExceeded,
     Conflict,
@@ -129,6 +130,8 @@ def test_expired_unknown_and_orphaned_keys_are_refused_by_reason(
     assert refusal(accounts, made.secret) == "expired_key"
     assert refusal(accounts, "gob_" + "x" * 43) == "bad_key"
     assert refusal(accounts, made.secret[:-1]) == "bad_key"
+    for number in range(16):
+        assert refusal(accounts, f"gob_{number:043}") == "bad_key"
     good = make(accounts, user_id)
     accounts.disable(user_id)
     assert refusal(accounts, good.secret) == "disabled"
@@ -409,7 +412,7 @@ def test_a_caller_may_go_on_for_sixty_seconds_and_a_key_no_longer_than_it_lasts(
 ) -> None:
     store, today = accounts.principals, now_ms()
     lasting = make(accounts, user_id, expires_at=today + 100_000)
-    ending = make(accounts, user_id, expires_at=today + 20_000)
+    ending = make(accounts, user_id, expires_at=today + 20_400)
     token = accounts.sessions.login("ada@example.com", PASSWORD).access_token
     claims = accounts.tokens.check(token)
     assert not store.any_recent()
@@ -420,9 +423,9 @@ def test_a_caller_may_go_on_for_sixty_seconds_and_a_key_no_longer_than_it_lasts(
         known = [store.of_key(lasting.secret), store.of_key(ending.secret), store.of_token(claims)]
         patched.setattr(store._key, "first", away)
         patched.setattr(store._user, "first", away)
-        now = 1020.0
+        now = 1020.39
         assert store.of_key(ending.secret) == known[1]
-        now = 1020.5
+        now = 1020.41
         with pytest.raises(Unavailable) as refused:
             store.of_key(ending.secret)
         assert refused.value.retry_after == 2
@@ -458,6 +461,53 @@ def test_uses_that_could_not_be_written_are_kept_unless_there_are_later_ones() -
     assert store.take_used() == {}
 
 
+def test_a_caller_who_has_not_changed_is_not_judged_anew(accounts: Accounts, user_id: int) -> None:
+    made = make(accounts, user_id)
+    claims = Claims(user_id, accounts.get(user_id).token_version, 0)
+    store = accounts.principals
+    assert store.of_key(made.secret) is store.of_key(made.secret)
+    assert store.of_token(claims) is store.of_token(claims)
+
+
+def test_each_caller_has_the_role_and_the_settings_of_its_own_user(
+    accounts: Accounts, user_id: int
+) -> None:
+    others = [accounts.create(f"{name}@example.com", PASSWORD).id for name in ("bea", "eve")]
+    users_ = (user_id, *others)
+    for one in users_:
+        accounts.save_settings(one, {"system_prompt": f"of {one}"})
+    accounts.set_role(others[0], "admin")
+    for one in users_:
+        role = "admin" if one == others[0] else "user"
+        of_key = accounts.principals.of_key(make(accounts, one).secret)
+        of_token = accounts.principals.of_token(Claims(one, accounts.get(one).token_version, 0))
+        for found in (of_key, of_token):
+            assert (found.user_id, found.role) == (one, role)
+            assert found.settings == {"system_prompt": f"of {one}"}
+        assert of_token.is_admin is (role == "admin")
+
+
+def test_a_token_of_another_version_or_of_a_user_who_is_gone_is_refused(
+    accounts: Accounts, engine: Engine, user_id: int
+) -> None:
+    other = accounts.create("eve@example.com", PASSWORD).id
+    store, version = accounts.principals, 1000  # as after many logouts
+
+    def refused(user: int, token_version: int) -> str | None:
+        with pytest.raises(Unauthorized) as caught:
+            store.of_token(Claims(user, token_version, 0))
+        return caught.value.reason
+
+    with engine.begin() as connection:
+        connection.execute(update(users).values(token_version=version))
+    assert store.of_token(Claims(user_id, int("1000"), 0)).settings == {}
+    assert [refused(user_id, version + step) for step in (-1, 1)] == ["bad_token"] * 2
+    with engine.begin() as connection:
+        connection.execute(delete(users).where(users.c.id == user_id))
+    assert refused(user_id, version) == "bad_token"
+    assert store.of_token(Claims(other, version, 0)).user_id == other
+
+
 def test_of_many_callers_those_seen_last_may_go_on_without_the_database(
     accounts: Accounts, user_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -491,13 +541,13 @@ def test_while_the_database_is_away_it_is_asked_once_a_second_and_not_by_every_r
     assert len(asked) == 1
 
 
-def test_the_memory_of_callers_is_bounded(
-    accounts: Accounts, user_id: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(principals, "MAX_SEEN", 10)
-    for _ in range(35):
-        accounts.principals.of_key(make(accounts, user_id).secret)
-    assert len(accounts.principals._seen) + len(accounts.principals._older) <= 20
+def test_the_memory_of_callers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(principals, "MAX_SEEN", 300)
+    store = principals.PrincipalStore(create_engine("sqlite:////no/such/folder/goblin.db"))
+    caller = principals._Seen(principals.Principal(1, "user"), None)
+    for number in range(1000):
+        store._remember(str(number), caller)
+    assert (len(store._seen), len(store._older)) == (100, 300)
 
 
 def test_a_thousand_lookups_from_many_threads_leave_no_connection_behind(
@@ -509,6 +559,13 @@ def test_a_thousand_lookups_from_many_threads_leave_no_connection_behind(
             pool.map(lambda _: accounts.principals.of_key(made.secret).key_id, range(1000))
         )
     assert set(found) == {made.row.id}
-    assert engine.pool.checkedout() <= lookup.KEPT_CONNECTIONS  # type: ignore[attr-defined]
+    accounts.principals.of_token(Claims(user_id, accounts.get(user_id).token_version, 0))
+    assert engine.pool.checkedout() <= lookup.KEPT_CONNECTIONS + 1  # type: ignore[attr-defined]
     accounts.close()
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_connections_are_there_before_the_first_callers(accounts: Accounts, engine: Engine) -> None:
+    accounts.principals.warm()
+    kept = 1 if engine.dialect.name == "sqlite" else lookup.KEPT_CONNECTIONS
+    assert engine.pool.checkedout() == 2 * kept  # type: ignore[attr-defined]

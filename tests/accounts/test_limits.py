@@ -66,6 +66,7 @@ def test_the_tighter_of_the_keys_and_the_users_tokens_counts(
         ("user", {"admin"}, False),
         ("user", {"chat"}, False),
         ("zoo", {"admin"}, False),
+        ("aa", {"admin"}, False),
     ],
 )
 def test_admin_routes_need_the_role_and_the_scope(role: str, scopes: set[str], admin: bool) -> None:

@@ -72,11 +72,11 @@ def test_an_expired_token_is_refused_also_when_it_was_checked_before(
 
 
 def test_the_memory_of_checked_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goblin_assistant.accounts.tokens._CACHE_SIZE", 10)
+    monkeypatch.setattr("goblin_assistant.accounts.tokens._CACHE_SIZE", 300)
     tokens = AccessTokens(["s" * 40], 900)
-    for number in range(55):
+    for number in range(700):
         tokens.check(tokens.issue(number, 0))
-    assert len(tokens._cache) <= 10
+    assert len(tokens._cache) == 100
 
 
 def test_a_checked_token_is_good_for_thirty_seconds_beyond_its_end(
@@ -153,6 +153,11 @@ def test_a_refresh_token_has_one_successor_by_each_key_and_always_the_same() -> 
     for one in found:
         assert one.startswith("gor_")
         assert len(base64.urlsafe_b64decode(one[4:] + "=")) == 32
+
+
+def test_the_first_of_several_keys_signs() -> None:
+    token = AccessTokens(["n" * 40, "o" * 40], 900).issue(7, 0)
+    assert AccessTokens(["n" * 40], 900).check(token).user_id == 7
 
 
 def test_a_token_by_the_key_that_is_being_replaced_is_accepted() -> None:

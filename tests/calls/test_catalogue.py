@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
 from goblin_assistant.providers.openai.models import learned, model_of
-from goblin_assistant.usage.rates import rates_from
 from tests.conftest import MakeApp, register
 
 TOML = """
@@ -84,19 +82,6 @@ def test_a_weighted_group_is_described_by_its_largest_weight(client: FlaskClient
 
 def test_echo_is_free(client: FlaskClient) -> None:
     assert listed(client)["echo/echo"]["price_per_million"] == {"input": "0", "output": "0"}
-
-
-@pytest.mark.parametrize(
-    ("price", "text"),
-    [("0.1", "0.1"), ("100", "100"), ("0.0000125", "0.0000125"), ("12.50", "12.5"), ("0", "0")],
-)
-def test_a_price_is_written_without_exponent_and_trailing_zeros(price: str, text: str) -> None:
-    rates = rates_from({0: {"input": Decimal(price), "output": Decimal(3)}})
-    assert rates.per_million() == {"input": text, "output": "3"}
-
-
-def test_half_a_price_is_no_price() -> None:
-    assert rates_from({0: {"input": Decimal(1), "output": None}}).per_million() is None
 
 
 @pytest.mark.parametrize(

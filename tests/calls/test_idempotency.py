@@ -123,8 +123,8 @@ def test_what_the_memory_store_counts_is_what_it_holds() -> None:
 
 
 def test_an_answer_that_fills_the_whole_memory_store_is_kept() -> None:
-    answer = StoredResponse("text/plain", b"x" * 100, {"a": "bc"})
-    size = ENTRY_BYTES + len("text/plain") + 100 + len("abc") + 100
+    answer = StoredResponse("text/plain", b"x" * 100, {"abc": "def"})
+    size = ENTRY_BYTES + len("text/plain") + 100 + len("abcdef") + 100
     store = MemoryIdempotencyStore(60, 60, size)
     claim(store, "fits").finish(answer)
     assert begin(store, "fits") == answer
@@ -164,6 +164,14 @@ def test_an_answer_of_the_greatest_length_is_kept() -> None:
     assert recording.body() is None
     claim(store, "longer").finish(StoredResponse("text/plain", longest.body + b"x", {}))
     assert isinstance(begin(store, "longer"), Claim)
+
+
+def test_every_other_body_is_another_request() -> None:
+    store = in_memory()
+    claim(store, "others").finish(ANSWER)
+    for number in range(16):
+        with pytest.raises(IdempotencyMismatch):
+            begin(store, "others", body=b"%d" % number)
 
 
 def test_the_same_body_to_another_path_is_another_request() -> None:
@@ -298,6 +306,29 @@ def test_answers_expire(monkeypatch: pytest.MonkeyPatch) -> None:
         begin(store, "old")
     now += 1
     assert isinstance(begin(store, "old"), Claim)
+
+
+def test_what_has_expired_goes_oldest_first_and_what_has_not_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("goblin_assistant.calls.idempotency_memory.time.monotonic", lambda: now)
+    store = MemoryIdempotencyStore(60, 60, 10_000)
+    for name in ("a", "b"):
+        claim(store, f"answered {name}").finish(ANSWER)
+        claim(store, f"running {name}")
+        now += 10
+    claim(store, "answered late").finish(ANSWER)
+    claim(store, "running late")
+    now += 55
+    assert begin(store, "answered late") == ANSWER
+    with pytest.raises(Conflict):
+        begin(store, "running late")
+    for name in ("answered a", "answered b", "running a", "running b"):
+        assert isinstance(begin(store, name), Claim)
+    now += 500
+    for name in ("answered late", "running late"):
+        assert isinstance(begin(store, name), Claim)
 
 
 def test_without_redis_requests_are_answered_and_the_log_says_so(

@@ -89,13 +89,12 @@ def test_remaining_counts_down_and_reset_points_at_the_oldest_hit(clock: Clock) 
 
 
 def test_flask_limiter_sees_the_same_window(clock: Clock) -> None:
-    storage = MemoryStorage()
+    storage, clock.now = MemoryStorage(), 3.0
     assert storage.get_moving_window("a", 3, 60) == (clock.time(), 0)
     assert storage.acquire_entry("a", 3, 60)
     begun = clock.time()
     clock.now += 7
-    oldest, count = storage.get_moving_window("a", 3, 60)
-    assert (oldest, count) == (pytest.approx(begun), 1)
+    assert storage.get_moving_window("a", 3, 60) == (begun, 1)
     clock.now += 60
     assert storage.get_moving_window("a", 3, 60)[1] == 0
 
@@ -193,6 +192,8 @@ def test_the_wait_for_tokens_is_as_long_as_it_takes_for_enough_to_leave(clock: C
     storage.reserve("key:1", 100, 60, 70, "h2")
     assert storage.reserve("key:1", 100, 60, 30, "h3") == pytest.approx(50)
     assert storage.reserve("key:1", 100, 60, 31, "h3") == pytest.approx(60)
+    clock.now += 49.5
+    assert storage.reserve("key:1", 100, 60, 30, "h3") == 0.5
 
 
 def test_several_hits_at_once_are_counted_together_or_not_at_all(clock: Clock) -> None:
@@ -215,6 +216,19 @@ def test_a_wait_is_until_enough_hits_have_left(clock: Clock) -> None:
     assert storage.hit("a", 4, 60, amount=3) == (False, 0, 20, 40)
     assert storage.hit("a", 4, 60, amount=9) == (False, 0, 20, 50)
     assert storage.hit("a", 6, 60, amount=3) == (False, 2, 20, 20)
+
+
+def test_hits_that_have_left_the_window_are_no_part_of_a_wait(clock: Clock) -> None:
+    storage = MemoryStorage()
+    for seconds in (10, 10, 10, 31):
+        storage.hit("a", 9, 60)
+        clock.now += seconds
+    # Of hits 61, 51, 41 and 31 seconds ago the first has left, and is not dropped yet.
+    assert storage.hit("a", 3, 60) == (False, 0, 9, 9)
+    assert storage.hit("a", 2, 60) == (False, 0, 9, 19)
+    assert storage.hit_all([("a", 2, 60)]) == [(False, 0, 9, 19)]
+    assert storage.hit_all([("a", 1, 60)]) == [(False, 0, 9, 29)]
+    assert storage.hit("a", 9, 60) == (True, 5, 9, 0)
 
 
 def test_more_hits_than_the_limit_never_fit(clock: Clock) -> None:

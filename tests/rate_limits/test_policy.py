@@ -17,7 +17,14 @@ from goblin_assistant.errors import RateLimitExceeded
 from goblin_assistant.metrics import REGISTRY, rate_limit_rejections_total
 from goblin_assistant.rate_limits import memory
 from goblin_assistant.rate_limits.memory import MemoryStorage
-from goblin_assistant.rate_limits.policy import SCOPES, RateLimits, account_key, address_key
+from goblin_assistant.rate_limits.policy import (
+    CHAT_ROUTES,
+    PROVIDER_ROUTES,
+    SCOPES,
+    RateLimits,
+    account_key,
+    address_key,
+)
 from tests.support.threads import at_once
 
 
@@ -306,6 +313,14 @@ def test_a_narrowed_users_bursts_stay_limited() -> None:
         limits.check("chat", of_user(100), None)
 
 
+def test_a_users_limit_equal_to_the_instances_leaves_its_bursts_limited() -> None:
+    assert chats(policy(ratelimit_chat="3 per minute; 9 per hour"), of_user(3), 9) == 3
+    limits = policy(ratelimit_chat="5 per second; 30 per minute")
+    assert chats(limits, of_user(30), 5) == 5
+    with pytest.raises(RateLimitExceeded, match="5 per 1 second"):
+        limits.check("chat", of_user(30), None)
+
+
 def test_a_users_limit_equal_to_the_instances_counts_a_chat_once() -> None:
     assert chats(policy(), of_user(30), 40) == 30
 
@@ -350,6 +365,8 @@ def test_tokens_that_the_user_is_refused_cost_the_key_nothing() -> None:
     assert rejections("tokens", "user") == before + 1
     alone = Principal(3, "user", 7, tokens_per_minute=50, label="key:7")
     assert limits.own.take_tokens(alone, 50) is not None
+    with pytest.raises(RateLimitExceeded):
+        limits.own.take_tokens(alone, 1)
 
 
 def test_an_account_is_named_by_sixteen_digits_of_a_hash() -> None:
@@ -396,9 +413,35 @@ def test_limits_switched_off_tell_no_status_and_forget_nothing() -> None:
 def test_new_limits_count_from_the_next_request_on() -> None:
     limits = policy(ratelimit_chat="5 per minute")
     assert chats(limits, None, 3) == 3
-    limits.use(Config(env="development", secret_key="x" * 40, ratelimit_chat="2 per minute"))
+    limits.use(
+        Config(
+            env="development",
+            secret_key="x" * 40,
+            ratelimit_chat="2 per minute",
+            ratelimit_auth="7 per minute",
+        )
+    )
     assert chats(limits, None, 3) == 2
     assert limits.own.chats_per_minute == 2
+    assert limits.auth == "7 per minute"
+
+
+def test_with_the_limits_their_storage_is_closed() -> None:
+    closed: list[str] = []
+
+    class Closing(MemoryStorage):
+        STORAGE_SCHEME = ["goblin+closing"]
+
+        def close(self) -> None:
+            closed.append("storage")
+
+    RateLimits(Config(env="development", secret_key="x" * 40), Closing()).close()
+    assert closed == ["storage"]
+
+
+def test_counting_tokens_calls_a_provider_and_is_no_chat() -> None:
+    assert {"/v1/messages/count_tokens"} == PROVIDER_ROUTES - CHAT_ROUTES
+    assert CHAT_ROUTES < PROVIDER_ROUTES
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ def kept(table: Table[Window], *keys: str) -> str:
 def test_expired_hits_are_dropped_once_they_are_more_than_half() -> None:
     window = Window()
     window.times.extend(range(10))
+    window.expire(2.0)
+    assert (window.weight(), len(window.times)) == (7, 10)
     window.expire(4.0)
     assert (window.weight(), len(window.times)) == (5, 10)
     window.expire(5.0)
@@ -47,6 +49,21 @@ def test_the_first_of_keys_with_equally_many_hits_goes() -> None:
     fill(table, a=3, b=3, c=3, d=3, e=1)
     fill(table, f=1)
     assert kept(table, *"abcdef") == "bcdef"
+
+
+def test_a_key_that_is_used_again_is_the_last_to_go() -> None:
+    table = Table(Window, 5)
+    fill(table, a=1, b=3, c=3, d=3, e=2)
+    table.use("a", 0.0, 60)
+    fill(table, f=1)
+    assert kept(table, *"abcdef") == "abcdf"
+
+
+def test_all_that_were_spared_move_to_the_back() -> None:
+    table = Table(Window, 8)
+    fill(table, a=3, b=1, c=2, d=2, e=3, f=3, g=3, h=3)
+    fill(table, i=1, j=1)
+    assert kept(table, *"abcdefghij") == "acdfghij"
 
 
 def test_keys_that_were_spared_are_not_compared_again_at_the_next_eviction() -> None:

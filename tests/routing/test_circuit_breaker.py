@@ -280,11 +280,14 @@ def sample(name: str) -> float | None:
     return REGISTRY.get_sample_value(name, {"provider": "test"})
 
 
-def test_a_failure_counts_until_the_window_is_over_and_no_longer(clock: Clock) -> None:
-    for waited, state in ((9.9, State.OPEN), (10.0, State.CLOSED)):
+@pytest.mark.parametrize("window", [10, 40, 5])
+def test_a_failure_counts_until_the_window_is_over_and_no_longer(
+    clock: Clock, window: float
+) -> None:
+    for waited, state in ((window - 0.125, State.OPEN), (window, State.CLOSED)):
         clock.now = 1000.0
         breaker = CircuitBreaker(
-            "test", window=10, min_calls=4, failure_ratio=0.5, open_seconds=5, clock=clock
+            "test", window=window, min_calls=4, failure_ratio=0.5, open_seconds=5, clock=clock
         )
         fail(breaker, 3)
         clock.now += waited
@@ -309,6 +312,57 @@ def test_successes_that_are_older_than_the_window_do_not_hide_failures(
     clock.now += 10
     fail(breaker, 4)
     assert breaker.state is State.OPEN
+
+
+def test_the_oldest_failures_leave_the_window_first(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, 1)
+    clock.now += 6
+    fail(breaker, 2)
+    clock.now += 5
+    fail(breaker, 1)
+    assert breaker.state is State.CLOSED, "three of the last ten seconds, and one before"
+    fail(breaker, 1)
+    assert breaker.state is State.OPEN
+
+
+def test_in_the_last_second_of_its_pause_it_says_how_much_is_left(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    fail(breaker, 4)
+    clock.now += 4.75
+    assert breaker.retry_after() == 0.25
+
+
+def test_it_is_half_open_however_long_nobody_has_looked(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    fail(breaker, 4)
+    clock.now += 500
+    assert breaker.state is State.HALF_OPEN
+    assert breaker.available()
+
+
+def test_a_machine_that_has_just_started_has_no_pause_to_wait_for(clock: Clock) -> None:
+    clock.now = 1.0
+    breaker = CircuitBreaker(
+        "test", window=10, min_calls=4, failure_ratio=0.5, open_seconds=5, clock=clock
+    )
+    assert (breaker.retry_after(), breaker.available()) == (0, True)
+
+
+def test_a_trial_of_an_earlier_pause_does_not_keep_the_next_one_out(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    fail(breaker, 4)
+    clock.now += 5
+    first = take(breaker, streamed=True)
+    first.first_token()
+    take(breaker)  # it never ends
+    first.failure()
+    clock.now += 5
+    assert breaker.available()
+    take(breaker).success()
+    assert breaker.state is State.CLOSED
 
 
 def test_during_a_trial_a_call_is_told_to_come_back_in_a_second(
@@ -349,17 +403,87 @@ def test_a_call_counts_as_slow_at_its_very_limit_and_is_counted_once(
     assert sample("provider_slow_calls_total") == before + 4
 
 
+@pytest.mark.parametrize("waited", [2, 2.5])
 def test_a_sign_of_life_that_comes_too_late_does_not_save_a_call(
-    impatient: CircuitBreaker, clock: Clock
+    impatient: CircuitBreaker, clock: Clock, waited: float
 ) -> None:
     tickets = [take(impatient, streamed=True) for _ in range(4)]
-    clock.now += 2
+    clock.now += waited
     for ticket in tickets[:2]:
         ticket.alive()
     for ticket in tickets[2:]:
         ticket.first_token()
     assert [ticket.slow for ticket in tickets] == [True] * 4
     assert impatient.state is State.OPEN
+
+
+@pytest.mark.parametrize("waited", [2, 2.5])
+def test_from_the_moment_on_that_calls_are_slow_no_other_is_admitted(
+    impatient: CircuitBreaker, clock: Clock, waited: float
+) -> None:
+    before = sample("provider_slow_calls_total")
+    for _ in range(4):
+        take(impatient, streamed=True)
+    clock.now += waited
+    assert impatient.acquire(streamed=True) is None
+    assert not impatient.available()
+    assert sample("provider_slow_calls_total") == (before or 0) + 4
+
+
+def test_what_is_available_takes_slow_calls_into_account(
+    impatient: CircuitBreaker, clock: Clock
+) -> None:
+    for waited in (2, 2.5):
+        fresh = CircuitBreaker(
+            "test", window=10, min_calls=1, failure_ratio=0.5, open_seconds=5,
+            slow_first_token=2, slow_answer=6, clock=clock,
+        )  # fmt: skip
+        take(fresh, streamed=True)
+        clock.now += waited
+        assert not fresh.available()
+
+
+def test_a_call_that_hangs_from_before_it_opened_does_not_prolong_the_pause(
+    impatient: CircuitBreaker, clock: Clock
+) -> None:
+    hanging = take(impatient, streamed=True)
+    fail(impatient, 4)
+    clock.now += 5
+    assert impatient.state is State.HALF_OPEN
+    assert hanging.slow
+    take(impatient).success()
+    assert impatient.state is State.CLOSED
+
+
+class CountedLock:
+    """A lock that counts how often it is taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __enter__(self) -> None:
+        self.taken += 1
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_while_no_call_can_be_slow_a_call_begins_and_lives_without_the_lock(
+    impatient: CircuitBreaker, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = CountedLock()
+    monkeypatch.setattr(impatient, "_lock", lock)
+    ticket = take(impatient, streamed=True)
+    assert impatient.available()
+    clock.now += 1.5
+    ticket.alive()
+    assert lock.taken == 0
+    clock.now += 1
+    take(impatient)
+    assert lock.taken == 1, "the first call was due"
+    take(impatient)
+    assert impatient.available()
+    assert lock.taken == 1
 
 
 def test_a_sign_of_life_begins_the_time_again_for_a_trial_too(
@@ -383,6 +507,7 @@ def test_the_oldest_call_without_an_answer_is_exported(
     age, flying = "provider_oldest_call_age_seconds", "provider_calls_in_flight"
     assert (sample(age), sample(flying)) == (0, 0)
     first = take(breaker, streamed=True)
+    assert (sample(age), sample(flying)) == (0, 1)
     clock.now += 3
     second = take(breaker)
     clock.now += 4

@@ -31,6 +31,7 @@ from goblin_assistant.providers.base import (
     StreamEvent,
 )
 from goblin_assistant.providers.errors import Reach
+from goblin_assistant.routing import attempt as attempt_module
 from goblin_assistant.routing import retries
 from goblin_assistant.routing import router as routing_module
 from goblin_assistant.routing.attempt import Outcome, Trace
@@ -236,7 +237,7 @@ def test_the_retry_budget_ends_a_storm(make_router: RouterFactory) -> None:
             run(router, "m")
     # 100 calls. Instead of 200 retries: the initial 5, a tenth of the calls, and a few that time
     # adds.
-    assert provider.calls < 125
+    assert 110 <= provider.calls < 125
 
 
 def test_a_client_that_leaves_during_the_pause_ends_the_call(make_router: RouterFactory) -> None:
@@ -400,6 +401,8 @@ def test_a_stream_that_ends_without_a_verdict_is_no_longer_in_flight(
         router.resolve("m"), lambda _: "begun", Call(), Trace(time.perf_counter()), streamed=True
     )
     assert in_flight("streamed") == 1
+    age = "provider_oldest_call_age_seconds"
+    assert REGISTRY.get_sample_value(age, {"provider": "streamed"}) == 0, "it has begun"
     outcome.release()
     outcome.release()
     assert in_flight("streamed") == 0
@@ -442,6 +445,30 @@ def test_a_provider_that_may_be_generating_is_asked_under_no_other_name(
     assert a.calls == 2
 
 
+def test_a_provider_that_may_be_generating_is_no_further_target_for_another(
+    make_router: RouterFactory,
+) -> None:
+    silent = BadResponse("silent")
+    silent.reach = Reach.SILENT
+    a = Scripted("a", silent, models=["m", "n"])
+    b = Scripted("b", BadResponse("once"), "from b")
+    router = make_router(a, b, file={"chains": {"c": ["a/m", "b/m", "a/n"]}})
+    outcome, _ = run(router, "c")
+    assert outcome.value.body == b"from b"
+    assert (a.calls, b.calls) == (1, 2)
+
+
+def test_an_open_target_is_no_reason_to_give_up_the_one_before(make_router: RouterFactory) -> None:
+    a, b = Scripted("a", BadResponse("once"), "from a"), Scripted("b", BadResponse("down"))
+    router = make_router(a, b, file={"chains": {"c": ["a/m", "b/m"]}}, breaker_min_calls=2)
+    for _ in range(2):
+        with pytest.raises(BadResponse):
+            run(router, "b/m", Call(deadline=time.monotonic()))
+    assert router.circuits()["b"] == "open"
+    assert run(router, "c")[0].value.body == b"from a"
+    assert a.calls == 2
+
+
 def test_a_pause_that_the_provider_asks_for_is_waited_and_noted(make_router: RouterFactory) -> None:
     provider = Scripted("a", RateLimited("soon", retry_after=0.3), "ok")
     began = time.monotonic()
@@ -463,8 +490,9 @@ def test_a_pause_ends_on_time_and_not_at_the_next_look_for_the_client(
 
     clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
     monkeypatch.setattr(routing_module, "time", clock)
-    run(make_router(Scripted("a", RateLimited("soon", retry_after=0.625), "ok")), "m")
+    _, trace = run(make_router(Scripted("a", RateLimited("soon", retry_after=0.625), "ok")), "m")
     assert now == 1024.625
+    assert trace.events[-1]["after_ms"] == 625
 
 
 def test_with_one_provider_open_and_another_at_its_cap_the_cap_is_told(
@@ -566,6 +594,29 @@ def test_a_target_that_cannot_take_a_request_is_no_reason_to_give_up_the_one_bef
     assert (a.calls, outcome.target.name, trace.attempts) == (2, "a/m", 2)
 
 
+def test_a_target_that_was_passed_over_is_asked_neither_then_nor_later(
+    make_router: RouterFactory,
+) -> None:
+    a, b = Scripted("a", BadResponse("down")), Scripted("b")
+    router = make_router(a, b, file={"chains": {"c": ["a/m", "b/m"]}}, retries=1)
+    looked: list[str] = []
+
+    def prepare(target: Target) -> None:
+        looked.append(target.name)
+        if target.name == "b/m":
+            raise InvalidRequest("no")
+
+    def ask(target: Target) -> ChatResponse:
+        return target.provider.complete(ChatRequest(target.model, {}, call=Call()))
+
+    trace = Trace(time.perf_counter())
+    with pytest.raises(BadResponse):
+        router.run(router.resolve("c"), ask, Call(), trace, prepare=prepare)
+    assert (a.calls, b.calls) == (2, 0)
+    assert looked.count("b/m") == 1
+    assert [event["event"] for event in trace.events].count("unfit") == 1
+
+
 # -- what an attempt leaves behind ----------------------------------------------------------------
 def test_a_fallback_is_counted_and_its_attempts_are_kept(
     make_router: RouterFactory, caplog: pytest.LogCaptureFixture
@@ -599,11 +650,51 @@ def test_a_fallback_is_counted_and_its_attempts_are_kept(
 def test_a_call_says_that_it_is_alive_and_under_which_span(make_router: RouterFactory) -> None:
     router, call, trace = make_router(Scripted("a")), Call(), Trace(time.perf_counter())
     seen = []
-    outcome = router.run(router.resolve("m"), lambda _: seen.append(call.span_id), call, trace)
-    assert seen == [trace.calls[0].span_id]
+
+    def ask(_: Target) -> None:
+        (running,) = trace.calls
+        seen.append((call.span_id, running.ended, running.slow))
+
+    outcome = router.run(router.resolve("m"), ask, call, trace)
+    assert seen == [(trace.calls[0].span_id, None, False)]
     assert call.alive is not None
     call.alive()
     outcome.release()
+
+
+def test_the_times_of_an_attempt_are_told_in_milliseconds(
+    make_router: RouterFactory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.1
+    router = make_router(Scripted("timed"), retries=0)
+    monkeypatch.setattr(attempt_module, "time", SimpleNamespace(perf_counter=lambda: now))
+
+    def ask(_: Target) -> str:
+        nonlocal now
+        now += 0.251374
+        raise BadResponse("down")
+
+    trace = Trace(0.05)
+    with pytest.raises(BadResponse):
+        router.run(router.resolve("m"), ask, Call(), trace)
+    assert [(event["at_ms"], event["took_ms"]) for event in trace.events] == [(301.4, 251.4)]
+    (record,) = [one for one in caplog.records if one.message == "provider_call_failed"]
+    assert record.__dict__["duration_ms"] == 251.37
+    assert trace.provider_seconds == pytest.approx(0.251374)
+
+
+def test_a_call_that_its_provider_took_too_long_for_is_kept_as_a_slow_one(
+    make_router: RouterFactory,
+) -> None:
+    router = make_router(Scripted("slow"), breaker_min_calls=1, breaker_slow_answer=0.05)
+    trace = Trace(time.perf_counter())
+
+    def ask(_: Target) -> bool:
+        return bool(wait_until(lambda: router.circuits() == {"slow": "open"}, 60))
+
+    outcome = router.run(router.resolve("m"), ask, Call(), trace)
+    outcome.release()
+    assert [call.slow for call in trace.calls] == [True]
 
 
 def test_when_a_call_is_slow_follows_from_its_time_limits_unless_it_is_set(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from goblin_assistant.errors import NoFreeSlot, RateLimitExceeded
 from goblin_assistant.metrics import REGISTRY
 from goblin_assistant.providers.base import CallCancelled
+from goblin_assistant.routing import slots as slots_module
 from goblin_assistant.routing.slots import Caps, ChatSlots, KeyConcurrency
 from goblin_assistant.threads.budget import ThreadBudget
 from tests.conftest import wait_until
@@ -176,6 +178,70 @@ def test_a_pool_of_many_slots_is_full_when_all_are_taken() -> None:
     assert not slots.full
     slots.acquire()
     assert slots.full
+    with pytest.raises(NoFreeSlot):
+        slots.acquire()
+
+
+def test_a_queue_of_many_is_full_when_as_many_wait() -> None:
+    slots = pool(1, wait=60, waiting=int("300"))
+    slots.acquire()
+    slots._waiting = int("300")
+    with pytest.raises(NoFreeSlot):
+        slots.acquire(client_gone=lambda: pytest.fail("it has waited"))
+
+
+def test_a_name_has_no_more_than_its_cap_however_large_it_is() -> None:
+    caps = Caps()
+    assert [caps.acquire("a", 300) for _ in range(301)] == [True] * 300 + [False]
+
+
+class Waiting:
+    """A chat that waits on a clock that its test turns, each time when it looks for its client."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, wait: float, *steps: float) -> None:
+        self.now = 4.0
+        self.looks = 0
+        self.steps = steps
+        monkeypatch.setattr(slots_module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(slots_module, "_POLL_SECONDS", 0.001)
+        self.slots = pool(int("300"), wait, threads=400)
+        for _ in range(300):
+            self.slots.acquire()
+
+    def look(self) -> bool:
+        """Whether the client has gone: it never has."""
+        if self.looks == len(self.steps):
+            pytest.fail("it waits longer than it should")
+        self.now += self.steps[self.looks]
+        self.looks += 1
+        return False
+
+
+def test_the_time_that_a_chat_waited_is_told_and_observed_exactly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chat = Waiting(monkeypatch, 60, 2.0, 3.5)
+
+    def look() -> bool:
+        gone = chat.look()
+        if chat.looks == 2:
+            chat.slots.release()
+        return gone
+
+    count, total = waited()
+    assert chat.slots.acquire(client_gone=look) == 5.5
+    assert waited() == (count + 1, pytest.approx(total + 5.5))
+    assert (chat.slots.in_use, chat.slots.waiting) == (300, 0)
+
+
+@pytest.mark.parametrize("steps", [(59.0, 1.0), (61.0,)])
+def test_a_chat_waits_until_its_time_is_over_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch, steps: tuple[float, ...]
+) -> None:
+    chat = Waiting(monkeypatch, 60, *steps)
+    with pytest.raises(NoFreeSlot):
+        chat.slots.acquire(client_gone=chat.look)
+    assert chat.looks == len(steps)
 
 
 def test_a_chat_that_finds_a_free_slot_is_observed_as_one_that_did_not_wait() -> None:

@@ -330,6 +330,32 @@ def test_finished_chats_are_settled_before_a_budget_that_they_may_cover_is_refus
         reserve(1, lambda: True)
 
 
+def test_all_of_a_budget_is_reserved_once_the_chat_that_held_it_is_settled_without_cost(
+    engine: Engine, store: UsageStore
+) -> None:
+    key, soon = add_key(engine), now_ms() + 3_600_000
+    running = hold(store, key, 100, budget=10_000)
+
+    def settled() -> bool:
+        settle(store, running, 0)
+        return True
+
+    store.budgets.reserve(new_record_id(), key, 10_000, 10_000, soon, settle=settled)
+    assert budget_of(engine, key) == (0, 10_000)
+
+
+def test_records_that_change_no_budget_are_booked_without_a_statement(
+    engine: Engine, store: UsageStore
+) -> None:
+    class Silent:
+        """A cursor that nothing may be asked."""
+
+    free: list[Settled] = [(entry(key_id=None, cost_microusd=5), None)]
+    store.budgets.book_new(Silent(), [*free, (entry(key_id=7, cost_microusd=0), None)])
+    store.budgets.book(Silent(), new_record_id(), 7, 0, None)
+    store.budgets.book(Silent(), new_record_id(), None, 5, None)
+
+
 def test_a_key_that_has_bought_nothing_has_spent_nothing(engine: Engine, store: UsageStore) -> None:
     key, now = add_key(engine), now_ms()
     assert store.budgets.state(key, now) == BudgetState(month_of(now), 0, 0)

@@ -51,6 +51,7 @@ def test_text_is_counted_in_bytes() -> None:
         {"type": "text", "text": 5},
         {"content": "hello", "other": "hello"},
         {"type": "image_url", "text": "hello"},
+        {"type": ["image"], "text": "hello"},
         {"role": "user", "content": [{"type": "text", "text": "hello"}]},
     ],
 )
@@ -61,6 +62,10 @@ def test_an_item_of_two_fields_counts_as_one_of_three_of_which_one_is_empty(
     counted = count_prompt({"messages": [item]})
     assert replace(counted, text_bytes=0) == replace(empty, text_bytes=0)
     assert empty.text_bytes - counted.text_bytes == len("name")
+
+
+def test_a_document_of_two_fields_is_one() -> None:
+    assert count_prompt(said([{"type": "file", "text": "hello"}])).attachments == ATTACHMENT_TOKENS
 
 
 @pytest.mark.parametrize("content", [{"inner": "x" * 400}, 5, None])
@@ -234,8 +239,9 @@ def test_a_jpegs_size_is_read_behind_fillers_and_metadata(before: bytes) -> None
 def test_a_few_hundred_images_of_a_request_are_measured_and_the_others_count_the_most() -> None:
     small = picture(jpeg())
     few, many = ([small] * count for count in (MEASURED_IMAGES, MEASURED_IMAGES + 10))
-    more = estimate_prompt_tokens(said(many)) - estimate_prompt_tokens(said(few))
-    assert more == 10 * IMAGE_TOKENS
+    each = count_prompt(said([small])).images
+    assert count_prompt(said(few)).images == MEASURED_IMAGES * each
+    assert count_prompt(said(many)).images == MEASURED_IMAGES * each + 10 * IMAGE_TOKENS
 
 
 def pdf(pages: int) -> bytes:
@@ -369,7 +375,11 @@ URL = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
         ({"temperature": 0.5, "stream": True, "top_k": 40, "seed": None}, 0),
         ({"metadata": {"user_id": "x" * 50, "team": "abc"}}, 3),
         ({"metadata": "abcd"}, 4),
+        (orjson.loads(b'{"metadata": {"user_id": "xxxx", "team": "abc", "zone": "de"}}'), 5),
+        ({"format": {"type": "abc"}}, 4 + 3),
+        ({"response_format": {"type": "abc"}}, 4 + 3),
         ({"tools": [{"añ": ["b", 1, True, None, {"c": "dd"}]}]}, 3 + 1 + 4 + 4 + 1 + 2),
+        ({"tools": [{"d": "ж"}]}, 1 + 2),
         ({"tools": [list(range(8))]}, 8 * 4),
         ({"tools": [list(range(9))]}, 9 * 4),
         ({"tools": [[*range(9), "a"]]}, 9 * 4 + 1),
@@ -377,6 +387,7 @@ URL = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
         ({"input": [1, 2.5, 3]}, 3 * 4),
         ({"input": []}, 0),
         ({"input": [1, "ab"]}, 4 + 2),
+        ({"input": [1, 2.5, "abc"]}, 4 + 4 + 3),
         ({"input": ["ab", 1]}, 4 + 2),
         ({"input": [[1, 2], [3]]}, 3 * 4),
         ({"system": "abc"}, 3),
@@ -427,6 +438,8 @@ def test_images_are_reserved_for_at_what_the_dearest_model_counts() -> None:
         ({**URL, "type": "image"}, None),
         ({**URL, "cache_control": {"type": "ephemeral"}}, 0),
         ({**URL, "note": "abc"}, 4 + 3),
+        ({**URL, "alt": "abc"}, 3 + 3),
+        (orjson.loads(orjson.dumps({**URL, "note": "abc"})), 4 + 3),
         ({"type": "image_url", "image_url": {**URL["image_url"], "detail": "high"}}, 0),
         ({"type": "image_url", "image_url": {**URL["image_url"], "alt": "abc"}}, 3),
         ({"type": "input_image", "image_url": "https://example.com/a.png", "detail": "low"}, 0),
@@ -448,10 +461,11 @@ def test_what_stands_beside_an_image_counts_as_text(part: dict[str, Any], size: 
 def test_images_in_the_results_of_tools_and_in_documents_are_images() -> None:
     result = {"type": "tool_result", "tool_use_id": "t", "content": [URL, {"a": "b"}]}
     assert count_prompt(said([result])).images == IMAGE_TOKENS
-    source = {"type": "content", "content": [URL, {"type": "text", "text": "x" * 40}]}
-    inside = count_prompt(said([{"type": "document", "source": source, "title": "abc"}]))
+    source = {"type": "content", "content": [URL, {"type": "text", "text": "x" * 40}], "by": "me"}
+    document = {"type": "document", "source": source, "title": "abc"}
+    inside = count_prompt(orjson.loads(orjson.dumps(said([document]))))
     assert (inside.images, inside.attachments) == (IMAGE_TOKENS, 0)
-    names = "typedocumentsourcetypecontenttitleabctypetexttext"
+    names = "typedocumentsourcetypecontentbymetitleabctypetexttext"
     assert inside.text_bytes == count_prompt(said([])).text_bytes + len(names) + 40
 
 
@@ -464,6 +478,13 @@ def test_each_tool_that_runs_at_the_provider_is_reserved_for() -> None:
     assert unseen(tools=[mine, web, web]) == 2 * UNSEEN_TOKENS
     assert unseen(tools=[web], plugins=[{"id": "web"}]) == 2 * UNSEEN_TOKENS
     assert unseen(plugins=[], web_search_options=False, mcp_servers=None) == 0
+
+
+def test_documents_are_reserved_for_beside_tools_and_text() -> None:
+    link = document(type="url", url="https://example.com/a.pdf")
+    count = count_prompt({**said([{"type": "text", "text": "x" * 40}, link]), "plugins": ["web"]})
+    assert count.unseen == 2 * UNSEEN_TOKENS
+    assert count.text_bytes >= 40
 
 
 def test_a_prediction_costs_its_text_like_an_answer() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,8 +60,8 @@ def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
 def test_appending_twice_writes_once(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     made = entry()
-    journal.append(made)
-    journal.append(made)
+    assert journal.append(made)
+    assert journal.append(made)
     assert len(read(tmp_path)) == 1
     journal.close()
 
@@ -126,6 +127,23 @@ def test_the_journals_of_the_living_are_no_orphans(tmp_path: Path) -> None:
     for _ in range(10):
         journal.append(entry())
     assert list(orphans(tmp_path)) == []
+    (tmp_path / "~.jsonl").write_bytes(journal_line(entry()))
+    assert [orphan.path.name for orphan in orphans(tmp_path)] == ["~.jsonl"]
+    journal.close()
+
+
+def test_a_file_of_the_same_name_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_journal.os, "urandom", bytes)
+    theirs = tmp_path / f"{os.getpid()}-00000000-1.jsonl"
+    theirs.write_text("theirs")
+    journal = Journal(tmp_path)
+    assert not journal.append(entry())
+    assert theirs.read_text() == "theirs"
+    mine = entry()
+    assert journal.append(mine)
+    assert journal.waiting() == 1
     journal.close()
 
 
@@ -198,6 +216,7 @@ def test_a_new_file_that_an_importer_deleted_at_once_is_not_used(
     made = entry()
     assert journal.append(made)
     assert read(tmp_path) == [made]
+    assert len(open_files(tmp_path)) == 1
     journal.close()
 
 
@@ -244,9 +263,13 @@ def test_a_folder_that_cannot_be_written_costs_no_chat(tmp_path: Path) -> None:
 def test_a_forked_child_writes_a_journal_of_its_own(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.append(entry())
-    child = fork()
+    # Another thread of the parent may be writing at that moment.
+    with journal._lock:
+        child = fork()
     if child == 0:
-        os._exit(0 if journal.append(entry()) and len(list(tmp_path.iterdir())) == 2 else 1)
+        signal.alarm(60)  # it would wait for ever
+        written = journal.append(entry()) and len(list(tmp_path.iterdir())) == 2
+        os._exit(0 if written and len(open_files(tmp_path)) == 1 else 1)
     assert os.waitpid(child, 0)[1] == 0
     writers = {path.name.split("-")[0] for path in tmp_path.iterdir()}
     assert writers == {str(os.getpid()), str(child)}
@@ -272,6 +295,7 @@ def test_whatever_is_no_readable_file_is_skipped_once_and_the_others_are_importe
     said = [record for record in caplog.records if record.message == "usage_journal_skipped"]
     files = [record.__dict__["file"] for record in said]
     assert files == ["1.jsonl", "2.jsonl", "3.jsonl", "4.jsonl"]
+    assert said[-1].__dict__["error"] == os.strerror(errno.ELOOP)
     assert open_files(folder) == []
 
 

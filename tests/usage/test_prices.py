@@ -20,7 +20,7 @@ from goblin_assistant.providers.base import Usage
 from goblin_assistant.providers.openai import wire
 from goblin_assistant.providers.presets import PRESETS
 from goblin_assistant.usage.prices import GENAI_PROVIDERS, MAX_CACHED, Prices, _Conditional
-from goblin_assistant.usage.rates import Rates, rates_from, rates_of
+from goblin_assistant.usage.rates import FREE, Rates, rates_from, rates_of
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 WITHOUT_LIST_PRICES = {"ollama", "vllm", "llamacpp", "lmstudio"}  # servers of one's own
@@ -263,6 +263,12 @@ def test_the_price_of_the_model_that_answered_goes_before_that_of_the_alias() ->
     assert some.cost_microusd("openai", "something-internal", Usage(1000, 0), "gpt-4o") == 2500
 
 
+def test_of_two_given_prices_that_of_the_model_that_answered_holds() -> None:
+    some = prices({"a/new": row(input="1", output="1"), "a/old": row(input="2", output="2")})
+    assert some.cost_microusd("a", "new", Usage(10, 0), "old") == 10
+    assert some.cost_microusd("a", "new", Usage(10, 0), "new") == 10
+
+
 def test_a_provider_of_another_name_is_known_by_its_address() -> None:
     assert prices().cost_microusd("team-openai", "gpt-4o", Usage(1000, 0)) is None
     named = Prices(
@@ -393,6 +399,31 @@ def test_a_part_that_exceeds_its_total_costs_no_more_than_the_total(field: str) 
     assert rates.cost_microusd(replace(usage, **{field: 3})) == 7 * 4 + 3 * one
 
 
+def test_what_is_written_to_the_cache_is_at_most_what_was_not_read_from_it() -> None:
+    rates = dollars(input=4, output=4, cache_read=1, cache_write=5)
+    usage = Usage(10, 0, cached_tokens=4, cache_write_tokens=99)
+    assert rates.cost_microusd(usage) == 4 * 1 + 6 * 5
+
+
+def test_sounds_without_a_price_of_their_own_cost_what_other_tokens_do() -> None:
+    usage = Usage(10, 10, audio_prompt_tokens=5, audio_completion_tokens=5)
+    assert dollars(input=1, output=2).cost_microusd(usage) == 30
+
+
+def test_what_is_free_costs_nothing_whatever_its_tokens_are() -> None:
+    usage = Usage(
+        100, 100, cached_tokens=20, cache_write_tokens=30, cache_write_1h_tokens=10,
+        reasoning_tokens=40, audio_prompt_tokens=5, audio_completion_tokens=5,
+    )  # fmt: skip
+    assert FREE.cost_microusd(usage) == 0
+    assert FREE.most_microusd(100, 100, audio=True) == 0
+
+
+def test_a_direction_that_is_free_adds_nothing_to_a_reservation() -> None:
+    assert dollars(input=0, output=5).most_microusd(10, 10, audio=True) == 50
+    assert dollars(input=5, output=0).most_microusd(10, 10, audio=True) == 50
+
+
 def test_sounds_that_exceed_what_is_left_of_the_prompt_cost_no_more_than_that() -> None:
     rates = dollars(input=4, output=4, cache_read=1, cache_write=5, audio=9, audio_answer=8)
     usage = Usage(10, 0, cached_tokens=2, cache_write_tokens=3, audio_prompt_tokens=99)
@@ -412,6 +443,34 @@ def test_each_step_of_a_price_holds_from_its_own_length_on() -> None:
         assert rates.cost_microusd(Usage(prompt, 0)) == prompt * each
 
 
+def test_steps_of_prompt_and_answer_may_begin_at_different_lengths() -> None:
+    def steps(start: int, dear: int) -> TieredPrices:
+        return TieredPrices(base=Decimal(1), tiers=[Tier(start=start, price=Decimal(dear))])
+
+    rates = rates_of(ModelPrice(input_mtok=steps(1000, 2), output_mtok=steps(2000, 3)))
+    assert rates is not None
+    for prompt, cost in ((1000, 1001), (1001, 2003), (2000, 4001), (2001, 4005)):
+        assert rates.cost_microusd(Usage(prompt, 1)) == cost
+
+
+def test_prices_in_powers_of_ten_are_read() -> None:
+    rates = rates_from({0: {"input": Decimal("1E+2"), "output": Decimal("2E+1")}})
+    assert rates.cost_microusd(Usage(1, 1)) == 120
+    assert rates.per_million() == {"input": "100", "output": "20"}
+
+
+def test_a_reservation_is_rounded_up_to_the_next_micro_dollar() -> None:
+    rates = rates_from({0: {"input": Decimal("0.15"), "output": Decimal(1)}})
+    assert [rates.most_microusd(tokens, 0) for tokens in (1, 6, 7, 13, 14, 20)] == [
+        1, 1, 2, 2, 3, 3,
+    ]  # fmt: skip
+
+
+def test_a_prompt_whose_cached_part_alone_has_a_price_has_no_known_cost() -> None:
+    parts = {name: Decimal(1) for name in ("output", "cache_read", "cache_write")}
+    assert rates_from({0: parts}).cost_microusd(Usage(10, 1, cached_tokens=5)) is None
+
+
 def test_an_answer_whose_reasoning_alone_has_a_price_has_no_known_cost() -> None:
     rates = rates_from({0: {"input": Decimal(1), "reasoning": Decimal(3)}})
     assert rates.cost_microusd(Usage(10, 5, reasoning_tokens=2)) is None
@@ -422,6 +481,34 @@ def test_a_price_that_is_none_of_tokens_is_unknown_at_a_regional_address_too() -
     model = SimpleNamespace(get_prices=lambda *_: ModelPrice(requests_kcount=Decimal(1)))
     for percent in (100, 110):
         assert _Conditional(model, True, percent).at(NOON) is None
+
+
+def test_a_model_without_tiers_is_never_asked_for_the_price_of_one() -> None:
+    asked: list[tuple[object, ...]] = []
+    price = ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(1))
+
+    def get_prices(*given: object) -> ModelPrice:
+        asked.append(given)
+        return price
+
+    model = SimpleNamespace(get_prices=get_prices)
+    for tiers in (False, True):
+        found = _Conditional(model, tiers, 100)
+        found.at(NOON, "priority")
+        found.at(NOON)
+    tier = {"service_tier": "priority", "speed": "priority"}
+    assert asked == [(NOON,), (NOON,), (NOON, tier), (NOON,)]
+
+
+def test_a_list_price_that_is_none_of_tokens_is_unknown_at_a_regional_address_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = SimpleNamespace(prices=ModelPrice(requests_kcount=Decimal(1)), price_variants=None)
+    provider = SimpleNamespace(find_model=lambda *_, **__: model, models=[])
+    for address in ("https://api.openai.com/v1", "https://eu.api.openai.com/v1"):
+        some = prices(openai=address)
+        monkeypatch.setattr(some, "_genai_provider", lambda _: provider)
+        assert some.rates("openai", "gpt-5.4") is None
 
 
 def test_rates_of_some_directions_only_reserve_nothing_for_the_others() -> None:
@@ -491,3 +578,25 @@ def test_a_price_per_call_is_added_to_every_call() -> None:
     assert rates.cost_microusd(Usage(10, 10)) == 2000 + 20
     assert rates.most_microusd(10, 10) == 2000 + 20
     assert rates.times(50).cost_microusd(Usage(10, 10)) == 1010
+
+
+@pytest.mark.parametrize(
+    ("price", "text"),
+    [("0.1", "0.1"), ("100", "100"), ("0.0000125", "0.0000125"), ("12.50", "12.5"), ("0", "0")],
+)
+def test_a_price_is_written_without_exponent_and_trailing_zeros(price: str, text: str) -> None:
+    rates = rates_from({0: {"input": Decimal(price), "output": Decimal(3)}})
+    assert rates.per_million() == {"input": text, "output": "3"}
+
+
+@pytest.mark.parametrize("missing", ["input", "output"])
+def test_half_a_price_is_no_list_price(missing: str) -> None:
+    half = {"input": Decimal(1), "output": Decimal(1), missing: None}
+    assert rates_from({0: half}).per_million() is None
+
+
+def test_the_list_price_is_that_of_a_short_prompt() -> None:
+    rates = prices().rates("anthropic", "claude-sonnet-4-5")
+    assert rates is not None
+    assert len(rates.bands) == 2
+    assert rates.per_million() == {"input": "3", "output": "15"}
