@@ -25,7 +25,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from enum import IntEnum
+from enum import Enum
 from typing import Literal
 
 from goblin_assistant import metrics
@@ -37,7 +37,7 @@ SLICES = 10
 Verdict = Literal["success", "failure", "abandoned"]
 
 
-class State(IntEnum):
+class State(Enum):
     """Values of the metric provider_circuit_state."""
 
     CLOSED = 0
@@ -139,7 +139,7 @@ class CircuitBreaker:
         # Oldest first. Single operations on a dict are atomic.
         self._in_flight: dict[Ticket, None] = {}
         self._next_check = clock() + min(self._slow_first_token, self._slow_answer)
-        metrics.provider_circuit_state.labels(provider).set_function(lambda: self.state)
+        metrics.provider_circuit_state.labels(provider).set_function(lambda: self.state.value)
         metrics.provider_calls_in_flight.labels(provider).set_function(self.in_flight)
         metrics.provider_oldest_call_age_seconds.labels(provider).set_function(self.oldest_age)
         self._slow_calls = metrics.provider_slow_calls_total.labels(provider)
@@ -159,7 +159,7 @@ class CircuitBreaker:
                 return 0.0
             if state is State.HALF_OPEN:
                 return 0.0 if self._trial is None else 1.0
-            return max(0.0, self._opened_at + self._open_seconds - now)
+            return self._opened_at + self._open_seconds - now
 
     def available(self) -> bool:
         """Whether `acquire()` would succeed now. Takes nothing."""
@@ -175,7 +175,7 @@ class CircuitBreaker:
     def oldest_age(self) -> float:
         """Age in seconds of the oldest call without a first token or an answer; 0 without one."""
         waiting = [ticket.started for ticket in list(self._in_flight) if not ticket.answering]
-        return max(0.0, self._clock() - waiting[0]) if waiting else 0.0
+        return self._clock() - waiting[0] if waiting else 0.0
 
     def acquire(self, *, streamed: bool) -> Ticket | None:
         """A ticket for a call, or None when none may be made now."""
@@ -245,8 +245,6 @@ class CircuitBreaker:
             return
         ticket.slow = True
         self._slow_calls.inc()
-        if self._trial is ticket:
-            self._trial = None
         if ticket.period == self._period:
             self._failed(now)
 
@@ -258,7 +256,9 @@ class CircuitBreaker:
 
     def _failed(self, now: float) -> None:
         if self._state is State.CLOSED:
-            calls, failures = self._count(now, failed=True)
+            self._count(now, failed=True)
+            calls = sum(counts[0] for _, counts in self._slices)
+            failures = sum(counts[1] for _, counts in self._slices)
             if calls < self._min_calls or failures < self._failure_ratio * calls:
                 return
         self._opened_at = now
@@ -270,7 +270,7 @@ class CircuitBreaker:
         self._change(state)
         self._period += 1
 
-    def _count(self, now: float, *, failed: bool) -> tuple[int, int]:
+    def _count(self, now: float, *, failed: bool) -> None:
         number = int(now / self._slice_seconds)
         slices = self._slices
         while slices and slices[0][0] <= number - SLICES:
@@ -279,9 +279,6 @@ class CircuitBreaker:
             slices.append((number, [0, 0]))
         slices[-1][1][0] += 1
         slices[-1][1][1] += failed
-        if not failed:
-            return 0, 0
-        return sum(counts[0] for _, counts in slices), sum(counts[1] for _, counts in slices)
 
     def _change(self, state: State) -> None:
         before, self._state = self._state, state
