@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 import requests
+from argon2 import PasswordHasher
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, settings
@@ -94,6 +95,14 @@ def silent_log() -> Iterator[None]:
 def patient_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may not hash a password within the product's two seconds."""
     monkeypatch.setattr("goblin_assistant.accounts.passwords._WAIT_SECONDS", 60.0)
+
+
+@pytest.fixture(autouse=True)
+def cheap_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Applications in this process hash passwords at a thousandth of the cost. Real servers do it
+    at the real one, and so does tests/accounts/test_users.py."""
+    cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr("goblin_assistant.accounts.passwords._HASHER", cheap)
 
 
 def wait_until(predicate: Callable[[], Any], timeout: float = 30.0, what: str = "") -> Any:

@@ -37,6 +37,9 @@ _NOBODY = (
 A constant, because making it at start costs 33 ms. A test checks that its parameters are current.
 """
 
+_HASHER = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
+"""https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#argon2id"""
+
 _WAIT_SECONDS = 2.0
 _RETRY_AFTER_SECONDS = 1.0
 
@@ -49,8 +52,7 @@ class Passwords:
     """
 
     def __init__(self, concurrency: int, waiting: int, threads: ThreadBudget) -> None:
-        # https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#argon2id
-        self._hasher = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
+        self._hasher = _HASHER
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="password")
         self._most = waiting
         self._threads = threads

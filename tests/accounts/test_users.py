@@ -37,6 +37,11 @@ from tests.support.accounts_fixtures import (
 __all__ = ["account_log", "accounts", "database_url", "engine"]
 
 
+@pytest.fixture
+def cheap_hashing() -> None:
+    """Nothing: here passwords are hashed at the real cost."""
+
+
 # -- users ----------------------------------------------------------------------------------------
 def test_an_account_is_made_once_for_every_spelling_of_its_address(accounts: Accounts) -> None:
     user = accounts.create("Ada@Example.com", PASSWORD)
