@@ -115,14 +115,19 @@ def anthropic_body(error: AppError | ProviderError, correlation_id: str) -> dict
     return {"type": "error", "error": inner, "request_id": correlation_id}
 
 
-def is_anthropics(path: str) -> bool:
-    """Whether errors of `path` have Anthropic's format."""
-    return path == "/v1/messages" or path.startswith("/v1/messages/")
+def is_anthropics(path: str, *, versioned: bool = False) -> bool:
+    """Whether errors of `path` have Anthropic's format. `versioned`: the request has the header
+    anthropic-version. The list of models is in either format."""
+    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+        return True
+    return versioned and (path == "/v1/models" or path.startswith("/v1/models/"))
 
 
-def body_for(path: str, error: AppError | ProviderError, correlation_id: str) -> dict[str, Any]:
-    """The error in the dialect of `path`."""
-    if is_anthropics(path):
+def body_for(
+    path: str, error: AppError | ProviderError, correlation_id: str, *, versioned: bool = False
+) -> dict[str, Any]:
+    """The error in the dialect of `path`, as `is_anthropics` says."""
+    if is_anthropics(path, versioned=versioned):
         return anthropic_body(error, correlation_id)
     if path == "/v1" or path.startswith("/v1/"):
         return openai_body(error, correlation_id)

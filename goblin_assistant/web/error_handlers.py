@@ -91,10 +91,12 @@ def respond(
         _note(label_of(error))
     else:
         request_info().error_code = error.code
-    body = orjson.dumps(body_for(path, error, correlation_id.get()), default=str)
+    versioned = "anthropic-version" in request.headers
+    told = body_for(path, error, correlation_id.get(), versioned=versioned)
+    body = orjson.dumps(told, default=str)
     response = Response(body, status, content_type="application/json")
     # Also where no route matches: Anthropic's SDKs read it.
-    if is_anthropics(path) or "anthropic-version" in request.headers:
+    if is_anthropics(path) or versioned:
         response.headers["request-id"] = correlation_id.get()
     if headers:
         response.headers.extend(headers)

@@ -146,11 +146,16 @@ def test_anthropics_sdk_lists_and_describes_every_model(live: Live) -> None:
         with pytest.raises(anthropic.NotFoundError) as missing:
             client.models.retrieve("no/such")
         assert missing.value.request_id == missing.value.response.headers["x-correlation-id"]
+        told: Any = missing.value.body
+        assert (told["type"], told["error"]["type"]) == ("error", "not_found_error")
         with pytest.raises(anthropic.NotFoundError, match="content within the request") as absent:
             client.beta.files.list()
         assert absent.value.request_id
     with live.openai() as other:
         assert [model.id for model in other.models.list()] == names
+        with pytest.raises(openai.NotFoundError) as unknown:
+            other.models.retrieve("no/such")
+        assert unknown.value.type == "invalid_request_error"
 
 
 # -- Anthropic's SDK on any model -----------------------------------------------------------------
