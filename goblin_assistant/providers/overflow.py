@@ -91,7 +91,7 @@ _SENTENCES = tuple(
         # for the answer already
         r"you passed (?P<prompt>\d+) input tokens and requested (?P<answer>\d+) output tokens\. "
         r"However, the model's context length is only (?P<window>\d+) tokens",
-        # Of a text so long that vLLM does not count its tokens: vllm/renderers/params.py
+        # Of a text so long that vLLM does not count its tokens: vllm.renderers.params
         r"you passed \d+ input characters and requested (?P<answer>\d+) output tokens\. "
         r"However, the model's context length is only (?P<window>\d+) tokens",
         # SGLang: sglang.srt.managers.tokenizer_manager
