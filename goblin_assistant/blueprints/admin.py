@@ -186,6 +186,6 @@ def limits() -> dict[str, Any]:
             "general": config.ratelimit_default,
             "login_account": config.ratelimit_login_account,
         },
-        "chat_slots": config.slots,
+        "chat_slots": parts.chat.slots.limit,
         "threads": config.threads,
     }

@@ -150,7 +150,7 @@ def reset_password(email: str, password_stdin: bool, revoke_keys: bool) -> None:
         live = accounts.keys.count_live(user_id)
     click.echo(f"password of {email} set; its sessions have ended")
     if live:
-        click.echo(f"{live} of its API keys go on working; --revoke-keys ends them")
+        click.echo(f"its API keys that go on working: {live}; --revoke-keys ends them")
 
 
 @users.command()

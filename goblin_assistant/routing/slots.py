@@ -44,9 +44,10 @@ class ChatSlots:
         chat_slots_in_use.set_function(lambda: self._taken)
         chat_slots_waiting.set_function(lambda: self._waiting)
 
-    def lower(self, limit: int) -> None:
-        """Have fewer slots. For the start, before chats come."""
+    def lower(self, limit: int, waiting: int) -> None:
+        """Have fewer slots, and fewer chats that wait. For the start, before chats come."""
         self.limit = min(self.limit, limit)
+        self._most_waiting = min(self._most_waiting, waiting)
         chat_slots_max.set(self.limit)
 
     def acquire(self, client_gone: Callable[[], bool] | None = None) -> float:

@@ -19,10 +19,11 @@ from typing import Any
 
 from waitress.channel import HTTPChannel
 
+from goblin_assistant.rate_limits.policy import PROVIDER_ROUTES
 from goblin_assistant.server.addresses import plain
 from goblin_assistant.server.keep_alive import SilentStream
 from goblin_assistant.server.loop import ChannelServer
-from goblin_assistant.server.parser import RequestParser
+from goblin_assistant.server.parser import RequestParser, path_info
 from goblin_assistant.server.tasks import LAG_BYTES, ApplicationTask, RefusedTask
 
 LINGER_SECONDS = 5.0
@@ -80,6 +81,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     """The streamed response at hand, which is kept alive while it is silent."""
     leaving = False
     """The client had closed its half when this was last looked at."""
+    ended = False
+    """The client has closed its half, and waits for the answer at hand."""
 
     def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(server, *args, **kwargs)
@@ -205,7 +208,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         silent = self.silent  # once: the request's thread takes it away
         if silent is not None:
             silent.watch()
-        if self.behind and self.requests:
+        if self.behind and self._at_a_chat():
             self._look_for_client()
         if self.total_outbufs_len:
             seen = (self.last_activity, unacknowledged(self.socket))
@@ -229,7 +232,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return False
 
     def _look_for_client(self) -> None:
-        """Close the connection of a client that has left while its next request waits here.
+        """Close the connection of a client that has left its chat while its next request waits.
 
         Until that is parsed nothing is read, and so the end of the connection is not either. Not
         at first sight: a client may send all its requests, close its half and read the answers.
@@ -245,6 +248,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """As waitress, but a refusal lingers."""
         if self.socket is None:
             return  # the read in the same turn found a reset and closed it
+        if self.ended and not self.requests:
+            self.close_when_flushed = True
         if self.linger and self.close_when_flushed and not self.will_close:
             self.close_when_flushed = False  # waitress would close after the last byte
             super().handle_write()
@@ -277,19 +282,40 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         )
 
     def writable(self) -> bool:
-        """As waitress, and also when the next request can be parsed."""
-        return bool(super().writable()) or self._may_go_on()
+        """As waitress, and also when the next request can be parsed, or none can come."""
+        over = self.ended and not self.requests
+        return over or bool(super().writable()) or self._may_go_on()
 
     def readable(self) -> bool:
         """As waitress, also while discarding, but not while bytes wait to be parsed."""
         if self.discarding_until:
             return not self.will_close
-        return not self.behind and bool(super().readable())
+        return not (self.behind or self.ended) and bool(super().readable())
+
+    def _only_waits(self) -> bool:
+        """Whether the client has closed its half and still wants the answer at hand, as `nc` does.
+
+        That looks like a client that has gone. A chat ends then, because it costs tokens; any other
+        answer is sent.
+        """
+        if not self.requests or self._at_a_chat():
+            return False
+        try:
+            return self.socket.recv(1, socket.MSG_PEEK) == b""
+        except OSError:
+            return False
+
+    def _at_a_chat(self) -> bool:
+        requests = list(self.requests)  # the request's thread takes it away
+        return bool(requests) and path_info(requests[0].path).rstrip("/") in PROVIDER_ROUTES
 
     def handle_read(self) -> None:
         """As waitress, or discard what arrives."""
         if not self.discarding_until:
-            super().handle_read()
+            if self._only_waits():
+                self.ended = True
+            else:
+                super().handle_read()
             return
         try:
             self.discarded += len(self.recv(65536))  # recv closes at the end of the stream

@@ -98,16 +98,19 @@ class Server:
         self._weighed = 0.0
 
     def _bound_chats(self, connections: int, descriptors: int) -> None:
-        """Lower the number of chats at once where few files may be open. No running chat is ever
-        closed to make room: if each connection had one, nobody could ask for /health."""
-        slots = self._runtime.chat.slots
-        most = max(1, connections - OTHER_CONNECTIONS - self._config.most_chats_waiting)
-        if most < slots.limit:
+        """Lower the number of chats at once, and of those that wait, where few files may be open.
+        None of them is ever closed to make room: if each connection had one, nobody could ask for
+        /health."""
+        slots, waiting = self._runtime.chat.slots, self._config.most_chats_waiting
+        room = max(2, connections - OTHER_CONNECTIONS)
+        if slots.limit + waiting > room:
+            waiting = min(waiting, room // 8)
+            most = min(slots.limit, room - waiting)
             logger.warning(
                 "few_open_files",
                 extra={"open_files": descriptors, "chat_slots": most, "wanted": slots.limit},
             )
-            slots.lower(most)
+            slots.lower(most, waiting)
 
     @property
     def port(self) -> int:

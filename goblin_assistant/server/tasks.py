@@ -77,7 +77,7 @@ class RefusedTask(ErrorTask):  # type: ignore[misc]
             isinstance(request.error, RequestHeaderFieldsTooLarge) and not request.headers_finished
         )
         only = cut and not request.origin and len(origins) == 1
-        return str(origins[0] if only else request.origin)
+        return str(origins[0].lower() if only else request.origin)  # as browsers write it
 
 
 def _error_of(request: Any) -> AppError:
@@ -133,7 +133,10 @@ class ApplicationTask(WSGITask):  # type: ignore[misc]
                     lines.append(f"Date: {_date(int(self.start_time))}")
                 lines.append("\r\n")
                 return "\r\n".join(lines).encode("latin-1")
-        return bytes(super().build_response_header())
+        head = bytes(super().build_response_header())
+        if self.request.command == "HEAD":
+            self.chunked_response = False  # waitress would send the end mark of a body
+        return head
 
     def execute(self) -> None:
         """Run the application. Afterwards nobody else writes into its response."""

@@ -172,12 +172,12 @@ def validation_failed(error: ValidationError) -> ValidationFailed:
         else:
             meant.append((field, _plain(kind, str(item["msg"]))))
     # A list with a wrong item is meant as a list: it is not told that text would do.
+    wrong = [*(field for field, _ in meant), *kinds]
     alternatives = [
         (field, "Input should be a valid " + " or ".join(dict.fromkeys(names)))
         for field, names in kinds.items()
-        if not any(
-            other == field or other.startswith((f"{field}.", f"{field}[")) for other, _ in meant
-        )
+        if not any(other.startswith((f"{field}.", f"{field}[")) for other in wrong)
+        and not any(field == other for other, _ in meant)
     ]
     return from_problems([*alternatives, *meant])
 

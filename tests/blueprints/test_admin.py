@@ -298,3 +298,5 @@ def test_the_limits_in_force_are_told(make_app: MakeApp) -> None:
     assert found["groups"]["chat"] == "7 per minute"
     assert set(found["groups"]) == {"auth", "chat", "health", "general", "login_account"}
     assert (found["threads"], found["chat_slots"]) == (16, 13)
+    app.extensions["goblin"].chat.slots.lower(5, 1)  # few files may be open
+    assert client.get("/admin/limits", headers=user).get_json()["chat_slots"] == 5

@@ -140,7 +140,7 @@ def test_a_reset_password_says_which_keys_go_on(ada: dict[str, Any], accounts: A
     key = good(keys, "create", ADA, "--name", "k").strip()
     reset = ("reset-password", ADA, "--password-stdin")
     said = good(users, *reset, stdin="a new long password\n")
-    assert "1 of its API keys go on working; --revoke-keys ends them" in said
+    assert "its API keys that go on working: 1; --revoke-keys ends them" in said
     assert accounts.principals.of_key(key)
     assert "keys" not in good(users, *reset, "--revoke-keys", stdin="another long password\n")
     with pytest.raises(Unauthorized):

@@ -289,9 +289,11 @@ def test_a_refusal_for_a_keys_own_concurrency_is_counted_and_says_when_to_come_b
 
 
 def test_slots_are_only_ever_lowered() -> None:
-    slots = pool(3, wait=0)
-    slots.lower(5)
-    assert slots.limit == 3
-    slots.lower(1)
+    slots = pool(3, wait=1, waiting=2)
+    slots.lower(5, 5)
+    assert (slots.limit, slots._most_waiting) == (3, 2)
+    slots.lower(1, 0)
     slots.acquire()
     assert slots.full
+    with pytest.raises(NoFreeSlot):  # at once
+        slots.acquire()

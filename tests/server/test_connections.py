@@ -17,8 +17,13 @@ from typing import Any, Protocol, cast
 import pytest
 import requests
 
+from goblin_assistant.config import Config
+from goblin_assistant.routing.slots import ChatSlots
 from goblin_assistant.server import shutdown
-from goblin_assistant.server.connections import ConnectionBounds
+from goblin_assistant.server.connections import ROOM, ConnectionBounds
+from goblin_assistant.server.serve import OTHER_CONNECTIONS, settings
+from goblin_assistant.server.serve import Server as BoundedServer
+from goblin_assistant.threads.budget import ThreadBudget
 from tests.conftest import ROOT, Serve, Server, free_port, wait_until
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply
 from tests.support.real_server import STREAM, raw
@@ -172,6 +177,25 @@ def test_where_few_files_may_be_open_chats_leave_connections_for_health(
     assert raw(server, LIVE).split()[1] == b"200"
     metrics = server.metrics()
     assert metrics["chat_slots_max"] == metrics["chat_slots_in_use"] == slots
+
+
+@pytest.mark.parametrize(
+    ("threads", "files"),
+    [(64, 40), (64, 64), (64, 256), (64, 323), (64, 324), (512, 1024), (1024, 2048), (2048, 4096)],
+)
+def test_chats_and_those_that_wait_fit_into_the_connections(threads: int, files: int) -> None:
+    values = {"env": "development", "threads": threads}
+    config = Config.load(values, environ={}, dotenv=Path("absent.env"))
+    limit = settings(config, files)["connection_limit"]
+    room = limit - max(2, limit // ROOM) - OTHER_CONNECTIONS
+    budget = ThreadBudget(config.held_threads)
+    slots = ChatSlots(config.slots, 0.5, config.most_chats_waiting, budget)
+    server: Any = SimpleNamespace(
+        _runtime=SimpleNamespace(chat=SimpleNamespace(slots=slots)), _config=config
+    )
+    BoundedServer._bound_chats(server, room + OTHER_CONNECTIONS, files)
+    assert slots.limit + slots._most_waiting <= room
+    assert slots.limit == config.slots or slots.limit >= room * 3 // 4
 
 
 def test_the_newest_connections_are_not_closed_before_their_requests_can_come() -> None:

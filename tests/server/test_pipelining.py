@@ -84,6 +84,24 @@ def test_an_answer_without_a_body_keeps_its_connection(
     assert b"\r\nconnection: close" not in first.lower()
 
 
+@pytest.mark.parametrize("path", ["/conversations/export", "/usage?format=csv", "/metrics"])
+def test_a_head_that_closes_its_connection_has_no_byte_behind_it_either(
+    parts: Parts, path: str
+) -> None:
+    (only,) = parts.answers(parts.request("HEAD", path, "Connection: close"))
+    assert statuses([only]) == [200]
+    assert only.partition(b"\r\n\r\n")[2] == b""
+
+
+@pytest.mark.parametrize("sent", [LIVE, LIVE + LIVE, LIVE.replace(b"1.1", b"1.0")])
+def test_a_client_that_closes_its_half_gets_its_answers(parts: Parts, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", parts.server.port), 60) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert received.count(b" 200 OK\r\n") == sent.count(b"GET ")
+
+
 @pytest.mark.parametrize("options", ["close", "Close", "TE, close", "keep-alive,CLOSE"])
 def test_a_connection_is_closed_when_one_of_its_options_says_so(parts: Parts, options: str) -> None:
     (only,) = parts.answers(parts.request("GET", "/health/live", f"Connection: {options}") + LIVE)

@@ -273,6 +273,11 @@ def test_a_wrong_field_is_named(fields: dict[str, object], param: str) -> None:
         ),
         (ResponsesRequest, {"input": []}, "input: List should have at least 1 item"),
         (ResponsesRequest, {"input": ["x"]}, "input[0]: Input should be an object"),
+        (
+            ResponsesRequest,
+            {"input": [{"role": "user", "content": 5}]},
+            "input[0].content: Input should be a valid string or list",
+        ),
         (EmbeddingsRequest, {"input": []}, "input: List should have at least 1 item"),
         (EmbeddingsRequest, {"input": ""}, "input: String should have at least 1 character"),
         (EmbeddingsRequest, {"input": 3}, "input: Input should be a valid string or list"),
