@@ -18,7 +18,7 @@ from goblin_assistant.calls.request import (
 from goblin_assistant.providers.answer_limits import choices
 from goblin_assistant.providers.base import ChatResponse, Progress, Usage
 from goblin_assistant.routing.targets import Target
-from goblin_assistant.usage.checks import UsageChecks, credible_beside, is_plain
+from goblin_assistant.usage.checks import UsageChecks, credible_beside, is_only_beside, is_plain
 from goblin_assistant.usage.delivered import DeliveredText
 from goblin_assistant.usage.estimates import estimate_completion_tokens, max_completion_tokens
 from goblin_assistant.usage.prices import Prices
@@ -92,8 +92,7 @@ class Charge:
         entry.cache_write_tokens = usage.cache_write_tokens
         entry.reasoning_tokens = usage.reasoning_tokens
         entry.token_source = usage.source
-        for _, beside in credible_beside(usage):
-            self._add(beside)
+        self._add_beside(usage)
         entry.cost_microusd = self._price(usage, entry.model)
         self._add_attempts()
 
@@ -108,7 +107,11 @@ class Charge:
 
     def _price(self, usage: Usage, model: str) -> int | None:
         called = self.target.model if self.target is not None else None
-        provider = self._entry.provider
+        return self._price_at(self._entry.provider, model, usage, called)
+
+    def _price_at(
+        self, provider: str, model: str, usage: Usage, called: str | None = None
+    ) -> int | None:
         cost = self._prices.cost_microusd(provider, model, usage, called)
         for name, beside in credible_beside(usage):
             more = self._prices.cost_microusd(
@@ -121,7 +124,7 @@ class Charge:
     def _with_attempts(self, own: int | None) -> int | None:
         """The cost with that of earlier attempts, each at the price of its own target."""
         for target, usage in self._attempts:
-            cost = self._prices.cost_microusd(target.provider.name, target.model, usage)
+            cost = self._price_at(target.provider.name, target.model, usage)
             if cost:  # what is known counts, even beside an unknown price
                 own = (own or 0) + cost
             elif cost is None and not own:
@@ -133,6 +136,7 @@ class Charge:
         entry.cost_microusd = self._with_attempts(entry.cost_microusd)
         for _, usage in self._attempts:
             self._add(usage)
+            self._add_beside(usage)
             if entry.token_source != "estimated":
                 entry.token_source = usage.source
 
@@ -143,6 +147,10 @@ class Charge:
         entry.cached_tokens += usage.cached_tokens
         entry.cache_write_tokens += usage.cache_write_tokens
         entry.reasoning_tokens += usage.reasoning_tokens
+
+    def _add_beside(self, usage: Usage) -> None:
+        for _, beside in credible_beside(usage):
+            self._add(beside)
 
     def _checked(self, usage: Usage) -> Usage:
         answered = self._entry.operation == "chat_completion"
@@ -165,6 +173,8 @@ class Charge:
         if progress is None or progress.usage is None:
             return estimate
         reported = self._checked(progress.usage)
+        if is_only_beside(reported):
+            return reported
         if not progress.final and reported.completion_tokens < estimate.completion_tokens:
             reported = replace(
                 reported, completion_tokens=estimate.completion_tokens, source="estimated"

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from goblin_assistant.providers.openai.wire import encode
 from goblin_assistant.schemas.json_bounds import check_together
 
 ID_MARK = "__goblin_"
@@ -104,7 +105,7 @@ _GROWING = ("text", "summary", "data")
 
 def packed(value: Any) -> str:
     """A JSON value as letters, digits, _ and -."""
-    return base64.urlsafe_b64encode(orjson.dumps(value)).decode().rstrip("=")
+    return base64.urlsafe_b64encode(encode(value)).decode().rstrip("=")
 
 
 def unpacked(text: str) -> Any:

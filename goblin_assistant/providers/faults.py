@@ -65,8 +65,9 @@ QUOTA_CODES = frozenset(
     {"insufficient_quota", "billing_hard_limit_reached", "insufficient_balance"}
 )
 
-PASSING = frozenset({408, 409, 425, 429})
-"""Statuses below 500 after which the same request may succeed, whatever their body says."""
+PASSING = frozenset({408, 409, 425, 429, 498})
+"""Statuses below 500 after which the same request may succeed, whatever their body says. 498: the
+flex tier of Groq is full (https://console.groq.com/docs/flex-processing)."""
 
 QUOTA_RETRY_AFTER = 3600.0
 """Seconds to wait when our account at a provider has no credit. It exceeds the default of

@@ -43,7 +43,12 @@ def with_ids(messages: Sequence[Any]) -> Sequence[Any]:
     found: list[Any] = []
     waiting: deque[str] = deque()
     given = 0
+    last = None
     for message in messages:
+        role = message.get("role") if isinstance(message, Mapping) else None
+        if role == "assistant" != last:
+            waiting.clear()  # calls of an earlier turn get no result any more
+        last = role
         if _lacks_ids(message):
             calls = []
             for call in message["tool_calls"]:

@@ -82,13 +82,14 @@ WIRE_FORMS: Mapping[str, WireForm] = {
             "inside `output_tokens`",
             "`cache_read_input_tokens` and `cache_creation_input_tokens`, outside `input_tokens`; "
             "the hour's part in `cache_creation.ephemeral_1h_input_tokens`",
-            "`usage.iterations` of the types `compaction` and `advisor_message`, which the other "
-            "counts do not hold (an advisor at its model's price); `usage.speed`; 10 % more where "
-            "`usage.inference_geo` is `us`",
+            "`usage.iterations`: summaries, advisors and models that declined after they had "
+            "begun, which the other counts do not hold, each at its model's price; `usage.speed`; "
+            "10 % more where `usage.inference_geo` is `us`",
             Source(
                 "https://platform.claude.com/docs/en/about-claude/pricing, "
                 "https://platform.claude.com/docs/en/build-with-claude/data-residency, "
                 "https://platform.claude.com/docs/en/build-with-claude/compaction, "
+                "https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback, "
                 "https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool"
             ),
         ),

@@ -41,7 +41,8 @@ UNREAD = Rule(
     "closes the connection within a second of the request, before a byte of an answer", True, True
 )
 FAILED = Rule(
-    "answers with a failure: 408, 409, 425, 429, 5xx, an error inside an answer with status 200",
+    "answers with a failure: 408, 409, 425, 429, 498, 5xx, an error inside an answer with status "
+    "200",
     True,
     True,
 )

@@ -34,8 +34,11 @@ LIST, OBJECT, KEY, VALUE = 130, 200, 50, 96
 
 _DENSEST = 100
 """The densest text, `{},`, costs 99 times its size, so that a short text needs no count."""
-_BRACKETS = 200  # orjson writes 254 levels, and a translation may add some
+_DEEPEST = 254
+"""The levels that orjson writes."""
 _HEADROOM = 32
+"""The levels that a translation may add."""
+_BRACKETS = _DEEPEST - _HEADROOM
 _LARGE = 64 * 1024
 _HEAVY = 1024 * 1024
 """Texts of this size are read one at a time."""
@@ -67,6 +70,13 @@ class LongFloat(float):
 
     __slots__ = ("text",)
     text: str
+
+
+def long_float(value: Any) -> orjson.Fragment:
+    """Write a LongFloat. For orjson's `default`."""
+    if isinstance(value, LongFloat):
+        return orjson.Fragment(value.text)
+    raise TypeError(type(value).__name__)
 
 
 class Turns:
@@ -213,12 +223,29 @@ def check_depth(value: Any, brackets: int) -> None:
     within the values that a translation puts around it."""
     if brackets <= _BRACKETS:
         return
+    wrapped = value
     for _ in range(_HEADROOM):
-        value = [value]
+        wrapped = [wrapped]
     try:
-        orjson.dumps(value)
+        orjson.dumps(wrapped, default=long_float)
     except TypeError:
-        raise TooDeep("the JSON is nested too deeply") from None
+        # Or for another reason, such as an integer beyond 64 bits: json writes it then.
+        if _depth_exceeds(value, _DEEPEST - _HEADROOM):
+            raise TooDeep("the JSON is nested too deeply") from None
+
+
+def _depth_exceeds(value: Any, most: int) -> bool:
+    level = [value]
+    for _ in range(most + 1):
+        level = [item for item in level if isinstance(item, dict | list)]
+        if not level:
+            return False
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return True
 
 
 def check_together(texts: Iterable[str]) -> None:

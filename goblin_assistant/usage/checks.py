@@ -32,7 +32,7 @@ WARNED_MODELS = 1000
 
 def is_plain(usage: Usage, *, answered: bool) -> bool:
     """Whether a report needs no check, as almost all do. `answered` is false for embeddings."""
-    return (
+    return is_only_beside(usage) or (
         not usage.absurd
         and 0 < usage.prompt_tokens <= BELIEVED
         and (0 < usage.completion_tokens <= BELIEVED or not answered)
@@ -40,13 +40,25 @@ def is_plain(usage: Usage, *, answered: bool) -> bool:
 
 
 def credible_beside(usage: Usage) -> list[tuple[str, Usage]]:
-    """What was generated beside the answer, without counts that no model can have. Without a
-    limit of their own, they are no reason to doubt the answer's."""
-    return [
-        (model, one)
-        for model, one in usage.beside
-        if max(one.prompt_tokens, one.completion_tokens) <= UNKNOWN_WINDOW
-    ]
+    """What was generated beside the answer, as far as it can be true: up to the largest window in
+    all. Without a limit of their own, these counts are no reason to doubt the answer's."""
+    found, room = [], UNKNOWN_WINDOW
+    for model, one in usage.beside:
+        if (tokens := one.prompt_tokens + one.completion_tokens) <= room:
+            found.append((model, one))
+            room -= tokens
+    return found
+
+
+def is_only_beside(usage: Usage) -> bool:
+    """Whether all was generated beside the answer: one that is only a summary has zero counts
+    (https://docs.aws.amazon.com/bedrock/latest/userguide/claude-messages-compaction.html)."""
+    return (
+        usage.prompt_tokens == 0
+        and usage.completion_tokens == 0
+        and not usage.absurd
+        and any(not model and one.completion_tokens for model, one in credible_beside(usage))
+    )
 
 
 class UsageChecks:

@@ -16,8 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
+from goblin_assistant.providers.openai.wire import encode
 from goblin_assistant.usage.attachments import ATTACHMENT_KINDS
 from goblin_assistant.usage.estimates import count_prompt
 from goblin_assistant.usage.images import IMAGE_KINDS
@@ -110,7 +109,7 @@ def _block_tokens(block: Mapping[str, Any]) -> int:
 
 
 def _json_tokens(value: Any) -> int:
-    return text_tokens(orjson.dumps(value).decode())
+    return text_tokens(encode(value).decode())
 
 
 def _document_tokens(block: Mapping[str, Any]) -> int:

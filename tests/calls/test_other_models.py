@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 
 from goblin_assistant.calls.other_models import other_models
 from goblin_assistant.config import GoblinFile
+from goblin_assistant.errors import BadRequest
 from tests.conftest import MakeApp, register
 from tests.support.fake_upstream import FakeUpstream, Reply, answering_gets
 
@@ -40,12 +41,21 @@ SCHEMA = {"type": "object", "properties": {"model": {"enum": ["no"]}}, "required
         ({"metadata": {"model": "no"}, "text": {"format": {"schema": SCHEMA}}}, []),
         ({"messages": [{"role": "user", "content": [{"type": "text", "model": "no"}]}]}, []),
         ({"models": [3, None, {"deep": [["x"]]}]}, []),
+        ({"moderation": {"model": "omni-moderation-latest"}}, []),  # it only judges
+        # A schema beside a type of the server's own hides none.
+        ({"tools": [{"type": "openrouter:advisor", "parameters": {"model": "a"}, "function": {}}]},
+         ["a"]),
     ],
 )  # fmt: skip
 def test_every_model_that_a_request_names_is_found(
     fields: dict[str, Any], names: list[str]
 ) -> None:
     assert other_models({"model": "m", "messages": [], **fields}) == names
+
+
+def test_names_without_end_are_refused_at_once() -> None:
+    with pytest.raises(BadRequest, match="names more than 32 other models"):
+        other_models({"models": [f"claude-opus-4-6-{number}" for number in range(100_000)]})
 
 
 MODELS = ["m", "cheap", "dear"]
@@ -152,7 +162,18 @@ def test_what_is_not_sent_on_is_not_looked_at(client: FlaskClient, upstream: Fak
     answer = client.post("/v1/messages", json=body, headers=key)
     assert answer.status_code == 200, answer.text
     assert "fallbacks" in answer.headers["X-Goblin-Ignored"]
-    assert "fallbacks" not in upstream.requests[-1].json()
+    (sent,) = [request for request in upstream.requests if request.method == "POST"]
+    assert "fallbacks" not in sent.json()
+
+
+def test_nothing_is_held_for_what_is_not_sent_on(
+    client: FlaskClient, upstream: FakeUpstream
+) -> None:
+    key = key_with(client, monthly_budget_usd="0.001")
+    upstream.reply(Reply.json(200, CHAT))
+    body = {"model": "up/m", "messages": HELLO, "max_tokens": 9,
+            "fallbacks": [{"model": "dear", "max_tokens": 2_000_000}]}  # fmt: skip
+    assert client.post("/v1/messages", json=body, headers=key).status_code == 200
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

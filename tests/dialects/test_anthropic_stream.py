@@ -278,3 +278,26 @@ def test_crlf_and_several_events_in_a_block() -> None:
     assert [
         e["delta"]["text"] for e in data(translate([block])) if e["type"] == "content_block_delta"
     ] == ["a", "b"]
+
+
+def test_what_waited_for_a_call_is_said_before_the_error_of_a_stream_that_breaks() -> None:
+    translator = StreamTranslator("m")
+    pieces = [
+        translator.feed(call(0, '{"a": ', id="a", name="f")),
+        translator.feed(chunk({"content": "one "})),
+        translator.feed(chunk({"content": "two"})),
+        translator.fail(BadResponse("cut", provider="p"), "id"),
+    ]
+    events = data(pieces)
+    said = [event["delta"].get("text") for event in events if "delta" in event]
+    assert "".join(filter(None, said)) == "one two"
+    assert events[-1]["type"] == "error"
+    assert [event["index"] for event in events if event["type"] == "content_block_start"] == [0, 1]
+
+
+def test_halves_of_a_letter_in_two_pieces_of_details_are_joined() -> None:
+    translator = StreamTranslator("m")
+    for half in ("\ud83d", "\ude00"):
+        details = [{"type": "reasoning.text", "index": 0, "text": half}]
+        translator.feed(chunk({"reasoning": "x", "reasoning_details": details}))
+    assert b"signature_delta" in translator.feed(chunk({"content": "hi"}))

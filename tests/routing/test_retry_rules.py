@@ -187,7 +187,7 @@ def test_a_provider_that_may_be_generating_is_not_asked_again_but_the_next_one_i
 
 
 @both_ways
-@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 498, 500, 502, 503, 504])
 def test_a_failure_that_came_as_an_answer_is_asked_again(
     make_app: MakeApp, fake_upstream: FakeUpstream, status: int, stream: bool
 ) -> None:

@@ -162,3 +162,12 @@ def test_a_dense_text_is_refused_from_its_first_pieces(
     with pytest.raises(TooMuchStructure):
         loads(raw)
     assert looked_at < 4_000_000
+
+
+@pytest.mark.parametrize("number", ["37.42100000000000345", "123456789012345678901", '"\\ud83d"'])
+def test_what_only_json_writes_is_not_too_deep(number: str) -> None:
+    text = f"[{','.join([f'[{number}]'] * 300)}]"
+    json_bounds.check_depth(json_bounds.read_text(text), text.count("["))
+    deep = "[" * 230 + number + "]" * 230
+    with pytest.raises(json_bounds.TooDeep):
+        json_bounds.check_depth(json_bounds.read_text(deep), deep.count("["))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from goblin_assistant.schemas.json_bounds import read_text
 from goblin_assistant.usage.attachments import ATTACHMENT_TOKENS
 from goblin_assistant.usage.images import IMAGE_TOKENS
 from goblin_assistant.usage.token_counts import AT_ONCE, estimate_tokens, text_tokens
@@ -70,3 +71,10 @@ def test_blocks_of_any_kind_count() -> None:
     unknown = {"type": "block_of_tomorrow", "anything": ["deep " * 100]}
     for block in (thought, unknown, {"type": "text", "text": 5}):
         assert estimate_tokens(asked([block])) > estimate_tokens(asked([]))
+
+
+@pytest.mark.parametrize("number", ["1.00000000000000000001", "123456789012345678901"])
+def test_numbers_of_many_digits_are_counted_as_they_are_written(number: str) -> None:
+    block = {"type": "tool_use", "name": "f", "input": read_text(f'{{"x": {number}}}')}
+    short = {"type": "tool_use", "name": "f", "input": {"x": 1}}
+    assert estimate_tokens(asked([block])) > estimate_tokens(asked([short]))

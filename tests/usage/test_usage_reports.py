@@ -157,8 +157,65 @@ def test_what_claude_generates_beside_its_answer_is_booked_at_its_models_price(
         assert answer.headers["X-Goblin-Prompt-Tokens"] == "231000"
 
 
+def test_summaries_without_end_are_booked_up_to_the_largest_window(gateway: Gateway) -> None:
+    summary = {"type": "compaction", "input_tokens": 900_000, "output_tokens": 1_000}
+    usage = {"input_tokens": 10, "output_tokens": 2, "iterations": [summary] * 1000}
+    reply = Reply.json(200, anthropic_message(text="hi", usage=usage, model="m"))
+    assert gateway.ask(MESSAGES, "claude/m", reply).status_code == 200
+    assert gateway.booked() == (10 + 2 * 900_000, 2 + 2 * 1_000)
+
+
 def test_a_later_report_without_iterations_takes_none_back() -> None:
     first = claudes_usage(TOTALS)
     assert first is not None
     assert [name for name, _ in first.beside] == ["", "advisor", "unknown"]
     assert later_usage(first, Usage(23_000, 1_200)).beside == first.beside
+
+
+SUMMARY = {
+    "input_tokens": 0, "output_tokens": 0,
+    "iterations": [{"type": "compaction", "input_tokens": 180_000, "output_tokens": 3_500}],
+}  # fmt: skip
+"""https://docs.aws.amazon.com/bedrock/latest/userguide/claude-messages-compaction.html"""
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_answer_that_is_only_a_summary_is_booked_once(gateway: Gateway, stream: bool) -> None:
+    said = "word " * 500
+    if stream:
+        *begun, _, end = anthropic_events(text=said, usage={"input_tokens": 0, "output_tokens": 0})
+        last = {"type": "message_delta", "delta": {"stop_reason": "compaction"}, "usage": SUMMARY}
+        reply = Reply.sse([*begun, f"data: {json.dumps(last)}\n\n".encode(), end])
+    else:
+        reply = Reply.json(200, anthropic_message(text=said, usage=SUMMARY))
+    assert gateway.ask(MESSAGES, "claude/m", reply, stream=stream).status_code == 200
+    assert gateway.booked() == (180_000, 3_500)
+    assert gateway.booked("token_source") == ("provider",)
+
+
+DECLINED = {"type": "message", "model": "m", "input_tokens": 535, "output_tokens": 120}
+SERVED = {"type": "fallback_message", "model": "n", "input_tokens": 412, "output_tokens": 264}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("begun_tokens", [0, 120])
+def test_a_model_that_declines_after_it_began_is_booked_at_its_price(
+    make_app: MakeApp, fake_upstream: FakeUpstream, begun_tokens: int, stream: bool
+) -> None:
+    rates = {"claude/m": {"input": 10, "output": 50}, "claude/n": {"input": 5, "output": 25}}
+    gateway = Gateway(make_app, fake_upstream, prices=rates)
+    iterations = [{**DECLINED, "output_tokens": begun_tokens}, SERVED]
+    usage = {"input_tokens": 412, "output_tokens": 264, "iterations": iterations}
+    if stream:  # message_start names the model that declined later
+        *begun, _, end = anthropic_events(
+            text="hi", usage={"input_tokens": 535, "output_tokens": 1}, model="m"
+        )
+        last = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}
+        reply = Reply.sse([*begun, f"data: {json.dumps(last)}\n\n".encode(), end])
+    else:
+        reply = Reply.json(200, anthropic_message(text="hi", usage=usage, model="n"))
+    assert gateway.ask(MESSAGES, "claude/m", reply, stream=stream).status_code == 200
+    more = 535 if begun_tokens else 0
+    assert gateway.booked() == (412 + more, 264 + begun_tokens)
+    cost = 412 * 5 + 264 * 25 + more * 10 + begun_tokens * 50
+    assert gateway.booked("cost_microusd") == (cost,)

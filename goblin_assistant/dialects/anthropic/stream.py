@@ -96,7 +96,8 @@ class StreamTranslator:
         self._out = []
         for chunk in chunks_in(block):
             self._chunk(chunk)
-        return b"".join(self._out)
+        out, self._out = self._out, []
+        return b"".join(out)
 
     def finish(self, completed: Completed) -> bytes:
         """The last events of a stream that is complete."""
@@ -121,8 +122,11 @@ class StreamTranslator:
         return b"".join(self._out)
 
     def fail(self, error: ProviderError | AppError, correlation_id: str) -> bytes:
-        """The last event of a stream that broke."""
-        return error_event(error, correlation_id)
+        """What waited, and the last event of a stream that broke."""
+        if self._held:
+            self._close()
+            self._say_held()
+        return b"".join(self._out) + error_event(error, correlation_id)
 
     # -- chunks -------------------------------------------------------------------------------
     def _chunk(self, chunk: dict[str, Any]) -> None:

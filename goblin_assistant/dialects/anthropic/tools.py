@@ -188,6 +188,8 @@ def _is_strict(item: Mapping[str, Any]) -> bool:
     if not item.keys() <= _STRICT or ("type" not in item and "anyOf" not in item):
         return False
     kinds = kind if isinstance(kind, list) else [kind]
+    if ("array" in kinds and "items" not in item) or item.get("format", "date") not in _FORMATS:
+        return False
     if "object" not in kinds and not isinstance(properties, dict):
         return True
     names = set(properties) if isinstance(properties, dict) else set()
@@ -207,3 +209,7 @@ _STRICT = frozenset(
      "maxItems"}
 )  # fmt: skip
 """Keywords that strict mode takes."""
+_FORMATS = (
+    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid",
+)  # fmt: skip
+"""`uri`, which Anthropic takes, is refused: https://github.com/cyanheads/git-mcp-server/issues/47."""

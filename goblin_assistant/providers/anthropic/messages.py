@@ -208,7 +208,7 @@ def _tool_use(call: Mapping[str, Any], where: str, ids: CallIds) -> Block:
         value = None
     if not isinstance(value, dict):
         # A model may write anything, or was cut off. `input` is an object.
-        value = {"arguments": arguments}
+        value = {} if arguments.strip() in ("", "null") else {"arguments": arguments}
     return {
         "type": "tool_use",
         "id": ids.of_call(call.get("id"), where),

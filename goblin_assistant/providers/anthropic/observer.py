@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from goblin_assistant.providers.anthropic.errors import stream_error
-from goblin_assistant.providers.anthropic.response import finish_reason, parse_usage
+from goblin_assistant.providers.anthropic.response import finish_reason, parse_usage, served_by
 from goblin_assistant.providers.base import (
     BadResponse,
     Completed,
@@ -130,7 +130,14 @@ class StreamObserver:
                 **self._usage,
                 **{name: value for name, value in usage.items() if value is not None},
             }
-            self._progress.usage = later_usage(self._progress.usage, parse_usage(merged) or Usage())
+            known, counted = self._progress.usage, parse_usage(merged) or Usage()
+            if served := served_by(merged.get("iterations")):
+                self.model = self._progress.model = served
+            if served or counted.beside:
+                # Counts apart. message_start's may be those of what has an entry of its own: of a
+                # summary, or of a model that declined.
+                known = None
+            self._progress.usage = later_usage(known, counted)
             self._usage = merged
 
 

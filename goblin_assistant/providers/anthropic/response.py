@@ -9,14 +9,16 @@ stream.py, errors in errors.py.
     usage: prompt_tokens       input_tokens + cache_creation_input_tokens + cache_read_input_tokens
                                (Anthropic counts them apart)
            completion_tokens   output_tokens, which includes thinking
-           beside              iterations of the types compaction and advisor_message: the other
-                               fields do not hold them
+           beside              iterations of the types compaction and advisor_message, and those
+                               of models that declined after they had begun: the other fields do
+                               not hold them
            details             cache_read -> cached_tokens, cache_creation -> cache_write_tokens,
                                thinking_tokens -> reasoning_tokens
 
 Sources: https://platform.claude.com/docs/en/api/messages, `anthropic.types.StopReason`, `Usage` and
 `beta.BetaUsage.iterations` of the SDK, 2.12.0,
 https://platform.claude.com/docs/en/build-with-claude/compaction,
+https://platform.claude.com/docs/en/build-with-claude/refusals-and-fallback,
 https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool.
 """
 
@@ -101,16 +103,33 @@ _MOST_ITERATIONS = 1000
 
 def _beside(iterations: Any, tier: str, region: str) -> tuple[tuple[str, Usage], ...]:
     found = []
-    for entry in iterations[:_MOST_ITERATIONS] if isinstance(iterations, list) else ():
-        if not isinstance(entry, dict) or entry.get("type") not in _BESIDE:
+    served = served_by(iterations)
+    for entry in _entries(iterations):
+        model, kind = entry.get("model"), entry.get("type")
+        declined = kind == "message" and isinstance(model, str) and served not in ("", model)
+        if kind not in _BESIDE and not declined:
             continue
         usage = parse_usage({**entry, "iterations": None, "inference_geo": region})
-        model = entry.get("model")
+        if declined and usage is not None and not usage.completion_tokens:
+            continue  # "An attempt that declined before producing output costs nothing"
         if usage is not None and isinstance(model, str):
             found.append((model, usage))
         elif usage is not None:  # a summary is written by the model of the answer, at its speed
             found.append(("", replace(usage, tier=tier)))
     return tuple(found)
+
+
+def served_by(iterations: Any) -> str:
+    """The model that answered in place of the one that was asked; "" if none did."""
+    for entry in reversed(_entries(iterations)):
+        if entry.get("type") == "fallback_message" and isinstance(entry.get("model"), str):
+            return str(entry["model"])
+    return ""
+
+
+def _entries(iterations: Any) -> list[dict[str, Any]]:
+    given = iterations[:_MOST_ITERATIONS] if isinstance(iterations, list) else []
+    return [entry for entry in given if isinstance(entry, dict)]
 
 
 _PROMPT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")

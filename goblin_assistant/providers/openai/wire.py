@@ -25,7 +25,7 @@ from goblin_assistant.providers.base import (
 )
 from goblin_assistant.providers.faults import CONTEXT_CODES, UpstreamFailure, error_for
 from goblin_assistant.providers.overflow import STATUSES, Overflow, numbers_of, overflow_of
-from goblin_assistant.schemas.json_bounds import LongFloat
+from goblin_assistant.schemas.json_bounds import long_float
 
 AUTHENTICATION_CODES = frozenset(
     {"invalid_api_key", "API_KEY_INVALID", "authentication_error", "permission_error"}
@@ -59,15 +59,9 @@ def encode(body: Any) -> bytes:
     """A body as JSON. json encodes integers beyond 64 bits and half surrogate pairs, which orjson
     refuses. Floats of many digits stay as they were written, but not beside those."""
     try:
-        return orjson.dumps(body, default=_long_float)
+        return orjson.dumps(body, default=long_float)
     except TypeError:
         return json.dumps(body, separators=(",", ":")).encode()
-
-
-def _long_float(value: Any) -> orjson.Fragment:
-    if isinstance(value, LongFloat):
-        return orjson.Fragment(value.text)
-    raise TypeError(type(value).__name__)
 
 
 def wants_usage(body: Mapping[str, Any]) -> bool:
