@@ -114,7 +114,7 @@ def test_a_head_that_is_cut_before_its_origin_is_refused_readably(serve: Serve) 
 
     # Nobody but a page of that origin can read the answer: browsers compare it.
     assert answer(ORIGIN)["Access-Control-Allow-Origin"] == ORIGIN
-    assert answer(ORIGIN.upper())["Access-Control-Allow-Origin"] == ORIGIN.lower()
+    assert answer(ORIGIN.replace("app", "App"))["Access-Control-Allow-Origin"] == ORIGIN
     assert answer("*")["Access-Control-Allow-Origin"] == "*"
     # With several the server would have to know which.
     assert "Access-Control-Allow-Origin" not in answer(f"{ORIGIN},https://two.example")
