@@ -124,9 +124,6 @@ def error_for(
     """
     provider, status = failure.provider, failure.status
     names = {code, kind}
-    passes = status in PASSING or 500 <= status < 600
-    error: type[ProviderError]
-    retry_after = parse_retry_after(failure.headers)
     if status in STATUSES and (names & CONTEXT_CODES or overflow is not None):
         return ContextLengthExceeded(
             (overflow or Overflow()).sentence,
@@ -134,31 +131,14 @@ def error_for(
             upstream_status=status,
             param=param,
         )
-    if status in (400, 413, 422):
-        error, message = _refusal(status, names)
-    elif status in (401, 403):
-        error, message = (
-            AuthenticationFailed,
-            "refused the credentials that this server is configured with",
-        )
-    elif status in (404, 410):
-        error, message = ModelNotFound, "does not serve this model"
-    elif status == 402 or (status == 429 and names & QUOTA_CODES):
-        error, message = RateLimited, "says that this server's account has no credit left"
+    retry_after = parse_retry_after(failure.headers)
+    passes = status in PASSING or 500 <= status < 600
+    error: type[ProviderError]
+    if status == 402 or (status == 429 and names & QUOTA_CODES):
         retry_after, passes = QUOTA_RETRY_AFTER, False
-    elif status == 429:
-        error, message = RateLimited, "limits the rate of this server's requests"
-    elif status in (408, 504):
-        error, message = Timeout, "gave up waiting"
-    elif status in (503, 529):
-        error, message = Overloaded, "is overloaded"
-    elif 400 <= status < 500 and status not in PASSING and "invalid_request_error" in names:
-        # "This error type may also be used for other 4XX status codes" (Anthropic's errors page).
-        error, message = _refusal(status, names)
-    elif 300 <= status < 400:
-        error, message = BadResponse, "answered with a redirect; check its base URL"
+        error, message = RateLimited, "says that this server's account has no credit left"
     else:
-        error, message = BadResponse, f"answered with status {status}"
+        error, message = _meaning(status, names)
     found = error(
         f"{provider} {message}",
         provider=provider,
@@ -169,6 +149,28 @@ def error_for(
     if not passes:
         found.reach = Reach.LASTING
     return found
+
+
+def _meaning(status: int, names: set[str | None]) -> tuple[type[ProviderError], str]:
+    """What a status says of an account with credit, and of a prompt that is not too long."""
+    if status in (400, 413, 422):
+        return _refusal(status, names)
+    if status in (401, 403):
+        return AuthenticationFailed, "refused the credentials that this server is configured with"
+    if status in (404, 410):
+        return ModelNotFound, "does not serve this model"
+    if status == 429:
+        return RateLimited, "limits the rate of this server's requests"
+    if status in (408, 504):
+        return Timeout, "gave up waiting"
+    if status in (503, 529):
+        return Overloaded, "is overloaded"
+    if 400 <= status < 500 and status not in PASSING and "invalid_request_error" in names:
+        # "This error type may also be used for other 4XX status codes" (Anthropic's errors page).
+        return _refusal(status, names)
+    if 300 <= status < 400:
+        return BadResponse, "answered with a redirect; check its base URL"
+    return BadResponse, f"answered with status {status}"
 
 
 def _refusal(status: int, names: set[str | None]) -> tuple[type[ProviderError], str]:
