@@ -7,11 +7,7 @@ first.
 
 from __future__ import annotations
 
-import fcntl
-import select
 import socket
-import sys
-import termios
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +20,7 @@ from goblin_assistant.server.addresses import plain
 from goblin_assistant.server.keep_alive import SilentStream
 from goblin_assistant.server.loop import ChannelServer
 from goblin_assistant.server.parser import RequestParser, path_info
+from goblin_assistant.server.sockets import has_closed, unacknowledged
 from goblin_assistant.server.tasks import LAG_BYTES, ApplicationTask, RefusedTask
 
 LINGER_SECONDS = 5.0
@@ -34,27 +31,9 @@ LAG_BYTES_PER_SECOND = 128 * 1024
 LAG_PAUSE_SECONDS = 0.25
 """The pace of a stream whose client is behind, until the client reads again. Filling a buffer at
 full speed helps nobody and takes the GIL from other requests."""
-_HALF_CLOSED = getattr(select, "POLLRDHUP", 0)
-"""Only Linux has it. Without it a reset is seen, and an end is not before it is read."""
 RECEIVE_BYTES_PER_SECOND = 32 * 1024
 """How much longer than others the sender of a large body may take: a phone sends 20 MB in
 minutes."""
-
-
-def unacknowledged(sock: socket.socket) -> int:
-    """Bytes in the socket that the client has not acknowledged (tcp(7), SIOCOUTQ). A slow reader
-    takes them for minutes before there is room for more: that is no stall."""
-    try:
-        return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except OSError:
-        return 0
-
-
-def has_closed(sock: socket.socket) -> bool:
-    """Whether the peer has closed its half, also while bytes before that are unread."""
-    poll = select.poll()
-    poll.register(sock, _HALF_CLOSED)
-    return bool(poll.poll(0))
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
@@ -237,10 +216,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         Until that is parsed nothing is read, and so the end of the connection is not either. Not
         at first sight: a client may send all its requests, close its half and read the answers.
         """
-        if self.leaving and has_closed(self.socket):
+        seen, self.leaving = self.leaving, has_closed(self.socket)
+        if seen and self.leaving:
             self.handle_close()
-        else:
-            self.leaving = has_closed(self.socket)
 
     # -- lingering close: close our half, discard what arrives, then close
     # https://www.rfc-editor.org/rfc/rfc9112#section-9.6

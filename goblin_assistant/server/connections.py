@@ -20,6 +20,10 @@ has more (server/channel.py)."""
 ROOM = 16
 """A sixteenth of the connections is kept free, by closing those that have waited longest."""
 
+OTHER_CONNECTIONS = 4
+"""Descriptors among the connections that no chat may have: the listener's, its trigger's, and two
+for health and metrics."""
+
 SPARED = 2
 YOUNG_SECONDS = 1.0
 """The newest connections are kept for a second: their requests are on their way. Where all others
@@ -110,13 +114,8 @@ class ConnectionBounds:
             if not channel.requests and not channel.total_outbufs_len
         ]
         waiting.sort()
-        newest = len(waiting) - SPARED
-        spent = [
-            entry
-            for position, entry in enumerate(waiting)
-            if position < newest or now - entry[0] > YOUNG_SECONDS
-        ]
-        chosen = spent[: max(1, watched // ROOM)]
+        newest = [entry for entry in waiting[-SPARED:] if now - entry[0] > YOUNG_SECONDS]
+        chosen = (waiting[:-SPARED] + newest)[: max(1, watched // ROOM)]
         for _, _, channel in chosen:
             channel.handle_close()
         if chosen:

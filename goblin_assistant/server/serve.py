@@ -26,7 +26,12 @@ from goblin_assistant.runtime import Runtime
 from goblin_assistant.server import metrics_port, process
 from goblin_assistant.server.addresses import plain
 from goblin_assistant.server.bodies import PendingBodies
-from goblin_assistant.server.connections import ROOM, ConnectionBounds, open_channels
+from goblin_assistant.server.connections import (
+    OTHER_CONNECTIONS,
+    ROOM,
+    ConnectionBounds,
+    open_channels,
+)
 from goblin_assistant.server.listener import FULL_PAUSE_SECONDS, Listener
 from goblin_assistant.server.loop import make_map
 from goblin_assistant.server.reload import Hangup, Reloader
@@ -39,10 +44,6 @@ logger = logging.getLogger("goblin_assistant.server")
 
 UNBOUNDED = 2**62
 """Turns off waitress's limit of a body: the parser applies ours, by route."""
-
-OTHER_CONNECTIONS = 4
-"""Descriptors among the connections that no chat may have: the listener's, its trigger's, and two
-for health and metrics."""
 
 AGAIN_SECONDS = 0.001
 """How long the loop waits for events while tasks wait for a thread to be woken."""

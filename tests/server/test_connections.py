@@ -20,9 +20,9 @@ import requests
 from goblin_assistant.config import Config
 from goblin_assistant.routing.slots import ChatSlots
 from goblin_assistant.server import shutdown
-from goblin_assistant.server.connections import ROOM, ConnectionBounds
-from goblin_assistant.server.serve import OTHER_CONNECTIONS, settings
+from goblin_assistant.server.connections import OTHER_CONNECTIONS, ROOM, ConnectionBounds
 from goblin_assistant.server.serve import Server as BoundedServer
+from goblin_assistant.server.serve import settings
 from goblin_assistant.threads.budget import ThreadBudget
 from tests.conftest import ROOT, Serve, Server, free_port, wait_until
 from tests.support.fake_upstream import SILENCE, FakeUpstream, Reply

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from goblin_assistant.server.channel import Channel, unacknowledged
+from goblin_assistant.server.channel import Channel
+from goblin_assistant.server.sockets import unacknowledged
 from tests.conftest import Serve, Server, wait_until
 from tests.support.fake_upstream import FakeUpstream, Reply
 from tests.support.real_server import STREAM, raw, start

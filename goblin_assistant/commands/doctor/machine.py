@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 from goblin_assistant.commands.doctor.context import Context
 from goblin_assistant.commands.doctor.findings import Finding, failure, in_words, ok, warning
+from goblin_assistant.server.connections import OTHER_CONNECTIONS, ROOM
 
 MIB = 1024 * 1024
 _DISK_FULL = 200 * MIB
 _DISK_LOW = 2048 * MIB
 _OTHER_FILES = 128
 """Open files besides client connections: database, Redis, providers, the log, Python itself."""
-_OTHER_CONNECTIONS = 4
 _ALL_CONNECTIONS = 8192
 _CLOCK_WARNS = 2.0
 _CLOCK_FAILS = 30.0
@@ -65,8 +65,8 @@ def open_files(context: Context) -> Iterator[Finding]:
     most = _ALL_CONNECTIONS if hard == resource.RLIM_INFINITY else hard
     config = context.config
     # Below that server/serve.py lowers the number of chats at once.
-    chats = config.slots + config.most_chats_waiting + _OTHER_CONNECTIONS
-    needed = config.threads * 2 + _OTHER_FILES + chats * 16 // 15
+    chats = config.slots + config.most_chats_waiting + OTHER_CONNECTIONS
+    needed = config.threads * 2 + _OTHER_FILES + chats * ROOM // (ROOM - 1)
     fix = "Raise it: LimitNOFILE=16384 of systemd, --ulimit nofile=16384 of Docker, ulimit -Hn."
     shown = f"at most {most} open files in this shell"
     if most < needed:
