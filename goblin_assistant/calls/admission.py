@@ -113,7 +113,7 @@ class Admission:
             settlement.trace.add("slot", waited_ms=settlement.entry.queue_ms)
         if principal.smallest_tokens_per_minute is not None:
             tokens = _held_prompt_tokens(chat, settlement.targets)
-            tokens += self._most_completion_tokens(chat, settlement.targets)
+            tokens += self._most_completion_tokens(chat, _own_fields(chat, settlement.targets))
             hold = self._limits.own.take_tokens(principal, tokens)
             held.callback(self._settle_tokens, hold, settlement.entry)
 
@@ -126,17 +126,18 @@ class Admission:
         if chat.principal.monthly_budget_microusd is None:
             return
         targets = settlement.targets
-        summary = compacts(_own_fields(chat, targets))
+        own = _own_fields(chat, targets)
+        summary = compacts(own)
         settlement.reservation = self._books.usage.reserve(
             settlement.entry.id,
             chat.principal,
-            _candidates(chat, settlement.targets),
+            _candidates(chat, targets),
             _most_prompt_tokens(chat, targets) * (2 if summary else 1),
             # Anthropic sets no limit on a summary; one in its documentation has 3,500 tokens.
-            self._most_completion_tokens(chat, targets)
+            self._most_completion_tokens(chat, own)
             + (self._books.usage.default_max_tokens if summary else 0),
-            _dearest_tier(chat, targets) if chat.operation == "chat_completion" else "",
-            region=max(requested_region(chat, target) for target in settlement.targets),
+            _dearest_tier(chat.body, own) if chat.operation == "chat_completion" else "",
+            region=max(requested_region(chat, target) for target in targets),
             audio=may_hold_audio(chat),
             prices=settlement.prices,
         )
@@ -178,20 +179,18 @@ class Admission:
             limit = max(1, min(limit, room // choices(body)))
         return limit
 
-    def _most_completion_tokens(self, chat: Chat, targets: Sequence[Target]) -> int:
+    def _most_completion_tokens(self, chat: Chat, own: Mapping[str, Any]) -> int:
         # Embeddings have no answer in tokens, whatever their body says.
         if chat.operation != "chat_completion":
             return 0
         body, default = chat.body, self._books.usage.default_max_tokens
-        others = fallbacks(_own_fields(chat, targets))
-        limited = [one for one in others if completion_limit(one) is not None]
+        limited = [one for one in fallbacks(own) if completion_limit(one) is not None]
         tried = (body, *limited)
         return max(max_completion_tokens(one, default) for one in tried) + chat.prompt.prediction
 
 
-def _dearest_tier(chat: Chat, targets: Sequence[Target]) -> str:
-    tried = (chat.body, *fallbacks(_own_fields(chat, targets)))
-    return next(filter(None, map(requested_tier, tried)), "")
+def _dearest_tier(body: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    return next(filter(None, map(requested_tier, (body, *fallbacks(own)))), "")
 
 
 def _own_fields(chat: Chat, targets: Sequence[Target]) -> Mapping[str, Any]:

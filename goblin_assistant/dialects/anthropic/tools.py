@@ -8,6 +8,7 @@ from typing import Any
 
 from goblin_assistant.dialects.anthropic.cache_marks import MARK
 from goblin_assistant.errors import BadRequest
+from goblin_assistant.providers.anthropic.json_schemas import FORMATS
 from goblin_assistant.schemas.field_names import note_others
 
 TOOL_HINTS = frozenset(
@@ -209,7 +210,6 @@ _STRICT = frozenset(
      "maxItems"}
 )  # fmt: skip
 """Keywords that strict mode takes."""
-_FORMATS = (
-    "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid",
-)  # fmt: skip
-"""`uri`, which Anthropic takes, is refused: https://github.com/cyanheads/git-mcp-server/issues/47."""
+_FORMATS = [*FORMATS - {"uri"}]
+"""https://github.com/cyanheads/git-mcp-server/issues/47: `uri`, which Anthropic takes, is
+refused."""
